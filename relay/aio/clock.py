@@ -1,0 +1,28 @@
+"""Time as an argument. Programs pass `SystemClock`; tests pass `relay.testing.clock.ManualClock`."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; only differences mean anything."""
+        ...
+
+    def unix_ms(self) -> int:
+        """Milliseconds since 1970, as the machine believes."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def unix_ms(self) -> int:
+        return time.time_ns() // 1_000_000

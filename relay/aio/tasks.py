@@ -1,0 +1,36 @@
+"""Tasks that somebody owns: named, reaped, never silently dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+_log = logging.getLogger("opamp-relay.tasks")
+
+
+class Tasks:
+    """The background tasks of one owner. One that dies of an error is logged at once; `close` ends the rest."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
+        """Start `work`; it is cancelled by `close` if it has not ended by then."""
+        task = asyncio.create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task %s died", task.get_name(), exc_info=error)
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for it. May be called twice."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

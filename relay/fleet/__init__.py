@@ -1,0 +1,1 @@
+"""The knowledge: agents in groups, sums and views, no I/O."""

@@ -1,0 +1,27 @@
+"""What may be believed of an agent: labels are trusted, attributes are its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from relay.opamp import identity
+from relay.policy.selector import Facts
+
+REGION = "region"
+
+
+def labels_of(attributes: Mapping[str, Any], region: str, trusted: Literal["all"] | tuple[str, ...]) -> dict[str, Any]:
+    """The labels of an agent: attributes that settings trust, and the region, which only its node can say."""
+    if trusted == "all":
+        labels = {k: v for k, v in attributes.items() if isinstance(v, str | int | float | bool)}
+    else:
+        labels = {k: attributes[k] for k in trusted if isinstance(attributes.get(k), str | int | float | bool)}
+    labels[REGION] = region
+    return labels
+
+
+def facts_of(description: bytes, agent_id: str, region: str, trusted: Literal["all"] | tuple[str, ...]) -> Facts:
+    """What selectors look at, from a serialised AgentDescription."""
+    attributes = identity.attributes(description)
+    return Facts(agent_id, labels_of(attributes, region, trusted), attributes)

@@ -1,0 +1,1 @@
+"""The conversation between a node and the control plane."""

@@ -1,0 +1,126 @@
+"""Every metric in one file.
+
+Hot counters are plain integers that the owners add to and a collector exports when somebody scrapes (a prometheus
+Counter costs 0.6 µs an increment). Names that the deployment guide gives are the guide's; all others begin `opamp_relay_`.
+Label sets are finite: no agent ids, no addresses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class NodeMetrics:
+    """Counters of a node. Owners add to the attributes directly; gauges are read from `sources` at scrape time."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+        self.messages_received = 0
+        self.messages_sent = 0
+        self.websocket_connections = 0
+        self.health_failures = 0
+        self.offers = 0
+        self.full_state_requests = 0
+        self.config_updates: Counter[str] = Counter(success=0, failure=0)
+        self.refused: Counter[str] = Counter()
+        """Connections and requests turned away, by reason."""
+        self.closed: Counter[str] = Counter()
+        """Connections ended, by CloseReason."""
+        self.bad_messages: Counter[str] = Counter()
+        self.link_messages: Counter[str] = Counter()
+        """Messages on the link, by kind: sync_received, sync_sent, report_sent, report_acked."""
+        self.store_failures = 0
+        self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
+        """Gauge name → (help, reader)."""
+        self.registry = CollectorRegistry()
+        self.update_seconds = Histogram(
+            "opamp_server_config_update_duration_seconds",
+            "From an offer to the agent's APPLIED or FAILED",
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus_client for each scrape."""
+        yield _counter(
+            "opamp_server_messages_received", "Messages from agents", self.messages_received, type="AgentToServer"
+        )
+        yield _counter("opamp_server_messages_sent", "Messages to agents", self.messages_sent, type="ServerToAgent")
+        yield _counter(
+            "opamp_server_websocket_connections", "WebSocket connections accepted", self.websocket_connections
+        )
+        yield _counter(
+            "opamp_server_health_check_failures", "Reports in which an agent turned unhealthy", self.health_failures
+        )
+        yield _counter("opamp_relay_offers", "Remote configs offered", self.offers)
+        yield _counter("opamp_relay_full_state_requests", "Agents asked for full state", self.full_state_requests)
+        yield _counter("opamp_relay_store_failures", "Writes to the local store that failed", self.store_failures)
+        for name, text, label, counts in (
+            ("opamp_server_config_updates", "Configs that agents applied or failed", "status", self.config_updates),
+            ("opamp_relay_refused", "Connections and requests turned away", "reason", self.refused),
+            ("opamp_relay_connections_closed", "Connections ended", "reason", self.closed),
+            ("opamp_relay_bad_messages", "Messages that were not valid", "reason", self.bad_messages),
+            ("opamp_relay_link_messages", "Messages on the link to the control plane", "kind", self.link_messages),
+        ):
+            family = CounterMetricFamily(name, text, labels=[label])
+            for value, count in sorted(counts.items()):
+                family.add_metric([value], count)
+            yield family
+        for name, (text, read) in self.sources.items():
+            yield _gauge(name, text, read(), region=self.region)
+
+    def expose(self) -> bytes:
+        """The scrape answer in Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+class ControlPlaneMetrics:
+    """Counters of the control plane."""
+
+    def __init__(self) -> None:
+        self.reports = 0
+        self.applies: Counter[str] = Counter(done=0, refused=0)
+        self.shard_mismatches = 0
+        self.regions: Callable[[], dict[str, int]] = dict
+        """Region → connected agents, read at scrape time."""
+        self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by prometheus_client for each scrape."""
+        connected = GaugeMetricFamily("opamp_server_connected_agents", "Agents connected", labels=["region"])
+        for region, count in sorted(self.regions().items()):
+            connected.add_metric([region], count)
+        yield connected
+        yield _counter("opamp_control_plane_reports", "Status reports from nodes", self.reports)
+        yield _counter("opamp_control_plane_shard_mismatches", "Digest shards that differed", self.shard_mismatches)
+        applies = CounterMetricFamily("opamp_control_plane_applies", "apply calls", labels=["outcome"])
+        for outcome, count in sorted(self.applies.items()):
+            applies.add_metric([outcome], count)
+        yield applies
+        for name, (text, read) in self.sources.items():
+            yield _gauge(name, text, read())
+
+    def expose(self) -> bytes:
+        """The scrape answer in Prometheus text format."""
+        return generate_latest(self.registry)
+
+
+def _counter(name: str, text: str, value: float, **labels: str) -> Metric:
+    family = CounterMetricFamily(name, text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _gauge(name: str, text: str, value: float, **labels: str) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family

@@ -1,0 +1,111 @@
+"""Message bodies: reading AgentToServer, composing ServerToAgent by joining encoded fields, bounded gzip.
+
+Protobuf messages concatenate, so an answer is the agent's own prefix (its uid) joined to parts that are encoded once and
+shared by thousands of agents.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from relay.errors import Malformed, Outcome, RelayError, TooLarge
+from relay.ids import UID_BYTES
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+FALLBACK_UID = bytes.fromhex("00000000000070008000000000000000")
+"""In answers over HTTP to messages without a valid uid: an empty one ends Node.js clients' processes."""
+
+FULL_STATE = b"\x30\x01"
+"""flags = ReportFullState."""
+
+_ERROR_TYPES = {
+    Outcome.BAD_REQUEST: pb.ServerErrorResponseType_BadRequest,
+    Outcome.TOO_LARGE: pb.ServerErrorResponseType_BadRequest,
+    Outcome.UNAVAILABLE: pb.ServerErrorResponseType_Unavailable,
+}
+"""Outcome → ServerErrorResponse.type; all others are Unknown."""
+
+
+def decode(body: bytes) -> pb.AgentToServer:
+    """Parse an AgentToServer.
+
+    Raises:
+        Malformed: not protobuf of that shape, nested deeper than protobuf allows (100), or a uid that is not 16 bytes.
+    """
+    try:
+        message = pb.AgentToServer.FromString(body)
+    except (DecodeError, RecursionError):
+        raise Malformed("not an AgentToServer message") from None
+    if len(message.instance_uid) != UID_BYTES:
+        raise Malformed(f"instance_uid has {len(message.instance_uid)} bytes, must have {UID_BYTES}")
+    return message
+
+
+def uid_field(uid: bytes) -> bytes:
+    """ServerToAgent.instance_uid, encoded."""
+    return b"\x0a\x10" + uid
+
+
+def capabilities_field(bits: int) -> bytes:
+    """ServerToAgent.capabilities, encoded."""
+    return pb.ServerToAgent(capabilities=bits).SerializeToString()
+
+
+def identification_field(new_uid: bytes) -> bytes:
+    """ServerToAgent.agent_identification, encoded."""
+    return pb.ServerToAgent(agent_identification=pb.AgentIdentification(new_instance_uid=new_uid)).SerializeToString()
+
+
+def error_body(uid: bytes, error: RelayError) -> bytes:
+    """A whole ServerToAgent that carries only an error_response; `uid` is replaced where it is not 16 bytes."""
+    response = pb.ServerErrorResponse(
+        type=_ERROR_TYPES.get(error.outcome, pb.ServerErrorResponseType_Unknown), error_message=str(error)
+    )
+    if error.retry_after_s is not None:
+        response.retry_info.retry_after_nanoseconds = int(error.retry_after_s * 1e9)
+    answer_to = uid if len(uid) == UID_BYTES else FALLBACK_UID
+    return pb.ServerToAgent(instance_uid=answer_to, error_response=response).SerializeToString()
+
+
+def uid_of_malformed(body: bytes) -> bytes:
+    """The uid that a message seems to carry although the rest of it cannot be read; empty if none."""
+    return body[2:18] if body[:2] == b"\x0a\x10" and len(body) >= 18 else b""
+
+
+def unknown_fields(message: pb.AgentToServer) -> bytes:
+    """Top-level fields that this schema does not know, as they came; empty for nearly every message."""
+    if len(UnknownFieldSet(message)) == 0:
+        return b""
+    rest = pb.AgentToServer()
+    rest.CopyFrom(message)
+    for field, _ in message.ListFields():
+        rest.ClearField(field.name)
+    return rest.SerializeToString()
+
+
+def inflate(data: bytes, max_bytes: int) -> bytes:
+    """Undo gzip, never holding more than `max_bytes` of output.
+
+    Raises:
+        Malformed: not gzip, truncated, or with trailing bytes.
+        TooLarge: more than `max_bytes` would come out.
+    """
+    stream = zlib.decompressobj(wbits=31)
+    try:
+        out = stream.decompress(data, max_bytes)
+        if not stream.eof and (stream.unconsumed_tail or stream.decompress(b"", 1)):
+            raise TooLarge(f"message is larger than {max_bytes} bytes after decompression")
+    except zlib.error:
+        raise Malformed("body is not gzip") from None
+    if not stream.eof or stream.unused_data:
+        raise Malformed("gzip body is truncated or has trailing bytes")
+    return out
+
+
+def deflate(data: bytes) -> bytes:
+    """gzip at the fastest level: configs are text and latency counts."""
+    stream = zlib.compressobj(level=1, wbits=31)
+    return stream.compress(data) + stream.flush()

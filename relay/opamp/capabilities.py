@@ -1,0 +1,48 @@
+"""Capability bits of agents and of this server (spec: AgentCapabilities, ServerCapabilities)."""
+
+from __future__ import annotations
+
+import enum
+
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+
+class Agent(enum.IntFlag):
+    """What an agent says that it can do; bits that are not named here are kept."""
+
+    REPORTS_STATUS = 0x1
+    ACCEPTS_REMOTE_CONFIG = 0x2
+    REPORTS_EFFECTIVE_CONFIG = 0x4
+    REPORTS_HEALTH = 0x800
+    REPORTS_REMOTE_CONFIG = 0x1000
+    REPORTS_HEARTBEAT = 0x2000
+
+
+ACCEPTS_REMOTE_CONFIG = int(Agent.ACCEPTS_REMOTE_CONFIG)
+REPORTS_REMOTE_CONFIG = int(Agent.REPORTS_REMOTE_CONFIG)
+
+SERVER = (
+    pb.ServerCapabilities_AcceptsStatus
+    | pb.ServerCapabilities_OffersRemoteConfig
+    | pb.ServerCapabilities_AcceptsEffectiveConfig
+)
+"""What this server can do; sent in the first answer of a session."""
+
+DECIDING = ACCEPTS_REMOTE_CONFIG
+"""The bits that a decision depends on: part of an agent's cohort."""
+
+_NAMES = {
+    value.number: value.name.removeprefix("AgentCapabilities_")
+    for value in pb.DESCRIPTOR.enum_types_by_name["AgentCapabilities"].values
+    if value.number
+}
+
+
+def names(bits: int) -> list[str]:
+    """The names of the bits that are set, lowest first; a bit without a name as hex."""
+    found = []
+    for position in range(bits.bit_length()):
+        bit = 1 << position
+        if bits & bit:
+            found.append(_NAMES.get(bit, hex(bit)))
+    return found

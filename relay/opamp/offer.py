@@ -1,0 +1,36 @@
+"""A remote config ready to send: encoded once, shared by every agent that gets it (spec: AgentRemoteConfig)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relay.ids import ConfigHash
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offer:
+    """One distinct config. Compare by `config_hash`."""
+
+    config_hash: ConfigHash
+    field: bytes
+    """ServerToAgent.remote_config, tag and length included: joined to an agent's own prefix when sent."""
+    assignments: tuple[str, ...]
+    """Names of the assignments that it came from, by slot order."""
+
+
+def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], assignments: tuple[str, ...]) -> Offer:
+    """Encode a config map of slot → (body, content type).
+
+    Raises:
+        ValueError: no slots. An empty map would stop a supervised Collector.
+    """
+    if not slots:
+        raise ValueError("an empty config map is never offered")
+    remote = pb.AgentRemoteConfig(config_hash=config_hash)
+    for slot, (body, content_type) in slots.items():
+        remote.config.config_map[slot].body = body
+        remote.config.config_map[slot].content_type = content_type
+    field = pb.ServerToAgent(remote_config=remote).SerializeToString(deterministic=True)
+    return Offer(config_hash, field, assignments)

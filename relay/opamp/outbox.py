@@ -1,0 +1,32 @@
+"""What waits to be sent to one agent: the latest of each kind, never a queue (spec: Throttling, pending messages)."""
+
+from __future__ import annotations
+
+from relay.opamp import body
+from relay.opamp.offer import Offer
+
+
+class Outbox:
+    """One slot a kind. Putting replaces what waited."""
+
+    __slots__ = ("full_state", "new_uid", "offer")
+
+    def __init__(self) -> None:
+        self.offer: Offer | None = None
+        self.new_uid: bytes | None = None
+        self.full_state = False
+
+    def __bool__(self) -> bool:
+        return self.full_state or self.offer is not None or self.new_uid is not None
+
+    def take(self) -> bytes:
+        """The encoded fields of all that waits; the outbox is empty afterwards."""
+        parts = b""
+        if self.full_state:
+            parts += body.FULL_STATE
+        if self.new_uid is not None:
+            parts += body.identification_field(self.new_uid)
+        if self.offer is not None:
+            parts += self.offer.field
+        self.full_state, self.new_uid, self.offer = False, None, None
+        return parts

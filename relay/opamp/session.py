@@ -1,0 +1,269 @@
+"""One agent's conversation: a report in, a reply out (spec: Communication Model, AgentToServer, ServerToAgent).
+
+A session does not know its socket. `report` and `push` are synchronous and use local state only. The heartbeat, nearly
+all of the traffic, is `heartbeat`: a comparison of bytes and a fixed answer.
+
+What the session decides:
+
+- Full state is asked for when something was missed: an agent nobody knows, or a sequence that does not go on. The answer
+  to that request is taken as the whole truth; it is never asked again at once, whatever comes (some clients answer each
+  request immediately, others never).
+- A config is offered while the agent's reported hash differs from the one that policy selects, once per session and
+  config, again after something was missed, never one that it reported FAILED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.opamp import body, capabilities
+from relay.opamp.offer import Offer
+from relay.opamp.outbox import Outbox
+from relay.opamp.record import Change, Record
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+ASK_AGAIN_S = 30.0
+"""The shortest time between two requests for full state; doubles with each that is not answered."""
+ASK_AGAIN_MOST_S = 600.0
+OFFER_AGAIN_S = 30.0
+"""An agent that goes on reporting another hash is offered the config again this long after the last time."""
+
+_CAPABILITIES = body.capabilities_field(capabilities.SERVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one report."""
+
+    body: bytes
+    """A serialised ServerToAgent, never empty."""
+    changes: Change
+    effective_config: bytes | None = None
+    """The serialised EffectiveConfig, where a new one was reported."""
+
+
+class Services:
+    """What sessions are lent by their node: the decision, and chance."""
+
+    __slots__ = ("decide", "fresh_uid", "may_ask")
+
+    def __init__(
+        self,
+        *,
+        decide: Callable[[Record], Offer | None],
+        fresh_uid: Callable[[], bytes],
+        may_ask: Callable[[float], bool],
+    ) -> None:
+        self.decide = decide
+        """Record → the config that policy selects for it, None for none."""
+        self.fresh_uid = fresh_uid
+        """A new UUIDv7."""
+        self.may_ask = may_ask
+        """Whether one more agent may be asked for its full state now (a rate shared by the node)."""
+
+
+class Session:
+    """One agent on one connection (over HTTP: one agent). Many sessions may share a connection behind a proxy.
+
+    Args:
+        record: the agent's record; this session is the only one that changes it.
+        services: shared by all sessions.
+        continues: the session took over a record whose last session was on this very node process or on its disk.
+    """
+
+    __slots__ = (
+        "_ack",
+        "_ask_after",
+        "_ask_delay_s",
+        "_asked",
+        "_first",
+        "_prefix",
+        "_services",
+        "_suffix",
+        "disconnected",
+        "last_seen",
+        "needs_full",
+        "offered_at",
+        "outbox",
+        "record",
+        "sent_hash",
+    )
+
+    def __init__(self, record: Record, services: Services) -> None:
+        self.record = record
+        self.outbox = Outbox()
+        self._services = services
+        self._first = True
+        """Nothing was received in this session yet."""
+        self._asked = False
+        """Full state was asked for and has not come."""
+        self._ask_after = 0.0
+        self._ask_delay_s = ASK_AGAIN_S
+        self.needs_full = False
+        """Something was missed and full state has not come since."""
+        self.sent_hash = b""
+        """Hash of the config that this session last sent."""
+        self.offered_at = 0.0
+        self.last_seen = 0.0
+        self.disconnected = False
+        """The agent said that it leaves."""
+        self._address()
+
+    def _address(self) -> None:
+        uid = self.record.instance_uid
+        self._ack = body.uid_field(uid)
+        self._prefix = self._ack  # the same field number and length on both ways
+        self._suffix = pb.AgentToServer(capabilities=self.record.capabilities).SerializeToString()
+
+    # ---- in
+
+    def heartbeat(self, message: bytes, now: float) -> bytes | None:
+        """Answer the usual report (uid, next sequence, the capabilities as known, nothing else), if this is one.
+
+        Returns:
+            The fixed answer, or None: then `message` must go through `report`.
+        """
+        record = self.record
+        suffix = self._suffix
+        if self._first or not message.startswith(self._prefix) or not message.endswith(suffix):
+            return None
+        number = message[18 : len(message) - len(suffix)]
+        # sequence_num: tag 0x10, then a varint. One or two bytes of it are the first sixteen thousand reports.
+        if number[:1] != b"\x10":
+            return None
+        size = len(number)
+        if size == 2:
+            sequence = number[1]
+        elif size == 3:
+            sequence = number[1] & 0x7F | number[2] << 7
+        else:
+            sequence = 0
+            for i in range(1, size):
+                sequence |= (number[i] & 0x7F) << (7 * (i - 1))
+        if (
+            number[-1] > 0x7F
+            or sequence != record.sequence_num + 1
+            or self.needs_full
+            or self.outbox
+            or self.disconnected
+        ):
+            return None
+        record.sequence_num = sequence
+        self.last_seen = now
+        return self._ack
+
+    def report(self, message: pb.AgentToServer, now: float) -> Reply:
+        """Take in one report and give its answer.
+
+        Args:
+            message: decoded by `body.decode`; its uid is this session's.
+            now: seconds of a clock that never goes back.
+        """
+        record = self.record
+        described = message.HasField("agent_description")
+        if self.disconnected and not described:
+            # A straggler behind agent_disconnect (several clients send one): answered, and still gone.
+            record.sequence_num = message.sequence_num
+            return Reply(self._ack, Change.NONE)
+        restarted = described and message.sequence_num <= 1
+        missed = message.sequence_num != record.sequence_num + 1 or not record.sequence_exact
+        full = described and (self._asked or self._first or restarted)
+        changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
+        self.disconnected = False
+        changes |= record.merge(message, full=full)
+        record.sequence_num = message.sequence_num
+        record.sequence_exact = True
+        self.last_seen = now
+        if changes & Change.CAPABILITIES:
+            self._suffix = pb.AgentToServer(capabilities=record.capabilities).SerializeToString()
+        if full:
+            self.needs_full = self._asked = False
+            self._ask_delay_s = ASK_AGAIN_S
+        elif missed or not record.agent_description:
+            self.needs_full = True
+        if missed and not self._first:
+            self.sent_hash = b""  # what was sent last may be what was missed
+        if message.HasField("agent_disconnect"):
+            self.disconnected = True
+            return Reply(self._ack, changes | Change.DISCONNECT, _effective(message, changes))
+        if message.flags & pb.AgentToServerFlags_RequestInstanceUid:
+            self.outbox.new_uid = self._services.fresh_uid()
+        if self.needs_full:
+            self._ask(now)
+        changes |= self.consider(now, mismatch=message.HasField("remote_config_status"))
+        parts = self._ack + self.outbox.take() if self.outbox else self._ack
+        if self._first:
+            self._first = False
+            parts += _CAPABILITIES
+        return Reply(parts, changes, _effective(message, changes))
+
+    # ---- out
+
+    def consider(self, now: float, *, mismatch: bool = False) -> Change:
+        """Put into the outbox the config that policy selects, if the agent should be sent it.
+
+        Args:
+            mismatch: the agent just reported its config status, so an offer sent before was perhaps not taken.
+
+        Returns:
+            OFFERED where an offer was put, else NONE.
+        """
+        record = self.record
+        bits = record.capabilities
+        if not bits & capabilities.ACCEPTS_REMOTE_CONFIG or not record.agent_description or self.disconnected:
+            return Change.NONE
+        offer = self._services.decide(record)
+        if offer is None:
+            self.outbox.offer = None
+            return Change.NONE
+        wanted = offer.config_hash
+        if bits & capabilities.REPORTS_REMOTE_CONFIG:
+            held = record.config_status().last_remote_config_hash
+            if held == wanted or record.failed_hash == wanted:
+                self.outbox.offer = None
+                return self._remember(offer) if held == wanted else Change.NONE
+        if self.sent_hash == wanted and not (mismatch and now - self.offered_at >= OFFER_AGAIN_S):
+            return Change.NONE
+        self.outbox.offer = offer
+        self.sent_hash = wanted
+        self.offered_at = now
+        self._remember(offer)
+        return Change.OFFERED
+
+    def _remember(self, offer: Offer) -> Change:
+        record = self.record
+        if record.offered_hash == offer.config_hash and record.assignments == offer.assignments:
+            return Change.NONE
+        record.offered_hash = offer.config_hash
+        record.assignments = offer.assignments
+        return Change.OTHER
+
+    def push(self, now: float) -> bytes | None:
+        """What should be sent without being asked, or None. Only for connections that can be pushed to."""
+        if self.needs_full and not self.disconnected:
+            self._ask(now)
+        if not self.outbox:
+            return None
+        return self._ack + self.outbox.take()
+
+    def _ask(self, now: float) -> None:
+        if now >= self._ask_after and self._services.may_ask(now):
+            self.outbox.full_state = True
+            self._asked = True
+            self._ask_after = now + self._ask_delay_s
+            self._ask_delay_s = min(2 * self._ask_delay_s, ASK_AGAIN_MOST_S)
+
+    def rename(self) -> None:
+        """The record has a new instance_uid, which the agent now uses; the sequence goes on."""
+        self._address()
+
+    def give_new_uid(self, uid: bytes) -> None:
+        """Tell the agent, with the next message, to use `uid`."""
+        self.outbox.new_uid = uid
+
+
+def _effective(message: pb.AgentToServer, changes: Change) -> bytes | None:
+    if changes & Change.EFFECTIVE_CONFIG and message.HasField("effective_config"):
+        return message.effective_config.SerializeToString(deterministic=True)
+    return None

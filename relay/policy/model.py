@@ -1,0 +1,232 @@
+"""The policy documents that people write (`apiVersion: opamp.io/v1`), checked whole, with every problem named."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from relay.documents import Document, canonical_json
+from relay.errors import Problem
+
+API_VERSION = "opamp.io/v1"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+def _text(value: Any) -> Any:
+    # `version: 1.10` is a number to YAML and would lose its zero; `v1.10` and "1.10" are text.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError(f"{value} is read as a number; write it in quotes")
+    return value
+
+
+Version = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
+Scalar = str | int | float | bool
+
+
+class Model(BaseModel):
+    """Base of all documents: frozen, strict about types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Metadata(Model):
+    """Names a document."""
+
+    name: Name
+
+
+class Selector(Model):
+    """Whom a document is for: all that is named must match; empty matches every agent."""
+
+    labels: dict[str, Scalar] = Field(default_factory=dict)
+    """What is trusted: the region, labels of the credential, attributes that settings name as trusted."""
+    attributes: dict[str, Scalar] = Field(default_factory=dict)
+    """What the agent says of itself."""
+    agent_ids: list[str] = Field(default_factory=list, max_length=10_000)
+
+
+class Variable(Model):
+    """One variable of a template."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+    type: Literal["string", "int", "float", "bool", "list", "map"]
+    description: str = ""
+    required: bool = False
+    default: Any = None
+    enum: list[Any] | None = Field(default=None, min_length=1)
+    min: int | float | None = None
+    max: int | float | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Variable:
+        if self.type not in ("int", "float") and (self.min is not None or self.max is not None):
+            raise ValueError("min and max are for int and float")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is above max")
+        if self.required and self.default is not None:
+            raise ValueError("a required variable has no default")
+        for value in self.enum or []:
+            if (reason := _type_problem(self.type, value)) is not None:
+                raise ValueError(f"enum: {reason}")
+        if self.default is not None and (reason := self.problem_with(self.default)) is not None:
+            raise ValueError(f"default: {reason}")
+        return self
+
+    def problem_with(self, value: Any) -> str | None:
+        """Why `value` may not be this variable's; None if it may."""
+        if (reason := _type_problem(self.type, value)) is not None:
+            return reason
+        if self.enum is not None and not any(canonical_json(value) == canonical_json(e) for e in self.enum):
+            return f"{value!r} is not one of {', '.join(map(str, self.enum))}"
+        if self.min is not None and value < self.min:
+            return f"{value} is below the least {self.min}"
+        if self.max is not None and value > self.max:
+            return f"{value} is above the most {self.max}"
+        return None
+
+
+def _type_problem(kind: str, value: Any) -> str | None:
+    fits = {
+        "string": isinstance(value, str),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, int | float) and not isinstance(value, bool),
+        "bool": isinstance(value, bool),
+        "list": isinstance(value, list),
+        "map": isinstance(value, dict),
+    }[kind]
+    return None if fits else f"{value!r} is not of type {kind}"
+
+
+class TemplateMetadata(Metadata):
+    """NAME@VERSION of a template; immutable once applied."""
+
+    version: Version
+
+
+class TemplateSpec(Model):
+    """The body of a template."""
+
+    variables: list[Variable] = Field(default_factory=list)
+    config: dict[str, Any] = Field(min_length=1)
+    content_type: Literal["text/yaml", "application/json"] = "text/yaml"
+
+    @field_validator("variables")
+    @classmethod
+    def _named_once(cls, variables: list[Variable]) -> list[Variable]:
+        names = [v.name for v in variables]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"variable {name} stands twice")
+        return variables
+
+
+class ConfigTemplate(Model):
+    """One config with variables. One template fills one slot."""
+
+    plural: ClassVar[str] = "templates"
+    apiVersion: Literal["opamp.io/v1"]
+    kind: Literal["ConfigTemplate"]
+    metadata: TemplateMetadata
+    spec: TemplateSpec
+
+    @property
+    def key(self) -> str:
+        """What it is stored under."""
+        return f"{self.metadata.name}@{self.metadata.version}"
+
+
+class TemplateRef(Model):
+    """Names one version of a template."""
+
+    name: Name
+    version: Version
+
+
+class AssignmentSpec(Model):
+    """What an assignment says."""
+
+    template: TemplateRef
+    values: dict[str, Any] = Field(default_factory=dict)
+    target_selector: Selector = Selector()
+    priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
+    slot: str = Field(default="", max_length=255)
+    """Key in the agent's config_map."""
+
+
+class ConfigAssignment(Model):
+    """Which agents get which template with which values."""
+
+    plural: ClassVar[str] = "assignments"
+    apiVersion: Literal["opamp.io/v1"]
+    kind: Literal["ConfigAssignment"]
+    metadata: Metadata
+    spec: AssignmentSpec
+
+    @property
+    def key(self) -> str:
+        """What it is stored under."""
+        return self.metadata.name
+
+
+class RegionVariablesSpec(Model):
+    """Values of a region."""
+
+    values: dict[str, Any]
+
+
+class RegionVariables(Model):
+    """Values for all templates rendered in the region of this name; an assignment's own values win over them."""
+
+    plural: ClassVar[str] = "regionvariables"
+    apiVersion: Literal["opamp.io/v1"]
+    kind: Literal["RegionVariables"]
+    metadata: Metadata
+    spec: RegionVariablesSpec
+
+    @property
+    def key(self) -> str:
+        """What it is stored under."""
+        return self.metadata.name
+
+
+AnyDocument = ConfigTemplate | ConfigAssignment | RegionVariables
+KINDS: dict[str, type[AnyDocument]] = {
+    "ConfigTemplate": ConfigTemplate,
+    "ConfigAssignment": ConfigAssignment,
+    "RegionVariables": RegionVariables,
+}
+
+
+def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
+    """Check one document by itself: its shape, its types, and for a template also its placeholders.
+
+    Returns:
+        The document and no problems, or None and all that is wrong with it.
+    """
+    value = document.value
+    if not isinstance(value, dict):
+        return None, [document.problem("", "not a mapping")]
+    kind = value.get("kind")
+    if kind is None:
+        return None, [document.problem("", "kind is missing")]
+    model = KINDS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        return None, [document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}")]
+    try:
+        return model.model_validate(value), []
+    except ValidationError as error:
+        return None, [_problem(document, item) for item in error.errors(include_url=False)]
+
+
+def _problem(document: Document, item: Any) -> Problem:
+    path = ".".join(str(part) for part in item["loc"] if part not in ("str", "int", "float", "bool"))
+    reason = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        reason = "unknown key"
+    elif item["type"] == "missing":
+        reason = "is missing"
+    elif item["type"] == "string_pattern_mismatch":
+        reason = f"{item['input']!r} is not a valid name here (letters, digits, . _ -)"
+    return document.problem(path, reason)

@@ -1,0 +1,102 @@
+"""Matching selectors. All the terms of all selectors are numbered once, and an agent is reduced to the vector of their
+outcomes: agents with equal vectors get equal answers (a cohort)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from relay.documents import canonical_json
+from relay.policy.model import Selector
+
+Term = tuple[str, str, bytes]
+"""(`label` or `attribute`, key, canonical JSON of the value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What selectors look at in one agent."""
+
+    agent_id: str
+    labels: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+
+
+def canonical(value: Any) -> bytes:
+    """The form in which selector and agent values are compared; 1.0 and 1 are equal."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        return canonical_json(value)
+    except ValueError:  # a NaN that an agent reports equals nothing
+        return b"NaN"
+
+
+def terms_of(selector: Selector) -> list[Term]:
+    """The label and attribute terms of a selector, in a fixed order."""
+    return [
+        *(("label", key, canonical(value)) for key, value in sorted(selector.labels.items())),
+        *(("attribute", key, canonical(value)) for key, value in sorted(selector.attributes.items())),
+    ]
+
+
+class Matcher:
+    """Numbers the terms of some selectors; reduces agents to bit vectors and matches them.
+
+    Bit i is term i; above the terms, bit (terms + j) says that selector j names this agent id (or names none).
+    """
+
+    def __init__(self, selectors: Iterable[Selector]) -> None:
+        self._index: dict[Term, int] = {}
+        wanted: list[int] = []
+        named: list[list[str]] = []
+        for selector in selectors:
+            bits = 0
+            for term in terms_of(selector):
+                bits |= 1 << self._index.setdefault(term, len(self._index))
+            wanted.append(bits)
+            named.append(selector.agent_ids)
+        self._terms = sorted(self._index, key=self._index.__getitem__)
+        self._by_id: dict[str, int] = {}
+        self._any_id = 0
+        for j, ids in enumerate(named):
+            bit = 1 << (len(self._terms) + j)
+            wanted[j] |= bit
+            if not ids:
+                self._any_id |= bit
+            for agent_id in ids:
+                self._by_id[agent_id] = self._by_id.get(agent_id, 0) | bit
+        self._wanted = wanted
+
+    @property
+    def mentions(self) -> tuple[object, ...]:
+        """Equal for two matchers that give every agent the same vector."""
+        return (tuple(self._terms), tuple(sorted(self._by_id.items())), self._any_id)
+
+    def vector(self, facts: Facts) -> int:
+        """The outcomes of all terms for one agent."""
+        bits = self._any_id | self._by_id.get(facts.agent_id, 0)
+        for i, (source, key, value) in enumerate(self._terms):
+            held = (facts.labels if source == "label" else facts.attributes).get(key)
+            if held is not None and canonical(held) == value:
+                bits |= 1 << i
+        return bits
+
+    def matches(self, selector: int, vector: int) -> bool:
+        """Whether selector number `selector` matches an agent of this vector."""
+        wanted = self._wanted[selector]
+        return vector & wanted == wanted
+
+
+def matches(selector: Selector, facts: Facts) -> bool:
+    """Whether one selector matches one agent."""
+    matcher = Matcher([selector])
+    return matcher.matches(0, matcher.vector(facts))
+
+
+def implies(one: Selector, other: Selector) -> bool:
+    """Whether every agent that `one` matches is matched by `other` too, as far as the selectors alone can tell."""
+    if not set(terms_of(other)) <= set(terms_of(one)):
+        return False
+    return not other.agent_ids or (bool(one.agent_ids) and set(one.agent_ids) <= set(other.agent_ids))

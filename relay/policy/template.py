@@ -1,0 +1,126 @@
+"""Rendering a template: placeholders are substituted in the parsed tree, and equal inputs give equal bytes.
+
+The renderer has a number. A revision names the one that it was made for, and a node without that one refuses it: two
+nodes that render differently would make agents flap.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from relay.documents import canonical_json, leaves
+from relay.ids import sha256
+from relay.policy.model import ConfigTemplate, Variable
+
+RENDERER = 1
+_PLACEHOLDER = re.compile(r"\{\{\s*\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The values that a template is rendered with, and where each came from."""
+
+    values: dict[str, Any]
+    origins: dict[str, str]
+    """Variable → `default`, `region` or `assignment`."""
+
+
+def placeholders(template: ConfigTemplate) -> Iterator[tuple[str, str]]:
+    """(path, variable) of each placeholder in the config."""
+    for path, value in leaves(template.spec.config, "spec.config"):
+        if isinstance(value, str):
+            for match in _PLACEHOLDER.finditer(value):
+                yield path, match.group(1)
+
+
+def problems_of(template: ConfigTemplate) -> list[tuple[str, str]]:
+    """(path, reason) of placeholders that name no variable."""
+    known = {v.name for v in template.spec.variables}
+    return [(path, f"variable {name} is not declared") for path, name in placeholders(template) if name not in known]
+
+
+def resolve(
+    template: ConfigTemplate, values: Mapping[str, Any], region_values: Mapping[str, Any]
+) -> tuple[Resolved, list[tuple[str, str]]]:
+    """Give each variable its value: the assignment's, else the region's, else the default.
+
+    Region values that the template does not declare are no problem: they are for all templates.
+
+    Returns:
+        The values, and (variable, reason) of each that is missing, unknown, or not allowed.
+    """
+    found: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: list[tuple[str, str]] = []
+    declared = {v.name: v for v in template.spec.variables}
+    for name in values.keys() - declared.keys():
+        problems.append((name, f"{template.key} has no variable {name}"))
+    for name, variable in declared.items():
+        value, origin = _pick(variable, values, region_values)
+        if value is None:
+            if variable.required:
+                problems.append((name, f"{template.key} requires a value for {name}"))
+            continue
+        if (reason := variable.problem_with(value)) is not None:
+            problems.append((name, reason))
+        found[name] = value
+        origins[name] = origin
+    return Resolved(found, origins), problems
+
+
+def _pick(variable: Variable, values: Mapping[str, Any], region_values: Mapping[str, Any]) -> tuple[Any, str]:
+    if values.get(variable.name) is not None:
+        return values[variable.name], "assignment"
+    if region_values.get(variable.name) is not None:
+        return region_values[variable.name], "region"
+    return variable.default, "default"
+
+
+def content_hash(template_digest: bytes, resolved: Resolved, renderer: int) -> bytes:
+    """The digest of everything that the rendered bytes depend on."""
+    return sha256(canonical_json([template_digest.hex(), resolved.values, renderer]))
+
+
+def render(template: ConfigTemplate, resolved: Resolved) -> bytes:
+    """Give the config as bytes of the template's content type. Renderer 1.
+
+    A scalar that is one placeholder takes the typed value; inside text it takes the value's canonical text. A variable
+    without a value is null, or empty inside text.
+    """
+    tree = _substitute(template.spec.config, resolved.values)
+    if template.spec.content_type == "application/json":
+        return json.dumps(tree, indent=2, ensure_ascii=False).encode() + b"\n"
+    # The pure Python emitter: libyaml's breaks long lines elsewhere. Aliases are off, so equal parts stay plain.
+    return yaml.dump(
+        tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**31
+    ).encode()
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _substitute(node: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(node, dict):
+        return {key: _substitute(child, values) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_substitute(child, values) for child in node]
+    if not isinstance(node, str) or "{{" not in node:
+        return node
+    whole = _PLACEHOLDER.fullmatch(node.strip())
+    if whole:
+        return values.get(whole.group(1))
+    return _PLACEHOLDER.sub(lambda match: _as_text(values.get(match.group(1))), node)
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else canonical_json(value).decode()

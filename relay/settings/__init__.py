@@ -1,0 +1,1 @@
+"""What our own programs are told."""

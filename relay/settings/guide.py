@@ -1,0 +1,31 @@
+"""Keys of the deployment guide that are known by name and cannot be honoured yet, with the reason.
+
+A key that is silently ignored is worse than one that is refused: whoever wrote it believes in it.
+"""
+
+from __future__ import annotations
+
+REFUSED: dict[str, str] = {
+    "server.tls.client_ca_file": "client certificates are not checked by this version; leave it out",
+    "server.caching": "configs are kept while they are current and states are pushed; there is no time to live",
+    "database": "this version keeps everything in SQLite below data_dir; PostgreSQL is not supported yet",
+    "storage.config": "configs are rendered from templates and kept in the database; there is no object store for them",
+    "storage.packages": "packages are not served by this version",
+    "policies.config_update": "approvals and rollback are not part of this version",
+    "policies.package_update": "packages are not served by this version",
+    "telemetry.traces": "traces are not exported by this version",
+    "extensions": "belongs into the agents' configuration, not into the server's",
+    "certificate_rotation": "certificates are not issued by this version",
+}
+"""Dotted path (and all below it) → why it is refused."""
+
+AUTH_REASON = "agents cannot be authenticated by this version; only `none` is known"
+
+
+def refusal(path: str) -> str | None:
+    """Why the key at `path` is refused; None if it is not one of the guide's that we refuse."""
+    while path:
+        if path in REFUSED:
+            return REFUSED[path]
+        path = path.rpartition(".")[0]
+    return None

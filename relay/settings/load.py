@@ -1,0 +1,144 @@
+"""Loading settings: file, then environment, then flags; every problem at once, each value with where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from relay.documents import Document, core_scalar, leaves, parse
+from relay.errors import Problem, Refused, SettingsError
+from relay.settings import guide
+from relay.settings.programs import Settings, cross_check
+
+ENVIRONMENT_PREFIX = "OPAMP_RELAY_"
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """Settings and, for each leaf, what set it."""
+
+    settings: S
+    origins: dict[str, str]
+    """Dotted path → `FILE:LINE`, `$VARIABLE`, `--flag`; a path that is missing has its default."""
+
+
+def load(
+    kind: type[S],
+    *,
+    file: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Loaded[S]:
+    """Load the settings of one program.
+
+    Args:
+        kind: the program's settings model.
+        file: a YAML file; None for defaults alone.
+        environment: `OPAMP_RELAY_SERVER__HTTP__ENDPOINT=…` sets server.http.endpoint; values are YAML scalars.
+        flags: dotted path → value; None values are skipped.
+
+    Raises:
+        SettingsError: with every problem found.
+    """
+    document = _read(file) if file else Document("defaults", {}, 0)
+    if not isinstance(document.value, dict):
+        raise SettingsError([document.problem("", "a mapping of settings is expected")])
+    values: dict[str, Any] = document.value
+    origins = {path: f"{document.source}:{document.lines.get(path, 0)}" for path, _ in leaves(values)}
+    problems: list[Problem] = []
+    overrides: dict[str, tuple[str, Any]] = {}
+    for name, text in (environment or {}).items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            path = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            overrides[path] = (f"${name}", core_scalar(text))
+    for path, value in (flags or {}).items():
+        if value is not None:
+            overrides[path] = (f"--{path}", value)
+    for path, (origin, value) in overrides.items():
+        if _put(values, path.split("."), value):
+            origins[path] = origin
+        else:
+            problems.append(Problem(origin, 0, path, "goes through a value that is no mapping"))
+
+    def problem(path: str, reason: str) -> Problem:
+        origin = origins.get(path, "")
+        if origin.startswith(("$", "--")):
+            return Problem(origin, 0, path, reason)
+        return document.problem(path, reason)
+
+    problems += _guide_problems(values, problem)
+    try:
+        settings = kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_unique([*problems, *_pydantic_problems(kind, error, problem)])) from None
+    problems += [problem(path, reason) for path, reason in cross_check(settings)]
+    if problems:
+        raise SettingsError(problems)
+    return Loaded(settings, origins)
+
+
+def _read(file: str) -> Document:
+    try:
+        raw = Path(file).read_bytes()
+    except OSError as error:
+        raise SettingsError([Problem(file, 0, "", error.strerror or str(error))]) from None
+    try:
+        documents = parse(raw, file)
+    except Refused as refused:
+        raise SettingsError(refused.problems) from None
+    if len(documents) > 1:
+        raise SettingsError([documents[1].problem("", "one document is expected")])
+    return documents[0] if documents else Document(file, {}, 1)
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> bool:
+    for key in path[:-1]:
+        child = values.setdefault(key, {})
+        if not isinstance(child, dict):
+            return False
+        values = child
+    values[path[-1]] = value
+    return True
+
+
+def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
+    """Refuse the guide's keys that cannot be honoured, and take them out so that each is named once."""
+    problems: list[Problem] = []
+    for path, reason in guide.REFUSED.items():
+        *parents, last = path.split(".")
+        holder: Any = values
+        for key in parents:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(holder, dict) and last in holder:
+            problems.append(problem(path, reason))
+            del holder[last]
+            if parents and not holder and parents[-1] in ("storage", "policies"):
+                values.pop(parents[-1], None)
+    auth = values.get("auth")
+    if isinstance(auth, dict) and auth.get("type") not in (None, "none"):
+        problems.append(problem("auth.type", f"{auth['type']}: {guide.AUTH_REASON}"))
+        values["auth"] = {"type": "none"}
+    return problems
+
+
+def _pydantic_problems(kind: type[BaseModel], error: ValidationError, problem: Any) -> list[Problem]:
+    found = []
+    for item in error.errors(include_url=False, include_context=False):
+        path = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal", "tuple", "function")))
+        if item["type"] == "extra_forbidden":
+            reason = "unknown key"
+        else:
+            reason = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            if reason[:1].islower() and item["type"] != "value_error":
+                reason = f"should be {reason}"
+        found.append(problem(path, reason))
+    return found
+
+
+def _unique(problems: list[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))

@@ -1,0 +1,212 @@
+"""The parts that programs' settings are made of. Each field says what it is, its unit, and why its default."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from relay.documents import parse_duration
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("a duration such as 30s, 15m, 1h30m is expected")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=10 * 365 * 86400)]
+"""Seconds; written as `30s`, `15m`, `1h30m`, or a number of seconds."""
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, str):
+        for unit, factor in _UNITS.items():
+            if value.endswith(unit) and value.removesuffix(unit).strip().isdigit():
+                return int(value.removesuffix(unit)) * factor
+        raise ValueError(f"{value!r} is not a size such as 512KiB, 64MiB, 1GiB")
+    return value
+
+
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
+"""Bytes; written as `64MiB` or a number."""
+
+
+class Part(BaseModel):
+    """Base of all settings: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT` or `[V6]:PORT`.
+
+    Raises:
+        ValueError: no host, no port, or a port out of range.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(text: str) -> bool:
+    """Whether an endpoint can be reached from this machine only."""
+    host = split_endpoint(text)[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _endpoint(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("HOST:PORT is expected")
+    split_endpoint(value)
+    return value
+
+
+Endpoint = Annotated[str, BeforeValidator(_endpoint)]
+"""`HOST:PORT`. Port 0 lets the system choose; the log says what it chose."""
+
+
+class Listener(Part):
+    """Where one port listens."""
+
+    endpoint: Endpoint
+
+
+class WebSocketListener(Part):
+    """The first agents' port; it answers plain HTTP too."""
+
+    endpoint: Endpoint = "127.0.0.1:4320"
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Connections of all kinds on the agents' ports together; past it 503 with Retry-After."""
+
+
+class Tls(Part):
+    """TLS on the agents' ports and for agents over gRPC."""
+
+    enabled: bool = False
+    cert_file: str = ""
+    """PEM, the whole chain. Read at start."""
+    key_file: str = ""
+    """PEM."""
+
+
+class Limits(Part):
+    """What bounds one agent's effect on the others. Every refusal is counted by reason."""
+
+    max_message_bytes: Size = 64 << 20
+    """One message, also after decompression (the protocol's recommendation)."""
+    assembly_budget_bytes: Size = 512 << 20
+    """Unfinished messages of all connections together; past it the newest is refused."""
+    max_header_bytes: Size = 16 << 10
+    """Head of an HTTP request."""
+    header_timeout: Duration = 10.0
+    """From the connection to a whole head; against clients that hold sockets open."""
+    max_send_buffer_bytes: Size = 4 << 20
+    """Unsent bytes of one agent beyond which nothing more is written: it is closed as slow."""
+    send_stall_timeout: Duration = 30.0
+    """How long an agent may leave its socket full before it is closed as slow."""
+    max_bad_messages: int = Field(default=10, ge=1)
+    """Undecodable messages before a connection is closed."""
+    max_agents: int = Field(default=100_000, ge=1)
+    """Agents known to one node; a newcomer past it is answered UNAVAILABLE."""
+    max_agents_per_connection: int = Field(default=1_000, ge=1)
+    """Agents that share one connection through a proxy."""
+    full_state_per_second: float = Field(default=500.0, gt=0)
+    """Agents asked for their full state in one second, so that a restart is no stampede."""
+    retry_after: Duration = 30.0
+    """What a refused client is told (the protocol recommends 30 s at least)."""
+    http_keepalive: Duration = 90.0
+    """Idle time of an HTTP connection: longer than two polls of 30 s, or polls race with the close."""
+    idle_timeout: Duration = 300.0
+    """A WebSocket that is silent this long is pinged; without a pong in as long again it is closed."""
+
+
+class Batching(Part):
+    """How changes are gathered on their way up (the guide's `server.batching`)."""
+
+    enabled: bool = True
+    """False: a change goes up at once, alone."""
+    max_batch_size: int = Field(default=100, ge=1, le=1_000)
+    """Agents in one report."""
+    timeout: Duration = 1.0
+    """The longest that a change waits for company."""
+
+
+class Compression(Part):
+    """Compression of HTTP answers (the guide's `server.compression`)."""
+
+    enabled: bool = True
+    algorithm: Literal["gzip"] = "gzip"
+
+
+class Metrics(Part):
+    """Where Prometheus scrapes."""
+
+    endpoint: Endpoint
+
+
+class Logs(Part):
+    """Logging."""
+
+    level: Literal["debug", "info", "warn", "error"] = "info"
+    format: Literal["auto", "json", "readable"] = "auto"
+    """`auto`: readable on a terminal, JSON elsewhere."""
+
+
+class Identity(Part):
+    """What of an agent may be trusted."""
+
+    labels_from_attributes: Literal["all"] | tuple[str, ...] | None = None
+    """Attributes that count as labels. Default: all where only this machine can connect, none elsewhere."""
+
+
+class Auth(Part):
+    """Who may connect. `none` must be written out to listen beyond loopback."""
+
+    type: Literal["none"]
+
+
+class Drain(Part):
+    """The orderly end of a node."""
+
+    seconds: Duration = 25.0
+    """Over which agents are sent away evenly; inside Kubernetes' 30 s."""
+
+
+class ControlPlaneAddress(Part):
+    """Where a node finds its control plane."""
+
+    endpoint: Endpoint = "127.0.0.1:4330"
+    max_staleness: Duration = 0.0
+    """Age of the policy past which `on_stale` applies; 0 means never."""
+    on_stale: Literal["serve", "hold"] = "serve"
+    """`hold`: answer agents, offer nothing new."""
+
+
+class NodeIdentity(Part):
+    """Which node this is."""
+
+    region: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    name: str = Field(default="local-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Unique in the region."""
+    data_dir: str = ".data/node"
+    record_ttl: Duration = 30 * 86400.0
+    """How long an agent that is away is remembered."""
+
+
+class ApiLimits(Part):
+    """Bounds of the admin API."""
+
+    max_body_bytes: Size = 16 << 20
+    """One apply."""

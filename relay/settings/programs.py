@@ -1,0 +1,176 @@
+"""The settings of each program, and the rules between fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from relay.settings import parts
+from relay.settings.parts import Part
+
+
+class NodeServer(Part):
+    """The agents' side of a node."""
+
+    websocket: parts.WebSocketListener = parts.WebSocketListener()
+    http: parts.Listener = parts.Listener(endpoint="127.0.0.1:4321")
+    grpc: parts.Listener = parts.Listener(endpoint="127.0.0.1:4322")
+    tls: parts.Tls = parts.Tls()
+    limits: parts.Limits = parts.Limits()
+    batching: parts.Batching = parts.Batching()
+    compression: parts.Compression = parts.Compression()
+    max_connections: int | None = Field(default=None, ge=1)
+    """The guide's second place for `websocket.max_connections`; the smaller one counts."""
+
+
+class NodeTelemetry(Part):
+    """What a node tells its operators."""
+
+    metrics: parts.Metrics = parts.Metrics(endpoint="127.0.0.1:8888")
+    logs: parts.Logs = parts.Logs()
+
+
+class NodeSettings(Part):
+    """`opamp-relay node`. All need a restart but `telemetry.logs.level`."""
+
+    node: parts.NodeIdentity = parts.NodeIdentity()
+    control_plane: parts.ControlPlaneAddress = parts.ControlPlaneAddress()
+    server: NodeServer = NodeServer()
+    telemetry: NodeTelemetry = NodeTelemetry()
+    identity: parts.Identity = parts.Identity()
+    drain: parts.Drain = parts.Drain()
+    auth: parts.Auth | None = None
+
+    @property
+    def trusted_attributes(self) -> Literal["all"] | tuple[str, ...]:
+        """Attributes of an agent that count as labels."""
+        if self.identity.labels_from_attributes is not None:
+            return self.identity.labels_from_attributes
+        return "all" if all(parts.is_loopback(e) for _, e in self.agent_endpoints()) else ()
+
+    def agent_endpoints(self) -> list[tuple[str, str]]:
+        """(settings path, endpoint) of the ports that agents use."""
+        return [
+            ("server.websocket.endpoint", self.server.websocket.endpoint),
+            ("server.http.endpoint", self.server.http.endpoint),
+            ("server.grpc.endpoint", self.server.grpc.endpoint),
+        ]
+
+    def endpoints(self) -> list[tuple[str, str]]:
+        """(settings path, endpoint) of everything that listens."""
+        return [*self.agent_endpoints(), ("telemetry.metrics.endpoint", self.telemetry.metrics.endpoint)]
+
+
+class ControlPlaneServer(Part):
+    """What a control plane listens on."""
+
+    link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
+    """Nodes, gRPC."""
+    api: parts.Listener = parts.Listener(endpoint="127.0.0.1:4340")
+    """People, HTTP."""
+    limits: parts.ApiLimits = parts.ApiLimits()
+
+
+class ControlPlaneTelemetry(Part):
+    """What a control plane tells its operators."""
+
+    metrics: parts.Metrics = parts.Metrics(endpoint="127.0.0.1:8889")
+    logs: parts.Logs = parts.Logs()
+
+
+class ControlPlaneSettings(Part):
+    """`opamp-relay control-plane`. All need a restart."""
+
+    data_dir: str = ".data/control-plane"
+    server: ControlPlaneServer = ControlPlaneServer()
+    telemetry: ControlPlaneTelemetry = ControlPlaneTelemetry()
+    auth: parts.Auth | None = None
+
+    def endpoints(self) -> list[tuple[str, str]]:
+        """(settings path, endpoint) of everything that listens."""
+        return [
+            ("server.link.endpoint", self.server.link.endpoint),
+            ("server.api.endpoint", self.server.api.endpoint),
+            ("telemetry.metrics.endpoint", self.telemetry.metrics.endpoint),
+        ]
+
+
+class StandaloneServer(NodeServer):
+    """Both programs' listeners."""
+
+    link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
+    api: parts.Listener = parts.Listener(endpoint="127.0.0.1:4340")
+    api_limits: parts.ApiLimits = parts.ApiLimits()
+
+
+class StandaloneSettings(Part):
+    """`opamp-relay standalone`: a control plane and a node of region `local` in one process."""
+
+    data_dir: str = ".data/standalone"
+    node: parts.NodeIdentity = parts.NodeIdentity()
+    server: StandaloneServer = StandaloneServer()
+    telemetry: NodeTelemetry = NodeTelemetry()
+    identity: parts.Identity = parts.Identity()
+    drain: parts.Drain = parts.Drain(seconds=0)
+    auth: parts.Auth | None = None
+
+    def endpoints(self) -> list[tuple[str, str]]:
+        """(settings path, endpoint) of everything that listens."""
+        return [
+            *self.for_node().endpoints(),
+            ("server.link.endpoint", self.server.link.endpoint),
+            ("server.api.endpoint", self.server.api.endpoint),
+        ]
+
+    def for_node(self) -> NodeSettings:
+        """The node's part."""
+        names = set(NodeServer.model_fields)
+        return NodeSettings(
+            node=self.node.model_copy(update={"data_dir": str(Path(self.data_dir) / "node")}),
+            control_plane=parts.ControlPlaneAddress(endpoint=self.server.link.endpoint),
+            server=NodeServer(**{name: getattr(self.server, name) for name in names}),
+            telemetry=self.telemetry,
+            identity=self.identity,
+            drain=self.drain,
+            auth=self.auth,
+        )
+
+    def for_control_plane(self) -> ControlPlaneSettings:
+        """The control plane's part. Its metrics are on a port of the system's choice beside the node's."""
+        return ControlPlaneSettings(
+            data_dir=str(Path(self.data_dir) / "control-plane"),
+            server=ControlPlaneServer(link=self.server.link, api=self.server.api, limits=self.server.api_limits),
+            telemetry=ControlPlaneTelemetry(metrics=parts.Metrics(endpoint="127.0.0.1:0"), logs=self.telemetry.logs),
+            auth=self.auth,
+        )
+
+
+Settings = NodeSettings | ControlPlaneSettings | StandaloneSettings
+
+
+def cross_check(settings: Settings) -> list[tuple[str, str]]:
+    """Rules between fields and the files that settings point at: (path, reason) of each that is broken."""
+    found: list[tuple[str, str]] = []
+    if settings.auth is None:
+        for path, endpoint in settings.endpoints():
+            if not parts.is_loopback(endpoint):
+                found.append(
+                    (
+                        path,
+                        f"{endpoint} is open to other machines, unauthenticated; `auth: {{type: none}}` allows it",
+                    )
+                )
+    if not isinstance(settings, ControlPlaneSettings) and settings.server.tls.enabled:
+        for key in ("cert_file", "key_file"):
+            name = getattr(settings.server.tls, key)
+            if not name:
+                found.append((f"server.tls.{key}", "is needed where TLS is enabled"))
+            elif not Path(name).is_file():
+                found.append((f"server.tls.{key}", f"{name}: no such file"))
+    taken: dict[str, str] = {}
+    for path, endpoint in settings.endpoints():
+        if not endpoint.endswith(":0") and taken.setdefault(endpoint, path) != path:
+            found.append((path, f"{endpoint} is also {taken[endpoint]}"))
+    return found

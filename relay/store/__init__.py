@@ -1,0 +1,1 @@
+"""Where bytes rest. Stores keep keys → bytes; owners encode."""

@@ -1,0 +1,204 @@
+"""One SQLite file: buckets of keys → bytes, written by one thread in groups.
+
+`put` never waits: writes gather in memory, the latest of each key wins, and the writer commits all that has gathered in
+one transaction. A write that fails (disk full) stays in memory and is tried again; `problem` says so meanwhile. `commit`
+is for what must be on disk before it counts. With WAL and synchronous=NORMAL a killed process loses nothing committed;
+a machine that loses power may lose the last commits, never the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from relay.errors import StoreError
+
+_SCHEMA_VERSION = 1
+_GATHER_S = 0.02
+_RETRY_S = 1.0
+
+Writes = dict[tuple[str, bytes], bytes | None]
+
+
+class LocalStore:
+    """The store of one process. Reads (`load`, `get`) are for start-up and rare requests; they block.
+
+    Raises:
+        StoreError: the folder cannot be made or written, or another process has the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.set_aside: Path | None = None
+        """Where a file that was corrupt went, if one was found at opening."""
+        self.problem: str | None = None
+        """Why the last write failed; None while all is well."""
+        self.failures = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = self._open(path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path}: {error}") from error
+        self._guard = threading.Lock()
+        self._reading = threading.Lock()
+        self._wake = threading.Event()
+        self._pending: Writes = {}
+        self._commits: list[tuple[Writes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._flushes: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        try:
+            return _connect(path)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # locked, unreadable: not the file's content
+        # Keep the evidence under another name and start empty: the control plane and the agents know it all again.
+        self.set_aside = path.with_name(f"{path.name}.corrupt-{time.time_ns() // 1_000_000}")
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                os.replace(part, self.set_aside.with_name(self.set_aside.name + suffix))
+        return _connect(path)
+
+    # ---- reading
+
+    def load(self, bucket: str) -> list[tuple[bytes, bytes]]:
+        """All entries of a bucket as they are on disk."""
+        with self._reading:
+            return list(self._database.execute("SELECT key, value FROM entries WHERE bucket = ?", (bucket,)))
+
+    def get(self, bucket: str, key: bytes) -> bytes | None:
+        """One entry: as it waits to be written, else as it is on disk."""
+        with self._guard:
+            if (bucket, key) in self._pending:
+                return self._pending[bucket, key]
+        with self._reading:
+            row = self._database.execute(
+                "SELECT value FROM entries WHERE bucket = ? AND key = ?", (bucket, key)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    # ---- writing
+
+    def put(self, bucket: str, key: bytes, value: bytes | None) -> None:
+        """Write soon; None deletes. Never waits, never fails: see `problem`."""
+        with self._guard:
+            self._pending[bucket, key] = value
+        self._wake.set()
+
+    async def commit(self, bucket: str, entries: Mapping[bytes, bytes | None]) -> None:
+        """Write all of `entries` in one transaction, or nothing.
+
+        Raises:
+            StoreError: nothing was written.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        with self._guard:
+            self._commits.append(({(bucket, key): value for key, value in entries.items()}, loop, done))
+        self._wake.set()
+        await done
+
+    async def flush(self) -> None:
+        """Wait until all that was `put` is on disk.
+
+        Raises:
+            StoreError: it could not be written; it stays in memory.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        with self._guard:
+            self._flushes.append((loop, done))
+        self._wake.set()
+        await done
+
+    def close(self) -> None:
+        """Write what waits, once, and close. Blocks for as long as that takes."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+        self._database.close()
+
+    # ---- the writer's thread
+
+    def _write_loop(self) -> None:
+        while True:
+            self._wake.wait(_RETRY_S if self.problem else None)
+            if not self._closing:
+                time.sleep(_GATHER_S)
+            self._wake.clear()
+            with self._guard:
+                pending, self._pending = self._pending, {}
+                commits, self._commits = self._commits, []
+                flushes, self._flushes = self._flushes, []
+            for writes, loop, done in commits:
+                _resolve(loop, done, self._transaction(writes))
+            error = self._transaction(pending) if pending else None
+            self.problem = str(error) if error else None
+            if error:
+                with self._guard:
+                    self._pending = pending | self._pending
+            for loop, done in flushes:
+                _resolve(loop, done, error)
+            if self._closing and (error or not self._pending):
+                return
+
+    def _transaction(self, writes: Writes) -> sqlite3.Error | None:
+        removed = [key for key, value in writes.items() if value is None]
+        written = [(*key, value) for key, value in writes.items() if value is not None]
+        with self._reading:
+            try:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", written)
+                self._database.executemany("DELETE FROM entries WHERE bucket = ? AND key = ?", removed)
+                self._database.execute("COMMIT")
+            except sqlite3.Error as error:
+                self.failures += 1
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                return error
+        return None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("the file does not pass its own check")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            raise sqlite3.OperationalError(f"the file has layout {version}, this version knows {_SCHEMA_VERSION}")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS entries"
+            " (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID"
+        )
+        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], error: Exception | None) -> None:
+    def settle() -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(StoreError(str(error)))
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:
+        pass  # the loop is closed: nobody waits any more
