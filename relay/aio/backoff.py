@@ -22,7 +22,7 @@ class Backoff:
 
     def next_delay_s(self) -> float:
         """Count one more failure and give the delay before the next try, never under a tenth of its bound."""
-        bound = min(self._most_s, self._first_s * 2 ** min(self._failures, 32))
+        bound = min(self._most_s, self._first_s * 2.0 ** min(self._failures, 32))
         self._failures += 1
         return bound * (0.1 + 0.9 * self._chance())
 

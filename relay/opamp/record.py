@@ -105,7 +105,7 @@ class Record:
         self.counted: object = None
         """The class last counted in the node's roll-up; see `relay.fleet.rollup`."""
         self.cohort: object = None
-        """See `relay.fleet.cohort`, which alone sets it."""
+        """See `relay.fleet.cohort`, which sets it; None where it must be found anew."""
 
     def merge(self, message: pb.AgentToServer, *, full: bool) -> Change:
         """Take over what a report carries; with `full`, what it leaves out is forgotten.
@@ -124,7 +124,7 @@ class Record:
                 self.agent_id = identity.agent_id(identity.attributes(description), self.instance_uid)
                 changes |= Change.DESCRIPTION
         for name, change in _KEPT:
-            if message.HasField(name):  # type: ignore[arg-type]
+            if message.HasField(name):
                 value = getattr(message, name).SerializeToString(deterministic=True)
             elif full:
                 value = None
@@ -145,6 +145,8 @@ class Record:
         if unknown != self.unknown_fields and (unknown or full):
             self.unknown_fields = unknown
             changes |= Change.OTHER
+        if changes & (Change.DESCRIPTION | Change.CAPABILITIES):
+            self.cohort = None
         if changes & Change.CONFIG_STATUS:
             self._remember_failure()
         return changes
@@ -164,8 +166,8 @@ class Record:
         """The agent's own health; None where it reported none."""
         return None if self.health is None else pb.ComponentHealth.FromString(self.health).healthy
 
-    def state(self) -> link_pb2.AgentState:
-        """The message that goes up and into the store. `last_seen` is not part of it."""
+    def state(self) -> bytes:
+        """A serialised AgentState: what goes up and into the store. Sequence and `last_seen` are not part of it."""
         return link_pb2.AgentState(
             instance_uid=self.instance_uid,
             agent_id=self.agent_id,
@@ -186,12 +188,12 @@ class Record:
             unknown_fields=self.unknown_fields,
             offered_hash=self.offered_hash,
             assignments=self.assignments,
-        )
+        ).SerializeToString(deterministic=True)
 
-    def stored(self, *, sequence_exact: bool) -> bytes:
-        """What is written to disk."""
+    def stored(self, state: bytes, *, sequence_exact: bool) -> bytes:
+        """What is written to disk, around what `state` gave."""
         return link_pb2.StoredRecord(
-            state=self.state(),
+            state=state,
             sequence_num=max(self.sequence_num, 0),
             sequence_exact=sequence_exact,
             last_seen_unix_ms=self.last_seen_ms,
@@ -206,7 +208,7 @@ class Record:
             google.protobuf.message.DecodeError: not a stored record.
         """
         stored = link_pb2.StoredRecord.FromString(data)
-        state = stored.state
+        state = link_pb2.AgentState.FromString(stored.state)
         record = cls(InstanceUid(state.instance_uid), state.first_seen_unix_ms)
         record.agent_id = AgentId(state.agent_id)
         record.sequence_num = stored.sequence_num
@@ -223,5 +225,5 @@ class Record:
         record.offered_hash = ConfigHash(state.offered_hash)
         record.assignments = tuple(state.assignments)
         for name, _ in _KEPT:
-            setattr(record, name, getattr(state, name) if state.HasField(name) else None)  # type: ignore[arg-type]
+            setattr(record, name, getattr(state, name) if state.HasField(name) else None)
         return record

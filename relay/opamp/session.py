@@ -68,8 +68,7 @@ class Session:
 
     Args:
         record: the agent's record; this session is the only one that changes it.
-        services: shared by all sessions.
-        continues: the session took over a record whose last session was on this very node process or on its disk.
+        services: shared by all sessions of a node.
     """
 
     __slots__ = (
@@ -115,6 +114,11 @@ class Session:
         self._ack = body.uid_field(uid)
         self._prefix = self._ack  # the same field number and length on both ways
         self._suffix = pb.AgentToServer(capabilities=self.record.capabilities).SerializeToString()
+
+    @property
+    def asked(self) -> bool:
+        """Full state was asked for in this session and has not come."""
+        return self._asked
 
     # ---- in
 

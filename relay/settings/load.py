@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from relay.documents import Document, core_scalar, leaves, parse
 from relay.errors import Problem, Refused, SettingsError
 from relay.settings import guide
-from relay.settings.programs import Settings, cross_check
+from relay.settings.parts import Part
+from relay.settings.programs import cross_check
 
 ENVIRONMENT_PREFIX = "OPAMP_RELAY_"
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=Part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ def load(
     problems += _guide_problems(values, problem)
     try:
         settings = kind.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError(_unique([*problems, *_pydantic_problems(kind, error, problem)])) from None
+    except ValidationError as invalid:
+        raise SettingsError(_unique([*problems, *_pydantic_problems(invalid, problem)])) from None
     problems += [problem(path, reason) for path, reason in cross_check(settings)]
     if problems:
         raise SettingsError(problems)
@@ -85,8 +86,8 @@ def load(
 def _read(file: str) -> Document:
     try:
         raw = Path(file).read_bytes()
-    except OSError as error:
-        raise SettingsError([Problem(file, 0, "", error.strerror or str(error))]) from None
+    except OSError as unreadable:
+        raise SettingsError([Problem(file, 0, "", unreadable.strerror or str(unreadable))]) from None
     try:
         documents = parse(raw, file)
     except Refused as refused:
@@ -126,7 +127,7 @@ def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
     return problems
 
 
-def _pydantic_problems(kind: type[BaseModel], error: ValidationError, problem: Any) -> list[Problem]:
+def _pydantic_problems(error: ValidationError, problem: Any) -> list[Problem]:
     found = []
     for item in error.errors(include_url=False, include_context=False):
         path = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal", "tuple", "function")))

@@ -112,6 +112,8 @@ class Limits(Part):
     """Head of an HTTP request."""
     header_timeout: Duration = 10.0
     """From the connection to a whole head; against clients that hold sockets open."""
+    body_timeout: Duration = 30.0
+    """From the head of an HTTP request to the end of its body."""
     max_send_buffer_bytes: Size = 4 << 20
     """Unsent bytes of one agent beyond which nothing more is written: it is closed as slow."""
     send_stall_timeout: Duration = 30.0

@@ -150,8 +150,9 @@ class StandaloneSettings(Part):
 Settings = NodeSettings | ControlPlaneSettings | StandaloneSettings
 
 
-def cross_check(settings: Settings) -> list[tuple[str, str]]:
-    """Rules between fields and the files that settings point at: (path, reason) of each that is broken."""
+def cross_check(settings: Part) -> list[tuple[str, str]]:
+    """Rules between fields and the files that a program's settings point at: (path, reason) of each that is broken."""
+    assert isinstance(settings, Settings)
     found: list[tuple[str, str]] = []
     if settings.auth is None:
         for path, endpoint in settings.endpoints():

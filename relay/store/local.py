@@ -9,6 +9,7 @@ a machine that loses power may lose the last commits, never the file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -198,7 +199,5 @@ def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], error:
         else:
             done.set_exception(StoreError(str(error)))
 
-    try:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(settle)
-    except RuntimeError:
-        pass  # the loop is closed: nobody waits any more

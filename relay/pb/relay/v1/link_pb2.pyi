@@ -295,9 +295,9 @@ class StoredRecord(_message.Message):
     SEQUENCE_EXACT_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     FAILED_HASH_FIELD_NUMBER: _ClassVar[int]
-    state: AgentState
+    state: bytes
     sequence_num: int
     sequence_exact: bool
     last_seen_unix_ms: int
     failed_hash: bytes
-    def __init__(self, state: _Optional[_Union[AgentState, _Mapping]] = ..., sequence_num: _Optional[int] = ..., sequence_exact: _Optional[bool] = ..., last_seen_unix_ms: _Optional[int] = ..., failed_hash: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, state: _Optional[bytes] = ..., sequence_num: _Optional[int] = ..., sequence_exact: _Optional[bool] = ..., last_seen_unix_ms: _Optional[int] = ..., failed_hash: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,221 @@
+"""The node's end of the link: two streams on one channel, kept up for ever.
+
+Nothing here is awaited by an agent's exchange. `Downward` and `Upward` are what the node gives: how to put a policy in
+force, and what to report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from relay.aio.backoff import Backoff
+from relay.aio.clock import Clock
+from relay.aio.tasks import Tasks
+from relay.errors import StoreError, UpstreamError
+from relay.link.channel import CLIENT
+from relay.link.protocol import Candidate, ReportSender, SyncReceiver
+from relay.observe import log
+from relay.observe.metrics import NodeMetrics
+from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
+
+_log = log.get("opamp-relay.link")
+_FRESH_S = 95.0
+"""Freshness comes every 30 s: a stream that is silent for three of them is dead, whatever TCP says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Downward:
+    """What comes down."""
+
+    receiver: SyncReceiver
+    renderers: frozenset[int]
+    put_in_force: Callable[[Candidate], Awaitable[link_pb2.SyncRequest]]
+    """Stores and applies a candidate and gives the acknowledgement. Raises StoreError: nothing changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upward:
+    """What goes up."""
+
+    sender: ReportSender
+    next_report: Callable[[], link_pb2.StatusReport | None]
+    released: Callable[[bytes], None]
+    """The control plane says that another node has this agent now."""
+    gather_s: float
+    """How long changes wait for company."""
+
+
+class LinkClient:
+    """The link of one node. `run` until cancelled."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        identity: link_pb2.NodeIdentity,
+        downward: Downward,
+        upward: Upward,
+        *,
+        clock: Clock,
+        metrics: NodeMetrics,
+    ) -> None:
+        self._endpoint = endpoint
+        self._identity = identity
+        self._down = downward
+        self._up = upward
+        self._clock = clock
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._fresh_at: float | None = None
+        self._up_since: float | None = None
+        """When Sync last came up; None while it is down."""
+        self._last_heard: float = clock.monotonic()
+
+    # ---- for metrics and status
+
+    @property
+    def connected(self) -> bool:
+        """Whether the control plane is there."""
+        return self._up_since is not None
+
+    def silent_s(self) -> float:
+        """Seconds since the control plane was last heard; 0 while it is there."""
+        return 0.0 if self.connected else self._clock.monotonic() - self._last_heard
+
+    def policy_age_s(self) -> float | None:
+        """Seconds since the policy in force was last known to be the newest; None if it never was in this process."""
+        return None if self._fresh_at is None else self._clock.monotonic() - self._fresh_at
+
+    def wake(self) -> None:
+        """Something waits to be reported."""
+        self._wake.set()
+
+    # ---- running
+
+    async def run(self) -> None:
+        """Keep both streams up until cancelled."""
+        async with grpc.aio.insecure_channel(self._endpoint, options=CLIENT) as channel:
+            stub = link_pb2_grpc.ControlPlaneStub(channel)
+            tasks = Tasks()
+            try:
+                both = [
+                    tasks.spawn(self._forever(name, stream, stub), name=f"link-{name}")
+                    for name, stream in (("sync", self._sync), ("report", self._report))
+                ]
+                await asyncio.gather(*both)
+            finally:
+                await tasks.close()
+
+    async def _forever(self, name: str, stream: Callable[[Any], Awaitable[None]], stub: Any) -> None:
+        backoff = Backoff(first_s=0.2, most_s=5.0, chance=random.random)
+        said = False
+        while True:
+            began = self._clock.monotonic()
+            try:
+                await stream(stub)
+                reason = "closed by the control plane"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            except (UpstreamError, TimeoutError) as error:
+                reason = str(error) or "silent too long"
+            if self._clock.monotonic() - began > 10:
+                backoff.reset()
+                said = False
+            if not said:
+                _log.warning("link_down", stream=name, control_plane=self._endpoint, error=reason)
+                said = True
+            await asyncio.sleep(backoff.next_delay_s())
+
+    async def _sync(self, stub: Any) -> None:
+        call = stub.Sync()
+        try:
+            await call.write(self._down.receiver.hello(self._identity, self._down.renderers))
+            self._metrics.link_messages["sync_sent"] += 1
+            async for response in _until_silent(call, _FRESH_S):
+                self._metrics.link_messages["sync_received"] += 1
+                if self._up_since is None:
+                    self._up_since = self._clock.monotonic()
+                    _log.info("link_up", control_plane=self._endpoint)
+                self._last_heard = self._clock.monotonic()
+                if response.HasField("freshness"):
+                    self._freshness(response.freshness)
+                    continue
+                answer = self._down.receiver.receive(response.update)
+                if isinstance(answer, Candidate):
+                    candidate = answer
+                    try:
+                        answer = await self._down.put_in_force(candidate)
+                        self._fresh_at = self._clock.monotonic()
+                    except StoreError as error:
+                        _log.error("policy_not_stored", error=str(error), manifest=candidate.version)
+                        answer = self._down.receiver.refuse(candidate, f"could not be stored: {error}")
+                elif answer.ack.refused:
+                    _log.error("policy_refused", reason=answer.ack.refused)
+                await call.write(answer)
+                self._metrics.link_messages["sync_sent"] += 1
+        finally:
+            if self._up_since is not None:
+                self._last_heard = self._clock.monotonic()
+            self._up_since = None
+            call.cancel()
+
+    def _freshness(self, freshness: link_pb2.Freshness) -> None:
+        if (freshness.version.epoch, freshness.version.number) == self._down.receiver.version:
+            self._fresh_at = self._clock.monotonic()
+
+    async def _report(self, stub: Any) -> None:
+        sender = self._up.sender
+        sender.restart()
+        call = stub.Report()
+        first = link_pb2.StatusReport(hello=self._identity)
+        acks = asyncio.create_task(self._acks(call), name="link-acks")
+        try:
+            await call.write(first)
+            while not acks.done():
+                report = self._up.next_report()
+                if report is not None:
+                    await call.write(report)
+                    self._metrics.link_messages["report_sent"] += 1
+                    if len(sender) >= sender.max_agents:
+                        continue  # a backlog goes at the speed of the acknowledgements, not once a second
+                await self._pause(acks)
+            await acks
+        finally:
+            acks.cancel()
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, UpstreamError):
+                await acks
+            call.cancel()
+
+    async def _pause(self, acks: asyncio.Task[None]) -> None:
+        """Wait for something to report, then a little for company."""
+        self._wake.clear()
+        waker = asyncio.ensure_future(self._wake.wait())
+        await asyncio.wait([waker, acks], return_when=asyncio.FIRST_COMPLETED)
+        waker.cancel()
+        if len(self._up.sender) < self._up.sender.max_agents and not self._up.sender.in_flight:
+            await asyncio.sleep(self._up.gather_s)
+
+    async def _acks(self, call: Any) -> None:
+        async for ack in call:
+            self._metrics.link_messages["report_acked"] += 1
+            self._up.sender.acknowledged(ack)
+            for uid in ack.released:
+                self._up.released(uid)
+            self._wake.set()
+
+
+async def _until_silent(call: Any, most_s: float) -> AsyncIterator[Any]:
+    """The messages of a stream; TimeoutError once none came for `most_s`."""
+    while True:
+        async with asyncio.timeout(most_s):
+            message = await call.read()
+        if message is grpc.aio.EOF:
+            return
+        yield message

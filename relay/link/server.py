@@ -1,0 +1,149 @@
+"""The control plane's end of the link: gRPC streams on one side, a `ControlPlane` that knows no gRPC on the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from relay.aio.clock import Clock
+from relay.aio.grpc_services import add_standard_services
+from relay.errors import RelayError
+from relay.link.channel import SERVER
+from relay.link.protocol import RegionPolicy, SyncSender, version_message
+from relay.observe import log
+from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
+
+_log = log.get("opamp-relay.link")
+FRESHNESS_S = 30.0
+
+
+class ControlPlane(Protocol):
+    """What stands behind the link."""
+
+    def policy(self, region: str) -> RegionPolicy:
+        """What the region is to hold now."""
+        ...
+
+    def watch(self, event: asyncio.Event) -> None:
+        """Set `event` at every change of any region's policy."""
+        ...
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Undo `watch`."""
+        ...
+
+    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender | None) -> None:
+        """The node's Sync stream is up and this is how far it is; None: it is down."""
+        ...
+
+    async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+        """Store a report; return only when it is stored."""
+        ...
+
+    async def node_reporting(self, node: link_pb2.NodeIdentity, up: bool) -> None:
+        """The node's Report stream came up or went down."""
+        ...
+
+
+class _Servicer(link_pb2_grpc.ControlPlaneServicer):
+    def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
+        self._control_plane = control_plane
+        self._clock = clock
+
+    async def Sync(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.SyncResponse]:
+        first = await anext(aiter(requests), link_pb2.SyncRequest())
+        if not first.hello.node.region:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with a region")
+        node = first.hello.node
+        sender = SyncSender(first.hello)
+        wake = asyncio.Event()
+        self._control_plane.watch(wake)
+        self._control_plane.node_synced(node, sender)
+        reader = asyncio.create_task(self._acks(requests, node, sender, wake), name="sync-acks")
+        fresh_at = float("-inf")
+        try:
+            while not reader.done():
+                wake.clear()
+                policy = self._control_plane.policy(node.region)
+                for response in sender.next(policy):
+                    yield response
+                now = self._clock.monotonic()
+                if now - fresh_at >= FRESHNESS_S:
+                    fresh_at = now
+                    yield link_pb2.SyncResponse(
+                        freshness=link_pb2.Freshness(
+                            version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
+                        )
+                    )
+                try:
+                    async with asyncio.timeout(max(0.0, fresh_at + FRESHNESS_S - self._clock.monotonic())):
+                        await wake.wait()
+                except TimeoutError:
+                    continue
+            await reader
+        finally:
+            reader.cancel()
+            self._control_plane.unwatch(wake)
+            self._control_plane.node_synced(node, None)
+
+    async def _acks(self, requests: Any, node: link_pb2.NodeIdentity, sender: SyncSender, wake: asyncio.Event) -> None:
+        try:
+            async for request in requests:
+                if request.HasField("ack") and sender.acknowledged(request.ack):
+                    for rejection in sender.rejected.values():
+                        _log.warning(
+                            "resource_rejected",
+                            node=f"{node.region}/{node.name}",
+                            resource=rejection.name,
+                            reason=rejection.reason,
+                        )
+                    if sender.refused:
+                        _log.error("policy_refused", node=f"{node.region}/{node.name}", reason=sender.refused)
+                    self._control_plane.node_synced(node, sender)
+                    wake.set()
+        finally:
+            wake.set()
+
+    async def Report(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.ReportAck]:
+        first = await anext(aiter(requests), link_pb2.StatusReport())
+        if not first.hello.region:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
+        node = first.hello
+        await self._control_plane.node_reporting(node, True)
+        try:
+            async for report in requests:
+                try:
+                    yield await self._control_plane.report(node, report)
+                except RelayError as error:
+                    _log.error("report_not_stored", node=f"{node.region}/{node.name}", error=str(error))
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+        finally:
+            await self._control_plane.node_reporting(node, False)
+
+
+class LinkServer:
+    """The gRPC server of a control plane."""
+
+    def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
+        self._server = grpc.aio.server(options=SERVER)
+        link_pb2_grpc.add_ControlPlaneServicer_to_server(_Servicer(control_plane, clock), self._server)
+        self._health = add_standard_services(self._server, "relay.v1.ControlPlane")
+        self.port = 0
+
+    async def start(self, endpoint: str) -> None:
+        """Listen.
+
+        Raises:
+            RuntimeError: the endpoint cannot be bound.
+        """
+        self.port = self._server.add_insecure_port(endpoint)
+        await self._server.start()
+
+    async def stop(self, grace_s: float = 0.5) -> None:
+        """Stop accepting and end the streams."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_s)

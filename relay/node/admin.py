@@ -1,0 +1,140 @@
+"""What a node tells people and probes over HTTP: health, readiness, metrics, its agents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aiohttp import web
+
+from relay import __version__
+from relay.errors import NotFound
+from relay.fleet.view import agent_view
+from relay.ids import parse_uid
+from relay.node.registry import Registry
+from relay.observe.metrics import CONTENT_TYPE, NodeMetrics
+from relay.opamp.record import Record
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from relay.transport.http import Route
+
+_SLICE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a node is."""
+
+    ready: bool
+    reason: str
+    """Why it is not ready, or what is degraded; empty if all is well."""
+    status: dict[str, Any]
+
+
+class Admin:
+    """The handlers. They read; nothing here changes anything."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: NodeMetrics,
+        condition: Callable[[], Condition],
+        *,
+        region: str,
+        node: str,
+        trusted: Literal["all"] | tuple[str, ...],
+    ) -> None:
+        self._registry = registry
+        self._metrics = metrics
+        self._condition = condition
+        self._region = region
+        self._node = node
+        self._trusted = trusted
+
+    def routes(self) -> list[Route]:
+        """All routes but the agents' own."""
+        return [
+            *self.probe_routes(),
+            ("GET", "/api/v1/status", self.status),
+            ("GET", "/api/v1/agents", self.agents),
+            ("GET", "/api/v1/agents/{id}", self.agent),
+            ("GET", "/api/v1/agents/{id}/config", self.agent_config),
+        ]
+
+    def probe_routes(self) -> list[Route]:
+        """For probes and Prometheus."""
+        return [("GET", "/health", self.health), ("GET", "/ready", self.ready), ("GET", "/metrics", self.metrics)]
+
+    async def health(self, _: web.Request) -> web.Response:
+        """200 while the process works; `degraded` names what does not."""
+        condition = self._condition()
+        degraded = condition.status["degraded"]
+        return web.json_response({"status": "degraded" if degraded else "ok", "degraded": degraded})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """200 where agents may be sent here, else 503 with the reason."""
+        condition = self._condition()
+        return web.json_response(
+            {"ready": condition.ready, "reason": condition.reason}, status=200 if condition.ready else 503
+        )
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """Prometheus text format."""
+        return web.Response(body=self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def status(self, _: web.Request) -> web.Response:
+        """The node's own state."""
+        condition = self._condition()
+        return web.json_response({"version": __version__, "ready": condition.ready, **condition.status})
+
+    async def agents(self, request: web.Request) -> web.StreamResponse:
+        """All agents as a JSON list, written in slices so that agents are answered meanwhile."""
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        part, separator = "[", ""
+        for i, record in enumerate(self._registry):
+            part += separator + json.dumps(self._view(record))
+            separator = ",\n"
+            if i % _SLICE == _SLICE - 1:
+                await response.write(part.encode())
+                part = ""
+                await asyncio.sleep(0)
+        await response.write((part + "]\n").encode())
+        await response.write_eof()
+        return response
+
+    async def agent(self, request: web.Request) -> web.Response:
+        """One agent, by instance_uid or agent id."""
+        return web.json_response(self._view(self._find(request.match_info["id"])))
+
+    async def agent_config(self, request: web.Request) -> web.Response:
+        """The effective config that an agent reported, slot by slot."""
+        record = self._find(request.match_info["id"])
+        stored = self._registry.effective_config(record.effective_config_digest)
+        if stored is None:
+            raise NotFound(f"{record.agent_id} has reported no effective config")
+        config = pb.EffectiveConfig.FromString(stored).config_map.config_map
+        return web.json_response(
+            {
+                slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
+                for slot, item in sorted(config.items())
+            }
+        )
+
+    def _find(self, name: str) -> Record:
+        uid = parse_uid(name)
+        record = self._registry.get(uid) if uid else None
+        if record is None:
+            record = next((r for r in self._registry if r.agent_id == name), None)
+        if record is None:
+            raise NotFound(f"no agent {name} is known here")
+        return record
+
+    def _view(self, record: Record) -> dict[str, Any]:
+        state = link_pb2.AgentState.FromString(record.state())
+        return agent_view(
+            state, region=self._region, node=self._node, connected=record.connected, trusted=self._trusted
+        )

@@ -1,0 +1,305 @@
+"""A node put together: the only place of this program that builds adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import uuid
+from pathlib import Path
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from relay import __version__
+from relay.aio.clock import Clock, SystemClock
+from relay.aio.loop import settle_memory
+from relay.aio.tasks import Tasks
+from relay.errors import StoreError
+from relay.fleet.cohort import Cohorts
+from relay.link.client import Downward, LinkClient, Upward
+from relay.link.protocol import ReportSender, version_message
+from relay.node.admin import Admin, Condition
+from relay.node.drain import drain
+from relay.node.hub import Hub
+from relay.node.policy import PolicyHolder
+from relay.node.registry import Registry
+from relay.observe import log
+from relay.observe.metrics import NodeMetrics
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.snapshot import RENDERERS
+from relay.settings.parts import split_endpoint
+from relay.settings.programs import NodeSettings
+from relay.store.local import LocalStore
+from relay.transport.door import Door, DoorSettings
+from relay.transport.grpc import GrpcAgents
+from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
+from relay.transport.ports import AssemblyBudget
+from relay.transport.websocket import WebSocketFactory, WebSocketSettings
+
+_log = log.get("opamp-relay.node")
+_SWEEP_S = 10.0
+_EXPIRE_S = 3600.0
+
+
+class Node:
+    """One regional relay node. `start`, then `stop`; a second start needs a new object."""
+
+    def __init__(self, settings: NodeSettings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._tasks = Tasks()
+        self._draining = False
+        self._listening = False
+        self.metrics = NodeMetrics(settings.node.region)
+        self.ports: dict[str, int] = {}
+        """`websocket`, `http`, `grpc`, `metrics` → the port that is open."""
+
+    async def start(self) -> None:
+        """Open the store, then the ports, then the link. Agents are served from disk at once.
+
+        Raises:
+            StoreError: the data folder cannot be used.
+            OSError, RuntimeError: a port cannot be opened.
+        """
+        settings, clock, metrics = self._settings, self._clock, self.metrics
+        region, name = settings.node.region, settings.node.name
+        limits = settings.server.limits
+        store = self.store = LocalStore(Path(settings.node.data_dir) / "node.sqlite3")
+        if store.set_aside is not None:
+            _log.error(
+                "store_corrupt", set_aside=str(store.set_aside), consequence="starting empty; all is fetched anew"
+            )
+        batching = settings.server.batching
+        sender = ReportSender(max_agents=batching.max_batch_size)
+        self.cohorts = Cohorts(region, settings.trusted_attributes)
+        self.registry = Registry(store, sender, clock=clock, wake=self._wake)
+        self.policy = PolicyHolder(region, store, self.cohorts, changed=self._policy_changed)
+        self.hub = Hub(
+            self.registry,
+            self.cohorts,
+            clock=clock,
+            metrics=metrics,
+            max_agents=limits.max_agents,
+            max_agents_per_connection=limits.max_agents_per_connection,
+            full_state_per_second=limits.full_state_per_second,
+            retry_after_s=limits.retry_after,
+            may_offer=self._may_offer,
+        )
+        self._sender = sender
+        self.link = LinkClient(
+            settings.control_plane.endpoint,
+            link_pb2.NodeIdentity(region=region, name=name, incarnation=uuid.uuid4().hex, software_version=__version__),
+            Downward(self.policy.receiver, RENDERERS, self.policy.put_in_force),
+            Upward(sender, self._next_report, self.hub.release, batching.timeout if batching.enabled else 0.0),
+            clock=clock,
+            metrics=metrics,
+        )
+        self._gauges()
+        await self._open_ports()
+        self._listening = True
+        self._tasks.spawn(self.link.run(), name="link")
+        self._tasks.spawn(self._housekeeping(), name="housekeeping")
+        settle_memory()
+        _log.info(
+            "node_started",
+            region=region,
+            node=name,
+            ports=self.ports,
+            agents_known=len(self.registry),
+            manifest=self.policy.receiver.version,
+        )
+
+    async def _open_ports(self) -> None:
+        settings, metrics = self._settings, self.metrics
+        server, limits = settings.server, settings.server.limits
+        tls = _tls_context(settings) if server.tls.enabled else None
+        budget = self._budget = AssemblyBudget(limits.assembly_budget_bytes)
+        most = min(server.websocket.max_connections, server.max_connections or server.websocket.max_connections)
+        stream = WebSocketSettings(
+            limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout, limits.max_bad_messages
+        )
+        websockets = WebSocketFactory(self.hub, stream, budget=budget, metrics=metrics, clock=self._clock)
+        exchange = HttpAgents(
+            self.hub,
+            HttpSettings(
+                limits.max_message_bytes, limits.body_timeout, limits.http_keepalive, server.compression.enabled
+            ),
+            budget=budget,
+            metrics=metrics,
+        )
+        admin = Admin(
+            self.registry,
+            metrics,
+            self.condition,
+            region=settings.node.region,
+            node=settings.node.name,
+            trusted=settings.trusted_attributes,
+        )
+        self._http_runner, factory = await serve([("*", PATH, exchange.handle), *admin.routes()], limits.http_keepalive)
+        door = self.door = Door(
+            DoorSettings(most, limits.max_header_bytes, limits.header_timeout, limits.retry_after),
+            websockets,
+            factory,
+            metrics=metrics,
+        )
+        for port_name, endpoint in (("websocket", server.websocket.endpoint), ("http", server.http.endpoint)):
+            host, port = split_endpoint(endpoint)
+            self.ports[port_name] = await door.listen(host, port, tls)
+        self.grpc = GrpcAgents(
+            self.hub,
+            stream,
+            max_connections=most,
+            retry_after_s=limits.retry_after,
+            metrics=metrics,
+            clock=self._clock,
+        )
+        await self.grpc.start(server.grpc.endpoint, _grpc_credentials(settings) if server.tls.enabled else None)
+        self.ports["grpc"] = self.grpc.port
+        self._metrics_runner, _ = await serve(admin.probe_routes(), limits.http_keepalive)
+        host, port = split_endpoint(settings.telemetry.metrics.endpoint)
+        site = web.TCPSite(self._metrics_runner, host, port)
+        await site.start()
+        self.ports["metrics"] = self._metrics_runner.addresses[0][1]
+
+    # ---- what the parts are given
+
+    def _wake(self) -> None:
+        if self._listening:
+            self.link.wake()
+
+    def _policy_changed(self) -> None:
+        if self._listening:
+            self.hub.policy_changed()
+
+    def _may_offer(self) -> bool:
+        address = self._settings.control_plane
+        if not address.max_staleness or address.on_stale == "serve":
+            return True
+        age = self.link.policy_age_s()
+        return age is not None and age <= address.max_staleness
+
+    def _next_report(self) -> link_pb2.StatusReport | None:
+        registry = self.registry
+        report = self._sender.next(
+            state=registry.state,
+            body=registry.effective_config,
+            listing=registry.listing,
+            shards=registry.shards.sums,
+        )
+        if report is not None:
+            report.rollup.CopyFrom(registry.rollup.message())
+            report.status.CopyFrom(self._status_message())
+        return report
+
+    def _status_message(self) -> link_pb2.NodeStatus:
+        age = self.link.policy_age_s()
+        status = link_pb2.NodeStatus(
+            policy_age_s=-1.0 if age is None else age, rejected=list(self.policy.rejected.values())
+        )
+        if self.policy.receiver.version is not None:
+            status.manifest.CopyFrom(version_message(self.policy.receiver.version))
+        return status
+
+    def condition(self) -> Condition:
+        """How the node is, for probes and people."""
+        degraded = []
+        if self.store.problem is not None:
+            degraded.append(f"store: {self.store.problem}")
+        if self.policy.rejected:
+            degraded.append(f"policy: {len(self.policy.rejected)} resources rejected")
+        if self._draining:
+            reason = "draining"
+        elif not self._listening:
+            reason = "starting"
+        elif not self.policy.accepted:
+            reason = "no policy was ever received"
+        else:
+            reason = ""
+        version = self.policy.receiver.version
+        age = self.link.policy_age_s()
+        status = {
+            "region": self._settings.node.region,
+            "node": self._settings.node.name,
+            "link": "up" if self.link.connected else "down",
+            "manifest": list(version) if version else None,
+            "policy_age_s": None if age is None else round(age, 3),
+            "agents": len(self.registry),
+            "connected": self.hub.connected,
+            "connections": self.door.connections,
+            "cohorts": len(self.cohorts),
+            "rejected": [{"name": r.name, "reason": r.reason} for r in self.policy.rejected.values()],
+            "degraded": degraded,
+        }
+        return Condition(not reason, reason, status)
+
+    def _gauges(self) -> None:
+        def age() -> float:
+            value = self.link.policy_age_s()
+            return float("nan") if value is None else value
+
+        self.metrics.sources.update(
+            {
+                "opamp_server_connected_agents": ("Agents connected", lambda: self.registry.rollup.connected),
+                "opamp_relay_agents": ("Agents known", lambda: len(self.registry)),
+                "opamp_relay_connections": ("Open connections of all kinds", lambda: self.door.connections),
+                "opamp_relay_cohorts": ("Distinct answers", lambda: len(self.cohorts)),
+                "opamp_relay_link_up": ("1 while the control plane is there", lambda: float(self.link.connected)),
+                "opamp_relay_link_silent_seconds": ("Since the control plane was heard", self.link.silent_s),
+                "opamp_relay_policy_age_seconds": ("Since the policy was known to be the newest", age),
+                "opamp_relay_reports_waiting": ("Changes not yet sent upward", lambda: len(self._sender)),
+                "opamp_relay_reports_in_flight": ("Reports not acknowledged", lambda: self._sender.in_flight),
+                "opamp_relay_assembly_bytes": ("Held for unfinished messages", lambda: self._budget.used),
+                "opamp_relay_store_degraded": ("1 while writes fail", lambda: float(self.store.problem is not None)),
+            }
+        )
+
+    async def _housekeeping(self) -> None:
+        expire_at = self._clock.monotonic() + _EXPIRE_S
+        said = None
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            self.hub.sweep(self._settings.server.limits.idle_timeout)
+            self.metrics.store_failures = self.store.failures
+            if self.store.problem != said:
+                said = self.store.problem
+                _log.error("store_degraded", problem=said) if said else _log.info("store_recovered")
+            if self._clock.monotonic() >= expire_at:
+                expire_at = self._clock.monotonic() + _EXPIRE_S
+                self.registry.expire(self._settings.node.record_ttl)
+
+    # ---- the end
+
+    async def stop(self) -> None:
+        """Send agents away evenly, then write everything, then close. Nothing that was answered is lost."""
+        self._draining = True
+        self.door.draining = self.grpc.draining = True
+        connections = self.hub.connections()
+        _log.info("node_draining", connections=len(connections), seconds=self._settings.drain.seconds)
+        await drain(connections, self._settings.drain.seconds, self._clock)
+        await self.door.close()
+        await self.grpc.stop()
+        await self._http_runner.cleanup()
+        await self._metrics_runner.cleanup()
+        self._listening = False
+        await self.hub.close()
+        await self._tasks.close()
+        self.registry.save_all()
+        with contextlib.suppress(StoreError):
+            await self.store.flush()
+        await asyncio.to_thread(self.store.close)
+        _log.info("node_stopped")
+
+
+def _tls_context(settings: NodeSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)
+    return context
+
+
+def _grpc_credentials(settings: NodeSettings) -> Any:
+    key = Path(settings.server.tls.key_file).read_bytes()
+    certificate = Path(settings.server.tls.cert_file).read_bytes()
+    return grpc.ssl_server_credentials([(key, certificate)])

@@ -1,0 +1,353 @@
+"""Where connections, sessions and policy meet. Implements `transport.ports.Agents`.
+
+Owns the map of live agents. Every method is synchronous and runs on the one loop: no await stands between reading and
+writing a map. `policy_changed` and the paced requests for full state work in slices of milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+
+from relay.aio.clock import Clock
+from relay.aio.tasks import Tasks
+from relay.errors import Overloaded
+from relay.fleet.cohort import Cohorts
+from relay.fleet.rollup import status_name
+from relay.ids import format_uid, new_instance_uid
+from relay.node.registry import Registry
+from relay.observe import log
+from relay.observe.metrics import NodeMetrics
+from relay.opamp import body, identity
+from relay.opamp.offer import Offer
+from relay.opamp.record import Change, Record
+from relay.opamp.session import Services, Session
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.transport.ports import CloseReason, Connection
+
+_log = log.get("opamp-relay.hub")
+_SLICE_S = 0.004
+"""How long one slice of a policy change may hold the loop."""
+_ASK_TICK_S = 0.05
+_OFFLINE_AFTER_S = 90.0
+"""An HTTP agent counts as gone after three of its polls, and not before this."""
+_IGNORED_UIDS = 2
+"""How often a client may ignore that it was given another uid."""
+
+
+class Live:
+    """An agent with a session."""
+
+    __slots__ = ("connection", "interval_s", "session")
+
+    def __init__(self, session: Session, connection: Connection) -> None:
+        self.session = session
+        self.connection = connection
+        self.interval_s = 0.0
+        """Observed between the polls of an HTTP agent."""
+
+
+class Hub:
+    """All live agents of a node."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        cohorts: Cohorts,
+        *,
+        clock: Clock,
+        metrics: NodeMetrics,
+        max_agents: int,
+        max_agents_per_connection: int,
+        full_state_per_second: float,
+        retry_after_s: float,
+        may_offer: Callable[[], bool],
+    ) -> None:
+        self._registry = registry
+        self._cohorts = cohorts
+        self._clock = clock
+        self._metrics = metrics
+        self._max_agents = max_agents
+        self._max_per_connection = max_agents_per_connection
+        self._retry_after_s = retry_after_s
+        self._may_offer = may_offer
+        self._live: dict[bytes, Live] = {}
+        self._by_connection: dict[Connection, dict[bytes, Live]] = {}
+        self._renames: dict[bytes, bytes] = {}
+        """New uid → old uid of agents that asked for a proper one and have not used it yet."""
+        self._ignored: dict[Connection, int] = {}
+        self._asking: deque[Live] = deque()
+        self._asking_timer: asyncio.TimerHandle | None = None
+        self._rate = full_state_per_second
+        self._tokens = full_state_per_second
+        self._tokens_at = clock.monotonic()
+        self._tasks = Tasks()
+        self._sweep: asyncio.Task[None] | None = None
+        self._services = Services(decide=self._decide, fresh_uid=self._fresh_uid, may_ask=self._may_ask)
+
+    @property
+    def connected(self) -> int:
+        """Agents with a session."""
+        return len(self._live)
+
+    # ---- ports.Agents
+
+    def receive(self, connection: Connection, content: bytes) -> bytes:
+        """Answer one message; see `ports.Agents`."""
+        now = self._clock.monotonic()
+        live = self._live.get(content[2:18])
+        if live is not None and live.connection is connection:
+            reply = live.session.heartbeat(content, now)
+            if reply is not None:
+                self._polled(live, now)
+                return reply
+        message = body.decode(content)
+        uid = message.instance_uid
+        live = self._live.get(uid)
+        if live is None or live.connection is not connection or self._is_another(live, message):
+            attached = self._attach(connection, message, live)
+            if isinstance(attached, bytes):
+                return attached
+            live = attached
+        self._polled(live, now)
+        if connection.transport_name != "http":
+            connection.session = live.session
+        answer = live.session.report(message, now)
+        if answer.changes:
+            self._changed(live, answer.changes, answer.effective_config, now)
+        if live.session.needs_full:
+            self._ask_later(live)
+        return answer.body
+
+    def resumed(self, connection: Connection) -> None:
+        """Send what waited while the connection could not be written to."""
+        for live in list(self._by_connection.get(connection, {}).values()):
+            self._push(live, self._clock.monotonic())
+
+    def disconnected(self, connection: Connection) -> None:
+        """Detach the agents whose current connection this is; those that moved on stay."""
+        self._ignored.pop(connection, None)
+        for uid, live in self._by_connection.pop(connection, {}).items():
+            if self._live.get(uid) is live:
+                self._detach(uid, live)
+
+    # ---- attaching
+
+    def _is_another(self, live: Live, message: pb.AgentToServer) -> bool:
+        """Over HTTP all agents share one connection: a description tells whether two use one uid."""
+        if not message.HasField("agent_description") or live.connection.transport_name != "http":
+            return False
+        described = message.agent_description.SerializeToString(deterministic=True)
+        return live.session.record.agent_description != described and not identity.same_agent(
+            live.session.record.agent_description, described
+        )
+
+    def _attach(self, connection: Connection, message: pb.AgentToServer, other: Live | None) -> Live | bytes:
+        """Begin a session; where the uid is another agent's, give the answer that says so."""
+        uid = message.instance_uid
+        if other is not None:
+            described = message.agent_description.SerializeToString() if message.HasField("agent_description") else b""
+            if not identity.same_agent(other.session.record.agent_description, described):
+                return self._refuse_uid(connection, uid)
+            if other.connection is not connection:
+                self._replace(uid, other)
+        record = self._registry.get(uid)
+        old_uid = self._renames.pop(uid, None)
+        if record is None and old_uid is not None:
+            record = self._rename(old_uid, uid)
+        if record is None:
+            if len(self._registry) >= self._max_agents:
+                self._metrics.refused["agents"] += 1
+                raise Overloaded(f"this node knows {self._max_agents} agents", retry_after_s=self._retry_after_s)
+            record = self._registry.new(uid)
+        mine = self._by_connection.setdefault(connection, {})
+        if connection.transport_name != "http" and len(mine) >= self._max_per_connection:
+            self._metrics.refused["agents_per_connection"] += 1
+            raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
+        live = Live(Session(record, self._services), connection)
+        self._live[uid] = mine[uid] = live
+        return live
+
+    def _refuse_uid(self, connection: Connection, uid: bytes) -> bytes:
+        ignored = self._ignored.get(connection, 0) + 1
+        self._metrics.bad_messages["duplicate_uid"] += 1
+        if connection.transport_name != "http":
+            self._ignored[connection] = ignored
+            if ignored > _IGNORED_UIDS:
+                connection.close(CloseReason.DUPLICATE_UID)
+        _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=connection.remote)
+        return body.uid_field(uid) + body.identification_field(self._fresh_uid())
+
+    def _replace(self, uid: bytes, other: Live) -> None:
+        del self._live[uid]
+        theirs = self._by_connection.get(other.connection, {})
+        theirs.pop(uid, None)
+        if other.connection.session is other.session:
+            other.connection.session = None
+        if not theirs:
+            other.connection.close(CloseReason.REPLACED)
+
+    def _rename(self, old_uid: bytes, uid: bytes) -> Record | None:
+        record = self._registry.get(old_uid)
+        if record is None:
+            return None
+        live = self._live.pop(old_uid, None)
+        if live is not None:
+            self._by_connection.get(live.connection, {}).pop(old_uid, None)
+        self._registry.rename(record, uid)
+        return record
+
+    def _detach(self, uid: bytes, live: Live) -> None:
+        self._live.pop(uid, None)
+        record = live.session.record
+        if record.connected:
+            record.connected = False
+            self._registry.changed(record)
+        _log.debug("agent_disconnected", agent_id=record.agent_id)
+
+    # ---- what follows from a report
+
+    def _changed(self, live: Live, changes: Change, effective_config: bytes | None, now: float) -> None:
+        record = live.session.record
+        if changes & Change.CONNECT:
+            record.connected = True
+            record.transport = live.connection.transport_name
+            record.session_started_ms = self._clock.unix_ms()
+            _log.debug("agent_connected", agent_id=record.agent_id, remote_addr=live.connection.remote)
+        if changes & Change.DISCONNECT:
+            record.connected = False
+        if effective_config is not None:
+            self._registry.keep_effective_config(record, effective_config)
+        if changes & Change.HEALTH and record.healthy() is False:
+            self._metrics.health_failures += 1
+        if changes & Change.OFFERED:
+            self._metrics.offers += 1
+        if changes & Change.CONFIG_STATUS:
+            self._config_status(live, now)
+        self._registry.changed(record)
+
+    def _config_status(self, live: Live, now: float) -> None:
+        record = live.session.record
+        status = record.config_status()
+        known = status_name(status.status)
+        if known not in ("APPLIED", "FAILED") or status.last_remote_config_hash != live.session.sent_hash:
+            return
+        took_s = max(0.0, now - live.session.offered_at)
+        self._metrics.update_seconds.observe(took_s)
+        common = {"agent_id": record.agent_id, "config_hash": status.last_remote_config_hash.hex()}
+        if known == "APPLIED":
+            self._metrics.config_updates["success"] += 1
+            _log.debug("config_updated", duration_ms=round(took_s * 1000), **common)
+        else:
+            self._metrics.config_updates["failure"] += 1
+            _log.error("config_update_failed", error=status.error_message, **common)
+
+    def _polled(self, live: Live, now: float) -> None:
+        if live.connection.transport_name == "http" and live.session.last_seen:
+            live.interval_s = max(live.interval_s * 0.5, now - live.session.last_seen)
+
+    # ---- lent to sessions
+
+    def _decide(self, record: Record) -> Offer | None:
+        return self._cohorts.offer(record) if self._may_offer() else None
+
+    def _fresh_uid(self) -> bytes:
+        return new_instance_uid(self._clock.unix_ms(), os.urandom(10))
+
+    def _may_ask(self, now: float) -> bool:
+        self._tokens = min(self._rate, self._tokens + (now - self._tokens_at) * self._rate)
+        self._tokens_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        self._metrics.full_state_requests += 1
+        return True
+
+    # ---- out
+
+    def policy_changed(self) -> None:
+        """Offer to every agent whose answer changed. A change that comes meanwhile starts over from the first."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep = self._tasks.spawn(self._offer_to_all(), name="offer-to-all")
+
+    async def _offer_to_all(self) -> None:
+        clock = self._clock
+        until = clock.monotonic() + _SLICE_S
+        for live in list(self._live.values()):
+            now = clock.monotonic()
+            if now >= until:
+                await asyncio.sleep(0)
+                now = clock.monotonic()
+                until = now + _SLICE_S
+            if live.connection.transport_name == "http":
+                continue  # at its next poll
+            changes = live.session.consider(now)
+            if changes:
+                if changes & Change.OFFERED:
+                    self._metrics.offers += 1
+                self._registry.changed(live.session.record)
+                self._push(live, now)
+
+    def _push(self, live: Live, now: float) -> None:
+        if live.connection.writable and (content := live.session.push(now)) is not None:
+            live.connection.send(content)
+
+    def _ask_later(self, live: Live) -> None:
+        if live.connection.transport_name == "http" or live.session.asked:
+            return
+        self._asking.append(live)
+        if self._asking_timer is None:
+            self._asking_timer = asyncio.get_running_loop().call_later(_ASK_TICK_S, self._ask_some)
+
+    def _ask_some(self) -> None:
+        now = self._clock.monotonic()
+        for _ in range(len(self._asking)):
+            live = self._asking.popleft()
+            session = live.session
+            if self._live.get(session.record.instance_uid) is not live or not session.needs_full or session.asked:
+                continue
+            self._push(live, now)
+            if not session.asked:
+                self._asking.append(live)
+                if self._tokens < 1:
+                    break
+        again = bool(self._asking)
+        self._asking_timer = asyncio.get_running_loop().call_later(_ASK_TICK_S, self._ask_some) if again else None
+
+    # ---- housekeeping
+
+    def release(self, uid: bytes) -> None:
+        """The control plane says that another node has this agent, by a newer session."""
+        live = self._live.pop(uid, None)
+        if live is not None:
+            mine = self._by_connection.get(live.connection, {})
+            mine.pop(uid, None)
+            if live.connection.session is live.session:
+                live.connection.session = None
+            if not mine:
+                live.connection.close(CloseReason.RELEASED)
+        self._registry.remove(uid)
+
+    def sweep(self, idle_s: float) -> None:
+        """Now and then: HTTP agents that stopped polling are gone, silent sockets are probed."""
+        now = self._clock.monotonic()
+        for uid, live in list(self._live.items()):
+            away_after_s = max(3 * live.interval_s, _OFFLINE_AFTER_S)
+            if live.connection.transport_name == "http" and now - live.session.last_seen > away_after_s:
+                self._by_connection.get(live.connection, {}).pop(uid, None)
+                self._detach(uid, live)
+        for connection in list(self._by_connection):
+            connection.probe(now, idle_s)
+
+    def connections(self) -> list[Connection]:
+        """All connections that have agents, oldest first."""
+        return list(self._by_connection)
+
+    async def close(self) -> None:
+        """Stop what runs in the background."""
+        if self._asking_timer is not None:
+            self._asking_timer.cancel()
+        await self._tasks.close()

@@ -1,0 +1,164 @@
+"""The records of all agents of a node, and everything that follows from a change of one: disk, sums, the report upward.
+
+Owns the map of records. Changes are marked and worked off a moment later in slices, so that an agent that connects, is
+offered a config and applies it is encoded once, and a heartbeat behind ten thousand of them waits for milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from google.protobuf.message import DecodeError
+
+from relay.aio.clock import Clock
+from relay.fleet.rollup import Rollup
+from relay.fleet.shards import Shards, shard_of, state_digest
+from relay.ids import InstanceUid
+from relay.link.protocol import ReportSender
+from relay.observe import log
+from relay.opamp.record import Record
+from relay.store.local import LocalStore
+
+_log = log.get("opamp-relay.registry")
+BUCKET = "record"
+EFFECTIVE_BUCKET = "effective"
+_GATHER_S = 0.05
+_SLICE = 200
+
+
+class Registry:
+    """Records by instance_uid.
+
+    Args:
+        wake: called when something waits to be reported.
+    """
+
+    def __init__(self, store: LocalStore, sender: ReportSender, *, clock: Clock, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._sender = sender
+        self._clock = clock
+        self._wake = wake
+        self._records: dict[bytes, Record] = {}
+        self._dirty: dict[bytes, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.rollup = Rollup()
+        self.shards = Shards()
+        self.rollup_changed = True
+        self._load()
+
+    def _load(self) -> None:
+        for key, value in self._store.load(BUCKET):
+            try:
+                record = Record.from_stored(value)
+            except DecodeError:
+                _log.error("record_unreadable", instance_uid=key.hex())
+                self._store.put(BUCKET, key, None)
+                continue
+            self._records[record.instance_uid] = record
+            self._account(record)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(list(self._records.values()))
+
+    def get(self, uid: bytes) -> Record | None:
+        """The record of an agent, None if nobody knows it."""
+        return self._records.get(uid)
+
+    def new(self, uid: bytes) -> Record:
+        """Begin the record of an agent that was never seen."""
+        record = Record(InstanceUid(uid), self._clock.unix_ms())
+        self._records[uid] = record
+        return record
+
+    def rename(self, record: Record, uid: bytes) -> None:
+        """The agent took a new instance_uid."""
+        self.remove(record.instance_uid)
+        record.instance_uid = InstanceUid(uid)
+        self._records[uid] = record
+        self.changed(record)
+
+    def remove(self, uid: bytes) -> None:
+        """Forget an agent: here, on disk, and upward."""
+        record = self._records.pop(uid, None)
+        if record is None:
+            return
+        self._dirty.pop(uid, None)
+        self.rollup.forget(record)
+        self.rollup_changed = True
+        self.shards.replace(uid, record.digest, 0)
+        record.digest = 0
+        self._store.put(BUCKET, uid, None)
+        self._sender.remove(uid)
+        self._wake()
+
+    def changed(self, record: Record) -> None:
+        """Something of the record is different; all that follows happens within moments."""
+        record.last_change_ms = record.last_seen_ms = self._clock.unix_ms()
+        self._dirty[record.instance_uid] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._work_off)
+
+    def _work_off(self) -> None:
+        loop = asyncio.get_running_loop()
+        for uid in [uid for uid, _ in zip(self._dirty, range(_SLICE), strict=False)]:
+            del self._dirty[uid]
+            record = self._records[uid]
+            state = self._account(record)
+            self._store.put(BUCKET, uid, record.stored(state, sequence_exact=False))
+            self._sender.change(uid)
+        self._timer = loop.call_soon(self._work_off) if self._dirty else None  # type: ignore[assignment]
+        self._wake()
+
+    def _account(self, record: Record) -> bytes:
+        if self.rollup.count(record):
+            self.rollup_changed = True
+        state = record.state()
+        digest = state_digest(record.instance_uid, state)
+        self.shards.replace(record.instance_uid, record.digest, digest)
+        record.digest = digest
+        return state
+
+    def keep_effective_config(self, record: Record, content: bytes) -> None:
+        """Put a body on disk under its digest. It is not held in memory."""
+        self._store.put(EFFECTIVE_BUCKET, record.effective_config_digest, content)
+
+    # ---- for the report upward
+
+    def state(self, uid: bytes) -> bytes | None:
+        """The serialised state of an agent now."""
+        record = self._records.get(uid)
+        return None if record is None else record.state()
+
+    def effective_config(self, digest: bytes) -> bytes | None:
+        """The serialised EffectiveConfig of a digest."""
+        return self._store.get(EFFECTIVE_BUCKET, digest)
+
+    def listing(self, shard: int) -> dict[bytes, int]:
+        """The agents of a shard with their digests."""
+        return {uid: r.digest for uid, r in self._records.items() if r.digest and shard_of(uid) == shard}
+
+    # ---- housekeeping
+
+    def expire(self, ttl_s: float) -> None:
+        """Forget agents that are away for longer than `ttl_s`, and effective configs that none has any more."""
+        limit = self._clock.unix_ms() - int(ttl_s * 1000)
+        for record in self:
+            if not record.connected and record.last_seen_ms < limit:
+                self.remove(record.instance_uid)
+        used = {r.effective_config_digest for r in self._records.values()}
+        for digest, _ in self._store.load(EFFECTIVE_BUCKET):
+            if digest not in used:
+                self._store.put(EFFECTIVE_BUCKET, digest, None)
+
+    def save_all(self) -> None:
+        """At an orderly end: write every record with its exact sequence, so that nobody need be asked afterwards."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._dirty.clear()
+        for uid, record in self._records.items():
+            record.connected = False
+            self._store.put(BUCKET, uid, record.stored(record.state(), sequence_exact=True))

@@ -1,0 +1,197 @@
+"""Agents over gRPC: `relay.v1.AgentStream.Connect`, one stream a connection, on the same sessions.
+
+Messages pass as bytes: parsing is the session's business. The stream's own coroutine reads; a second one writes, from a
+short list that holds at most the replies that the agent has yet to read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from relay.aio.clock import Clock
+from relay.aio.grpc_services import add_standard_services
+from relay.errors import AgentError, Overloaded
+from relay.observe.metrics import NodeMetrics
+from relay.opamp import body
+from relay.opamp.session import Session
+from relay.pb.relay.v1 import agents_pb2
+from relay.transport.ports import Agents, CloseReason
+from relay.transport.websocket import WebSocketSettings as StreamSettings
+
+SERVICE = agents_pb2.DESCRIPTOR.services_by_name["AgentStream"].full_name
+
+STATUS = {
+    CloseReason.DRAINING: grpc.StatusCode.UNAVAILABLE,
+    CloseReason.RELEASED: grpc.StatusCode.UNAVAILABLE,
+    CloseReason.OVER_BUDGET: grpc.StatusCode.UNAVAILABLE,
+    CloseReason.BAD_MESSAGES: grpc.StatusCode.INVALID_ARGUMENT,
+    CloseReason.DUPLICATE_UID: grpc.StatusCode.ALREADY_EXISTS,
+    CloseReason.SLOW_AGENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    CloseReason.REPLACED: grpc.StatusCode.ABORTED,
+}
+"""The gRPC edge's table; all else is INTERNAL."""
+
+
+class AgentStream:
+    """One stream. Implements `ports.Connection`."""
+
+    transport_name = "grpc"
+
+    def __init__(self, remote: str, settings: StreamSettings, clock: Clock) -> None:
+        self.session: Session | None = None
+        self.remote = remote
+        self._settings = settings
+        self._clock = clock
+        self.bad = 0
+        self._outgoing: deque[bytes] = deque()
+        self._outgoing_bytes = 0
+        self._wake = asyncio.Event()
+        self.reason: CloseReason | None = None
+        self.blocked_since: float | None = None
+        self.writer: asyncio.Task[None] | None = None
+
+    @property
+    def writable(self) -> bool:
+        """See `ports.Connection`."""
+        return not self._outgoing and self.reason is None
+
+    def send(self, content: bytes) -> None:
+        """See `ports.Connection`."""
+        if self.reason is not None:
+            return
+        self._outgoing.append(content)
+        self._outgoing_bytes += len(content)
+        if len(self._outgoing) > 1 and self._outgoing_bytes > self._settings.max_send_buffer_bytes:
+            self.close(CloseReason.SLOW_AGENT)
+        self._wake.set()
+
+    def close(self, reason: CloseReason) -> None:
+        """See `ports.Connection`."""
+        if self.reason is None:
+            self.reason = reason
+            self._wake.set()
+            if reason is CloseReason.SLOW_AGENT and self.writer is not None:
+                self.writer.cancel()  # it waits for an agent that does not read
+
+    def probe(self, now: float, idle_s: float) -> None:
+        """Idle streams are kept by HTTP/2 pings; only one whose agent does not read is looked for."""
+        if self.blocked_since is not None and now - self.blocked_since > self._settings.send_stall_s:
+            self.close(CloseReason.SLOW_AGENT)
+
+    async def replies(self) -> AsyncIterator[bytes]:
+        """What is to be written, until the connection is closed."""
+        while True:
+            while self._outgoing and self.reason is not CloseReason.SLOW_AGENT:
+                self.blocked_since = self._clock.monotonic()
+                content = self._outgoing.popleft()
+                yield content
+                self._outgoing_bytes -= len(content)
+                self.blocked_since = None
+            if self.reason is not None:
+                return
+            self._wake.clear()
+            await self._wake.wait()
+
+
+class GrpcAgents:
+    """The gRPC server for agents."""
+
+    def __init__(
+        self,
+        agents: Agents,
+        settings: StreamSettings,
+        *,
+        max_connections: int,
+        retry_after_s: float,
+        metrics: NodeMetrics,
+        clock: Clock,
+    ) -> None:
+        self._agents = agents
+        self._settings = settings
+        self._max = max_connections
+        self._retry_after_s = retry_after_s
+        self._metrics = metrics
+        self._clock = clock
+        self.open: set[AgentStream] = set()
+        self.draining = False
+        self.port = 0
+        limit = min(settings.max_message_bytes, 2**31 - 1)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+                ("grpc.so_reuseport", 0),
+            ]
+        )
+        # Without (de)serialisers gRPC passes bytes.
+        handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Connect": handler}),))
+        self._health = add_standard_services(self._server, SERVICE)
+
+    async def start(self, endpoint: str, credentials: grpc.ServerCredentials | None) -> None:
+        """Listen.
+
+        Raises:
+            RuntimeError: the endpoint cannot be bound.
+        """
+        if credentials is None:
+            self.port = self._server.add_insecure_port(endpoint)
+        else:
+            self.port = self._server.add_secure_port(endpoint, credentials)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """End all streams."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(0.5)
+
+    async def _connect(self, requests: Any, context: Any) -> None:
+        if self.draining or len(self.open) >= self._max:
+            self._metrics.refused["draining" if self.draining else "connections"] += 1
+            context.set_trailing_metadata((("retry-after", str(round(self._retry_after_s))),))
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no room for one more connection; try again later")
+        stream = AgentStream(context.peer().removeprefix("ipv4:").removeprefix("ipv6:"), self._settings, self._clock)
+        stream.writer = asyncio.current_task()
+        self.open.add(stream)
+        reader = asyncio.create_task(self._read(stream, requests), name="agent-stream")
+        try:
+            async for content in stream.replies():
+                await context.write(content)
+                self._metrics.messages_sent += 1
+                if stream.writable:
+                    self._agents.resumed(stream)
+            assert stream.reason is not None
+            if stream.reason is not CloseReason.AGENT_CLOSED:
+                await context.abort(STATUS.get(stream.reason, grpc.StatusCode.INTERNAL), stream.reason.value)
+        finally:
+            reader.cancel()
+            self.open.discard(stream)
+            self._metrics.closed[(stream.reason or CloseReason.LOST).value] += 1
+            self._agents.disconnected(stream)
+
+    async def _read(self, stream: AgentStream, requests: Any) -> None:
+        try:
+            async for content in requests:
+                self._metrics.messages_received += 1
+                try:
+                    reply = self._agents.receive(stream, content)
+                except (AgentError, Overloaded) as error:
+                    self._metrics.bad_messages[error.outcome.value] += 1
+                    stream.bad += 1
+                    reply = body.error_body(body.uid_of_malformed(content), error)
+                stream.send(reply)
+                if stream.bad >= self._settings.max_bad_messages:
+                    stream.close(CloseReason.BAD_MESSAGES)
+            stream.close(CloseReason.AGENT_CLOSED)
+        except Exception:
+            stream.close(CloseReason.INTERNAL)
+            raise

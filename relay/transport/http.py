@@ -1,0 +1,190 @@
+"""Agents over plain HTTP, and the other routes of the agents' ports, on aiohttp's server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+from aiohttp.web_server import Server
+
+from relay.errors import AgentError, Outcome, Overloaded, RelayError, TooLarge
+from relay.ids import parse_uid
+from relay.observe.metrics import NodeMetrics
+from relay.opamp import body
+from relay.opamp.session import Session
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason
+
+PATH = "/v1/opamp"
+CONTENT_TYPE = "application/x-protobuf"
+"""Exactly this: the Node.js client takes anything more for a failure."""
+_GZIP_FROM_BYTES = 1024
+
+STATUS = {
+    Outcome.BAD_REQUEST: 400,
+    Outcome.TOO_LARGE: 413,
+    Outcome.UNAUTHENTICATED: 401,
+    Outcome.DENIED: 403,
+    Outcome.NOT_FOUND: 404,
+    Outcome.CONFLICT: 409,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.INTERNAL: 500,
+}
+"""The HTTP edge's table."""
+
+
+class Polling:
+    """The one connection of all agents over HTTP: they come when they like and cannot be pushed to."""
+
+    transport_name = "http"
+    writable = False
+    session: Session | None = None
+    remote = ""
+
+    def send(self, content: bytes) -> None:
+        """Never called: not writable."""
+        raise AssertionError("an HTTP agent cannot be pushed to")
+
+    def close(self, reason: CloseReason) -> None:
+        """Nothing to close between polls."""
+
+    def probe(self, now: float, idle_s: float) -> None:
+        """Nothing to ping between polls."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Bounds of an exchange; see `relay.settings.parts.Limits`."""
+
+    max_message_bytes: int
+    body_timeout_s: float
+    keepalive_s: float
+    compress: bool
+
+
+class HttpAgents:
+    """The handler of `POST /v1/opamp`."""
+
+    def __init__(self, agents: Agents, settings: HttpSettings, *, budget: AssemblyBudget, metrics: NodeMetrics) -> None:
+        self.polling = Polling()
+        self._agents = agents
+        self._settings = settings
+        self._budget = budget
+        self._metrics = metrics
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one poll. Only reading the body waits; the answer itself is local."""
+        if request.method != "POST":
+            self._metrics.refused["method"] += 1
+            if request.method == "GET":
+                return web.Response(
+                    status=426, headers={"Upgrade": "websocket"}, text="a WebSocket upgrade or a POST\n"
+                )
+            return web.Response(status=405, headers={"Allow": "POST"}, text="POST is expected\n")
+        if request.content_type != CONTENT_TYPE:
+            self._metrics.refused["content_type"] += 1
+            return web.Response(status=415, text=f"Content-Type must be {CONTENT_TYPE}\n")
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("gzip", "identity"):
+            self._metrics.refused["content_encoding"] += 1
+            return web.Response(status=415, text="Content-Encoding must be gzip or none\n")
+        try:
+            content = await self._read(request)
+        except TimeoutError:
+            self._metrics.refused["body_timeout"] += 1
+            return web.Response(status=408, headers={"Connection": "close"}, text="the body did not come in time\n")
+        except RelayError as error:
+            self._metrics.refused[error.outcome.value] += 1
+            return _refusal(error)
+        self._metrics.messages_received += 1
+        uid = b""
+        try:
+            if encoding == "gzip":
+                content = body.inflate(content, self._settings.max_message_bytes)
+            uid = body.uid_of_malformed(content) or _header_uid(request)
+            reply = self._agents.receive(self.polling, content)
+        except (TooLarge, Overloaded) as error:
+            self._metrics.refused[error.outcome.value] += 1
+            return _refusal(error)
+        except AgentError as error:
+            # With 200: clients read no body of another status.
+            self._metrics.bad_messages[error.outcome.value] += 1
+            reply = body.error_body(uid or _header_uid(request), error)
+        self._metrics.messages_sent += 1
+        return self._answer(request, reply)
+
+    async def _read(self, request: web.Request) -> bytes:
+        limit = self._settings.max_message_bytes
+        if (request.content_length or 0) > limit:
+            raise TooLarge(f"body is larger than {limit} bytes")
+        held = 0
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                while part := await request.content.readany():
+                    held += len(part)
+                    if held > limit:
+                        raise TooLarge(f"body is larger than {limit} bytes")
+                    self._budget.take(len(part))
+                    parts.append(part)
+        finally:
+            self._budget.give_back(sum(map(len, parts)))
+        return b"".join(parts)
+
+    def _answer(self, request: web.Request, reply: bytes) -> web.Response:
+        headers = {"Content-Type": CONTENT_TYPE}
+        if self._settings.compress and len(reply) >= _GZIP_FROM_BYTES and _accepts_gzip(request):
+            reply = body.deflate(reply)
+            headers["Content-Encoding"] = "gzip"
+        return web.Response(body=reply, headers=headers)
+
+
+def _refusal(error: RelayError) -> web.Response:
+    headers = {"Connection": "close"}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return web.Response(status=STATUS[error.outcome], headers=headers, text=f"{error}\n")
+
+
+def _header_uid(request: web.Request) -> bytes:
+    return parse_uid(request.headers.get("OpAMP-Instance-UID", "")) or b""
+
+
+def _accepts_gzip(request: web.Request) -> bool:
+    for item in request.headers.get("Accept-Encoding", "").split(","):
+        name, _, quality = item.partition(";")
+        if name.strip().lower() in ("gzip", "*"):
+            return quality.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+Route = tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]
+"""(method or `*`, path, handler)."""
+
+
+async def serve(routes: list[Route], keepalive_s: float) -> tuple[web.AppRunner, Server]:
+    """Make an aiohttp server that listens on nothing: the door hands it connections.
+
+    Returns:
+        (to be cleaned up at the end, the protocol factory).
+    """
+    app = web.Application(middlewares=[_errors])
+    for method, path, handler in routes:
+        app.router.add_route(method, path, handler)
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=keepalive_s, auto_decompress=False, handle_signals=False
+    )
+    await runner.setup()
+    assert runner.server is not None
+    return runner, runner.server
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RelayError as error:
+        return _refusal(error)

@@ -1,0 +1,101 @@
+"""What transports and the node know of each other."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+from relay.errors import Overloaded
+from relay.opamp.session import Session
+
+
+class CloseReason(enum.Enum):
+    """Why a connection ended: the same word in the log, the metric label and the admin page."""
+
+    AGENT_CLOSED = "agent_closed"
+    LOST = "lost"
+    REPLACED = "replaced"
+    DUPLICATE_UID = "duplicate_uid"
+    SLOW_AGENT = "slow_agent"
+    IDLE = "idle"
+    TEXT_FRAME = "text_frame"
+    BAD_FRAME = "bad_frame"
+    TOO_LARGE = "too_large"
+    BAD_MESSAGES = "bad_messages"
+    OVER_BUDGET = "over_budget"
+    RELEASED = "released"
+    DRAINING = "draining"
+    INTERNAL = "internal"
+
+
+class Connection(Protocol):
+    """One connection of an agent, or of a proxy with many agents, that can be pushed to."""
+
+    session: Session | None
+    """The agent that spoke last: its heartbeats are answered without asking `Agents`."""
+    transport_name: str
+    """`websocket`, `http` or `grpc`."""
+    remote: str
+
+    @property
+    def writable(self) -> bool:
+        """Whether something sent now would leave at once. Pushes wait while it would not."""
+        ...
+
+    def send(self, body: bytes) -> None:
+        """Send a ServerToAgent. Never blocks; an agent that does not read is closed."""
+        ...
+
+    def close(self, reason: CloseReason) -> None:
+        """End the connection politely."""
+        ...
+
+    def probe(self, now: float, idle_s: float) -> None:
+        """Ping if nothing came for `idle_s`; close if nothing came for twice that."""
+        ...
+
+
+class Agents(Protocol):
+    """What stands behind the transports. Nothing here waits."""
+
+    def receive(self, connection: Connection, body: bytes) -> bytes:
+        """Answer one AgentToServer.
+
+        Returns:
+            A serialised ServerToAgent.
+
+        Raises:
+            AgentError: it was not valid. The caller answers with an error response.
+            Overloaded: no room for one more agent.
+        """
+        ...
+
+    def resumed(self, connection: Connection) -> None:
+        """The connection can be written to again."""
+        ...
+
+    def disconnected(self, connection: Connection) -> None:
+        """The connection has ended."""
+        ...
+
+
+class AssemblyBudget:
+    """Bytes of unfinished messages that all connections together may hold."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more.
+
+        Raises:
+            Overloaded: not with what is held already.
+        """
+        if self.used + size > self.max_bytes:
+            raise Overloaded(f"unfinished messages would hold more than {self.max_bytes} bytes")
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        """Undo `take`."""
+        self.used -= size

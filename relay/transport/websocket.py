@@ -1,0 +1,348 @@
+"""Agents over WebSocket, on picows.
+
+picows' `WSProtocol` is not public API; it is used because the door has already read the request (see `door`). The exact
+version is pinned and `tests/transport/test_websocket.py` holds what we rely on: the constructor, `connection_made`,
+`get_buffer`/`buffer_updated`, and the close codes it sends for broken frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
+from picows.picows import WSProtocol  # type: ignore[attr-defined]
+
+from relay.aio.clock import Clock
+from relay.errors import AgentError, Malformed, Overloaded, TooLarge
+from relay.observe.metrics import NodeMetrics
+from relay.opamp import body, frame
+from relay.opamp.session import Session
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason
+
+_BINARY = WSMsgType.BINARY
+_CLOSE_LINGER_S = 1.0
+_READ_BUFFER_BYTES = 4096
+
+_CODES = {
+    CloseReason.TEXT_FRAME: WSCloseCode.UNSUPPORTED_DATA,
+    CloseReason.BAD_FRAME: WSCloseCode.PROTOCOL_ERROR,
+    CloseReason.TOO_LARGE: WSCloseCode.MESSAGE_TOO_BIG,
+    CloseReason.BAD_MESSAGES: WSCloseCode.POLICY_VIOLATION,
+    CloseReason.DUPLICATE_UID: WSCloseCode.POLICY_VIOLATION,
+    CloseReason.OVER_BUDGET: WSCloseCode.TRY_AGAIN_LATER,
+    CloseReason.DRAINING: WSCloseCode.GOING_AWAY,
+    CloseReason.RELEASED: WSCloseCode.GOING_AWAY,
+    CloseReason.INTERNAL: WSCloseCode.INTERNAL_ERROR,
+}
+_REASON_OF_CODE = {
+    WSCloseCode.MESSAGE_TOO_BIG: CloseReason.TOO_LARGE,
+    WSCloseCode.PROTOCOL_ERROR: CloseReason.BAD_FRAME,
+    WSCloseCode.INTERNAL_ERROR: CloseReason.INTERNAL,
+}
+
+
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """picows logs what agents do wrong as errors of ours; here it is counted, and logged for debugging only.
+
+    An adapter, not a Logger: picows would make a child logger for each connection.
+    """
+
+    def error(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.debug(msg, *args, **kwargs)
+
+    info = warning = error
+
+
+_LOGGER = _Quiet(logging.getLogger("picows"), {})
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketSettings:
+    """Bounds of a connection; see `relay.settings.parts.Limits`."""
+
+    max_message_bytes: int
+    max_send_buffer_bytes: int
+    send_stall_s: float
+    max_bad_messages: int
+
+
+class AgentSocket(WSListener):
+    """One WebSocket connection. Implements `ports.Connection`."""
+
+    __slots__ = (
+        "__weakref__",
+        "_agents",
+        "_bad",
+        "_clock",
+        "_last_data",
+        "_loop",
+        "_metrics",
+        "_parts",
+        "_parts_bytes",
+        "_paused",
+        "_pinged",
+        "_reason",
+        "_shared",
+        "_stall_timer",
+        "_transport",
+        "remote",
+        "session",
+    )
+    transport_name = "websocket"
+
+    def __init__(self, shared: WebSocketFactory, remote: str) -> None:
+        self._shared = shared
+        self._agents = shared.agents
+        self._metrics = shared.metrics
+        self._clock = shared.clock
+        self.remote = remote
+        self.session: Session | None = None
+        self._transport: WSTransport | None = None
+        self._reason: CloseReason | None = None
+        """Why we closed; None while open or where the other side ended it."""
+        self._parts: list[bytes] | None = None
+        """Fragments of a message that is not complete."""
+        self._parts_bytes = 0
+        self._bad = 0
+        self._paused = False
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._last_data = self._clock.monotonic()
+        self._pinged = False
+
+    # ---- picows
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """The upgrade was answered."""
+        self._transport = transport
+        self._metrics.websocket_connections += 1
+
+    def on_ws_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
+        """A frame came. The first lines are the path of nearly all traffic."""
+        now = self._clock.monotonic()
+        self._last_data = now
+        if frame_.msg_type is _BINARY and frame_.fin and self._parts is None:
+            message = frame_.get_payload_as_bytes()
+            session = self.session
+            if session is not None and message[:1] == b"\x00":
+                reply = session.heartbeat(message[1:], now)
+                if reply is not None:
+                    metrics = self._metrics
+                    metrics.messages_received += 1
+                    metrics.messages_sent += 1
+                    transport.send(_BINARY, b"\x00" + reply)
+                    if self._paused:
+                        self._check_backlog()
+                    return
+            self._message(message)
+        else:
+            self._other_frame(transport, frame_)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        """The socket is gone."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+        self._drop_parts()
+        self._shared.open.discard(self)
+        reason = self._reason
+        if reason is None:
+            handshake = transport.close_handshake
+            sent = handshake.sent.code if handshake and handshake.sent else None
+            if sent in _REASON_OF_CODE:
+                reason = _REASON_OF_CODE[sent]
+            else:
+                reason = CloseReason.AGENT_CLOSED if handshake and handshake.recv else CloseReason.LOST
+        self._metrics.closed[reason.value] += 1
+        self._agents.disconnected(self)
+        self.session = None
+
+    def pause_writing(self) -> None:
+        """The socket is full: pushes wait from here on, and the agent has `send_stall_s` to read on."""
+        self._paused = True
+        if self._stall_timer is None:
+            loop = asyncio.get_running_loop()
+            self._stall_timer = loop.call_later(self._shared.settings.send_stall_s, self._abort_slow)
+
+    def resume_writing(self) -> None:
+        """The socket drained."""
+        self._paused = False
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        self._agents.resumed(self)
+
+    # ---- frames
+
+    def _other_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
+        kind = frame_.msg_type
+        if frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
+            self.close(CloseReason.BAD_FRAME)
+        elif kind is WSMsgType.CLOSE:
+            transport.send_close(frame_.get_close_code() if frame_.payload_size else WSCloseCode.OK)
+            transport.disconnect()
+        elif kind is WSMsgType.TEXT:
+            self.close(CloseReason.TEXT_FRAME)
+        elif kind is WSMsgType.PONG:
+            self._pinged = False
+        elif kind is _BINARY and self._parts is None:
+            self._parts = []
+            self._fragment(frame_)
+        elif kind is WSMsgType.CONTINUATION and self._parts is not None:
+            self._fragment(frame_)
+        else:
+            self.close(CloseReason.BAD_FRAME)
+
+    def _fragment(self, frame_: WSFrame) -> None:
+        assert self._parts is not None
+        size = frame_.payload_size
+        if self._parts_bytes + size > self._shared.settings.max_message_bytes:
+            self._drop_parts()
+            self.close(CloseReason.TOO_LARGE)
+            return
+        try:
+            self._shared.budget.take(size)
+        except Overloaded:
+            self._drop_parts()
+            self.close(CloseReason.OVER_BUDGET)
+            return
+        self._parts_bytes += size
+        self._parts.append(frame_.get_payload_as_bytes())
+        if frame_.fin:
+            message = b"".join(self._parts)
+            self._drop_parts()
+            self._message(message)
+
+    def _drop_parts(self) -> None:
+        self._shared.budget.give_back(self._parts_bytes)
+        self._parts, self._parts_bytes = None, 0
+
+    def _message(self, message: bytes) -> None:
+        metrics = self._metrics
+        metrics.messages_received += 1
+        if self._reason is not None:
+            return
+        try:
+            content = frame.decode(message)
+        except Malformed:
+            metrics.bad_messages["frame_header"] += 1
+            self.close(CloseReason.BAD_FRAME)
+            return
+        try:
+            reply = self._agents.receive(self, content)
+        except (AgentError, Overloaded) as error:
+            metrics.bad_messages[error.outcome.value] += 1
+            self._bad += 1
+            reply = body.error_body(body.uid_of_malformed(content), error)
+            if isinstance(error, TooLarge):
+                self.close(CloseReason.TOO_LARGE)
+        self.send(reply)
+        if self._bad >= self._shared.settings.max_bad_messages:
+            self.close(CloseReason.BAD_MESSAGES)
+
+    # ---- ports.Connection
+
+    @property
+    def writable(self) -> bool:
+        """See `ports.Connection`."""
+        return not self._paused and self._reason is None
+
+    def send(self, content: bytes) -> None:
+        """See `ports.Connection`."""
+        if self._reason is None and self._transport is not None:
+            self._metrics.messages_sent += 1
+            self._transport.send(_BINARY, frame.encode(content))
+            if self._paused:
+                self._check_backlog()
+
+    def close(self, reason: CloseReason) -> None:
+        """See `ports.Connection`."""
+        if self._reason is not None or self._transport is None:
+            return
+        self._reason = reason
+        self._transport.send_close(_CODES.get(reason, WSCloseCode.OK), reason.value.encode())
+        # The peer may answer the close; one that does not is not waited for.
+        asyncio.get_running_loop().call_later(_CLOSE_LINGER_S, self._transport.disconnect, False)
+
+    def probe(self, now: float, idle_s: float) -> None:
+        """See `ports.Connection`."""
+        silent = now - self._last_data
+        if self._transport is None or silent < idle_s:
+            return
+        if self._pinged and silent >= 2 * idle_s:
+            self.close(CloseReason.IDLE)
+        elif not self._pinged:
+            self._pinged = True
+            self._transport.send_ping()
+
+    def _check_backlog(self) -> None:
+        assert self._transport is not None
+        waiting = self._transport.underlying_transport.get_write_buffer_size()
+        if waiting > self._shared.settings.max_send_buffer_bytes:
+            self._abort_slow()
+
+    def _abort_slow(self) -> None:
+        if self._reason is None and self._transport is not None:
+            self._reason = CloseReason.SLOW_AGENT
+            self._transport.disconnect(False)
+
+
+class WebSocketFactory:
+    """Makes connections, and knows those that are open."""
+
+    def __init__(
+        self,
+        agents: Agents,
+        settings: WebSocketSettings,
+        *,
+        budget: AssemblyBudget,
+        metrics: NodeMetrics,
+        clock: Clock,
+    ) -> None:
+        self.agents = agents
+        self.settings = settings
+        self.budget = budget
+        self.metrics = metrics
+        self.clock = clock
+        self.open: set[AgentSocket] = set()
+
+    def take_over(self, transport: asyncio.Transport, received: bytes, remote: str) -> None:
+        """Make a live transport, of which `received` was read, a WebSocket connection."""
+
+        def listener(_: WSUpgradeRequest) -> AgentSocket:
+            socket = AgentSocket(self, remote)
+            self.open.add(socket)
+            return socket
+
+        protocol = _new_protocol(listener, self.settings.max_message_bytes)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        view = memoryview(received)
+        while view:
+            buffer = protocol.get_buffer(-1)
+            size = min(len(buffer), len(view))
+            buffer[:size] = view[:size]
+            view = view[size:]
+            protocol.buffer_updated(size)
+
+
+def _new_protocol(listener: Callable[[WSUpgradeRequest], WSListener], max_frame_bytes: int) -> Any:
+    return WSProtocol(
+        None,  # host_port: a client's business
+        None,  # ws_path: likewise
+        False,  # is_client_side
+        listener,
+        _LOGGER,
+        True,  # disconnect_on_exception
+        None,  # handshake timeout: the door had one
+        False,  # auto ping: one task a connection; the hub probes all of them with one timer
+        10.0,
+        10.0,
+        None,
+        True,  # answer pings
+        max_frame_bytes,
+        None,
+        _READ_BUFFER_BYTES,
+    )
