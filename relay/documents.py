@@ -120,7 +120,7 @@ class _Builder:
             if not isinstance(key_node, yaml.ScalarNode):
                 self._refuse(key_line, path, "a key must be a plain value")
             key = key_node.value
-            if key == "<<" and key_node.style is None:
+            if key == "<<" and not key_node.style:
                 self._refuse(key_line, path, "merge keys (<<) are not part of YAML 1.2")
             child = f"{path}.{key}" if path else key
             if key in mapping:
@@ -130,7 +130,8 @@ class _Builder:
         return mapping
 
     def _scalar(self, node: yaml.ScalarNode, path: str, line: int) -> Any:
-        if node.style is not None or node.tag == "!":
+        # libyaml says "" or None for a plain scalar; anything else was quoted or a block, so is text.
+        if node.style or node.tag == "!":
             return node.value
         if not node.tag.startswith("tag:yaml.org,2002:"):
             self._refuse(line, path, f"tag {node.tag} is not known")

@@ -245,6 +245,8 @@ class ReportSender:
     listings: dict[int, None] = field(default_factory=dict)
     verify: bool = True
     """The shards should go up once nothing waits."""
+    tell: bool = True
+    """The node's own status should go up, whatever else there is."""
     _flights: dict[int, _Flight] = field(default_factory=dict)
     _sequence: int = 0
     _window: int = WINDOW
@@ -283,7 +285,7 @@ class ReportSender:
         self.listings.clear()
         self._sequence = 0
         self._window = WINDOW
-        self.verify = True
+        self.verify = self.tell = True
 
     def next(
         self,
@@ -335,8 +337,9 @@ class ReportSender:
             # With nothing on its way, both ends should have the same sums.
             report.shards.extend(shards())
             self.verify = False
-        if not report.ListFields():
+        if not report.ListFields() and not self.tell:
             return None
+        self.tell = False
         self._sequence += 1
         report.sequence = self._sequence
         self._flights[self._sequence] = flight

@@ -24,7 +24,7 @@ FRESHNESS_S = 30.0
 class ControlPlane(Protocol):
     """What stands behind the link."""
 
-    def policy(self, region: str) -> RegionPolicy:
+    async def policy(self, region: str) -> RegionPolicy:
         """What the region is to hold now."""
         ...
 
@@ -68,7 +68,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         try:
             while not reader.done():
                 wake.clear()
-                policy = self._control_plane.policy(node.region)
+                policy = await self._control_plane.policy(node.region)
                 for response in sender.next(policy):
                     yield response
                 now = self._clock.monotonic()

@@ -111,6 +111,17 @@ class Node:
             manifest=self.policy.receiver.version,
         )
 
+    def _identity(self) -> link_pb2.NodeIdentity:
+        trusted = self._settings.trusted_attributes
+        return link_pb2.NodeIdentity(
+            region=self._settings.node.region,
+            name=self._settings.node.name,
+            incarnation=uuid.uuid4().hex,
+            software_version=__version__,
+            trusted_attributes=() if trusted == "all" else trusted,
+            all_attributes_trusted=trusted == "all",
+        )
+
     async def _open_ports(self) -> None:
         settings, metrics = self._settings, self.metrics
         server, limits = settings.server, settings.server.limits
@@ -169,8 +180,10 @@ class Node:
         if self._listening:
             self.link.wake()
 
-    def _policy_changed(self) -> None:
-        if self._listening:
+    def _policy_changed(self, answers_changed: bool) -> None:
+        self._sender.tell = True
+        self._wake()
+        if answers_changed:
             self.hub.policy_changed()
 
     def _may_offer(self) -> bool:
@@ -262,6 +275,8 @@ class Node:
             await asyncio.sleep(_SWEEP_S)
             self.hub.sweep(self._settings.server.limits.idle_timeout)
             self.metrics.store_failures = self.store.failures
+            self._sender.tell = True
+            self._wake()
             if self.store.problem != said:
                 said = self.store.problem
                 _log.error("store_degraded", problem=said) if said else _log.info("store_recovered")

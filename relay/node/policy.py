@@ -24,10 +24,10 @@ class PolicyHolder:
     """Keeps what came over the link on disk and in force.
 
     Args:
-        changed: called after a change that may concern agents.
+        changed: called after each change, with whether any agent's answer may be different.
     """
 
-    def __init__(self, region: str, store: LocalStore, cohorts: Cohorts, *, changed: Callable[[], None]) -> None:
+    def __init__(self, region: str, store: LocalStore, cohorts: Cohorts, *, changed: Callable[[bool], None]) -> None:
         self._store = store
         self._cohorts = cohorts
         self._changed = changed
@@ -80,6 +80,5 @@ class PolicyHolder:
             assignments=len(snapshot.assignments),
             rejected=len(self.rejected),
         )
-        if self._cohorts.change(snapshot):
-            self._changed()
+        self._changed(self._cohorts.change(snapshot))
         return ack

@@ -152,11 +152,11 @@ class Record:
         return changes
 
     def _remember_failure(self) -> None:
+        # Not undone by a later APPLIED of the same hash: opampsupervisor sends one for a config that failed within the
+        # settling time of the one before.
         status = self.config_status()
         if status.status == pb.RemoteConfigStatuses_FAILED:
             self.failed_hash = status.last_remote_config_hash
-        elif status.status == pb.RemoteConfigStatuses_APPLIED and status.last_remote_config_hash == self.failed_hash:
-            self.failed_hash = b""
 
     def config_status(self) -> pb.RemoteConfigStatus:
         """The last RemoteConfigStatus, parsed; UNSET where none was reported."""

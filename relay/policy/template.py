@@ -91,14 +91,14 @@ def render(template: ConfigTemplate, resolved: Resolved) -> bytes:
     """Give the config as bytes of the template's content type. Renderer 1.
 
     A scalar that is one placeholder takes the typed value; inside text it takes the value's canonical text. A variable
-    without a value is null, or empty inside text.
+    without a value is null, or empty inside text. Keys are sorted: the order of a document is lost on its way.
     """
     tree = _substitute(template.spec.config, resolved.values)
     if template.spec.content_type == "application/json":
-        return json.dumps(tree, indent=2, ensure_ascii=False).encode() + b"\n"
+        return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     # The pure Python emitter: libyaml's breaks long lines elsewhere. Aliases are off, so equal parts stay plain.
     return yaml.dump(
-        tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=2**31
+        tree, Dumper=_Dumper, sort_keys=True, allow_unicode=True, default_flow_style=False, width=2**31
     ).encode()
 
 

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
@@ -187,13 +187,13 @@ class _Entrance(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports are not subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         door = self._door
-        self._transport = transport
         if door.connections >= 2 * door.settings.max_connections:
             # Not even a refusal can be written to everybody.
             door.metrics.refused["connections"] += 1
-            transport.abort()
+            self._transport.abort()
             return
         door.waiting.add(self)
         loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
+from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
 from picows.picows import WSProtocol  # type: ignore[attr-defined]
 
 from relay.aio.clock import Clock
@@ -74,7 +74,6 @@ class AgentSocket(WSListener):
     """One WebSocket connection. Implements `ports.Connection`."""
 
     __slots__ = (
-        "__weakref__",
         "_agents",
         "_bad",
         "_clock",
@@ -340,7 +339,7 @@ def _new_protocol(listener: Callable[[WSUpgradeRequest], WSListener], max_frame_
         False,  # auto ping: one task a connection; the hub probes all of them with one timer
         10.0,
         10.0,
-        None,
+        WSAutoPingStrategy.PING_WHEN_IDLE,
         True,  # answer pings
         max_frame_bytes,
         None,

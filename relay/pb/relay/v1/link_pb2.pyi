@@ -116,16 +116,20 @@ class Freshness(_message.Message):
     def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ..., issued_at_unix_ms: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class NodeIdentity(_message.Message):
-    __slots__ = ("region", "name", "incarnation", "software_version")
+    __slots__ = ("region", "name", "incarnation", "software_version", "trusted_attributes", "all_attributes_trusted")
     REGION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRUSTED_ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    ALL_ATTRIBUTES_TRUSTED_FIELD_NUMBER: _ClassVar[int]
     region: str
     name: str
     incarnation: str
     software_version: str
-    def __init__(self, region: _Optional[str] = ..., name: _Optional[str] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ...) -> None: ...
+    trusted_attributes: _containers.RepeatedScalarFieldContainer[str]
+    all_attributes_trusted: bool
+    def __init__(self, region: _Optional[str] = ..., name: _Optional[str] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ..., trusted_attributes: _Optional[_Iterable[str]] = ..., all_attributes_trusted: _Optional[bool] = ...) -> None: ...
 
 class StatusReport(_message.Message):
     __slots__ = ("sequence", "hello", "agents", "removed", "rollup", "effective_configs", "shards", "listings", "status")
@@ -238,14 +242,7 @@ class ReportAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., window: _Optional[int] = ..., want_effective_configs: _Optional[_Iterable[bytes]] = ..., list_shards: _Optional[_Iterable[int]] = ..., want_agents: _Optional[_Iterable[bytes]] = ..., released: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AgentState(_message.Message):
-    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "offered_hash", "assignments", "labels")
-    class LabelsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "offered_hash", "assignments")
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -265,7 +262,6 @@ class AgentState(_message.Message):
     UNKNOWN_FIELDS_FIELD_NUMBER: _ClassVar[int]
     OFFERED_HASH_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
     instance_uid: bytes
     agent_id: str
     connected: bool
@@ -285,8 +281,7 @@ class AgentState(_message.Message):
     unknown_fields: bytes
     offered_hash: bytes
     assignments: _containers.RepeatedScalarFieldContainer[str]
-    labels: _containers.ScalarMap[str, str]
-    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., offered_hash: _Optional[bytes] = ..., assignments: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., offered_hash: _Optional[bytes] = ..., assignments: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StoredRecord(_message.Message):
     __slots__ = ("state", "sequence_num", "sequence_exact", "last_seen_unix_ms", "failed_hash")

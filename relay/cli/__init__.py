@@ -1,0 +1,1 @@
+"""The commands. They parse words and print; what they do is elsewhere."""

@@ -1,0 +1,71 @@
+"""The people's end of the admin API. Small imports: a command must start fast."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+_TIMEOUT_S = 30.0
+
+
+class Unreachable(Exception):
+    """The server could not be reached; the message says which and why."""
+
+
+class RefusedByServer(Exception):
+    """The server said no; `lines` are for people, one a problem."""
+
+    def __init__(self, status: int, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.status = status
+        self.lines = lines
+
+
+class Api:
+    """One server."""
+
+    def __init__(self, server: str) -> None:
+        parts = urlsplit(server if "://" in server else f"http://{server}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Unreachable(f"{server} is not an http URL")
+        self._server = server
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
+
+    def get(self, *path: str, **query: Any) -> Any:
+        """GET /api/v1/PATH; list values repeat, None is left out."""
+        return self._request("GET", path, query=query)
+
+    def post(self, *path: str, body: Any) -> Any:
+        """POST JSON."""
+        return self._request("POST", path, body=body)
+
+    def delete(self, *path: str) -> Any:
+        """DELETE."""
+        return self._request("DELETE", path)
+
+    def _request(
+        self, method: str, path: tuple[str, ...], *, query: dict[str, Any] | None = None, body: Any = None
+    ) -> Any:
+        target = "/api/v1/" + "/".join(quote(part, safe="") for part in path)
+        if query:
+            target += "?" + urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
+        content = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if content is not None else {}
+        try:
+            self._connection.request(method, target, content, headers)
+            answer = self._connection.getresponse()
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self._server}: {error}") from None
+        try:
+            value = json.loads(data)
+        except ValueError:
+            raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
+        if answer.status >= 400:
+            problems = value.get("problems") or [] if isinstance(value, dict) else []
+            detail = value.get("detail", "") if isinstance(value, dict) else ""
+            raise RefusedByServer(answer.status, [p["text"] for p in problems] or [detail or f"status {answer.status}"])
+        return value

@@ -1,0 +1,267 @@
+"""`opampctl`: the people's client of the admin API.
+
+Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reached. Errors go to stderr as
+`FILE:LINE: path: reason`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from relay.cli.client import Api, RefusedByServer, Unreachable
+from relay.cli.output import show, table
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
+app.add_typer(agent_app, name="agent")
+
+EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+
+Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")]
+Files = Annotated[list[str], typer.Option("-f", "--filename", help="file, folder, or - for standard input")]
+DEFAULT_SERVER = "http://127.0.0.1:4340"
+
+_DOCUMENTS = {
+    "templates": ("ConfigTemplate", "templates"),
+    "template": ("ConfigTemplate", "templates"),
+    "configtemplate": ("ConfigTemplate", "templates"),
+    "assignments": ("ConfigAssignment", "assignments"),
+    "assignment": ("ConfigAssignment", "assignments"),
+    "configassignment": ("ConfigAssignment", "assignments"),
+    "regionvariables": ("RegionVariables", "regionvariables"),
+}
+_RESOURCES = "templates, assignments, regionvariables, regions, nodes, agents"
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except Unreachable as error:
+        print(f"cannot reach the server: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_UNREACHABLE) from None
+    except RefusedByServer as error:
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        raise SystemExit(EXIT_REFUSED) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def _usage(message: str) -> SystemExit:
+    print(message, file=sys.stderr)
+    return SystemExit(EXIT_USAGE)
+
+
+def _form(output: str) -> str:
+    if output not in ("table", "json", "yaml"):
+        raise _usage(f"-o {output}: table, json or yaml is expected")
+    return output
+
+
+def _read(files: list[str]) -> list[dict[str, str]]:
+    """The texts of files and folders, each with its name."""
+    sources = []
+    for name in files:
+        if name == "-":
+            sources.append({"source": "-", "text": sys.stdin.read()})
+            continue
+        path = Path(name)
+        found = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
+        if not found:
+            raise _usage(f"{name}: holds no .yaml, .yml or .json file")
+        for file in found:
+            try:
+                sources.append({"source": str(file), "text": file.read_text()})
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+                raise _usage(f"{file}: {reason}") from None
+    return sources
+
+
+@app.command()
+def apply(
+    filename: Files,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server, change nothing")] = False,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Apply documents: all of them, or none."""
+    answer = Api(server).post("apply", body={"sources": _read(filename), "dry_run": dry_run})
+    for item in answer["documents"]:
+        print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}")
+
+
+@app.command()
+def diff(filename: Files, server: Server = DEFAULT_SERVER) -> None:
+    """Show what apply would change; exits 1 where there is a difference."""
+    answer = Api(server).post("apply", body={"sources": _read(filename), "dry_run": True})
+    different = False
+    for item in answer["documents"]:
+        if item["action"] == "unchanged":
+            continue
+        different = True
+        name = f"{item['kind']}/{item['name']}"
+        before = _yaml_lines(item["before"])
+        after = _yaml_lines(item["after"])
+        sys.stdout.writelines(difflib.unified_diff(before, after, f"{name} (in force)", f"{name} (given)"))
+    if different:
+        raise SystemExit(EXIT_REFUSED)
+
+
+def _yaml_lines(value: Any) -> list[str]:
+    return [] if value is None else yaml.safe_dump(value, sort_keys=False, allow_unicode=True).splitlines(keepends=True)
+
+
+@app.command()
+def delete(
+    resource: Annotated[str | None, typer.Argument(help="template, assignment or regionvariables")] = None,
+    name: Annotated[str | None, typer.Argument(help="its name; a template's is NAME@VERSION")] = None,
+    filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Delete documents. Agents keep what they have."""
+    api = Api(server)
+    if filename and resource is None:
+        answer = api.post("apply", body={"sources": _read(filename), "dry_run": True})
+        # Assignments first: they use the others.
+        items = sorted(answer["documents"], key=lambda item: item["kind"])
+        for item in items:
+            if item["action"] == "created":
+                print(f"{item['kind']}/{item['name']} not found")
+                continue
+            api.delete("documents", _DOCUMENTS[item["kind"].lower()][1], item["name"])
+            print(f"{item['kind']}/{item['name']} deleted")
+        return
+    if resource is None or name is None or filename:
+        raise _usage("either RESOURCE NAME or -f FILE is expected")
+    kind, plural = _DOCUMENTS.get(resource.lower(), ("", ""))
+    if not kind:
+        raise _usage(f"{resource} cannot be deleted; templates, assignments and regionvariables can")
+    api.delete("documents", plural, name)
+    print(f"{kind}/{name} deleted")
+
+
+@app.command()
+def get(
+    resource: Annotated[str, typer.Argument(help=_RESOURCES)],
+    name: Annotated[str | None, typer.Argument(help="one of them")] = None,
+    label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v; several must all match")] = None,
+    connected: Annotated[bool, typer.Option("--connected", help="only agents that are connected")] = False,
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """List documents, regions, nodes or agents."""
+    form = _form(output)
+    api = Api(server)
+    if resource.lower() in _DOCUMENTS:
+        plural = _DOCUMENTS[resource.lower()][1]
+        found = [api.get("documents", plural, name)] if name else api.get("documents", plural)
+    elif resource in ("agents", "agent"):
+        resource = "agents"
+        fields = "agent_id,region,node,connected,transport,healthy,config" if form == "table" else None
+        if name:
+            found = [api.get("agents", name)]
+        else:
+            found = api.get("agents", label=label or None, connected="true" if connected else None, fields=fields)
+    elif resource in ("nodes", "node", "regions", "region"):
+        resource = resource.removesuffix("s") + "s"
+        found = [item for item in api.get(resource) if name in (None, item["name"])]
+        if name and not found:
+            raise RefusedByServer(404, [f"there is no {resource.removesuffix('s')} {name}"])
+    else:
+        raise _usage(f"{resource} is not one of {_RESOURCES}")
+    if form != "table":
+        show(found[0] if name else found, form)
+    else:
+        _tables(resource.lower(), found)
+
+
+def _tables(resource: str, found: list[dict[str, Any]]) -> None:
+    rows: list[tuple[Any, ...]]
+    columns: tuple[str, ...]
+    if resource == "agents":
+        columns = ("agent", "region", "node", "connected", "transport", "healthy", "config", "status", "assignments")
+        rows = [
+            (
+                a["agent_id"],
+                a["region"],
+                a["node"],
+                "unknown" if a["connected"] is None else a["connected"],
+                a["transport"],
+                a["healthy"],
+                a["config"]["reported_hash"][:12],
+                " ".join(f"{a['config']['status']} {a['config']['error_message']}".split())[:60],
+                a["config"]["assignments"],
+            )
+            for a in sorted(found, key=lambda a: a["agent_id"])
+        ]
+        table(columns, rows)
+    elif resource == "nodes":
+        columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "rejected")
+        table(columns, [[len(n[c]) if c == "rejected" else n[c] for c in columns] for n in found])
+    elif resource == "regions":
+        columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")
+        table((*columns, "config"), [[*(r[c] for c in columns), _counts(r["config_status"])] for r in found])
+    elif resource.startswith(("assignment", "configassignment")):
+        rows = [
+            (
+                d["metadata"]["name"],
+                f"{d['spec']['template']['name']}@{d['spec']['template']['version']}",
+                d["spec"].get("priority", 0),
+                d["spec"].get("slot", ""),
+                _selector(d["spec"].get("target_selector", {})),
+            )
+            for d in found
+        ]
+        table(("name", "template", "priority", "slot", "for"), rows)
+    else:
+        rows = [(d["metadata"]["name"], d["metadata"].get("version")) for d in found]
+        table(("name", "version"), rows)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return " ".join(f"{name}={count}" for name, count in sorted(counts.items()) if count)
+
+
+def _selector(selector: dict[str, Any]) -> str:
+    terms = [f"{k}={v}" for k, v in selector.get("labels", {}).items()]
+    terms += [f"attribute {k}={v}" for k, v in selector.get("attributes", {}).items()]
+    if selector.get("agent_ids"):
+        terms.append(f"{len(selector['agent_ids'])} agent ids")
+    return ", ".join(terms) or "every agent"
+
+
+@app.command()
+def describe(
+    resource: Annotated[str, typer.Argument(help="agent")],
+    name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Show everything that is known of one agent."""
+    if resource not in ("agent", "agents"):
+        raise _usage(f"{resource} cannot be described; agents can")
+    show(Api(server).get("agents", name), "yaml")
+
+
+@agent_app.command("config")
+def agent_config(
+    name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
+    output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Print the effective config that an agent reported."""
+    config = Api(server).get("agents", name, "config")
+    if output != "text":
+        show(config, _form(output))
+        return
+    for slot, item in config.items():
+        if len(config) > 1:
+            print(f"# ---- {slot or '(default)'}")
+        print(item["body"], end="" if item["body"].endswith("\n") else "\n")

@@ -1,0 +1,35 @@
+"""Tables, JSON and YAML for people and scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+
+def show(value: Any, form: str) -> None:
+    """Print a value as `json` or `yaml`."""
+    if form == "json":
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+    else:
+        print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print columns as wide as they need to be."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
+    for line in ([name.upper() for name in columns], *cells):
+        print("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "-"
+    return str(value) or "-"

@@ -1,0 +1,198 @@
+"""`opamp-relay`: the servers, the simulator, and the check of settings files."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from relay import __version__
+from relay.errors import RelayError, SettingsError
+from relay.settings.load import Loaded, load
+from relay.settings.parts import Part
+from relay.settings.programs import ControlPlaneSettings, NodeSettings, Settings, StandaloneSettings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+S = TypeVar("S", bound=Part)
+
+ConfigFile = Annotated[str | None, typer.Option("-c", "--config", help="settings file (YAML)")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warn or error")]
+
+EXIT_SETTINGS = 2
+EXIT_FAILED = 1
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _load(kind: type[S], file: str | None, **flags: Any) -> Loaded[S]:
+    try:
+        return load(kind, file=file, environment=os.environ, flags={k.replace("__", "."): v for k, v in flags.items()})
+    except SettingsError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS) from None
+
+
+def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> None:
+    from relay.aio.loop import run
+    from relay.observe import log
+
+    logs = settings.telemetry.logs
+    readable = {"auto": None, "json": False, "readable": True}[logs.format]
+    log.configure(level=logs.level, component=component, readable=readable)
+    try:
+        status = run(program)
+    except (RelayError, OSError, RuntimeError) as error:
+        print(f"{component}: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+    raise typer.Exit(status)
+
+
+@app.command()
+def node(
+    config: ConfigFile = None,
+    region: Annotated[str | None, typer.Option(help="region of the node")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the node, unique in its region")] = None,
+    data: Annotated[str | None, typer.Option(help="folder of its data")] = None,
+    control_plane: Annotated[str | None, typer.Option(help="HOST:PORT of the control plane")] = None,
+    websocket: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
+    http: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
+    grpc: Annotated[str | None, typer.Option(help="HOST:PORT for agents over gRPC")] = None,
+    metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a regional relay node."""
+    loaded = _load(
+        NodeSettings,
+        config,
+        node__region=region,
+        node__name=name,
+        node__data_dir=data,
+        control_plane__endpoint=control_plane,
+        server__websocket__endpoint=websocket,
+        server__http__endpoint=http,
+        server__grpc__endpoint=grpc,
+        telemetry__metrics__endpoint=metrics,
+        telemetry__logs__level=log_level,
+    )
+
+    async def program(stop: asyncio.Event) -> int:
+        from relay.node.app import Node
+
+        running = Node(loaded.settings)
+        await running.start()
+        await stop.wait()
+        await running.stop()
+        return 0
+
+    _serve(loaded.settings, "opamp-relay", program)
+
+
+@app.command()
+def control_plane(
+    config: ConfigFile = None,
+    data: Annotated[str | None, typer.Option(help="folder of its data")] = None,
+    link: Annotated[str | None, typer.Option(help="HOST:PORT for nodes")] = None,
+    api: Annotated[str | None, typer.Option(help="HOST:PORT of the admin API")] = None,
+    metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run the global control plane."""
+    loaded = _load(
+        ControlPlaneSettings,
+        config,
+        data_dir=data,
+        server__link__endpoint=link,
+        server__api__endpoint=api,
+        telemetry__metrics__endpoint=metrics,
+        telemetry__logs__level=log_level,
+    )
+
+    async def program(stop: asyncio.Event) -> int:
+        from relay.control.app import ControlPlane
+
+        running = ControlPlane(loaded.settings)
+        await running.start()
+        await stop.wait()
+        await running.stop()
+        return 0
+
+    _serve(loaded.settings, "opamp-control-plane", program)
+
+
+@app.command()
+def standalone(
+    config: ConfigFile = None,
+    data: Annotated[str | None, typer.Option(help="folder of all data")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="with a sample policy and 20 simulated agents")] = False,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a control plane and a node of region `local` in one process."""
+    if demo and log_level is None:
+        log_level = "warn"
+    loaded = _load(StandaloneSettings, config, data_dir=data, telemetry__logs__level=log_level)
+
+    async def program(stop: asyncio.Event) -> int:
+        from relay.cli.standalone import run_standalone
+
+        return await run_standalone(loaded.settings, stop, demo=demo)
+
+    _serve(loaded.settings, "opamp-relay", program)
+
+
+@app.command()
+def simulate(
+    agents: Annotated[int, typer.Option(min=1, max=100_000, help="how many")] = 20,
+    endpoint: Annotated[str, typer.Option(help="ws:// or http:// URL")] = "ws://127.0.0.1:4320/v1/opamp",
+    heartbeat: Annotated[float, typer.Option(min=0.01, help="seconds between heartbeats or polls")] = 30.0,
+    prefix: Annotated[str, typer.Option(help="of the agents' names")] = "agent",
+    seed: Annotated[int, typer.Option(help="equal seeds give equal instance ids")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="one line of counts a second")] = False,
+) -> None:
+    """Run many agents from one process."""
+    from relay.aio.loop import run
+    from relay.cli.simulate import run_simulation
+
+    async def program(stop: asyncio.Event) -> int:
+        return await run_simulation(
+            stop, agents, endpoint, heartbeat_s=heartbeat, prefix=prefix, seed=seed, quiet=quiet
+        )
+
+    raise typer.Exit(run(program))
+
+
+@app.command()
+def check(
+    config: Annotated[str, typer.Option("-c", "--config", help="settings file (YAML)")],
+    program: Annotated[
+        str | None, typer.Option("--for", help="node, control-plane or standalone; found out if left out")
+    ] = None,
+) -> None:
+    """Print every problem of a settings file and of what it points at, and where each value came from."""
+    from relay.cli.check import check_settings, program_of
+
+    kinds: dict[str, type[Part]] = {
+        "node": NodeSettings,
+        "control-plane": ControlPlaneSettings,
+        "standalone": StandaloneSettings,
+    }
+    name = program or program_of(Path(config))
+    if name not in kinds:
+        print(f"--for: {name} is not one of {', '.join(kinds)}", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS)
+    loaded = _load(kinds[name], config)
+    raise typer.Exit(EXIT_SETTINGS if check_settings(name, loaded, config) else 0)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)

@@ -1,0 +1,61 @@
+"""`opamp-relay simulate`, and the agents of the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections import Counter
+
+from relay.testing.agents import SimulatedAgent, Simulation, fleet
+
+_WORDS = {
+    "connected": "connected",
+    "received": "received config",
+    "applied": "applied config",
+    "failed": "FAILED:",
+    "disconnected": "disconnected",
+}
+
+
+class Narrator:
+    """Tells what agents do, a line an event; and counts."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self.counts: Counter[str] = Counter()
+
+    def told(self, agent: SimulatedAgent, event: str, detail: str) -> None:
+        """The callback of simulated agents."""
+        self.counts[event] += 1
+        if not self._quiet:
+            shown = detail[:12] if event in ("received", "applied") else detail
+            kind = agent.attributes.get("role", "")
+            print(f"  {agent.name:<12} {kind:<8} {_WORDS[event]} {shown}".rstrip(), flush=True)
+
+    def line(self) -> str:
+        """All counts in one line."""
+        return "  ".join(f"{event} {self.counts[event]}" for event in _WORDS)
+
+
+async def run_simulation(
+    stop: asyncio.Event, count: int, endpoint: str, *, heartbeat_s: float, prefix: str, seed: int, quiet: bool
+) -> int:
+    """Run agents until `stop`."""
+    narrator = Narrator(quiet=quiet)
+    chance = random.Random(seed)  # noqa: S311
+    simulation = Simulation(
+        fleet(count, prefix=prefix, chance=chance, told=narrator.told), endpoint, heartbeat_s=heartbeat_s
+    )
+    simulation.start()
+    said = ""
+    while not stop.is_set():
+        try:
+            async with asyncio.timeout(1):
+                await stop.wait()
+        except TimeoutError:
+            if quiet and (line := narrator.line()) != said:
+                said = line
+                print(line, file=sys.stderr, flush=True)
+    await simulation.stop()
+    return 0

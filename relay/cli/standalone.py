@@ -1,0 +1,89 @@
+"""`opamp-relay standalone`, and its demo."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from relay.cli.simulate import Narrator
+from relay.control.app import ControlPlane
+from relay.node.app import Node
+from relay.settings.programs import StandaloneSettings
+from relay.testing.agents import Simulation, fleet
+
+SAMPLE_POLICY = Path("config/policy")
+_AGENTS = 20
+
+
+async def run_standalone(settings: StandaloneSettings, stop: asyncio.Event, *, demo: bool) -> int:
+    """Run both programs until `stop`."""
+    control_plane = ControlPlane(settings.for_control_plane())
+    node = Node(settings.for_node())
+    await control_plane.start()
+    try:
+        await node.start()
+        try:
+            if demo:
+                await _demo(control_plane, node, stop)
+            await stop.wait()
+        finally:
+            await node.stop()
+    finally:
+        await control_plane.stop()
+    return 0
+
+
+def sample_policy() -> list[tuple[str, str]]:
+    """(file name, text) of the sample policy; empty where the program does not run in the project's folder."""
+    return [(str(path), path.read_text()) for path in sorted(SAMPLE_POLICY.glob("*.yaml"))]
+
+
+async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event) -> None:
+    print(f"OpAMP relay: control plane and one node of region {node.metrics.region}, in this process.\n")
+    if not control_plane.documents.library.assignments:
+        texts = sample_policy()
+        if texts:
+            await control_plane.documents.apply(texts)
+            await control_plane.publisher.publish()
+            print(f"Applied the sample policy of {SAMPLE_POLICY}/.")
+    else:
+        print("Policy of an earlier run is in force.")
+    narrator = Narrator()
+    print(f"Starting {_AGENTS} simulated agents of two kinds:\n")
+    chance = random.Random(1)  # noqa: S311
+    agents = fleet(_AGENTS, prefix="demo", chance=chance, told=narrator.told)
+    simulation = Simulation(agents, f"ws://127.0.0.1:{node.ports['websocket']}/v1/opamp", together=2)
+    simulation.start()
+    try:
+        for _ in range(100):
+            if narrator.counts["applied"] + narrator.counts["failed"] >= _AGENTS or stop.is_set():
+                break
+            await asyncio.sleep(0.1)
+        _explain(control_plane, node)
+        await stop.wait()
+        print("\nStopping.")
+    finally:
+        await simulation.stop()
+
+
+def _explain(control_plane: ControlPlane, node: Node) -> None:
+    ports, api = node.ports, control_plane.ports["api"]
+    server = "" if api == 4340 else f" --server http://127.0.0.1:{api}"
+    print(
+        f"""
+All agents run what the policy selects for them. While this runs:
+
+  see them           .venv/bin/opampctl get agents{server}
+  change the policy  edit sampling_rate in config/policy/collector.yaml (of an assignment), then
+                     .venv/bin/opampctl apply -f config/policy{server}
+  a real agent       point any OpAMP client at ws://127.0.0.1:{ports["websocket"]}/v1/opamp
+                     (or http://127.0.0.1:{ports["http"]}/v1/opamp, or gRPC on 127.0.0.1:{ports["grpc"]});
+                     config/agents/supervisor.yaml is ready for a Collector's supervisor
+  metrics            http://127.0.0.1:{ports["metrics"]}/metrics
+  the node itself    http://127.0.0.1:{ports["http"]}/api/v1/status
+
+Ctrl-C ends it.
+""",
+        flush=True,
+    )

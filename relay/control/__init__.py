@@ -1,0 +1,1 @@
+"""The global control plane: documents, what regions get of them, and what the fleet reports."""

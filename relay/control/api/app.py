@@ -1,0 +1,258 @@
+"""The admin API, `/api/v1`: documents in, documents and the fleet out; errors are problem+json (RFC 9457).
+
+Until people can be authenticated it serves loopback only, and a browser's page of another site cannot reach it: writes
+must be application/json, which such a page may not send unasked, and the Host must be one of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from relay import __version__
+from relay.control.documents import Applied, Documents
+from relay.control.fleet import Agent, Fleet
+from relay.errors import NotFound, Outcome, Refused, RelayError
+from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
+from relay.policy import model
+
+STATUS = {
+    Outcome.BAD_REQUEST: 422,
+    Outcome.TOO_LARGE: 413,
+    Outcome.UNAUTHENTICATED: 401,
+    Outcome.DENIED: 403,
+    Outcome.NOT_FOUND: 404,
+    Outcome.CONFLICT: 409,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.INTERNAL: 500,
+}
+"""The admin API's table."""
+_PLURALS = {kind.plural: name for name, kind in model.KINDS.items()}
+_SLICE = 200
+Published = Callable[[], Awaitable[None]]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SourceText(_Body):
+    """One file of documents."""
+
+    source: str = Field(max_length=4096)
+    text: str
+
+
+class ApplyRequest(_Body):
+    """Documents that are applied as one."""
+
+    sources: list[SourceText] = Field(min_length=1, max_length=10_000)
+    dry_run: bool = False
+
+
+def build_api(
+    documents: Documents,
+    fleet: Fleet,
+    *,
+    published: Published,
+    metrics: ControlPlaneMetrics,
+    max_body_bytes: int,
+    hosts: Callable[[], frozenset[str]] | None,
+) -> FastAPI:
+    """Make the ASGI application.
+
+    Args:
+        published: called after documents changed; brings the regions up to date.
+        hosts: values of the Host header that are ours; None to take any.
+    """
+    api = FastAPI(
+        title="OpAMP relay control plane",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    _add_guards(api, max_body_bytes, hosts)
+    _add_document_routes(api, documents, published, metrics)
+    _add_fleet_routes(api, fleet)
+
+    @api.get("/health", include_in_schema=False)
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/ready", include_in_schema=False)
+    async def ready() -> dict[str, bool]:
+        return {"ready": True}
+
+    @api.get("/metrics", include_in_schema=False)
+    async def scrape() -> Response:
+        return Response(metrics.expose(), media_type=CONTENT_TYPE)
+
+    return api
+
+
+def _add_document_routes(
+    api: FastAPI, documents: Documents, published: Published, metrics: ControlPlaneMetrics
+) -> None:
+    @api.post("/api/v1/apply")
+    async def apply(request: ApplyRequest) -> dict[str, Any]:
+        """Apply documents: all or none. With dry_run nothing changes."""
+        try:
+            texts = [(s.source, s.text) for s in request.sources]
+            applied = await documents.apply(texts, dry_run=request.dry_run)
+        except Refused:
+            metrics.applies["refused"] += 1
+            raise
+        if not request.dry_run:
+            metrics.applies["done"] += 1
+            if any(a.action != "unchanged" for a in applied):
+                await published()
+        return {"documents": [_applied(a) for a in applied]}
+
+    @api.get("/api/v1/documents/{plural}")
+    async def list_documents(plural: str) -> list[dict[str, Any]]:
+        """All documents of a kind: templates, assignments, regionvariables."""
+        return documents.listing(_kind(plural))
+
+    @api.get("/api/v1/documents/{plural}/{name}")
+    async def get_document(plural: str, name: str) -> dict[str, Any]:
+        """One document; a template by NAME@VERSION."""
+        return documents.get(_kind(plural), name)
+
+    @api.delete("/api/v1/documents/{plural}/{name}")
+    async def delete_document(plural: str, name: str) -> dict[str, Any]:
+        """Delete one document that nothing uses."""
+        applied = await documents.delete(_kind(plural), name)
+        await published()
+        return _applied(applied)
+
+
+def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
+    @api.get("/api/v1/regions")
+    async def regions() -> list[dict[str, Any]]:
+        """Sums by region."""
+        return fleet.region_views()
+
+    @api.get("/api/v1/nodes")
+    async def nodes() -> list[dict[str, Any]]:
+        """All nodes."""
+        return fleet.node_views()
+
+    @api.get("/api/v1/agents")
+    async def agents(
+        label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
+        connected: Annotated[bool, Query(description="only agents that are connected")] = False,
+        fields: Annotated[str, Query(description="top-level fields to give, separated by commas")] = "",
+    ) -> StreamingResponse:
+        """All agents, as a list; written in slices, so that nodes are answered meanwhile."""
+        wanted: dict[str, str] = {}
+        for item in label or []:
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise HTTPException(422, f"label {item!r} is not k=v")
+            wanted[key] = value
+        rows = [a for a in fleet.rows() if a.connected or not connected]
+        keep = frozenset(f for f in fields.split(",") if f)
+        return StreamingResponse(_agents(fleet, rows, wanted, keep), media_type="application/json")
+
+    @api.get("/api/v1/agents/{agent_id}")
+    async def agent(agent_id: str) -> dict[str, Any]:
+        """One agent, by instance_uid or agent id."""
+        return fleet.view(fleet.find(agent_id))
+
+    @api.get("/api/v1/agents/{agent_id}/config")
+    async def agent_config(agent_id: str) -> dict[str, dict[str, str]]:
+        """The effective config that an agent reported, by slot."""
+        config = await fleet.effective_config(fleet.find(agent_id))
+        return {
+            slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
+            for slot, item in sorted(config.config_map.config_map.items())
+        }
+
+
+async def _agents(
+    fleet: Fleet, rows: list[Agent], wanted: dict[str, str], keep: frozenset[str]
+) -> AsyncIterator[bytes]:
+    part, separator = "[", ""
+    for i, row in enumerate(rows):
+        if not wanted or fleet.matches(row, wanted):
+            view = fleet.view(row)
+            part += separator + json.dumps({k: v for k, v in view.items() if k in keep} if keep else view)
+            separator = ",\n"
+        if i % _SLICE == _SLICE - 1:
+            yield part.encode()
+            part = ""
+            await asyncio.sleep(0)
+    yield (part + "]\n").encode()
+
+
+def _kind(plural: str) -> str:
+    if plural not in _PLURALS:
+        raise NotFound(f"there are no {plural}; there are {', '.join(_PLURALS)}")
+    return _PLURALS[plural]
+
+
+def _applied(applied: Applied) -> dict[str, Any]:
+    return {
+        "kind": applied.kind,
+        "name": applied.name,
+        "action": applied.action,
+        "before": applied.before,
+        "after": applied.after,
+    }
+
+
+def _add_guards(api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None) -> None:
+    @api.middleware("http")
+    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        if hosts is not None and request.headers.get("host", "") not in hosts():
+            return problem(403, "Host is not one of this server's")
+        if request.method in ("POST", "PUT", "PATCH"):
+            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+                return problem(415, "Content-Type must be application/json")
+            length = request.headers.get("content-length", "")
+            if not length.isdigit():
+                return problem(411, "Content-Length is needed")
+            if int(length) > max_body_bytes:
+                return problem(413, f"the body is larger than {max_body_bytes} bytes")
+        return await call_next(request)
+
+    @api.exception_handler(RelayError)
+    async def relay_error(_: Request, error: RelayError) -> Response:
+        details = []
+        if isinstance(error, Refused):
+            details = [
+                {"source": p.source, "line": p.line, "path": p.path, "reason": p.reason, "text": str(p)}
+                for p in error.problems
+            ]
+        return problem(STATUS[error.outcome], str(error), problems=details)
+
+    @api.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        return problem(error.status_code, str(error.detail))
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        details = [
+            {"source": "request", "line": 0, "path": ".".join(map(str, e["loc"])), "reason": e["msg"]}
+            for e in error.errors()
+        ]
+        for detail in details:
+            detail["text"] = f"request: {detail['path']}: {detail['reason']}"
+        return problem(422, "the request is not valid", problems=details)
+
+
+def problem(status: int, detail: str, *, problems: list[dict[str, Any]] | None = None) -> Response:
+    """An RFC 9457 answer; `problems` names each thing that is wrong."""
+    content: dict[str, Any] = {"type": "about:blank", "status": status, "detail": detail}
+    if problems:
+        content["problems"] = problems
+    return JSONResponse(content, status_code=status, media_type="application/problem+json")

@@ -1,0 +1,160 @@
+"""A control plane put together: the only place of this program that builds adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from relay.aio.clock import Clock, SystemClock
+from relay.aio.tasks import Tasks
+from relay.control.api.app import build_api
+from relay.control.documents import Documents
+from relay.control.fleet import Fleet
+from relay.control.publish import Publisher
+from relay.control.revisions import Revisions
+from relay.control.storage.database import Database
+from relay.link.protocol import RegionPolicy, SyncSender
+from relay.link.server import LinkServer
+from relay.observe import log
+from relay.observe.metrics import ControlPlaneMetrics
+from relay.pb.relay.v1 import link_pb2
+from relay.settings.parts import is_loopback, split_endpoint
+from relay.settings.programs import ControlPlaneSettings
+
+_log = log.get("opamp-relay.control-plane")
+
+
+class ControlPlane:
+    """The global control plane. `start`, then `stop`. Implements `link.server.ControlPlane`."""
+
+    def __init__(self, settings: ControlPlaneSettings, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._tasks = Tasks()
+        self.metrics = ControlPlaneMetrics()
+        self.ports: dict[str, int] = {}
+        """`link`, `api`, `metrics` → the port that is open."""
+
+    async def start(self) -> None:
+        """Open the database, then the ports.
+
+        Raises:
+            StoreError: the database cannot be used.
+            OSError, RuntimeError: a port cannot be opened.
+        """
+        settings, clock = self._settings, self._clock
+        database = self._database = Database(Path(settings.data_dir) / "control-plane.sqlite3")
+        await database.open()
+        revisions = Revisions(database)
+        fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
+        documents = self.documents = Documents(
+            database, revisions, clock=clock, facts=fleet.facts, regions=fleet.regions
+        )
+        await documents.load()
+        await revisions.load(documents.library.templates, documents.library.assignments)
+        await fleet.load()
+        self.publisher = Publisher(database, revisions)
+        self.metrics.regions = fleet.connected_by_region
+        self.metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: len(fleet.agents))
+        self.metrics.sources["opamp_control_plane_nodes_connected"] = (
+            "Nodes whose link is up",
+            lambda: sum(node.connected for node in fleet.nodes.values()),
+        )
+        self._link = LinkServer(self, clock)
+        await self._link.start(settings.server.link.endpoint)
+        self.ports["link"] = self._link.port
+        await self._start_http()
+        _log.info(
+            "control_plane_started", ports=self.ports, agents_known=len(fleet.agents), assignments=len(revisions.states)
+        )
+
+    async def _start_http(self) -> None:
+        settings = self._settings
+        endpoint = settings.server.api.endpoint
+        api = build_api(
+            self.documents,
+            self.fleet,
+            published=self.publisher.publish,
+            metrics=self.metrics,
+            max_body_bytes=settings.server.limits.max_body_bytes,
+            hosts=self._hosts if is_loopback(endpoint) else None,
+        )
+        self._servers: list[uvicorn.Server] = []
+        self._serving: list[asyncio.Task[None]] = []
+        for name, where in (("api", endpoint), ("metrics", settings.telemetry.metrics.endpoint)):
+            host, port = split_endpoint(where)
+            config = uvicorn.Config(
+                api,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+            )
+            server = _Server(config)
+            task = self._tasks.spawn(server.serve(), name=f"http-{name}")
+            while not server.started:
+                if task.done():
+                    raise OSError(f"{where} cannot be opened")
+                await asyncio.sleep(0.005)
+            self._servers.append(server)
+            self._serving.append(task)
+            self.ports[name] = server.servers[0].sockets[0].getsockname()[1]
+
+    def _hosts(self) -> frozenset[str]:
+        names = ("127.0.0.1", "localhost", "[::1]")
+        return frozenset(f"{name}:{self.ports[port]}" for name in names for port in ("api", "metrics"))
+
+    async def stop(self) -> None:
+        """End the streams, finish the requests, close the database."""
+        await self._link.stop()
+        for server in self._servers:
+            server.should_exit = True
+        await asyncio.wait(self._serving, timeout=3)
+        await self._tasks.close()
+        await self._database.close()
+        _log.info("control_plane_stopped")
+
+    # ---- link.server.ControlPlane
+
+    async def policy(self, region: str) -> RegionPolicy:
+        """What a region is to hold."""
+        return await self.publisher.policy(region)
+
+    def watch(self, event: asyncio.Event) -> None:
+        """Set `event` at every change of policy."""
+        self.publisher.watch(event)
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Undo `watch`."""
+        self.publisher.unwatch(event)
+
+    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender | None) -> None:
+        """A node's Sync stream is up, got further, or is down."""
+        self.fleet.node_synced(node, sender)
+
+    async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+        """Store a report."""
+        return await self.fleet.report(node, report)
+
+    async def node_reporting(self, node: link_pb2.NodeIdentity, up: bool) -> None:
+        """A node's Report stream came up or went down."""
+        await self.fleet.node_reporting(node, up)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: signals are the program's. A port that is taken ends `serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(SystemExit):
+            await super().serve(sockets)

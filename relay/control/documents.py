@@ -1,0 +1,314 @@
+"""Documents that people apply: checked together, stored in one transaction, or not at all.
+
+What is checked here is what needs the other documents or the fleet: templates that exist and do not change, values that
+every region can resolve, assignments that do not contend for the same agents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from relay.aio.clock import Clock
+from relay.control.revisions import Revisions
+from relay.control.storage import schema
+from relay.control.storage.database import Database, remove, replace
+from relay.documents import Document, canonical_json, parse
+from relay.errors import NotFound, Outcome, Problem, Refused
+from relay.policy import model
+from relay.policy import template as templates
+from relay.policy.model import AnyDocument, ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.selector import Facts, Matcher, implies
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one document."""
+
+    kind: str
+    name: str
+    action: str
+    """`created`, `configured`, `unchanged` or `deleted`."""
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Library:
+    """All documents in force, by kind and key."""
+
+    templates: dict[str, ConfigTemplate] = field(default_factory=dict)
+    assignments: dict[str, ConfigAssignment] = field(default_factory=dict)
+    variables: dict[str, RegionVariables] = field(default_factory=dict)
+
+    def of(self, document_or_kind: AnyDocument | str) -> dict[str, Any]:
+        """The documents of one kind."""
+        kind = document_or_kind if isinstance(document_or_kind, str) else document_or_kind.kind
+        by_kind: dict[str, dict[str, Any]] = {
+            "ConfigTemplate": self.templates,
+            "ConfigAssignment": self.assignments,
+            "RegionVariables": self.variables,
+        }
+        if kind not in by_kind:
+            raise NotFound(f"there is no kind {kind}; there are {', '.join(by_kind)}")
+        return by_kind[kind]
+
+    def copy(self) -> Library:
+        """A library that can be changed without changing this one."""
+        return Library(dict(self.templates), dict(self.assignments), dict(self.variables))
+
+
+class Documents:
+    """The documents of the control plane.
+
+    Args:
+        facts: all agents known now, as selectors see them.
+        regions: names of all regions known now.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        revisions: Revisions,
+        *,
+        clock: Clock,
+        facts: Callable[[], Iterable[Facts]],
+        regions: Callable[[], set[str]],
+    ) -> None:
+        self._database = database
+        self._revisions = revisions
+        self._clock = clock
+        self._facts = facts
+        self._regions = regions
+        self.library = Library()
+
+    async def load(self) -> None:
+        """Read all documents."""
+        async with self._database.read() as connection:
+            rows = (await connection.execute(sa.select(schema.documents))).all()
+        for row in rows:
+            document = model.KINDS[row.kind].model_validate(json.loads(row.body))
+            self.library.of(document)[document.key] = document
+
+    # ---- apply
+
+    async def apply(self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False) -> list[Applied]:
+        """Apply all documents of some texts as one.
+
+        Args:
+            texts: (source name, YAML text).
+            dry_run: check and compare, change nothing.
+
+        Raises:
+            Refused: with every problem; nothing was changed.
+        """
+        parsed = self._read(texts)
+        library = self.library.copy()
+        applied: list[Applied] = []
+        changed: list[AnyDocument] = []
+        problems: list[Problem] = []
+        for source, document in parsed:
+            held = library.of(document)
+            before = held.get(document.key)
+            if before == document:
+                applied.append(_applied(document, "unchanged", before))
+                continue
+            if before is not None and isinstance(document, ConfigTemplate):
+                reason = f"{document.key} exists with other content; a version never changes, use a new one"
+                problems.append(source.problem("metadata.version", reason))
+                continue
+            held[document.key] = document
+            changed.append(document)
+            applied.append(_applied(document, "configured" if before else "created", before))
+        sources: dict[tuple[str, str], Document] = {(d.kind, d.key): s for s, d in parsed}
+        problems += self._check(library, changed, sources)
+        if problems:
+            raise Refused(problems)
+        if not dry_run and changed:
+            await self._store(library, changed, [])
+        return applied
+
+    def _read(self, texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
+        problems: list[Problem] = []
+        found: list[tuple[Document, AnyDocument]] = []
+        first: dict[tuple[str, str], Document] = {}
+        for source, text in texts:
+            try:
+                documents = parse(text, source)
+            except Refused as refused:
+                problems += refused.problems
+                continue
+            if not documents:
+                problems.append(Problem(source, 0, "", "holds no document"))
+            for raw in documents:
+                document, wrong = model.read(raw)
+                problems += wrong
+                if document is None:
+                    continue
+                identity = (document.kind, document.key)
+                if identity in first:
+                    other = first[identity]
+                    reason = f"{document.kind} {document.key} stands also at {other.source}:{other.line}"
+                    problems.append(raw.problem("", reason))
+                    continue
+                first[identity] = raw
+                if isinstance(document, ConfigTemplate):
+                    problems += [raw.problem(p, r) for p, r in templates.problems_of(document)]
+                found.append((raw, document))
+        if problems:
+            raise Refused(problems)
+        return found
+
+    def _check(
+        self, library: Library, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
+    ) -> list[Problem]:
+        """What is wrong with `library` because of the documents in `changed`."""
+        problems: list[Problem] = []
+        variables_changed = [d for d in changed if isinstance(d, RegionVariables)]
+        for assignment in library.assignments.values():
+            own = sources.get(("ConfigAssignment", assignment.key)) if assignment in changed else None
+            blamed = own or (sources[("RegionVariables", variables_changed[0].key)] if variables_changed else None)
+            if blamed is None:
+                continue
+            reference = assignment.spec.template
+            template = library.templates.get(f"{reference.name}@{reference.version}")
+            if template is None:
+                reason = f"there is no ConfigTemplate {reference.name}@{reference.version}"
+                problems.append(blamed.problem("spec.template", reason))
+                continue
+            for path, reason in self._unresolved(library, assignment, template):
+                if own is not None:
+                    problems.append(own.problem(path, reason))
+                else:
+                    problems.append(blamed.problem("spec.values", f"ConfigAssignment {assignment.key}: {reason}"))
+        moved = [d for d in changed if isinstance(d, ConfigAssignment)]
+        problems += [
+            sources[(a.kind, a.key)].problem("spec.priority", reason) for a, reason in self._conflicts(library, moved)
+        ]
+        return problems
+
+    def _unresolved(
+        self, library: Library, assignment: ConfigAssignment, template: ConfigTemplate
+    ) -> list[tuple[str, str]]:
+        """(path, reason) of values that some region that the assignment reaches could not resolve."""
+        wanted = assignment.spec.target_selector.labels.get("region")
+        regions = {str(wanted)} if wanted is not None else self._regions() | library.variables.keys() | {""}
+        found: dict[tuple[str, str], None] = {}
+        for region in sorted(regions):
+            variables = library.variables.get(region)
+            _, problems = templates.resolve(
+                template, assignment.spec.values, variables.spec.values if variables else {}
+            )
+            # The empty region stands for one that nobody knows yet: it counts only where there is no other.
+            if region == "" and len(regions) > 1:
+                problems = [(name, reason) for name, reason in problems if name in assignment.spec.values]
+            for name, reason in problems:
+                where = f" in region {region}" if region and name not in assignment.spec.values else ""
+                path = f"spec.values.{name}" if name in assignment.spec.values else "spec.values"
+                found[path, reason + where] = None
+        return list(found)
+
+    def _conflicts(self, library: Library, moved: list[ConfigAssignment]) -> list[tuple[ConfigAssignment, str]]:
+        """Assignments of one priority and slot that contend for the same agents."""
+        found = []
+        for assignment in moved:
+            for other in library.assignments.values():
+                if other.key == assignment.key or (other in moved and other.key < assignment.key):
+                    continue
+                mine, theirs = assignment.spec, other.spec
+                if mine.priority != theirs.priority or mine.slot != theirs.slot:
+                    continue
+                one, two = mine.target_selector, theirs.target_selector
+                reason = f"same priority {mine.priority} and slot {mine.slot!r} as ConfigAssignment {other.key}"
+                if implies(one, two) or implies(two, one):
+                    found.append((assignment, f"{reason}, and the one's selector includes the other's"))
+                    continue
+                matcher = Matcher([one, two])
+                for facts in self._facts():
+                    vector = matcher.vector(facts)
+                    if matcher.matches(0, vector) and matcher.matches(1, vector):
+                        found.append((assignment, f"{reason}, and agent {facts.agent_id} matches both"))
+                        break
+        return found
+
+    # ---- delete
+
+    async def delete(self, kind: str, key: str) -> Applied:
+        """Delete one document.
+
+        Raises:
+            NotFound: there is none of that name.
+            Refused: an assignment uses it.
+        """
+        library = self.library.copy()
+        held = library.of(kind)
+        document = held.pop(key, None)
+        if document is None:
+            raise NotFound(f"there is no {kind} {key}")
+        source = Document(f"{kind}/{key}", None, 0)
+        problems: list[Problem] = []
+        if isinstance(document, ConfigTemplate):
+            users = self._revisions.users_of_template(key) | {
+                a.key
+                for a in library.assignments.values()
+                if f"{a.spec.template.name}@{a.spec.template.version}" == key
+            }
+            if users:
+                problems.append(source.problem("", f"in use by ConfigAssignment {', '.join(sorted(users))}"))
+        elif isinstance(document, RegionVariables):
+            for assignment in library.assignments.values():
+                reference = assignment.spec.template
+                template = library.templates[f"{reference.name}@{reference.version}"]
+                for _, reason in self._unresolved(library, assignment, template):
+                    problems.append(source.problem("", f"ConfigAssignment {assignment.key}: {reason}"))
+        if problems:
+            raise Refused(problems, outcome=Outcome.CONFLICT)
+        await self._store(library, [], [document])
+        return _applied(document, "deleted", document)
+
+    async def _store(self, library: Library, changed: list[AnyDocument], deleted: list[AnyDocument]) -> None:
+        now = self._clock.unix_ms()
+        rows = [
+            {"kind": d.kind, "key": d.key, "body": canonical_json(d.model_dump()).decode(), "updated_ms": now}
+            for d in changed
+        ]
+        states = self._revisions.advance(library.templates, library.assignments, library.variables)
+        async with self._database.write() as connection:
+            await replace(connection, schema.documents, rows)
+            await remove(connection, schema.documents, [{"kind": d.kind, "key": d.key} for d in deleted])
+            await self._revisions.store(connection, states)
+        self.library = library
+        self._revisions.put_in_force(states)
+
+    # ---- views
+
+    def listing(self, kind: str) -> list[dict[str, Any]]:
+        """All documents of a kind, by name."""
+        held = self.library.of(kind)
+        return [held[key].model_dump(exclude_unset=True) for key in sorted(held)]
+
+    def get(self, kind: str, key: str) -> dict[str, Any]:
+        """One document.
+
+        Raises:
+            NotFound: there is none.
+        """
+        document = self.library.of(kind).get(key)
+        if document is None:
+            raise NotFound(f"there is no {kind} {key}")
+        value: dict[str, Any] = document.model_dump(exclude_unset=True)
+        return value
+
+
+def _applied(document: AnyDocument, action: str, before: AnyDocument | None) -> Applied:
+    return Applied(
+        document.kind,
+        document.key,
+        action,
+        before.model_dump(exclude_unset=True) if before else None,
+        None if action == "deleted" else document.model_dump(exclude_unset=True),
+    )

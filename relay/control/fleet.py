@@ -1,0 +1,380 @@
+"""What nodes report of their agents: in the database, and in memory for quick answers.
+
+Owns the map of agents and the map of nodes. A report counts when it is written: memory changes after the commit, and the
+acknowledgement goes after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from relay.aio.clock import Clock
+from relay.control.storage import schema
+from relay.control.storage.database import Database, remove, replace
+from relay.errors import NotFound
+from relay.fleet.facts import facts_of, labels_of
+from relay.fleet.ownership import Claim, winner
+from relay.fleet.shards import Shards, difference, shard_of, state_digest
+from relay.fleet.view import agent_view
+from relay.ids import parse_uid
+from relay.link.protocol import WINDOW, SyncSender
+from relay.observe import log
+from relay.observe.metrics import ControlPlaneMetrics
+from relay.opamp import identity
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.selector import Facts, canonical
+
+_log = log.get("opamp-relay.fleet")
+Trusted = Literal["all"] | tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent as its node reported it."""
+
+    uid: bytes
+    agent_id: str
+    node: str
+    """REGION/NAME."""
+    connected: bool
+    session_started_ms: int
+    state: bytes
+    digest: int
+
+
+@dataclass(slots=True)
+class NodeState:
+    """One node as it is known."""
+
+    region: str
+    name: str
+    trusted: Trusted = ()
+    software_version: str = ""
+    last_seen_ms: int = 0
+    reporting: int = 0
+    """Report streams that are up; more than one while an old one dies."""
+    sender: SyncSender | None = None
+    """Its Sync stream, while up."""
+    manifest: tuple[int, int] | None = None
+    policy_age_s: float | None = None
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    rollup: link_pb2.Rollup | None = None
+    shards: Shards = field(default_factory=Shards)
+    agents: set[bytes] = field(default_factory=set)
+    to_release: set[bytes] = field(default_factory=set)
+    """Agents that moved away and that the node has yet to be told of."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether its link is up."""
+        return self.reporting > 0 or self.sender is not None
+
+
+class Fleet:
+    """All nodes and all agents."""
+
+    def __init__(self, database: Database, *, clock: Clock, metrics: ControlPlaneMetrics) -> None:
+        self._database = database
+        self._clock = clock
+        self._metrics = metrics
+        self.agents: dict[bytes, Agent] = {}
+        self.nodes: dict[str, NodeState] = {}
+        self._bodies: set[bytes] = set()
+        """Digests of effective configs that are stored."""
+        self._reporting = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Read everything that was known."""
+        async with self._database.read() as connection:
+            for row in (await connection.execute(sa.select(schema.nodes))).all():
+                trusted = json.loads(row.trusted)
+                node = self._node(row.region, row.name)
+                node.trusted = "all" if trusted == "all" else tuple(trusted)
+                node.software_version, node.last_seen_ms = row.software_version, row.last_seen_ms
+            for row in (await connection.execute(sa.select(schema.agents))).all():
+                self._put(_agent(row.instance_uid, row.state, self._node(row.region, row.node)))
+            digests = await connection.execute(sa.select(schema.effective_configs.c.digest))
+            self._bodies = set(digests.scalars())
+
+    def _node(self, region: str, name: str) -> NodeState:
+        return self.nodes.setdefault(f"{region}/{name}", NodeState(region, name))
+
+    def _put(self, agent: Agent) -> None:
+        self._drop(agent.uid)
+        node = self.nodes[agent.node]
+        self.agents[agent.uid] = agent
+        node.agents.add(agent.uid)
+        node.shards.replace(agent.uid, 0, agent.digest)
+
+    def _drop(self, uid: bytes) -> None:
+        old = self.agents.pop(uid, None)
+        if old is not None:
+            node = self.nodes[old.node]
+            node.agents.discard(uid)
+            node.shards.replace(uid, old.digest, 0)
+
+    # ---- what the link brings (relay.link.server.ControlPlane)
+
+    def node_synced(self, identity_: link_pb2.NodeIdentity, sender: SyncSender | None) -> None:
+        """A node's Sync stream is up, got further, or is down."""
+        self._node(identity_.region, identity_.name).sender = sender
+
+    async def node_reporting(self, identity_: link_pb2.NodeIdentity, up: bool) -> None:
+        """A node's Report stream came up or went down."""
+        node = self._node(identity_.region, identity_.name)
+        node.reporting += 1 if up else -1
+        node.last_seen_ms = self._clock.unix_ms()
+        if up:
+            node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
+            node.software_version = identity_.software_version
+            _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
+        else:
+            node.rollup = None
+            _log.warning("node_disconnected", region=node.region, node=node.name)
+        row = {
+            "region": node.region,
+            "name": node.name,
+            "trusted": json.dumps(node.trusted),
+            "software_version": node.software_version,
+            "last_seen_ms": node.last_seen_ms,
+        }
+        async with self._database.write() as connection:
+            await replace(connection, schema.nodes, [row])
+
+    async def report(self, identity_: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+        """Take in one report.
+
+        Raises:
+            StoreError: nothing of it counts; the node sends it again.
+        """
+        # One at a time: ownership is decided by what is in memory, which changes after the commit.
+        async with self._reporting:
+            return await self._report(self._node(identity_.region, identity_.name), report)
+
+    async def _report(self, node: NodeState, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+        self._metrics.reports += 1
+        ack = link_pb2.ReportAck(sequence=report.sequence, window=WINDOW)
+        key = f"{node.region}/{node.name}"
+        accepted: list[Agent] = []
+        for entry in report.agents:
+            agent = _agent(entry.instance_uid, entry.state, node)
+            held = self.agents.get(agent.uid)
+            current = Claim(held.node, held.session_started_ms) if held is not None else None
+            if winner(current, Claim(key, agent.session_started_ms)).node != key:
+                ack.released.append(agent.uid)
+                continue
+            accepted.append(agent)
+        removed = [uid for uid in report.removed if uid in self.agents and self.agents[uid].node == key]
+        for listing in report.listings:
+            mine = {u: self.agents[u].digest for u in node.agents if shard_of(u) == listing.shard}
+            theirs = {a.instance_uid: a.digest for a in listing.agents}
+            wanted, gone = difference(mine, theirs)
+            ack.want_agents.extend(wanted)
+            removed += gone
+        await self._store(accepted, removed, report)
+        for agent in accepted:
+            held = self.agents.get(agent.uid)
+            if held is not None and held.node != key:
+                self.nodes[held.node].to_release.add(agent.uid)
+            node.to_release.discard(agent.uid)
+            self._put(agent)
+        for uid in removed:
+            self._drop(uid)
+        ack.want_effective_configs.extend(self._missing_bodies(accepted))
+        if report.shards:
+            differing = node.shards.differing(report.shards) if len(report.shards) == 256 else []
+            self._metrics.shard_mismatches += len(differing)
+            ack.list_shards.extend(differing)
+        ack.released.extend(node.to_release)
+        node.to_release = set()
+        self._status(node, report)
+        return ack
+
+    async def _store(self, accepted: list[Agent], removed: list[bytes], report: link_pb2.StatusReport) -> None:
+        bodies = [
+            {"digest": item.digest, "body": item.body}
+            for item in report.effective_configs
+            if item.digest not in self._bodies
+        ]
+        if not accepted and not removed and not bodies:
+            return
+        rows = []
+        for agent in accepted:
+            region, _, name = agent.node.partition("/")
+            rows.append(
+                {
+                    "instance_uid": agent.uid,
+                    "agent_id": agent.agent_id[:512],
+                    "region": region,
+                    "node": name,
+                    "state": agent.state,
+                }
+            )
+        async with self._database.write() as connection:
+            await replace(connection, schema.agents, rows)
+            if removed:
+                await remove(connection, schema.agents, [{"instance_uid": uid} for uid in removed])
+            await replace(connection, schema.effective_configs, bodies)
+        self._bodies.update(row["digest"] for row in bodies)
+
+    def _missing_bodies(self, agents: list[Agent]) -> list[bytes]:
+        digests = {link_pb2.AgentState.FromString(a.state).effective_config_digest for a in agents}
+        return sorted(d for d in digests if d and d not in self._bodies)
+
+    def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
+        node.last_seen_ms = self._clock.unix_ms()
+        if report.HasField("rollup"):
+            node.rollup = report.rollup
+        if report.HasField("status"):
+            status = report.status
+            node.manifest = (status.manifest.epoch, status.manifest.number) if status.HasField("manifest") else None
+            node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
+            node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
+
+    # ---- views
+
+    def regions(self) -> set[str]:
+        """Names of all regions that have or had a node."""
+        return {node.region for node in self.nodes.values()}
+
+    def facts(self) -> Iterator[Facts]:
+        """Every agent as selectors see it."""
+        for agent in list(self.agents.values()):
+            node = self.nodes[agent.node]
+            state = link_pb2.AgentState.FromString(agent.state)
+            yield facts_of(state.agent_description, agent.agent_id, node.region, node.trusted)
+
+    def rows(self) -> list[Agent]:
+        """One agent a row: of several uids of one agent id the live ones, or if none is live the newest."""
+        best: dict[str, list[Agent]] = {}
+        for agent in self.agents.values():
+            others = best.setdefault(agent.agent_id or agent.uid.hex(), [])
+            if not others or (agent.connected and others[0].connected):
+                others.append(agent)
+            elif (agent.connected, agent.session_started_ms) > (others[0].connected, others[0].session_started_ms):
+                others[:] = [agent]
+        return [agent for agents in best.values() for agent in agents]
+
+    def matches(self, agent: Agent, wanted: dict[str, str]) -> bool:
+        """Whether an agent has all these labels (values as text)."""
+        node = self.nodes[agent.node]
+        description = link_pb2.AgentState.FromString(agent.state).agent_description
+        labels = labels_of(identity.attributes(description), node.region, node.trusted)
+        return all(key in labels and _as_text(labels[key]) == value for key, value in wanted.items())
+
+    def view(self, agent: Agent) -> dict[str, Any]:
+        """The JSON of an agent."""
+        node = self.nodes[agent.node]
+        return agent_view(
+            link_pb2.AgentState.FromString(agent.state),
+            region=node.region,
+            node=node.name,
+            connected=agent.connected if node.connected else None,
+            trusted=node.trusted,
+        )
+
+    def find(self, name: str) -> Agent:
+        """An agent by instance_uid or agent id.
+
+        Raises:
+            NotFound: nobody knows it.
+        """
+        uid = parse_uid(name)
+        if uid is not None and uid in self.agents:
+            return self.agents[uid]
+        named = [a for a in self.rows() if a.agent_id == name]
+        if not named:
+            raise NotFound(f"no agent {name} is known")
+        return named[0]
+
+    async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
+        """What an agent reported to run.
+
+        Raises:
+            NotFound: it reported nothing, or the body is still on its way.
+        """
+        digest = link_pb2.AgentState.FromString(agent.state).effective_config_digest
+        if not digest:
+            raise NotFound(f"{agent.agent_id} has reported no effective config")
+        query = sa.select(schema.effective_configs.c.body).where(schema.effective_configs.c.digest == digest)
+        async with self._database.read() as connection:
+            body = (await connection.execute(query)).scalar_one_or_none()
+        if body is None:
+            raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again")
+        return pb.EffectiveConfig.FromString(body)
+
+    def node_views(self) -> list[dict[str, Any]]:
+        """All nodes."""
+        return [
+            {
+                "name": node.name,
+                "region": node.region,
+                "connected": node.connected,
+                "agents": len(node.agents),
+                "connected_agents": node.rollup.connected if node.rollup else None,
+                "manifest": list(node.manifest) if node.manifest else None,
+                "policy_age_s": node.policy_age_s,
+                "rejected": node.rejected,
+                "version": node.software_version,
+            }
+            for _, node in sorted(self.nodes.items())
+        ]
+
+    def region_views(self) -> list[dict[str, Any]]:
+        """All regions, in sums over what their nodes last reported; nodes that are away count as unknown."""
+        found: dict[str, dict[str, Any]] = {}
+        for _, node in sorted(self.nodes.items()):
+            region = found.setdefault(
+                node.region,
+                {
+                    "name": node.region,
+                    "nodes": 0,
+                    "nodes_connected": 0,
+                    "agents": 0,
+                    "connected": 0,
+                    "healthy": 0,
+                    "unhealthy": 0,
+                    "unknown": 0,
+                    "config_status": Counter(),
+                },
+            )
+            region["nodes"] += 1
+            region["nodes_connected"] += node.connected
+            region["agents"] += len(node.agents)
+            if node.rollup is None:
+                region["unknown"] += len(node.agents)
+                continue
+            region["connected"] += node.rollup.connected
+            region["healthy"] += node.rollup.healthy
+            region["unhealthy"] += node.rollup.unhealthy
+            region["config_status"].update(dict(node.rollup.config_status))
+        return list(found.values())
+
+    def connected_by_region(self) -> dict[str, int]:
+        """For the metric."""
+        return {view["name"]: view["connected"] for view in self.region_views()}
+
+
+def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
+    message = link_pb2.AgentState.FromString(state)
+    return Agent(
+        uid,
+        message.agent_id,
+        f"{node.region}/{node.name}",
+        message.connected,
+        message.session_started_unix_ms,
+        state,
+        state_digest(uid, state),
+    )
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value).decode()

@@ -1,0 +1,74 @@
+"""What each region is to hold, under a manifest number that never goes back.
+
+A number is written before anybody is sent it: after a crash the next one is higher, whatever nodes have seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import sqlalchemy as sa
+
+from relay.control.revisions import Revisions
+from relay.control.storage import schema
+from relay.control.storage.database import Database, replace
+from relay.documents import canonical_json
+from relay.ids import sha256
+from relay.link.protocol import RegionPolicy
+from relay.observe import log
+
+_log = log.get("opamp-relay.publish")
+FIRST_EPOCH = 1
+
+
+class Publisher:
+    """The policies of all regions that ever asked for one."""
+
+    def __init__(self, database: Database, revisions: Revisions) -> None:
+        self._database = database
+        self._revisions = revisions
+        self._policies: dict[str, RegionPolicy] = {}
+        self._digests: dict[str, bytes] = {}
+        self._watchers: set[asyncio.Event] = set()
+        self._publishing = asyncio.Lock()
+
+    async def policy(self, region: str) -> RegionPolicy:
+        """The policy of a region; a region that is new gets its first manifest."""
+        if region not in self._policies:
+            async with self._publishing:
+                if region not in self._policies:
+                    await self._publish(region)
+        return self._policies[region]
+
+    async def publish(self) -> None:
+        """Something of the policy changed: bring every region that is known up to date and wake the watchers."""
+        async with self._publishing:
+            for region in list(self._policies):
+                await self._publish(region)
+        for event in self._watchers:
+            event.set()
+
+    async def _publish(self, region: str) -> None:
+        resources = self._revisions.resources(region)
+        digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in resources.items()}))
+        if self._digests.get(region) == digest:
+            return
+        async with self._database.write() as connection:
+            query = sa.select(schema.manifests).where(schema.manifests.c.region == region)
+            row = (await connection.execute(query)).one_or_none()
+            epoch, number = (row.epoch, row.number) if row else (FIRST_EPOCH, 0)
+            if row is None or row.digest != digest:
+                number += 1
+                new = {"region": region, "epoch": epoch, "number": number, "digest": digest}
+                await replace(connection, schema.manifests, [new])
+        self._policies[region] = RegionPolicy((epoch, number), resources)
+        self._digests[region] = digest
+        _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(resources))
+
+    def watch(self, event: asyncio.Event) -> None:
+        """Set `event` at every change."""
+        self._watchers.add(event)
+
+    def unwatch(self, event: asyncio.Event) -> None:
+        """Undo `watch`."""
+        self._watchers.discard(event)

@@ -1,0 +1,1 @@
+"""The control plane's database: one schema for SQLite and PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Shipped for tests, demos and load: simulated agents, a fault proxy, clocks, certificates, a misbehaving peer."""

@@ -1,0 +1,276 @@
+"""Simulated agents: a conversation without I/O, and thousands of them over WebSocket, or some over HTTP.
+
+A simulated agent does what a supervised Collector does: reports itself, takes configs, checks them (YAML, and pipelines
+that name what exists), reports APPLYING, then APPLIED or FAILED with a reason, sends heartbeats, comes back when cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import yaml
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from relay.aio.tasks import Tasks
+from relay.ids import new_instance_uid
+from relay.opamp.capabilities import Agent as Capability
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+CAPABILITIES = int(
+    Capability.REPORTS_STATUS
+    | Capability.ACCEPTS_REMOTE_CONFIG
+    | Capability.REPORTS_EFFECTIVE_CONFIG
+    | Capability.REPORTS_HEALTH
+    | Capability.REPORTS_REMOTE_CONFIG
+    | Capability.REPORTS_HEARTBEAT
+)
+
+KINDS: dict[str, dict[str, str]] = {
+    "gateway": {"service.name": "otelcol-gateway", "role": "gateway", "tier": "production", "os.type": "linux"},
+    "host": {"service.name": "otelcol-host", "role": "host", "tier": "development", "os.type": "linux"},
+}
+"""Two kinds of agents that a policy can tell apart."""
+
+Told = Callable[["SimulatedAgent", str, str], None]
+"""(agent, event, detail); events: connected, received, applied, failed, disconnected."""
+
+
+def _ignore(agent: SimulatedAgent, event: str, detail: str) -> None:
+    pass
+
+
+@dataclass(slots=True)
+class SimulatedAgent:
+    """One agent's side of the conversation, without a socket."""
+
+    name: str
+    attributes: dict[str, str]
+    uid: bytes
+    capabilities: int = CAPABILITIES
+    check: bool = True
+    """Look into configs and refuse bad ones, as a Collector does."""
+    told: Told = _ignore
+    sequence: int = -1
+    applied: bytes | None = None
+    """The config in force (of slot "")."""
+    status: pb.RemoteConfigStatus = field(default_factory=pb.RemoteConfigStatus)
+    full_requests: int = 0
+
+    def report(self, **parts: Any) -> bytes:
+        """An AgentToServer with these sub-messages; without any it is a heartbeat."""
+        self.sequence += 1
+        return pb.AgentToServer(
+            instance_uid=self.uid, sequence_num=self.sequence, capabilities=self.capabilities, **parts
+        ).SerializeToString()
+
+    def full(self) -> bytes:
+        """A report of everything."""
+        description = pb.AgentDescription()
+        for key, value in self.attributes.items():
+            target = (
+                description.identifying_attributes
+                if key.startswith("service.")
+                else description.non_identifying_attributes
+            )
+            target.add(key=key).value.string_value = value
+        parts: dict[str, Any] = {
+            "agent_description": description,
+            "health": pb.ComponentHealth(healthy=True, status="running"),
+            "remote_config_status": self.status,
+        }
+        if self.applied is not None:
+            parts["effective_config"] = self._effective()
+        return self.report(**parts)
+
+    def _effective(self) -> pb.EffectiveConfig:
+        effective = pb.EffectiveConfig()
+        effective.config_map.config_map[""].body = self.applied or b""
+        effective.config_map.config_map[""].content_type = "text/yaml"
+        return effective
+
+    def receive(self, message: bytes) -> list[bytes]:
+        """Take a ServerToAgent and give what is to be sent because of it."""
+        answer = pb.ServerToAgent.FromString(message)
+        out: list[bytes] = []
+        if answer.HasField("agent_identification"):
+            self.uid = answer.agent_identification.new_instance_uid
+        if answer.flags & pb.ServerToAgentFlags_ReportFullState:
+            self.full_requests += 1
+            out.append(self.full())
+        if answer.HasField("remote_config"):
+            out += self._take(answer.remote_config)
+        return out
+
+    def _take(self, remote: pb.AgentRemoteConfig) -> list[bytes]:
+        if remote.config_hash == self.status.last_remote_config_hash:
+            return []
+        self.told(self, "received", remote.config_hash.hex())
+        status = self.status = pb.RemoteConfigStatus(
+            last_remote_config_hash=remote.config_hash, status=pb.RemoteConfigStatuses_APPLYING
+        )
+        out = [self.report(remote_config_status=status)]
+        body = remote.config.config_map[""].body if "" in remote.config.config_map else b""
+        reason = problem_with(body) if self.check else None
+        if reason is None:
+            self.applied = body
+            status.status = pb.RemoteConfigStatuses_APPLIED
+            out.append(self.report(remote_config_status=status, effective_config=self._effective()))
+            self.told(self, "applied", remote.config_hash.hex())
+        else:
+            status.status = pb.RemoteConfigStatuses_FAILED
+            status.error_message = reason
+            out.append(self.report(remote_config_status=status))
+            self.told(self, "failed", reason)
+        return out
+
+
+def problem_with(config: bytes) -> str | None:
+    """Why a Collector would not start with this config; None if it would."""
+    try:
+        tree = yaml.load(config, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    except yaml.YAMLError as error:
+        return f"cannot parse the configuration: {error}"
+    if not isinstance(tree, dict):
+        return "the configuration is not a mapping"
+    pipelines = (tree.get("service") or {}).get("pipelines") or {}
+    for name, pipeline in pipelines.items():
+        for kind in ("receivers", "processors", "exporters"):
+            for component in (pipeline or {}).get(kind) or []:
+                if component not in (tree.get(kind) or {}) and component not in (tree.get("connectors") or {}):
+                    return f"service::pipelines::{name}: references {kind[:-1]} {component!r} which is not configured"
+    return None
+
+
+def fleet(count: int, *, prefix: str = "agent", chance: random.Random, told: Told = _ignore) -> list[SimulatedAgent]:
+    """Agents of both kinds in turn, named `prefix-0001` and on."""
+    agents = []
+    kinds = list(KINDS.items())
+    for i in range(count):
+        kind, attributes = kinds[i % len(kinds)]
+        name = f"{prefix}-{i + 1:04d}"
+        extra = {
+            "service.instance.id": name,
+            "service.version": "0.149.0",
+            "host.name": f"{kind}-{i + 1:04d}.example.internal",
+            "host.arch": "amd64",
+            "deployment.environment": attributes["tier"],
+            "cloud.availability_zone": f"zone-{i % 3}",
+        }
+        uid = new_instance_uid(1_760_000_000_000 + i, chance.randbytes(10))
+        agents.append(SimulatedAgent(name, {**attributes, **extra}, uid, told=told))
+    return agents
+
+
+class _Socket(WSListener):
+    def __init__(self, agent: SimulatedAgent) -> None:
+        self._agent = agent
+        self._transport: WSTransport | None = None
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        # A first connection reports everything, a later one goes on where it was (spec: status compression).
+        self.send(self._agent.full() if self._agent.sequence < 0 else self._agent.report())
+        self._agent.told(self._agent, "connected", "")
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type is WSMsgType.CLOSE:
+            transport.send_close()
+            transport.disconnect()
+        elif frame.msg_type is WSMsgType.BINARY:
+            for message in self._agent.receive(frame.get_payload_as_bytes()[1:]):
+                self.send(message)
+
+    def send(self, body: bytes) -> None:
+        if self._transport is not None:
+            self._transport.send(WSMsgType.BINARY, b"\x00" + body)
+
+
+class Simulation:
+    """Runs agents against a node. `start`, `stop`.
+
+    Args:
+        endpoint: ws://, wss://, http:// or https:// URL.
+        heartbeat_s: between heartbeats, or polls.
+        together: how many connect at once.
+    """
+
+    def __init__(
+        self,
+        agents: list[SimulatedAgent],
+        endpoint: str,
+        *,
+        heartbeat_s: float = 30.0,
+        together: int = 100,
+        chance: random.Random | None = None,
+        ssl_context: Any = None,
+    ) -> None:
+        self.agents = agents
+        self.endpoint = endpoint
+        self._heartbeat_s = heartbeat_s
+        self._chance = chance or random.Random()
+        self._gate = asyncio.Semaphore(together)
+        self._tasks = Tasks()
+        self._ssl = ssl_context
+
+    def start(self) -> None:
+        """Begin with all agents; each goes on by itself."""
+        run = self._over_http if self.endpoint.startswith("http") else self._over_websocket
+        for agent in self.agents:
+            self._tasks.spawn(run(agent), name=agent.name)
+
+    async def stop(self) -> None:
+        """End all agents without a word."""
+        await self._tasks.close()
+
+    async def _over_websocket(self, agent: SimulatedAgent) -> None:
+        failures = 0
+        while True:
+            try:
+                async with self._gate:
+                    transport, listener = await ws_connect(
+                        lambda: _Socket(agent),
+                        self.endpoint,
+                        ssl_context=self._ssl,
+                        use_aiofastnet=False,
+                        read_buffer_init_size=4096,
+                    )
+            except Exception:
+                failures += 1
+                await asyncio.sleep(self._chance.uniform(0.2, min(5.0, 0.5 * failures)))
+                continue
+            failures = 0
+            try:
+                while not transport.is_disconnected:
+                    await self._sleep_or_end(transport)
+                    if not transport.is_disconnected:
+                        listener.send(agent.report())  # type: ignore[attr-defined]
+            finally:
+                transport.disconnect(False)
+            agent.told(agent, "disconnected", "")
+            await asyncio.sleep(self._chance.uniform(0.1, 1.0))
+
+    async def _sleep_or_end(self, transport: WSTransport) -> None:
+        ended = asyncio.ensure_future(transport.wait_disconnected())
+        try:
+            await asyncio.wait([ended], timeout=self._heartbeat_s * self._chance.uniform(0.9, 1.1))
+        finally:
+            ended.cancel()
+
+    async def _over_http(self, agent: SimulatedAgent) -> None:
+        headers = {"Content-Type": "application/x-protobuf"}
+        async with aiohttp.ClientSession(headers=headers) as client:
+            while True:
+                waiting = [agent.full() if agent.sequence < 0 else agent.report()]
+                try:
+                    while waiting:
+                        async with self._gate, client.post(self.endpoint, data=waiting.pop(0), ssl=self._ssl) as answer:
+                            if answer.status == 200:
+                                waiting += agent.receive(await answer.read())
+                except (aiohttp.ClientError, OSError):
+                    agent.told(agent, "disconnected", "")
+                await asyncio.sleep(self._heartbeat_s * self._chance.uniform(0.9, 1.1))

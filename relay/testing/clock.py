@@ -1,0 +1,21 @@
+"""A clock that a test turns."""
+
+from __future__ import annotations
+
+
+class ManualClock:
+    """Stands still until `advance`."""
+
+    def __init__(self, unix_ms: int = 1_760_000_000_000) -> None:
+        self._now = 0.0
+        self._start_ms = unix_ms
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def unix_ms(self) -> int:
+        return self._start_ms + round(self._now * 1000)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += seconds

@@ -1,0 +1,82 @@
+"""A control plane that misbehaves on request: older manifests, wrong digests, resources that do not parse, silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import grpc.aio
+
+from relay.ids import sha256
+from relay.link.channel import SERVER
+from relay.link.protocol import WINDOW
+from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
+
+
+class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
+    """Sends exactly the updates that a test puts, and keeps what nodes say."""
+
+    def __init__(self) -> None:
+        self.acks: asyncio.Queue[link_pb2.SyncAck] = asyncio.Queue()
+        self.hellos: list[link_pb2.SyncHello] = []
+        self.reports: list[link_pb2.StatusReport] = []
+        self.acknowledging = True
+        """False: reports are taken and never acknowledged."""
+        self._updates: asyncio.Queue[link_pb2.SyncResponse] = asyncio.Queue()
+        self._server = grpc.aio.server(options=SERVER)
+        link_pb2_grpc.add_ControlPlaneServicer_to_server(self, self._server)
+        self.port = 0
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on loopback."""
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """End all streams."""
+        await self._server.stop(0)
+
+    def send(
+        self,
+        resources: Mapping[str, bytes],
+        version: tuple[int, int],
+        *,
+        region: str = "local",
+        corrupt: frozenset[str] = frozenset(),
+    ) -> None:
+        """Send a whole policy in one update.
+
+        Args:
+            corrupt: names whose payload is damaged on the way.
+        """
+        update = link_pb2.Update(nonce=f"{version[0]}-{version[1]}")
+        update.manifest.version.epoch, update.manifest.version.number = version
+        update.manifest.region = region
+        for name, payload in resources.items():
+            update.manifest.entries.add(name=name, digest=sha256(payload))
+            update.resources.add(
+                name=name, digest=sha256(payload), payload=payload + b" " if name in corrupt else payload
+            )
+        self._updates.put_nowait(link_pb2.SyncResponse(update=update))
+
+    async def Sync(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.SyncResponse]:
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            while True:
+                yield await self._updates.get()
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: Any) -> None:
+        async for request in requests:
+            if request.HasField("hello"):
+                self.hellos.append(request.hello)
+            else:
+                self.acks.put_nowait(request.ack)
+
+    async def Report(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.ReportAck]:
+        async for report in requests:
+            self.reports.append(report)
+            if self.acknowledging and report.sequence:
+                yield link_pb2.ReportAck(sequence=report.sequence, window=WINDOW)
