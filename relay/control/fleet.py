@@ -48,6 +48,7 @@ class Agent:
     session_started_ms: int
     state: bytes
     digest: int
+    effective_config_digest: bytes
 
 
 @dataclass(slots=True)
@@ -226,8 +227,8 @@ class Fleet:
         self._bodies.update(row["digest"] for row in bodies)
 
     def _missing_bodies(self, agents: list[Agent]) -> list[bytes]:
-        digests = {link_pb2.AgentState.FromString(a.state).effective_config_digest for a in agents}
-        return sorted(d for d in digests if d and d not in self._bodies)
+        digests = {a.effective_config_digest for a in agents} - self._bodies
+        return sorted(d for d in digests if d)
 
     def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
         node.last_seen_ms = self._clock.unix_ms()
@@ -270,8 +271,8 @@ class Fleet:
         labels = labels_of(identity.attributes(description), node.region, node.trusted)
         return all(key in labels and _as_text(labels[key]) == value for key, value in wanted.items())
 
-    def view(self, agent: Agent) -> dict[str, Any]:
-        """The JSON of an agent."""
+    def view(self, agent: Agent, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The JSON of an agent, or only some of its fields."""
         node = self.nodes[agent.node]
         return agent_view(
             link_pb2.AgentState.FromString(agent.state),
@@ -279,6 +280,7 @@ class Fleet:
             node=node.name,
             connected=agent.connected if node.connected else None,
             trusted=node.trusted,
+            fields=fields,
         )
 
     def find(self, name: str) -> Agent:
@@ -301,7 +303,7 @@ class Fleet:
         Raises:
             NotFound: it reported nothing, or the body is still on its way.
         """
-        digest = link_pb2.AgentState.FromString(agent.state).effective_config_digest
+        digest = agent.effective_config_digest
         if not digest:
             raise NotFound(f"{agent.agent_id} has reported no effective config")
         query = sa.select(schema.effective_configs.c.body).where(schema.effective_configs.c.digest == digest)
@@ -373,6 +375,7 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         message.session_started_unix_ms,
         state,
         state_digest(uid, state),
+        message.effective_config_digest,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -25,8 +24,8 @@ def agent_view(
     region: str,
     node: str,
     connected: bool | None,
-    labels: Mapping[str, Any] | None = None,
-    trusted: Literal["all"] | tuple[str, ...] = (),
+    trusted: Literal["all"] | tuple[str, ...],
+    fields: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """One agent as plain values.
 
@@ -35,13 +34,12 @@ def agent_view(
         region: of the node.
         node: its name.
         connected: None where nobody can know because the node's link is down.
-        labels: as the node computed them; None to compute them here from `trusted`.
         trusted: attributes that count as labels.
+        fields: give these alone; empty for all.
     """
-    attributes = identity.attributes(state.agent_description)
     status = pb.RemoteConfigStatus.FromString(state.remote_config_status)
     health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
-    return {
+    view: dict[str, Any] = {
         "instance_uid": format_uid(state.instance_uid),
         "agent_id": state.agent_id or format_uid(state.instance_uid),
         "region": region,
@@ -50,9 +48,9 @@ def agent_view(
         "transport": state.transport,
         "healthy": None if health is None else health.healthy,
         "health_error": health.last_error if health is not None else "",
-        "labels": dict(labels) if labels is not None else labels_of(attributes, region, trusted),
-        "attributes": attributes,
-        "capabilities": capabilities.names(state.capabilities),
+        "labels": {},
+        "attributes": {},
+        "capabilities": [],
         "config": {
             "offered_hash": state.offered_hash.hex(),
             "reported_hash": status.last_remote_config_hash.hex(),
@@ -64,3 +62,9 @@ def agent_view(
         "first_seen": rfc3339(state.first_seen_unix_ms),
         "last_change": rfc3339(state.last_change_unix_ms),
     }
+    # Parsing the description is most of the work: only for who wants it.
+    if not fields or fields & {"labels", "attributes", "capabilities"}:
+        view["attributes"] = identity.attributes(state.agent_description)
+        view["labels"] = labels_of(view["attributes"], region, trusted)
+        view["capabilities"] = capabilities.names(state.capabilities)
+    return {name: view[name] for name in view.keys() & fields} if fields else view

@@ -28,7 +28,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import CloseReason, Connection
 
 _log = log.get("opamp-relay.hub")
-_SLICE_S = 0.004
+_SLICE_S = 0.015
 """How long one slice of a policy change may hold the loop."""
 _ASK_TICK_S = 0.05
 _OFFLINE_AFTER_S = 90.0
@@ -46,7 +46,12 @@ class Live:
         self.session = session
         self.connection = connection
         self.interval_s = 0.0
-        """Observed between the polls of an HTTP agent."""
+        """Observed between the polls of an HTTP agent; a longer one counts at once, a shorter one by and by."""
+
+    def polled(self, before: float, now: float) -> None:
+        """The agent was heard at `now`, and at `before` the time before that (0: never)."""
+        if before:
+            self.interval_s = max(self.interval_s * 0.5, now - before)
 
 
 class Hub:
@@ -83,6 +88,7 @@ class Hub:
         self._rate = full_state_per_second
         self._tokens = full_state_per_second
         self._tokens_at = clock.monotonic()
+        self._telling = log.enabled("info")
         self._tasks = Tasks()
         self._sweep: asyncio.Task[None] | None = None
         self._services = Services(decide=self._decide, fresh_uid=self._fresh_uid, may_ask=self._may_ask)
@@ -98,10 +104,11 @@ class Hub:
         """Answer one message; see `ports.Agents`."""
         now = self._clock.monotonic()
         live = self._live.get(content[2:18])
-        if live is not None and live.connection is connection:
+        if live is not None and live.connection is connection and not connection.header:
+            before = live.session.last_seen
             reply = live.session.heartbeat(content, now)
             if reply is not None:
-                self._polled(live, now)
+                live.polled(before, now)
                 return reply
         message = body.decode(content)
         uid = message.instance_uid
@@ -111,7 +118,7 @@ class Hub:
             if isinstance(attached, bytes):
                 return attached
             live = attached
-        self._polled(live, now)
+        live.polled(live.session.last_seen, now)
         if connection.transport_name != "http":
             connection.session = live.session
         answer = live.session.report(message, now)
@@ -166,7 +173,7 @@ class Hub:
         if connection.transport_name != "http" and len(mine) >= self._max_per_connection:
             self._metrics.refused["agents_per_connection"] += 1
             raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
-        live = Live(Session(record, self._services), connection)
+        live = Live(Session(record, self._services, connection.header), connection)
         self._live[uid] = mine[uid] = live
         return live
 
@@ -205,17 +212,19 @@ class Hub:
         if record.connected:
             record.connected = False
             self._registry.changed(record)
-        _log.debug("agent_disconnected", agent_id=record.agent_id)
+        if self._telling:
+            _log.info("agent_disconnected", agent_id=record.agent_id)
 
     # ---- what follows from a report
 
-    def _changed(self, live: Live, changes: Change, effective_config: bytes | None, now: float) -> None:
+    def _changed(self, live: Live, changes: int, effective_config: bytes | None, now: float) -> None:
         record = live.session.record
         if changes & Change.CONNECT:
             record.connected = True
             record.transport = live.connection.transport_name
             record.session_started_ms = self._clock.unix_ms()
-            _log.debug("agent_connected", agent_id=record.agent_id, remote_addr=live.connection.remote)
+            if self._telling:
+                _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.connection.remote)
         if changes & Change.DISCONNECT:
             record.connected = False
         if effective_config is not None:
@@ -239,14 +248,11 @@ class Hub:
         common = {"agent_id": record.agent_id, "config_hash": status.last_remote_config_hash.hex()}
         if known == "APPLIED":
             self._metrics.config_updates["success"] += 1
-            _log.debug("config_updated", duration_ms=round(took_s * 1000), **common)
+            if self._telling:
+                _log.info("config_updated", duration_ms=round(took_s * 1000), **common)
         else:
             self._metrics.config_updates["failure"] += 1
             _log.error("config_update_failed", error=status.error_message, **common)
-
-    def _polled(self, live: Live, now: float) -> None:
-        if live.connection.transport_name == "http" and live.session.last_seen:
-            live.interval_s = max(live.interval_s * 0.5, now - live.session.last_seen)
 
     # ---- lent to sessions
 

@@ -23,7 +23,8 @@ from relay.store.local import LocalStore
 _log = log.get("opamp-relay.registry")
 BUCKET = "record"
 EFFECTIVE_BUCKET = "effective"
-_GATHER_S = 0.05
+_GATHER_S = 0.2
+"""What a kill -9 can lose: the agents concerned are asked for their state again."""
 _SLICE = 200
 
 

@@ -55,6 +55,11 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
+def enabled(level: str) -> bool:
+    """Whether lines of this level are written: for places where asking the logger itself would cost too much."""
+    return logging.getLogger().isEnabledFor(LEVELS[level])
+
+
 def _level_and_component(component: str) -> Any:
     def add(_: WrappedLogger, method: str, event: EventDict) -> EventDict:
         event["level"] = {"warn": "WARN", "warning": "WARN", "exception": "ERROR"}.get(method, method.upper())

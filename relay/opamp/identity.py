@@ -34,10 +34,13 @@ def attributes(description: bytes) -> dict[str, Any]:
     return found
 
 
-def agent_id(attributes: dict[str, Any], uid: bytes) -> AgentId:
+def agent_id(description: pb.AgentDescription, uid: bytes) -> AgentId:
     """What the agent is known by across restarts: service.instance.id where it says one, else its uid."""
-    named = attributes.get(INSTANCE_ID)
-    return AgentId(named) if isinstance(named, str) and named else AgentId(format_uid(uid))
+    for attributes in (description.identifying_attributes, description.non_identifying_attributes):
+        for kv in attributes:
+            if kv.key == INSTANCE_ID and kv.value.string_value:
+                return AgentId(kv.value.string_value)
+    return AgentId(format_uid(uid))
 
 
 def same_agent(one: bytes, other: bytes) -> bool:

@@ -1,7 +1,8 @@
 """One agent's conversation: a report in, a reply out (spec: Communication Model, AgentToServer, ServerToAgent).
 
 A session does not know its socket. `report` and `push` are synchronous and use local state only. The heartbeat, nearly
-all of the traffic, is `heartbeat`: a comparison of bytes and a fixed answer.
+all of the traffic, is `heartbeat`: the bytes that an unchanged agent must send next are known beforehand, so it is one
+comparison and a fixed answer.
 
 What the session decides:
 
@@ -30,6 +31,16 @@ OFFER_AGAIN_S = 30.0
 """An agent that goes on reporting another hash is offered the config again this long after the last time."""
 
 _CAPABILITIES = body.capabilities_field(capabilities.SERVER)
+_NOTHING = b""
+"""Equals no message: an agent always sends its uid."""
+
+
+def _sequence_field(number: int) -> bytes:
+    return pb.AgentToServer(sequence_num=number).SerializeToString()
+
+
+_SEQUENCE_FIELDS = [_sequence_field(number) for number in range(1 << 14)]
+"""AgentToServer.sequence_num, encoded: five days of heartbeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +49,8 @@ class Reply:
 
     body: bytes
     """A serialised ServerToAgent, never empty."""
-    changes: Change
+    changes: int
+    """Bits of `Change`."""
     effective_config: bytes | None = None
     """The serialised EffectiveConfig, where a new one was reported."""
 
@@ -69,6 +81,7 @@ class Session:
     Args:
         record: the agent's record; this session is the only one that changes it.
         services: shared by all sessions of a node.
+        header: what stands before each message on this transport, both ways; see `relay.opamp.frame`.
     """
 
     __slots__ = (
@@ -76,10 +89,13 @@ class Session:
         "_ask_after",
         "_ask_delay_s",
         "_asked",
+        "_capabilities",
+        "_expected",
         "_first",
-        "_prefix",
+        "_framed_ack",
+        "_framed_uid",
+        "_header",
         "_services",
-        "_suffix",
         "disconnected",
         "last_seen",
         "needs_full",
@@ -89,8 +105,9 @@ class Session:
         "sent_hash",
     )
 
-    def __init__(self, record: Record, services: Services) -> None:
+    def __init__(self, record: Record, services: Services, header: bytes = b"") -> None:
         self.record = record
+        self._header = header
         self.outbox = Outbox()
         self._services = services
         self._first = True
@@ -110,10 +127,17 @@ class Session:
         self._address()
 
     def _address(self) -> None:
-        uid = self.record.instance_uid
-        self._ack = body.uid_field(uid)
-        self._prefix = self._ack  # the same field number and length on both ways
-        self._suffix = pb.AgentToServer(capabilities=self.record.capabilities).SerializeToString()
+        self._ack = body.uid_field(self.record.instance_uid)
+        self._framed_ack = self._framed_uid = self._header + self._ack  # uid is the first field of both messages
+        self._capabilities = pb.AgentToServer(capabilities=self.record.capabilities).SerializeToString()
+        self._expected = _NOTHING
+
+    def _expect(self) -> None:
+        """Work out the next heartbeat, if a plain acknowledgement may answer it."""
+        if self.outbox or self.needs_full or self.disconnected:
+            self._expected = _NOTHING
+        else:
+            self._expected = self._framed_uid + _sequence_field(self.record.sequence_num + 1) + self._capabilities
 
     @property
     def asked(self) -> bool:
@@ -125,37 +149,23 @@ class Session:
     def heartbeat(self, message: bytes, now: float) -> bytes | None:
         """Answer the usual report (uid, next sequence, the capabilities as known, nothing else), if this is one.
 
+        Args:
+            message: as it came, with the transport's header.
+            now: seconds of a clock that never goes back.
+
         Returns:
-            The fixed answer, or None: then `message` must go through `report`.
+            The fixed answer, header included, or None: then the message must go through `report`.
         """
-        record = self.record
-        suffix = self._suffix
-        if self._first or not message.startswith(self._prefix) or not message.endswith(suffix):
+        if message != self._expected:
             return None
-        number = message[18 : len(message) - len(suffix)]
-        # sequence_num: tag 0x10, then a varint. One or two bytes of it are the first sixteen thousand reports.
-        if number[:1] != b"\x10":
-            return None
-        size = len(number)
-        if size == 2:
-            sequence = number[1]
-        elif size == 3:
-            sequence = number[1] & 0x7F | number[2] << 7
-        else:
-            sequence = 0
-            for i in range(1, size):
-                sequence |= (number[i] & 0x7F) << (7 * (i - 1))
-        if (
-            number[-1] > 0x7F
-            or sequence != record.sequence_num + 1
-            or self.needs_full
-            or self.outbox
-            or self.disconnected
-        ):
-            return None
-        record.sequence_num = sequence
         self.last_seen = now
-        return self._ack
+        record = self.record
+        number = record.sequence_num + 1
+        record.sequence_num = number
+        number += 1
+        field = _SEQUENCE_FIELDS[number] if number < 16384 else _sequence_field(number)
+        self._expected = self._framed_uid + field + self._capabilities
+        return self._framed_ack
 
     def report(self, message: pb.AgentToServer, now: float) -> Reply:
         """Take in one report and give its answer.
@@ -164,6 +174,11 @@ class Session:
             message: decoded by `body.decode`; its uid is this session's.
             now: seconds of a clock that never goes back.
         """
+        reply = self._report(message, now)
+        self._expect()
+        return reply
+
+    def _report(self, message: pb.AgentToServer, now: float) -> Reply:
         record = self.record
         described = message.HasField("agent_description")
         if self.disconnected and not described:
@@ -180,7 +195,7 @@ class Session:
         record.sequence_exact = True
         self.last_seen = now
         if changes & Change.CAPABILITIES:
-            self._suffix = pb.AgentToServer(capabilities=record.capabilities).SerializeToString()
+            self._capabilities = pb.AgentToServer(capabilities=record.capabilities).SerializeToString()
         if full:
             self.needs_full = self._asked = False
             self._ask_delay_s = ASK_AGAIN_S
@@ -204,7 +219,7 @@ class Session:
 
     # ---- out
 
-    def consider(self, now: float, *, mismatch: bool = False) -> Change:
+    def consider(self, now: float, *, mismatch: bool = False) -> int:
         """Put into the outbox the config that policy selects, if the agent should be sent it.
 
         Args:
@@ -230,12 +245,13 @@ class Session:
         if self.sent_hash == wanted and not (mismatch and now - self.offered_at >= OFFER_AGAIN_S):
             return Change.NONE
         self.outbox.offer = offer
+        self._expected = _NOTHING
         self.sent_hash = wanted
         self.offered_at = now
         self._remember(offer)
         return Change.OFFERED
 
-    def _remember(self, offer: Offer) -> Change:
+    def _remember(self, offer: Offer) -> int:
         record = self.record
         if record.offered_hash == offer.config_hash and record.assignments == offer.assignments:
             return Change.NONE
@@ -249,7 +265,9 @@ class Session:
             self._ask(now)
         if not self.outbox:
             return None
-        return self._ack + self.outbox.take()
+        content = self._ack + self.outbox.take()
+        self._expect()
+        return content
 
     def _ask(self, now: float) -> None:
         if now >= self._ask_after and self._services.may_ask(now):
@@ -258,16 +276,8 @@ class Session:
             self._ask_after = now + self._ask_delay_s
             self._ask_delay_s = min(2 * self._ask_delay_s, ASK_AGAIN_MOST_S)
 
-    def rename(self) -> None:
-        """The record has a new instance_uid, which the agent now uses; the sequence goes on."""
-        self._address()
 
-    def give_new_uid(self, uid: bytes) -> None:
-        """Tell the agent, with the next message, to use `uid`."""
-        self.outbox.new_uid = uid
-
-
-def _effective(message: pb.AgentToServer, changes: Change) -> bytes | None:
+def _effective(message: pb.AgentToServer, changes: int) -> bytes | None:
     if changes & Change.EFFECTIVE_CONFIG and message.HasField("effective_config"):
         return message.effective_config.SerializeToString(deterministic=True)
     return None

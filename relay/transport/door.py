@@ -21,6 +21,7 @@ from relay.transport.websocket import WebSocketFactory
 
 _END = b"\r\n\r\n"
 _REFUSAL_LINGER_S = 0.5
+_RESERVED = 100
 _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
 
 
@@ -237,8 +238,9 @@ class _Entrance(asyncio.Protocol):
         if self._only is not None and head.path not in self._only:
             self._refuse(400, "plain_http_on_tls")
             return
-        probing = head.path in ("/health", "/ready")
-        if not probing and (door.draining or door.connections > door.settings.max_connections):
+        # Probes, metrics and people get a few connections of their own, or nobody could look at a full node.
+        room = door.settings.max_connections + (0 if head.path == PATH else _RESERVED)
+        if door.connections > room or (door.draining and head.path == PATH):
             self._refuse(503, "draining" if door.draining else "connections")
             return
         transport = self._transport

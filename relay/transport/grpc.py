@@ -42,6 +42,7 @@ class AgentStream:
     """One stream. Implements `ports.Connection`."""
 
     transport_name = "grpc"
+    header = b""
 
     def __init__(self, remote: str, settings: StreamSettings, clock: Clock) -> None:
         self.session: Session | None = None

@@ -38,6 +38,7 @@ class Polling:
     """The one connection of all agents over HTTP: they come when they like and cannot be pushed to."""
 
     transport_name = "http"
+    header = b""
     writable = False
     session: Session | None = None
     remote = ""

@@ -35,6 +35,8 @@ class Connection(Protocol):
     """The agent that spoke last: its heartbeats are answered without asking `Agents`."""
     transport_name: str
     """`websocket`, `http` or `grpc`."""
+    header: bytes
+    """What stands before each message on the wire; see `relay.opamp.session.Session`."""
     remote: str
 
     @property

@@ -76,10 +76,9 @@ class AgentSocket(WSListener):
     __slots__ = (
         "_agents",
         "_bad",
-        "_clock",
         "_last_data",
-        "_loop",
         "_metrics",
+        "_now",
         "_parts",
         "_parts_bytes",
         "_paused",
@@ -92,12 +91,13 @@ class AgentSocket(WSListener):
         "session",
     )
     transport_name = "websocket"
+    header = frame.HEADER
 
     def __init__(self, shared: WebSocketFactory, remote: str) -> None:
         self._shared = shared
         self._agents = shared.agents
         self._metrics = shared.metrics
-        self._clock = shared.clock
+        self._now = shared.clock.monotonic
         self.remote = remote
         self.session: Session | None = None
         self._transport: WSTransport | None = None
@@ -109,7 +109,7 @@ class AgentSocket(WSListener):
         self._bad = 0
         self._paused = False
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._last_data = self._clock.monotonic()
+        self._last_data = self._now()
         self._pinged = False
 
     # ---- picows
@@ -121,24 +121,20 @@ class AgentSocket(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
         """A frame came. The first lines are the path of nearly all traffic."""
-        now = self._clock.monotonic()
+        now = self._now()
         self._last_data = now
-        if frame_.msg_type is _BINARY and frame_.fin and self._parts is None:
-            message = frame_.get_payload_as_bytes()
-            session = self.session
-            if session is not None and message[:1] == b"\x00":
-                reply = session.heartbeat(message[1:], now)
-                if reply is not None:
-                    metrics = self._metrics
-                    metrics.messages_received += 1
-                    metrics.messages_sent += 1
-                    transport.send(_BINARY, b"\x00" + reply)
-                    if self._paused:
-                        self._check_backlog()
-                    return
-            self._message(message)
-        else:
+        if frame_.msg_type is not _BINARY or not frame_.fin or self._parts is not None:
             self._other_frame(transport, frame_)
+            return
+        message = frame_.get_payload_as_bytes()
+        session = self.session
+        if session is not None and (reply := session.heartbeat(message, now)) is not None:
+            self._metrics.heartbeats += 1
+            transport.send(_BINARY, reply)
+            if self._paused:
+                self._check_backlog()
+        else:
+            self._message(message)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""

@@ -184,8 +184,7 @@ async def _agents(
     part, separator = "[", ""
     for i, row in enumerate(rows):
         if not wanted or fleet.matches(row, wanted):
-            view = fleet.view(row)
-            part += separator + json.dumps({k: v for k, v in view.items() if k in keep} if keep else view)
+            part += separator + json.dumps(fleet.view(row, keep))
             separator = ",\n"
         if i % _SLICE == _SLICE - 1:
             yield part.encode()

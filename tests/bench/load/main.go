@@ -1,0 +1,403 @@
+// The load client: many OpAMP agents over WebSocket from one process, with its own framing so that it outruns the server.
+//
+//	load -mode heartbeat   each connection sends its next heartbeat when the last was answered: the most a server can do
+//	load -mode fleet       all agents connect with full state, then send heartbeats at fixed times; latency counts from
+//	                       the time a heartbeat was due. Every new config is taken, answered APPLIED, and reported as a
+//	                       line once all agents have it. Ends when standard input does.
+//
+// Every line it prints is JSON.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/open-telemetry/opamp-go/protobufs"
+	"google.golang.org/protobuf/proto"
+)
+
+const capabilities = 0x3807
+
+var (
+	mode      = flag.String("mode", "heartbeat", "heartbeat or fleet")
+	target    = flag.String("target", "127.0.0.1:4320", "host:port")
+	secure    = flag.Bool("tls", false, "speak TLS, trusting anybody")
+	count     = flag.Int("agents", 100, "how many agents")
+	seconds   = flag.Float64("seconds", 5, "how long (heartbeat)")
+	interval  = flag.Duration("interval", 30*time.Second, "between an agent's heartbeats (fleet)")
+	together  = flag.Int("together", 10000, "how many connect at once")
+	prefix    = flag.String("prefix", "load", "of the agents' names")
+	output    sync.Mutex
+	latencies samples
+)
+
+type samples struct {
+	sync.Mutex
+	values []float64
+}
+
+func (s *samples) add(d time.Duration) {
+	s.Lock()
+	s.values = append(s.values, float64(d.Microseconds())/1000)
+	s.Unlock()
+}
+
+func (s *samples) take() map[string]float64 {
+	s.Lock()
+	values := s.values
+	s.values = nil
+	s.Unlock()
+	sort.Float64s(values)
+	at := func(q float64) float64 {
+		if len(values) == 0 {
+			return 0
+		}
+		return values[min(len(values)-1, int(q*float64(len(values))))]
+	}
+	return map[string]float64{"n": float64(len(values)), "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1)}
+}
+
+func say(line map[string]any) {
+	line["at"] = float64(time.Now().UnixMicro()) / 1e6
+	text, _ := json.Marshal(line)
+	output.Lock()
+	fmt.Println(string(text))
+	output.Unlock()
+}
+
+type agent struct {
+	name    string
+	uid     []byte
+	conn    net.Conn
+	reader  *bufio.Reader
+	mutex   sync.Mutex
+	seq     uint64
+	frame   []byte
+	due     atomic.Int64 // when the heartbeat that is not answered yet was due, in ns; 0 for none
+	hash    []byte
+	replied atomic.Bool
+}
+
+func (a *agent) connect() error {
+	dialer := net.Dialer{Timeout: 60 * time.Second}
+	conn, err := dialer.Dial("tcp", *target)
+	if err != nil {
+		return err
+	}
+	if *secure {
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+	}
+	a.conn = conn
+	a.reader = bufio.NewReaderSize(conn, 2048)
+	_, err = fmt.Fprintf(conn, "GET /v1/opamp HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", *target)
+	if err != nil {
+		return err
+	}
+	status, err := a.reader.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains([]byte(status), []byte(" 101 ")) {
+		return fmt.Errorf("refused: %s", status)
+	}
+	for {
+		line, err := a.reader.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if line == "\r\n" {
+			return nil
+		}
+	}
+}
+
+// send writes one binary message: header byte 0, then body, under a zero mask.
+func (a *agent) send(body []byte) error {
+	frame := append(a.frame[:0], 0x82)
+	size := len(body) + 1
+	switch {
+	case size < 126:
+		frame = append(frame, 0x80|byte(size))
+	case size < 65536:
+		frame = binary.BigEndian.AppendUint16(append(frame, 0x80|126), uint16(size))
+	default:
+		frame = binary.BigEndian.AppendUint64(append(frame, 0x80|127), uint64(size))
+	}
+	frame = append(frame, 0, 0, 0, 0, 0)
+	frame = append(frame, body...)
+	a.frame = frame
+	_, err := a.conn.Write(frame)
+	return err
+}
+
+func (a *agent) heartbeat() error {
+	body := make([]byte, 0, 48)
+	body = append(append(body, 0x0a, 16), a.uid...)
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	body = binary.AppendUvarint(append(body, 0x10), a.seq)
+	body = binary.AppendUvarint(append(body, 0x20), capabilities)
+	a.seq++
+	return a.send(body)
+}
+
+func (a *agent) report(message *protobufs.AgentToServer) error {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	message.InstanceUid, message.SequenceNum, message.Capabilities = a.uid, a.seq, capabilities
+	a.seq++
+	body, err := proto.Marshal(message)
+	if err != nil {
+		return err
+	}
+	return a.send(body)
+}
+
+func text(key, value string) *protobufs.KeyValue {
+	return &protobufs.KeyValue{Key: key, Value: &protobufs.AnyValue{Value: &protobufs.AnyValue_StringValue{StringValue: value}}}
+}
+
+func (a *agent) full() error {
+	status := &protobufs.RemoteConfigStatus{}
+	if a.hash != nil {
+		status.LastRemoteConfigHash, status.Status = a.hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED
+	}
+	return a.report(&protobufs.AgentToServer{
+		AgentDescription: &protobufs.AgentDescription{
+			IdentifyingAttributes: []*protobufs.KeyValue{
+				text("service.name", "otelcol"), text("service.instance.id", a.name), text("service.version", "0.149.0"),
+			},
+			NonIdentifyingAttributes: []*protobufs.KeyValue{
+				text("os.type", "linux"), text("host.name", a.name+".example.internal"), text("host.arch", "amd64"),
+				text("tier", "production"), text("cloud.region", "eu-west-1"), text("cloud.zone", "eu-west-1a"),
+				text("deployment.environment", "production"),
+			},
+		},
+		Health:             &protobufs.ComponentHealth{Healthy: true, Status: "running"},
+		RemoteConfigStatus: status,
+	})
+}
+
+// read gives the body of the next message.
+func (a *agent) read() ([]byte, error) {
+	for {
+		var head [2]byte
+		if _, err := io.ReadFull(a.reader, head[:]); err != nil {
+			return nil, err
+		}
+		size := uint64(head[1] & 0x7f)
+		var more [8]byte
+		switch size {
+		case 126:
+			if _, err := io.ReadFull(a.reader, more[:2]); err != nil {
+				return nil, err
+			}
+			size = uint64(binary.BigEndian.Uint16(more[:2]))
+		case 127:
+			if _, err := io.ReadFull(a.reader, more[:]); err != nil {
+				return nil, err
+			}
+			size = binary.BigEndian.Uint64(more[:])
+		}
+		payload := make([]byte, size)
+		if _, err := io.ReadFull(a.reader, payload); err != nil {
+			return nil, err
+		}
+		switch head[0] & 0x0f {
+		case 0x8:
+			return nil, io.EOF
+		case 0x2:
+			return payload[1:], nil
+		}
+	}
+}
+
+func makeAgents() []*agent {
+	agents := make([]*agent, *count)
+	for i := range agents {
+		uid := make([]byte, 16)
+		_, _ = rand.Read(uid)
+		agents[i] = &agent{name: fmt.Sprintf("%s-%05d", *prefix, i), uid: uid}
+	}
+	return agents
+}
+
+func connectAll(agents []*agent, after func(*agent)) {
+	began := time.Now()
+	gate := make(chan struct{}, *together)
+	var group sync.WaitGroup
+	var failed atomic.Int64
+	for _, a := range agents {
+		group.Add(1)
+		gate <- struct{}{}
+		go func() {
+			defer group.Done()
+			defer func() { <-gate }()
+			err := a.connect()
+			if err == nil {
+				err = a.full()
+			}
+			if err == nil {
+				var body []byte
+				body, err = a.read()
+				if err == nil {
+					a.replied.Store(true)
+					handle(a, body)
+				}
+			}
+			if err != nil {
+				if failed.Add(1) == 1 {
+					say(map[string]any{"event": "error", "error": err.Error()})
+				}
+				return
+			}
+			if after != nil {
+				go after(a)
+			}
+		}()
+	}
+	group.Wait()
+	took := time.Since(began).Seconds()
+	say(map[string]any{
+		"event": "connected", "agents": len(agents) - int(failed.Load()), "failed": failed.Load(),
+		"seconds": took, "per_second": float64(len(agents)-int(failed.Load())) / took,
+	})
+}
+
+var tally struct {
+	sync.Mutex
+	hash  []byte
+	count int
+	first time.Time
+}
+
+// handle takes what a body carries; plain acknowledgements settle the heartbeat that waits.
+func handle(a *agent, body []byte) {
+	now := time.Now()
+	if len(body) == 18 {
+		if due := a.due.Swap(0); due != 0 {
+			latencies.add(now.Sub(time.Unix(0, due)))
+		}
+		return
+	}
+	var message protobufs.ServerToAgent
+	if proto.Unmarshal(body, &message) != nil {
+		return
+	}
+	if message.Flags&1 != 0 {
+		_ = a.full()
+	}
+	if message.RemoteConfig == nil {
+		return
+	}
+	hash := message.RemoteConfig.ConfigHash
+	a.hash = hash
+	_ = a.report(&protobufs.AgentToServer{RemoteConfigStatus: &protobufs.RemoteConfigStatus{
+		LastRemoteConfigHash: hash, Status: protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED,
+	}})
+	tally.Lock()
+	defer tally.Unlock()
+	if !bytes.Equal(tally.hash, hash) {
+		tally.hash, tally.count, tally.first = hash, 0, now
+	}
+	tally.count++
+	if tally.count == *count {
+		say(map[string]any{
+			"event": "config", "hash": fmt.Sprintf("%x", hash), "bytes": len(body),
+			"first": float64(tally.first.UnixMicro()) / 1e6, "last": float64(now.UnixMicro()) / 1e6,
+			"heartbeats": latencies.take(),
+		})
+	}
+}
+
+func runFleet() {
+	agents := makeAgents()
+	connectAll(agents, func(a *agent) {
+		for {
+			body, err := a.read()
+			if err != nil {
+				return
+			}
+			handle(a, body)
+		}
+	})
+	go func() {
+		began := time.Now()
+		step := *interval / time.Duration(len(agents))
+		for i := 0; ; i++ {
+			due := began.Add(time.Duration(i) * step)
+			if wait := time.Until(due); wait > 0 {
+				time.Sleep(wait)
+			}
+			a := agents[i%len(agents)]
+			if a.replied.Load() {
+				a.due.Store(due.UnixNano())
+				_ = a.heartbeat()
+			}
+		}
+	}()
+	input := bufio.NewScanner(os.Stdin)
+	for input.Scan() {
+		say(map[string]any{"event": input.Text(), "heartbeats": latencies.take()})
+	}
+}
+
+func runHeartbeat() {
+	agents := makeAgents()
+	var total atomic.Int64
+	var stop atomic.Bool
+	connectAll(agents, nil)
+	var group sync.WaitGroup
+	began := time.Now()
+	for _, a := range agents {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for !stop.Load() {
+				sent := time.Now()
+				if a.heartbeat() != nil {
+					return
+				}
+				body, err := a.read()
+				if err != nil {
+					return
+				}
+				if len(body) == 18 {
+					if total.Add(1)%16 == 0 {
+						latencies.add(time.Since(sent))
+					}
+				} else {
+					handle(a, body)
+				}
+			}
+		}()
+	}
+	time.Sleep(time.Duration(*seconds * float64(time.Second)))
+	stop.Store(true)
+	took := time.Since(began).Seconds()
+	exchanges := total.Load()
+	say(map[string]any{"event": "heartbeats", "exchanges": exchanges, "per_second": float64(exchanges) / took, "latency": latencies.take()})
+}
+
+func main() {
+	flag.Parse()
+	if *mode == "fleet" {
+		runFleet()
+	} else {
+		runHeartbeat()
+	}
+}
