@@ -21,6 +21,7 @@ from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Model, Name, RegionVariables, Selector
 from relay.policy.template import RENDERER, Resolved
 
+_KINDS = ("ConfigTemplate", "RegionVariables", "ConfigAssignment")
 RENDERERS = frozenset({RENDERER})
 
 
@@ -125,6 +126,8 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
     published: dict[str, Published] = {}
     for name, payload in resources.items():
         kind, _, key = name.partition("/")
+        if kind not in _KINDS:
+            continue  # of a later version: held, and not looked at
         try:
             value = json.loads(payload)
             if kind == "ConfigTemplate":
@@ -135,11 +138,10 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                 digests[name] = sha256(payload).hex()
             elif kind == "RegionVariables":
                 parsed[name] = RegionVariables.model_validate(value)
-            elif kind == "ConfigAssignment":
+            else:
                 published[name] = Published.model_validate(value)
                 if published[name].name != key:
                     raise ValueError(f"names itself {published[name].name}")
-            # Kinds of a later version are held and not looked at.
         except (ValueError, ValidationError, RecursionError) as error:
             published.pop(name, None)
             rejected[name] = str(error).replace("\n", "; ")[:500]

@@ -1,0 +1,82 @@
+from relay.fleet.cohort import Cohorts
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.policy.model import Selector
+from relay.policy.rollout import EVERYONE
+from relay.policy.snapshot import Published, Snapshot, build
+from tests.fleet.agents import record
+from tests.policy.published import published, resources, revision
+
+
+def snapshot(*assignments: Published) -> Snapshot:
+    return build(resources(*assignments))
+
+
+PROD = Selector(labels={"tier": "prod"})
+
+
+def test_agents_of_one_answer_share_one_offer() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD), published("d", stable=revision(1))))
+    one, two, other = record("1", tier="prod", host="x"), record("2", tier="prod", host="y"), record("3", tier="dev")
+    assert cohorts.offer(one) is cohorts.offer(two)
+    assert cohorts.offer(one) is not cohorts.offer(other)
+    assert len(cohorts) == 2
+    offer = cohorts.offer(one)
+    assert offer is not None
+    assert offer.assignments == ("p",)
+    body = pb.ServerToAgent.FromString(offer.field).remote_config.config.config_map[""].body
+    assert b"rate: 2" in body
+
+
+def test_a_change_of_contents_touches_cohorts_and_not_agents() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("a", stable=revision(1)), published("b", stable=revision(1), slot="b")))
+    agent = record()
+    before, cohort = cohorts.offer(agent), agent.cohort
+    assert cohorts.change(snapshot(published("a", stable=revision(2)), published("b", stable=revision(1), slot="b")))
+    assert agent.cohort is cohort
+    after = cohorts.offer(agent)
+    assert before is not None
+    assert after is not None
+    assert before.config_hash != after.config_hash
+
+
+def test_a_change_that_concerns_nobody_says_so() -> None:
+    cohorts = Cohorts("local", "all")
+    policy = snapshot(published("a", stable=revision(1)))
+    assert cohorts.change(policy)
+    offer = cohorts.offer(record())
+    assert not cohorts.change(snapshot(published("a", stable=revision(1))))
+    assert cohorts.offer(record()) is offer
+    assert cohorts.snapshot is not policy
+
+
+def test_new_terms_place_agents_anew() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("d", stable=revision(1))))
+    agent = record(tier="prod")
+    cohorts.offer(agent)
+    assert cohorts.change(
+        snapshot(published("d", stable=revision(1)), published("p", stable=revision(2), priority=1, selector=PROD))
+    )
+    offer = cohorts.offer(agent)
+    assert offer is not None
+    assert offer.assignments == ("p",)
+
+
+def test_a_rollout_s_threshold_is_part_of_the_key() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)))
+    offer = cohorts.offer(record())
+    assert offer is not None
+    assert b"rate: 2" in offer.field
+
+
+def test_capabilities_split_cohorts_and_no_match_offers_nothing() -> None:
+    cohorts = Cohorts("local", ())
+    cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD)))
+    assert cohorts.offer(record(tier="prod")) is None, "an attribute that is not trusted is no label"
+    cohorts.offer(record(accepts=False))
+    assert len(cohorts) == 2
+    cohorts.change(snapshot())
+    assert cohorts.offer(record()) is None

@@ -1,0 +1,36 @@
+from relay.fleet.view import agent_view, rfc3339
+from relay.pb.relay.v1 import link_pb2
+from tests.fleet.agents import record
+
+
+def test_an_agent_as_people_see_it() -> None:
+    agent = record("a1", tier="prod")
+    agent.assignments = ("p",)
+    state = link_pb2.AgentState.FromString(agent.state())
+    view = agent_view(state, region="eu", node="n1", connected=True, trusted=("tier",))
+    assert view["agent_id"] == "a1"
+    assert view["labels"] == {"tier": "prod", "region": "eu"}
+    assert view["attributes"] == {"tier": "prod", "service.instance.id": "a1"}
+    assert view["capabilities"] == ["ReportsStatus", "AcceptsRemoteConfig", "ReportsHealth", "ReportsRemoteConfig"]
+    assert view["healthy"] is True
+    assert view["config"] == {
+        "offered_hash": "", "reported_hash": "", "status": "UNSET", "error_message": "", "assignments": ["p"]
+    }  # fmt: skip
+    assert view["first_seen"] == "1970-01-01T00:00:00.000Z"
+
+
+def test_what_nobody_knows_is_null() -> None:
+    state = link_pb2.AgentState(instance_uid=bytes(16))
+    view = agent_view(state, region="eu", node="n", connected=None, trusted="all")
+    assert (view["connected"], view["healthy"]) == (None, None)
+    assert view["agent_id"] == "00000000-0000-0000-0000-000000000000"
+
+
+def test_only_the_fields_that_are_wanted() -> None:
+    state = link_pb2.AgentState.FromString(record("a1").state())
+    view = agent_view(state, region="eu", node="n", connected=True, trusted="all", fields=frozenset({"node", "labels"}))
+    assert view == {"node": "n", "labels": {"service.instance.id": "a1", "region": "eu"}}
+
+
+def test_times_are_utc_with_milliseconds() -> None:
+    assert rfc3339(1_760_000_000_123) == "2025-10-09T08:53:20.123Z"

@@ -1,0 +1,280 @@
+"""Playbooks of both ends; the two are also run against each other."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.errors import UpstreamError
+from relay.ids import sha256
+from relay.link.protocol import (
+    CHUNK_BYTES,
+    Candidate,
+    RegionPolicy,
+    ReportSender,
+    SyncReceiver,
+    SyncSender,
+    Version,
+)
+from relay.pb.relay.v1 import link_pb2
+
+NODE = link_pb2.NodeIdentity(region="eu", name="n1")
+
+
+def update(resources: dict[str, bytes], version: Version, *, region: str = "eu") -> link_pb2.Update:
+    message = link_pb2.Update(nonce="n")
+    message.manifest.version.epoch, message.manifest.version.number = version
+    message.manifest.region = region
+    for name, payload in resources.items():
+        message.resources.add(name=name, digest=sha256(payload), payload=payload)
+        message.manifest.entries.add(name=name, digest=sha256(payload))
+    return message
+
+
+def accept(receiver: SyncReceiver, answer: object) -> link_pb2.SyncAck:
+    assert isinstance(answer, Candidate)
+    _, request = receiver.accept(answer, {}, frozenset())
+    return request.ack
+
+
+def test_the_hello_says_what_is_held() -> None:
+    hello = SyncReceiver("eu", {"a": b"1"}, (1, 2)).hello(NODE, frozenset({1})).hello
+    assert [(r.name, r.digest) for r in hello.held] == [("a", sha256(b"1"))]
+    assert (hello.manifest.epoch, hello.manifest.number) == (1, 2)
+    assert list(hello.renderers) == [1]
+    assert not SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello.HasField("manifest")
+
+
+def test_an_update_comes_into_force_with_its_manifest() -> None:
+    receiver = SyncReceiver("eu", {}, None)
+    part = link_pb2.Update(nonce="1")
+    part.resources.add(name="a", digest=sha256(b"1"), payload=b"1")
+    answer = receiver.receive(part)
+    assert isinstance(answer, link_pb2.SyncRequest)
+    assert (answer.ack.nonce, receiver.held) == ("1", {})
+    final = update({"b": b"2"}, (1, 1))
+    final.manifest.entries.add(name="a", digest=sha256(b"1"))
+    candidate = receiver.receive(final)
+    assert isinstance(candidate, Candidate)
+    changes, request = receiver.accept(candidate, {}, frozenset())
+    assert changes == {"a": b"1", "b": b"2"}
+    assert not request.ack.rejected
+    assert receiver.version == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [(update({}, (1, 4)), "older"), (update({}, (0, 9)), "older"), (update({}, (2, 1), region="us"), "region us")],
+)
+def test_an_update_that_may_not_be_taken_is_refused_whole(message: link_pb2.Update, reason: str) -> None:
+    receiver = SyncReceiver("eu", {"a": b"1"}, (1, 5))
+    answer = receiver.receive(message)
+    assert isinstance(answer, link_pb2.SyncRequest)
+    assert reason in answer.ack.refused
+    assert (receiver.held, receiver.version) == ({"a": b"1"}, (1, 5))
+
+
+def test_a_resource_with_a_wrong_digest_is_rejected_and_its_last_form_stays() -> None:
+    receiver = SyncReceiver("eu", {"a": b"old"}, (1, 1))
+    message = update({"a": b"new", "b": b"2"}, (1, 2))
+    message.resources[0].payload = b"damaged"
+    message.manifest.entries.add(name="c", digest=sha256(b"never sent"))
+    ack = accept(receiver, receiver.receive(message))
+    assert [(r.name, r.reason) for r in ack.rejected] == [("a", "digest does not match"), ("c", "did not come")]
+    assert receiver.held == {"a": b"old", "b": b"2"}
+
+
+def test_what_cannot_be_read_is_rejected_and_what_is_needed_is_kept() -> None:
+    receiver = SyncReceiver("eu", {"a": b"old", "input": b"x", "gone": b"y"}, (1, 1))
+    candidate = receiver.receive(update({"a": b"bad", "b": b"bad too"}, (1, 2)))
+    assert isinstance(candidate, Candidate)
+    changes, request = receiver.accept(candidate, {"a": "no", "b": "no"}, frozenset({"a", "input"}))
+    assert receiver.held == {"a": b"old", "input": b"x"}
+    assert changes == {"gone": None}
+    assert {r.name: r.digest for r in request.ack.rejected} == {"a": sha256(b"bad"), "b": sha256(b"bad too")}
+
+
+def test_a_refused_candidate_changes_nothing() -> None:
+    receiver = SyncReceiver("eu", {}, None)
+    candidate = receiver.receive(update({"a": b"1"}, (1, 1)))
+    assert isinstance(candidate, Candidate)
+    assert receiver.refuse(candidate, "disk full").ack.refused == "disk full"
+    assert (receiver.held, receiver.version) == ({}, None)
+
+
+def converge(receiver: SyncReceiver, sender: SyncSender, policy: RegionPolicy) -> int:
+    """Run both ends until the sender has nothing more; give the number of resources sent."""
+    sent = 0
+    while responses := sender.next(policy):
+        for response in responses:
+            sent += len(response.update.resources)
+            answer = receiver.receive(response.update)
+            if isinstance(answer, Candidate):
+                _, answer = receiver.accept(answer, {}, frozenset())
+            sender.acknowledged(answer.ack)
+    return sent
+
+
+payloads = st.dictionaries(st.sampled_from("abcdef"), st.binary(max_size=3), max_size=6)
+
+
+@given(payloads, payloads)
+def test_both_ends_agree_and_only_differences_travel(held: dict[str, bytes], wanted: dict[str, bytes]) -> None:
+    receiver = SyncReceiver("eu", held, (1, 1))
+    sender = SyncSender(receiver.hello(NODE, frozenset()).hello)
+    sent = converge(receiver, sender, RegionPolicy((1, 2), wanted))
+    assert receiver.held == wanted
+    assert sent == sum(held.get(name) != payload for name, payload in wanted.items())
+    assert sender.acked == (1, 2)
+    assert not sender.waiting
+
+
+def test_a_node_that_is_up_to_date_is_sent_nothing_and_one_that_lost_something_is() -> None:
+    policy = RegionPolicy((1, 1), {"a": b"1"})
+    receiver = SyncReceiver("eu", {"a": b"1"}, (1, 1))
+    assert SyncSender(receiver.hello(NODE, frozenset()).hello).next(policy) == []
+    lacking = SyncReceiver("eu", {}, (1, 1))
+    assert converge(lacking, SyncSender(lacking.hello(NODE, frozenset()).hello), policy) == 1
+
+
+def test_large_policies_come_in_several_updates() -> None:
+    receiver = SyncReceiver("eu", {}, None)
+    sender = SyncSender(receiver.hello(NODE, frozenset()).hello)
+    wanted = {str(i): bytes(CHUNK_BYTES // 2) for i in range(5)}
+    responses = sender.next(RegionPolicy((1, 1), wanted))
+    assert len(responses) == 3
+    assert [r.update.HasField("manifest") for r in responses] == [False, False, True]
+
+
+def test_one_update_is_under_way_at_a_time_and_a_refusal_is_not_repeated() -> None:
+    sender = SyncSender(SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello)
+    policy = RegionPolicy((1, 1), {"a": b"1"})
+    (response,) = sender.next(policy)
+    assert sender.waiting
+    assert sender.next(RegionPolicy((1, 2), {})) == []
+    assert not sender.acknowledged(link_pb2.SyncAck(nonce="other"))
+    assert sender.acknowledged(link_pb2.SyncAck(nonce=response.update.nonce, refused="no"))
+    assert sender.refused == "no"
+    assert sender.next(policy) == [], "the same again would be refused again"
+    assert sender.next(RegionPolicy((1, 2), {"a": b"1"}))
+
+
+# ---- reports
+
+
+class Node:
+    def __init__(self, most: int = 2) -> None:
+        self.sender = ReportSender(max_agents=most)
+        self.states: dict[bytes, bytes] = {}
+
+    def change(self, *names: bytes) -> None:
+        for name in names:
+            self.states[name] = self.states.get(name, b"") + b"x"
+            self.sender.change(name)
+
+    def next(self) -> link_pb2.StatusReport | None:
+        return self.sender.next(
+            state=self.states.get,
+            body=lambda digest: b"body" if digest == b"d" else None,
+            listing=lambda shard: {b"u": shard},
+            shards=lambda: [0] * 256,
+        )
+
+    def agents(self) -> list[bytes]:
+        report = self.next()
+        return [a.instance_uid for a in report.agents] if report else []
+
+
+def test_changes_go_up_once_latest_state_only() -> None:
+    node = Node()
+    node.change(b"a", b"b", b"a", b"c")
+    first = node.next()
+    assert first is not None
+    assert [(a.instance_uid, a.state) for a in first.agents] == [(b"a", b"xx"), (b"b", b"x")]
+    assert first.sequence == 1
+    assert node.agents() == [b"c"]
+    assert node.next() is None
+    assert node.sender.in_flight == 2
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=2))
+    assert node.sender.in_flight == 0
+    verifying = node.next()
+    assert verifying is not None
+    assert len(verifying.shards) == 256
+    assert node.next() is None
+
+
+def test_what_was_in_flight_when_the_stream_broke_goes_again() -> None:
+    node = Node()
+    node.change(b"a", b"b", b"c")
+    node.sender.remove(b"z")
+    node.next()
+    node.sender.restart()
+    assert set(node.agents() + node.agents()) == {b"a", b"b", b"c"}
+    node.sender.restart()
+    report = node.next()
+    assert report is not None
+    assert list(report.removed) == [b"z"]
+
+
+def test_a_removed_agent_is_not_resurrected_by_what_was_in_flight() -> None:
+    node = Node()
+    node.change(b"a")
+    node.next()
+    node.sender.remove(b"a")
+    node.sender.restart()
+    report = node.next()
+    assert report is not None
+    assert (list(report.agents), list(report.removed)) == ([], [b"a"])
+    node.sender.change(b"a")
+    assert not node.sender.removed
+
+
+def test_an_agent_that_vanished_meanwhile_is_left_out() -> None:
+    node = Node()
+    node.sender.change(b"gone")
+    node.change(b"here")
+    assert node.agents() == [b"here"]
+
+
+def test_the_window_holds_back() -> None:
+    node = Node(most=1)
+    node.change(b"a", b"b", b"c")
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=0, window=2))
+    assert node.agents() == [b"a"]
+    assert node.agents() == [b"b"]
+    assert node.next() is None
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=1))
+    assert node.agents() == [b"c"]
+
+
+def test_wishes_of_the_control_plane_are_met() -> None:
+    node = Node()
+    node.next()
+    node.states[b"w"] = b"state"
+    node.sender.acknowledged(
+        link_pb2.ReportAck(sequence=1, want_effective_configs=[b"d", b"lost"], list_shards=[3, 999], want_agents=[b"w"])
+    )
+    report = node.next()
+    assert report is not None
+    assert [(b.digest, b.body) for b in report.effective_configs] == [(b"d", b"body")]
+    assert [(s.shard, s.agents[0].digest) for s in report.listings] == [(3, 3)]
+    assert [a.instance_uid for a in report.agents] == [b"w"]
+    node.sender.restart()
+    assert b"d" in node.sender.bodies
+
+
+def test_an_acknowledgement_of_what_was_never_sent_is_an_error() -> None:
+    with pytest.raises(UpstreamError):
+        Node().sender.acknowledged(link_pb2.ReportAck(sequence=5))
+
+
+def test_the_node_s_own_status_goes_up_when_there_is_nothing_else() -> None:
+    node = Node()
+    node.next()
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=1))
+    assert node.next() is None
+    node.sender.tell = True
+    report = node.next()
+    assert report is not None
+    assert report.sequence == 2

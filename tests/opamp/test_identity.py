@@ -1,0 +1,47 @@
+from relay.ids import format_uid
+from relay.opamp import identity
+from relay.pb.opamp.v1 import anyvalue_pb2
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+UID = bytes(range(16))
+
+
+def description(identifying: dict[str, str], other: dict[str, str] | None = None) -> pb.AgentDescription:
+    message = pb.AgentDescription()
+    for key, value in identifying.items():
+        message.identifying_attributes.add(key=key).value.string_value = value
+    for key, value in (other or {}).items():
+        message.non_identifying_attributes.add(key=key).value.string_value = value
+    return message
+
+
+def test_an_identifying_attribute_wins() -> None:
+    message = description({"a": "identifying"}, {"a": "other", "b": "x"})
+    assert identity.attributes(message.SerializeToString()) == {"a": "identifying", "b": "x"}
+
+
+def test_every_kind_of_value() -> None:
+    value = anyvalue_pb2.AnyValue
+    items = anyvalue_pb2.ArrayValue(values=[value(int_value=1), value(bool_value=True)])
+    pairs = anyvalue_pb2.KeyValueList(values=[anyvalue_pb2.KeyValue(key="k", value=value(double_value=0.5))])
+    assert identity.value_of(value(array_value=items)) == [1, True]
+    assert identity.value_of(value(kvlist_value=pairs)) == {"k": 0.5}
+    assert identity.value_of(value(bytes_value=b"\x00")) == "AA=="
+    assert identity.value_of(value()) is None
+
+
+def test_the_agent_id_is_what_the_agent_calls_its_instance() -> None:
+    assert identity.agent_id(description({"service.instance.id": "a1"}), UID) == "a1"
+    assert identity.agent_id(description({}, {"service.instance.id": "a2"}), UID) == "a2"
+    assert identity.agent_id(description({"service.instance.id": ""}), UID) == format_uid(UID)
+
+
+def test_one_agent_under_one_uid_or_two() -> None:
+    one = description({"service.name": "a", "service.instance.id": "1"}, {"x": "y"}).SerializeToString()
+    moved = description({"service.instance.id": "1", "service.name": "a"}, {"x": "z"}).SerializeToString()
+    other = description({"service.name": "a", "service.instance.id": "2"}).SerializeToString()
+    assert identity.same_agent(one, one)
+    assert identity.same_agent(one, moved)
+    assert not identity.same_agent(one, other)
+    assert identity.same_agent(one, b"")
+    assert identity.same_agent(b"", one)

@@ -1,0 +1,21 @@
+import pytest
+
+from relay.ids import ConfigHash
+from relay.opamp.offer import encode
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+
+def test_an_offer_is_the_encoded_field_and_does_not_depend_on_order() -> None:
+    slots = {"b": (b"2", "text/yaml"), "": (b"1", "text/yaml")}
+    offer = encode(ConfigHash(b"h" * 32), slots, ("x",))
+    turned = encode(ConfigHash(b"h" * 32), dict(reversed(slots.items())), ("x",))
+    assert offer.field == turned.field
+    message = pb.ServerToAgent.FromString(offer.field)
+    assert message.remote_config.config_hash == b"h" * 32
+    assert message.remote_config.config.config_map[""].body == b"1"
+    assert message.remote_config.config.config_map["b"].content_type == "text/yaml"
+
+
+def test_an_empty_config_map_is_never_offered() -> None:
+    with pytest.raises(ValueError, match="never offered"):
+        encode(ConfigHash(b""), {}, ())

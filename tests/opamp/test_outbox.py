@@ -1,0 +1,20 @@
+from relay.ids import ConfigHash
+from relay.opamp.offer import encode
+from relay.opamp.outbox import Outbox
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+
+def test_the_latest_of_each_kind_is_sent_once() -> None:
+    outbox = Outbox()
+    assert not outbox
+    outbox.offer = encode(ConfigHash(b"old"), {"": (b"1", "")}, ())
+    outbox.offer = encode(ConfigHash(b"new"), {"": (b"2", "")}, ())
+    outbox.full_state = True
+    outbox.new_uid = b"n" * 16
+    assert outbox
+    message = pb.ServerToAgent.FromString(outbox.take())
+    assert message.remote_config.config_hash == b"new"
+    assert message.flags == pb.ServerToAgentFlags_ReportFullState
+    assert message.agent_identification.new_instance_uid == b"n" * 16
+    assert not outbox
+    assert outbox.take() == b""

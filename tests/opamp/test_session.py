@@ -1,0 +1,367 @@
+"""Playbooks: these reports at these times, exactly these replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay.ids import ConfigHash, InstanceUid
+from relay.opamp import session as sessions
+from relay.opamp.offer import Offer, encode
+from relay.opamp.record import Change, Record
+from relay.opamp.session import Services, Session
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+UID = InstanceUid(bytes(range(16)))
+ALL = 0x3807
+ONE, TWO = (encode(ConfigHash(n * 32), {"": (n, "text/yaml")}, ("a",)) for n in (b"1", b"2"))
+Status = pb.RemoteConfigStatus
+
+
+class World:
+    """A session, and what the node lends it, in the hands of a test."""
+
+    def __init__(self, record: Record | None = None, header: bytes = b"") -> None:
+        self.offer: Offer | None = None
+        self.permits = 100
+        self.record = record or Record(UID, 0)
+        services = Services(decide=lambda _: self.offer, fresh_uid=lambda: b"f" * 16, may_ask=self.may_ask)
+        self.session = Session(self.record, services, header)
+        self.sequence = -1
+        self.changes = Change.NONE
+
+    def may_ask(self, now: float) -> bool:
+        self.permits -= 1
+        return self.permits >= 0
+
+    def report(self, now: float = 0.0, *, skip: int = 0, **parts: Any) -> pb.ServerToAgent:
+        self.sequence += 1 + skip
+        parts.setdefault("capabilities", ALL)
+        message = pb.AgentToServer(instance_uid=UID, sequence_num=self.sequence, **parts)
+        reply = self.session.report(message, now)
+        self.changes = reply.changes
+        answer = pb.ServerToAgent.FromString(reply.body)
+        assert answer.instance_uid == UID
+        return answer
+
+    def hello(self, now: float = 0.0, **parts: Any) -> pb.ServerToAgent:
+        parts.setdefault("remote_config_status", Status())
+        return self.report(now, agent_description=described(), **parts)
+
+
+def described(name: str = "a") -> pb.AgentDescription:
+    message = pb.AgentDescription()
+    message.identifying_attributes.add(key="service.instance.id").value.string_value = name
+    return message
+
+
+def applied(offer: Offer) -> Status:
+    return Status(last_remote_config_hash=offer.config_hash, status=pb.RemoteConfigStatuses_APPLIED)
+
+
+def wants_full(answer: pb.ServerToAgent) -> bool:
+    return bool(answer.flags & pb.ServerToAgentFlags_ReportFullState)
+
+
+# ---- acknowledging
+
+
+def test_the_first_answer_says_what_the_server_can_and_later_ones_are_plain() -> None:
+    world = World()
+    assert world.hello() == pb.ServerToAgent(instance_uid=UID, capabilities=7)
+    assert world.changes & Change.CONNECT
+    assert world.report() == pb.ServerToAgent(instance_uid=UID)
+    assert world.changes == Change.NONE
+
+
+def test_a_heartbeat_takes_the_short_path_and_anything_else_does_not() -> None:
+    world = World(header=b"\0")
+    world.hello()
+    message = pb.AgentToServer(instance_uid=UID, sequence_num=1, capabilities=ALL)
+    wire = b"\0" + message.SerializeToString()
+    assert world.session.heartbeat(wire, 5.0) == b"\0" + pb.ServerToAgent(instance_uid=UID).SerializeToString()
+    assert (world.record.sequence_num, world.session.last_seen) == (1, 5.0)
+    assert world.session.heartbeat(wire, 6.0) is None, "the same sequence again"
+    message.sequence_num = 2
+    assert world.session.heartbeat(message.SerializeToString(), 6.0) is None, "without the header"
+    message.health.healthy = True
+    assert world.session.heartbeat(b"\0" + message.SerializeToString(), 6.0) is None, "with news"
+
+
+@pytest.mark.parametrize("start", [0, 126, 16_382, 16_383, 2**40])
+def test_the_short_path_counts_on_at_every_length_of_the_number(start: int) -> None:
+    world = World()
+    world.hello()
+    world.record.sequence_num = start - 1
+    world.sequence = start - 1
+    world.report()
+    for number in range(start + 1, start + 5):
+        message = pb.AgentToServer(instance_uid=UID, sequence_num=number, capabilities=ALL)
+        assert world.session.heartbeat(message.SerializeToString(), 0.0) is not None
+    assert world.record.sequence_num == start + 4
+
+
+def test_there_is_no_short_path_while_something_waits() -> None:
+    world = World()
+    world.hello()
+    world.offer = ONE
+    assert world.session.consider(1.0) == Change.OFFERED
+    beat = pb.AgentToServer(instance_uid=UID, sequence_num=1, capabilities=ALL).SerializeToString()
+    assert world.session.heartbeat(beat, 1.0) is None
+    assert world.report(1.0).remote_config.config_hash == ONE.config_hash
+
+
+# ---- full state
+
+
+def test_an_unknown_agent_that_tells_everything_is_not_asked() -> None:
+    world = World()
+    assert not wants_full(world.hello())
+
+
+def test_an_unknown_agent_that_tells_nothing_is_asked_once() -> None:
+    world = World()
+    assert wants_full(world.report())
+    assert not wants_full(world.report(1.0))
+    assert not wants_full(world.hello(2.0))
+    assert not world.session.needs_full
+
+
+def test_an_agent_that_never_answers_is_asked_ever_more_rarely() -> None:
+    world = World()
+    asked = [now for now in range(0, 2000, 10) if wants_full(world.report(float(now)))]
+    assert asked == [0, 30, 90, 210, 450, 930, 1530]
+
+
+def test_a_gap_asks_and_the_full_report_settles_it() -> None:
+    world = World()
+    world.hello()
+    assert wants_full(world.report(skip=1))
+    assert world.session.asked
+    assert not wants_full(world.hello())
+    assert not world.session.asked
+
+
+def test_a_client_that_answers_each_request_with_a_gap_makes_no_loop() -> None:
+    """The Python client sends its full report with a number that was used already, and then another gap."""
+    world = World()
+    world.hello()
+    requests = 0
+    for i in range(200):
+        answer = world.report(i * 0.01, skip=1)
+        if wants_full(answer):
+            requests += 1
+            world.hello(i * 0.01)
+    assert requests <= 1 + 200 * 0.01 / sessions.ASK_AGAIN_S
+
+
+def test_an_agent_that_restarts_under_its_uid_is_taken_at_its_word() -> None:
+    world = World()
+    world.hello(health=pb.ComponentHealth(healthy=True))
+    world.report()
+    world.sequence = -1
+    assert not wants_full(world.hello())
+    assert world.record.health is None, "what the new process does not say is not known"
+
+
+def test_a_description_in_the_middle_is_a_change_and_not_everything() -> None:
+    world = World()
+    world.hello(health=pb.ComponentHealth(healthy=True))
+    world.report()
+    world.report(agent_description=described("b"))
+    assert world.record.healthy() is True
+
+
+def test_a_known_agent_that_goes_on_is_not_asked() -> None:
+    before = World()
+    before.hello()
+    record = Record.from_stored(before.record.stored(before.record.state(), sequence_exact=True))
+    world = World(record)
+    world.sequence = 0
+    assert not wants_full(world.report())
+
+
+def test_after_a_crash_a_known_agent_is_asked_once() -> None:
+    before = World()
+    before.hello()
+    record = Record.from_stored(before.record.stored(before.record.state(), sequence_exact=False))
+    world = World(record)
+    world.sequence = 0
+    assert wants_full(world.report())
+    assert not wants_full(world.hello())
+    assert not wants_full(world.report())
+
+
+def test_requests_wait_for_the_rate_of_the_node() -> None:
+    world = World()
+    world.permits = 0
+    assert not wants_full(world.report())
+    assert world.session.needs_full
+    world.permits = 1
+    pushed = world.session.push(1.0)
+    assert pushed is not None
+    assert wants_full(pb.ServerToAgent.FromString(pushed))
+    assert world.session.push(2.0) is None
+
+
+# ---- configs
+
+
+def test_a_config_is_offered_until_the_agent_has_it() -> None:
+    world = World()
+    world.offer = ONE
+    assert world.hello().remote_config.config_hash == ONE.config_hash
+    assert world.changes & Change.OFFERED
+    assert world.record.offered_hash == ONE.config_hash
+    assert not world.report().HasField("remote_config")
+    applying = Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_APPLYING)
+    assert not world.report(remote_config_status=applying).HasField("remote_config")
+    assert not world.report(remote_config_status=applied(ONE)).HasField("remote_config")
+
+
+def test_an_agent_that_holds_it_already_is_not_offered() -> None:
+    world = World()
+    world.offer = ONE
+    assert not world.hello(remote_config_status=applied(ONE)).HasField("remote_config")
+    assert world.record.offered_hash == ONE.config_hash, "it is what policy selects"
+
+
+def test_the_newest_of_two_changes_is_pushed() -> None:
+    world = World()
+    world.hello()
+    world.offer = ONE
+    world.session.consider(1.0)
+    world.offer = TWO
+    world.session.consider(1.0)
+    pushed = world.session.push(1.0)
+    assert pushed is not None
+    assert pb.ServerToAgent.FromString(pushed).remote_config.config_hash == TWO.config_hash
+    assert world.session.push(1.0) is None
+
+
+def test_a_change_that_is_taken_back_before_it_left_is_not_sent() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello(remote_config_status=applied(ONE))
+    world.offer = TWO
+    world.session.consider(1.0)
+    world.offer = ONE
+    world.session.consider(1.0)
+    assert world.session.push(1.0) is None
+    world.offer = TWO
+    world.session.consider(2.0)
+    world.offer = None
+    world.session.consider(2.0)
+    assert world.session.push(2.0) is None
+
+
+def test_a_config_that_failed_is_not_offered_again_whatever_is_reported_later() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello()
+    failed = Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_FAILED, error_message="x")
+    assert not world.report(remote_config_status=failed).HasField("remote_config")
+    assert not world.report(100.0, remote_config_status=applied(TWO)).HasField("remote_config")
+    world.sequence = -1
+    assert not world.hello(200.0, remote_config_status=applied(TWO)).HasField("remote_config")
+
+
+def test_an_offer_that_may_have_been_missed_is_made_again() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello()
+    answer = world.report(1.0, skip=1)
+    assert answer.HasField("remote_config"), "a gap: the answer with the offer may be what was lost"
+
+
+def test_an_agent_that_goes_on_reporting_another_hash_is_offered_again_later() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello(0.0)
+    assert not world.report(10.0, remote_config_status=Status()).HasField("remote_config")
+    assert world.report(31.0, remote_config_status=Status()).HasField("remote_config")
+
+
+def test_capabilities_are_respected_at_every_moment() -> None:
+    world = World()
+    world.offer = ONE
+    assert not world.hello(capabilities=1).HasField("remote_config")
+    assert world.report(capabilities=3).HasField("remote_config")
+    world.offer = TWO
+    assert not world.report(capabilities=1).HasField("remote_config")
+
+
+def test_without_config_reports_an_agent_is_offered_once_a_session() -> None:
+    world = World()
+    world.offer = ONE
+    assert world.hello(capabilities=3).HasField("remote_config")
+    assert not world.report(100.0, capabilities=3).HasField("remote_config")
+    again = World(world.record)
+    again.offer = ONE
+    again.sequence = world.sequence
+    assert again.report(capabilities=3).HasField("remote_config")
+
+
+def test_nothing_is_offered_before_a_description_is_known() -> None:
+    world = World()
+    world.offer = ONE
+    assert not world.report().HasField("remote_config")
+    assert world.hello().HasField("remote_config")
+
+
+def test_no_policy_no_config() -> None:
+    assert not World().hello().HasField("remote_config")
+
+
+# ---- coming and going
+
+
+def test_who_says_goodbye_is_gone_and_stragglers_do_not_change_that() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello(remote_config_status=applied(ONE))
+    answer = world.report(agent_disconnect=pb.AgentDisconnect())
+    assert answer == pb.ServerToAgent(instance_uid=UID)
+    assert world.changes == Change.DISCONNECT
+    world.offer = TWO
+    world.sequence -= 1
+    assert world.report() == pb.ServerToAgent(instance_uid=UID)
+    assert world.changes == Change.NONE
+    assert world.session.consider(0.0) == Change.NONE
+    assert world.session.push(0.0) is None
+    world.sequence = -1
+    assert world.hello().HasField("remote_config"), "a new process under the same uid"
+    assert world.changes & Change.CONNECT
+
+
+def test_a_goodbye_can_carry_the_last_news() -> None:
+    world = World()
+    world.hello()
+    world.report(agent_disconnect=pb.AgentDisconnect(), health=pb.ComponentHealth(status="Stopping"))
+    assert world.changes == Change.DISCONNECT | Change.HEALTH
+
+
+def test_an_agent_that_asks_for_a_uid_gets_one_and_keeps_the_old_in_the_answer() -> None:
+    world = World()
+    answer = world.hello(flags=pb.AgentToServerFlags_RequestInstanceUid)
+    assert answer.agent_identification.new_instance_uid == b"f" * 16
+
+
+def test_an_effective_config_is_handed_on_once() -> None:
+    world = World()
+    world.hello()
+    effective = pb.EffectiveConfig()
+    effective.config_map.config_map[""].body = b"a: 1"
+    for expected in (effective.SerializeToString(deterministic=True), None):
+        world.sequence += 1
+        message = pb.AgentToServer(instance_uid=UID, sequence_num=world.sequence, effective_config=effective)
+        assert world.session.report(message, 0.0).effective_config == expected
+
+
+def test_zero_capabilities_take_the_long_path_and_change_nothing() -> None:
+    world = World()
+    world.hello()
+    assert world.report(capabilities=0) == pb.ServerToAgent(instance_uid=UID)
+    assert world.changes == Change.NONE
+    assert world.record.capabilities == ALL

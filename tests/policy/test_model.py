@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from relay.documents import parse
+from relay.policy import model
+
+TEMPLATE = """
+apiVersion: opamp.io/v1
+kind: ConfigTemplate
+metadata: {name: t, version: v1}
+spec:
+  variables:
+    - {name: x, type: %s}
+  config: {a: "{{.x}}"}
+"""
+
+
+def problems(text: str) -> list[str]:
+    _, found = model.read(parse(text, "f.yaml")[0])
+    return [str(p) for p in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[1]", "f.yaml:1: not a mapping"),
+        ("a: 1", "f.yaml:1: kind is missing"),
+        ("kind: Nonsense", "f.yaml:1: kind: 'Nonsense' is not one of ConfigTemplate"),
+        ("kind: [a]", "f.yaml:1: kind: ['a'] is not one of"),
+        ("kind: RegionVariables\napiVersion: v0\nmetadata: {name: a}\nspec: {values: {}}", "f.yaml:2: apiVersion"),
+        ("kind: RegionVariables\napiVersion: opamp.io/v1\nmetadata: {name: a b}\nspec: {values: {}}", "not a valid name"),
+        ("kind: RegionVariables\napiVersion: opamp.io/v1\nmetadata: {name: a}", "f.yaml:1: spec: is missing"),
+        ("kind: RegionVariables\napiVersion: opamp.io/v1\nmetadata: {name: a}\nspec: {values: {}}\nx: 1",
+         "f.yaml:5: x: unknown key"),
+    ],
+)  # fmt: skip
+def test_shape_problems_name_file_line_and_path(text: str, expected: str) -> None:
+    assert any(expected in p for p in problems(text)), problems(text)
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        ("nonsense", "should be 'string'"),
+        ("string, min: 1", "min and max are for int and float"),
+        ("int, min: 5, max: 1", "min is above max"),
+        ("int, required: true, default: 1", "a required variable has no default"),
+        ("int, enum: [a]", "enum: 'a' is not of type int"),
+        ("int, default: x", "default: 'x' is not of type int"),
+        ("float, default: 3, max: 2", "default: 3 is above the most 2"),
+        ("bool, default: 1", "default: 1 is not of type bool"),
+        ("list, default: {a: 1}", "is not of type list"),
+        ("map, default: [1]", "is not of type map"),
+        ("int, default: true", "default: True is not of type int"),
+    ],
+)
+def test_variables_must_make_sense(variable: str, reason: str) -> None:
+    assert any(reason in p for p in problems(TEMPLATE % variable)), problems(TEMPLATE % variable)
+
+
+def test_a_variable_stands_once() -> None:
+    twice = TEMPLATE.replace("    - {name: x, type: %s}", "    - {name: x, type: int}\n    - {name: x, type: int}")
+    assert any("variable x stands twice" in p for p in problems(twice))
+
+
+def test_a_version_must_be_text_or_it_would_lose_its_zero() -> None:
+    assert any("in quotes" in p for p in problems((TEMPLATE % "int").replace("v1}", "1.10}")))
+
+
+def test_enums_and_bounds() -> None:
+    variable = model.Variable(name="x", type="string", enum=["a", "b"])
+    assert variable.problem_with("a") is None
+    assert variable.problem_with("c") == "'c' is not one of a, b"
+    bounded = model.Variable(name="x", type="float", min=0.01, max=1.0)
+    assert bounded.problem_with(0.001) == "0.001 is below the least 0.01"
+    assert bounded.problem_with(1) is None
+
+
+def test_the_guide_s_template_is_taken_verbatim() -> None:
+    text = (Path(__file__).parent / "guide_template.yaml").read_text()
+    document, found = model.read(parse(text, "guide")[0])
+    assert found == []
+    assert isinstance(document, model.ConfigTemplate)
+    assert document.key == "standard-collector@v1.0.0"
+
+
+def test_keys_of_documents() -> None:
+    text = "apiVersion: opamp.io/v1\nkind: %s\nmetadata: {name: n}\nspec: %s"
+    for kind, spec in (("RegionVariables", "{values: {}}"), ("ConfigAssignment", "{template: {name: t, version: v1}}")):
+        document, _ = model.read(parse(text % (kind, spec), "f")[0])
+        assert document is not None
+        assert document.key == "n"

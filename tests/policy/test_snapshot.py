@@ -1,0 +1,73 @@
+from relay.policy.snapshot import assignment_resource, build, template_resource
+from tests.policy.published import TEMPLATE, VARIABLES, published, resources, revision
+
+
+def test_good_resources_compile() -> None:
+    snapshot = build(resources(published("a", stable=revision(variables=True), candidate=revision(5), threshold=1)))
+    assert snapshot.rejected == {}
+    (assignment,) = snapshot.assignments
+    assert assignment.stable is not None
+    assert assignment.stable.resolved.values == {"rate": 1, "where": "here"}
+    assert b"where: here" in assignment.stable.render()
+    assert assignment.candidate is not None
+    assert snapshot.needed == set(resources(published("a")))
+
+
+def test_the_order_is_priority_then_name() -> None:
+    snapshot = build(
+        resources(*(published(n, stable=revision(), priority=p) for n, p in (("b", 1), ("a", 1), ("c", 9))))
+    )
+    assert [a.published.name for a in snapshot.assignments] == ["c", "a", "b"]
+
+
+def test_one_bad_resource_does_not_hold_back_the_others() -> None:
+    good = resources(published("good", stable=revision()))
+    for bad in (
+        {"ConfigAssignment/x": b"not json"},
+        {"ConfigAssignment/x": b"{}"},
+        {"ConfigAssignment/x": assignment_resource(published("y"))[1]},
+        {"ConfigTemplate/x@v1": b"[]"},
+        {"RegionVariables/x@1": b"{}"},
+    ):
+        snapshot = build({**good, **bad})
+        assert set(snapshot.rejected) == set(bad)
+        assert [a.published.name for a in snapshot.assignments] == ["good"]
+
+
+def test_what_an_assignment_pins_must_be_there_and_fit() -> None:
+    for assignment, reason in (
+        (published(stable=revision(renderer=99)), "renderer 99"),
+        (published(stable=revision(rate=1000)), "above the most"),
+        (published(stable=revision(unknown=1)), "no variable unknown"),
+    ):
+        snapshot = build(resources(assignment))
+        assert reason in snapshot.rejected["ConfigAssignment/a"]
+    held = resources(published(stable=revision(variables=True)))
+    for name in list(held):
+        if not name.startswith("ConfigAssignment"):
+            less = {n: p for n, p in held.items() if n != name}
+            assert "missing" in build(less).rejected["ConfigAssignment/a"]
+    other = TEMPLATE.model_copy(update={"spec": TEMPLATE.spec.model_copy(update={"config": {"z": 1}})})
+    changed = {**held, f"ConfigTemplate/{TEMPLATE.key}": template_resource(other)[1]}
+    assert "another digest" in build(changed).rejected["ConfigAssignment/a"]
+
+
+def test_the_last_good_form_stays_in_force() -> None:
+    before = build(resources(published(stable=revision(1))))
+    after = build(resources(published(stable=revision(1000))), before)
+    assert "ConfigAssignment/a" in after.rejected
+    assert after.assignments == before.assignments
+    garbage = build({**resources(), "ConfigAssignment/a": b"?"}, before)
+    assert garbage.assignments == before.assignments
+    gone = build(resources(), before)
+    assert gone.assignments == ()
+
+
+def test_a_template_with_undeclared_placeholders_is_refused() -> None:
+    payload = template_resource(TEMPLATE)[1].replace(b"{{.rate}}", b"{{.typo}}")
+    assert "typo" in build({"ConfigTemplate/t@v1": payload}).rejected["ConfigTemplate/t@v1"]
+
+
+def test_kinds_of_a_later_version_are_held_and_not_looked_at() -> None:
+    assert build({"Novelty/x": b"?"}).rejected == {}
+    assert VARIABLES.key == "local"

@@ -1,0 +1,118 @@
+import json
+from typing import Any
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.policy import template as templates
+from relay.policy.model import ConfigTemplate, Variable
+
+
+def template(config: dict[str, Any], *variables: Variable, content_type: str = "text/yaml") -> ConfigTemplate:
+    return ConfigTemplate.model_validate(
+        {
+            "apiVersion": "opamp.io/v1",
+            "kind": "ConfigTemplate",
+            "metadata": {"name": "t", "version": "v1"},
+            "spec": {
+                "variables": [v.model_dump(exclude_unset=True) for v in variables],
+                "config": config,
+                "content_type": content_type,
+            },
+        }
+    )
+
+
+RATE = Variable(name="rate", type="float", default=0.1)
+NAME = Variable(name="name", type="string", required=True)
+
+
+def rendered(subject: ConfigTemplate, values: dict[str, Any], region: dict[str, Any] | None = None) -> Any:
+    resolved, problems = templates.resolve(subject, values, region or {})
+    assert problems == []
+    return yaml.safe_load(templates.render(subject, resolved))
+
+
+def test_a_whole_scalar_takes_the_typed_value_and_text_takes_text() -> None:
+    subject = template({"whole": "{{.rate}}", "spaced": "{{ .rate }}", "part": "at {{.rate}}!", "plain": 5}, RATE)
+    assert rendered(subject, {"rate": 0.5}) == {"whole": 0.5, "spaced": 0.5, "part": "at 0.5!", "plain": 5}
+
+
+def test_lists_and_maps_are_put_in_whole() -> None:
+    subject = template(
+        {"a": "{{.l}}", "b": ["{{.m}}"]}, Variable(name="l", type="list"), Variable(name="m", type="map")
+    )
+    assert rendered(subject, {"l": [1, "x"], "m": {"k": True}}) == {"a": [1, "x"], "b": [{"k": True}]}
+
+
+def test_only_values_are_substituted_and_other_braces_are_literal() -> None:
+    subject = template({"{{.rate}}": "{{ not ours }} ${env:X} {{.rate"}, RATE)
+    assert rendered(subject, {}) == {"{{.rate}}": "{{ not ours }} ${env:X} {{.rate"}
+
+
+def test_a_variable_without_a_value_is_null_or_nothing() -> None:
+    subject = template({"a": "{{.x}}", "b": "<{{.x}}>"}, Variable(name="x", type="string"))
+    assert rendered(subject, {}) == {"a": None, "b": "<>"}
+
+
+def test_the_assignment_wins_over_the_region_and_that_over_the_default() -> None:
+    subject = template({"a": "{{.rate}}"}, RATE)
+    assert rendered(subject, {}) == {"a": 0.1}
+    assert rendered(subject, {}, {"rate": 0.2, "other": 1}) == {"a": 0.2}
+    assert rendered(subject, {"rate": 0.3}, {"rate": 0.2}) == {"a": 0.3}
+    resolved, _ = templates.resolve(subject, {}, {"rate": 0.2})
+    assert resolved.origins == {"rate": "region"}
+
+
+def test_values_that_are_missing_unknown_or_wrong_are_named() -> None:
+    subject = template({"a": "{{.name}}"}, NAME, RATE)
+    _, problems = templates.resolve(subject, {"nome": "x", "rate": "fast"}, {})
+    assert problems == [
+        ("nome", "t@v1 has no variable nome"),
+        ("name", "t@v1 requires a value for name"),
+        ("rate", "'fast' is not of type float"),
+    ]
+
+
+def test_placeholders_must_name_variables() -> None:
+    subject = template({"a": ["x {{.rate}} {{.typo}}"]}, RATE)
+    assert templates.problems_of(subject) == [("spec.config.a.0", "variable typo is not declared")]
+
+
+def test_strings_stay_strings_for_yaml_1_1_readers() -> None:
+    subject = template({"a": "{{.s}}"}, Variable(name="s", type="string"))
+    for text in ("on", "12:30", "1.0", "~", "0o7", "null", "", "é\n"):
+        assert rendered(subject, {"s": text}) == {"a": text}
+
+
+def test_json_for_agents_that_read_json() -> None:
+    subject = template({"a": "{{.rate}}"}, RATE, content_type="application/json")
+    resolved, _ = templates.resolve(subject, {}, {})
+    assert json.loads(templates.render(subject, resolved)) == {"a": 0.1}
+
+
+def test_equal_parts_are_written_out_twice() -> None:
+    shared = [1]
+    assert b"&" not in templates.render(template({"a": shared, "b": shared}), templates.Resolved({}, {}))
+
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5), trees, min_size=1, max_size=3))
+def test_equal_inputs_give_equal_bytes_whatever_their_order(config: dict[str, Any]) -> None:
+    nothing = templates.Resolved({}, {})
+    turned = dict(reversed(config.items()))
+    assert templates.render(template(config), nothing) == templates.render(template(turned), nothing)
+
+
+def test_the_content_hash_covers_all_inputs() -> None:
+    base = templates.Resolved({"a": 1}, {})
+    one = templates.content_hash(b"t", base, 1)
+    assert one == templates.content_hash(b"t", templates.Resolved({"a": 1}, {"a": "region"}), 1)
+    assert len({one, templates.content_hash(b"u", base, 1), templates.content_hash(b"t", base, 2)}) == 3

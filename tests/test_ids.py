@@ -1,0 +1,28 @@
+import uuid
+
+import pytest
+
+from relay.ids import digest64, format_uid, new_instance_uid, parse_uid, sha256
+
+
+def test_a_new_uid_is_a_uuid_v7_that_sorts_by_time() -> None:
+    early, late = (new_instance_uid(ms, b"\xff" * 10) for ms in (1_000, 2_000))
+    assert uuid.UUID(bytes=early).version == 7
+    assert uuid.UUID(bytes=early).variant == uuid.RFC_4122
+    assert early < late
+    with pytest.raises(ValueError):
+        new_instance_uid(1, b"")
+
+
+def test_uids_read_back_from_their_text() -> None:
+    uid = bytes(range(16))
+    assert parse_uid(format_uid(uid)) == uid
+    assert parse_uid("agent-001") is None
+    with pytest.raises(ValueError):
+        format_uid(b"short")
+
+
+def test_digests_are_stable() -> None:
+    assert digest64(b"a") == digest64(b"a") != digest64(b"b")
+    assert digest64(b"") < 1 << 64
+    assert len(sha256(b"")) == 32

@@ -1,0 +1,217 @@
+"""Raw ends for tests: an OpAMP agent over any transport, and a WebSocket whose every byte the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any, Protocol
+
+import aiohttp
+import grpc.aio
+
+from relay.ids import new_instance_uid
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import agents_pb2_grpc
+
+UPGRADE = (
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
+)
+CAPABILITIES = 0x3807
+BINARY, TEXT, CONTINUATION, CLOSE, PING, PONG = 0x2, 0x1, 0x0, 0x8, 0x9, 0xA
+_counter = iter(range(1 << 30))
+
+
+def new_uid() -> bytes:
+    """A uid that no other test has."""
+    return new_instance_uid(1_760_000_000_000, next(_counter).to_bytes(10, "big"))
+
+
+def frame(
+    payload: bytes, opcode: int = BINARY, *, fin: bool = True, masked: bool = True, declare: int | None = None
+) -> bytes:
+    """One WebSocket frame, under a zero mask."""
+    size = len(payload) if declare is None else declare
+    head = bytes([(0x80 if fin else 0) | opcode])
+    bit = 0x80 if masked else 0
+    if size < 126:
+        head += bytes([bit | size])
+    elif size < 65536:
+        head += bytes([bit | 126]) + struct.pack(">H", size)
+    else:
+        head += bytes([bit | 127]) + struct.pack(">Q", size)
+    return head + (b"\0\0\0\0" if masked else b"") + payload
+
+
+class RawSocket:
+    """A WebSocket connection at the level of bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, port: int, *, path: str = "/v1/opamp", extra: str = "", ssl: Any = None) -> RawSocket:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=ssl)
+        socket = cls(reader, writer)
+        writer.write(UPGRADE.format(path=path, port=port, extra=extra).encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert head.startswith(b"HTTP/1.1 101"), head
+        return socket
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def read(self) -> tuple[int, bytes]:
+        """(opcode, payload) of the next frame."""
+        async with asyncio.timeout(10):
+            first, second = await self.reader.readexactly(2)
+            size = second & 0x7F
+            if size == 126:
+                (size,) = struct.unpack(">H", await self.reader.readexactly(2))
+            elif size == 127:
+                (size,) = struct.unpack(">Q", await self.reader.readexactly(8))
+            return first & 0x0F, await self.reader.readexactly(size)
+
+    async def message(self) -> pb.ServerToAgent:
+        """The next message."""
+        opcode, payload = await self.read()
+        assert opcode == BINARY, (opcode, payload)
+        assert payload[:1] == b"\0"
+        return pb.ServerToAgent.FromString(payload[1:])
+
+    async def close_code(self) -> int:
+        """The code of the close frame that comes, whatever comes before it."""
+        while True:
+            opcode, payload = await self.read()
+            if opcode == CLOSE:
+                return int.from_bytes(payload[:2], "big")
+
+    async def close(self) -> None:
+        self.writer.transport.abort()
+        await asyncio.sleep(0)
+
+
+def describe(message: pb.AgentToServer, name: str, **attributes: str) -> None:
+    """Put a description into a report."""
+    message.agent_description.identifying_attributes.add(key="service.name").value.string_value = "test"
+    message.agent_description.identifying_attributes.add(key="service.instance.id").value.string_value = name
+    for key, value in attributes.items():
+        added = message.agent_description.non_identifying_attributes.add(key=key.replace("_", "."))
+        added.value.string_value = value
+
+
+class Pipe(Protocol):
+    """A transport of a test agent."""
+
+    async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent: ...
+    async def pushed(self) -> pb.ServerToAgent: ...
+    async def close(self) -> None: ...
+
+
+class WebSocketPipe:
+    def __init__(self, socket: RawSocket) -> None:
+        self.socket = socket
+
+    async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
+        self.socket.write(frame(b"\0" + message.SerializeToString()))
+        return await self.socket.message()
+
+    async def pushed(self) -> pb.ServerToAgent:
+        return await self.socket.message()
+
+    async def close(self) -> None:
+        await self.socket.close()
+
+
+class HttpPipe:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = aiohttp.ClientSession(headers={"Content-Type": "application/x-protobuf"})
+
+    async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
+        async with self.client.post(self.url, data=message.SerializeToString()) as answer:
+            assert answer.status == 200, await answer.text()
+            assert answer.headers["Content-Type"] == "application/x-protobuf"
+            return pb.ServerToAgent.FromString(await answer.read())
+
+    async def pushed(self) -> pb.ServerToAgent:
+        raise AssertionError("nothing is pushed over HTTP")
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+class GrpcPipe:
+    def __init__(self, port: int) -> None:
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        self.call: Any = agents_pb2_grpc.AgentStreamStub(self.channel).Connect()  # type: ignore[no-untyped-call]
+
+    async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
+        await self.call.write(message)
+        return await self.pushed()
+
+    async def pushed(self) -> pb.ServerToAgent:
+        async with asyncio.timeout(10):
+            message = await self.call.read()
+        assert isinstance(message, pb.ServerToAgent), message
+        return message
+
+    async def close(self) -> None:
+        self.call.cancel()
+        await self.channel.close()
+
+
+class TestAgent:
+    """An agent whose every message the test writes."""
+
+    __test__ = False
+
+    def __init__(self, pipe: Pipe, name: str = "", uid: bytes | None = None) -> None:
+        self.pipe = pipe
+        self.uid = uid or new_uid()
+        self.name = name or f"agent-{next(_counter)}"
+        self.sequence = -1
+
+    @classmethod
+    async def over(cls, transport: str, ports: dict[str, int], name: str = "", uid: bytes | None = None) -> TestAgent:
+        """An agent over `websocket`, `http` or `grpc`, not yet heard."""
+        pipe: Pipe
+        if transport == "websocket":
+            pipe = WebSocketPipe(await RawSocket.open(ports["websocket"]))
+        elif transport == "http":
+            pipe = HttpPipe(f"http://127.0.0.1:{ports['http']}/v1/opamp")
+        else:
+            pipe = GrpcPipe(ports["grpc"])
+        return cls(pipe, name, uid)
+
+    def message(self, **parts: Any) -> pb.AgentToServer:
+        self.sequence += 1
+        parts.setdefault("capabilities", CAPABILITIES)
+        return pb.AgentToServer(instance_uid=self.uid, sequence_num=self.sequence, **parts)
+
+    async def hello(self, status: pb.RemoteConfigStatus | None = None, **attributes: str) -> pb.ServerToAgent:
+        """The first report: everything."""
+        message = self.message(health=pb.ComponentHealth(healthy=True))
+        message.remote_config_status.CopyFrom(status or pb.RemoteConfigStatus())
+        describe(message, self.name, **attributes)
+        return await self.pipe.exchange(message)
+
+    async def heartbeat(self) -> pb.ServerToAgent:
+        return await self.pipe.exchange(self.message())
+
+    async def report(self, **parts: Any) -> pb.ServerToAgent:
+        return await self.pipe.exchange(self.message(**parts))
+
+    async def applied(self, config_hash: bytes) -> pb.ServerToAgent:
+        status = pb.RemoteConfigStatus(last_remote_config_hash=config_hash, status=pb.RemoteConfigStatuses_APPLIED)
+        return await self.report(remote_config_status=status)
+
+    async def failed(self, config_hash: bytes, reason: str) -> pb.ServerToAgent:
+        status = pb.RemoteConfigStatus(
+            last_remote_config_hash=config_hash, status=pb.RemoteConfigStatuses_FAILED, error_message=reason
+        )
+        return await self.report(remote_config_status=status)
+
+    async def close(self) -> None:
+        await self.pipe.close()
