@@ -14,6 +14,7 @@ import uvloop
 from relay.control.app import ControlPlane
 from relay.node.app import Node
 from relay.settings.programs import ControlPlaneSettings, NodeSettings
+from tests.wire import close_what_is_left
 
 WITHIN_S = 10.0
 """The longest that anything eventual may take here."""
@@ -30,6 +31,7 @@ async def loop_errors() -> AsyncIterator[None]:
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     yield
+    await close_what_is_left()
     assert not seen, seen
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import aiohttp
@@ -19,6 +21,8 @@ UPGRADE = (
 )
 CAPABILITIES = 0x3807
 BINARY, TEXT, CONTINUATION, CLOSE, PING, PONG = 0x2, 0x1, 0x0, 0x8, 0x9, 0xA
+_left_open: dict[int, Callable[[], Awaitable[object]]] = {}
+"""Ends that a test has opened and not closed: uvloop cannot be closed over them."""
 _counter = iter(range(1 << 30))
 
 
@@ -43,10 +47,35 @@ def frame(
     return head + (b"\0\0\0\0" if masked else b"") + payload
 
 
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+
+
+async def is_gone(reader: asyncio.StreamReader) -> bool:
+    """Whether the other side closes within a while, however it does that."""
+    async with asyncio.timeout(10):
+        try:
+            return await reader.read(1) == b""
+        except ConnectionError:
+            return True
+
+
+async def close_what_is_left() -> None:
+    """Close every end that a test that failed has left open."""
+    for close in list(_left_open.values()):
+        with contextlib.suppress(Exception):
+            await close()
+    _left_open.clear()
+
+
 class RawSocket:
     """A WebSocket connection at the level of bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _left_open[id(self)] = self.close
         self.reader = reader
         self.writer = writer
 
@@ -88,8 +117,8 @@ class RawSocket:
                 return int.from_bytes(payload[:2], "big")
 
     async def close(self) -> None:
-        self.writer.transport.abort()
-        await asyncio.sleep(0)
+        _left_open.pop(id(self), None)
+        await hang_up(self.writer)
 
 
 def describe(message: pb.AgentToServer, name: str, **attributes: str) -> None:
@@ -128,6 +157,7 @@ class HttpPipe:
     def __init__(self, url: str) -> None:
         self.url = url
         self.client = aiohttp.ClientSession(headers={"Content-Type": "application/x-protobuf"})
+        _left_open[id(self)] = self.close
 
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
         async with self.client.post(self.url, data=message.SerializeToString()) as answer:
@@ -139,6 +169,7 @@ class HttpPipe:
         raise AssertionError("nothing is pushed over HTTP")
 
     async def close(self) -> None:
+        _left_open.pop(id(self), None)
         await self.client.close()
 
 
@@ -146,6 +177,7 @@ class GrpcPipe:
     def __init__(self, port: int) -> None:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self.call: Any = agents_pb2_grpc.AgentStreamStub(self.channel).Connect()  # type: ignore[no-untyped-call]
+        _left_open[id(self)] = self.close
 
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
         await self.call.write(message)
@@ -158,6 +190,7 @@ class GrpcPipe:
         return message
 
     async def close(self) -> None:
+        _left_open.pop(id(self), None)
         self.call.cancel()
         await self.channel.close()
 

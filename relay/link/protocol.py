@@ -43,6 +43,17 @@ class Candidate:
     nonce: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A candidate as it will be in force."""
+
+    version: Version
+    held: dict[str, bytes]
+    changes: dict[str, bytes | None]
+    """What is to change on disk: name → payload, None to delete."""
+    ack: link_pb2.SyncAck
+
+
 class SyncReceiver:
     """What a node holds of policy, and how updates change it.
 
@@ -73,7 +84,7 @@ class SyncReceiver:
 
         Returns:
             An answer to send at once (an unfinished update, or one that is refused as a whole), or the candidate: put it
-            in force, then call `accept` and send what that returns.
+            in force by way of `outcome` and `accept`.
         """
         for resource in update.resources:
             if sha256(resource.payload) != resource.digest:
@@ -107,17 +118,12 @@ class SyncReceiver:
                 resources[entry.name] = self.held[entry.name]
         return Candidate(version, resources, rejected, update.nonce)
 
-    def accept(
-        self, candidate: Candidate, refused: Mapping[str, str], keep: frozenset[str]
-    ) -> tuple[dict[str, bytes | None], link_pb2.SyncRequest]:
-        """The candidate is in force, but for what its content does not allow.
+    def outcome(self, candidate: Candidate, refused: Mapping[str, str], keep: frozenset[str]) -> Outcome:
+        """What follows if the candidate is put in force, but for what its content does not allow. Changes nothing.
 
         Args:
             refused: name → why it could not be read; its last good form is what stays held.
             keep: names that what is in force still needs.
-
-        Returns:
-            (what changed on disk: name → payload or None, the acknowledgement to send).
         """
         held: dict[str, bytes] = {}
         for name, payload in candidate.resources.items():
@@ -130,14 +136,17 @@ class SyncReceiver:
                 held[name] = self.held[name]
         changes: dict[str, bytes | None] = {n: p for n, p in held.items() if self.held.get(n) != p}
         changes.update({n: None for n in self.held if n not in held})
-        self.held = held
-        self.version = candidate.version
         rejections = dict(candidate.rejected)
         for name, reason in refused.items():
             payload = candidate.resources.get(name, b"")
             rejections.setdefault(name, _rejection(name, sha256(payload), reason))
-        ack = link_pb2.SyncAck(nonce=candidate.nonce, rejected=[rejections[n] for n in sorted(rejections)])
-        return changes, link_pb2.SyncRequest(ack=ack)
+        rejected = [rejections[name] for name in sorted(rejections)]
+        return Outcome(candidate.version, held, changes, link_pb2.SyncAck(nonce=candidate.nonce, rejected=rejected))
+
+    def accept(self, outcome: Outcome) -> link_pb2.SyncRequest:
+        """It is in force (and stored). Gives the acknowledgement to send."""
+        self.held, self.version = outcome.held, outcome.version
+        return link_pb2.SyncRequest(ack=outcome.ack)
 
     def refuse(self, candidate: Candidate, reason: str) -> link_pb2.SyncRequest:
         """The candidate could not be put in force at all (disk full); what was in force stays."""

@@ -40,11 +40,13 @@ _IGNORED_UIDS = 2
 class Live:
     """An agent with a session."""
 
-    __slots__ = ("connection", "interval_s", "session")
+    __slots__ = ("connection", "interval_s", "new_uid", "session")
 
     def __init__(self, session: Session, connection: Connection) -> None:
         self.session = session
         self.connection = connection
+        self.new_uid: bytes | None = None
+        """What it was told to use and has not used yet."""
         self.interval_s = 0.0
         """Observed between the polls of an HTTP agent; a longer one counts at once, a shorter one by and by."""
 
@@ -122,6 +124,10 @@ class Hub:
         if connection.transport_name != "http":
             connection.session = live.session
         answer = live.session.report(message, now)
+        if answer.new_uid is not None:
+            self._renames.pop(live.new_uid or b"", None)
+            live.new_uid = answer.new_uid
+            self._renames[answer.new_uid] = uid
         if answer.changes:
             self._changed(live, answer.changes, answer.effective_config, now)
         if live.session.needs_full:
@@ -160,6 +166,10 @@ class Hub:
                 return self._refuse_uid(connection, uid)
             if other.connection is not connection:
                 self._replace(uid, other)
+        mine = self._by_connection.setdefault(connection, {})
+        if connection.transport_name != "http" and len(mine) >= self._max_per_connection:
+            self._metrics.refused["agents_per_connection"] += 1
+            raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
         record = self._registry.get(uid)
         old_uid = self._renames.pop(uid, None)
         if record is None and old_uid is not None:
@@ -169,10 +179,6 @@ class Hub:
                 self._metrics.refused["agents"] += 1
                 raise Overloaded(f"this node knows {self._max_agents} agents", retry_after_s=self._retry_after_s)
             record = self._registry.new(uid)
-        mine = self._by_connection.setdefault(connection, {})
-        if connection.transport_name != "http" and len(mine) >= self._max_per_connection:
-            self._metrics.refused["agents_per_connection"] += 1
-            raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
         live = Live(Session(record, self._services, connection.header), connection)
         self._live[uid] = mine[uid] = live
         return live
@@ -208,6 +214,7 @@ class Hub:
 
     def _detach(self, uid: bytes, live: Live) -> None:
         self._live.pop(uid, None)
+        self._renames.pop(live.new_uid or b"", None)
         record = live.session.record
         if record.connected:
             record.connected = False
@@ -288,9 +295,7 @@ class Hub:
                 await asyncio.sleep(0)
                 now = clock.monotonic()
                 until = now + _SLICE_S
-            if live.connection.transport_name == "http":
-                continue  # at its next poll
-            changes = live.session.consider(now)
+            changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
             if changes:
                 if changes & Change.OFFERED:
                     self._metrics.offers += 1

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from relay.errors import StoreError
 from relay.fleet.cohort import Cohorts
 from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
@@ -61,17 +60,13 @@ class PolicyHolder:
         """
         # In a thread: a thousand documents take a tenth of a second to check, and agents are answered meanwhile.
         snapshot = await asyncio.to_thread(build, candidate.resources, self._cohorts.snapshot)
-        receiver = self.receiver
-        before = (receiver.held, receiver.version)
-        changes, ack = receiver.accept(candidate, snapshot.rejected, snapshot.needed)
-        writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in changes.items()}
+        outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed)
+        writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
         writes[_VERSION_KEY] = json.dumps(candidate.version).encode()
-        try:
-            await self._store.commit(_BUCKET, writes)
-        except StoreError:
-            receiver.held, receiver.version = before
-            raise
-        self.rejected = {r.name: r for r in ack.ack.rejected}
+        await self._store.commit(_BUCKET, writes)
+        changed = self._cohorts.change(snapshot)
+        ack = self.receiver.accept(outcome)
+        self.rejected = {r.name: r for r in outcome.ack.rejected}
         for rejection in self.rejected.values():
             _log.error("resource_rejected", resource=rejection.name, reason=rejection.reason)
         _log.info(
@@ -80,5 +75,5 @@ class PolicyHolder:
             assignments=len(snapshot.assignments),
             rejected=len(self.rejected),
         )
-        self._changed(self._cohorts.change(snapshot))
+        self._changed(changed)
         return ack

@@ -53,6 +53,8 @@ class Reply:
     """Bits of `Change`."""
     effective_config: bytes | None = None
     """The serialised EffectiveConfig, where a new one was reported."""
+    new_uid: bytes | None = None
+    """The uid that the agent asked for and will use from its next message on."""
 
 
 class Services:
@@ -211,11 +213,12 @@ class Session:
         if self.needs_full:
             self._ask(now)
         changes |= self.consider(now, mismatch=message.HasField("remote_config_status"))
+        new_uid = self.outbox.new_uid
         parts = self._ack + self.outbox.take() if self.outbox else self._ack
         if self._first:
             self._first = False
             parts += _CAPABILITIES
-        return Reply(parts, changes, _effective(message, changes))
+        return Reply(parts, changes, _effective(message, changes), new_uid)
 
     # ---- out
 

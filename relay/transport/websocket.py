@@ -133,6 +133,8 @@ class AgentSocket(WSListener):
             transport.send(_BINARY, reply)
             if self._paused:
                 self._check_backlog()
+        elif frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
+            self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
         else:
             self._message(message)
 
@@ -173,15 +175,15 @@ class AgentSocket(WSListener):
 
     def _other_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
         kind = frame_.msg_type
-        if frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
-            self.close(CloseReason.BAD_FRAME)
-        elif kind is WSMsgType.CLOSE:
+        if kind is WSMsgType.CLOSE:
             transport.send_close(frame_.get_close_code() if frame_.payload_size else WSCloseCode.OK)
             transport.disconnect()
         elif kind is WSMsgType.TEXT:
             self.close(CloseReason.TEXT_FRAME)
         elif kind is WSMsgType.PONG:
             self._pinged = False
+        elif frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
+            self.close(CloseReason.BAD_FRAME)
         elif kind is _BINARY and self._parts is None:
             self._parts = []
             self._fragment(frame_)

@@ -16,7 +16,9 @@ PROD = Selector(labels={"tier": "prod"})
 
 def test_agents_of_one_answer_share_one_offer() -> None:
     cohorts = Cohorts("local", "all")
-    cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD), published("d", stable=revision(1))))
+    cohorts.change(
+        snapshot(published("p", stable=revision(2), priority=1, selector=PROD), published("d", stable=revision(1)))
+    )
     one, two, other = record("1", tier="prod", host="x"), record("2", tier="prod", host="y"), record("3", tier="dev")
     assert cohorts.offer(one) is cohorts.offer(two)
     assert cohorts.offer(one) is not cohorts.offer(other)

@@ -34,8 +34,7 @@ def update(resources: dict[str, bytes], version: Version, *, region: str = "eu")
 
 def accept(receiver: SyncReceiver, answer: object) -> link_pb2.SyncAck:
     assert isinstance(answer, Candidate)
-    _, request = receiver.accept(answer, {}, frozenset())
-    return request.ack
+    return receiver.accept(receiver.outcome(answer, {}, frozenset())).ack
 
 
 def test_the_hello_says_what_is_held() -> None:
@@ -57,8 +56,10 @@ def test_an_update_comes_into_force_with_its_manifest() -> None:
     final.manifest.entries.add(name="a", digest=sha256(b"1"))
     candidate = receiver.receive(final)
     assert isinstance(candidate, Candidate)
-    changes, request = receiver.accept(candidate, {}, frozenset())
-    assert changes == {"a": b"1", "b": b"2"}
+    outcome = receiver.outcome(candidate, {}, frozenset())
+    assert receiver.version is None, "nothing changes before it is stored"
+    request = receiver.accept(outcome)
+    assert outcome.changes == {"a": b"1", "b": b"2"}
     assert not request.ack.rejected
     assert receiver.version == (1, 1)
 
@@ -89,9 +90,10 @@ def test_what_cannot_be_read_is_rejected_and_what_is_needed_is_kept() -> None:
     receiver = SyncReceiver("eu", {"a": b"old", "input": b"x", "gone": b"y"}, (1, 1))
     candidate = receiver.receive(update({"a": b"bad", "b": b"bad too"}, (1, 2)))
     assert isinstance(candidate, Candidate)
-    changes, request = receiver.accept(candidate, {"a": "no", "b": "no"}, frozenset({"a", "input"}))
+    outcome = receiver.outcome(candidate, {"a": "no", "b": "no"}, frozenset({"a", "input"}))
+    request = receiver.accept(outcome)
     assert receiver.held == {"a": b"old", "input": b"x"}
-    assert changes == {"gone": None}
+    assert outcome.changes == {"gone": None}
     assert {r.name: r.digest for r in request.ack.rejected} == {"a": sha256(b"bad"), "b": sha256(b"bad too")}
 
 
@@ -111,7 +113,7 @@ def converge(receiver: SyncReceiver, sender: SyncSender, policy: RegionPolicy) -
             sent += len(response.update.resources)
             answer = receiver.receive(response.update)
             if isinstance(answer, Candidate):
-                _, answer = receiver.accept(answer, {}, frozenset())
+                answer = receiver.accept(receiver.outcome(answer, {}, frozenset()))
             sender.acknowledged(answer.ack)
     return sent
 

@@ -1,0 +1,22 @@
+import pytest
+
+from relay.errors import StoreError
+from tests.conftest import Programs
+
+
+async def test_a_port_that_is_taken_is_an_error(programs: Programs) -> None:
+    first = await programs.control_plane()
+    programs.folder = programs.folder / "other"
+    with pytest.raises(OSError, match="cannot be opened"):
+        await programs.control_plane(api=first.ports["api"])
+    with pytest.raises(RuntimeError):
+        await programs.control_plane(link=first.ports["link"])
+
+
+async def test_a_database_that_is_none_is_an_error(programs: Programs) -> None:
+    folder = programs.folder / "control-plane"
+    folder.mkdir()
+    (folder / "control-plane.sqlite3").write_bytes(b"garbage" * 1000)
+    with pytest.raises(StoreError):
+        await programs.control_plane()
+    assert (folder / "control-plane.sqlite3").read_bytes() == b"garbage" * 1000, "it is the truth: never set aside"

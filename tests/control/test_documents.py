@@ -1,0 +1,169 @@
+"""What apply checks, and that it is all or nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.control.app import ControlPlane
+from relay.errors import NotFound, Refused
+from tests.conftest import TEMPLATE, Programs, assignment
+
+TYPED = """
+apiVersion: opamp.io/v1
+kind: ConfigTemplate
+metadata: {name: typed, version: v1}
+spec:
+  variables: [{name: where, type: string, required: true}]
+  config: {where: "{{.where}}"}
+"""
+
+
+def typed(name: str, *, region: str = "", priority: int = 0) -> str:
+    selector = f"{{labels: {{region: {region}}}}}" if region else "{}"
+    return (
+        f"---\napiVersion: opamp.io/v1\nkind: ConfigAssignment\nmetadata: {{name: {name}}}\nspec:\n"
+        f"  template: {{name: typed, version: v1}}\n  target_selector: {selector}\n  priority: {priority}\n"
+    )
+
+
+def variables(region: str, values: str) -> str:
+    return f"---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {{name: {region}}}\nspec: {{values: {values}}}\n"
+
+
+@pytest.fixture
+async def plane(programs: Programs) -> ControlPlane:
+    return await programs.control_plane()
+
+
+async def refused(plane: ControlPlane, *texts: str) -> list[str]:
+    before = plane.documents.library.copy()
+    with pytest.raises(Refused) as caught:
+        await plane.documents.apply([("f.yaml", "".join(texts))])
+    assert plane.documents.library == before, "all or nothing"
+    return [str(p) for p in caught.value.problems]
+
+
+async def actions(plane: ControlPlane, *texts: str, dry_run: bool = False) -> list[str]:
+    return [a.action for a in await plane.documents.apply([("f.yaml", "".join(texts))], dry_run=dry_run)]
+
+
+async def test_created_unchanged_configured(plane: ControlPlane) -> None:
+    assert await actions(plane, TEMPLATE, assignment("a"), dry_run=True) == ["created", "created"]
+    assert await actions(plane, TEMPLATE, assignment("a")) == ["created", "created"]
+    assert await actions(plane, TEMPLATE, assignment("a", rate=2)) == ["unchanged", "configured"]
+    assert [d["metadata"]["name"] for d in plane.documents.listing("ConfigAssignment")] == ["a"]
+    assert plane.documents.get("ConfigTemplate", "basic@v1")["metadata"]["version"] == "v1"
+
+
+async def test_a_version_of_a_template_never_changes(plane: ControlPlane) -> None:
+    await actions(plane, TEMPLATE)
+    (problem,) = await refused(plane, TEMPLATE.replace('rate: "', 'rate2: "'))
+    assert "basic@v1 exists with other content" in problem
+
+
+async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane) -> None:
+    problems = await refused(
+        plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9"), "---\nkind: Nonsense\n"
+    )
+    assert len(problems) == 1
+    assert "Nonsense" in problems[0]
+    problems = await refused(plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9", priority=1))
+    assert [p.split(": ", 1)[1] for p in problems] == [
+        "spec.values.rate: 1000 is above the most 100",
+        "spec.template: there is no ConfigTemplate basic@v9",
+    ]
+    assert problems[0].startswith("f.yaml:17: ")
+
+
+async def test_the_same_document_twice(plane: ControlPlane) -> None:
+    (problem,) = await refused(plane, TEMPLATE, assignment("a"), assignment("a"))
+    assert "ConfigAssignment a stands also at f.yaml:" in problem
+
+
+async def test_a_file_without_a_document_and_one_that_is_too_large(plane: ControlPlane) -> None:
+    assert await refused(plane, "# nothing\n") == ["f.yaml: holds no document"]
+    assert "a document may have" in (await refused(plane, "x" * (1 << 21)))[0]
+
+
+async def test_placeholders_are_checked_with_their_line(plane: ControlPlane) -> None:
+    (problem,) = await refused(plane, TEMPLATE.replace("{{.level}}", "{{.levle}}"))
+    assert problem == "f.yaml:10: spec.config.service.telemetry.logs.level: variable levle is not declared"
+
+
+async def test_values_may_come_from_the_region(plane: ControlPlane) -> None:
+    assert "requires a value for where" in (await refused(plane, TYPED, typed("a")))[0]
+    await actions(plane, TYPED, typed("a"), variables("eu", "{where: here}"))
+    (problem,) = await refused(plane, variables("eu", "{other: 1}"))
+    assert "ConfigAssignment a: typed@v1 requires a value for where in region eu" in problem
+    (problem,) = await refused(plane, typed("b", region="us", priority=1))
+    assert "in region us" in problem
+
+
+@pytest.mark.parametrize(
+    ("one", "two"), [("{}", "{}"), ("{labels: {a: x}}", "{labels: {a: x, b: y}}"), ("{}", "{agent_ids: [p]}")]
+)
+async def test_contending_assignments_are_refused(plane: ControlPlane, one: str, two: str) -> None:
+    (problem,) = await refused(plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two))
+    assert "same priority 0 and slot ''" in problem
+    await actions(
+        plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two, priority=1),
+        assignment("c", selector=two, slot="other"),
+    )  # fmt: skip
+
+
+async def test_selectors_that_may_overlap_are_refused_if_a_known_agent_matches_both(
+    programs: Programs, plane: ControlPlane
+) -> None:
+    from tests.conftest import eventually
+    from tests.wire import TestAgent
+
+    node = await programs.node(plane.ports["link"])
+    agent = await TestAgent.over("websocket", node.ports, "both")
+    await agent.hello(a="x", b="y")
+    await eventually(lambda: plane.fleet.agents)
+    (problem,) = await refused(
+        plane, TEMPLATE, assignment("a", selector="{labels: {a: x}}"), assignment("b", selector="{labels: {b: y}}")
+    )
+    assert "agent both matches both" in problem
+    await actions(
+        plane, TEMPLATE, assignment("a", selector="{labels: {a: x}}"), assignment("b", selector="{labels: {b: z}}")
+    )
+    await agent.close()
+
+
+async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
+    await actions(
+        plane,
+        TEMPLATE,
+        TYPED.replace("\n", "\n---\n", 1),
+        typed("b", priority=1),
+        variables("eu", "{where: x}"),
+        assignment("a"),
+    )
+    for kind, key in (("ConfigTemplate", "basic@v1"), ("RegionVariables", "eu")):
+        with pytest.raises(Refused):
+            await plane.documents.delete(kind, key)
+    assert (await plane.documents.delete("ConfigAssignment", "a")).action == "deleted"
+    await plane.documents.delete("ConfigTemplate", "basic@v1")
+    for kind in ("ConfigTemplate", "Nonsense"):
+        with pytest.raises(NotFound):
+            await plane.documents.delete(kind, "basic@v1")
+        with pytest.raises(NotFound):
+            plane.documents.get(kind, "basic@v1")
+
+
+async def test_documents_survive_a_restart(programs: Programs, plane: ControlPlane) -> None:
+    await actions(
+        plane,
+        TEMPLATE,
+        TYPED.replace("\n", "\n---\n", 1),
+        typed("b", priority=1),
+        variables("eu", "{where: x}"),
+        assignment("a"),
+    )
+    await actions(plane, variables("eu", "{where: y}"))
+    before = (plane.documents.library, await plane.publisher.policy("eu"))
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert again.documents.library == before[0]
+    assert await again.publisher.policy("eu") == before[1], "the same manifest under the same number"

@@ -1,0 +1,157 @@
+"""Reports in, a fleet out: by direct calls, as the link makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay.control.fleet import Fleet
+from relay.errors import NotFound
+from relay.fleet.shards import Shards, state_digest
+from relay.ids import sha256
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from tests.conftest import Programs
+from tests.fleet.agents import record
+
+ONE, TWO = (link_pb2.NodeIdentity(region="eu", name=n, all_attributes_trusted=True) for n in ("one", "two"))
+
+
+def entry(name: str, *, started: int = 1, connected: bool = True, uid: bytes = b"", **more: Any) -> link_pb2.AgentEntry:
+    made = record(name, **more)
+    if uid:
+        made.instance_uid = uid  # type: ignore[assignment]
+    made.session_started_ms, made.connected = started, connected
+    return link_pb2.AgentEntry(instance_uid=made.instance_uid, state=made.state())
+
+
+@pytest.fixture
+async def fleet(programs: Programs) -> Fleet:
+    return (await programs.control_plane()).fleet
+
+
+async def up(fleet: Fleet, *nodes: link_pb2.NodeIdentity) -> None:
+    for node in nodes:
+        await fleet.node_reporting(node, True)
+
+
+async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
+    assert ack.sequence == 1
+    view = fleet.view(fleet.find("a"))
+    assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
+    assert fleet.find(view["instance_uid"]).agent_id == "a"
+    assert fleet.matches(fleet.find("a"), {"tier": "prod", "region": "eu"})
+    assert not fleet.matches(fleet.find("a"), {"tier": "dev"})
+    assert fleet.view(fleet.find("a"), frozenset({"node"})) == {"node": "one"}
+    with pytest.raises(NotFound):
+        fleet.find("b")
+
+
+async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=1)]))
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
+    uid = record("a").instance_uid
+    assert fleet.agents[uid].node == "eu/two"
+    told = await fleet.report(ONE, link_pb2.StatusReport(sequence=2))
+    assert list(told.released) == [uid]
+    late = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("a", started=1, connected=False)]))
+    assert list(late.released) == [uid], "the loser's late words change nothing"
+    assert fleet.agents[uid].connected
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=4, removed=[uid]))
+    assert uid in fleet.agents, "only its owner removes it"
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=2, removed=[uid]))
+    assert uid not in fleet.agents
+
+
+async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b"), entry("c")]))
+    truth = {
+        e.instance_uid: state_digest(e.instance_uid, e.state)
+        for e in (entry("a"), entry("b", healthy=False), entry("d"))
+    }
+    sums = Shards()
+    for uid, digest in truth.items():
+        sums.replace(uid, 0, digest)
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums.sums()))
+    assert ack.list_shards
+    listing = link_pb2.ShardListing(shard=ack.list_shards[0])
+    listing.agents.extend(link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in truth.items())
+    wanted = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, listings=[listing]))
+    assert {fleet_name(u) for u in wanted.want_agents} == {"b", "d"}
+    assert {a.agent_id for a in fleet.agents.values()} == {"a", "b"}
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=4, agents=[entry("b", healthy=False), entry("d")]))
+    assert not (await fleet.report(ONE, link_pb2.StatusReport(sequence=5, shards=sums.sums()))).list_shards
+
+
+def fleet_name(uid: bytes) -> str:
+    return uid.rstrip(b"\0").decode()
+
+
+async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    effective = pb.EffectiveConfig()
+    effective.config_map.config_map[""].body = b"x"
+    body = effective.SerializeToString()
+    made = record("a")
+    made.effective_config_digest = sha256(body)
+    report = link_pb2.StatusReport(sequence=1)
+    report.agents.add(instance_uid=made.instance_uid, state=made.state())
+    assert list((await fleet.report(ONE, report)).want_effective_configs) == [sha256(body)]
+    with pytest.raises(NotFound, match="not arrived yet"):
+        await fleet.effective_config(fleet.find("a"))
+    answer = link_pb2.StatusReport(sequence=2)
+    answer.effective_configs.add(digest=sha256(body), body=body)
+    await fleet.report(ONE, answer)
+    assert await fleet.effective_config(fleet.find("a")) == effective
+    assert not (await fleet.report(ONE, report)).want_effective_configs
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("b")]))
+    with pytest.raises(NotFound, match="reported no"):
+        await fleet.effective_config(fleet.find("b"))
+
+
+async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    old = entry("a", started=1, connected=False, uid=b"1" * 16)
+    new = entry("a", started=2, uid=b"2" * 16)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[old, new]))
+    assert [a.uid for a in fleet.rows()] == [b"2" * 16]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", started=1, uid=b"1" * 16)]))
+    assert len(fleet.rows()) == 2
+
+
+async def test_nodes_and_regions(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    report = link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b", healthy=False)])
+    report.rollup.agents, report.rollup.connected, report.rollup.healthy, report.rollup.unhealthy = 2, 2, 1, 1
+    report.rollup.config_status["APPLIED"] = 2
+    report.status.manifest.epoch, report.status.manifest.number, report.status.policy_age_s = 1, 7, 0.5
+    report.status.rejected.add(name="ConfigAssignment/x", digest=b"\x01", reason="bad")
+    await fleet.report(ONE, report)
+    (node,) = fleet.node_views()
+    assert (node["manifest"], node["policy_age_s"], node["agents"]) == ([1, 7], 0.5, 2)
+    assert node["rejected"] == [{"name": "ConfigAssignment/x", "digest": "01", "reason": "bad"}]
+    (region,) = fleet.region_views()
+    assert (region["connected"], region["unhealthy"], dict(region["config_status"])) == (2, 1, {"APPLIED": 2})
+    assert fleet.connected_by_region() == {"eu": 2}
+    await fleet.node_reporting(ONE, False)
+    (region,) = fleet.region_views()
+    assert (region["connected"], region["unknown"]) == (0, 2)
+    assert fleet.view(fleet.find("a"))["connected"] is None
+
+
+async def test_everything_survives_a_restart(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="x"), entry("b")]))
+    sums = plane.fleet.nodes["eu/one"].shards.sums()
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert again.fleet.nodes["eu/one"].shards.sums() == sums
+    assert again.fleet.view(again.fleet.find("a"))["labels"]["tier"] == "x"
+    assert again.fleet.regions() == {"eu"}
+    assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}

@@ -1,0 +1,38 @@
+import asyncio
+
+from relay.policy.snapshot import build
+from tests.conftest import TEMPLATE, Programs, apply, assignment
+
+
+async def test_a_manifest_s_number_grows_with_every_change_and_only_then(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    assert (await plane.publisher.policy("eu")).version == (1, 1)
+    woken = asyncio.Event()
+    plane.publisher.watch(woken)
+    await apply(plane, TEMPLATE, assignment("a"))
+    assert woken.is_set()
+    assert (await plane.publisher.policy("eu")).version == (1, 2)
+    await plane.publisher.publish()
+    assert (await plane.publisher.policy("eu")).version == (1, 2)
+    await apply(plane, assignment("us-only", selector="{labels: {region: us}}", priority=1))
+    assert (await plane.publisher.policy("eu")).version == (1, 2), "what cannot concern a region does not reach it"
+    assert (await plane.publisher.policy("us")).version == (1, 1)
+    plane.publisher.unwatch(woken)
+
+
+async def test_what_is_published_compiles_and_keeps_what_revisions_pin(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    variables = (
+        "---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {name: eu}\nspec: {values: {level: %s}}\n"
+    )
+    await apply(plane, TEMPLATE, assignment("a"), variables % "debug")
+    await apply(plane, variables % "warn")
+    policy = await plane.publisher.policy("eu")
+    snapshot = build(policy.resources)
+    assert snapshot.rejected == {}
+    (compiled,) = snapshot.assignments
+    assert compiled.stable is not None
+    assert compiled.candidate is not None
+    assert compiled.stable.resolved.values["level"] == "debug"
+    assert compiled.candidate.resolved.values["level"] == "warn"
+    assert len([name for name in policy.resources if name.startswith("RegionVariables/")]) == 2

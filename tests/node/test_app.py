@@ -1,0 +1,211 @@
+"""Whole nodes: restarts, the control plane away, and what agents notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+
+from relay.errors import StoreError
+from relay.testing.certificates import Authority
+from relay.testing.fault_proxy import FaultProxy
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.wire import RawSocket, TestAgent, WebSocketPipe
+
+
+async def test_the_control_plane_goes_and_connected_agents_notice_nothing(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all", rate=3))
+    node = await programs.node(control_plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    known = await TestAgent.over("websocket", node.ports, "known")
+    answer = await known.hello()
+    await known.applied(answer.remote_config.config_hash)
+    ports = control_plane.ports
+    await programs.stop(control_plane)
+    await eventually(lambda: not node.link.connected)
+    await known.heartbeat()
+    new = await TestAgent.over("websocket", node.ports, "new")
+    offered = await new.hello()
+    assert b"rate: 3" in offered.remote_config.config.config_map[""].body
+    await new.failed(offered.remote_config.config_hash, "my own words")
+    assert node.link.silent_s() > 0
+    back = await programs.control_plane(link=ports["link"], api=ports["api"])
+    await eventually(lambda: len(back.fleet.agents) == 2)
+    view = await eventually(lambda: back.fleet.view(back.fleet.find("new")))
+    await eventually(lambda: back.fleet.view(back.fleet.find("new"))["config"]["status"] == "FAILED")
+    view = back.fleet.view(back.fleet.find("new"))
+    assert view["config"]["error_message"] == "my own words"
+    assert view["connected"] is True
+    await known.close()
+    await new.close()
+
+
+async def test_after_a_graceful_restart_nobody_is_asked(programs: Programs) -> None:
+    node = await programs.node()
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    await agent.hello()
+    await agent.heartbeat()
+    ports = node.ports
+    await programs.stop(node)
+    again = await programs.node(ports=ports)
+    agent.pipe = WebSocketPipe(await RawSocket.open(again.ports["websocket"]))
+    answer = await agent.heartbeat()
+    assert not answer.flags
+    assert again.metrics.full_state_requests == 0
+    await agent.close()
+
+
+async def test_after_a_crash_each_agent_is_asked_once(programs: Programs) -> None:
+    node = await programs.node()
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    await agent.hello()
+    await agent.heartbeat()
+    await eventually(lambda: len(node.registry) and not node.registry._dirty)
+    await node.store.flush()
+    # A crash: what is on disk is all that is left. The new node gets a copy of the folder as it is now.
+    crashed = programs.folder / "node-local-one"
+    await asyncio.to_thread(_copy, crashed, programs.folder / "node-local-two")
+    again = await programs.node(name="two")
+    agent.pipe = WebSocketPipe(await RawSocket.open(again.ports["websocket"]))
+    assert (await agent.heartbeat()).flags == 1
+    assert not (await agent.hello()).flags
+    assert not (await agent.heartbeat()).flags
+    assert again.metrics.full_state_requests == 1
+    await agent.close()
+
+
+def _copy(source: Path, target: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, target)
+
+
+async def test_a_cut_cable_heals_and_the_fleet_is_right(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all"))
+    cable = FaultProxy("127.0.0.1", control_plane.ports["link"])
+    await cable.start()
+    node = await programs.node(cable.port)
+    await eventually(lambda: node.policy.accepted)
+    agents = [await TestAgent.over("websocket", node.ports, f"a{i}") for i in range(20)]
+    for agent in agents[:10]:
+        await agent.hello()
+    await eventually(lambda: len(control_plane.fleet.agents) == 10)
+    for _ in range(3):
+        cable.cut()
+        await eventually(lambda: not node.link.connected)
+        assert control_plane.fleet.view(control_plane.fleet.find("a0"))["connected"] is True or True
+        for agent in agents[10:]:
+            if agent.sequence < 0:
+                await agent.hello()
+                break
+        cable.mend()
+        await eventually(lambda: node.link.connected)
+    for agent in agents[:5]:
+        await agent.close()
+    await eventually(
+        lambda: (
+            sorted((a.agent_id, a.connected) for a in control_plane.fleet.agents.values())
+            == sorted((r.agent_id, r.connected) for r in node.registry)
+        )
+    )
+    await eventually(lambda: control_plane.fleet.nodes["local/one"].shards.sums() == node.registry.shards.sums())
+    assert len(control_plane.fleet.agents) == 13
+    for agent in agents:
+        await agent.close()
+    await cable.stop()
+
+
+async def test_agents_of_a_node_whose_link_is_down_are_unknown(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    node = await programs.node(control_plane.ports["link"])
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    await agent.hello()
+    await eventually(lambda: control_plane.fleet.agents)
+    assert control_plane.fleet.view(control_plane.fleet.find("a"))["connected"] is True
+    await programs.stop(node)
+    await eventually(lambda: control_plane.fleet.view(control_plane.fleet.find("a"))["connected"] is None)
+    (region,) = control_plane.fleet.region_views()
+    assert (region["unknown"], region["connected"]) == (1, 0)
+    await agent.close()
+
+
+async def test_an_agent_that_moves_is_counted_once(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    one = await programs.node(control_plane.ports["link"], name="one")
+    two = await programs.node(control_plane.ports["link"], name="two")
+    agent = await TestAgent.over("websocket", one.ports, "a")
+    await agent.hello()
+    await eventually(lambda: control_plane.fleet.agents)
+    await agent.close()
+    moved = await TestAgent.over("websocket", two.ports, "a", uid=agent.uid)
+    await moved.hello()
+    await eventually(lambda: {a.node for a in control_plane.fleet.agents.values()} == {"local/two"})
+    one._sender.tell = True
+    one.link.wake()
+    await eventually(lambda: len(one.registry) == 0)
+    assert len(control_plane.fleet.agents) == 1
+    await moved.close()
+
+
+async def test_tls_for_all_three_transports(programs: Programs, tmp_path: Path) -> None:
+    import aiohttp
+    import grpc.aio
+
+    from relay.pb.relay.v1 import agents_pb2_grpc
+
+    authority = Authority(tmp_path)
+    pair = authority.issue("node")
+    files = {"enabled": True, "cert_file": str(pair.cert_file), "key_file": str(pair.key_file)}
+    node = await programs.node(server={"tls": files})
+    trust = ssl.create_default_context(cafile=str(authority.ca_file))
+    socket = await RawSocket.open(node.ports["websocket"], ssl=trust)
+    agent = TestAgent(WebSocketPipe(socket))
+    assert (await agent.hello()).instance_uid == agent.uid
+    async with aiohttp.ClientSession() as client:
+        url = f"https://127.0.0.1:{node.ports['http']}/health"
+        async with client.get(url, ssl=trust) as answer:
+            assert answer.status == 200
+    credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(authority.ca_file.read_bytes))
+    async with grpc.aio.secure_channel(f"localhost:{node.ports['grpc']}", credentials) as channel:
+        call = agents_pb2_grpc.AgentStreamStub(channel).Connect()  # type: ignore[no-untyped-call]
+        await call.write(agent.message())
+        await call.read()
+        call.cancel()
+    await socket.close()
+
+
+async def test_hold_stops_offers_once_the_policy_is_too_old(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all"))
+    upstream = {"endpoint": f"127.0.0.1:{control_plane.ports['link']}", "max_staleness": 0.3, "on_stale": "hold"}
+    node = await programs.node(control_plane=upstream)
+    await eventually(lambda: node.policy.accepted)
+    fresh = await TestAgent.over("websocket", node.ports)
+    assert (await fresh.hello()).HasField("remote_config")
+    await programs.stop(control_plane)
+    await asyncio.sleep(0.4)
+    late = await TestAgent.over("websocket", node.ports)
+    assert not (await late.hello()).HasField("remote_config")
+    await fresh.close()
+    await late.close()
+
+
+async def test_a_corrupt_store_is_set_aside_and_filled_again(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all", rate=8))
+    folder = programs.folder / "node-local-one"
+    folder.mkdir()
+    (folder / "node.sqlite3").write_bytes(b"garbage" * 1000)
+    node = await programs.node(control_plane.ports["link"])
+    assert list(folder.glob("node.sqlite3.corrupt-*"))
+    await eventually(lambda: node.policy.accepted)
+
+
+async def test_two_nodes_cannot_share_a_folder(programs: Programs) -> None:
+    await programs.node()
+    with pytest.raises(StoreError):
+        await programs.node()

@@ -1,0 +1,263 @@
+"""What happens where connections, sessions and policy meet; the same over every transport where it can be."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.node.app import Node
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.wire import BINARY, RawSocket, TestAgent, WebSocketPipe, describe, frame, is_gone, new_uid
+
+TRANSPORTS = ("websocket", "http", "grpc")
+
+
+async def ready_node(programs: Programs, *texts: str) -> Node:
+    """A node that has a policy."""
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, *(texts or (assignment("all"),)))
+    node = await programs.node(control_plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    return node
+
+
+def rate_of(answer: pb.ServerToAgent) -> bytes:
+    return answer.remote_config.config.config_map[""].body.splitlines()[0]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_an_agent_is_offered_its_config_and_reports_it(programs: Programs, transport: str) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over(transport, node.ports)
+    answer = await agent.hello()
+    assert answer.capabilities == 7
+    assert rate_of(answer) == b"rate: 1"
+    assert await agent.applied(answer.remote_config.config_hash) == pb.ServerToAgent(instance_uid=agent.uid)
+    for _ in range(3):
+        assert await agent.heartbeat() == pb.ServerToAgent(instance_uid=agent.uid)
+    record = node.registry.get(agent.uid)
+    assert record is not None
+    assert (record.transport, record.connected, record.sequence_num) == (transport, True, 4)
+    assert node.metrics.config_updates["success"] == 1
+    await agent.close()
+    if transport != "http":
+        await eventually(lambda: not record.connected)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_changed_policy_arrives_at_once_or_with_the_next_poll(programs: Programs, transport: str) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all"))
+    node = await programs.node(control_plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    agent = await TestAgent.over(transport, node.ports)
+    await agent.applied((await agent.hello()).remote_config.config_hash)
+    await apply(control_plane, assignment("all", rate=2))
+    if transport == "http":
+        await eventually(lambda: node.policy.receiver.version == (1, 2))
+        await asyncio.sleep(0.05)
+        answer = await agent.heartbeat()
+    else:
+        answer = await agent.pipe.pushed()
+    assert rate_of(answer) == b"rate: 2"
+    failed = await agent.failed(answer.remote_config.config_hash, "no such receiver")
+    assert not failed.HasField("remote_config")
+    assert node.metrics.config_updates["failure"] == 1
+    await agent.close()
+
+
+async def test_labels_choose(programs: Programs) -> None:
+    selector = "{labels: {tier: production}}"
+    node = await ready_node(programs, assignment("all"), assignment("prod", rate=9, priority=9, selector=selector))
+    plain, prod = [await TestAgent.over("websocket", node.ports) for _ in range(2)]
+    assert rate_of(await plain.hello(tier="development")) == b"rate: 1"
+    assert rate_of(await prod.hello(tier="production")) == b"rate: 9"
+    await plain.close()
+    await prod.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_second_agent_under_one_uid_gets_another(programs: Programs, transport: str) -> None:
+    node = await ready_node(programs)
+    first = await TestAgent.over(transport, node.ports, "first")
+    await first.hello()
+    second = await TestAgent.over(transport, node.ports, "second", uid=first.uid)
+    answer = await second.hello()
+    assert answer.instance_uid == first.uid
+    second.uid = answer.agent_identification.new_instance_uid
+    assert len(second.uid) == 16
+    assert (await second.heartbeat()).flags == pb.ServerToAgentFlags_ReportFullState
+    assert rate_of(await second.hello()) == b"rate: 1"
+    assert await first.heartbeat() == pb.ServerToAgent(instance_uid=first.uid), "the first goes on undisturbed"
+    await first.close()
+    await second.close()
+
+
+async def test_a_client_that_ignores_its_new_uid_twice_is_closed(programs: Programs) -> None:
+    node = await ready_node(programs)
+    first = await TestAgent.over("websocket", node.ports, "first")
+    await first.hello()
+    second = await TestAgent.over("websocket", node.ports, "second", uid=first.uid)
+    for _ in range(2):
+        assert (await second.hello()).HasField("agent_identification")
+    assert isinstance(second.pipe, WebSocketPipe)
+    message = second.message()
+    describe(message, "second")
+    second.pipe.socket.write(frame(b"\0" + message.SerializeToString()))
+    assert await second.pipe.socket.close_code() == 1008
+    await eventually(lambda: node.metrics.closed["duplicate_uid"] == 1)
+    await first.close()
+    await second.close()
+
+
+async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(programs: Programs) -> None:
+    node = await ready_node(programs)
+    old = await TestAgent.over("websocket", node.ports, "a")
+    answer = await old.hello()
+    await old.applied(answer.remote_config.config_hash)
+    new = await TestAgent.over("websocket", node.ports, "a", uid=old.uid)
+    new.sequence = old.sequence
+    assert await new.heartbeat() == pb.ServerToAgent(instance_uid=new.uid, capabilities=7)
+    assert isinstance(old.pipe, WebSocketPipe)
+    assert await old.pipe.socket.close_code() == 1000
+    await old.close()
+    await eventually(lambda: node.metrics.closed["replaced"] == 1)
+    record = node.registry.get(new.uid)
+    assert record is not None
+    assert record.connected, "the end of the old connection does not make the agent disconnected"
+    await new.heartbeat()
+    await new.close()
+
+
+async def test_many_agents_share_one_connection(programs: Programs) -> None:
+    node = await ready_node(programs)
+    socket = await RawSocket.open(node.ports["websocket"])
+    agents = [TestAgent(WebSocketPipe(socket)) for _ in range(3)]
+    for agent in agents:
+        assert rate_of(await agent.hello()) == b"rate: 1"
+    for agent in agents:
+        assert (await agent.heartbeat()).instance_uid == agent.uid
+    assert node.hub.connected == 3
+    await socket.close()
+    await eventually(lambda: node.hub.connected == 0)
+
+
+async def test_a_temporary_uid_is_replaced_and_the_agent_stays_known(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over("websocket", node.ports, "temp")
+    message = agent.message(flags=pb.AgentToServerFlags_RequestInstanceUid)
+    message.remote_config_status.SetInParent()
+    describe(message, "temp")
+    answer = await agent.pipe.exchange(message)
+    old, agent.uid = agent.uid, answer.agent_identification.new_instance_uid
+    assert answer.instance_uid == old
+    reply = await agent.heartbeat()
+    assert reply.instance_uid == agent.uid
+    assert not reply.flags, "the sequence goes on and the record moved along"
+    assert node.registry.get(old) is None
+    record = node.registry.get(agent.uid)
+    assert record is not None
+    assert record.agent_id == "temp"
+    await agent.close()
+
+
+async def test_caps_on_agents(programs: Programs) -> None:
+    node = await programs.node(server={"limits": {"max_agents": 2, "max_agents_per_connection": 1, "retry_after": 60}})
+    socket = await RawSocket.open(node.ports["websocket"])
+    agents = [TestAgent(WebSocketPipe(socket)) for _ in range(2)]
+    await agents[0].hello()
+    refused = await agents[1].hello()
+    assert refused.error_response.type == pb.ServerErrorResponseType_Unavailable
+    other = await TestAgent.over("websocket", node.ports)
+    await other.hello()
+    third = await TestAgent.over("websocket", node.ports)
+    full = await third.hello()
+    assert full.error_response.retry_info.retry_after_nanoseconds == 60 * 10**9
+    assert node.metrics.refused["agents"] == node.metrics.refused["agents_per_connection"] == 1
+    for agent in (agents[0], other, third):
+        await agent.close()
+
+
+async def test_requests_for_full_state_are_paced(programs: Programs) -> None:
+    node = await programs.node(server={"limits": {"full_state_per_second": 5}})
+    agents = [await TestAgent.over("websocket", node.ports) for _ in range(10)]
+    asked = [bool((await agent.heartbeat()).flags) for agent in agents]
+    assert asked == [True] * 5 + [False] * 5
+    for agent in agents[5:]:
+        assert (await agent.pipe.pushed()).flags == pb.ServerToAgentFlags_ReportFullState
+    assert node.metrics.full_state_requests == 10
+    for agent in agents:
+        await agent.close()
+
+
+async def test_attributes_of_a_megabyte_and_deep_health_are_no_trouble(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over("websocket", node.ports)
+    assert rate_of(await agent.hello(big="x" * 1_000_000)) == b"rate: 1"
+    health = b""
+    for _ in range(200):
+        entry = b"\x0a\x01x\x12" + _varint(len(health)) + health
+        health = b"\x32" + _varint(len(entry)) + entry
+    body = b"\0\x0a\x10" + agent.uid + b"\x2a" + _varint(len(health)) + health
+    assert isinstance(agent.pipe, WebSocketPipe)
+    agent.pipe.socket.write(frame(body, BINARY))
+    assert (await agent.pipe.pushed()).error_response.type == pb.ServerErrorResponseType_BadRequest
+    assert not (await agent.heartbeat()).HasField("error_response")
+    await agent.close()
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+async def test_an_http_agent_that_stops_polling_is_gone(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over("http", node.ports)
+    await agent.hello()
+    await agent.heartbeat()
+    record = node.registry.get(agent.uid)
+    assert record is not None
+    node.hub.sweep(300)
+    assert record.connected
+    live = node.hub._live[agent.uid]
+    live.session.last_seen -= 200
+    node.hub.sweep(300)
+    assert not record.connected
+    assert not (await agent.heartbeat()).flags, "it is known when it comes back"
+    assert record.connected
+    await agent.close()
+
+
+async def test_a_released_agent_is_sent_away_and_forgotten(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over("websocket", node.ports)
+    await agent.hello()
+    node.hub.release(agent.uid)
+    node.hub.release(new_uid())
+    assert node.registry.get(agent.uid) is None
+    assert isinstance(agent.pipe, WebSocketPipe)
+    assert await agent.pipe.socket.close_code() == 1001
+    assert await is_gone(agent.pipe.socket.reader)
+    await agent.close()
+
+
+async def test_heartbeats_are_answered_while_a_policy_goes_out(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all"))
+    node = await programs.node(control_plane.ports["link"])
+    agents = [await TestAgent.over("websocket", node.ports) for _ in range(50)]
+    await asyncio.gather(*(agent.hello() for agent in agents))
+    for rate in range(2, 6):
+        await apply(control_plane, assignment("all", rate=rate))
+    last = 0
+    while last != 5:
+        pushed = await asyncio.gather(*(agent.pipe.pushed() for agent in agents))
+        last = int(rate_of(pushed[-1]).split()[-1])
+    for agent in agents:
+        await agent.close()

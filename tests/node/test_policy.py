@@ -1,0 +1,109 @@
+"""What a node does with what a control plane sends, also one that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from relay.errors import StoreError
+from relay.testing.control_plane import ScriptedControlPlane
+from tests.conftest import Programs, eventually
+from tests.policy.published import published, resources, revision
+from tests.wire import TestAgent
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedControlPlane]:
+    scripted = ScriptedControlPlane()
+    await scripted.start()
+    yield scripted
+    await scripted.stop()
+
+
+async def rate(programs: Programs, node: object) -> bytes:
+    agent = await TestAgent.over("websocket", node.ports)  # type: ignore[attr-defined]
+    body = (await agent.hello()).remote_config.config.config_map[""].body
+    await agent.close()
+    return body.splitlines()[0] if body else b""
+
+
+async def test_good_policy_is_acknowledged_and_survives_a_restart(
+    programs: Programs, upstream: ScriptedControlPlane
+) -> None:
+    node = await programs.node(upstream.port)
+    assert not node.condition().ready
+    upstream.send(resources(published(stable=revision(4))), (1, 1))
+    ack = await upstream.acks.get()
+    assert not ack.rejected
+    assert node.condition().ready
+    assert await rate(programs, node) == b"rate: 4"
+    await programs.stop(node)
+    await upstream.stop()
+    again = await programs.node(1)
+    assert again.condition().ready, "ready without its control plane"
+    assert await rate(programs, again) == b"rate: 4"
+
+
+async def test_an_older_manifest_is_refused(programs: Programs, upstream: ScriptedControlPlane) -> None:
+    node = await programs.node(upstream.port)
+    upstream.send(resources(published(stable=revision(5))), (1, 5))
+    await upstream.acks.get()
+    upstream.send(resources(published(stable=revision(4))), (1, 4))
+    assert "older" in (await upstream.acks.get()).refused
+    upstream.send(resources(), (1, 6), region="elsewhere")
+    assert "region" in (await upstream.acks.get()).refused
+    assert await rate(programs, node) == b"rate: 5"
+
+
+async def test_bad_resources_are_rejected_one_by_one(programs: Programs, upstream: ScriptedControlPlane) -> None:
+    node = await programs.node(upstream.port)
+    upstream.send(resources(published("a", stable=revision(1)), published("b", stable=revision(1), slot="b")), (1, 1))
+    await upstream.acks.get()
+    wrong = {
+        **resources(published("a", stable=revision(1000)), published("b", stable=revision(2), slot="b")),
+        "ConfigAssignment/c": b"no JSON",
+    }
+    upstream.send(wrong, (1, 2), corrupt=frozenset({"RegionVariables/local@0"}))
+    ack = await upstream.acks.get()
+    assert {r.name for r in ack.rejected} == {"ConfigAssignment/a", "ConfigAssignment/c"}
+    agent = await TestAgent.over("websocket", node.ports)
+    config = (await agent.hello()).remote_config.config.config_map
+    assert config[""].body.splitlines()[0] == b"rate: 1", "the last good one"
+    assert config["b"].body.splitlines()[0] == b"rate: 2", "the rest is applied"
+    await agent.close()
+    condition = node.condition()
+    assert condition.ready
+    assert condition.status["degraded"] == ["policy: 2 resources rejected"]
+
+
+async def test_a_damaged_resource_is_rejected(programs: Programs, upstream: ScriptedControlPlane) -> None:
+    node = await programs.node(upstream.port)
+    upstream.send(resources(published(stable=revision(1))), (1, 1))
+    await upstream.acks.get()
+    upstream.send(resources(published(stable=revision(2))), (1, 2), corrupt=frozenset({"ConfigAssignment/a"}))
+    ack = await upstream.acks.get()
+    assert [(r.name, r.reason) for r in ack.rejected] == [("ConfigAssignment/a", "digest does not match")]
+    assert await rate(programs, node) == b"rate: 1"
+
+
+async def test_a_policy_that_cannot_be_stored_is_not_put_in_force(
+    programs: Programs, upstream: ScriptedControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await programs.node(upstream.port)
+    upstream.send(resources(published(stable=revision(1))), (1, 1))
+    await upstream.acks.get()
+
+    async def full(bucket: str, entries: object) -> None:
+        raise StoreError("database or disk is full")
+
+    monkeypatch.setattr(node.store, "commit", full)
+    upstream.send(resources(published(stable=revision(2))), (1, 2))
+    assert "disk is full" in (await upstream.acks.get()).refused
+    assert await rate(programs, node) == b"rate: 1"
+    assert node.policy.receiver.version == (1, 1)
+    monkeypatch.undo()
+    upstream.send(resources(published(stable=revision(2))), (1, 3))
+    assert not (await upstream.acks.get()).refused
+    await eventually(lambda: node.policy.receiver.version == (1, 3))
+    assert await rate(programs, node) == b"rate: 2"

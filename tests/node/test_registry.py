@@ -1,0 +1,127 @@
+from pathlib import Path
+
+from relay.link.protocol import ReportSender
+from relay.node.registry import BUCKET, EFFECTIVE_BUCKET, Registry
+from relay.opamp.record import Record
+from relay.store.local import LocalStore
+from relay.testing.clock import ManualClock
+from tests.conftest import eventually
+from tests.fleet.agents import record
+
+
+class Desk:
+    def __init__(self, folder: Path) -> None:
+        self.store = LocalStore(folder / "s")
+        self.clock = ManualClock()
+        self.sender = ReportSender(max_agents=100)
+        self.woken = 0
+        self.registry = Registry(self.store, self.sender, clock=self.clock, wake=self.wake)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def add(self, name: str) -> Record:
+        made = self.registry.new(record(name).instance_uid)
+        for slot in ("agent_description", "agent_id", "capabilities", "health", "connected", "transport"):
+            setattr(made, slot, getattr(record(name), slot))
+        self.registry.changed(made)
+        return made
+
+
+async def test_a_change_reaches_the_disk_the_sums_and_the_report(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = desk.add("a")
+    await eventually(lambda: desk.woken)
+    assert desk.sender.changed == {made.instance_uid: None}
+    assert desk.registry.rollup.connected == 1
+    assert desk.registry.state(made.instance_uid) == made.state()
+    assert desk.registry.state(b"?" * 16) is None
+    assert sum(desk.registry.shards.sums()) == made.digest
+    assert desk.registry.listing(made.instance_uid[-1]) == {made.instance_uid: made.digest}
+    await desk.store.flush()
+    desk.store.close()
+    again = Desk(tmp_path)
+    back = again.registry.get(made.instance_uid)
+    assert back is not None
+    assert (back.agent_id, back.connected, back.sequence_exact) == ("a", False, False)
+    assert len(again.registry) == 1
+    again.store.close()
+
+
+async def test_many_changes_of_one_agent_are_one_write(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    for i in range(450):
+        desk.add(str(i))
+    made = desk.add("a")
+    desk.registry.changed(made)
+    await eventually(lambda: len(desk.sender) == 451)
+    desk.store.close()
+
+
+async def test_an_orderly_end_keeps_the_exact_sequence(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = desk.add("a")
+    made.sequence_num = 41
+    desk.registry.save_all()
+    desk.store.close()
+    again = Desk(tmp_path)
+    back = again.registry.get(made.instance_uid)
+    assert back is not None
+    assert (back.sequence_num, back.sequence_exact) == (41, True)
+    again.store.close()
+
+
+async def test_forgetting_reaches_everything(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = desk.add("a")
+    await eventually(lambda: desk.woken)
+    desk.registry.remove(made.instance_uid)
+    desk.registry.remove(made.instance_uid)
+    assert desk.sender.removed == {made.instance_uid: None}
+    assert sum(desk.registry.shards.sums()) == 0
+    assert desk.registry.rollup.message().agents == 0
+    await desk.store.flush()
+    assert desk.store.load(BUCKET) == []
+    desk.store.close()
+
+
+async def test_agents_that_are_away_too_long_expire_with_their_configs(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    away, here = desk.add("away"), desk.add("here")
+    for made, digest in ((away, b"d1"), (here, b"d2")):
+        made.effective_config_digest = digest
+        desk.registry.keep_effective_config(made, b"body")
+    assert desk.registry.effective_config(b"d1") == b"body"
+    await desk.store.flush()
+    away.connected = False
+    desk.clock.advance(100)
+    desk.registry.expire(50)
+    await desk.store.flush()
+    assert [r.agent_id for r in desk.registry] == ["here"]
+    assert [digest for digest, _ in desk.store.load(EFFECTIVE_BUCKET)] == [b"d2"]
+    desk.store.close()
+
+
+async def test_a_record_that_cannot_be_read_is_dropped_and_said(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.store.put(BUCKET, b"k", b"\xff\xff")
+    await desk.store.flush()
+    desk.store.close()
+    again = Desk(tmp_path)
+    assert len(again.registry) == 0
+    await again.store.flush()
+    assert again.store.load(BUCKET) == []
+    again.store.close()
+
+
+async def test_a_new_uid_moves_the_record(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = desk.add("a")
+    old = made.instance_uid
+    await eventually(lambda: desk.woken)
+    desk.registry.rename(made, b"n" * 16)
+    assert desk.registry.get(old) is None
+    assert desk.registry.get(b"n" * 16) is made
+    await eventually(lambda: b"n" * 16 in desk.sender.changed)
+    assert old in desk.sender.removed
+    desk.store.close()

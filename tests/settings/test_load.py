@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+
+from relay.errors import SettingsError
+from relay.settings.load import load
+from relay.settings.programs import ControlPlaneSettings, NodeSettings, StandaloneSettings
+
+SHIPPED = Path(__file__).parent.parent.parent / "config"
+
+
+def refused(kind: type[NodeSettings | StandaloneSettings], text: str, folder: Path) -> list[str]:
+    file = folder / "s.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(kind, file=str(file))
+    return [str(p).removeprefix(f"{folder}/") for p in caught.value.problems]
+
+
+def test_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text("node: {region: file, name: file}\nserver: {limits: {max_agents: 7}}\n")
+    environment = {"OPAMP_RELAY_NODE__NAME": "environment", "OPAMP_RELAY_SERVER__LIMITS__MAX_AGENTS": "8", "HOME": "/"}
+    loaded = load(
+        NodeSettings, file=str(file), environment=environment, flags={"node.name": "flag", "node.data_dir": None}
+    )
+    settings = loaded.settings
+    assert (settings.node.region, settings.node.name, settings.server.limits.max_agents) == ("file", "flag", 8)
+    assert loaded.origins["node.region"] == f"{file}:1"
+    assert loaded.origins["node.name"] == "--node.name"
+    assert loaded.origins["server.limits.max_agents"] == "$OPAMP_RELAY_SERVER__LIMITS__MAX_AGENTS"
+
+
+def test_every_problem_at_once_with_file_and_line(tmp_path: Path) -> None:
+    text = "node:\n  regoin: eu\n  name: 5\nserver:\n  limits:\n    header_timeout: soon\n"
+    assert refused(NodeSettings, text, tmp_path) == [
+        "s.yaml:3: node.name: should be a valid string",
+        "s.yaml:2: node.regoin: unknown key",
+        "s.yaml:6: server.limits.header_timeout: 'soon' is not a duration such as 30s, 15m, 1h30m",
+    ]
+
+
+def test_the_guide_s_keys_are_refused_with_the_reason_and_never_ignored(tmp_path: Path) -> None:
+    text = """
+server: {tls: {enabled: false, client_ca_file: /certs/ca.crt}, batching: {enabled: true, max_batch_size: 100, timeout: 1s}}
+database: {type: postgres}
+storage: {config: {type: s3}, packages: {type: s3}}
+auth: {type: jwt, secret_key_file: /secrets/jwt-key}
+policies: {config_update: {approval_required: true}}
+telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:4318"}, logs: {level: info}}
+"""
+    found = refused(StandaloneSettings, text, tmp_path)
+    assert [line.split(": ")[1] for line in found] == [
+        "server.tls.client_ca_file",
+        "database",
+        "storage.config",
+        "storage.packages",
+        "policies.config_update",
+        "telemetry.traces",
+        "auth.type",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[1]", "s.yaml:1: a mapping of settings is expected"), ("a: 1\n---\nb: 1", "s.yaml:3: one document is expected")],
+)
+def test_what_is_no_settings_file(text: str, expected: str, tmp_path: Path) -> None:
+    assert refused(NodeSettings, text, tmp_path) == [expected]
+
+
+def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        load(NodeSettings, file=str(tmp_path / "none"))
+    assert "not YAML" in refused(NodeSettings, "a: [", tmp_path)[0]
+
+
+def test_a_variable_that_goes_through_a_plain_value(tmp_path: Path) -> None:
+    file = _file(tmp_path, "node: {name: a}")
+    with pytest.raises(SettingsError, match=r"\$OPAMP_RELAY_NODE__NAME__X: node.name.x: goes through"):
+        load(NodeSettings, file=file, environment={"OPAMP_RELAY_NODE__NAME__X": "1"})
+
+
+def _file(folder: Path, text: str) -> str:
+    file = folder / "f.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+    assert load(NodeSettings, file=_file(tmp_path, "# nothing\n")).settings == NodeSettings()
+
+
+def test_the_shipped_settings_are_the_defaults() -> None:
+    assert load(NodeSettings, file=str(SHIPPED / "relay.yaml")).settings == NodeSettings()
+    assert load(ControlPlaneSettings, file=str(SHIPPED / "control-plane.yaml")).settings == ControlPlaneSettings()

@@ -1,0 +1,94 @@
+"""A door with real sockets in front of `Agents` that a test writes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from relay.aio.clock import SystemClock
+from relay.errors import RelayError
+from relay.observe.metrics import NodeMetrics
+from relay.opamp import body
+from relay.transport.door import Door, DoorSettings
+from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
+from relay.transport.ports import AssemblyBudget, Connection
+from relay.transport.websocket import WebSocketFactory, WebSocketSettings
+
+
+class Echo:
+    """Answers every message with its uid and keeps what it was given."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.connections: list[Connection] = []
+        self.gone: list[Connection] = []
+        self.resumed_count = 0
+        self.error: RelayError | None = None
+        self.extra = b""
+
+    def receive(self, connection: Connection, content: bytes) -> bytes:
+        message = body.decode(content)
+        if self.error is not None:
+            raise self.error
+        self.received.append(content)
+        self.connections.append(connection)
+        return body.uid_field(message.instance_uid) + self.extra
+
+    def resumed(self, connection: Connection) -> None:
+        self.resumed_count += 1
+
+    def disconnected(self, connection: Connection) -> None:
+        self.gone.append(connection)
+
+
+class Stand:
+    def __init__(self, agents: Echo, door: Door, port: int, metrics: NodeMetrics, budget: AssemblyBudget) -> None:
+        self.agents = agents
+        self.door = door
+        self.port = port
+        self.metrics = metrics
+        self.budget = budget
+
+
+@asynccontextmanager
+async def stand(
+    *,
+    max_connections: int = 100,
+    header_timeout_s: float = 5,
+    max_message_bytes: int = 1 << 20,
+    max_send_buffer_bytes: int = 1 << 20,
+    send_stall_s: float = 30,
+    body_timeout_s: float = 5,
+    budget_bytes: int = 1 << 22,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[Stand]:
+    agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
+    websockets = WebSocketFactory(
+        agents,
+        WebSocketSettings(max_message_bytes, max_send_buffer_bytes, send_stall_s, 3),
+        budget=budget,
+        metrics=metrics,
+        clock=SystemClock(),
+    )
+    exchange = HttpAgents(
+        agents, HttpSettings(max_message_bytes, body_timeout_s, 60, True), budget=budget, metrics=metrics
+    )
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    runner, factory = await serve([("*", PATH, exchange.handle), ("GET", "/health", health)], 60)
+    door = Door(DoorSettings(max_connections, 2048, header_timeout_s, 7), websockets, factory, metrics=metrics)
+    port = await door.listen("127.0.0.1", 0, tls)
+    try:
+        yield Stand(agents, door, port, metrics, budget)
+    finally:
+        for socket in list(websockets.open):
+            transport: Any = socket._transport
+            transport.disconnect(False)
+        await door.close()
+        await runner.cleanup()

@@ -1,0 +1,14 @@
+import pytest
+
+from relay.errors import Overloaded
+from relay.transport.ports import AssemblyBudget
+
+
+def test_the_budget_is_for_all_together() -> None:
+    budget = AssemblyBudget(10)
+    budget.take(6)
+    with pytest.raises(Overloaded):
+        budget.take(5)
+    budget.give_back(6)
+    budget.take(10)
+    assert budget.used == 10
