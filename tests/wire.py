@@ -176,7 +176,7 @@ class HttpPipe:
 class GrpcPipe:
     def __init__(self, port: int) -> None:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self.call: Any = agents_pb2_grpc.AgentStreamStub(self.channel).Connect()  # type: ignore[no-untyped-call]
+        self.call: Any = agents_pb2_grpc.AgentStreamStub(self.channel).Connect()
         _left_open[id(self)] = self.close
 
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:

@@ -36,6 +36,9 @@ class ControlPlane:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._tasks = Tasks()
+        self._servers: list[uvicorn.Server] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._started = contextlib.AsyncExitStack()
         self.metrics = ControlPlaneMetrics()
         self.ports: dict[str, int] = {}
         """`link`, `api`, `metrics` → the port that is open."""
@@ -47,8 +50,14 @@ class ControlPlane:
             StoreError: the database cannot be used.
             OSError, RuntimeError: a port cannot be opened.
         """
+        async with contextlib.AsyncExitStack() as started:
+            await self._start(started)
+            self._started = started.pop_all()
+
+    async def _start(self, started: contextlib.AsyncExitStack) -> None:
         settings, clock = self._settings, self._clock
-        database = self._database = Database(Path(settings.data_dir) / "control-plane.sqlite3")
+        database = Database(Path(settings.data_dir) / "control-plane.sqlite3")
+        started.push_async_callback(database.close)
         await database.open()
         revisions = Revisions(database)
         fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
@@ -65,9 +74,11 @@ class ControlPlane:
             "Nodes whose link is up",
             lambda: sum(node.connected for node in fleet.nodes.values()),
         )
-        self._link = LinkServer(self, clock)
-        await self._link.start(settings.server.link.endpoint)
-        self.ports["link"] = self._link.port
+        link = LinkServer(self, clock)
+        started.push_async_callback(link.stop)
+        await link.start(settings.server.link.endpoint)
+        self.ports["link"] = link.port
+        started.push_async_callback(self._stop_http)
         await self._start_http()
         _log.info(
             "control_plane_started", ports=self.ports, agents_known=len(fleet.agents), assignments=len(revisions.states)
@@ -84,8 +95,6 @@ class ControlPlane:
             max_body_bytes=settings.server.limits.max_body_bytes,
             hosts=self._hosts if is_loopback(endpoint) else None,
         )
-        self._servers: list[uvicorn.Server] = []
-        self._serving: list[asyncio.Task[None]] = []
         for name, where in (("api", endpoint), ("metrics", settings.telemetry.metrics.endpoint)):
             host, port = split_endpoint(where)
             config = uvicorn.Config(
@@ -111,14 +120,16 @@ class ControlPlane:
         names = ("127.0.0.1", "localhost", "[::1]")
         return frozenset(f"{name}:{self.ports[port]}" for name in names for port in ("api", "metrics"))
 
-    async def stop(self) -> None:
-        """End the streams, finish the requests, close the database."""
-        await self._link.stop()
+    async def _stop_http(self) -> None:
         for server in self._servers:
             server.should_exit = True
-        await asyncio.wait(self._serving, timeout=3)
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=3)
         await self._tasks.close()
-        await self._database.close()
+
+    async def stop(self) -> None:
+        """Finish the requests, end the streams, close the database."""
+        await self._started.aclose()
         _log.info("control_plane_stopped")
 
     # ---- link.server.ControlPlane

@@ -50,6 +50,7 @@ class Node:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._tasks = Tasks()
+        self._started = contextlib.AsyncExitStack()
         self._draining = False
         self._listening = False
         self.metrics = NodeMetrics(settings.node.region)
@@ -63,10 +64,16 @@ class Node:
             StoreError: the data folder cannot be used.
             OSError, RuntimeError: a port cannot be opened.
         """
+        async with contextlib.AsyncExitStack() as started:
+            await self._start(started)
+            self._started = started.pop_all()
+
+    async def _start(self, started: contextlib.AsyncExitStack) -> None:
         settings, clock, metrics = self._settings, self._clock, self.metrics
         region, name = settings.node.region, settings.node.name
         limits = settings.server.limits
         store = self.store = LocalStore(Path(settings.node.data_dir) / "node.sqlite3")
+        started.push_async_callback(self._close_store)
         if store.set_aside is not None:
             _log.error(
                 "store_corrupt", set_aside=str(store.set_aside), consequence="starting empty; all is fetched anew"
@@ -87,18 +94,21 @@ class Node:
             retry_after_s=limits.retry_after,
             may_offer=self._may_offer,
         )
+        started.push_async_callback(self._save)
+        started.push_async_callback(self.hub.close)
         self._sender = sender
         self.link = LinkClient(
             settings.control_plane.endpoint,
-            link_pb2.NodeIdentity(region=region, name=name, incarnation=uuid.uuid4().hex, software_version=__version__),
+            self._identity(),
             Downward(self.policy.receiver, RENDERERS, self.policy.put_in_force),
             Upward(sender, self._next_report, self.hub.release, batching.timeout if batching.enabled else 0.0),
             clock=clock,
             metrics=metrics,
         )
         self._gauges()
-        await self._open_ports()
+        await self._open_ports(started)
         self._listening = True
+        started.push_async_callback(self._tasks.close)
         self._tasks.spawn(self.link.run(), name="link")
         self._tasks.spawn(self._housekeeping(), name="housekeeping")
         settle_memory()
@@ -122,7 +132,7 @@ class Node:
             all_attributes_trusted=trusted == "all",
         )
 
-    async def _open_ports(self) -> None:
+    async def _open_ports(self, started: contextlib.AsyncExitStack) -> None:
         settings, metrics = self._settings, self.metrics
         server, limits = settings.server, settings.server.limits
         tls = _tls_context(settings) if server.tls.enabled else None
@@ -148,13 +158,15 @@ class Node:
             node=settings.node.name,
             trusted=settings.trusted_attributes,
         )
-        self._http_runner, factory = await serve([("*", PATH, exchange.handle), *admin.routes()], limits.http_keepalive)
+        http_runner, factory = await serve([("*", PATH, exchange.handle), *admin.routes()], limits.http_keepalive)
+        started.push_async_callback(http_runner.cleanup)
         door = self.door = Door(
             DoorSettings(most, limits.max_header_bytes, limits.header_timeout, limits.retry_after),
             websockets,
             factory,
             metrics=metrics,
         )
+        started.push_async_callback(door.close)
         for port_name, endpoint in (("websocket", server.websocket.endpoint), ("http", server.http.endpoint)):
             host, port = split_endpoint(endpoint)
             self.ports[port_name] = await door.listen(host, port, tls)
@@ -166,13 +178,15 @@ class Node:
             metrics=metrics,
             clock=self._clock,
         )
+        started.push_async_callback(self.grpc.stop)
         await self.grpc.start(server.grpc.endpoint, _grpc_credentials(settings) if server.tls.enabled else None)
         self.ports["grpc"] = self.grpc.port
-        self._metrics_runner, _ = await serve(admin.probe_routes(), limits.http_keepalive)
+        metrics_runner, _ = await serve(admin.probe_routes(), limits.http_keepalive)
+        started.push_async_callback(metrics_runner.cleanup)
         host, port = split_endpoint(settings.telemetry.metrics.endpoint)
-        site = web.TCPSite(self._metrics_runner, host, port)
+        site = web.TCPSite(metrics_runner, host, port)
         await site.start()
-        self.ports["metrics"] = self._metrics_runner.addresses[0][1]
+        self.ports["metrics"] = metrics_runner.addresses[0][1]
 
     # ---- what the parts are given
 
@@ -293,18 +307,17 @@ class Node:
         connections = self.hub.connections()
         _log.info("node_draining", connections=len(connections), seconds=self._settings.drain.seconds)
         await drain(connections, self._settings.drain.seconds, self._clock)
-        await self.door.close()
-        await self.grpc.stop()
-        await self._http_runner.cleanup()
-        await self._metrics_runner.cleanup()
         self._listening = False
-        await self.hub.close()
-        await self._tasks.close()
+        await self._started.aclose()
+        _log.info("node_stopped")
+
+    async def _save(self) -> None:
         self.registry.save_all()
         with contextlib.suppress(StoreError):
             await self.store.flush()
+
+    async def _close_store(self) -> None:
         await asyncio.to_thread(self.store.close)
-        _log.info("node_stopped")
 
 
 def _tls_context(settings: NodeSettings) -> ssl.SSLContext:

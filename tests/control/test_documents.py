@@ -72,7 +72,7 @@ async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane
         "spec.values.rate: 1000 is above the most 100",
         "spec.template: there is no ConfigTemplate basic@v9",
     ]
-    assert problems[0].startswith("f.yaml:17: ")
+    assert problems[0].startswith("f.yaml:18: ")
 
 
 async def test_the_same_document_twice(plane: ControlPlane) -> None:

@@ -8,7 +8,7 @@ def revision(rate: int) -> GlobalRevision:
 
 
 def state(stable: GlobalRevision | None, candidate: GlobalRevision | None, **labels: str) -> AssignmentState:
-    return AssignmentState("a", "", 0, Selector(labels=labels), 3, stable, candidate, EVERYONE)
+    return AssignmentState("a", "", 0, Selector(labels=dict(labels)), 3, stable, candidate, EVERYONE)
 
 
 def test_regions_differ_in_the_variables_that_they_pin() -> None:

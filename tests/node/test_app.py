@@ -171,7 +171,7 @@ async def test_tls_for_all_three_transports(programs: Programs, tmp_path: Path) 
             assert answer.status == 200
     credentials = grpc.ssl_channel_credentials(await asyncio.to_thread(authority.ca_file.read_bytes))
     async with grpc.aio.secure_channel(f"localhost:{node.ports['grpc']}", credentials) as channel:
-        call = agents_pb2_grpc.AgentStreamStub(channel).Connect()  # type: ignore[no-untyped-call]
+        call = agents_pb2_grpc.AgentStreamStub(channel).Connect()
         await call.write(agent.message())
         await call.read()
         call.cancel()

@@ -3,8 +3,8 @@
 import asyncio
 import socket as sockets
 
-import picows
 import pytest
+from picows import version
 
 from relay.errors import Malformed, TooLarge
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -18,7 +18,7 @@ MESSAGE = b"\0" + pb.AgentToServer(instance_uid=UID, sequence_num=1).SerializeTo
 
 
 def test_the_version_that_was_looked_into() -> None:
-    assert picows.__version__ == "2.3.1"
+    assert version.__version__ == "2.3.1"
 
 
 async def test_messages_are_answered_in_order_however_they_arrive() -> None:

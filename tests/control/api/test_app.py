@@ -1,3 +1,5 @@
+import io
+
 import aiohttp
 
 from relay.control.app import ControlPlane
@@ -46,7 +48,7 @@ async def test_refusals_are_problem_json_with_every_problem(programs: Programs) 
     status, answer = await client.call("POST", "/api/v1/apply", json=body(TEMPLATE, assignment("a", rate=1000)))
     assert status == 422
     assert isinstance(answer, dict)
-    assert answer["problems"][0]["text"] == "f.yaml:17: spec.values.rate: 1000 is above the most 100"
+    assert answer["problems"][0]["text"] == "f.yaml:18: spec.values.rate: 1000 is above the most 100"
     status, answer = await client.call("POST", "/api/v1/apply", json={"sources": "x"})
     assert status == 422
     assert isinstance(answer, dict)
@@ -62,7 +64,9 @@ async def test_a_browser_s_page_of_another_site_cannot_write(programs: Programs)
     assert (await client.call("POST", "/api/v1/apply", data="{}", headers=form))[0] == 415
     assert (await client.call("GET", "/api/v1/agents", headers={"Host": "evil.example:4340"}))[0] == 403
     assert (
-        await client.call("POST", "/api/v1/apply", data=b"x" * (17 << 20), headers={"Content-Type": "application/json"})
+        await client.call(
+            "POST", "/api/v1/apply", data=io.BytesIO(b"x" * (17 << 20)), headers={"Content-Type": "application/json"}
+        )
     )[0] == 413
 
 

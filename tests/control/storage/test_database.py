@@ -27,15 +27,23 @@ async def test_rows_are_replaced_and_removed_by_key(tmp_path: Path) -> None:
 async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
     database = Database(tmp_path / "d")
     await database.open()
-    with pytest.raises(StoreError):
+
+    async def half() -> None:
         async with database.write() as connection:
             await replace(connection, schema.nodes, [ROW])
             await connection.execute(sa.text("INSERT INTO nonsense VALUES (1)"))
+
+    with pytest.raises(StoreError):
+        await half()
     async with database.read() as connection:
         assert (await connection.execute(sa.select(schema.nodes))).all() == []
-    with pytest.raises(StoreError):
+
+    async def wrong() -> None:
         async with database.read() as connection:
             await connection.execute(sa.text("SELECT * FROM nonsense"))
+
+    with pytest.raises(StoreError):
+        await wrong()
     await database.close()
 
 
