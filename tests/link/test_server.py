@@ -1,0 +1,38 @@
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
+from tests.conftest import TEMPLATE, Programs, apply, assignment
+
+
+@pytest.mark.parametrize("method", ["Sync", "Report"])
+async def test_a_stream_begins_with_a_hello(programs: Programs, method: str) -> None:
+    plane = await programs.control_plane()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{plane.ports['link']}") as channel:
+        stub: Any = link_pb2_grpc.ControlPlaneStub(channel)
+        call = getattr(stub, method)()
+        await call.write(link_pb2.SyncRequest() if method == "Sync" else link_pb2.StatusReport(sequence=1))
+        assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_third_party_s_node_gets_policy_then_freshness_then_differences(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, assignment("a"))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{plane.ports['link']}") as channel:
+        stub: Any = link_pb2_grpc.ControlPlaneStub(channel)
+        call = stub.Sync()
+        hello = link_pb2.SyncHello(node=link_pb2.NodeIdentity(region="eu", name="n"))
+        await call.write(link_pb2.SyncRequest(hello=hello))
+        first = (await call.read()).update
+        assert {r.name for r in first.resources} == {"ConfigTemplate/basic@v1", "ConfigAssignment/a"}
+        assert first.manifest.region == "eu"
+        assert (await call.read()).freshness.version == first.manifest.version
+        await call.write(link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=first.nonce)))
+        await apply(plane, assignment("a", rate=2))
+        second = (await call.read()).update
+        assert [r.name for r in second.resources] == ["ConfigAssignment/a"]
+        assert second.manifest.version.number == first.manifest.version.number + 1
+        call.cancel()
