@@ -32,7 +32,7 @@ def generate(target: Path) -> None:
     plugin = f"--plugin=protoc-gen-mypy_grpc={Path(sys.executable).parent / 'protoc-gen-mypy_grpc'}"
     for args in (
         [f"--python_out={out}", f"--pyi_out={out}", *sources],
-        [f"--grpc_python_out={out}", plugin, f"--mypy_grpc_out={out}", *services],
+        [f"--grpc_python_out={out}", plugin, f"--mypy_grpc_out=quiet:{out}", *services],
     ):
         if protoc.main([*common, *args]) != 0:
             raise SystemExit("protoc failed")

@@ -1,5 +1,4 @@
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,12 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(programs: Programs, tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(programs: Programs, tmp_path: Path) -> Desk:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     folder = tmp_path / "documents"
     folder.mkdir()
-    yield Desk(plane, node, folder)
+    return Desk(plane, node, folder)
 
 
 async def test_apply_diff_get_delete(desk: Desk) -> None:

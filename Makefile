@@ -1,0 +1,55 @@
+# One word for each thing that one does here. Each target does all of its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lint types layers protos-unchanged protos bench constraints clean
+
+help: ## these words
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: $(READY) ## make .venv with everything that is needed
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## control plane, a node and 20 simulated agents, live in this terminal
+	@$(BIN)/opamp-relay standalone --demo
+
+test: setup ## all tests; those whose tools are missing say so
+	$(BIN)/python -m pytest
+
+check: lint types layers protos-unchanged ## what CI runs
+	$(BIN)/python -m pytest --cov=relay --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+layers: setup
+	$(BIN)/lint-imports
+
+protos-unchanged: setup
+	$(BIN)/python protos/generate.py --check
+
+protos: setup ## write relay/pb/ anew from protos/
+	$(BIN)/python protos/generate.py
+
+bench: setup ## measure, and print the figures as a table (needs Go)
+	$(BIN)/python -m tests.bench
+
+constraints: ## pin all dependencies anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --prerelease if-necessary-or-explicit --generate-hashes \
+	  --no-emit-index-url --no-header --all-extras pyproject.toml -o constraints.txt
+
+clean: ## remove what make made, not your data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage

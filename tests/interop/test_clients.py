@@ -1,0 +1,147 @@
+"""Clients written by others: each connects, gets its config, reports it applied, and survives a restart of the node.
+
+Go and Node.js are needed for theirs; where one is missing, the test says so. CI skips none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.node.app import Node
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+
+pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
+HERE = Path(__file__).parent
+
+
+def need(*tools: str) -> None:
+    """Skip with the reason where a tool is missing; in CI that fails."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            assert not os.environ.get("CI"), f"{tool} must be there in CI"
+            pytest.skip(f"{tool} is not installed")
+
+
+def go_agent() -> list[str]:
+    need("go")
+    built = HERE / "bin" / "goagent"
+    subprocess.run(["go", "build", "-o", str(built), "."], cwd=HERE / "go", check=True, capture_output=True)
+    return [str(built)]
+
+
+def node_agent() -> list[str]:
+    need("node", "npm")
+    folder = HERE / "node"
+    if not (folder / "node_modules" / "@elastic").exists():
+        command = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return ["node", str(folder / "agent.mjs")]
+
+
+def python_agent() -> list[str]:
+    return [sys.executable, str(HERE / "python_agent.py")]
+
+
+class Client:
+    """A running client and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def says(self, event: str) -> dict[str, Any]:
+        """Wait for an event, passing over others."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(45):
+            while True:
+                line = await self._process.stdout.readline()
+                assert line, "the client ended"
+                said: dict[str, Any] = json.loads(line)
+                if said["event"] == event:
+                    return said
+
+
+@asynccontextmanager
+async def client(command: list[str], *args: str) -> AsyncIterator[Client]:
+    process = await asyncio.create_subprocess_exec(
+        *command, *args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield Client(process)
+        assert process.returncode is None, "the client died"
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
+        try:
+            async with asyncio.timeout(10):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+def args_for(kind: str, url: str) -> list[str]:
+    return ["-endpoint", url, "-name", "theirs"] if kind == "go" else [url, "theirs"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "prepare", "scheme"),
+    [("go", go_agent, "ws"), ("go", go_agent, "http"), ("python", python_agent, "http"), ("node", node_agent, "http")],
+)
+async def test_a_client_gets_its_config_and_survives_a_restart(
+    programs: Programs, kind: str, prepare: Callable[[], list[str]], scheme: str
+) -> None:
+    command = await asyncio.to_thread(prepare)
+    plane = await programs.control_plane()
+    selector = "{labels: {tier: production}}"
+    await apply(plane, TEMPLATE, assignment("all", priority=1, selector=selector, rate=1))
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    url = f"{scheme}://127.0.0.1:{node.ports['websocket']}/v1/opamp"
+
+    def applied(running: Node, config_hash: str) -> bool:
+        record = next((r for r in running.registry if r.agent_id == "theirs"), None)
+        status = record.config_status() if record else None
+        return bool(status and status.last_remote_config_hash.hex() == config_hash and status.status == 1)
+
+    async with client(command, *args_for(kind, url)) as theirs:
+        offered = await theirs.says("config")
+        await eventually(lambda: applied(node, offered["hash"]))
+        ports = node.ports
+        await programs.stop(node)
+        node = await programs.node(plane.ports["link"], ports=ports)
+        await apply(plane, assignment("all", priority=1, selector=selector, rate=2))
+        second = await theirs.says("config")
+        assert second["hash"] != offered["hash"]
+        await eventually(lambda: applied(node, second["hash"]), 40)
+        view = plane.fleet.view(await eventually(lambda: next(iter(plane.fleet.agents.values()), None)))
+        assert view["labels"]["tier"] == "production"
+        assert node.metrics.full_state_requests <= 1, "no loop of requests"
+        assert not node.metrics.bad_messages
+
+
+async def test_opamp_go_s_own_words_for_a_failure_arrive(programs: Programs) -> None:
+    command = await asyncio.to_thread(go_agent)
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, assignment("all", rate=13))
+    node = await programs.node(plane.ports["link"])
+    url = f"ws://127.0.0.1:{node.ports['http']}/v1/opamp"
+    async with client(command, "-endpoint", url, "-name", "theirs") as theirs:
+        await theirs.says("config")
+
+        def failed() -> bool:
+            agents = list(plane.fleet.agents.values())
+            return bool(agents) and plane.fleet.view(agents[0])["config"]["error_message"] == "thirteen is not a rate"
+
+        await eventually(failed)
+    await eventually(lambda: not next(iter(plane.fleet.agents.values())).connected)
