@@ -48,6 +48,8 @@ class LocalStore:
         self._reading = threading.Lock()
         self._wake = threading.Event()
         self._pending: Writes = {}
+        self._in_flight: Writes = {}
+        """What the writer is at: newer than the disk, older than what waits."""
         self._commits: list[tuple[Writes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._flushes: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._closing = False
@@ -78,8 +80,9 @@ class LocalStore:
     def get(self, bucket: str, key: bytes) -> bytes | None:
         """One entry: as it waits to be written, else as it is on disk."""
         with self._guard:
-            if (bucket, key) in self._pending:
-                return self._pending[bucket, key]
+            for writes in (self._pending, self._in_flight):
+                if (bucket, key) in writes:
+                    return writes[bucket, key]
         with self._reading:
             row = self._database.execute(
                 "SELECT value FROM entries WHERE bucket = ? AND key = ?", (bucket, key)
@@ -137,14 +140,16 @@ class LocalStore:
             self._wake.clear()
             with self._guard:
                 pending, self._pending = self._pending, {}
+                self._in_flight = pending
                 commits, self._commits = self._commits, []
                 flushes, self._flushes = self._flushes, []
             for writes, loop, done in commits:
                 _resolve(loop, done, self._transaction(writes))
             error = self._transaction(pending) if pending else None
             self.problem = str(error) if error else None
-            if error:
-                with self._guard:
+            with self._guard:
+                self._in_flight = {}
+                if error:
                     self._pending = pending | self._pending
             for loop, done in flushes:
                 _resolve(loop, done, error)

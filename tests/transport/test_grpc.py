@@ -48,7 +48,7 @@ async def test_messages_are_answered_and_pushes_arrive() -> None:
         connection.send(pb.ServerToAgent(instance_uid=UID, flags=1).SerializeToString())
         assert (await pipe.pushed()).flags == 1
         await eventually(lambda: agents.resumed_count)
-        assert (metrics.messages_received, metrics.messages_sent) == (1, 2)
+        await eventually(lambda: (metrics.messages_received, metrics.messages_sent) == (1, 2))
         await pipe.call.done_writing()
         await eventually(lambda: metrics.closed["agent_closed"] == 1)
         assert await pipe.call.code() == grpc.StatusCode.OK

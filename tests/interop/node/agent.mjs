@@ -7,7 +7,8 @@ const say = (event, more = {}) => console.log(JSON.stringify({ event, ...more })
 const client = createOpAMPClient({
   endpoint,
   heartbeatIntervalSeconds: 0.5,
-  capabilities: BigInt(AgentCapabilities.AcceptsRemoteConfig) | BigInt(AgentCapabilities.ReportsRemoteConfig),
+  capabilities: 
+    AgentCapabilities.AgentCapabilities_AcceptsRemoteConfig | AgentCapabilities.AgentCapabilities_ReportsRemoteConfig,
   onMessage: (message) => {
     if (message.remoteConfig) {
       const hash = message.remoteConfig.configHash;
