@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,6 +18,58 @@ from relay.pb.relay.v1 import link_pb2
 def rfc3339(unix_ms: int) -> str:
     """A time as people and parsers read it; whole milliseconds, UTC."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """An agent, and who says so."""
+
+    state: link_pb2.AgentState
+    region: str
+    node: str
+    connected: bool | None
+    trusted: Literal["all"] | tuple[str, ...]
+
+
+def _healthy(subject: _Subject) -> bool | None:
+    state = subject.state
+    return pb.ComponentHealth.FromString(state.health).healthy if state.HasField("health") else None
+
+
+def _labels(subject: _Subject) -> dict[str, Any]:
+    attributes = identity.attributes(subject.state.agent_description)
+    return labels_of(attributes, subject.region, subject.trusted)
+
+
+def _config(subject: _Subject) -> dict[str, Any]:
+    status = pb.RemoteConfigStatus.FromString(subject.state.remote_config_status)
+    return {
+        "offered_hash": subject.state.offered_hash.hex(),
+        "reported_hash": status.last_remote_config_hash.hex(),
+        "status": status_name(status.status),
+        "error_message": status.error_message,
+        "assignments": list(subject.state.assignments),
+    }
+
+
+_FIELDS: dict[str, Callable[[_Subject], Any]] = {
+    "instance_uid": lambda s: format_uid(s.state.instance_uid),
+    "agent_id": lambda s: s.state.agent_id or format_uid(s.state.instance_uid),
+    "region": lambda s: s.region,
+    "node": lambda s: s.node,
+    "connected": lambda s: s.connected,
+    "transport": lambda s: s.state.transport,
+    "healthy": _healthy,
+    "health_error": lambda s: pb.ComponentHealth.FromString(s.state.health).last_error,
+    "labels": _labels,
+    "attributes": lambda s: identity.attributes(s.state.agent_description),
+    "capabilities": lambda s: capabilities.names(s.state.capabilities),
+    "config": _config,
+    "effective_config_digest": lambda s: s.state.effective_config_digest.hex(),
+    "first_seen": lambda s: rfc3339(s.state.first_seen_unix_ms),
+    "last_change": lambda s: rfc3339(s.state.last_change_unix_ms),
+}
+"""Field → how it is made: each by itself, so that who wants few pays for few."""
 
 
 def agent_view(
@@ -37,34 +91,5 @@ def agent_view(
         trusted: attributes that count as labels.
         fields: give these alone; empty for all.
     """
-    status = pb.RemoteConfigStatus.FromString(state.remote_config_status)
-    health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
-    view: dict[str, Any] = {
-        "instance_uid": format_uid(state.instance_uid),
-        "agent_id": state.agent_id or format_uid(state.instance_uid),
-        "region": region,
-        "node": node,
-        "connected": connected,
-        "transport": state.transport,
-        "healthy": None if health is None else health.healthy,
-        "health_error": health.last_error if health is not None else "",
-        "labels": {},
-        "attributes": {},
-        "capabilities": [],
-        "config": {
-            "offered_hash": state.offered_hash.hex(),
-            "reported_hash": status.last_remote_config_hash.hex(),
-            "status": status_name(status.status),
-            "error_message": status.error_message,
-            "assignments": list(state.assignments),
-        },
-        "effective_config_digest": state.effective_config_digest.hex(),
-        "first_seen": rfc3339(state.first_seen_unix_ms),
-        "last_change": rfc3339(state.last_change_unix_ms),
-    }
-    # Parsing the description is most of the work: only for who wants it.
-    if not fields or fields & {"labels", "attributes", "capabilities"}:
-        view["attributes"] = identity.attributes(state.agent_description)
-        view["labels"] = labels_of(view["attributes"], region, trusted)
-        view["capabilities"] = capabilities.names(state.capabilities)
-    return {name: view[name] for name in view.keys() & fields} if fields else view
+    subject = _Subject(state, region, node, connected, trusted)
+    return {name: make(subject) for name, make in _FIELDS.items() if not fields or name in fields}

@@ -275,6 +275,10 @@ class Node:
                 "opamp_relay_link_up": ("1 while the control plane is there", lambda: float(self.link.connected)),
                 "opamp_relay_link_silent_seconds": ("Since the control plane was heard", self.link.silent_s),
                 "opamp_relay_policy_age_seconds": ("Since the policy was known to be the newest", age),
+                "opamp_relay_policy_change_seconds": (
+                    "Until the last policy change was offered to all connected agents",
+                    lambda: self.hub.last_change_s,
+                ),
                 "opamp_relay_reports_waiting": ("Changes not yet sent upward", lambda: len(self._sender)),
                 "opamp_relay_reports_in_flight": ("Reports not acknowledged", lambda: self._sender.in_flight),
                 "opamp_relay_assembly_bytes": ("Held for unfinished messages", lambda: self._budget.used),

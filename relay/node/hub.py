@@ -90,6 +90,8 @@ class Hub:
         self._rate = full_state_per_second
         self._tokens = full_state_per_second
         self._tokens_at = clock.monotonic()
+        self.last_change_s = 0.0
+        """How long it took to offer the last policy change to everybody connected."""
         self._telling = log.enabled("info")
         self._tasks = Tasks()
         self._sweep: asyncio.Task[None] | None = None
@@ -288,7 +290,8 @@ class Hub:
 
     async def _offer_to_all(self) -> None:
         clock = self._clock
-        until = clock.monotonic() + _SLICE_S
+        began = clock.monotonic()
+        until = began + _SLICE_S
         for live in list(self._live.values()):
             now = clock.monotonic()
             if now >= until:
@@ -301,6 +304,7 @@ class Hub:
                     self._metrics.offers += 1
                 self._registry.changed(live.session.record)
                 self._push(live, now)
+        self.last_change_s = clock.monotonic() - began
 
     def _push(self, live: Live, now: float) -> None:
         if live.connection.writable and (content := live.session.push(now)) is not None:

@@ -352,6 +352,12 @@ func runFleet() {
 	}()
 	input := bufio.NewScanner(os.Stdin)
 	for input.Scan() {
+		var changing int
+		if _, err := fmt.Sscanf(input.Text(), "change %d", &changing); err == nil {
+			for _, a := range agents[:changing] {
+				_ = a.report(&protobufs.AgentToServer{Health: &protobufs.ComponentHealth{Healthy: false, LastError: "told to"}})
+			}
+		}
 		say(map[string]any{"event": input.Text(), "heartbeats": latencies.take()})
 	}
 }

@@ -1,0 +1,299 @@
+"""`make bench`: the figures, measured on the whole path, printed as a table.
+
+The node is pinned to one core; the control plane and the load client (a compiled one, see `load/`) have another. The peer
+is a minimal server on opamp-go (see `peers/`), pinned to the same core, in the same run: read the ratio, not the number.
+Latencies count from the time a heartbeat was due.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+NODE_CORE, LOAD_CORE = "0", "1"
+AWAY_S = 60
+
+
+class Row:
+    """One line of the table."""
+
+    def __init__(self, what: str, measured: str, reach: str) -> None:
+        self.cells = (what, measured, reach)
+
+
+def pinned(core: str, *command: str, **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(["taskset", "-c", core, *command], text=True, stderr=subprocess.DEVNULL, **more)
+
+
+@contextmanager
+def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def control_plane(folder: Path) -> subprocess.Popen[str]:
+    args = ["control-plane", "--data", str(folder / "plane"), "--log-level", "error"]
+    process = pinned(LOAD_CORE, str(BIN / "opamp-relay"), *args)
+    wait_for("http://127.0.0.1:4340/ready")
+    return process
+
+
+def node(folder: Path, *more: str) -> subprocess.Popen[str]:
+    args = ["node", "--data", str(folder / "node"), "--log-level", "error", *more]
+    process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args)
+    wait_for("http://127.0.0.1:4321/health")
+    return process
+
+
+def wait_for(url: str) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).read()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+def get(path: str, port: int = 4340) -> Any:
+    return json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30))
+
+
+def metric(name: str) -> float:
+    text = urllib.request.urlopen("http://127.0.0.1:8888/metrics", timeout=10).read().decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+
+
+class Load:
+    """The load client in fleet mode."""
+
+    def __init__(self, agents: int, *more: str) -> None:
+        command = [str(HERE / "bin" / "load"), "-mode", "fleet", "-agents", str(agents), *more]
+        self.process = pinned(LOAD_CORE, *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def line(self, event: str) -> dict[str, Any]:
+        out: IO[str] | None = self.process.stdout
+        assert out is not None
+        for text in out:
+            said: dict[str, Any] = json.loads(text)
+            if said["event"] == event:
+                return said
+        raise RuntimeError("the load client ended")
+
+    def ask(self, word: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self.line(word)
+
+
+def policy(rate: int) -> str:
+    return f"""
+apiVersion: opamp.io/v1
+kind: ConfigTemplate
+metadata: {{name: large, version: v1}}
+spec:
+  variables: [{{name: rate, type: int, default: 1}}]
+  config: {{filler: "{"x" * 20_000}", rate: "{{{{.rate}}}}"}}
+---
+apiVersion: opamp.io/v1
+kind: ConfigAssignment
+metadata: {{name: all}}
+spec: {{template: {{name: large, version: v1}}, values: {{rate: {rate}}}}}
+"""
+
+
+def apply(rate: int) -> float:
+    """Apply over the admin API; the time when it was received."""
+    body = json.dumps({"sources": [{"source": "bench", "text": policy(rate)}]}).encode()
+    request = urllib.request.Request("http://127.0.0.1:4340/api/v1/apply", body, {"Content-Type": "application/json"})
+    began = time.time()
+    urllib.request.urlopen(request, timeout=30).read()
+    return began
+
+
+def heartbeats(folder: Path) -> list[Row]:
+    def measure(port: int) -> float:
+        command = [str(HERE / "bin" / "load"), "-mode", "heartbeat", "-agents", "200", "-seconds", "6"]
+        done = subprocess.run(
+            ["taskset", "-c", LOAD_CORE, *command, "-target", f"127.0.0.1:{port}"],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        figure: float = json.loads(done.stdout.splitlines()[-1])["per_second"]
+        return figure
+
+    ours, theirs = [], []
+    for _ in range(3):
+        environment = {**os.environ, "GOMAXPROCS": "1"}
+        peer = pinned(NODE_CORE, str(HERE / "bin" / "peers"), "-endpoint", "127.0.0.1:4329", env=environment)
+        with running(peer):
+            time.sleep(0.5)
+            theirs.append(measure(4329))
+        with running(node(folder / "heartbeats")):
+            ours.append(measure(4320))
+    ratio = sorted(o / t for o, t in zip(ours, theirs, strict=True))[1]
+    figures = f"{sorted(ours)[1]:,.0f}/s; opamp-go {sorted(theirs)[1]:,.0f}/s; ratio {ratio:.2f}"
+    return [Row("heartbeat exchanges a core, WebSocket", figures, "ratio >= 1.0")]
+
+
+def connects(folder: Path, agents: int) -> list[Row]:
+    with running(node(folder / "connects")), running(Load(agents, "-interval", "300s").process) as load:
+        assert load.stdout is not None
+        said = json.loads(load.stdout.readline())
+    figures = f"{said['per_second']:,.0f}/s, {said['failed']} refused"
+    return [Row(f"{agents:,} agents connect at once, no policy", figures, ">= 4,000/s")]
+
+
+def memory(folder: Path, agents: int, *, tls: bool) -> list[Row]:
+    more: list[str] = []
+    if tls:
+        from relay.testing.certificates import Authority
+
+        pair = Authority(folder).issue("node")
+        settings = folder / "tls.yaml"
+        settings.write_text(
+            f"server: {{tls: {{enabled: true, cert_file: {pair.cert_file}, key_file: {pair.key_file}}}}}\n"
+        )
+        more = ["-c", str(settings)]
+    with running(node(folder / f"memory-{tls}", *more)) as server:
+        time.sleep(1)
+        before = resident_kib(server.pid)
+        load = Load(agents, "-interval", "300s", *(["-tls"] if tls else []))
+        with running(load.process):
+            load.line("connected")
+            time.sleep(8)
+            slope = (resident_kib(server.pid) - before) / agents
+    kind = "TLS" if tls else "plain"
+    figures = f"{slope:.1f} KiB; the node's base {before / 1024:.0f} MiB"
+    return [Row(f"memory an idle agent, {kind}", figures, "<= 45 KB" if tls else "<= 17 KB")]
+
+
+def changes(folder: Path, agents: int) -> list[Row]:
+    rows = []
+    plane = control_plane(folder)
+    try:
+        apply(1)
+        with running(node(folder / "changes")):
+            time.sleep(1.5)
+            load = Load(agents, "-interval", "30s")
+            with running(load.process):
+                rows += _change_rows(load, agents)
+                rows += _idle_rows(agents)
+                plane.kill()
+                plane.wait()
+                load.ask("change 1000")
+                time.sleep(AWAY_S)
+                plane = control_plane(folder)
+                rows += _back_rows(agents)
+                rows += _command_rows(agents)
+    finally:
+        plane.kill()
+        plane.wait()
+    return rows
+
+
+def _change_rows(load: Load, agents: int) -> list[Row]:
+    said = load.line("connected")
+    rows = [Row(f"{agents:,} agents connect at once, each sent 20 KB", f"{said['per_second']:,.0f}/s", "")]
+    time.sleep(8)
+    idle = load.ask("idle")["heartbeats"]
+    took, sweeps, p99 = [], [], []
+    for rate in range(2, 5):
+        began = apply(rate)
+        config = load.line("config")
+        took.append(config["last"] - began)
+        sweeps.append(metric("opamp_relay_policy_change_seconds"))
+        p99.append(config["heartbeats"]["p99_ms"])
+        time.sleep(6)
+    middle = 1
+    rows.append(Row(f"policy change, 20 KB, to the last of {agents:,}", f"{sorted(took)[middle]:.2f} s", "<= 1.0 s"))
+    rows.append(Row("  of which the node", f"{sorted(sweeps)[middle]:.2f} s", "<= 0.35 s"))
+    during = f"{sorted(p99)[middle]:.0f} ms; idle {idle['p99_ms']:.1f} ms"
+    rows.append(Row("  heartbeats' p99 during it", during, "<= 100 ms"))
+    return rows
+
+
+def _idle_rows(agents: int) -> list[Row]:
+    time.sleep(12)
+    before = metric('opamp_relay_link_messages_total{kind="report_sent"}')
+    time.sleep(20)
+    each = (metric('opamp_relay_link_messages_total{kind="report_sent"}') - before) / 20
+    return [Row(f"messages upward, {agents:,} idle agents", f"{each:.2f}/s", "<= 1/s")]
+
+
+def _back_rows(agents: int) -> list[Row]:
+    began = time.monotonic()
+    up = None
+    while time.monotonic() < began + 60:
+        nodes = get("/api/v1/nodes")
+        if up is None and nodes and nodes[0]["connected"]:
+            up = time.monotonic()
+        if up is not None:
+            listed = get("/api/v1/agents?fields=healthy,connected")
+            if len(listed) == agents and sum(a["healthy"] is False for a in listed) == 1000:
+                exact = time.monotonic() - up
+                return [Row(f"control plane back after {AWAY_S} s, 1,000 changed: exact", f"{exact:.2f} s", "<= 2 s")]
+        time.sleep(0.02)
+    return [Row("control plane back: exact", "never in 60 s", "<= 2 s")]
+
+
+def _command_rows(agents: int) -> list[Row]:
+    times = []
+    for _ in range(4):
+        began = time.monotonic()
+        subprocess.run([str(BIN / "opampctl"), "get", "agents"], stdout=subprocess.DEVNULL, check=True, timeout=30)
+        times.append(time.monotonic() - began)
+    return [Row(f"opampctl get agents, {agents:,} of them", f"{sorted(times[1:])[1]:.2f} s", "<= 0.4 s")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--agents", type=int, default=10_000)
+    parser.add_argument("parts", nargs="*", default=["heartbeats", "connects", "memory", "tls", "changes"])
+    options = parser.parse_args()
+    for tool in ("go", "taskset"):
+        if shutil.which(tool) is None:
+            sys.exit(f"{tool} is needed for the benchmark")
+    subprocess.run(["go", "build", "-o", str(HERE / "bin") + "/", "./load", "./peers"], cwd=HERE, check=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    parts = {
+        "heartbeats": lambda folder: heartbeats(folder),
+        "connects": lambda folder: connects(folder, options.agents),
+        "memory": lambda folder: memory(folder, options.agents, tls=False),
+        "tls": lambda folder: memory(folder, options.agents, tls=True),
+        "changes": lambda folder: changes(folder, options.agents),
+    }
+    print(f"{'measured on the whole path':<58}{'figure':<58}to reach", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in options.parts:
+            for row in parts[name](Path(scratch)):
+                print(f"{row.cells[0]:<58}{row.cells[1]:<58}{row.cells[2]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
