@@ -83,7 +83,8 @@ class Cohorts:
 
     def place(self, record: Record) -> Cohort:
         """Find the cohort of an agent whose description or capabilities changed."""
-        facts = facts_of(record.agent_description, record.agent_id, self._region, self._trusted)
+        wanted = self._evaluator.keys
+        facts = facts_of(record.agent_description, record.agent_id, self._region, self._trusted, wanted)
         key = self._evaluator.key(facts, record.capabilities & capabilities.DECIDING)
         cohort = self._cohorts.get(key)
         if cohort is None:

@@ -21,7 +21,17 @@ def labels_of(attributes: Mapping[str, Any], region: str, trusted: Literal["all"
     return labels
 
 
-def facts_of(description: bytes, agent_id: str, region: str, trusted: Literal["all"] | tuple[str, ...]) -> Facts:
-    """What selectors look at, from a serialised AgentDescription."""
-    attributes = identity.attributes(description)
+def facts_of(
+    description: bytes,
+    agent_id: str,
+    region: str,
+    trusted: Literal["all"] | tuple[str, ...],
+    only: frozenset[str] | None = None,
+) -> Facts:
+    """What selectors look at, from a serialised AgentDescription.
+
+    Args:
+        only: the keys that selectors mention; None for all.
+    """
+    attributes = identity.attributes(description, only)
     return Facts(agent_id, labels_of(attributes, region, trusted), attributes)

@@ -26,11 +26,19 @@ def value_of(value: anyvalue_pb2.AnyValue) -> Any:
     return getattr(value, kind)
 
 
-def attributes(description: bytes) -> dict[str, Any]:
-    """All attributes of a serialised AgentDescription; an identifying one wins over another of the same key."""
+def attributes(description: bytes, only: frozenset[str] | None = None) -> dict[str, Any]:
+    """The attributes of a serialised AgentDescription; an identifying one wins over another of the same key.
+
+    Args:
+        only: the keys that are wanted; None for all.
+    """
     message = pb.AgentDescription.FromString(description)
-    found = {kv.key: value_of(kv.value) for kv in message.non_identifying_attributes}
-    found.update({kv.key: value_of(kv.value) for kv in message.identifying_attributes})
+    found: dict[str, Any] = {}
+    for attributes in (message.non_identifying_attributes, message.identifying_attributes):
+        for kv in attributes:
+            key = kv.key
+            if only is None or key in only:
+                found[key] = kv.value.string_value or value_of(kv.value)
     return found
 
 

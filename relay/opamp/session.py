@@ -15,6 +15,7 @@ What the session decides:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,12 +36,20 @@ _NOTHING = b""
 """Equals no message: an agent always sends its uid."""
 
 
+_SEQUENCE_FIELDS = [pb.AgentToServer(sequence_num=number).SerializeToString() for number in range(1 << 14)]
+"""AgentToServer.sequence_num, encoded: five days of heartbeats."""
+
+
 def _sequence_field(number: int) -> bytes:
+    if number < len(_SEQUENCE_FIELDS):
+        return _SEQUENCE_FIELDS[number]
     return pb.AgentToServer(sequence_num=number).SerializeToString()
 
 
-_SEQUENCE_FIELDS = [_sequence_field(number) for number in range(1 << 14)]
-"""AgentToServer.sequence_num, encoded: five days of heartbeats."""
+@functools.lru_cache(maxsize=64)
+def _capabilities_field(bits: int) -> bytes:
+    """AgentToServer.capabilities, encoded: a fleet knows a handful of different ones."""
+    return pb.AgentToServer(capabilities=bits).SerializeToString()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +140,7 @@ class Session:
     def _address(self) -> None:
         self._ack = body.uid_field(self.record.instance_uid)
         self._framed_ack = self._framed_uid = self._header + self._ack  # uid is the first field of both messages
-        self._capabilities = pb.AgentToServer(capabilities=self.record.capabilities).SerializeToString()
+        self._capabilities = _capabilities_field(self.record.capabilities)
         self._expected = _NOTHING
 
     def _expect(self) -> None:
@@ -165,7 +174,7 @@ class Session:
         number = record.sequence_num + 1
         record.sequence_num = number
         number += 1
-        field = _SEQUENCE_FIELDS[number] if number < 16384 else _sequence_field(number)
+        field = _SEQUENCE_FIELDS[number] if number < 16384 else _sequence_field(number)  # no call for nearly all
         self._expected = self._framed_uid + field + self._capabilities
         return self._framed_ack
 
@@ -197,7 +206,7 @@ class Session:
         record.sequence_exact = True
         self.last_seen = now
         if changes & Change.CAPABILITIES:
-            self._capabilities = pb.AgentToServer(capabilities=record.capabilities).SerializeToString()
+            self._capabilities = _capabilities_field(record.capabilities)
         if full:
             self.needs_full = self._asked = False
             self._ask_delay_s = ASK_AGAIN_S

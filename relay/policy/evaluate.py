@@ -57,6 +57,11 @@ class Evaluator:
         """Equal for two evaluators that give every agent the same cohort key, so that no agent need be keyed anew."""
         return (self._matcher.mentions, tuple(self._rollouts))
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of labels and attributes that a cohort depends on."""
+        return self._matcher.keys
+
     def key(self, facts: Facts, deciding_capabilities: int) -> CohortKey:
         """The cohort of an agent."""
         sides = 0

@@ -58,6 +58,8 @@ class Matcher:
             wanted.append(bits)
             named.append(selector.agent_ids)
         self._terms = sorted(self._index, key=self._index.__getitem__)
+        self.keys = frozenset(key for _, key, _ in self._terms)
+        """Keys of labels and attributes that any selector mentions."""
         self._by_id: dict[str, int] = {}
         self._any_id = 0
         for j, ids in enumerate(named):
