@@ -255,14 +255,18 @@ class Fleet:
 
     def rows(self) -> list[Agent]:
         """One agent a row: of several uids of one agent id the live ones, or if none is live the newest."""
-        best: dict[str, list[Agent]] = {}
+        first: dict[str, Agent] = {}
+        more: dict[str, list[Agent]] = {}
         for agent in self.agents.values():
-            others = best.setdefault(agent.agent_id or agent.uid.hex(), [])
-            if not others or (agent.connected and others[0].connected):
-                others.append(agent)
-            elif (agent.connected, agent.session_started_ms) > (others[0].connected, others[0].session_started_ms):
-                others[:] = [agent]
-        return [agent for agents in best.values() for agent in agents]
+            name = agent.agent_id or agent.uid.hex()
+            held = first.setdefault(name, agent)
+            if held is not agent:
+                more.setdefault(name, [held]).append(agent)
+        for name, agents in more.items():
+            live = [agent for agent in agents if agent.connected]
+            first[name], *others = live or [max(agents, key=lambda a: a.session_started_ms)]
+            more[name] = others
+        return [*first.values(), *(agent for agents in more.values() for agent in agents)]
 
     def matches(self, agent: Agent, wanted: dict[str, str]) -> bool:
         """Whether an agent has all these labels (values as text)."""

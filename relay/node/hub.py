@@ -28,7 +28,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import CloseReason, Connection
 
 _log = log.get("opamp-relay.hub")
-_SLICE_S = 0.015
+_SLICE_S = 0.012
 """How long one slice of a policy change may hold the loop."""
 _ASK_TICK_S = 0.05
 _OFFLINE_AFTER_S = 90.0
@@ -292,19 +292,26 @@ class Hub:
         clock = self._clock
         began = clock.monotonic()
         until = began + _SLICE_S
-        for live in list(self._live.values()):
-            now = clock.monotonic()
-            if now >= until:
-                await asyncio.sleep(0)
+        self._registry.hold()
+        try:
+            for live in list(self._live.values()):
                 now = clock.monotonic()
-                until = now + _SLICE_S
-            changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
-            if changes:
-                if changes & Change.OFFERED:
-                    self._metrics.offers += 1
-                self._registry.changed(live.session.record)
-                self._push(live, now)
+                if now >= until:
+                    await asyncio.sleep(0)
+                    now = clock.monotonic()
+                    until = now + _SLICE_S
+                self._offer_if_changed(live, now)
+        finally:
+            self._registry.go_on()
         self.last_change_s = clock.monotonic() - began
+
+    def _offer_if_changed(self, live: Live, now: float) -> None:
+        changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
+        if changes:
+            if changes & Change.OFFERED:
+                self._metrics.offers += 1
+            self._registry.changed(live.session.record)
+            self._push(live, now)
 
     def _push(self, live: Live, now: float) -> None:
         if live.connection.writable and (content := live.session.push(now)) is not None:

@@ -43,6 +43,7 @@ class Registry:
         self._records: dict[bytes, Record] = {}
         self._dirty: dict[bytes, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._held = False
         self.rollup = Rollup()
         self.shards = Shards()
         self.rollup_changed = True
@@ -100,10 +101,26 @@ class Registry:
         """Something of the record is different; all that follows happens within moments."""
         record.last_change_ms = record.last_seen_ms = self._clock.unix_ms()
         self._dirty[record.instance_uid] = None
-        if self._timer is None:
+        self._work_off_soon()
+
+    def hold(self) -> None:
+        """Only mark changes until `go_on`: a policy goes out to everybody, and what follows of that can wait for it."""
+        self._held = True
+
+    def go_on(self) -> None:
+        """Undo `hold`."""
+        self._held = False
+        if self._dirty:
+            self._work_off_soon()
+
+    def _work_off_soon(self) -> None:
+        if self._timer is None and not self._held:
             self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._work_off)
 
     def _work_off(self) -> None:
+        self._timer = None
+        if self._held:
+            return
         loop = asyncio.get_running_loop()
         for uid in [uid for uid, _ in zip(self._dirty, range(_SLICE), strict=False)]:
             del self._dirty[uid]
@@ -111,7 +128,8 @@ class Registry:
             state = self._account(record)
             self._store.put(BUCKET, uid, record.stored(state, sequence_exact=False))
             self._sender.change(uid)
-        self._timer = loop.call_soon(self._work_off) if self._dirty else None  # type: ignore[assignment]
+        if self._dirty:
+            self._timer = loop.call_later(0, self._work_off)
         self._wake()
 
     def _account(self, record: Record) -> bytes:

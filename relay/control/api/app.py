@@ -36,7 +36,7 @@ STATUS = {
 }
 """The admin API's table."""
 _PLURALS = {kind.plural: name for name, kind in model.KINDS.items()}
-_SLICE = 200
+_SLICE = 500
 Published = Callable[[], Awaitable[None]]
 
 
