@@ -68,6 +68,7 @@ def parse(text: str | bytes, source: str) -> list[Document]:
     documents: list[Document] = []
     loader = _new_loader(decoded)
     try:
+        _check_depth(decoded, source)
         while loader.check_node():
             node = loader.get_node()
             if node is None:
@@ -87,6 +88,22 @@ def parse(text: str | bytes, source: str) -> list[Document]:
     finally:
         loader.dispose()
     return documents
+
+
+def _check_depth(text: str, source: str) -> None:
+    """Composing recurses in C, so the depth is counted on the stream of events before."""
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise Refused([Problem(source, _line(event), "", f"nested deeper than {MAX_DEPTH}")])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark is not None else 0
 
 
 def _new_loader(text: str) -> Any:

@@ -50,6 +50,8 @@ def test_duplicate_keys_are_refused_with_their_line() -> None:
         ("? [a]\n: 1", "plain value"),
         ("a: .inf", "finite"),
         ("[" * 100 + "]" * 100, "nested"),
+        ("[" * 900_000, "nested"),
+        ("{a: " * 200_000, "nested"),
         (b"a: \xff", "not UTF-8"),
         ("a" * (MAX_DOCUMENT_BYTES + 1), "a document may have"),
         ("---\na: 1\n" * 1001, "more than 1000 documents"),

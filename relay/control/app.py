@@ -18,6 +18,7 @@ from relay.control.fleet import Fleet
 from relay.control.publish import Publisher
 from relay.control.revisions import Revisions
 from relay.control.storage.database import Database
+from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender
 from relay.link.server import LinkServer
 from relay.observe import log
@@ -27,6 +28,7 @@ from relay.settings.parts import is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings
 
 _log = log.get("opamp-relay.control-plane")
+_EXPIRE_S = 3600.0
 
 
 class ControlPlane:
@@ -74,6 +76,7 @@ class ControlPlane:
             "Nodes whose link is up",
             lambda: sum(node.connected for node in fleet.nodes.values()),
         )
+        self._tasks.spawn(self._housekeeping(), name="housekeeping")
         link = LinkServer(self, clock)
         started.push_async_callback(link.stop)
         await link.start(settings.server.link.endpoint)
@@ -116,6 +119,14 @@ class ControlPlane:
             self._serving.append(task)
             self.ports[name] = server.servers[0].sockets[0].getsockname()[1]
 
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(_EXPIRE_S)
+            try:
+                await self.fleet.expire()
+            except StoreError as error:
+                _log.error("expiry_failed", error=str(error))
+
     def _hosts(self) -> frozenset[str]:
         names = ("127.0.0.1", "localhost", "[::1]")
         return frozenset(f"{name}:{self.ports[port]}" for name in names for port in ("api", "metrics"))
@@ -146,9 +157,9 @@ class ControlPlane:
         """Undo `watch`."""
         self.publisher.unwatch(event)
 
-    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender | None) -> None:
-        """A node's Sync stream is up, got further, or is down."""
-        self.fleet.node_synced(node, sender)
+    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
+        """A node's Sync stream came up or went down."""
+        self.fleet.node_synced(node, sender, up)
 
     async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Store a report."""

@@ -6,6 +6,7 @@ every region can resolve, assignments that do not contend for the same agents.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,8 @@ class Documents:
         self._clock = clock
         self._facts = facts
         self._regions = regions
+        self._changing = asyncio.Lock()
+        """Held from the copy of the library to its replacement: two applies at once must not lose one's documents."""
         self.library = Library()
 
     async def load(self) -> None:
@@ -107,6 +110,10 @@ class Documents:
             Refused: with every problem; nothing was changed.
         """
         parsed = self._read(texts)
+        async with self._changing:
+            return await self._apply(parsed, dry_run)
+
+    async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool) -> list[Applied]:
         library = self.library.copy()
         applied: list[Applied] = []
         changed: list[AnyDocument] = []
@@ -244,6 +251,10 @@ class Documents:
             NotFound: there is none of that name.
             Refused: an assignment uses it.
         """
+        async with self._changing:
+            return await self._delete(kind, key)
+
+    async def _delete(self, kind: str, key: str) -> Applied:
         library = self.library.copy()
         held = library.of(kind)
         document = held.pop(key, None)

@@ -33,6 +33,8 @@ from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import Facts, canonical
 
 _log = log.get("opamp-relay.fleet")
+RECORD_TTL_MS = 30 * 86400 * 1000
+"""How long the agents of a node that is away are remembered."""
 Trusted = Literal["all"] | tuple[str, ...]
 
 
@@ -124,9 +126,13 @@ class Fleet:
 
     # ---- what the link brings (relay.link.server.ControlPlane)
 
-    def node_synced(self, identity_: link_pb2.NodeIdentity, sender: SyncSender | None) -> None:
-        """A node's Sync stream is up, got further, or is down."""
-        self._node(identity_.region, identity_.name).sender = sender
+    def node_synced(self, identity_: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
+        """A node's Sync stream came up or went down; an old one may go after the new one came."""
+        node = self._node(identity_.region, identity_.name)
+        if up:
+            node.sender = sender
+        elif node.sender is sender:
+            node.sender = None
 
     async def node_reporting(self, identity_: link_pb2.NodeIdentity, up: bool) -> None:
         """A node's Report stream came up or went down."""
@@ -137,7 +143,7 @@ class Fleet:
             node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
             node.software_version = identity_.software_version
             _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
-        else:
+        elif not node.reporting:
             node.rollup = None
             _log.warning("node_disconnected", region=node.region, node=node.name)
         row = {
@@ -239,6 +245,23 @@ class Fleet:
             node.manifest = (status.manifest.epoch, status.manifest.number) if status.HasField("manifest") else None
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
+
+    async def expire(self) -> None:
+        """Forget agents of nodes that never came back, and effective configs that no agent has any more."""
+        limit = self._clock.unix_ms() - RECORD_TTL_MS
+        async with self._reporting:
+            away = [n for n in self.nodes.values() if not n.connected and n.last_seen_ms < limit]
+            gone = [uid for node in away for uid in node.agents]
+            kept = {a.effective_config_digest for a in self.agents.values() if a.uid not in set(gone)}
+            unused = self._bodies - kept
+            async with self._database.write() as connection:
+                for uid in gone:
+                    await remove(connection, schema.agents, [{"instance_uid": uid}])
+                for digest in unused:
+                    await remove(connection, schema.effective_configs, [{"digest": digest}])
+            for uid in gone:
+                self._drop(uid)
+            self._bodies -= unused
 
     # ---- views
 

@@ -6,7 +6,6 @@ changes it makes every cohort stale, and agents are placed anew when they are ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from relay.fleet.facts import facts_of
@@ -14,7 +13,7 @@ from relay.opamp import capabilities
 from relay.opamp.offer import Offer, encode
 from relay.opamp.record import Record
 from relay.policy.evaluate import CohortKey, Decision, Evaluator
-from relay.policy.snapshot import Snapshot
+from relay.policy.snapshot import Content, Snapshot
 
 
 class Cohort:
@@ -43,8 +42,11 @@ class Cohorts:
         self._evaluator = Evaluator(Snapshot())
         self._generation = 0
         self._cohorts: dict[CohortKey, Cohort] = {}
+        # Of the policy in force and of the one before: what did not change is not made again, what is gone is dropped.
         self._offers: dict[bytes, Offer] = {}
+        self._offers_before: dict[bytes, Offer] = {}
         self._rendered: dict[bytes, bytes] = {}
+        self._rendered_before: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._cohorts)
@@ -63,12 +65,11 @@ class Cohorts:
         evaluator = Evaluator(snapshot)
         keying_changed = evaluator.keying != self._evaluator.keying
         self._evaluator = evaluator
-        before = self._offers
-        self._offers, self._rendered = {}, dict(self._rendered)
+        self._offers_before, self._offers = self._offers, {}
+        self._rendered_before, self._rendered = self._rendered, {}
         if keying_changed:
             self._generation += 1
             self._cohorts = {}
-            self._offers = before
             return True
         changed = False
         for cohort in self._cohorts.values():
@@ -76,9 +77,7 @@ class Cohorts:
             if _hash(decision) != _hash(cohort.decision):
                 changed = True
             cohort.decision = decision
-            cohort.offer = self._offer(decision, before)
-        used = {c.content.content_hash for co in self._cohorts.values() if co.decision for c in co.decision.choices}
-        self._rendered = {key: data for key, data in self._rendered.items() if key in used}
+            cohort.offer = self._offer(decision)
         return changed
 
     def place(self, record: Record) -> Cohort:
@@ -90,7 +89,7 @@ class Cohorts:
         if cohort is None:
             cohort = self._cohorts[key] = Cohort(key, self._generation)
             cohort.decision = self._evaluator.decide(key)
-            cohort.offer = self._offer(cohort.decision, self._offers)
+            cohort.offer = self._offer(cohort.decision)
         record.cohort = cohort
         return cohort
 
@@ -105,21 +104,25 @@ class Cohorts:
         """What policy selects for an agent; None for nothing. The `decide` of every session."""
         return self.of(record).offer
 
-    def _offer(self, decision: Decision | None, known: Mapping[bytes, Offer]) -> Offer | None:
+    def _offer(self, decision: Decision | None) -> Offer | None:
         if decision is None:
             return None
-        offer = known.get(decision.config_hash)
+        wanted = decision.config_hash
+        offer = self._offers.get(wanted) or self._offers_before.get(wanted)
         if offer is None or offer.assignments != decision.assignments:
-            slots = {}
-            for choice in decision.choices:
-                content = choice.content
-                rendered = self._rendered.get(content.content_hash)
-                if rendered is None:
-                    rendered = self._rendered[content.content_hash] = content.render()
-                slots[choice.slot] = (rendered, content.template.spec.content_type)
-            offer = encode(decision.config_hash, slots, decision.assignments)
-        self._offers[decision.config_hash] = offer
+            slots = {
+                choice.slot: (self._render(choice.content), choice.content.template.spec.content_type)
+                for choice in decision.choices
+            }
+            offer = encode(wanted, slots, decision.assignments)
+        self._offers[wanted] = offer
         return offer
+
+    def _render(self, content: Content) -> bytes:
+        key = content.content_hash
+        rendered = self._rendered.get(key) or self._rendered_before.get(key) or content.render()
+        self._rendered[key] = rendered
+        return rendered
 
 
 def _hash(decision: Decision | None) -> bytes | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-MAX_MESSAGE_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 256 << 20
+"""A report is about 1 MiB, but one agent's state and one effective config may each be as large as an agent's message."""
 
 _COMMON: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -39,6 +39,8 @@ class Downward:
     renderers: frozenset[int]
     put_in_force: Callable[[Candidate], Awaitable[link_pb2.SyncRequest]]
     """Stores and applies a candidate and gives the acknowledgement. Raises StoreError: nothing changed."""
+    fresh: Callable[[], None]
+    """The policy in force is known to be the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,12 @@ class LinkClient:
                 reason = "closed by the control plane"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
-            except (UpstreamError, TimeoutError) as error:
+            except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
                 reason = str(error) or "silent too long"
+            except Exception as error:
+                # Whatever it is, a node must find back to its control plane.
+                _log.exception("link_failed", stream=name)
+                reason = repr(error)
             if self._clock.monotonic() - began > 10:
                 backoff.reset()
                 said = False
@@ -152,7 +158,7 @@ class LinkClient:
                     candidate = answer
                     try:
                         answer = await self._down.put_in_force(candidate)
-                        self._fresh_at = self._clock.monotonic()
+                        self._is_fresh()
                     except StoreError as error:
                         _log.error("policy_not_stored", error=str(error), manifest=candidate.version)
                         answer = self._down.receiver.refuse(candidate, f"could not be stored: {error}")
@@ -168,7 +174,11 @@ class LinkClient:
 
     def _freshness(self, freshness: link_pb2.Freshness) -> None:
         if (freshness.version.epoch, freshness.version.number) == self._down.receiver.version:
-            self._fresh_at = self._clock.monotonic()
+            self._is_fresh()
+
+    def _is_fresh(self) -> None:
+        self._fresh_at = self._clock.monotonic()
+        self._down.fresh()
 
     async def _report(self, stub: Any) -> None:
         sender = self._up.sender

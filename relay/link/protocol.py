@@ -20,7 +20,6 @@ WINDOW = 16
 
 Version = tuple[int, int]
 """(epoch, number) of a manifest."""
-NO_VERSION: Version = (0, 0)
 
 
 def version_message(version: Version) -> link_pb2.ManifestVersion:
@@ -175,7 +174,6 @@ class SyncSender:
         self._region = hello.node.region
         self._held = {ref.name: ref.digest for ref in hello.held}
         self.acked: Version = (hello.manifest.epoch, hello.manifest.number)
-        self.renderers = frozenset(hello.renderers)
         self.rejected: dict[str, link_pb2.Rejection] = {}
         self.refused = ""
         """Why the node refused the last update as a whole; empty if it did not."""
@@ -228,8 +226,13 @@ class SyncSender:
             return True
         self.acked = policy.version
         self.rejected = {r.name: r for r in ack.rejected}
-        self._held = {name: sha256(payload) for name, payload in policy.resources.items()}
+        self._held = {n: sha256(p) for n, p in policy.resources.items() if n not in self.rejected}
         return True
+
+    def retry(self) -> None:
+        """What the node refused as a whole may be sent again: its disk may have room by now."""
+        if self.refused:
+            self._offered = None
 
 
 # ---- Report, the node's end
@@ -316,12 +319,14 @@ class ReportSender:
             return None
         report = link_pb2.StatusReport()
         flight = _Flight(set(), set(), set())
-        while self.changed and len(flight.agents) < self.max_agents:
+        size = 0
+        while self.changed and len(flight.agents) < self.max_agents and size < CHUNK_BYTES:
             uid = next(iter(self.changed))
             del self.changed[uid]
             current = state(uid)
             if current is not None:
                 flight.agents.add(uid)
+                size += len(current)
                 report.agents.add(instance_uid=uid, state=current)
         while self.removed and len(flight.removed) < self.max_agents:
             uid = next(iter(self.removed))

@@ -36,8 +36,8 @@ class ControlPlane(Protocol):
         """Undo `watch`."""
         ...
 
-    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender | None) -> None:
-        """The node's Sync stream is up and this is how far it is; None: it is down."""
+    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
+        """A Sync stream of the node came up or went down; an old one may go after the new one came."""
         ...
 
     async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
@@ -62,7 +62,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         sender = SyncSender(first.hello)
         wake = asyncio.Event()
         self._control_plane.watch(wake)
-        self._control_plane.node_synced(node, sender)
+        self._control_plane.node_synced(node, sender, True)
         reader = asyncio.create_task(self._acks(requests, node, sender, wake), name="sync-acks")
         fresh_at = float("-inf")
         try:
@@ -74,6 +74,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
                 now = self._clock.monotonic()
                 if now - fresh_at >= FRESHNESS_S:
                     fresh_at = now
+                    sender.retry()
                     yield link_pb2.SyncResponse(
                         freshness=link_pb2.Freshness(
                             version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
@@ -88,7 +89,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         finally:
             reader.cancel()
             self._control_plane.unwatch(wake)
-            self._control_plane.node_synced(node, None)
+            self._control_plane.node_synced(node, sender, False)
 
     async def _acks(self, requests: Any, node: link_pb2.NodeIdentity, sender: SyncSender, wake: asyncio.Event) -> None:
         try:
@@ -103,7 +104,6 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
                         )
                     if sender.refused:
                         _log.error("policy_refused", node=f"{node.region}/{node.name}", reason=sender.refused)
-                    self._control_plane.node_synced(node, sender)
                     wake.set()
         finally:
             wake.set()
@@ -113,8 +113,8 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         if not first.hello.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
         node = first.hello
-        await self._control_plane.node_reporting(node, True)
         try:
+            await self._control_plane.node_reporting(node, True)
             async for report in requests:
                 try:
                     yield await self._control_plane.report(node, report)

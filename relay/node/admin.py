@@ -64,9 +64,13 @@ class Admin:
             ("GET", "/api/v1/agents/{id}/config", self.agent_config),
         ]
 
+    def health_routes(self) -> list[Route]:
+        """For probes alone."""
+        return [("GET", "/health", self.health), ("GET", "/ready", self.ready)]
+
     def probe_routes(self) -> list[Route]:
         """For probes and Prometheus."""
-        return [("GET", "/health", self.health), ("GET", "/ready", self.ready), ("GET", "/metrics", self.metrics)]
+        return [*self.health_routes(), ("GET", "/metrics", self.metrics)]
 
     async def health(self, _: web.Request) -> web.Response:
         """200 while the process works; `degraded` names what does not."""

@@ -24,7 +24,7 @@ from relay.node.admin import Admin, Condition
 from relay.node.drain import drain
 from relay.node.hub import Hub
 from relay.node.policy import PolicyHolder
-from relay.node.registry import Registry
+from relay.node.registry import EFFECTIVE_BUCKET, Registry
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.pb.relay.v1 import link_pb2
@@ -35,7 +35,7 @@ from relay.store.local import LocalStore
 from relay.transport.door import Door, DoorSettings
 from relay.transport.grpc import GrpcAgents
 from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
-from relay.transport.ports import AssemblyBudget
+from relay.transport.ports import AssemblyBudget, Connection
 from relay.transport.websocket import WebSocketFactory, WebSocketSettings
 
 _log = log.get("opamp-relay.node")
@@ -52,6 +52,7 @@ class Node:
         self._tasks = Tasks()
         self._started = contextlib.AsyncExitStack()
         self._draining = False
+        self._withheld = False
         self._listening = False
         self.metrics = NodeMetrics(settings.node.region)
         self.ports: dict[str, int] = {}
@@ -100,7 +101,7 @@ class Node:
         self.link = LinkClient(
             settings.control_plane.endpoint,
             self._identity(),
-            Downward(self.policy.receiver, RENDERERS, self.policy.put_in_force),
+            Downward(self.policy.receiver, RENDERERS, self.policy.put_in_force, self._fresh),
             Upward(sender, self._next_report, self.hub.release, batching.timeout if batching.enabled else 0.0),
             clock=clock,
             metrics=metrics,
@@ -160,10 +161,13 @@ class Node:
         )
         http_runner, factory = await serve([("*", PATH, exchange.handle), *admin.routes()], limits.http_keepalive)
         started.push_async_callback(http_runner.cleanup)
+        probes_runner, probes = await serve(admin.health_routes(), limits.http_keepalive)
+        started.push_async_callback(probes_runner.cleanup)
         door = self.door = Door(
             DoorSettings(most, limits.max_header_bytes, limits.header_timeout, limits.retry_after),
             websockets,
             factory,
+            probes,
             metrics=metrics,
         )
         started.push_async_callback(door.close)
@@ -205,7 +209,14 @@ class Node:
         if not address.max_staleness or address.on_stale == "serve":
             return True
         age = self.link.policy_age_s()
-        return age is not None and age <= address.max_staleness
+        fresh = age is not None and age <= address.max_staleness
+        self._withheld |= not fresh
+        return fresh
+
+    def _fresh(self) -> None:
+        if self._withheld:  # agents were told nothing because the policy was too old
+            self._withheld = False
+            self.hub.policy_changed()
 
     def _next_report(self) -> link_pb2.StatusReport | None:
         registry = self.registry
@@ -291,7 +302,10 @@ class Node:
         said = None
         while True:
             await asyncio.sleep(_SWEEP_S)
-            self.hub.sweep(self._settings.server.limits.idle_timeout)
+            self.hub.sweep()
+            now = self._clock.monotonic()
+            for connection in self._connections():
+                connection.probe(now, self._settings.server.limits.idle_timeout)
             self.metrics.store_failures = self.store.failures
             self._sender.tell = True
             self._wake()
@@ -300,7 +314,19 @@ class Node:
                 _log.error("store_degraded", problem=said) if said else _log.info("store_recovered")
             if self._clock.monotonic() >= expire_at:
                 expire_at = self._clock.monotonic() + _EXPIRE_S
-                self.registry.expire(self._settings.node.record_ttl)
+                await self._expire()
+
+    async def _expire(self) -> None:
+        try:
+            digests = await asyncio.to_thread(self.store.keys, EFFECTIVE_BUCKET)
+        except StoreError as error:
+            _log.error("expiry_failed", error=str(error))
+        else:
+            self.registry.expire(self._settings.node.record_ttl, digests)
+
+    def _connections(self) -> list[Connection]:
+        """All connections that can be pushed to, also those that no agent has spoken on."""
+        return [*self.door.websockets.open, *self.grpc.open]
 
     # ---- the end
 
@@ -308,7 +334,7 @@ class Node:
         """Send agents away evenly, then write everything, then close. Nothing that was answered is lost."""
         self._draining = True
         self.door.draining = self.grpc.draining = True
-        connections = self.hub.connections()
+        connections = self._connections()
         _log.info("node_draining", connections=len(connections), seconds=self._settings.drain.seconds)
         await drain(connections, self._settings.drain.seconds, self._clock)
         self._listening = False

@@ -40,11 +40,13 @@ _IGNORED_UIDS = 2
 class Live:
     """An agent with a session."""
 
-    __slots__ = ("connection", "interval_s", "new_uid", "session")
+    __slots__ = ("asking", "connection", "interval_s", "new_uid", "session")
 
     def __init__(self, session: Session, connection: Connection) -> None:
         self.session = session
         self.connection = connection
+        self.asking = False
+        """Waits to be asked for its full state."""
         self.new_uid: bytes | None = None
         """What it was told to use and has not used yet."""
         self.interval_s = 0.0
@@ -166,12 +168,12 @@ class Hub:
             described = message.agent_description.SerializeToString() if message.HasField("agent_description") else b""
             if not identity.same_agent(other.session.record.agent_description, described):
                 return self._refuse_uid(connection, uid)
-            if other.connection is not connection:
-                self._replace(uid, other)
         mine = self._by_connection.setdefault(connection, {})
         if connection.transport_name != "http" and len(mine) >= self._max_per_connection:
             self._metrics.refused["agents_per_connection"] += 1
             raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
+        if other is not None and other.connection is not connection:
+            self._replace(uid, other)
         record = self._registry.get(uid)
         old_uid = self._renames.pop(uid, None)
         if record is None and old_uid is not None:
@@ -197,6 +199,7 @@ class Hub:
 
     def _replace(self, uid: bytes, other: Live) -> None:
         del self._live[uid]
+        self._renames.pop(other.new_uid or b"", None)
         theirs = self._by_connection.get(other.connection, {})
         theirs.pop(uid, None)
         if other.connection.session is other.session:
@@ -272,7 +275,7 @@ class Hub:
         return new_instance_uid(self._clock.unix_ms(), os.urandom(10))
 
     def _may_ask(self, now: float) -> bool:
-        self._tokens = min(self._rate, self._tokens + (now - self._tokens_at) * self._rate)
+        self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._tokens_at) * self._rate)
         self._tokens_at = now
         if self._tokens < 1:
             return False
@@ -306,6 +309,8 @@ class Hub:
         self.last_change_s = clock.monotonic() - began
 
     def _offer_if_changed(self, live: Live, now: float) -> None:
+        if self._live.get(live.session.record.instance_uid) is not live:
+            return  # gone since the sweep began
         changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
         if changes:
             if changes & Change.OFFERED:
@@ -318,8 +323,9 @@ class Hub:
             live.connection.send(content)
 
     def _ask_later(self, live: Live) -> None:
-        if live.connection.transport_name == "http" or live.session.asked:
+        if live.connection.transport_name == "http" or live.session.asked or live.asking:
             return
+        live.asking = True
         self._asking.append(live)
         if self._asking_timer is None:
             self._asking_timer = asyncio.get_running_loop().call_later(_ASK_TICK_S, self._ask_some)
@@ -328,11 +334,13 @@ class Hub:
         now = self._clock.monotonic()
         for _ in range(len(self._asking)):
             live = self._asking.popleft()
+            live.asking = False
             session = live.session
             if self._live.get(session.record.instance_uid) is not live or not session.needs_full or session.asked:
                 continue
             self._push(live, now)
             if not session.asked:
+                live.asking = True
                 self._asking.append(live)
                 if self._tokens < 1:
                     break
@@ -345,6 +353,7 @@ class Hub:
         """The control plane says that another node has this agent, by a newer session."""
         live = self._live.pop(uid, None)
         if live is not None:
+            self._renames.pop(live.new_uid or b"", None)
             mine = self._by_connection.get(live.connection, {})
             mine.pop(uid, None)
             if live.connection.session is live.session:
@@ -353,20 +362,14 @@ class Hub:
                 live.connection.close(CloseReason.RELEASED)
         self._registry.remove(uid)
 
-    def sweep(self, idle_s: float) -> None:
-        """Now and then: HTTP agents that stopped polling are gone, silent sockets are probed."""
+    def sweep(self) -> None:
+        """Now and then: HTTP agents that stopped polling are gone."""
         now = self._clock.monotonic()
         for uid, live in list(self._live.items()):
             away_after_s = max(3 * live.interval_s, _OFFLINE_AFTER_S)
             if live.connection.transport_name == "http" and now - live.session.last_seen > away_after_s:
                 self._by_connection.get(live.connection, {}).pop(uid, None)
                 self._detach(uid, live)
-        for connection in list(self._by_connection):
-            connection.probe(now, idle_s)
-
-    def connections(self) -> list[Connection]:
-        """All connections that have agents, oldest first."""
-        return list(self._by_connection)
 
     async def close(self) -> None:
         """Stop what runs in the background."""

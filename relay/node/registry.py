@@ -7,11 +7,12 @@ offered a config and applies it is encoded once, and a heartbeat behind ten thou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
+from relay.errors import StoreError
 from relay.fleet.rollup import Rollup
 from relay.fleet.shards import Shards, shard_of, state_digest
 from relay.ids import InstanceUid
@@ -46,7 +47,6 @@ class Registry:
         self._held = False
         self.rollup = Rollup()
         self.shards = Shards()
-        self.rollup_changed = True
         self._load()
 
     def _load(self) -> None:
@@ -90,7 +90,6 @@ class Registry:
             return
         self._dirty.pop(uid, None)
         self.rollup.forget(record)
-        self.rollup_changed = True
         self.shards.replace(uid, record.digest, 0)
         record.digest = 0
         self._store.put(BUCKET, uid, None)
@@ -124,7 +123,9 @@ class Registry:
         loop = asyncio.get_running_loop()
         for uid in [uid for uid, _ in zip(self._dirty, range(_SLICE), strict=False)]:
             del self._dirty[uid]
-            record = self._records[uid]
+            record = self._records.get(uid)
+            if record is None:
+                continue
             state = self._account(record)
             self._store.put(BUCKET, uid, record.stored(state, sequence_exact=False))
             self._sender.change(uid)
@@ -134,8 +135,7 @@ class Registry:
 
     def _account(self, record: Record) -> bytes:
         if self.rollup.count(record):
-            self.rollup_changed = True
-        state = record.state()
+            state = record.state()
         digest = state_digest(record.instance_uid, state)
         self.shards.replace(record.instance_uid, record.digest, digest)
         record.digest = digest
@@ -153,8 +153,12 @@ class Registry:
         return None if record is None else record.state()
 
     def effective_config(self, digest: bytes) -> bytes | None:
-        """The serialised EffectiveConfig of a digest."""
-        return self._store.get(EFFECTIVE_BUCKET, digest)
+        """The serialised EffectiveConfig of a digest; None if it is not here or cannot be read."""
+        try:
+            return self._store.get(EFFECTIVE_BUCKET, digest)
+        except StoreError as error:
+            _log.error("effective_config_unreadable", error=str(error))
+            return None
 
     def listing(self, shard: int) -> dict[bytes, int]:
         """The agents of a shard with their digests."""
@@ -162,14 +166,14 @@ class Registry:
 
     # ---- housekeeping
 
-    def expire(self, ttl_s: float) -> None:
-        """Forget agents that are away for longer than `ttl_s`, and effective configs that none has any more."""
+    def expire(self, ttl_s: float, digests: Iterable[bytes]) -> None:
+        """Forget agents that are away for longer than `ttl_s`, and of the effective configs those that none has."""
         limit = self._clock.unix_ms() - int(ttl_s * 1000)
         for record in self:
             if not record.connected and record.last_seen_ms < limit:
                 self.remove(record.instance_uid)
         used = {r.effective_config_digest for r in self._records.values()}
-        for digest, _ in self._store.load(EFFECTIVE_BUCKET):
+        for digest in digests:
             if digest not in used:
                 self._store.put(EFFECTIVE_BUCKET, digest, None)
 

@@ -246,13 +246,13 @@ class Session:
             return Change.NONE
         offer = self._services.decide(record)
         if offer is None:
-            self.outbox.offer = None
+            self._withdraw()
             return Change.NONE
         wanted = offer.config_hash
         if bits & capabilities.REPORTS_REMOTE_CONFIG:
             held = record.config_status().last_remote_config_hash
             if held == wanted or record.failed_hash == wanted:
-                self.outbox.offer = None
+                self._withdraw()
                 return self._remember(offer) if held == wanted else Change.NONE
         if self.sent_hash == wanted and not (mismatch and now - self.offered_at >= OFFER_AGAIN_S):
             return Change.NONE
@@ -262,6 +262,12 @@ class Session:
         self.offered_at = now
         self._remember(offer)
         return Change.OFFERED
+
+    def _withdraw(self) -> None:
+        """Take back an offer that has not left: it must not count as sent."""
+        if self.outbox.offer is not None:
+            self.outbox.offer = None
+            self.sent_hash = b""
 
     def _remember(self, offer: Offer) -> int:
         record = self.record

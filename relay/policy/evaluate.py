@@ -47,8 +47,11 @@ class Evaluator:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self._matcher = Matcher([a.published.selector for a in snapshot.assignments])
+        # A rollout that nobody or everybody is on splits no cohort.
         self._rollouts = [
-            (a.published.rollout.id, a.published.rollout.threshold) for a in snapshot.assignments if a.published.rollout
+            (change.id, change.threshold)
+            for change in (a.published.rollout for a in snapshot.assignments)
+            if change is not None and rollout.NOBODY < change.threshold < rollout.EVERYONE
         ]
         self._side_of = {rollout_id: i for i, (rollout_id, _) in enumerate(self._rollouts)}
 
@@ -66,9 +69,7 @@ class Evaluator:
         """The cohort of an agent."""
         sides = 0
         for i, (rollout_id, threshold) in enumerate(self._rollouts):
-            if threshold >= rollout.EVERYONE or (
-                threshold > rollout.NOBODY and rollout.bucket(rollout_id, facts.agent_id) < threshold
-            ):
+            if rollout.bucket(rollout_id, facts.agent_id) < threshold:
                 sides |= 1 << i
         return (self._matcher.vector(facts), deciding_capabilities, sides)
 
@@ -84,15 +85,20 @@ class Evaluator:
             slot = assignment.published.slot
             if slot in chosen:
                 continue
-            change = assignment.published.rollout
-            on_candidate = change is not None and bool(sides >> self._side_of[change.id] & 1)
-            content = assignment.candidate if on_candidate else assignment.stable
+            content = assignment.candidate if self._on_candidate(assignment, sides) else assignment.stable
             if content is not None:
                 chosen[slot] = Choice(slot, assignment, content)
         if not chosen:
             return None
         choices = tuple(chosen[slot] for slot in sorted(chosen))
         return Decision(choices, config_hash([(c.slot, c.content.content_hash) for c in choices]))
+
+    def _on_candidate(self, assignment: Assignment, sides: int) -> bool:
+        change = assignment.published.rollout
+        if change is None:
+            return False
+        side = self._side_of.get(change.id)
+        return change.threshold >= rollout.EVERYONE if side is None else bool(sides >> side & 1)
 
 
 def config_hash(contents: Sequence[tuple[str, bytes]], retry: int = 0) -> ConfigHash:

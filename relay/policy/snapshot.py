@@ -19,6 +19,7 @@ from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Model, Name, RegionVariables, Selector
+from relay.policy.rollout import EVERYONE
 from relay.policy.template import RENDERER, Resolved
 
 _KINDS = ("ConfigTemplate", "RegionVariables", "ConfigAssignment")
@@ -192,9 +193,13 @@ def _compile(
         digest = bytes.fromhex(revision.template_digest)
         return Content(revision, template, resolved, templates.content_hash(digest, resolved, revision.renderer))
 
-    return Assignment(
-        published,
-        content(published.stable) if published.stable else None,
-        content(published.rollout.candidate) if published.rollout else None,
-        frozenset(inputs),
-    )
+    candidate = content(published.rollout.candidate) if published.rollout else None
+    stable = None
+    if published.stable is not None:
+        try:
+            stable = content(published.stable)
+        except ValueError:
+            # Nobody is on it: what this region cannot render of it must not hold back the candidate.
+            if published.rollout is None or published.rollout.threshold < EVERYONE:
+                raise
+    return Assignment(published, stable, candidate, frozenset(inputs))

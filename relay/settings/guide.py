@@ -20,12 +20,3 @@ REFUSED: dict[str, str] = {
 """Dotted path (and all below it) → why it is refused."""
 
 AUTH_REASON = "agents cannot be authenticated by this version; only `none` is known"
-
-
-def refusal(path: str) -> str | None:
-    """Why the key at `path` is refused; None if it is not one of the guide's that we refuse."""
-    while path:
-        if path in REFUSED:
-            return REFUSED[path]
-        path = path.rpartition(".")[0]
-    return None

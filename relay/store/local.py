@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from relay.errors import StoreError
 
@@ -73,21 +74,40 @@ class LocalStore:
     # ---- reading
 
     def load(self, bucket: str) -> list[tuple[bytes, bytes]]:
-        """All entries of a bucket as they are on disk."""
-        with self._reading:
-            return list(self._database.execute("SELECT key, value FROM entries WHERE bucket = ?", (bucket,)))
+        """All entries of a bucket as they are on disk.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        return self._query("SELECT key, value FROM entries WHERE bucket = ?", bucket)
+
+    def keys(self, bucket: str) -> list[bytes]:
+        """All keys of a bucket as they are on disk.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        return [row[0] for row in self._query("SELECT key FROM entries WHERE bucket = ?", bucket)]
+
+    def _query(self, query: str, *values: object) -> list[Any]:
+        try:
+            with self._reading:
+                return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
 
     def get(self, bucket: str, key: bytes) -> bytes | None:
-        """One entry: as it waits to be written, else as it is on disk."""
+        """One entry: as it waits to be written, else as it is on disk; None if there is none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
         with self._guard:
             for writes in (self._pending, self._in_flight):
                 if (bucket, key) in writes:
                     return writes[bucket, key]
-        with self._reading:
-            row = self._database.execute(
-                "SELECT value FROM entries WHERE bucket = ? AND key = ?", (bucket, key)
-            ).fetchone()
-        return None if row is None else bytes(row[0])
+        rows = self._query("SELECT value FROM entries WHERE bucket = ? AND key = ?", bucket, key)
+        return bytes(rows[0][0]) if rows else None
 
     # ---- writing
 

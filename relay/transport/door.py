@@ -68,6 +68,7 @@ class Door:
         settings: DoorSettings,
         websockets: WebSocketFactory,
         http: Any,
+        probes: Any,
         *,
         metrics: NodeMetrics,
     ) -> None:
@@ -76,6 +77,8 @@ class Door:
         self.metrics = metrics
         self.http = http
         """aiohttp's Server: makes a protocol when called, and counts its connections."""
+        self.probes = probes
+        """Another one that answers probes alone: for plain HTTP on a TLS port."""
         self.waiting: set[_Entrance] = set()
         self.draining = False
         self._servers: list[asyncio.Server] = []
@@ -85,7 +88,7 @@ class Door:
     @property
     def connections(self) -> int:
         """Open connections of all kinds."""
-        return len(self.waiting) + len(self.websockets.open) + len(self.http.connections)
+        return len(self.waiting) + len(self.websockets.open) + len(self.http.connections) + len(self.probes.connections)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Open one port and give its number.
@@ -122,10 +125,18 @@ class Door:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
+                # Out of descriptors: the reader would fire at once again.
                 self.metrics.refused["accept"] += 1
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listening.fileno())
+                loop.call_later(0.1, self._accept_again, listening, tls)
                 return
             connection.setblocking(False)
             self._tasks.spawn(self._sniff(connection, tls), name="tls-accept")
+
+    def _accept_again(self, listening: socket.socket, tls: ssl.SSLContext) -> None:
+        if listening in self._listening:
+            asyncio.get_running_loop().add_reader(listening.fileno(), self._accept, listening, tls)
 
     async def _sniff(self, connection: socket.socket, tls: ssl.SSLContext) -> None:
         loop = asyncio.get_running_loop()
@@ -257,7 +268,7 @@ class _Entrance(asyncio.Protocol):
                 door.websockets.take_over(transport, self._read, remote)
             return
         self._leave()
-        protocol = door.http()
+        protocol = door.http() if self._only is None else door.probes()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(self._read)

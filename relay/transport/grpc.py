@@ -24,6 +24,7 @@ from relay.pb.relay.v1 import agents_pb2
 from relay.transport.ports import Agents, CloseReason
 from relay.transport.websocket import WebSocketSettings as StreamSettings
 
+_CLOSE_LINGER_S = 1.0
 SERVICE = agents_pb2.DESCRIPTOR.services_by_name["AgentStream"].full_name
 
 STATUS = {
@@ -77,8 +78,10 @@ class AgentStream:
         if self.reason is None:
             self.reason = reason
             self._wake.set()
-            if reason is CloseReason.SLOW_AGENT and self.writer is not None:
-                self.writer.cancel()  # it waits for an agent that does not read
+            if self.writer is not None:
+                # It may be waiting for an agent that does not read.
+                linger_s = 0.0 if reason is CloseReason.SLOW_AGENT else _CLOSE_LINGER_S
+                asyncio.get_running_loop().call_later(linger_s, self.writer.cancel)
 
     def probe(self, now: float, idle_s: float) -> None:
         """Idle streams are kept by HTTP/2 pings; only one whose agent does not read is looked for."""
@@ -182,6 +185,8 @@ class GrpcAgents:
     async def _read(self, stream: AgentStream, requests: Any) -> None:
         try:
             async for content in requests:
+                if stream.reason is not None:
+                    return  # a late message must not take its agent back from where it has gone
                 self._metrics.messages_received += 1
                 try:
                     reply = self._agents.receive(stream, content)

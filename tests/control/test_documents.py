@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from relay.control.app import ControlPlane
@@ -53,6 +55,16 @@ async def test_created_unchanged_configured(plane: ControlPlane) -> None:
     assert await actions(plane, TEMPLATE, assignment("a", rate=2)) == ["unchanged", "configured"]
     assert [d["metadata"]["name"] for d in plane.documents.listing("ConfigAssignment")] == ["a"]
     assert plane.documents.get("ConfigTemplate", "basic@v1")["metadata"]["version"] == "v1"
+
+
+async def test_two_applies_at_once_lose_nothing(plane: ControlPlane) -> None:
+    await actions(plane, TEMPLATE)
+    one = plane.documents.apply([("1", assignment("a"))])
+    two = plane.documents.apply([("2", assignment("b", priority=1))])
+    await asyncio.gather(one, two)
+    assert set(plane.documents.library.assignments) == {"a", "b"}
+    resources = (await plane.publisher.policy("eu")).resources
+    assert {"ConfigAssignment/a", "ConfigAssignment/b"} <= resources.keys()
 
 
 async def test_a_version_of_a_template_never_changes(plane: ControlPlane) -> None:

@@ -144,6 +144,18 @@ async def test_nodes_and_regions(fleet: Fleet) -> None:
     assert fleet.view(fleet.find("a"))["connected"] is None
 
 
+async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("b")]))
+    await fleet.node_reporting(ONE, False)
+    await fleet.expire()
+    assert len(fleet.agents) == 2
+    fleet.nodes["eu/one"].last_seen_ms -= 31 * 86400 * 1000
+    await fleet.expire()
+    assert [a.agent_id for a in fleet.agents.values()] == ["b"]
+
+
 async def test_everything_survives_a_restart(programs: Programs) -> None:
     plane = await programs.control_plane()
     await up(plane.fleet, ONE)

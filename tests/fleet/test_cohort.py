@@ -74,6 +74,17 @@ def test_a_rollout_s_threshold_is_part_of_the_key() -> None:
     assert b"rate: 2" in offer.field
 
 
+def test_what_is_no_longer_offered_is_dropped() -> None:
+    cohorts = Cohorts("local", "all")
+    agent = record()
+    for rate in range(1, 30):
+        stable, candidate = revision(rate), revision(rate + 1)
+        cohorts.change(snapshot(published("a", stable=stable, candidate=candidate, threshold=EVERYONE)))
+        cohorts.offer(agent)
+    held = (cohorts._offers, cohorts._offers_before, cohorts._rendered, cohorts._rendered_before)
+    assert [len(h) for h in held] == [1, 1, 1, 1]
+
+
 def test_capabilities_split_cohorts_and_no_match_offers_nothing() -> None:
     cohorts = Cohorts("local", ())
     cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD)))

@@ -239,6 +239,28 @@ def test_an_agent_that_vanished_meanwhile_is_left_out() -> None:
     assert node.agents() == [b"here"]
 
 
+def test_a_report_is_bounded_in_bytes_too() -> None:
+    node = Node(most=100)
+    for name in (b"a", b"b", b"c"):
+        node.states[name] = bytes(CHUNK_BYTES)
+        node.sender.change(name)
+    assert [node.agents() for _ in range(3)] == [[b"a"], [b"b"], [b"c"]]
+
+
+def test_what_was_refused_or_rejected_is_sent_again_when_it_may_succeed() -> None:
+    sender = SyncSender(SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello)
+    policy = RegionPolicy((1, 1), {"a": b"1", "b": b"2"})
+    (first,) = sender.next(policy)
+    sender.acknowledged(link_pb2.SyncAck(nonce=first.update.nonce, refused="disk full"))
+    assert sender.next(policy) == []
+    sender.retry()
+    (second,) = sender.next(policy)
+    rejected = [link_pb2.Rejection(name="a", digest=sha256(b"1"), reason="no")]
+    sender.acknowledged(link_pb2.SyncAck(nonce=second.update.nonce, rejected=rejected))
+    (third,) = sender.next(RegionPolicy((1, 2), {"a": b"1", "b": b"2"}))
+    assert [r.name for r in third.update.resources] == ["a"]
+
+
 def test_the_window_holds_back() -> None:
     node = Node(most=1)
     node.change(b"a", b"b", b"c")

@@ -190,6 +190,8 @@ async def test_hold_stops_offers_once_the_policy_is_too_old(programs: Programs) 
     await asyncio.sleep(0.4)
     late = await TestAgent.over("websocket", node.ports)
     assert not (await late.hello()).HasField("remote_config")
+    await programs.control_plane(link=control_plane.ports["link"])
+    assert (await late.pipe.pushed()).HasField("remote_config"), "offered as soon as the policy is fresh again"
     await fresh.close()
     await late.close()
 

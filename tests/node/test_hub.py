@@ -223,11 +223,11 @@ async def test_an_http_agent_that_stops_polling_is_gone(programs: Programs) -> N
     await agent.heartbeat()
     record = node.registry.get(agent.uid)
     assert record is not None
-    node.hub.sweep(300)
+    node.hub.sweep()
     assert node.hub.connected == 1
     live = node.hub._live[agent.uid]
     live.session.last_seen -= 200
-    node.hub.sweep(300)
+    node.hub.sweep()
     assert (record.connected, node.hub.connected) == (False, 0)
     assert not (await agent.heartbeat()).flags, "it is known when it comes back"
     assert node.hub.connected == 1
@@ -245,6 +245,43 @@ async def test_a_released_agent_is_sent_away_and_forgotten(programs: Programs) -
     assert await agent.pipe.socket.close_code() == 1001
     assert await is_gone(agent.pipe.socket.reader)
     await agent.close()
+
+
+async def test_an_agent_that_is_released_while_a_policy_goes_out_is_no_trouble(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agents = [await TestAgent.over("websocket", node.ports) for _ in range(3)]
+    for agent in agents:
+        await agent.hello()
+    node.hub._offer_if_changed(live := node.hub._live[agents[0].uid], 0.0)
+    node.hub.release(agents[0].uid)
+    live.session.sent_hash = b""
+    node.hub._offer_if_changed(live, 0.0)
+    node.registry.changed(live.session.record)
+    node.registry._work_off()
+    assert node.registry.get(agents[0].uid) is None
+    for agent in agents:
+        await agent.close()
+
+
+async def test_an_agent_waits_once_to_be_asked(programs: Programs) -> None:
+    node = await programs.node(server={"limits": {"full_state_per_second": 0.001}})
+    first = await TestAgent.over("websocket", node.ports)
+    assert (await first.heartbeat()).flags
+    agent = await TestAgent.over("websocket", node.ports)
+    for _ in range(20):
+        agent.sequence += 1
+        assert not (await agent.heartbeat()).flags
+    assert len(node.hub._asking) == 1
+    await first.close()
+    await agent.close()
+
+
+async def test_connections_that_never_speak_are_drained_too(programs: Programs) -> None:
+    node = await programs.node()
+    mute = await RawSocket.open(node.ports["websocket"])
+    await programs.stop(node)
+    assert await mute.close_code() == 1001
+    await mute.close()
 
 
 async def test_heartbeats_are_answered_while_a_policy_goes_out(programs: Programs) -> None:

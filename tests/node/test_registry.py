@@ -95,7 +95,7 @@ async def test_agents_that_are_away_too_long_expire_with_their_configs(tmp_path:
     await desk.store.flush()
     away.connected = False
     desk.clock.advance(100)
-    desk.registry.expire(50)
+    desk.registry.expire(50, desk.store.keys(EFFECTIVE_BUCKET))
     await desk.store.flush()
     assert [r.agent_id for r in desk.registry] == ["here"]
     assert [digest for digest, _ in desk.store.load(EFFECTIVE_BUCKET)] == [b"d2"]

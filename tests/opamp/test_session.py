@@ -256,6 +256,16 @@ def test_a_change_that_is_taken_back_before_it_left_is_not_sent() -> None:
     assert world.session.push(2.0) is None
 
 
+def test_an_offer_that_was_taken_back_before_it_left_is_made_when_it_is_wanted_again() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello(remote_config_status=applied(ONE))
+    for offer in (TWO, ONE, TWO):
+        world.offer = offer
+        world.session.consider(1.0)
+    assert world.report(2.0).remote_config.config_hash == TWO.config_hash
+
+
 def test_a_config_that_failed_is_not_offered_again_whatever_is_reported_later() -> None:
     world = World()
     world.offer = ONE

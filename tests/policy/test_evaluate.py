@@ -61,7 +61,9 @@ def test_keys_stay_while_only_contents_change() -> None:
     three = evaluator(published("a", stable=revision(1), selector=Selector(labels={"t": "x"})))
     four = evaluator(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE))
     assert one.keying == two.keying
-    assert len({str(e.keying) for e in (one, three, four)}) == 3
+    five = evaluator(published("a", stable=revision(1), candidate=revision(2), threshold=5))
+    assert len({str(e.keying) for e in (one, three, five)}) == 3
+    assert one.keying == four.keying, "a rollout that everybody is on splits no cohort"
     key: CohortKey = one.key(facts(), 2)
     assert key == two.key(facts(), 2)
 

@@ -1,3 +1,4 @@
+from relay.policy.rollout import EVERYONE
 from relay.policy.snapshot import assignment_resource, build, template_resource
 from tests.policy.published import TEMPLATE, VARIABLES, published, resources, revision
 
@@ -50,6 +51,15 @@ def test_what_an_assignment_pins_must_be_there_and_fit() -> None:
     other = TEMPLATE.model_copy(update={"spec": TEMPLATE.spec.model_copy(update={"config": {"z": 1}})})
     changed = {**held, f"ConfigTemplate/{TEMPLATE.key}": template_resource(other)[1]}
     assert "another digest" in build(changed).rejected["ConfigAssignment/a"]
+
+
+def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() -> None:
+    everyone = published(stable=revision(1000), candidate=revision(2), threshold=EVERYONE)
+    (assignment,) = build(resources(everyone)).assignments
+    assert assignment.stable is None
+    assert assignment.candidate is not None
+    some = published(stable=revision(1000), candidate=revision(2), threshold=5)
+    assert "above the most" in build(resources(some)).rejected["ConfigAssignment/a"]
 
 
 def test_the_last_good_form_stays_in_force() -> None:

@@ -82,7 +82,9 @@ async def stand(
         return web.json_response({"status": "ok"})
 
     runner, factory = await serve([("*", PATH, exchange.handle), ("GET", "/health", health)], 60)
-    door = Door(DoorSettings(max_connections, 2048, header_timeout_s, 7), websockets, factory, metrics=metrics)
+    probes_runner, probes = await serve([("GET", "/health", health)], 60)
+    limits = DoorSettings(max_connections, 2048, header_timeout_s, 7)
+    door = Door(limits, websockets, factory, probes, metrics=metrics)
     port = await door.listen("127.0.0.1", 0, tls)
     try:
         yield Stand(agents, door, port, metrics, budget)
@@ -92,3 +94,4 @@ async def stand(
             transport.disconnect(False)
         await door.close()
         await runner.cleanup()
+        await probes_runner.cleanup()

@@ -114,6 +114,12 @@ async def test_tls_ports_take_tls_and_plain_probes(tmp_path: Path) -> None:
         assert (await talk(it.port, health)).startswith(b"HTTP/1.1 200")
         assert (await talk(it.port, b"POST /v1/opamp HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 400")
         assert it.metrics.refused["plain_http_on_tls"] == 1
+        smuggled = health + b"POST /v1/opamp HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        writer.write(smuggled)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert b"HTTP/1.1 404" in await reader.readuntil(b"HTTP/1.1 404"), "only probes are answered without TLS"
+        await hang_up(writer)
         await talk(it.port, b"\x16\x03\x01\x00\x05nonsense")
         await eventually(lambda: it.metrics.refused["tls"] == 1)
         socket = await RawSocket.open(it.port, ssl=client)

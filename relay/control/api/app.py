@@ -113,8 +113,7 @@ def _add_document_routes(
             raise
         if not request.dry_run:
             metrics.applies["done"] += 1
-            if any(a.action != "unchanged" for a in applied):
-                await published()
+            await published()  # also where nothing changed: it may have failed the last time
         return {"documents": [_applied(a) for a in applied]}
 
     @api.get("/api/v1/documents/{plural}")
