@@ -58,7 +58,10 @@ def parse(text: str | bytes, source: str) -> list[Document]:
     Raises:
         Refused: with the line; too large, not UTF-8, no YAML, duplicate keys, non-string keys, too deep, too many aliases.
     """
-    raw = text.encode() if isinstance(text, str) else text
+    try:
+        raw = text.encode() if isinstance(text, str) else text
+    except UnicodeEncodeError:
+        raise Refused([Problem(source, 0, "", "not Unicode text")]) from None
     if len(raw) > MAX_DOCUMENT_BYTES:
         raise Refused([Problem(source, 0, "", f"{len(raw)} bytes; a document may have {MAX_DOCUMENT_BYTES}")])
     try:

@@ -75,8 +75,10 @@ class NotFound(RelayError):
     outcome = Outcome.NOT_FOUND
 
 
-class RelayBug(RelayError):
-    """An invariant of our own broke."""
+class Duplicate(RelayError):
+    """The name is taken by somebody else who is there."""
+
+    outcome = Outcome.CONFLICT
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 15.0
 
 
 class Unreachable(Exception):
@@ -58,8 +58,10 @@ class Api:
             self._connection.request(method, target, content, headers)
             answer = self._connection.getresponse()
             data = answer.read()
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             raise Unreachable(f"{self._server}: {error}") from None
+        except http.client.HTTPException:
+            raise Unreachable(f"{self._server}: it does not answer in HTTP; the admin API is on another port") from None
         try:
             value = json.loads(data)
         except ValueError:

@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
 app.add_typer(agent_app, name="agent")
 
+_NOT_FOUND = 404
 EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
 Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
@@ -29,6 +30,9 @@ Files = Annotated[list[str], typer.Option("-f", "--filename", help="file, folder
 DEFAULT_SERVER = "http://127.0.0.1:4340"
 
 _DOCUMENTS = {
+    "configtemplates": ("ConfigTemplate", "templates"),
+    "configassignments": ("ConfigAssignment", "assignments"),
+    "variables": ("RegionVariables", "regionvariables"),
     "templates": ("ConfigTemplate", "templates"),
     "template": ("ConfigTemplate", "templates"),
     "configtemplate": ("ConfigTemplate", "templates"),
@@ -126,18 +130,17 @@ def delete(
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Delete documents. Agents keep what they have."""
+    """Delete documents. Agents that nothing else matches keep what they have."""
     api = Api(server)
     if filename and resource is None:
-        answer = api.post("apply", body={"sources": _read(filename), "dry_run": True})
-        # Assignments first: they use the others.
-        items = sorted(answer["documents"], key=lambda item: item["kind"])
-        for item in items:
-            if item["action"] == "created":
-                print(f"{item['kind']}/{item['name']} not found")
-                continue
-            api.delete("documents", _DOCUMENTS[item["kind"].lower()][1], item["name"])
-            print(f"{item['kind']}/{item['name']} deleted")
+        for kind, key in _named(_read(filename)):
+            try:
+                api.delete("documents", _DOCUMENTS[kind.lower()][1], key)
+                print(f"{kind}/{key} deleted")
+            except RefusedByServer as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                print(f"{kind}/{key} not found")
         return
     if resource is None or name is None or filename:
         raise _usage("either RESOURCE NAME or -f FILE is expected")
@@ -146,6 +149,27 @@ def delete(
         raise _usage(f"{resource} cannot be deleted; templates, assignments and regionvariables can")
     api.delete("documents", plural, name)
     print(f"{kind}/{name} deleted")
+
+
+def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """(kind, name) of the documents of some texts; assignments first, since they use the others."""
+    from relay.documents import parse
+    from relay.errors import Refused
+    from relay.policy.model import read
+
+    found, problems = [], []
+    for source in sources:
+        try:
+            for raw in parse(source["text"], source["source"]):
+                document, wrong = read(raw)
+                problems += [str(problem) for problem in wrong]
+                if document is not None:
+                    found.append((document.kind, document.key))
+        except Refused as refused:
+            problems += [str(problem) for problem in refused.problems]
+    if problems:
+        raise RefusedByServer(422, problems)
+    return sorted(found)
 
 
 @app.command()
@@ -205,7 +229,10 @@ def _tables(resource: str, found: list[dict[str, Any]]) -> None:
         table(columns, rows)
     elif resource == "nodes":
         columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "rejected")
-        table(columns, [[len(n[c]) if c == "rejected" else n[c] for c in columns] for n in found])
+        for node in found:
+            node["policy_age_s"] = None if node["policy_age_s"] is None else round(node["policy_age_s"], 1)
+            node["rejected"] = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
+        table(columns, [[node[c] for c in columns] for node in found])
     elif resource == "regions":
         columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")
         table((*columns, "config"), [[*(r[c] for c in columns), _counts(r["config_status"])] for r in found])

@@ -32,4 +32,6 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(str, value)) or "-"
-    return str(value) or "-"
+    text = str(value) or "-"
+    # Agents choose their words: none of them may move the cursor or forge a row.
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -29,6 +29,7 @@ EXIT_FAILED = 1
 
 def main() -> None:
     """Run the command line."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines tell users nothing that our errors do not
     app()
 
 
@@ -154,12 +155,16 @@ def simulate(
     endpoint: Annotated[str, typer.Option(help="ws:// or http:// URL")] = "ws://127.0.0.1:4320/v1/opamp",
     heartbeat: Annotated[float, typer.Option(min=0.01, help="seconds between heartbeats or polls")] = 30.0,
     prefix: Annotated[str, typer.Option(help="of the agents' names")] = "agent",
-    seed: Annotated[int, typer.Option(help="equal seeds give equal instance ids")] = 0,
+    seed: Annotated[int | None, typer.Option(help="equal seeds give equal instance ids")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="one line of counts a second")] = False,
 ) -> None:
     """Run many agents from one process."""
     from relay.aio.loop import run
     from relay.cli.simulate import run_simulation
+
+    if not endpoint.startswith(("ws://", "wss://", "http://", "https://")):
+        print(f"--endpoint: {endpoint} is not a ws:// or http:// URL", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS)
 
     async def program(stop: asyncio.Event) -> int:
         return await run_simulation(

@@ -15,6 +15,7 @@ _WORDS = {
     "applied": "applied config",
     "failed": "FAILED:",
     "disconnected": "disconnected",
+    "unreachable": "cannot connect:",
 }
 
 
@@ -39,7 +40,7 @@ class Narrator:
 
 
 async def run_simulation(
-    stop: asyncio.Event, count: int, endpoint: str, *, heartbeat_s: float, prefix: str, seed: int, quiet: bool
+    stop: asyncio.Event, count: int, endpoint: str, *, heartbeat_s: float, prefix: str, seed: int | None, quiet: bool
 ) -> int:
     """Run agents until `stop`."""
     narrator = Narrator(quiet=quiet)

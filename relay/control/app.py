@@ -50,7 +50,7 @@ class ControlPlane:
 
         Raises:
             StoreError: the database cannot be used.
-            OSError, RuntimeError: a port cannot be opened.
+            OSError: a port cannot be opened.
         """
         async with contextlib.AsyncExitStack() as started:
             await self._start(started)
@@ -63,9 +63,7 @@ class ControlPlane:
         await database.open()
         revisions = Revisions(database)
         fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
-        documents = self.documents = Documents(
-            database, revisions, clock=clock, facts=fleet.facts, regions=fleet.regions
-        )
+        documents = self.documents = Documents(database, revisions, clock=clock, facts=fleet.facts)
         await documents.load()
         await revisions.load(documents.library.templates, documents.library.assignments)
         await fleet.load()

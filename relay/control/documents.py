@@ -68,7 +68,6 @@ class Documents:
 
     Args:
         facts: all agents known now, as selectors see them.
-        regions: names of all regions known now.
     """
 
     def __init__(
@@ -78,13 +77,11 @@ class Documents:
         *,
         clock: Clock,
         facts: Callable[[], Iterable[Facts]],
-        regions: Callable[[], set[str]],
     ) -> None:
         self._database = database
         self._revisions = revisions
         self._clock = clock
         self._facts = facts
-        self._regions = regions
         self._changing = asyncio.Lock()
         """Held from the copy of the library to its replacement: two applies at once must not lose one's documents."""
         self.library = Library()
@@ -176,8 +173,9 @@ class Documents:
         """What is wrong with `library` because of the documents in `changed`."""
         problems: list[Problem] = []
         variables_changed = [d for d in changed if isinstance(d, RegionVariables)]
+        own_keys = {d.key for d in changed if isinstance(d, ConfigAssignment)}
         for assignment in library.assignments.values():
-            own = sources.get(("ConfigAssignment", assignment.key)) if assignment in changed else None
+            own = sources.get(("ConfigAssignment", assignment.key)) if assignment.key in own_keys else None
             blamed = own or (sources[("RegionVariables", variables_changed[0].key)] if variables_changed else None)
             if blamed is None:
                 continue
@@ -201,9 +199,14 @@ class Documents:
     def _unresolved(
         self, library: Library, assignment: ConfigAssignment, template: ConfigTemplate
     ) -> list[tuple[str, str]]:
-        """(path, reason) of values that some region that the assignment reaches could not resolve."""
+        """(path, reason) of values that a region with variables, or the one that is selected, could not resolve.
+
+        A region that has only nodes is not looked at: one that joins later must not stand in the way of every change.
+        There the node rejects the assignment, and says so.
+        """
         wanted = assignment.spec.target_selector.labels.get("region")
-        regions = {str(wanted)} if wanted is not None else self._regions() | library.variables.keys() | {""}
+        # A region without variables of its own, known or not, shows as the empty one.
+        regions = {str(wanted)} if wanted is not None else library.variables.keys() | {""}
         found: dict[tuple[str, str], None] = {}
         for region in sorted(regions):
             variables = library.variables.get(region)
@@ -221,25 +224,36 @@ class Documents:
 
     def _conflicts(self, library: Library, moved: list[ConfigAssignment]) -> list[tuple[ConfigAssignment, str]]:
         """Assignments of one priority and slot that contend for the same agents."""
-        found = []
-        for assignment in moved:
-            for other in library.assignments.values():
-                if other.key == assignment.key or (other in moved and other.key < assignment.key):
-                    continue
-                mine, theirs = assignment.spec, other.spec
-                if mine.priority != theirs.priority or mine.slot != theirs.slot:
-                    continue
-                one, two = mine.target_selector, theirs.target_selector
-                reason = f"same priority {mine.priority} and slot {mine.slot!r} as ConfigAssignment {other.key}"
-                if implies(one, two) or implies(two, one):
-                    found.append((assignment, f"{reason}, and the one's selector includes the other's"))
-                    continue
-                matcher = Matcher([one, two])
-                for facts in self._facts():
-                    vector = matcher.vector(facts)
-                    if matcher.matches(0, vector) and matcher.matches(1, vector):
-                        found.append((assignment, f"{reason}, and agent {facts.agent_id} matches both"))
-                        break
+        groups: dict[tuple[int, str], list[ConfigAssignment]] = {}
+        for assignment in library.assignments.values():
+            groups.setdefault((assignment.spec.priority, assignment.spec.slot), []).append(assignment)
+        keys = {a.key for a in moved}
+        found: list[tuple[ConfigAssignment, str]] = []
+        facts: list[Facts] | None = None
+        for (priority, slot), group in groups.items():
+            if len(group) < 2 or not any(a.key in keys for a in group):
+                continue
+            if facts is None:
+                facts = list(self._facts())
+            matcher = Matcher([a.spec.target_selector for a in group])
+            vectors = {matcher.vector(agent): agent.agent_id for agent in facts}
+            for i, one in enumerate(group):
+                for j, other in enumerate(group[:i]):
+                    if one.key not in keys and other.key not in keys:
+                        continue
+                    blamed, named = (one, other) if one.key in keys else (other, one)
+                    selectors = one.spec.target_selector, other.spec.target_selector
+                    reason = f"ConfigAssignment {named.key} has the same priority {priority}"
+                    if slot:
+                        reason += f" and slot {slot}"
+                    if implies(*selectors) or implies(*reversed(selectors)):
+                        found.append((blamed, f"{reason}, and agents of the one are agents of the other"))
+                        continue
+                    both = next(
+                        (name for v, name in vectors.items() if matcher.matches(i, v) and matcher.matches(j, v)), None
+                    )
+                    if both is not None:
+                        found.append((blamed, f"{reason}, and agent {both} matches both"))
         return found
 
     # ---- delete
@@ -284,7 +298,12 @@ class Documents:
     async def _store(self, library: Library, changed: list[AnyDocument], deleted: list[AnyDocument]) -> None:
         now = self._clock.unix_ms()
         rows = [
-            {"kind": d.kind, "key": d.key, "body": canonical_json(d.model_dump()).decode(), "updated_ms": now}
+            {
+                "kind": d.kind,
+                "key": d.key,
+                "body": canonical_json(d.model_dump(exclude_unset=True)).decode(),
+                "updated_ms": now,
+            }
             for d in changed
         ]
         states = self._revisions.advance(library.templates, library.assignments, library.variables)

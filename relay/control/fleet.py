@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from relay.aio.clock import Clock
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
-from relay.errors import NotFound
+from relay.errors import Duplicate, NotFound
 from relay.fleet.facts import facts_of, labels_of
 from relay.fleet.ownership import Claim, winner
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
@@ -61,6 +61,7 @@ class NodeState:
     name: str
     trusted: Trusted = ()
     software_version: str = ""
+    incarnation: str = ""
     last_seen_ms: int = 0
     reporting: int = 0
     """Report streams that are up; more than one while an old one dies."""
@@ -135,13 +136,21 @@ class Fleet:
             node.sender = None
 
     async def node_reporting(self, identity_: link_pb2.NodeIdentity, up: bool) -> None:
-        """A node's Report stream came up or went down."""
+        """A node's Report stream came up or went down.
+
+        Raises:
+            Duplicate: another process reports under this region and name. Each would undo the other's agents.
+        """
         node = self._node(identity_.region, identity_.name)
+        if up and node.reporting and node.incarnation != identity_.incarnation:
+            _log.error("duplicate_node", region=node.region, node=node.name)
+            raise Duplicate(f"another node {node.region}/{node.name} is connected; every node needs a name of its own")
         node.reporting += 1 if up else -1
         node.last_seen_ms = self._clock.unix_ms()
         if up:
             node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
             node.software_version = identity_.software_version
+            node.incarnation = identity_.incarnation
             _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
         elif not node.reporting:
             node.rollup = None

@@ -11,7 +11,7 @@ import grpc.aio
 
 from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
-from relay.errors import RelayError
+from relay.errors import Duplicate, RelayError
 from relay.link.channel import SERVER
 from relay.link.protocol import RegionPolicy, SyncSender, version_message
 from relay.observe import log
@@ -115,6 +115,9 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         node = first.hello
         try:
             await self._control_plane.node_reporting(node, True)
+        except Duplicate as error:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+        try:
             async for report in requests:
                 try:
                     yield await self._control_plane.report(node, report)
@@ -138,9 +141,12 @@ class LinkServer:
         """Listen.
 
         Raises:
-            RuntimeError: the endpoint cannot be bound.
+            OSError: the endpoint cannot be bound.
         """
-        self.port = self._server.add_insecure_port(endpoint)
+        try:
+            self.port = self._server.add_insecure_port(endpoint)
+        except RuntimeError:
+            raise OSError(f"{endpoint} cannot be opened: address already in use, or not of this machine") from None
         await self._server.start()
 
     async def stop(self, grace_s: float = 0.5) -> None:

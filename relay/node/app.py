@@ -41,6 +41,8 @@ from relay.transport.websocket import WebSocketFactory, WebSocketSettings
 _log = log.get("opamp-relay.node")
 _SWEEP_S = 10.0
 _EXPIRE_S = 3600.0
+_VERIFY_S = 60.0
+"""How often both ends compare their sums although nothing has changed."""
 
 
 class Node:
@@ -53,6 +55,7 @@ class Node:
         self._started = contextlib.AsyncExitStack()
         self._draining = False
         self._withheld = False
+        self._began = self._clock.monotonic()
         self._listening = False
         self.metrics = NodeMetrics(settings.node.region)
         self.ports: dict[str, int] = {}
@@ -63,7 +66,7 @@ class Node:
 
         Raises:
             StoreError: the data folder cannot be used.
-            OSError, RuntimeError: a port cannot be opened.
+            OSError: a port cannot be opened.
         """
         async with contextlib.AsyncExitStack() as started:
             await self._start(started)
@@ -275,7 +278,7 @@ class Node:
     def _gauges(self) -> None:
         def age() -> float:
             value = self.link.policy_age_s()
-            return float("nan") if value is None else value
+            return self._clock.monotonic() - self._began if value is None else value
 
         self.metrics.sources.update(
             {
@@ -285,7 +288,10 @@ class Node:
                 "opamp_relay_cohorts": ("Distinct answers", lambda: len(self.cohorts)),
                 "opamp_relay_link_up": ("1 while the control plane is there", lambda: float(self.link.connected)),
                 "opamp_relay_link_silent_seconds": ("Since the control plane was heard", self.link.silent_s),
-                "opamp_relay_policy_age_seconds": ("Since the policy was known to be the newest", age),
+                "opamp_relay_policy_age_seconds": (
+                    "Since the policy was known to be the newest; before that, since the start",
+                    age,
+                ),
                 "opamp_relay_policy_change_seconds": (
                     "Until the last policy change was offered to all connected agents",
                     lambda: self.hub.last_change_s,
@@ -299,6 +305,7 @@ class Node:
 
     async def _housekeeping(self) -> None:
         expire_at = self._clock.monotonic() + _EXPIRE_S
+        verify_at = self._clock.monotonic() + _VERIFY_S
         said = None
         while True:
             await asyncio.sleep(_SWEEP_S)
@@ -308,12 +315,15 @@ class Node:
                 connection.probe(now, self._settings.server.limits.idle_timeout)
             self.metrics.store_failures = self.store.failures
             self._sender.tell = True
+            if now >= verify_at:
+                verify_at = now + _VERIFY_S
+                self._sender.verify = True
             self._wake()
             if self.store.problem != said:
                 said = self.store.problem
                 _log.error("store_degraded", problem=said) if said else _log.info("store_recovered")
-            if self._clock.monotonic() >= expire_at:
-                expire_at = self._clock.monotonic() + _EXPIRE_S
+            if now >= expire_at:
+                expire_at = now + _EXPIRE_S
                 await self._expire()
 
     async def _expire(self) -> None:

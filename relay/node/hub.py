@@ -90,7 +90,7 @@ class Hub:
         self._asking: deque[Live] = deque()
         self._asking_timer: asyncio.TimerHandle | None = None
         self._rate = full_state_per_second
-        self._tokens = full_state_per_second
+        self._tokens = max(1.0, full_state_per_second)
         self._tokens_at = clock.monotonic()
         self.last_change_s = 0.0
         """How long it took to offer the last policy change to everybody connected."""
@@ -221,6 +221,10 @@ class Hub:
         self._live.pop(uid, None)
         self._renames.pop(live.new_uid or b"", None)
         record = live.session.record
+        if not record.agent_description:
+            # It never said who it is: nothing worth a place among those that did.
+            self._registry.remove(uid)
+            return
         if record.connected:
             record.connected = False
             self._registry.changed(record)

@@ -134,8 +134,8 @@ class Registry:
         self._wake()
 
     def _account(self, record: Record) -> bytes:
-        if self.rollup.count(record):
-            state = record.state()
+        self.rollup.count(record)
+        state = record.state()
         digest = state_digest(record.instance_uid, state)
         self.shards.replace(record.instance_uid, record.digest, digest)
         record.digest = digest

@@ -41,6 +41,8 @@ def configure(*, level: str, component: str, stream: TextIO | None = None, reada
     root.setLevel(LEVELS[level])
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
+    # aiohttp logs what peers send wrong as errors of ours, with a traceback; our own errors are logged where they happen.
+    logging.getLogger("aiohttp.server").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),

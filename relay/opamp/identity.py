@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 from relay.ids import AgentId, format_uid
@@ -23,7 +24,9 @@ def value_of(value: anyvalue_pb2.AnyValue) -> Any:
         return {kv.key: value_of(kv.value) for kv in value.kvlist_value.values}
     if kind == "bytes_value":
         return base64.b64encode(value.bytes_value).decode()
-    return getattr(value, kind)
+    plain = getattr(value, kind)
+    # JSON has no word for these.
+    return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def attributes(description: bytes, only: frozenset[str] | None = None) -> dict[str, Any]:

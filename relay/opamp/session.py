@@ -40,6 +40,9 @@ _SEQUENCE_FIELDS = [pb.AgentToServer(sequence_num=number).SerializeToString() fo
 """AgentToServer.sequence_num, encoded: five days of heartbeats."""
 
 
+_MAX_SEQUENCE = (1 << 64) - 1
+
+
 def _sequence_field(number: int) -> bytes:
     if number < len(_SEQUENCE_FIELDS):
         return _SEQUENCE_FIELDS[number]
@@ -148,7 +151,8 @@ class Session:
         if self.outbox or self.needs_full or self.disconnected:
             self._expected = _NOTHING
         else:
-            self._expected = self._framed_uid + _sequence_field(self.record.sequence_num + 1) + self._capabilities
+            following = self.record.sequence_num + 1 & _MAX_SEQUENCE
+            self._expected = self._framed_uid + _sequence_field(following) + self._capabilities
 
     @property
     def asked(self) -> bool:
@@ -174,7 +178,7 @@ class Session:
         number = record.sequence_num + 1
         record.sequence_num = number
         number += 1
-        field = _SEQUENCE_FIELDS[number] if number < 16384 else _sequence_field(number)  # no call for nearly all
+        field = _SEQUENCE_FIELDS[number] if number < 16384 else _sequence_field(number & _MAX_SEQUENCE)
         self._expected = self._framed_uid + field + self._capabilities
         return self._framed_ack
 

@@ -59,7 +59,7 @@ def load(
             overrides[path] = (f"${name}", core_scalar(text))
     for path, value in (flags or {}).items():
         if value is not None:
-            overrides[path] = (f"--{path}", value)
+            overrides[path] = ("command line", value)
     for path, (origin, value) in overrides.items():
         if _put(values, path.split("."), value):
             origins[path] = origin
@@ -67,9 +67,9 @@ def load(
             problems.append(Problem(origin, 0, path, "goes through a value that is no mapping"))
 
     def problem(path: str, reason: str) -> Problem:
-        origin = origins.get(path, "")
-        if origin.startswith(("$", "--")):
-            return Problem(origin, 0, path, reason)
+        for named, (origin, _) in overrides.items():
+            if named == path or named.startswith(f"{path}."):
+                return Problem(origin, 0, path, reason)
         return document.problem(path, reason)
 
     problems += _guide_problems(values, problem)

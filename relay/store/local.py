@@ -44,7 +44,8 @@ class LocalStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open(path)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path}: {error}") from error
+            hint = " (another process has it)" if "locked" in str(error) else ""
+            raise StoreError(f"{path}: {error}{hint}") from error
         self._guard = threading.Lock()
         self._reading = threading.Lock()
         self._wake = threading.Event()

@@ -37,7 +37,7 @@ KINDS: dict[str, dict[str, str]] = {
 """Two kinds of agents that a policy can tell apart."""
 
 Told = Callable[["SimulatedAgent", str, str], None]
-"""(agent, event, detail); events: connected, received, applied, failed, disconnected."""
+"""(agent, event, detail); events: connected, received, applied, failed, disconnected, unreachable."""
 
 
 def _ignore(agent: SimulatedAgent, event: str, detail: str) -> None:
@@ -239,7 +239,9 @@ class Simulation:
                         use_aiofastnet=False,
                         read_buffer_init_size=4096,
                     )
-            except Exception:
+            except Exception as error:
+                if failures == 0:
+                    agent.told(agent, "unreachable", str(error) or type(error).__name__)
                 failures += 1
                 await asyncio.sleep(self._chance.uniform(0.2, min(5.0, 0.5 * failures)))
                 continue

@@ -122,7 +122,8 @@ class GrpcAgents:
         self._retry_after_s = retry_after_s
         self._metrics = metrics
         self._clock = clock
-        self.open: set[AgentStream] = set()
+        self.open: dict[AgentStream, None] = {}
+        """Open streams, oldest first."""
         self.draining = False
         self.port = 0
         limit = min(settings.max_message_bytes, 2**31 - 1)
@@ -145,12 +146,15 @@ class GrpcAgents:
         """Listen.
 
         Raises:
-            RuntimeError: the endpoint cannot be bound.
+            OSError: the endpoint cannot be bound.
         """
-        if credentials is None:
-            self.port = self._server.add_insecure_port(endpoint)
-        else:
-            self.port = self._server.add_secure_port(endpoint, credentials)
+        try:
+            if credentials is None:
+                self.port = self._server.add_insecure_port(endpoint)
+            else:
+                self.port = self._server.add_secure_port(endpoint, credentials)
+        except RuntimeError:
+            raise OSError(f"{endpoint} cannot be opened: address already in use, or not of this machine") from None
         await self._server.start()
 
     async def stop(self) -> None:
@@ -165,7 +169,7 @@ class GrpcAgents:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no room for one more connection; try again later")
         stream = AgentStream(context.peer().removeprefix("ipv4:").removeprefix("ipv6:"), self._settings, self._clock)
         stream.writer = asyncio.current_task()
-        self.open.add(stream)
+        self.open[stream] = None
         reader = asyncio.create_task(self._read(stream, requests), name="agent-stream")
         try:
             async for content in stream.replies():
@@ -178,7 +182,7 @@ class GrpcAgents:
                 await context.abort(STATUS.get(stream.reason, grpc.StatusCode.INTERNAL), stream.reason.value)
         finally:
             reader.cancel()
-            self.open.discard(stream)
+            self.open.pop(stream, None)
             self._metrics.closed[(stream.reason or CloseReason.LOST).value] += 1
             self._agents.disconnected(stream)
 

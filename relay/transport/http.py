@@ -11,11 +11,13 @@ from aiohttp.web_server import Server
 
 from relay.errors import AgentError, Outcome, Overloaded, RelayError, TooLarge
 from relay.ids import parse_uid
+from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
 from relay.transport.ports import Agents, AssemblyBudget, CloseReason
 
+_log = log.get("opamp-relay.http")
 PATH = "/v1/opamp"
 CONTENT_TYPE = "application/x-protobuf"
 """Exactly this: the Node.js client takes anything more for a failure."""
@@ -189,3 +191,8 @@ async def _errors(
         return await handler(request)
     except RelayError as error:
         return _refusal(error)
+    except (web.HTTPException, ConnectionError):
+        raise
+    except Exception:
+        _log.exception("request_failed", path=request.path)
+        return web.Response(status=500, text="internal error\n")

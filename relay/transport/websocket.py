@@ -143,7 +143,7 @@ class AgentSocket(WSListener):
         if self._stall_timer is not None:
             self._stall_timer.cancel()
         self._drop_parts()
-        self._shared.open.discard(self)
+        self._shared.open.pop(self, None)
         reason = self._reason
         if reason is None:
             handshake = transport.close_handshake
@@ -303,14 +303,15 @@ class WebSocketFactory:
         self.budget = budget
         self.metrics = metrics
         self.clock = clock
-        self.open: set[AgentSocket] = set()
+        self.open: dict[AgentSocket, None] = {}
+        """Open connections, oldest first."""
 
     def take_over(self, transport: asyncio.Transport, received: bytes, remote: str) -> None:
         """Make a live transport, of which `received` was read, a WebSocket connection."""
 
         def listener(_: WSUpgradeRequest) -> AgentSocket:
             socket = AgentSocket(self, remote)
-            self.open.add(socket)
+            self.open[socket] = None
             return socket
 
         protocol = _new_protocol(listener, self.settings.max_message_bytes)

@@ -9,7 +9,7 @@ async def test_a_port_that_is_taken_is_an_error(programs: Programs) -> None:
     programs.folder = programs.folder / "other"
     with pytest.raises(OSError, match="cannot be opened"):
         await programs.control_plane(api=first.ports["api"])
-    with pytest.raises(RuntimeError):
+    with pytest.raises(OSError, match="cannot be opened"):
         await programs.control_plane(link=first.ports["link"])
 
 

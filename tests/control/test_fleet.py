@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from relay.control.fleet import Fleet
-from relay.errors import NotFound
+from relay.errors import Duplicate, NotFound
 from relay.fleet.shards import Shards, state_digest
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -90,6 +90,17 @@ async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> 
 
 def fleet_name(uid: bytes) -> str:
     return uid.rstrip(b"\0").decode()
+
+
+async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
+    first, second = (link_pb2.NodeIdentity(region="eu", name="one", incarnation=i) for i in ("1", "2"))
+    await up(fleet, first)
+    await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    with pytest.raises(Duplicate):
+        await fleet.node_reporting(second, True)
+    assert fleet.view(fleet.find("a"))["connected"] is True
+    await fleet.node_reporting(first, False)
+    await fleet.node_reporting(second, True)
 
 
 async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:

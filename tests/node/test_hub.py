@@ -276,6 +276,15 @@ async def test_an_agent_waits_once_to_be_asked(programs: Programs) -> None:
     await agent.close()
 
 
+async def test_who_never_said_who_it_is_leaves_nothing_behind(programs: Programs) -> None:
+    node = await programs.node()
+    agent = await TestAgent.over("websocket", node.ports)
+    await agent.heartbeat()
+    assert len(node.registry) == 1
+    await agent.close()
+    await eventually(lambda: len(node.registry) == 0)
+
+
 async def test_connections_that_never_speak_are_drained_too(programs: Programs) -> None:
     node = await programs.node()
     mute = await RawSocket.open(node.ports["websocket"])

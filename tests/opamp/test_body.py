@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.errors import Malformed, Overloaded, RelayBug, TooLarge
+from relay.errors import Duplicate, Malformed, Overloaded, TooLarge
 from relay.opamp import body
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
@@ -67,7 +67,7 @@ def test_errors_say_what_and_when_to_come_back() -> None:
     assert bad.instance_uid == body.FALLBACK_UID
     assert bad.error_response.type == pb.ServerErrorResponseType_BadRequest
     assert not bad.error_response.HasField("retry_info")
-    bug = pb.ServerToAgent.FromString(body.error_body(UID, RelayBug("x")))
+    bug = pb.ServerToAgent.FromString(body.error_body(UID, Duplicate("x")))
     assert bug.error_response.type == pb.ServerErrorResponseType_Unknown
 
 

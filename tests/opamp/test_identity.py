@@ -28,6 +28,8 @@ def test_every_kind_of_value() -> None:
     assert identity.value_of(value(kvlist_value=pairs)) == {"k": 0.5}
     assert identity.value_of(value(bytes_value=b"\x00")) == "AA=="
     assert identity.value_of(value()) is None
+    assert identity.value_of(value(double_value=float("nan"))) == "nan"
+    assert identity.value_of(value(double_value=float("-inf"))) == "-inf"
 
 
 def test_the_agent_id_is_what_the_agent_calls_its_instance() -> None:

@@ -89,7 +89,7 @@ def test_a_heartbeat_takes_the_short_path_and_anything_else_does_not() -> None:
     assert world.session.heartbeat(b"\0" + message.SerializeToString(), 6.0) is None, "with news"
 
 
-@pytest.mark.parametrize("start", [0, 126, 16_382, 16_383, 2**40])
+@pytest.mark.parametrize("start", [0, 126, 16_382, 16_383, 2**40, 2**64 - 6])
 def test_the_short_path_counts_on_at_every_length_of_the_number(start: int) -> None:
     world = World()
     world.hello()

@@ -27,7 +27,7 @@ def test_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> N
     settings = loaded.settings
     assert (settings.node.region, settings.node.name, settings.server.limits.max_agents) == ("file", "flag", 8)
     assert loaded.origins["node.region"] == f"{file}:1"
-    assert loaded.origins["node.name"] == "--node.name"
+    assert loaded.origins["node.name"] == "command line"
     assert loaded.origins["server.limits.max_agents"] == "$OPAMP_RELAY_SERVER__LIMITS__MAX_AGENTS"
 
 

@@ -137,6 +137,6 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
             Echo(), WebSocketSettings(1, 1, 1, 1), max_connections=1, retry_after_s=1, metrics=NodeMetrics("x"),
             clock=SystemClock(),
         )  # fmt: skip
-        with pytest.raises(RuntimeError):
+        with pytest.raises(OSError, match="cannot be opened"):
             await second.start(f"127.0.0.1:{running.port}", None)
         await second.stop()
