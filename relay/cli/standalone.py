@@ -41,7 +41,7 @@ def sample_policy() -> list[tuple[str, str]]:
 
 async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event) -> None:
     print(f"OpAMP relay: control plane and one node of region {node.metrics.region}, in this process.\n")
-    if not control_plane.documents.library.assignments:
+    if not control_plane.documents.current.assignments:
         texts = sample_policy()
         if texts:
             await control_plane.documents.apply(texts)

@@ -65,7 +65,7 @@ class ControlPlane:
         fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
         documents = self.documents = Documents(database, revisions, clock=clock, facts=fleet.facts)
         await documents.load()
-        await revisions.load(documents.library.templates, documents.library.assignments)
+        await revisions.load(documents.current.templates, documents.current.assignments)
         await fleet.load()
         self.publisher = Publisher(database, revisions)
         self.metrics.regions = fleet.connected_by_region

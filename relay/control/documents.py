@@ -84,7 +84,7 @@ class Documents:
         self._facts = facts
         self._changing = asyncio.Lock()
         """Held from the copy of the library to its replacement: two applies at once must not lose one's documents."""
-        self.library = Library()
+        self.current = Library()
 
     async def load(self) -> None:
         """Read all documents."""
@@ -92,7 +92,7 @@ class Documents:
             rows = (await connection.execute(sa.select(schema.documents))).all()
         for row in rows:
             document = model.KINDS[row.kind].model_validate(json.loads(row.body))
-            self.library.of(document)[document.key] = document
+            self.current.of(document)[document.key] = document
 
     # ---- apply
 
@@ -111,7 +111,7 @@ class Documents:
             return await self._apply(parsed, dry_run)
 
     async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool) -> list[Applied]:
-        library = self.library.copy()
+        library = self.current.copy()
         applied: list[Applied] = []
         changed: list[AnyDocument] = []
         problems: list[Problem] = []
@@ -269,7 +269,7 @@ class Documents:
             return await self._delete(kind, key)
 
     async def _delete(self, kind: str, key: str) -> Applied:
-        library = self.library.copy()
+        library = self.current.copy()
         held = library.of(kind)
         document = held.pop(key, None)
         if document is None:
@@ -311,14 +311,14 @@ class Documents:
             await replace(connection, schema.documents, rows)
             await remove(connection, schema.documents, [{"kind": d.kind, "key": d.key} for d in deleted])
             await self._revisions.store(connection, states)
-        self.library = library
+        self.current = library
         self._revisions.put_in_force(states)
 
     # ---- views
 
     def listing(self, kind: str) -> list[dict[str, Any]]:
         """All documents of a kind, by name."""
-        held = self.library.of(kind)
+        held = self.current.of(kind)
         return [held[key].model_dump(exclude_unset=True) for key in sorted(held)]
 
     def get(self, kind: str, key: str) -> dict[str, Any]:
@@ -327,7 +327,7 @@ class Documents:
         Raises:
             NotFound: there is none.
         """
-        document = self.library.of(kind).get(key)
+        document = self.current.of(kind).get(key)
         if document is None:
             raise NotFound(f"there is no {kind} {key}")
         value: dict[str, Any] = document.model_dump(exclude_unset=True)

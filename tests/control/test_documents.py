@@ -38,10 +38,10 @@ async def plane(programs: Programs) -> ControlPlane:
 
 
 async def refused(plane: ControlPlane, *texts: str) -> list[str]:
-    before = plane.documents.library.copy()
+    before = plane.documents.current.copy()
     with pytest.raises(Refused) as caught:
         await plane.documents.apply([("f.yaml", "".join(texts))])
-    assert plane.documents.library == before, "all or nothing"
+    assert plane.documents.current == before, "all or nothing"
     return [str(p) for p in caught.value.problems]
 
 
@@ -62,7 +62,7 @@ async def test_two_applies_at_once_lose_nothing(plane: ControlPlane) -> None:
     one = plane.documents.apply([("1", assignment("a"))])
     two = plane.documents.apply([("2", assignment("b", priority=1))])
     await asyncio.gather(one, two)
-    assert set(plane.documents.library.assignments) == {"a", "b"}
+    assert set(plane.documents.current.assignments) == {"a", "b"}
     resources = (await plane.publisher.policy("eu")).resources
     assert {"ConfigAssignment/a", "ConfigAssignment/b"} <= resources.keys()
 
@@ -174,8 +174,8 @@ async def test_documents_survive_a_restart(programs: Programs, plane: ControlPla
         assignment("a"),
     )
     await actions(plane, variables("eu", "{where: y}"))
-    before = (plane.documents.library, await plane.publisher.policy("eu"))
+    before = (plane.documents.current, await plane.publisher.policy("eu"))
     await programs.stop(plane)
     again = await programs.control_plane()
-    assert again.documents.library == before[0]
+    assert again.documents.current == before[0]
     assert await again.publisher.policy("eu") == before[1], "the same manifest under the same number"
