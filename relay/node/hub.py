@@ -28,7 +28,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import CloseReason, Connection
 
 _log = log.get("opamp-relay.hub")
-_SLICE_S = 0.012
+_SLICE_S = 0.005
 """How long one slice of a policy change may hold the loop."""
 _ASK_TICK_S = 0.05
 _OFFLINE_AFTER_S = 90.0
