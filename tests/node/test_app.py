@@ -97,7 +97,6 @@ async def test_a_cut_cable_heals_and_the_fleet_is_right(programs: Programs) -> N
     for _ in range(3):
         cable.cut()
         await eventually(lambda: not node.link.connected)
-        assert control_plane.fleet.view(control_plane.fleet.find("a0"))["connected"] is True or True
         for agent in agents[10:]:
             if agent.sequence < 0:
                 await agent.hello()
