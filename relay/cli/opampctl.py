@@ -6,16 +6,15 @@ Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reac
 
 from __future__ import annotations
 
-import difflib
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from relay.cli.client import Api, RefusedByServer, Unreachable
-from relay.cli.output import show, table
+from relay.cli.output import as_yaml, show, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
@@ -46,6 +45,7 @@ _RESOURCES = "templates, assignments, regionvariables, regions, nodes, agents"
 
 def main() -> None:
     """Run the command line."""
+    gc.disable()  # a command lives too shortly for what it would free
     try:
         app()
     except Unreachable as error:
@@ -105,6 +105,8 @@ def apply(
 @app.command()
 def diff(filename: Files, server: Server = DEFAULT_SERVER) -> None:
     """Show what apply would change; exits 1 where there is a difference."""
+    import difflib
+
     answer = Api(server).post("apply", body={"sources": _read(filename), "dry_run": True})
     different = False
     for item in answer["documents"]:
@@ -120,7 +122,7 @@ def diff(filename: Files, server: Server = DEFAULT_SERVER) -> None:
 
 
 def _yaml_lines(value: Any) -> list[str]:
-    return [] if value is None else yaml.safe_dump(value, sort_keys=False, allow_unicode=True).splitlines(keepends=True)
+    return [] if value is None else as_yaml(value).splitlines(keepends=True)
 
 
 @app.command()

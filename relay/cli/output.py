@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
-
-import yaml
 
 
 def show(value: Any, form: str) -> None:
@@ -14,15 +13,22 @@ def show(value: Any, form: str) -> None:
     if form == "json":
         print(json.dumps(value, indent=2, ensure_ascii=False))
     else:
-        print(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), end="")
+        print(as_yaml(value), end="")
+
+
+def as_yaml(value: Any) -> str:
+    """A value as block YAML, keys in their order."""
+    import yaml  # most commands do without it, and it takes a tenth of their start
+
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print columns as wide as they need to be."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
-    for line in ([name.upper() for name in columns], *cells):
-        print("  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True)).rstrip())
+    lines = ([name.upper() for name in columns], *cells)
+    sys.stdout.writelines("  ".join(map(str.ljust, line, widths)).rstrip() + "\n" for line in lines)
 
 
 def _cell(value: Any) -> str:
