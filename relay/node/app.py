@@ -35,8 +35,8 @@ from relay.store.local import LocalStore
 from relay.transport.door import Door, DoorSettings
 from relay.transport.grpc import GrpcAgents
 from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
-from relay.transport.ports import AssemblyBudget, Connection
-from relay.transport.websocket import WebSocketFactory, WebSocketSettings
+from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
+from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
 _SWEEP_S = 10.0
@@ -142,7 +142,7 @@ class Node:
         tls = _tls_context(settings) if server.tls.enabled else None
         budget = self._budget = AssemblyBudget(limits.assembly_budget_bytes)
         most = min(server.websocket.max_connections, server.max_connections or server.websocket.max_connections)
-        stream = WebSocketSettings(
+        stream = StreamSettings(
             limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout, limits.max_bad_messages
         )
         websockets = WebSocketFactory(self.hub, stream, budget=budget, metrics=metrics, clock=self._clock)

@@ -21,8 +21,7 @@ from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
 from relay.pb.relay.v1 import agents_pb2
-from relay.transport.ports import Agents, CloseReason
-from relay.transport.websocket import WebSocketSettings as StreamSettings
+from relay.transport.ports import Agents, CloseReason, StreamSettings
 
 _CLOSE_LINGER_S = 1.0
 SERVICE = agents_pb2.DESCRIPTOR.services_by_name["AgentStream"].full_name

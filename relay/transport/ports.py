@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import Protocol
 
 from relay.errors import Overloaded
@@ -26,6 +27,16 @@ class CloseReason(enum.Enum):
     RELEASED = "released"
     DRAINING = "draining"
     INTERNAL = "internal"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Bounds of a connection that can be pushed to; see `relay.settings.parts.Limits`."""
+
+    max_message_bytes: int
+    max_send_buffer_bytes: int
+    send_stall_s: float
+    max_bad_messages: int
 
 
 class Connection(Protocol):

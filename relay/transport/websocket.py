@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
@@ -21,7 +20,7 @@ from relay.errors import AgentError, Malformed, Overloaded, TooLarge
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body, frame
 from relay.opamp.session import Session
-from relay.transport.ports import Agents, AssemblyBudget, CloseReason
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason, StreamSettings
 
 _BINARY = WSMsgType.BINARY
 _CLOSE_LINGER_S = 1.0
@@ -58,16 +57,6 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
 
 
 _LOGGER = _Quiet(logging.getLogger("picows"), {})
-
-
-@dataclass(frozen=True, slots=True)
-class WebSocketSettings:
-    """Bounds of a connection; see `relay.settings.parts.Limits`."""
-
-    max_message_bytes: int
-    max_send_buffer_bytes: int
-    send_stall_s: float
-    max_bad_messages: int
 
 
 class AgentSocket(WSListener):
@@ -292,7 +281,7 @@ class WebSocketFactory:
     def __init__(
         self,
         agents: Agents,
-        settings: WebSocketSettings,
+        settings: StreamSettings,
         *,
         budget: AssemblyBudget,
         metrics: NodeMetrics,

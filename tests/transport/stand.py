@@ -15,8 +15,8 @@ from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.transport.door import Door, DoorSettings
 from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
-from relay.transport.ports import AssemblyBudget, Connection
-from relay.transport.websocket import WebSocketFactory, WebSocketSettings
+from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
+from relay.transport.websocket import WebSocketFactory
 
 
 class Echo:
@@ -69,7 +69,7 @@ async def stand(
     agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
     websockets = WebSocketFactory(
         agents,
-        WebSocketSettings(max_message_bytes, max_send_buffer_bytes, send_stall_s, 3),
+        StreamSettings(max_message_bytes, max_send_buffer_bytes, send_stall_s, 3),
         budget=budget,
         metrics=metrics,
         clock=SystemClock(),

@@ -10,8 +10,7 @@ from relay.errors import Malformed
 from relay.observe.metrics import NodeMetrics
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.grpc import SERVICE, GrpcAgents
-from relay.transport.ports import CloseReason
-from relay.transport.websocket import WebSocketSettings
+from relay.transport.ports import CloseReason, StreamSettings
 from tests.conftest import eventually
 from tests.transport.stand import Echo
 from tests.wire import GrpcPipe
@@ -25,7 +24,7 @@ async def server(
     max_connections: int = 10, buffer_bytes: int = 1 << 20
 ) -> AsyncIterator[tuple[Echo, GrpcAgents, NodeMetrics]]:
     agents, metrics = Echo(), NodeMetrics("local")
-    settings = WebSocketSettings(8 << 20, buffer_bytes, 30, 3)
+    settings = StreamSettings(8 << 20, buffer_bytes, 30, 3)
     running = GrpcAgents(
         agents, settings, max_connections=max_connections, retry_after_s=30, metrics=metrics, clock=SystemClock()
     )
@@ -134,7 +133,7 @@ async def test_a_message_over_the_limit_ends_the_stream() -> None:
 async def test_a_port_that_is_taken_is_an_error() -> None:
     async with server() as (_, running, _metrics):
         second = GrpcAgents(
-            Echo(), WebSocketSettings(1, 1, 1, 1), max_connections=1, retry_after_s=1, metrics=NodeMetrics("x"),
+            Echo(), StreamSettings(1, 1, 1, 1), max_connections=1, retry_after_s=1, metrics=NodeMetrics("x"),
             clock=SystemClock(),
         )  # fmt: skip
         with pytest.raises(OSError, match="cannot be opened"):
