@@ -1,19 +1,10 @@
-"""Agents over WebSocket, on picows.
-
-picows' `WSProtocol` is not public API; it is used because the door has already read the request (see `door`). The exact
-version is pinned and `tests/transport/test_websocket.py` holds what we rely on: the constructor, `connection_made`,
-`get_buffer`/`buffer_updated`, and the close codes it sends for broken frames.
-"""
+"""Agents over WebSocket, on picows."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Callable
-from typing import Any
 
-from picows import WSAutoPingStrategy, WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest
-from picows.picows import WSProtocol  # type: ignore[attr-defined]
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from relay.aio.clock import Clock
 from relay.errors import AgentError, Malformed, Overloaded, TooLarge
@@ -21,10 +12,10 @@ from relay.observe.metrics import NodeMetrics
 from relay.opamp import body, frame
 from relay.opamp.session import Session
 from relay.transport.ports import Agents, AssemblyBudget, CloseReason, StreamSettings
+from relay.transport.reader import FrameReader
 
 _BINARY = WSMsgType.BINARY
 _CLOSE_LINGER_S = 1.0
-_READ_BUFFER_BYTES = 4096
 
 _CODES = {
     CloseReason.TEXT_FRAME: WSCloseCode.UNSUPPORTED_DATA,
@@ -44,21 +35,6 @@ _REASON_OF_CODE = {
 }
 
 
-class _Quiet(logging.LoggerAdapter[logging.Logger]):
-    """picows logs what agents do wrong as errors of ours; here it is counted, and logged for debugging only.
-
-    An adapter, not a Logger: picows would make a child logger for each connection.
-    """
-
-    def error(self, msg: object, *args: object, **kwargs: Any) -> None:
-        self.debug(msg, *args, **kwargs)
-
-    info = warning = error
-
-
-_LOGGER = _Quiet(logging.getLogger("picows"), {})
-
-
 class AgentSocket(WSListener):
     """One WebSocket connection. Implements `ports.Connection`."""
 
@@ -72,6 +48,7 @@ class AgentSocket(WSListener):
         "_parts_bytes",
         "_paused",
         "_pinged",
+        "_reader",
         "_reason",
         "_shared",
         "_stall_timer",
@@ -90,6 +67,7 @@ class AgentSocket(WSListener):
         self.remote = remote
         self.session: Session | None = None
         self._transport: WSTransport | None = None
+        self._reader: FrameReader | None = None
         self._reason: CloseReason | None = None
         """Why we closed; None while open or where the other side ended it."""
         self._parts: list[bytes] | None = None
@@ -105,8 +83,10 @@ class AgentSocket(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The upgrade was answered."""
-        self._transport = transport
-        self._metrics.websocket_connections += 1
+        if self._transport is None:
+            self._transport = transport
+            self._shared.open[self] = None
+            self._metrics.websocket_connections += 1
 
     def on_ws_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
         """A frame came. The first lines are the path of nearly all traffic."""
@@ -126,9 +106,13 @@ class AgentSocket(WSListener):
             self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
         else:
             self._message(message)
+            self._give_back_buffer()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""
+        if self._reader is not None:
+            self._reader.release()
+            self._reader = None
         if self._stall_timer is not None:
             self._stall_timer.cancel()
         self._drop_parts()
@@ -200,6 +184,7 @@ class AgentSocket(WSListener):
             message = b"".join(self._parts)
             self._drop_parts()
             self._message(message)
+            self._give_back_buffer()
 
     def _drop_parts(self) -> None:
         self._shared.budget.give_back(self._parts_bytes)
@@ -228,6 +213,41 @@ class AgentSocket(WSListener):
         if self._bad >= self._shared.settings.max_bad_messages:
             self.close(CloseReason.BAD_MESSAGES)
 
+    # ---- the read buffer
+
+    def start(self, transport: asyncio.Transport, received: bytes) -> None:
+        """Make a live transport, of which `received` was read, this connection."""
+        reader = self._reader = self._new_reader()
+        transport.set_protocol(reader)
+        reader.connection_made(transport)
+        reader.feed(received)
+
+    def _new_reader(self) -> FrameReader:
+        shared = self._shared
+        return FrameReader(self, shared.settings.max_message_bytes, shared.budget, self._over_budget)
+
+    def _over_budget(self) -> None:
+        # Not now: uvloop asks for a buffer in the midst of a read.
+        asyncio.get_running_loop().call_soon(self._refuse_the_rest)
+
+    def _refuse_the_rest(self) -> None:
+        self.close(CloseReason.OVER_BUDGET)
+        if self._transport is not None and not self._transport.underlying_transport.is_closing():
+            self._transport.underlying_transport.pause_reading()
+
+    def _give_back_buffer(self) -> None:
+        if self._reader is not None and self._reader.worth_renewing:
+            # Not now: we are called by the reader.
+            asyncio.get_running_loop().call_soon(self._renew_reader)
+
+    def _renew_reader(self) -> None:
+        old = self._reader
+        if old is None or self._transport is None or self._reason is not None or not old.between_messages:
+            return
+        old.release()
+        self._reader = self._new_reader()
+        self._transport = self._reader.take_over(self._transport.underlying_transport)
+
     # ---- ports.Connection
 
     @property
@@ -255,6 +275,7 @@ class AgentSocket(WSListener):
     def probe(self, now: float, idle_s: float) -> None:
         """See `ports.Connection`."""
         silent = now - self._last_data
+        self._give_back_buffer()
         if self._transport is None or silent < idle_s:
             return
         if self._pinged and silent >= 2 * idle_s:
@@ -297,39 +318,4 @@ class WebSocketFactory:
 
     def take_over(self, transport: asyncio.Transport, received: bytes, remote: str) -> None:
         """Make a live transport, of which `received` was read, a WebSocket connection."""
-
-        def listener(_: WSUpgradeRequest) -> AgentSocket:
-            socket = AgentSocket(self, remote)
-            self.open[socket] = None
-            return socket
-
-        protocol = _new_protocol(listener, self.settings.max_message_bytes)
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        view = memoryview(received)
-        while view:
-            buffer = protocol.get_buffer(-1)
-            size = min(len(buffer), len(view))
-            buffer[:size] = view[:size]
-            view = view[size:]
-            protocol.buffer_updated(size)
-
-
-def _new_protocol(listener: Callable[[WSUpgradeRequest], WSListener], max_frame_bytes: int) -> Any:
-    return WSProtocol(
-        None,  # host_port: a client's business
-        None,  # ws_path: likewise
-        False,  # is_client_side
-        listener,
-        _LOGGER,
-        True,  # disconnect_on_exception
-        None,  # handshake timeout: the door had one
-        False,  # auto ping: one task a connection; the hub probes all of them with one timer
-        10.0,
-        10.0,
-        WSAutoPingStrategy.PING_WHEN_IDLE,
-        True,  # answer pings
-        max_frame_bytes,
-        None,
-        _READ_BUFFER_BYTES,
-    )
+        AgentSocket(self, remote).start(transport, received)

@@ -1,0 +1,154 @@
+"""picows' protocol with a read buffer that is counted, and given back.
+
+picows keeps an unfinished frame in a buffer that doubles as it fills and never shrinks: without a bound a few dozen peers
+fill the memory, and an agent that once reported a megabyte holds two for ever.
+
+`WSProtocol` is not public API; it is used because the door has already read the request (see `door`). The exact version
+is pinned and `tests/transport/test_reader.py` and `test_websocket.py` hold what we rely on: the constructor,
+`connection_made` (a second time on the same protocol, too), `get_buffer`/`buffer_updated`, how the buffer grows, and the
+close codes sent for broken frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from picows import WSAutoPingStrategy, WSListener, WSTransport, WSUpgradeRequest
+from picows.picows import WSProtocol  # type: ignore[attr-defined]
+
+from relay.errors import Overloaded
+from relay.transport.ports import AssemblyBudget
+
+_INITIAL_BYTES = 4096
+_WORTH_RENEWING_BYTES = 16 << 10
+_get_buffer = WSProtocol.get_buffer
+_REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """picows logs what agents do wrong as errors of ours; here it is counted, and logged for debugging only.
+
+    An adapter, not a Logger: picows would make a child logger for each connection.
+    """
+
+    def error(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.debug(msg, *args, **kwargs)
+
+    info = warning = error
+
+
+_LOGGER = _Quiet(logging.getLogger("picows"), {})
+
+
+class _Silent:
+    """Stands for a transport while a protocol is brought past its handshake: the peer had the answer long ago."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.get_extra_info = transport.get_extra_info
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: bytes) -> None:
+        pass
+
+
+class FrameReader(WSProtocol):  # type: ignore[misc]
+    """One WebSocket connection's frames.
+
+    Args:
+        listener: hears of the frames.
+        max_frame_bytes: a larger frame closes with 1009.
+        budget: what the buffer has grown by is taken from here, and given back by `release`.
+        over: called once when the budget is spent; must see to it that nothing more is read.
+    """
+
+    __slots__ = ("_budget", "_initial", "_over", "_size")
+
+    def __init__(
+        self, listener: WSListener, max_frame_bytes: int, budget: AssemblyBudget, over: Callable[[], None]
+    ) -> None:
+        def factory(_: WSUpgradeRequest) -> WSListener:
+            return listener
+
+        super().__init__(
+            None,  # host_port: a client's business
+            None,  # ws_path: likewise
+            False,  # is_client_side
+            factory,
+            _LOGGER,
+            True,  # disconnect_on_exception
+            None,  # handshake timeout: the door had one
+            False,  # auto ping: one task a connection; the node probes all of them with one timer
+            10.0,
+            10.0,
+            WSAutoPingStrategy.PING_WHEN_IDLE,
+            True,  # answer pings
+            max_frame_bytes,
+            None,
+            _INITIAL_BYTES,
+        )
+        self._budget = budget
+        self._over: Callable[[], None] | None = over
+        self._size = self._initial = len(_get_buffer(self, -1))
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """See `asyncio.BufferedProtocol`. The length of the free part tells when the buffer has grown."""
+        view: memoryview = _get_buffer(self, size_hint)
+        if len(view) > self._size:
+            self._count_growth(len(view))
+        return view[:-1]  # never quite full: what is free after it doubled is always more than all there was
+
+    def _count_growth(self, free: int) -> None:
+        size = self._size
+        while size < free:
+            size *= 2
+        if self._over is None:
+            return
+        try:
+            self._budget.take(size - self._size)
+        except Overloaded:
+            over, self._over = self._over, None
+            over()
+        else:
+            self._size = size
+
+    @property
+    def worth_renewing(self) -> bool:
+        """Whether the buffer is much larger than most messages are."""
+        return self._size > _WORTH_RENEWING_BYTES
+
+    @property
+    def between_messages(self) -> bool:
+        """Whether all that was read has been delivered."""
+        return len(_get_buffer(self, -1)) == self._size
+
+    def release(self) -> None:
+        """This reader is done with."""
+        self._budget.give_back(self._size - self._initial)
+        self._size, self._over = self._initial, None
+
+    def feed(self, received: bytes) -> None:
+        """Take what was read before this was the transport's protocol."""
+        view = memoryview(received)
+        while view:
+            buffer = self.get_buffer(-1)
+            size = min(len(buffer), len(view))
+            buffer[:size] = view[:size]
+            view = view[size:]
+            self.buffer_updated(size)
+
+    def take_over(self, transport: asyncio.Transport) -> WSTransport:
+        """Continue a WebSocket connection whose reader was between messages, with a buffer of the first size."""
+        self.connection_made(_Silent(transport))
+        self.feed(_REQUEST)
+        self.connection_made(transport)
+        transport.set_protocol(self)
+        renewed: WSTransport = self.transport
+        return renewed

@@ -1,0 +1,96 @@
+"""What picows keeps of unfinished frames is counted, bounded, and given back."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.testing.certificates import Authority
+from tests.conftest import eventually
+from tests.transport.stand import stand
+from tests.wire import CONTINUATION, PONG, RawSocket, frame
+
+UID = bytes(range(16))
+MESSAGE = b"\0" + pb.AgentToServer(instance_uid=UID, sequence_num=1).SerializeToString()
+_STATUSES = pb.PackageStatuses(error_message="x" * 500_000)
+LARGE = b"\0" + pb.AgentToServer(instance_uid=UID, package_statuses=_STATUSES).SerializeToString()
+
+
+async def test_an_unfinished_frame_counts_while_it_lasts() -> None:
+    async with stand() as it:
+        socket = await RawSocket.open(it.port)
+        whole = frame(LARGE)
+        socket.write(whole[:300_000])
+        await eventually(lambda: 300_000 < it.budget.used < 700_000)
+        socket.write(whole[300_000:])
+        assert (await socket.message()).instance_uid == UID
+        await eventually(lambda: it.budget.used == 0)
+        await socket.close()
+
+
+async def test_an_unfinished_frame_of_a_lost_connection_no_longer_counts() -> None:
+    async with stand() as it:
+        socket = await RawSocket.open(it.port)
+        socket.write(frame(LARGE)[:400_000])
+        await eventually(lambda: it.budget.used > 400_000)
+        await socket.close()
+        await eventually(lambda: it.budget.used == 0 and len(it.agents.gone) == 1)
+
+
+async def test_past_the_budget_the_newest_is_refused() -> None:
+    async with stand(budget_bytes=1 << 20) as it:
+        first, second = await RawSocket.open(it.port), await RawSocket.open(it.port)
+        first.write(frame(LARGE)[:-1])
+        await eventually(lambda: it.budget.used > 500_000)
+        second.write(frame(LARGE)[:-1])
+        assert await second.close_code() == 1013
+        await eventually(lambda: it.metrics.closed["over_budget"] == 1)
+        assert it.budget.used <= 1 << 20
+        first.write(frame(LARGE)[-1:])
+        assert (await first.message()).instance_uid == UID, "the older one goes on"
+        await eventually(lambda: it.budget.used == 0)
+        await first.close()
+        await second.close()
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_connection_goes_on_after_its_buffer_was_given_back(secure: bool, tmp_path: Path) -> None:
+    server = client = None
+    if secure:
+        authority = Authority(tmp_path)
+        pair = authority.issue("node")
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(pair.cert_file, pair.key_file)
+        client = ssl.create_default_context(cafile=authority.ca_file)
+    async with stand(tls=server) as it:
+        socket = await RawSocket.open(it.port, ssl=client)
+        for _ in range(3):
+            socket.write(frame(LARGE))
+            assert (await socket.message()).instance_uid == UID
+            await eventually(lambda: it.budget.used == 0)
+            socket.write(frame(MESSAGE) + frame(MESSAGE[:4], fin=False) + frame(b"hi", 0x9))
+            assert (await socket.message()).instance_uid == UID
+            assert await socket.read() == (PONG, b"hi")
+            socket.write(frame(MESSAGE[4:], CONTINUATION))
+            assert (await socket.message()).instance_uid == UID
+        assert it.metrics.websocket_connections == 1
+        assert not it.agents.gone
+        socket.write(frame(b"text", 0x1))
+        assert await socket.close_code() == 1003
+        await socket.close()
+        await eventually(lambda: it.metrics.closed["text_frame"] == 1)
+        assert len(it.agents.gone) == 1
+
+
+async def test_what_follows_a_large_message_at_once_is_not_lost() -> None:
+    async with stand() as it:
+        socket = await RawSocket.open(it.port)
+        data = frame(LARGE) + frame(MESSAGE)[:3]
+        socket.write(data)
+        assert (await socket.message()).instance_uid == UID
+        socket.write(frame(MESSAGE)[3:] + frame(LARGE) + frame(MESSAGE) * 200)
+        for _ in range(202):
+            assert (await socket.message()).instance_uid == UID
+        await eventually(lambda: it.budget.used == 0)
+        await socket.close()
