@@ -12,6 +12,7 @@ import uvicorn
 
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.tasks import Tasks
+from relay.control import views
 from relay.control.api.app import build_api
 from relay.control.documents import Documents
 from relay.control.fleet import Fleet
@@ -68,7 +69,7 @@ class ControlPlane:
         await revisions.load(documents.current.templates, documents.current.assignments)
         await fleet.load()
         self.publisher = Publisher(database, revisions)
-        self.metrics.regions = fleet.connected_by_region
+        self.metrics.regions = lambda: views.connected_by_region(fleet)
         self.metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: len(fleet.agents))
         self.metrics.sources["opamp_control_plane_nodes_connected"] = (
             "Nodes whose link is up",

@@ -1,4 +1,4 @@
-"""What nodes report of their agents: in the database, and in memory for quick answers.
+"""What nodes report of their agents: in the database, and in memory for quick answers (see `views`).
 
 Owns the map of agents and the map of nodes. A report counts when it is written: memory changes after the commit, and the
 acknowledgement goes after that.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import sqlalchemy as sa
 
@@ -19,18 +18,15 @@ from relay.aio.clock import Clock
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.errors import Duplicate, NotFound
-from relay.fleet.facts import facts_of, labels_of
+from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, winner
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
-from relay.fleet.view import agent_view
-from relay.ids import parse_uid
 from relay.link.protocol import WINDOW, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.opamp import identity
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.selector import Facts, canonical
+from relay.policy.selector import Facts
 
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
@@ -272,66 +268,12 @@ class Fleet:
                 self._drop(uid)
             self._bodies -= unused
 
-    # ---- views
-
-    def regions(self) -> set[str]:
-        """Names of all regions that have or had a node."""
-        return {node.region for node in self.nodes.values()}
-
     def facts(self) -> Iterator[Facts]:
         """Every agent as selectors see it."""
         for agent in list(self.agents.values()):
             node = self.nodes[agent.node]
             state = link_pb2.AgentState.FromString(agent.state)
             yield facts_of(state.agent_description, agent.agent_id, node.region, node.trusted)
-
-    def rows(self) -> list[Agent]:
-        """One agent a row: of several uids of one agent id the live ones, or if none is live the newest."""
-        first: dict[str, Agent] = {}
-        more: dict[str, list[Agent]] = {}
-        for agent in self.agents.values():
-            name = agent.agent_id or agent.uid.hex()
-            held = first.setdefault(name, agent)
-            if held is not agent:
-                more.setdefault(name, [held]).append(agent)
-        for name, agents in more.items():
-            live = [agent for agent in agents if agent.connected]
-            first[name], *others = live or [max(agents, key=lambda a: a.session_started_ms)]
-            more[name] = others
-        return [*first.values(), *(agent for agents in more.values() for agent in agents)]
-
-    def matches(self, agent: Agent, wanted: dict[str, str]) -> bool:
-        """Whether an agent has all these labels (values as text)."""
-        node = self.nodes[agent.node]
-        description = link_pb2.AgentState.FromString(agent.state).agent_description
-        labels = labels_of(identity.attributes(description), node.region, node.trusted)
-        return all(key in labels and _as_text(labels[key]) == value for key, value in wanted.items())
-
-    def view(self, agent: Agent, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """The JSON of an agent, or only some of its fields."""
-        node = self.nodes[agent.node]
-        return agent_view(
-            link_pb2.AgentState.FromString(agent.state),
-            region=node.region,
-            node=node.name,
-            connected=agent.connected if node.connected else None,
-            trusted=node.trusted,
-            fields=fields,
-        )
-
-    def find(self, name: str) -> Agent:
-        """An agent by instance_uid or agent id.
-
-        Raises:
-            NotFound: nobody knows it.
-        """
-        uid = parse_uid(name)
-        if uid is not None and uid in self.agents:
-            return self.agents[uid]
-        named = [a for a in self.rows() if a.agent_id == name]
-        if not named:
-            raise NotFound(f"no agent {name} is known")
-        return named[0]
 
     async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
         """What an agent reported to run.
@@ -349,57 +291,6 @@ class Fleet:
             raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again")
         return pb.EffectiveConfig.FromString(body)
 
-    def node_views(self) -> list[dict[str, Any]]:
-        """All nodes."""
-        return [
-            {
-                "name": node.name,
-                "region": node.region,
-                "connected": node.connected,
-                "agents": len(node.agents),
-                "connected_agents": node.rollup.connected if node.rollup else None,
-                "manifest": list(node.manifest) if node.manifest else None,
-                "policy_age_s": node.policy_age_s,
-                "rejected": node.rejected,
-                "version": node.software_version,
-            }
-            for _, node in sorted(self.nodes.items())
-        ]
-
-    def region_views(self) -> list[dict[str, Any]]:
-        """All regions, in sums over what their nodes last reported; nodes that are away count as unknown."""
-        found: dict[str, dict[str, Any]] = {}
-        for _, node in sorted(self.nodes.items()):
-            region = found.setdefault(
-                node.region,
-                {
-                    "name": node.region,
-                    "nodes": 0,
-                    "nodes_connected": 0,
-                    "agents": 0,
-                    "connected": 0,
-                    "healthy": 0,
-                    "unhealthy": 0,
-                    "unknown": 0,
-                    "config_status": Counter(),
-                },
-            )
-            region["nodes"] += 1
-            region["nodes_connected"] += node.connected
-            region["agents"] += len(node.agents)
-            if node.rollup is None:
-                region["unknown"] += len(node.agents)
-                continue
-            region["connected"] += node.rollup.connected
-            region["healthy"] += node.rollup.healthy
-            region["unhealthy"] += node.rollup.unhealthy
-            region["config_status"].update(dict(node.rollup.config_status))
-        return list(found.values())
-
-    def connected_by_region(self) -> dict[str, int]:
-        """For the metric."""
-        return {view["name"]: view["connected"] for view in self.region_views()}
-
 
 def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
     message = link_pb2.AgentState.FromString(state)
@@ -413,7 +304,3 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         state_digest(uid, state),
         message.effective_config_digest,
     )
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else canonical(value).decode()

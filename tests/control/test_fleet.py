@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from relay.control import views
 from relay.control.fleet import Fleet
 from relay.errors import Duplicate, NotFound
 from relay.fleet.shards import Shards, state_digest
@@ -40,14 +41,14 @@ async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> Non
     await up(fleet, ONE)
     ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
     assert ack.sequence == 1
-    view = fleet.view(fleet.find("a"))
+    view = views.of(fleet, views.find(fleet, "a"))
     assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
-    assert fleet.find(view["instance_uid"]).agent_id == "a"
-    assert fleet.matches(fleet.find("a"), {"tier": "prod", "region": "eu"})
-    assert not fleet.matches(fleet.find("a"), {"tier": "dev"})
-    assert fleet.view(fleet.find("a"), frozenset({"node"})) == {"node": "one"}
+    assert views.find(fleet, view["instance_uid"]).agent_id == "a"
+    assert views.matches(fleet, views.find(fleet, "a"), {"tier": "prod", "region": "eu"})
+    assert not views.matches(fleet, views.find(fleet, "a"), {"tier": "dev"})
+    assert views.of(fleet, views.find(fleet, "a"), frozenset({"node"})) == {"node": "one"}
     with pytest.raises(NotFound):
-        fleet.find("b")
+        views.find(fleet, "b")
 
 
 async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
@@ -98,7 +99,7 @@ async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
     await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Duplicate):
         await fleet.node_reporting(second, True)
-    assert fleet.view(fleet.find("a"))["connected"] is True
+    assert views.of(fleet, views.find(fleet, "a"))["connected"] is True
     await fleet.node_reporting(first, False)
     await fleet.node_reporting(second, True)
 
@@ -114,45 +115,15 @@ async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
     report.agents.add(instance_uid=made.instance_uid, state=made.state())
     assert list((await fleet.report(ONE, report)).want_effective_configs) == [sha256(body)]
     with pytest.raises(NotFound, match="not arrived yet"):
-        await fleet.effective_config(fleet.find("a"))
+        await fleet.effective_config(views.find(fleet, "a"))
     answer = link_pb2.StatusReport(sequence=2)
     answer.effective_configs.add(digest=sha256(body), body=body)
     await fleet.report(ONE, answer)
-    assert await fleet.effective_config(fleet.find("a")) == effective
+    assert await fleet.effective_config(views.find(fleet, "a")) == effective
     assert not (await fleet.report(ONE, report)).want_effective_configs
     await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("b")]))
     with pytest.raises(NotFound, match="reported no"):
-        await fleet.effective_config(fleet.find("b"))
-
-
-async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) -> None:
-    await up(fleet, ONE)
-    old = entry("a", started=1, connected=False, uid=b"1" * 16)
-    new = entry("a", started=2, uid=b"2" * 16)
-    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[old, new]))
-    assert [a.uid for a in fleet.rows()] == [b"2" * 16]
-    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", started=1, uid=b"1" * 16)]))
-    assert len(fleet.rows()) == 2
-
-
-async def test_nodes_and_regions(fleet: Fleet) -> None:
-    await up(fleet, ONE)
-    report = link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b", healthy=False)])
-    report.rollup.agents, report.rollup.connected, report.rollup.healthy, report.rollup.unhealthy = 2, 2, 1, 1
-    report.rollup.config_status["APPLIED"] = 2
-    report.status.manifest.epoch, report.status.manifest.number, report.status.policy_age_s = 1, 7, 0.5
-    report.status.rejected.add(name="ConfigAssignment/x", digest=b"\x01", reason="bad")
-    await fleet.report(ONE, report)
-    (node,) = fleet.node_views()
-    assert (node["manifest"], node["policy_age_s"], node["agents"]) == ([1, 7], 0.5, 2)
-    assert node["rejected"] == [{"name": "ConfigAssignment/x", "digest": "01", "reason": "bad"}]
-    (region,) = fleet.region_views()
-    assert (region["connected"], region["unhealthy"], dict(region["config_status"])) == (2, 1, {"APPLIED": 2})
-    assert fleet.connected_by_region() == {"eu": 2}
-    await fleet.node_reporting(ONE, False)
-    (region,) = fleet.region_views()
-    assert (region["connected"], region["unknown"]) == (0, 2)
-    assert fleet.view(fleet.find("a"))["connected"] is None
+        await fleet.effective_config(views.find(fleet, "b"))
 
 
 async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> None:
@@ -175,6 +146,5 @@ async def test_everything_survives_a_restart(programs: Programs) -> None:
     await programs.stop(plane)
     again = await programs.control_plane()
     assert again.fleet.nodes["eu/one"].shards.sums() == sums
-    assert again.fleet.view(again.fleet.find("a"))["labels"]["tier"] == "x"
-    assert again.fleet.regions() == {"eu"}
+    assert views.of(again.fleet, views.find(again.fleet, "a"))["labels"]["tier"] == "x"
     assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}

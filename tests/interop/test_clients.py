@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from relay.control import views
 from relay.node.app import Node
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 
@@ -124,7 +125,7 @@ async def test_a_client_gets_its_config_and_survives_a_restart(
         second = await theirs.says("config")
         assert second["hash"] != offered["hash"]
         await eventually(lambda: applied(node, second["hash"]), 40)
-        view = plane.fleet.view(await eventually(lambda: next(iter(plane.fleet.agents.values()), None)))
+        view = views.of(plane.fleet, await eventually(lambda: next(iter(plane.fleet.agents.values()), None)))
         assert view["labels"]["tier"] == "production"
         assert node.metrics.full_state_requests <= 1, "no loop of requests"
         assert not node.metrics.bad_messages
@@ -141,7 +142,9 @@ async def test_opamp_go_s_own_words_for_a_failure_arrive(programs: Programs) -> 
 
         def failed() -> bool:
             agents = list(plane.fleet.agents.values())
-            return bool(agents) and plane.fleet.view(agents[0])["config"]["error_message"] == "thirteen is not a rate"
+            return (
+                bool(agents) and views.of(plane.fleet, agents[0])["config"]["error_message"] == "thirteen is not a rate"
+            )
 
         await eventually(failed)
     await eventually(lambda: not next(iter(plane.fleet.agents.values())).connected)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from relay import __version__
+from relay.control import views
 from relay.control.documents import Applied, Documents
 from relay.control.fleet import Agent, Fleet
 from relay.errors import NotFound, Outcome, Refused, RelayError
@@ -138,12 +139,12 @@ def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
     @api.get("/api/v1/regions")
     async def regions() -> list[dict[str, Any]]:
         """Sums by region."""
-        return fleet.region_views()
+        return views.regions(fleet)
 
     @api.get("/api/v1/nodes")
     async def nodes() -> list[dict[str, Any]]:
         """All nodes."""
-        return fleet.node_views()
+        return views.nodes(fleet)
 
     @api.get("/api/v1/agents")
     async def agents(
@@ -158,19 +159,19 @@ def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
             if not equals:
                 raise HTTPException(422, f"label {item!r} is not k=v")
             wanted[key] = value
-        rows = [a for a in fleet.rows() if a.connected or not connected]
+        rows = [a for a in views.rows(fleet) if a.connected or not connected]
         keep = frozenset(f for f in fields.split(",") if f)
         return StreamingResponse(_agents(fleet, rows, wanted, keep), media_type="application/json")
 
     @api.get("/api/v1/agents/{agent_id}")
     async def agent(agent_id: str) -> dict[str, Any]:
         """One agent, by instance_uid or agent id."""
-        return fleet.view(fleet.find(agent_id))
+        return views.of(fleet, views.find(fleet, agent_id))
 
     @api.get("/api/v1/agents/{agent_id}/config")
     async def agent_config(agent_id: str) -> dict[str, dict[str, str]]:
         """The effective config that an agent reported, by slot."""
-        config = await fleet.effective_config(fleet.find(agent_id))
+        config = await fleet.effective_config(views.find(fleet, agent_id))
         return {
             slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
             for slot, item in sorted(config.config_map.config_map.items())
@@ -182,8 +183,8 @@ async def _agents(
 ) -> AsyncIterator[bytes]:
     part, separator = "[", ""
     for i, row in enumerate(rows):
-        if not wanted or fleet.matches(row, wanted):
-            part += separator + json.dumps(fleet.view(row, keep))
+        if not wanted or views.matches(fleet, row, wanted):
+            part += separator + json.dumps(views.of(fleet, row, keep))
             separator = ",\n"
         if i % _SLICE == _SLICE - 1:
             yield part.encode()

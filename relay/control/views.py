@@ -1,0 +1,125 @@
+"""The fleet as people ask for it: agents, nodes and regions as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from relay.control.fleet import Agent, Fleet
+from relay.errors import NotFound
+from relay.fleet.facts import labels_of
+from relay.fleet.view import agent_view
+from relay.ids import parse_uid
+from relay.opamp import identity
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.selector import canonical
+
+
+def rows(fleet: Fleet) -> list[Agent]:
+    """One agent a row: of several uids of one agent id the live ones, or if none is live the newest."""
+    first: dict[str, Agent] = {}
+    more: dict[str, list[Agent]] = {}
+    for agent in fleet.agents.values():
+        name = agent.agent_id or agent.uid.hex()
+        held = first.setdefault(name, agent)
+        if held is not agent:
+            more.setdefault(name, [held]).append(agent)
+    for name, agents in more.items():
+        live = [agent for agent in agents if agent.connected]
+        first[name], *others = live or [max(agents, key=lambda a: a.session_started_ms)]
+        more[name] = others
+    return [*first.values(), *(agent for agents in more.values() for agent in agents)]
+
+
+def matches(fleet: Fleet, agent: Agent, wanted: dict[str, str]) -> bool:
+    """Whether an agent has all these labels (values as text)."""
+    node = fleet.nodes[agent.node]
+    description = link_pb2.AgentState.FromString(agent.state).agent_description
+    labels = labels_of(identity.attributes(description), node.region, node.trusted)
+    return all(key in labels and _as_text(labels[key]) == value for key, value in wanted.items())
+
+
+def of(fleet: Fleet, agent: Agent, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The JSON of an agent, or only some of its fields."""
+    node = fleet.nodes[agent.node]
+    return agent_view(
+        link_pb2.AgentState.FromString(agent.state),
+        region=node.region,
+        node=node.name,
+        connected=agent.connected if node.connected else None,
+        trusted=node.trusted,
+        fields=fields,
+    )
+
+
+def find(fleet: Fleet, name: str) -> Agent:
+    """An agent by instance_uid or agent id.
+
+    Raises:
+        NotFound: nobody knows it.
+    """
+    uid = parse_uid(name)
+    if uid is not None and uid in fleet.agents:
+        return fleet.agents[uid]
+    named = [a for a in rows(fleet) if a.agent_id == name]
+    if not named:
+        raise NotFound(f"no agent {name} is known")
+    return named[0]
+
+
+def nodes(fleet: Fleet) -> list[dict[str, Any]]:
+    """All nodes."""
+    return [
+        {
+            "name": node.name,
+            "region": node.region,
+            "connected": node.connected,
+            "agents": len(node.agents),
+            "connected_agents": node.rollup.connected if node.rollup else None,
+            "manifest": list(node.manifest) if node.manifest else None,
+            "policy_age_s": node.policy_age_s,
+            "rejected": node.rejected,
+            "version": node.software_version,
+        }
+        for _, node in sorted(fleet.nodes.items())
+    ]
+
+
+def regions(fleet: Fleet) -> list[dict[str, Any]]:
+    """All regions, in sums over what their nodes last reported; nodes that are away count as unknown."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, node in sorted(fleet.nodes.items()):
+        region = found.setdefault(
+            node.region,
+            {
+                "name": node.region,
+                "nodes": 0,
+                "nodes_connected": 0,
+                "agents": 0,
+                "connected": 0,
+                "healthy": 0,
+                "unhealthy": 0,
+                "unknown": 0,
+                "config_status": Counter(),
+            },
+        )
+        region["nodes"] += 1
+        region["nodes_connected"] += node.connected
+        region["agents"] += len(node.agents)
+        if node.rollup is None:
+            region["unknown"] += len(node.agents)
+            continue
+        region["connected"] += node.rollup.connected
+        region["healthy"] += node.rollup.healthy
+        region["unhealthy"] += node.rollup.unhealthy
+        region["config_status"].update(dict(node.rollup.config_status))
+    return list(found.values())
+
+
+def connected_by_region(fleet: Fleet) -> dict[str, int]:
+    """For the metric."""
+    return {view["name"]: view["connected"] for view in regions(fleet)}
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else canonical(value).decode()

@@ -1,0 +1,38 @@
+"""The fleet as people ask for it."""
+
+from relay.control import views
+from relay.control.fleet import Fleet
+from relay.pb.relay.v1 import link_pb2
+from tests.control.test_fleet import ONE, entry, fleet, up
+
+__all__ = ["fleet"]
+
+
+async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    old = entry("a", started=1, connected=False, uid=b"1" * 16)
+    new = entry("a", started=2, uid=b"2" * 16)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[old, new]))
+    assert [a.uid for a in views.rows(fleet)] == [b"2" * 16]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", started=1, uid=b"1" * 16)]))
+    assert len(views.rows(fleet)) == 2
+
+
+async def test_nodes_and_regions(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    report = link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b", healthy=False)])
+    report.rollup.agents, report.rollup.connected, report.rollup.healthy, report.rollup.unhealthy = 2, 2, 1, 1
+    report.rollup.config_status["APPLIED"] = 2
+    report.status.manifest.epoch, report.status.manifest.number, report.status.policy_age_s = 1, 7, 0.5
+    report.status.rejected.add(name="ConfigAssignment/x", digest=b"\x01", reason="bad")
+    await fleet.report(ONE, report)
+    (node,) = views.nodes(fleet)
+    assert (node["manifest"], node["policy_age_s"], node["agents"]) == ([1, 7], 0.5, 2)
+    assert node["rejected"] == [{"name": "ConfigAssignment/x", "digest": "01", "reason": "bad"}]
+    (region,) = views.regions(fleet)
+    assert (region["connected"], region["unhealthy"], dict(region["config_status"])) == (2, 1, {"APPLIED": 2})
+    assert views.connected_by_region(fleet) == {"eu": 2}
+    await fleet.node_reporting(ONE, False)
+    (region,) = views.regions(fleet)
+    assert (region["connected"], region["unknown"]) == (0, 2)
+    assert views.of(fleet, views.find(fleet, "a"))["connected"] is None
