@@ -59,6 +59,23 @@ def main() -> None:
         raise SystemExit(0) from None
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from relay import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and exit")
+    ] = False,
+) -> None:
+    """The people's client of the control plane."""
+
+
 def _usage(message: str) -> SystemExit:
     print(message, file=sys.stderr)
     return SystemExit(EXIT_USAGE)
@@ -185,6 +202,11 @@ def get(
 ) -> None:
     """List documents, regions, nodes or agents."""
     form = _form(output)
+    if (label or connected) and resource not in ("agents", "agent"):
+        raise _usage(f"-l and --connected choose agents, not {resource}")
+    for item in label or []:
+        if "=" not in item:
+            raise _usage(f"-l {item}: k=v is expected")
     api = Api(server)
     if resource.lower() in _DOCUMENTS:
         plural = _DOCUMENTS[resource.lower()][1]

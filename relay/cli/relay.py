@@ -33,6 +33,22 @@ def main() -> None:
     app()
 
 
+def _print_version(wanted: bool) -> None:
+    """The eager option `--version`."""
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and exit")
+    ] = False,
+) -> None:
+    """The OpAMP regional relay: nodes, their control plane, and tools around them."""
+
+
 def _load(kind: type[S], file: str | None, **flags: Any) -> Loaded[S]:
     try:
         return load(kind, file=file, environment=os.environ, flags={k.replace("__", "."): v for k, v in flags.items()})

@@ -17,6 +17,7 @@ from typing import Any, cast
 from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
 from relay.transport.http import PATH
+from relay.transport.ports import peer_name
 from relay.transport.websocket import WebSocketFactory
 
 _END = b"\r\n\r\n"
@@ -263,9 +264,7 @@ class _Entrance(asyncio.Protocol):
                 self._refuse(403, "origin")
             else:
                 self._leave()
-                peer = transport.get_extra_info("peername")
-                remote = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
-                door.websockets.take_over(transport, self._read, remote)
+                door.websockets.take_over(transport, self._read, peer_name(transport))
             return
         self._leave()
         protocol = door.http() if self._only is None else door.probes()

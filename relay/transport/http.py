@@ -15,7 +15,7 @@ from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
-from relay.transport.ports import Agents, AssemblyBudget, CloseReason
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason, peer_name
 
 _log = log.get("opamp-relay.http")
 PATH = "/v1/opamp"
@@ -44,6 +44,7 @@ class Polling:
     writable = False
     session: Session | None = None
     remote = ""
+    """Of the poll that is being answered."""
 
     def send(self, content: bytes) -> None:
         """Never called: not writable."""
@@ -106,6 +107,7 @@ class HttpAgents:
             if encoding == "gzip":
                 content = body.inflate(content, self._settings.max_message_bytes)
             uid = body.uid_of_malformed(content) or _header_uid(request)
+            self.polling.remote = peer_name(request.transport)
             reply = self._agents.receive(self.polling, content)
         except (TooLarge, Overloaded) as error:
             self._metrics.refused[error.outcome.value] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,6 +91,12 @@ class Agents(Protocol):
     def disconnected(self, connection: Connection) -> None:
         """The connection has ended."""
         ...
+
+
+def peer_name(transport: asyncio.BaseTransport | None) -> str:
+    """HOST:PORT of the other end; empty where it is gone already."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return f"{peer[0]}:{peer[1]}" if peer else ""
 
 
 class AssemblyBudget:

@@ -70,6 +70,8 @@ async def test_refusals_say_file_line_and_path(desk: Desk) -> None:
         ("apply", "-f", "/nonexistent.yaml"),
         ("get", "nonsense"),
         ("get", "agents", "-o", "xml"),
+        ("get", "agents", "-l", "tier"),
+        ("get", "nodes", "-l", "tier=prod"),
         ("delete",),
         ("describe", "node", "x"),
         ("delete", "node", "x"),

@@ -25,6 +25,7 @@ class Echo:
     def __init__(self) -> None:
         self.received: list[bytes] = []
         self.connections: list[Connection] = []
+        self.remotes: list[str] = []
         self.gone: list[Connection] = []
         self.resumed_count = 0
         self.error: RelayError | None = None
@@ -36,6 +37,7 @@ class Echo:
             raise self.error
         self.received.append(content)
         self.connections.append(connection)
+        self.remotes.append(connection.remote)
         return body.uid_field(message.instance_uid) + self.extra
 
     def resumed(self, connection: Connection) -> None:

@@ -33,6 +33,7 @@ async def test_a_poll_is_answered() -> None:
         status, headers, content = await post(it.port, BODY)
         assert (status, headers["Content-Type"]) == (200, "application/x-protobuf")
         assert pb.ServerToAgent.FromString(content).instance_uid == UID
+        assert it.agents.remotes[-1].startswith("127.0.0.1:")
 
 
 async def test_bodies_may_be_chunked_and_gzipped() -> None:
