@@ -81,6 +81,12 @@ class Duplicate(RelayError):
     outcome = Outcome.CONFLICT
 
 
+class Conflict(RelayError):
+    """What is asked for does not go with how things are now."""
+
+    outcome = Outcome.CONFLICT
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with a document or a settings file.

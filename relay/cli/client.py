@@ -32,7 +32,10 @@ class Api:
             raise Unreachable(f"{server} is not an http URL")
         self._server = server
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
+        try:
+            self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
+        except ValueError as error:
+            raise Unreachable(f"{server}: {error}") from None
 
     def get(self, *path: str, **query: Any) -> Any:
         """GET /api/v1/PATH; list values repeat, None is left out."""

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reac
 from __future__ import annotations
 
 import gc
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,8 +40,13 @@ _DOCUMENTS = {
     "assignment": ("ConfigAssignment", "assignments"),
     "configassignment": ("ConfigAssignment", "assignments"),
     "regionvariables": ("RegionVariables", "regionvariables"),
+    "regionvariable": ("RegionVariables", "regionvariables"),
+    "strategies": ("RolloutStrategy", "strategies"),
+    "strategy": ("RolloutStrategy", "strategies"),
+    "rolloutstrategies": ("RolloutStrategy", "strategies"),
+    "rolloutstrategy": ("RolloutStrategy", "strategies"),
 }
-_RESOURCES = "templates, assignments, regionvariables, regions, nodes, agents"
+_RESOURCES = "templates, assignments, strategies, regionvariables, regions, nodes, agents"
 
 
 def main() -> None:
@@ -144,8 +150,12 @@ def _yaml_lines(value: Any) -> list[str]:
 
 @app.command()
 def delete(
-    resource: Annotated[str | None, typer.Argument(help="template, assignment or regionvariables")] = None,
-    name: Annotated[str | None, typer.Argument(help="its name; a template's is NAME@VERSION")] = None,
+    resource: Annotated[
+        str | None, typer.Argument(help="template, assignment, strategy, regionvariables or node")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="its name; a template's is NAME@VERSION, a node's REGION/NAME")
+    ] = None,
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -163,9 +173,16 @@ def delete(
         return
     if resource is None or name is None or filename:
         raise _usage("either RESOURCE NAME or -f FILE is expected")
+    if resource.lower() in ("node", "nodes"):
+        region, slash, node = name.partition("/")
+        if not slash:
+            raise _usage(f"{name}: REGION/NAME of a node is expected")
+        api.delete("nodes", region, node)
+        print(f"Node/{name} deleted")
+        return
     kind, plural = _DOCUMENTS.get(resource.lower(), ("", ""))
     if not kind:
-        raise _usage(f"{resource} cannot be deleted; templates, assignments and regionvariables can")
+        raise _usage(f"{resource} cannot be deleted; templates, assignments, strategies, regionvariables and nodes can")
     api.delete("documents", plural, name)
     print(f"{kind}/{name} deleted")
 
@@ -174,7 +191,7 @@ def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
     """(kind, name) of the documents of some texts; assignments first, since they use the others."""
     from relay.documents import parse
     from relay.errors import Refused
-    from relay.policy.model import read
+    from relay.policy.kinds import read
 
     found, problems = [], []
     for source in sources:
@@ -204,9 +221,7 @@ def get(
     form = _form(output)
     if (label or connected) and resource not in ("agents", "agent"):
         raise _usage(f"-l and --connected choose agents, not {resource}")
-    for item in label or []:
-        if "=" not in item:
-            raise _usage(f"-l {item}: k=v is expected")
+    wanted = _labels(label or [])
     api = Api(server)
     if resource.lower() in _DOCUMENTS:
         plural = _DOCUMENTS[resource.lower()][1]
@@ -217,7 +232,7 @@ def get(
         if name:
             found = [api.get("agents", name)]
         else:
-            found = api.get("agents", label=label or None, connected="true" if connected else None, fields=fields)
+            found = api.get("agents", label=wanted or None, connected="true" if connected else None, fields=fields)
     elif resource in ("nodes", "node", "regions", "region"):
         resource = resource.removesuffix("s") + "s"
         found = [item for item in api.get(resource) if name in (None, item["name"])]
@@ -229,6 +244,16 @@ def get(
         show(found[0] if name else found, form)
     else:
         _tables(resource.lower(), found)
+
+
+def _labels(given: list[str]) -> list[str]:
+    """`-l a=b,c=d -l e=f` as single terms."""
+    terms = [term.strip() for item in given for term in item.split(",")]
+    for term in terms:
+        key, equals, _ = term.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", key):
+            raise _usage(f"-l {term}: k=v is expected")
+    return terms
 
 
 def _tables(resource: str, found: list[dict[str, Any]]) -> None:
@@ -245,7 +270,7 @@ def _tables(resource: str, found: list[dict[str, Any]]) -> None:
                 a["transport"],
                 a["healthy"],
                 a["config"]["reported_hash"][:12],
-                " ".join(f"{a['config']['status']} {a['config']['error_message']}".split())[:60],
+                " ".join(f"{a['config']['status']} {a['config']['error_message']}".split())[:160],
                 a["config"]["assignments"],
             )
             for a in sorted(found, key=lambda a: a["agent_id"])
@@ -272,9 +297,12 @@ def _tables(resource: str, found: list[dict[str, Any]]) -> None:
             for d in found
         ]
         table(("name", "template", "priority", "slot", "for"), rows)
+    elif resource.startswith(("template", "configtemplate")):
+        table(("name", "version"), [(d["metadata"]["name"], d["metadata"]["version"]) for d in found])
+    elif resource.startswith(("strateg", "rolloutstrateg")):
+        table(("name", "stages"), [(d["metadata"]["name"], [s["name"] for s in d["spec"]["stages"]]) for d in found])
     else:
-        rows = [(d["metadata"]["name"], d["metadata"].get("version")) for d in found]
-        table(("name", "version"), rows)
+        table(("name", "values"), [(d["metadata"]["name"], sorted(d["spec"]["values"])) for d in found])
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -64,7 +64,9 @@ class ControlPlane:
         await database.open()
         revisions = Revisions(database)
         fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
-        documents = self.documents = Documents(database, revisions, clock=clock, facts=fleet.facts)
+        documents = self.documents = Documents(
+            database, revisions, clock=clock, facts=fleet.facts, regions=fleet.live_regions
+        )
         await documents.load()
         await revisions.load(documents.current.templates, documents.current.assignments)
         await fleet.load()
@@ -75,6 +77,7 @@ class ControlPlane:
             "Nodes whose link is up",
             lambda: sum(node.connected for node in fleet.nodes.values()),
         )
+        started.push_async_callback(self._save)
         self._tasks.spawn(self._housekeeping(), name="housekeeping")
         link = LinkServer(self, clock)
         started.push_async_callback(link.stop)
@@ -122,13 +125,18 @@ class ControlPlane:
         while True:
             await asyncio.sleep(_EXPIRE_S)
             try:
+                await self.fleet.save_seen()
                 await self.fleet.expire()
             except StoreError as error:
                 _log.error("expiry_failed", error=str(error))
 
+    async def _save(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self.fleet.save_seen()
+
     def _hosts(self) -> frozenset[str]:
         names = ("127.0.0.1", "localhost", "[::1]")
-        return frozenset(f"{name}:{self.ports[port]}" for name in names for port in ("api", "metrics"))
+        return frozenset(f"{name}:{port}" for name in names for port in self.ports.values())
 
     async def _stop_http(self) -> None:
         for server in self._servers:
@@ -164,9 +172,13 @@ class ControlPlane:
         """Store a report."""
         return await self.fleet.report(node, report)
 
-    async def node_reporting(self, node: link_pb2.NodeIdentity, up: bool) -> None:
-        """A node's Report stream came up or went down."""
-        await self.fleet.node_reporting(node, up)
+    async def node_reporting(self, node: link_pb2.NodeIdentity) -> None:
+        """A node's Report stream came up."""
+        await self.fleet.node_reporting(node)
+
+    def node_gone(self, node: link_pb2.NodeIdentity) -> None:
+        """A node's Report stream has ended."""
+        self.fleet.node_gone(node)
 
 
 class _Server(uvicorn.Server):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
@@ -19,11 +20,13 @@ from relay.control.revisions import Revisions
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import Document, canonical_json, parse
-from relay.errors import NotFound, Outcome, Problem, Refused
-from relay.policy import model
+from relay.errors import NotFound, Outcome, Problem, Refused, StoreError
+from relay.policy import kinds
 from relay.policy import template as templates
-from relay.policy.model import AnyDocument, ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.kinds import AnyDocument
+from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.selector import Facts, Matcher, implies
+from relay.policy.strategy import RolloutStrategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Library:
     templates: dict[str, ConfigTemplate] = field(default_factory=dict)
     assignments: dict[str, ConfigAssignment] = field(default_factory=dict)
     variables: dict[str, RegionVariables] = field(default_factory=dict)
+    strategies: dict[str, RolloutStrategy] = field(default_factory=dict)
 
     def of(self, document_or_kind: AnyDocument | str) -> dict[str, Any]:
         """The documents of one kind."""
@@ -53,6 +57,7 @@ class Library:
             "ConfigTemplate": self.templates,
             "ConfigAssignment": self.assignments,
             "RegionVariables": self.variables,
+            "RolloutStrategy": self.strategies,
         }
         if kind not in by_kind:
             raise NotFound(f"there is no kind {kind}; there are {', '.join(by_kind)}")
@@ -60,7 +65,7 @@ class Library:
 
     def copy(self) -> Library:
         """A library that can be changed without changing this one."""
-        return Library(dict(self.templates), dict(self.assignments), dict(self.variables))
+        return Library(dict(self.templates), dict(self.assignments), dict(self.variables), dict(self.strategies))
 
 
 class Documents:
@@ -68,6 +73,7 @@ class Documents:
 
     Args:
         facts: all agents known now, as selectors see them.
+        regions: names of those that have agents or a node that is connected.
     """
 
     def __init__(
@@ -77,11 +83,13 @@ class Documents:
         *,
         clock: Clock,
         facts: Callable[[], Iterable[Facts]],
+        regions: Callable[[], Set[str]],
     ) -> None:
         self._database = database
         self._revisions = revisions
         self._clock = clock
         self._facts = facts
+        self._regions = regions
         self._changing = asyncio.Lock()
         """Held from the copy of the library to its replacement: two applies at once must not lose one's documents."""
         self.current = Library()
@@ -91,7 +99,10 @@ class Documents:
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(schema.documents))).all()
         for row in rows:
-            document = model.KINDS[row.kind].model_validate(json.loads(row.body))
+            try:
+                document = kinds.KINDS[row.kind].model_validate(json.loads(row.body))
+            except (KeyError, ValueError) as error:
+                raise StoreError(f"{row.kind} {row.key} in the database cannot be read: {error}") from error
             self.current.of(document)[document.key] = document
 
     # ---- apply
@@ -106,7 +117,8 @@ class Documents:
         Raises:
             Refused: with every problem; nothing was changed.
         """
-        parsed = self._read(texts)
+        # In a thread: a megabyte of YAML takes seconds, and nodes are answered meanwhile.
+        parsed = await asyncio.to_thread(_read, list(texts))
         async with self._changing:
             return await self._apply(parsed, dry_run)
 
@@ -136,37 +148,6 @@ class Documents:
             await self._store(library, changed, [])
         return applied
 
-    def _read(self, texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
-        problems: list[Problem] = []
-        found: list[tuple[Document, AnyDocument]] = []
-        first: dict[tuple[str, str], Document] = {}
-        for source, text in texts:
-            try:
-                documents = parse(text, source)
-            except Refused as refused:
-                problems += refused.problems
-                continue
-            if not documents:
-                problems.append(Problem(source, 0, "", "holds no document"))
-            for raw in documents:
-                document, wrong = model.read(raw)
-                problems += wrong
-                if document is None:
-                    continue
-                identity = (document.kind, document.key)
-                if identity in first:
-                    other = first[identity]
-                    reason = f"{document.kind} {document.key} stands also at {other.source}:{other.line}"
-                    problems.append(raw.problem("", reason))
-                    continue
-                first[identity] = raw
-                if isinstance(document, ConfigTemplate):
-                    problems += [raw.problem(p, r) for p, r in templates.problems_of(document)]
-                found.append((raw, document))
-        if problems:
-            raise Refused(problems)
-        return found
-
     def _check(
         self, library: Library, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
     ) -> list[Problem]:
@@ -190,6 +171,15 @@ class Documents:
                     problems.append(own.problem(path, reason))
                 else:
                     problems.append(blamed.problem("spec.values", f"ConfigAssignment {assignment.key}: {reason}"))
+            if assignment.spec.strategy is not None and assignment.spec.strategy not in library.strategies:
+                reason = f"there is no RolloutStrategy {assignment.spec.strategy}"
+                problems.append(blamed.problem("spec.strategy", reason))
+        for strategy in (d for d in changed if isinstance(d, RolloutStrategy)):
+            source = sources[strategy.kind, strategy.key]
+            for i, window in enumerate(strategy.spec.windows):
+                if not _is_time_zone(window.time_zone):
+                    path = f"spec.windows.{i}.time_zone"
+                    problems.append(source.problem(path, f"{window.time_zone!r} is not a time zone"))
         moved = [d for d in changed if isinstance(d, ConfigAssignment)]
         problems += [
             sources[(a.kind, a.key)].problem("spec.priority", reason) for a, reason in self._conflicts(library, moved)
@@ -197,16 +187,16 @@ class Documents:
         return problems
 
     def _unresolved(
-        self, library: Library, assignment: ConfigAssignment, template: ConfigTemplate
+        self, library: Library, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
     ) -> list[tuple[str, str]]:
         """(path, reason) of values that a region with variables, or the one that is selected, could not resolve.
 
-        A region that has only nodes is not looked at: one that joins later must not stand in the way of every change.
-        There the node rejects the assignment, and says so.
+        A region that has only nodes is not looked at, unless it is in `also`: one that joins later must not stand in the
+        way of every change. There the node rejects the assignment, and says so.
         """
         wanted = assignment.spec.target_selector.labels.get("region")
         # A region without variables of its own, known or not, shows as the empty one.
-        regions = {str(wanted)} if wanted is not None else library.variables.keys() | {""}
+        regions = {str(wanted)} if wanted is not None else library.variables.keys() | {""} | also
         found: dict[tuple[str, str], None] = {}
         for region in sorted(regions):
             variables = library.variables.get(region)
@@ -214,7 +204,7 @@ class Documents:
                 template, assignment.spec.values, variables.spec.values if variables else {}
             )
             # The empty region stands for one that nobody knows yet: it counts only where there is no other.
-            if region == "" and len(regions) > 1:
+            if region == "" and len(regions - {""}) > 0:
                 problems = [(name, reason) for name, reason in problems if name in assignment.spec.values]
             for name, reason in problems:
                 where = f" in region {region}" if region and name not in assignment.spec.values else ""
@@ -288,8 +278,13 @@ class Documents:
             for assignment in library.assignments.values():
                 reference = assignment.spec.template
                 template = library.templates[f"{reference.name}@{reference.version}"]
-                for _, reason in self._unresolved(library, assignment, template):
+                also = {key} if key in self._regions() else set()
+                for _, reason in self._unresolved(library, assignment, template, also):
                     problems.append(source.problem("", f"ConfigAssignment {assignment.key}: {reason}"))
+        elif isinstance(document, RolloutStrategy):
+            users = {a.key for a in library.assignments.values() if a.spec.strategy == key}
+            if users:
+                problems.append(source.problem("", f"in use by ConfigAssignment {', '.join(sorted(users))}"))
         if problems:
             raise Refused(problems, outcome=Outcome.CONFLICT)
         await self._store(library, [], [document])
@@ -334,6 +329,14 @@ class Documents:
         return value
 
 
+def _is_time_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True
+
+
 def _applied(document: AnyDocument, action: str, before: AnyDocument | None) -> Applied:
     return Applied(
         document.kind,
@@ -342,3 +345,35 @@ def _applied(document: AnyDocument, action: str, before: AnyDocument | None) -> 
         before.model_dump(exclude_unset=True) if before else None,
         None if action == "deleted" else document.model_dump(exclude_unset=True),
     )
+
+
+def _read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
+    problems: list[Problem] = []
+    found: list[tuple[Document, AnyDocument]] = []
+    first: dict[tuple[str, str], Document] = {}
+    for source, text in texts:
+        try:
+            documents = parse(text, source)
+        except Refused as refused:
+            problems += refused.problems
+            continue
+        if not documents:
+            problems.append(Problem(source, 0, "", "holds no document"))
+        for raw in documents:
+            document, wrong = kinds.read(raw)
+            problems += wrong
+            if document is None:
+                continue
+            identity = (document.kind, document.key)
+            if identity in first:
+                other = first[identity]
+                reason = f"{document.kind} {document.key} stands also at {other.source}:{other.line}"
+                problems.append(raw.problem("", reason))
+                continue
+            first[identity] = raw
+            if isinstance(document, ConfigTemplate):
+                problems += [raw.problem(p, r) for p, r in templates.problems_of(document)]
+            found.append((raw, document))
+    if problems:
+        raise Refused(problems)
+    return found

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import sqlalchemy as sa
+from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
-from relay.errors import Duplicate, NotFound
+from relay.errors import Conflict, Duplicate, NotFound
 from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, winner
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
@@ -69,6 +70,10 @@ class NodeState:
     rollup: link_pb2.Rollup | None = None
     shards: Shards = field(default_factory=Shards)
     agents: set[bytes] = field(default_factory=set)
+    turned_away: set[str] = field(default_factory=set)
+    """Incarnations of other processes that tried to report under this name."""
+    status_at: float = 0.0
+    """When `policy_age_s` was told."""
     to_release: set[bytes] = field(default_factory=set)
     """Agents that moved away and that the node has yet to be told of."""
 
@@ -76,6 +81,12 @@ class NodeState:
     def connected(self) -> bool:
         """Whether its link is up."""
         return self.reporting > 0 or self.sender is not None
+
+    @property
+    def refusals(self) -> list[dict[str, str]]:
+        """What of the policy it does not take, the policy as a whole among it."""
+        whole = self.sender.refused if self.sender is not None else ""
+        return [*([{"name": "policy", "digest": "", "reason": whole}] if whole else []), *self.rejected]
 
 
 class Fleet:
@@ -100,7 +111,11 @@ class Fleet:
                 node.trusted = "all" if trusted == "all" else tuple(trusted)
                 node.software_version, node.last_seen_ms = row.software_version, row.last_seen_ms
             for row in (await connection.execute(sa.select(schema.agents))).all():
-                self._put(_agent(row.instance_uid, row.state, self._node(row.region, row.node)))
+                try:
+                    self._put(_agent(row.instance_uid, row.state, self._node(row.region, row.node)))
+                except DecodeError:
+                    # Its node finds out by the digests, and sends it again.
+                    _log.error("agent_unreadable", instance_uid=row.instance_uid.hex())
             digests = await connection.execute(sa.select(schema.effective_configs.c.digest))
             self._bodies = set(digests.scalars())
 
@@ -121,6 +136,12 @@ class Fleet:
             node.agents.discard(uid)
             node.shards.replace(uid, old.digest, 0)
 
+    def policy_age_s(self, node: NodeState) -> float | None:
+        """How old the policy of a connected node is now, as far as it can be told; None where it cannot."""
+        if node.policy_age_s is None or not node.connected:
+            return None
+        return node.policy_age_s + self._clock.monotonic() - node.status_at
+
     # ---- what the link brings (relay.link.server.ControlPlane)
 
     def node_synced(self, identity_: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
@@ -131,35 +152,78 @@ class Fleet:
         elif node.sender is sender:
             node.sender = None
 
-    async def node_reporting(self, identity_: link_pb2.NodeIdentity, up: bool) -> None:
-        """A node's Report stream came up or went down.
+    async def node_reporting(self, identity_: link_pb2.NodeIdentity) -> None:
+        """A node's Report stream came up; `node_gone` follows, unless this raises.
 
         Raises:
             Duplicate: another process reports under this region and name. Each would undo the other's agents.
+            StoreError: it could not be written down.
         """
         node = self._node(identity_.region, identity_.name)
-        if up and node.reporting and node.incarnation != identity_.incarnation:
-            _log.error("duplicate_node", region=node.region, node=node.name)
+        if node.reporting and node.incarnation != identity_.incarnation:
+            if identity_.incarnation not in node.turned_away:
+                node.turned_away.add(identity_.incarnation)
+                _log.error("duplicate_node", region=node.region, node=node.name)
             raise Duplicate(f"another node {node.region}/{node.name} is connected; every node needs a name of its own")
-        node.reporting += 1 if up else -1
+        node.reporting += 1
         node.last_seen_ms = self._clock.unix_ms()
-        if up:
-            node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
-            node.software_version = identity_.software_version
-            node.incarnation = identity_.incarnation
-            _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
-        elif not node.reporting:
+        node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
+        node.software_version = identity_.software_version
+        node.incarnation = identity_.incarnation
+        node.turned_away = set()
+        try:
+            await self._store_nodes([node])
+        except BaseException:
+            node.reporting -= 1
+            raise
+        _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
+
+    def node_gone(self, identity_: link_pb2.NodeIdentity) -> None:
+        """A Report stream for which `node_reporting` returned has ended."""
+        node = self._node(identity_.region, identity_.name)
+        node.reporting -= 1
+        node.last_seen_ms = self._clock.unix_ms()
+        if not node.reporting:
             node.rollup = None
             _log.warning("node_disconnected", region=node.region, node=node.name)
-        row = {
-            "region": node.region,
-            "name": node.name,
-            "trusted": json.dumps(node.trusted),
-            "software_version": node.software_version,
-            "last_seen_ms": node.last_seen_ms,
-        }
+
+    async def save_seen(self) -> None:
+        """Write when each node was last seen: now and then, and at the end."""
+        await self._store_nodes(list(self.nodes.values()))
+
+    async def _store_nodes(self, nodes: list[NodeState]) -> None:
+        rows = [
+            {
+                "region": node.region,
+                "name": node.name,
+                "trusted": json.dumps(node.trusted),
+                "software_version": node.software_version,
+                "last_seen_ms": node.last_seen_ms,
+            }
+            for node in nodes
+        ]
         async with self._database.write() as connection:
-            await replace(connection, schema.nodes, [row])
+            await replace(connection, schema.nodes, rows)
+
+    async def forget_node(self, region: str, name: str) -> None:
+        """Forget a node that is away, and its agents.
+
+        Raises:
+            NotFound: nobody knows it.
+            Conflict: it is connected.
+        """
+        node = self.nodes.get(f"{region}/{name}")
+        if node is None:
+            raise NotFound(f"there is no node {region}/{name}")
+        async with self._reporting:
+            if node.connected:
+                raise Conflict(f"node {region}/{name} is connected")
+            async with self._database.write() as connection:
+                await remove(connection, schema.agents, [{"instance_uid": uid} for uid in node.agents])
+                await remove(connection, schema.nodes, [{"region": region, "name": name}])
+            for uid in list(node.agents):
+                self._drop(uid)
+            del self.nodes[f"{region}/{name}"]
 
     async def report(self, identity_: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Take in one report.
@@ -248,6 +312,7 @@ class Fleet:
         if report.HasField("status"):
             status = report.status
             node.manifest = (status.manifest.epoch, status.manifest.number) if status.HasField("manifest") else None
+            node.status_at = self._clock.monotonic()
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
 
@@ -267,6 +332,10 @@ class Fleet:
             for uid in gone:
                 self._drop(uid)
             self._bodies -= unused
+
+    def live_regions(self) -> set[str]:
+        """Regions that have agents, or a node that is connected."""
+        return {node.region for node in self.nodes.values() if node.agents or node.connected}
 
     def facts(self) -> Iterator[Facts]:
         """Every agent as selectors see it."""

@@ -77,8 +77,8 @@ def nodes(fleet: Fleet) -> list[dict[str, Any]]:
             "agents": len(node.agents),
             "connected_agents": node.rollup.connected if node.rollup else None,
             "manifest": list(node.manifest) if node.manifest else None,
-            "policy_age_s": node.policy_age_s,
-            "rejected": node.rejected,
+            "policy_age_s": fleet.policy_age_s(node),
+            "rejected": node.refusals,
             "version": node.software_version,
         }
         for _, node in sorted(fleet.nodes.items())

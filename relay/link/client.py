@@ -79,6 +79,8 @@ class LinkClient:
         self._up_since: float | None = None
         """When Sync last came up; None while it is down."""
         self._last_heard: float = clock.monotonic()
+        self.refusal = ""
+        """Why the control plane takes no reports of this node; empty while it does, or cannot be heard."""
 
     # ---- for metrics and status
 
@@ -125,6 +127,8 @@ class LinkClient:
                 reason = "closed by the control plane"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                    self.refusal = error.details() or "refused"
             except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
                 reason = str(error) or "silent too long"
             except Exception as error:
@@ -197,6 +201,8 @@ class LinkClient:
                         continue  # a backlog goes at the speed of the acknowledgements, not once a second
                 await self._pause(acks)
             await acks
+        except asyncio.InvalidStateError:
+            await acks  # the stream ended under a write: here is why
         finally:
             acks.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, UpstreamError):
@@ -215,6 +221,7 @@ class LinkClient:
     async def _acks(self, call: Any) -> None:
         async for ack in call:
             self._metrics.link_messages["report_acked"] += 1
+            self.refusal = ""
             self._up.sender.acknowledged(ack)
             for uid in ack.released:
                 self._up.released(uid)

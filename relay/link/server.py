@@ -19,6 +19,7 @@ from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 _log = log.get("opamp-relay.link")
 FRESHNESS_S = 30.0
+_END_S = 5.0
 
 
 class ControlPlane(Protocol):
@@ -44,8 +45,12 @@ class ControlPlane(Protocol):
         """Store a report; return only when it is stored."""
         ...
 
-    async def node_reporting(self, node: link_pb2.NodeIdentity, up: bool) -> None:
-        """The node's Report stream came up or went down."""
+    async def node_reporting(self, node: link_pb2.NodeIdentity) -> None:
+        """The node's Report stream came up; may refuse it."""
+        ...
+
+    def node_gone(self, node: link_pb2.NodeIdentity) -> None:
+        """A Report stream that was not refused has ended."""
         ...
 
 
@@ -53,8 +58,16 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
     def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
         self._control_plane = control_plane
         self._clock = clock
+        self.running: set[asyncio.Task[Any]] = set()
+
+    def _count(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
 
     async def Sync(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.SyncResponse]:
+        self._count()
         first = await anext(aiter(requests), link_pb2.SyncRequest())
         if not first.hello.node.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with a region")
@@ -69,12 +82,13 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             while not reader.done():
                 wake.clear()
                 policy = await self._control_plane.policy(node.region)
-                for response in sender.next(policy):
-                    yield response
                 now = self._clock.monotonic()
                 if now - fresh_at >= FRESHNESS_S:
-                    fresh_at = now
                     sender.retry()
+                for response in sender.next(policy):
+                    yield response
+                if now - fresh_at >= FRESHNESS_S:
+                    fresh_at = now
                     yield link_pb2.SyncResponse(
                         freshness=link_pb2.Freshness(
                             version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
@@ -109,14 +123,16 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             wake.set()
 
     async def Report(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.ReportAck]:
+        self._count()
         first = await anext(aiter(requests), link_pb2.StatusReport())
         if not first.hello.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
         node = first.hello
         try:
-            await self._control_plane.node_reporting(node, True)
-        except Duplicate as error:
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+            await self._control_plane.node_reporting(node)
+        except RelayError as error:
+            taken = isinstance(error, Duplicate)
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS if taken else grpc.StatusCode.UNAVAILABLE, str(error))
         try:
             async for report in requests:
                 try:
@@ -125,7 +141,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
                     _log.error("report_not_stored", node=f"{node.region}/{node.name}", error=str(error))
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         finally:
-            await self._control_plane.node_reporting(node, False)
+            self._control_plane.node_gone(node)
 
 
 class LinkServer:
@@ -133,7 +149,8 @@ class LinkServer:
 
     def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
         self._server = grpc.aio.server(options=SERVER)
-        link_pb2_grpc.add_ControlPlaneServicer_to_server(_Servicer(control_plane, clock), self._server)
+        self._servicer = _Servicer(control_plane, clock)
+        link_pb2_grpc.add_ControlPlaneServicer_to_server(self._servicer, self._server)
         self._health = add_standard_services(self._server, "relay.v1.ControlPlane")
         self.port = 0
 
@@ -150,6 +167,8 @@ class LinkServer:
         await self._server.start()
 
     async def stop(self, grace_s: float = 0.5) -> None:
-        """Stop accepting and end the streams."""
+        """Stop accepting and end the streams; what they were writing is written or given up on return."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
+        if self._servicer.running:
+            await asyncio.wait(self._servicer.running, timeout=_END_S)

@@ -94,6 +94,7 @@ class Node:
             metrics=metrics,
             max_agents=limits.max_agents,
             max_agents_per_connection=limits.max_agents_per_connection,
+            max_elements=limits.max_message_elements,
             full_state_per_second=limits.full_state_per_second,
             retry_after_s=limits.retry_after,
             may_offer=self._may_offer,
@@ -250,6 +251,10 @@ class Node:
             degraded.append(f"store: {self.store.problem}")
         if self.policy.rejected:
             degraded.append(f"policy: {len(self.policy.rejected)} resources rejected")
+        if self.link.refusal:
+            degraded.append(f"link: reports are refused: {self.link.refusal}")
+        if not self._may_offer():
+            degraded.append("policy: older than max_staleness, nothing new is offered")
         if self._draining:
             reason = "draining"
         elif not self._listening:
@@ -263,7 +268,7 @@ class Node:
         status = {
             "region": self._settings.node.region,
             "node": self._settings.node.name,
-            "link": "up" if self.link.connected else "down",
+            "link": "refused" if self.link.refusal else "up" if self.link.connected else "down",
             "manifest": list(version) if version else None,
             "policy_age_s": None if age is None else round(age, 3),
             "agents": len(self.registry),

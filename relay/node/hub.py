@@ -33,6 +33,11 @@ _SLICE_S = 0.005
 _ASK_TICK_S = 0.05
 _OFFLINE_AFTER_S = 90.0
 """An HTTP agent counts as gone after three of its polls, and not before this."""
+_LOGGED_CHARS = 500
+"""Of what an agent says; the whole of it is in its record."""
+_SAY_AGAIN_S = 10.0
+_ALIVE_S = 60.0
+"""Two heartbeats: who was silent for longer has perhaps lost its connection without our knowing."""
 _IGNORED_UIDS = 2
 """How often a client may ignore that it was given another uid."""
 
@@ -70,6 +75,7 @@ class Hub:
         metrics: NodeMetrics,
         max_agents: int,
         max_agents_per_connection: int,
+        max_elements: int,
         full_state_per_second: float,
         retry_after_s: float,
         may_offer: Callable[[], bool],
@@ -80,6 +86,7 @@ class Hub:
         self._metrics = metrics
         self._max_agents = max_agents
         self._max_per_connection = max_agents_per_connection
+        self._max_elements = max_elements
         self._retry_after_s = retry_after_s
         self._may_offer = may_offer
         self._live: dict[bytes, Live] = {}
@@ -94,6 +101,7 @@ class Hub:
         self._tokens_at = clock.monotonic()
         self.last_change_s = 0.0
         """How long it took to offer the last policy change to everybody connected."""
+        self._say_duplicate_at = 0.0
         self._telling = log.enabled("info")
         self._tasks = Tasks()
         self._sweep: asyncio.Task[None] | None = None
@@ -116,7 +124,7 @@ class Hub:
             if reply is not None:
                 live.polled(before, now)
                 return reply
-        message = body.decode(content)
+        message = body.decode(content, self._max_elements)
         uid = message.instance_uid
         live = self._live.get(uid)
         if live is None or live.connection is not connection or self._is_another(live, message):
@@ -164,6 +172,9 @@ class Hub:
     def _attach(self, connection: Connection, message: pb.AgentToServer, other: Live | None) -> Live | bytes:
         """Begin a session; where the uid is another agent's, give the answer that says so."""
         uid = message.instance_uid
+        if other is not None and not message.HasField("agent_description") and self._is_alive(other, connection):
+            # It keeps its uid until the newcomer has said who it is.
+            return body.uid_field(uid) + (body.FULL_STATE if self._may_ask(self._clock.monotonic()) else b"")
         if other is not None:
             described = message.agent_description.SerializeToString() if message.HasField("agent_description") else b""
             if not identity.same_agent(other.session.record.agent_description, described):
@@ -187,6 +198,11 @@ class Hub:
         self._live[uid] = mine[uid] = live
         return live
 
+    def _is_alive(self, live: Live, than: Connection) -> bool:
+        """Whether an agent was heard lately on a connection of its own, another than this one."""
+        silent_s = self._clock.monotonic() - live.session.last_seen
+        return live.connection is not than and live.connection.writable and silent_s < _ALIVE_S
+
     def _refuse_uid(self, connection: Connection, uid: bytes) -> bytes:
         ignored = self._ignored.get(connection, 0) + 1
         self._metrics.bad_messages["duplicate_uid"] += 1
@@ -194,7 +210,10 @@ class Hub:
             self._ignored[connection] = ignored
             if ignored > _IGNORED_UIDS:
                 connection.close(CloseReason.DUPLICATE_UID)
-        _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=connection.remote)
+        now = self._clock.monotonic()
+        if now >= self._say_duplicate_at:
+            self._say_duplicate_at = now + _SAY_AGAIN_S
+            _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=connection.remote)
         return body.uid_field(uid) + body.identification_field(self._fresh_uid())
 
     def _replace(self, uid: bytes, other: Live) -> None:
@@ -268,7 +287,7 @@ class Hub:
                 _log.info("config_updated", duration_ms=round(took_s * 1000), **common)
         else:
             self._metrics.config_updates["failure"] += 1
-            _log.error("config_update_failed", error=status.error_message, **common)
+            _log.error("config_update_failed", error=status.error_message[:_LOGGED_CHARS], **common)
 
     # ---- lent to sessions
 

@@ -32,12 +32,16 @@ class PolicyHolder:
         self._changed = changed
         held: dict[str, bytes] = {}
         version: Version | None = None
-        for key, value in store.load(_BUCKET):
-            if key == _VERSION_KEY:
-                epoch, number = json.loads(value)
-                version = (epoch, number)
-            else:
-                held[key.decode()] = value
+        try:
+            for key, value in store.load(_BUCKET):
+                if key == _VERSION_KEY:
+                    epoch, number = json.loads(value)
+                    version = (int(epoch), int(number))
+                else:
+                    held[key.decode()] = value
+        except (ValueError, TypeError) as error:
+            _log.error("policy_unreadable", error=str(error), consequence="none is in force until the link brings it")
+            held, version = {}, None
         self.receiver = SyncReceiver(region, held, version)
         self.rejected: dict[str, link_pb2.Rejection] = {}
         """What of the manifest in force could not be used."""

@@ -45,6 +45,10 @@ class Registry:
         self._dirty: dict[bytes, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._held = False
+        self._body_of: dict[bytes, bytes] = {}
+        """instance_uid → digest of its effective config that is on disk."""
+        self._users: dict[bytes, int] = {}
+        """Digest → how many agents have it."""
         self.rollup = Rollup()
         self.shards = Shards()
         self._load()
@@ -53,11 +57,14 @@ class Registry:
         for key, value in self._store.load(BUCKET):
             try:
                 record = Record.from_stored(value)
+                if record.instance_uid != key:
+                    raise DecodeError("stored under another uid")
             except DecodeError:
                 _log.error("record_unreadable", instance_uid=key.hex())
                 self._store.put(BUCKET, key, None)
                 continue
             self._records[record.instance_uid] = record
+            self._use_body(record)
             self._account(record)
 
     def __len__(self) -> int:
@@ -78,6 +85,8 @@ class Registry:
 
     def rename(self, record: Record, uid: bytes) -> None:
         """The agent took a new instance_uid."""
+        if (body := self._body_of.pop(record.instance_uid, None)) is not None:
+            self._body_of[uid] = body
         self.remove(record.instance_uid)
         record.instance_uid = InstanceUid(uid)
         self._records[uid] = record
@@ -89,6 +98,7 @@ class Registry:
         if record is None:
             return
         self._dirty.pop(uid, None)
+        self._use_body(record, gone=True)
         self.rollup.forget(record)
         self.shards.replace(uid, record.digest, 0)
         record.digest = 0
@@ -142,8 +152,25 @@ class Registry:
         return state
 
     def keep_effective_config(self, record: Record, content: bytes) -> None:
-        """Put a body on disk under its digest. It is not held in memory."""
+        """Put a body on disk under its digest, and drop the one that nobody has any more. None is held in memory."""
+        self._use_body(record)
         self._store.put(EFFECTIVE_BUCKET, record.effective_config_digest, content)
+
+    def _use_body(self, record: Record, *, gone: bool = False) -> None:
+        now = b"" if gone else record.effective_config_digest
+        before = self._body_of.get(record.instance_uid, b"")
+        if before == now:
+            return
+        if now:
+            self._users[now] = self._users.get(now, 0) + 1
+            self._body_of[record.instance_uid] = now
+        else:
+            del self._body_of[record.instance_uid]
+        if before:
+            self._users[before] -= 1
+            if not self._users[before]:
+                del self._users[before]
+                self._store.put(EFFECTIVE_BUCKET, before, None)
 
     # ---- for the report upward
 

@@ -13,10 +13,13 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from relay.errors import Malformed, Outcome, RelayError, TooLarge
 from relay.ids import UID_BYTES
+from relay.opamp import shape
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 FALLBACK_UID = bytes.fromhex("00000000000070008000000000000000")
 """In answers over HTTP to messages without a valid uid: an empty one ends Node.js clients' processes."""
+
+MAX_ELEMENTS = 20_000
 
 FULL_STATE = b"\x30\x01"
 """flags = ReportFullState."""
@@ -29,12 +32,17 @@ _ERROR_TYPES = {
 """Outcome → ServerErrorResponse.type; all others are Unknown."""
 
 
-def decode(body: bytes) -> pb.AgentToServer:
+def decode(body: bytes, max_elements: int = MAX_ELEMENTS) -> pb.AgentToServer:
     """Parse an AgentToServer.
 
+    Args:
+        max_elements: fields at all depths that a large message may have; see `shape`.
+
     Raises:
+        TooLarge: it has more.
         Malformed: not protobuf of that shape, nested deeper than protobuf allows (100), or a uid that is not 16 bytes.
     """
+    shape.check(body, max_elements)
     try:
         message = pb.AgentToServer.FromString(body)
     except (DecodeError, RecursionError):

@@ -1,13 +1,12 @@
-"""The policy documents that people write (`apiVersion: opamp.io/v1`), checked whole, with every problem named."""
+"""The documents of configs that people write (`apiVersion: opamp.io/v1`): templates, assignments, region variables."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from relay.documents import Document, canonical_json
-from relay.errors import Problem
+from relay.documents import canonical_json
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -143,6 +142,15 @@ class TemplateRef(Model):
     version: Version
 
 
+class Approval(Model):
+    """What a change needs before it goes out. What is not said here is as the settings say."""
+
+    required: bool | None = None
+    needed: int | None = Field(default=None, ge=1, le=100)
+    four_eyes: bool | None = None
+    """Whoever made the change cannot approve it."""
+
+
 class AssignmentSpec(Model):
     """What an assignment says."""
 
@@ -150,8 +158,14 @@ class AssignmentSpec(Model):
     values: dict[str, Any] = Field(default_factory=dict)
     target_selector: Selector = Selector()
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
-    slot: str = Field(default="", max_length=255)
+    slot: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]{0,254})?$")
     """Key in the agent's config_map."""
+    strategy: Name | None = None
+    """The RolloutStrategy by which changes go out; None: at once."""
+    approval: Approval | None = None
+    """Overrides what the settings say of approvals."""
+    observe_only: bool = False
+    """Offer nothing; show which agents run something else."""
 
 
 class ConfigAssignment(Model):
@@ -188,44 +202,3 @@ class RegionVariables(Model):
     def key(self) -> str:
         """What it is stored under."""
         return self.metadata.name
-
-
-AnyDocument = ConfigTemplate | ConfigAssignment | RegionVariables
-KINDS: dict[str, type[AnyDocument]] = {
-    "ConfigTemplate": ConfigTemplate,
-    "ConfigAssignment": ConfigAssignment,
-    "RegionVariables": RegionVariables,
-}
-
-
-def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
-    """Check one document by itself: its shape, its types, and for a template also its placeholders.
-
-    Returns:
-        The document and no problems, or None and all that is wrong with it.
-    """
-    value = document.value
-    if not isinstance(value, dict):
-        return None, [document.problem("", "not a mapping")]
-    kind = value.get("kind")
-    if kind is None:
-        return None, [document.problem("", "kind is missing")]
-    model = KINDS.get(kind) if isinstance(kind, str) else None
-    if model is None:
-        return None, [document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}")]
-    try:
-        return model.model_validate(value), []
-    except ValidationError as error:
-        return None, [_problem(document, item) for item in error.errors(include_url=False)]
-
-
-def _problem(document: Document, item: Any) -> Problem:
-    path = ".".join(str(part) for part in item["loc"] if part not in ("str", "int", "float", "bool"))
-    reason = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        reason = "unknown key"
-    elif item["type"] == "missing":
-        reason = "is missing"
-    elif item["type"] == "string_pattern_mismatch":
-        reason = f"{item['input']!r} is not a valid name here (letters, digits, . _ -)"
-    return document.problem(path, reason)

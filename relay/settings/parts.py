@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from relay.documents import parse_duration
 
@@ -106,6 +106,8 @@ class Limits(Part):
 
     max_message_bytes: Size = 64 << 20
     """One message, also after decompression (the protocol's recommendation)."""
+    max_message_elements: int = Field(default=20_000, ge=100)
+    """Fields of one large message at all depths: an empty one takes two bytes on the wire and a hundred in memory."""
     assembly_budget_bytes: Size = 512 << 20
     """Unfinished messages of all connections together; past it the newest is refused."""
     max_header_bytes: Size = 16 << 10
@@ -191,9 +193,17 @@ class ControlPlaneAddress(Part):
 
     endpoint: Endpoint = "127.0.0.1:4330"
     max_staleness: Duration = 0.0
-    """Age of the policy past which `on_stale` applies; 0 means never."""
+    """Age of the policy past which `on_stale` applies; 0 means never. A node that starts without its control plane has a
+    policy of unknown age: too old."""
     on_stale: Literal["serve", "hold"] = "serve"
     """`hold`: answer agents, offer nothing new."""
+
+    @field_validator("max_staleness")
+    @classmethod
+    def _longer_than_silence(cls, value: float) -> float:
+        if 0 < value < 60:
+            raise ValueError("0 or at least 60s: the control plane says every 30 s that nothing has changed")
+        return value
 
 
 class NodeIdentity(Part):

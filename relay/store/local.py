@@ -44,7 +44,7 @@ class LocalStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open(path)
         except (OSError, sqlite3.Error) as error:
-            hint = " (another process has it)" if "locked" in str(error) else ""
+            hint = " (another process has it: each needs a data folder of its own)" if "locked" in str(error) else ""
             raise StoreError(f"{path}: {error}{hint}") from error
         self._guard = threading.Lock()
         self._reading = threading.Lock()
@@ -62,7 +62,7 @@ class LocalStore:
         try:
             return _connect(path)
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such column"):
                 raise  # locked, unreadable: not the file's content
         # Keep the evidence under another name and start empty: the control plane and the agents know it all again.
         self.set_aside = path.with_name(f"{path.name}.corrupt-{time.time_ns() // 1_000_000}")
@@ -164,10 +164,13 @@ class LocalStore:
                 self._in_flight = pending
                 commits, self._commits = self._commits, []
                 flushes, self._flushes = self._flushes, []
+            failed = None
             for writes, loop, done in commits:
-                _resolve(loop, done, self._transaction(writes))
+                failed = self._transaction(writes)
+                _resolve(loop, done, failed)
             error = self._transaction(pending) if pending else None
-            self.problem = str(error) if error else None
+            if commits or pending:
+                self.problem = str(error or failed) if error or failed else None
             with self._guard:
                 self._in_flight = {}
                 if error:
@@ -209,6 +212,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             "CREATE TABLE IF NOT EXISTS entries"
             " (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID"
         )
+        database.execute("SELECT bucket, key, value FROM entries LIMIT 0")
         database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     except BaseException:
         database.close()

@@ -89,7 +89,7 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
             10.0,
             10.0,
             WSAutoPingStrategy.PING_WHEN_IDLE,
-            True,  # answer pings
+            False,  # answer pings: the listener does, and not for a peer that does not read
             max_frame_bytes,
             None,
             _INITIAL_BYTES,

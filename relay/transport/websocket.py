@@ -35,6 +35,11 @@ _REASON_OF_CODE = {
 }
 
 
+def _may_be_sent(code: int) -> bool:
+    """Whether a close frame may carry this code (RFC 6455, 7.4)."""
+    return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
+
+
 class AgentSocket(WSListener):
     """One WebSocket connection. Implements `ports.Connection`."""
 
@@ -149,10 +154,14 @@ class AgentSocket(WSListener):
     def _other_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
         kind = frame_.msg_type
         if kind is WSMsgType.CLOSE:
-            transport.send_close(frame_.get_close_code() if frame_.payload_size else WSCloseCode.OK)
+            code = frame_.get_close_code() if frame_.payload_size else WSCloseCode.OK
+            transport.send_close(code if _may_be_sent(code.value) else WSCloseCode.PROTOCOL_ERROR)
             transport.disconnect()
         elif kind is WSMsgType.TEXT:
             self.close(CloseReason.TEXT_FRAME)
+        elif kind is WSMsgType.PING:
+            if self.writable:
+                transport.send_pong(frame_.get_payload_as_bytes())
         elif kind is WSMsgType.PONG:
             self._pinged = False
         elif frame_.rsv1 or frame_.rsv2 or frame_.rsv3:

@@ -75,6 +75,7 @@ async def test_refusals_say_file_line_and_path(desk: Desk) -> None:
         ("delete",),
         ("describe", "node", "x"),
         ("delete", "node", "x"),
+        ("delete", "agent", "x"),
     ],
 )
 async def test_wrong_usage_is_2(desk: Desk, args: tuple[str, ...]) -> None:

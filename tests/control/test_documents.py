@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import sqlalchemy as sa
 
 from relay.control.app import ControlPlane
-from relay.errors import NotFound, Refused
+from relay.control.storage import schema
+from relay.errors import NotFound, Refused, StoreError
+from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, Programs, assignment
 
 TYPED = """
@@ -162,6 +165,39 @@ async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
             await plane.documents.delete(kind, "basic@v1")
         with pytest.raises(NotFound):
             plane.documents.get(kind, "basic@v1")
+
+
+async def test_variables_that_a_region_with_nodes_needs_stay(plane: ControlPlane) -> None:
+    texts = [TYPED, variables("eu", "{where: here}"), variables("us", "{where: there}"), typed("a")]
+    await actions(plane, *texts)
+    await plane.fleet.node_reporting(link_pb2.NodeIdentity(region="eu", name="one"))
+    with pytest.raises(Refused, match="requires a value for where in region eu"):
+        await plane.documents.delete("RegionVariables", "eu")
+    await plane.documents.delete("RegionVariables", "us")
+
+
+async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await actions(plane, TEMPLATE)
+    async with plane.documents._database.write() as connection:
+        await connection.execute(sa.update(schema.documents).values(body="{"))
+    await programs.stop(plane)
+    with pytest.raises(StoreError, match="ConfigTemplate basic@v1 in the database cannot be read"):
+        await programs.control_plane()
+
+
+async def test_strategies_are_known_and_stay_while_in_use(plane: ControlPlane) -> None:
+    strategy = (
+        "---\napiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {name: canary}\n"
+        "spec: {stages: [{name: a, percentage: 5}], windows: [{time_zone: Europe/Berlin}]}\n"
+    )
+    named = assignment("a") + "  strategy: canary\n"
+    assert await refused(plane, TEMPLATE, named) == ["f.yaml:22: spec.strategy: there is no RolloutStrategy canary"]
+    wrong = strategy.replace("Europe/Berlin", "Europe/Nowhere")
+    assert any("'Europe/Nowhere' is not a time zone" in p for p in await refused(plane, wrong))
+    await actions(plane, TEMPLATE, strategy, named)
+    with pytest.raises(Refused, match="in use by ConfigAssignment a"):
+        await plane.documents.delete("RolloutStrategy", "canary")
 
 
 async def test_documents_survive_a_restart(programs: Programs, plane: ControlPlane) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from relay.control import views
 from relay.control.fleet import Fleet
-from relay.errors import Duplicate, NotFound
+from relay.control.storage import schema
+from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.shards import Shards, state_digest
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -34,7 +36,7 @@ async def fleet(programs: Programs) -> Fleet:
 
 async def up(fleet: Fleet, *nodes: link_pb2.NodeIdentity) -> None:
     for node in nodes:
-        await fleet.node_reporting(node, True)
+        await fleet.node_reporting(node)
 
 
 async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> None:
@@ -98,10 +100,59 @@ async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
     await up(fleet, first)
     await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Duplicate):
-        await fleet.node_reporting(second, True)
+        await fleet.node_reporting(second)
     assert views.of(fleet, views.find(fleet, "a"))["connected"] is True
-    await fleet.node_reporting(first, False)
-    await fleet.node_reporting(second, True)
+    fleet.node_gone(first)
+    await fleet.node_reporting(second)
+
+
+async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (link_pb2.NodeIdentity(region="eu", name="one", incarnation=i) for i in ("1", "2"))
+
+    async def full(nodes: object) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet, "_store_nodes", full)
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await fleet.node_reporting(first)
+    assert not fleet.nodes["eu/one"].connected
+    await fleet.node_reporting(second)
+    fleet.node_gone(second)
+    assert not fleet.nodes["eu/one"].connected
+
+
+async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE, TWO)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    with pytest.raises(Conflict, match="is connected"):
+        await plane.fleet.forget_node("eu", "one")
+    with pytest.raises(NotFound):
+        await plane.fleet.forget_node("eu", "three")
+    plane.fleet.node_gone(ONE)
+    await plane.fleet.forget_node("eu", "one")
+    assert set(plane.fleet.nodes) == {"eu/two"}
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert set(again.fleet.nodes) == {"eu/two"}
+    assert not again.fleet.agents
+
+
+async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
+    async with plane.fleet._database.write() as connection:
+        await connection.execute(
+            sa.update(schema.agents).where(schema.agents.c.agent_id == "a").values(state=b"\xff\xff")
+        )
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert [a.agent_id for a in again.fleet.agents.values()] == ["b"]
 
 
 async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
@@ -130,7 +181,7 @@ async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> Non
     await up(fleet, ONE, TWO)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("b")]))
-    await fleet.node_reporting(ONE, False)
+    fleet.node_gone(ONE)
     await fleet.expire()
     assert len(fleet.agents) == 2
     fleet.nodes["eu/one"].last_seen_ms -= 31 * 86400 * 1000

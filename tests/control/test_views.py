@@ -27,12 +27,13 @@ async def test_nodes_and_regions(fleet: Fleet) -> None:
     report.status.rejected.add(name="ConfigAssignment/x", digest=b"\x01", reason="bad")
     await fleet.report(ONE, report)
     (node,) = views.nodes(fleet)
-    assert (node["manifest"], node["policy_age_s"], node["agents"]) == ([1, 7], 0.5, 2)
+    assert (node["manifest"], node["agents"]) == ([1, 7], 2)
+    assert 0.5 <= node["policy_age_s"] < 10
     assert node["rejected"] == [{"name": "ConfigAssignment/x", "digest": "01", "reason": "bad"}]
     (region,) = views.regions(fleet)
     assert (region["connected"], region["unhealthy"], dict(region["config_status"])) == (2, 1, {"APPLIED": 2})
     assert views.connected_by_region(fleet) == {"eu": 2}
-    await fleet.node_reporting(ONE, False)
+    fleet.node_gone(ONE)
     (region,) = views.regions(fleet)
     assert (region["connected"], region["unknown"]) == (0, 2)
     assert views.of(fleet, views.find(fleet, "a"))["connected"] is None

@@ -181,13 +181,15 @@ async def test_tls_for_all_three_transports(programs: Programs, tmp_path: Path) 
 async def test_hold_stops_offers_once_the_policy_is_too_old(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all"))
-    upstream = {"endpoint": f"127.0.0.1:{control_plane.ports['link']}", "max_staleness": 0.3, "on_stale": "hold"}
+    upstream = {"endpoint": f"127.0.0.1:{control_plane.ports['link']}", "max_staleness": 60, "on_stale": "hold"}
     node = await programs.node(control_plane=upstream)
     await eventually(lambda: node.policy.accepted)
     fresh = await TestAgent.over("websocket", node.ports)
     assert (await fresh.hello()).HasField("remote_config")
     await programs.stop(control_plane)
-    await asyncio.sleep(0.4)
+    assert node.link._fresh_at is not None
+    node.link._fresh_at -= 61
+    assert any("max_staleness" in reason for reason in node.condition().status["degraded"])
     late = await TestAgent.over("websocket", node.ports)
     assert not (await late.hello()).HasField("remote_config")
     await programs.control_plane(link=control_plane.ports["link"])

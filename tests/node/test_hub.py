@@ -119,6 +119,9 @@ async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(progr
     await old.applied(answer.remote_config.config_hash)
     new = await TestAgent.over("websocket", node.ports, "a", uid=old.uid)
     new.sequence = old.sequence
+    record = node.registry.get(new.uid)
+    assert record is not None
+    node.hub._live[new.uid].session.last_seen -= 61
     assert await new.heartbeat() == pb.ServerToAgent(instance_uid=new.uid, capabilities=7)
     assert isinstance(old.pipe, WebSocketPipe)
     assert await old.pipe.socket.close_code() == 1000
@@ -129,6 +132,23 @@ async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(progr
     assert record.connected, "the end of the old connection does not make the agent disconnected"
     await new.heartbeat()
     await new.close()
+
+
+async def test_a_uid_is_not_taken_over_by_who_does_not_say_who_it_is(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over("websocket", node.ports)
+    await agent.hello()
+    other = await TestAgent.over("websocket", node.ports)
+    answer = await other.pipe.exchange(pb.AgentToServer(instance_uid=agent.uid, sequence_num=7, capabilities=0x3807))
+    assert answer == pb.ServerToAgent(instance_uid=agent.uid, flags=pb.ServerToAgentFlags_ReportFullState)
+    assert (await agent.heartbeat()) == pb.ServerToAgent(instance_uid=agent.uid), "it was not moved"
+    await agent.close()
+    record = node.registry.get(agent.uid)
+    assert record is not None
+    await eventually(lambda: not record.connected)
+    await other.pipe.exchange(pb.AgentToServer(instance_uid=agent.uid, sequence_num=8, capabilities=0x3807))
+    assert record.connected
+    await other.close()
 
 
 async def test_many_agents_share_one_connection(programs: Programs) -> None:

@@ -107,3 +107,19 @@ async def test_a_policy_that_cannot_be_stored_is_not_put_in_force(
     assert not (await upstream.acks.get()).refused
     await eventually(lambda: node.policy.receiver.version == (1, 3))
     assert await rate(programs, node) == b"rate: 2"
+
+
+@pytest.mark.parametrize(("key", "value"), [(b"\0manifest", b"{"), (b"\0manifest", b"[1]"), (b"\xff", b"x")])
+async def test_a_stored_policy_that_cannot_be_read_is_fetched_anew(
+    programs: Programs, upstream: ScriptedControlPlane, key: bytes, value: bytes
+) -> None:
+    node = await programs.node(upstream.port)
+    upstream.send(resources(published(stable=revision(4))), (1, 1))
+    await upstream.acks.get()
+    await node.store.commit("policy", {key: value})
+    await programs.stop(node)
+    again = await programs.node(upstream.port)
+    assert not again.policy.accepted
+    upstream.send(resources(published(stable=revision(5))), (1, 2))
+    await upstream.acks.get()
+    assert await rate(programs, again) == b"rate: 5"

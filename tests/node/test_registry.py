@@ -125,3 +125,44 @@ async def test_a_new_uid_moves_the_record(tmp_path: Path) -> None:
     await eventually(lambda: b"n" * 16 in desk.sender.changed)
     assert old in desk.sender.removed
     desk.store.close()
+
+
+async def test_an_effective_config_goes_when_nobody_has_it_any_more(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    one, two = desk.add("a"), desk.add("b")
+
+    def runs(who: Record, digest: bytes) -> None:
+        who.effective_config_digest = digest
+        desk.registry.keep_effective_config(who, b"body of " + digest)
+
+    def kept() -> set[bytes]:
+        return {d for d in (b"1", b"2", b"3") if desk.registry.effective_config(d) is not None}
+
+    runs(one, b"1")
+    runs(two, b"1")
+    runs(one, b"2")
+    assert kept() == {b"1", b"2"}
+    runs(two, b"2")
+    assert kept() == {b"2"}
+    desk.registry.remove(two.instance_uid)
+    assert kept() == {b"2"}
+    desk.registry.rename(one, b"new" + bytes(13))
+    assert kept() == {b"2"}
+    runs(one, b"3")
+    assert kept() == {b"3"}
+    desk.registry.remove(one.instance_uid)
+    assert kept() == set()
+    desk.store.close()
+
+
+async def test_records_that_cannot_be_read_are_dropped(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = desk.add("a")
+    await eventually(lambda: desk.woken)
+    for key, value in ((b"?" * 16, b""), (b"!" * 16, b"\xff\xff")):
+        desk.store.put(BUCKET, key, value)
+    await desk.store.flush()
+    desk.store.close()
+    again = Desk(tmp_path)
+    assert [r.instance_uid for r in again.registry] == [made.instance_uid]
+    again.store.close()

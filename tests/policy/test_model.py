@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from relay.documents import parse
-from relay.policy import model
+from relay.policy import kinds, model
 
 TEMPLATE = """
 apiVersion: opamp.io/v1
@@ -17,7 +17,7 @@ spec:
 
 
 def problems(text: str) -> list[str]:
-    _, found = model.read(parse(text, "f.yaml")[0])
+    _, found = kinds.read(parse(text, "f.yaml")[0])
     return [str(p) for p in found]
 
 
@@ -79,7 +79,7 @@ def test_enums_and_bounds() -> None:
 
 def test_the_guide_s_template_is_taken_verbatim() -> None:
     text = (Path(__file__).parent / "guide_template.yaml").read_text()
-    document, found = model.read(parse(text, "guide")[0])
+    document, found = kinds.read(parse(text, "guide")[0])
     assert found == []
     assert isinstance(document, model.ConfigTemplate)
     assert document.key == "standard-collector@v1.0.0"
@@ -88,6 +88,6 @@ def test_the_guide_s_template_is_taken_verbatim() -> None:
 def test_keys_of_documents() -> None:
     text = "apiVersion: opamp.io/v1\nkind: %s\nmetadata: {name: n}\nspec: %s"
     for kind, spec in (("RegionVariables", "{values: {}}"), ("ConfigAssignment", "{template: {name: t, version: v1}}")):
-        document, _ = model.read(parse(text % (kind, spec), "f")[0])
+        document, _ = kinds.read(parse(text % (kind, spec), "f")[0])
         assert document is not None
         assert document.key == "n"

@@ -2,6 +2,7 @@ import asyncio
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,7 @@ async def test_a_full_disk_is_survived_and_nothing_is_lost(tmp_path: Path) -> No
         assert store.failures
         with pytest.raises(StoreError):
             await store.commit("p", {b"k": bytes(200_000)})
+        assert store.problem
         assert store.get("a", b"big") == bytes(200_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -104,6 +106,20 @@ async def test_a_full_disk_is_survived_and_nothing_is_lost(tmp_path: Path) -> No
     assert not getattr(store, "problem")  # noqa: B009
     assert {key for key, _ in store.load("a")} == {b"before", b"big", b"after"}
     assert store.load("p") == []
+    store.close()
+
+
+async def test_a_file_of_other_tables_is_set_aside(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "s")
+    database.execute("CREATE TABLE entries (other TEXT)")
+    database.commit()
+    database.close()
+    store = LocalStore(tmp_path / "s")
+    assert store.set_aside is not None
+    assert store.load("a") == []
+    store.put("a", b"k", b"v")
+    await store.flush()
+    assert store.get("a", b"k") == b"v"
     store.close()
 
 

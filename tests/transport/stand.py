@@ -49,6 +49,7 @@ class Echo:
 
 class Stand:
     def __init__(self, agents: Echo, door: Door, port: int, metrics: NodeMetrics, budget: AssemblyBudget) -> None:
+        self.websockets = door.websockets
         self.agents = agents
         self.door = door
         self.port = port

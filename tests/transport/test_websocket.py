@@ -55,6 +55,7 @@ async def test_a_fragmented_message_is_put_together() -> None:
     ("data", "code", "reason"),
     [
         (frame(b"text", TEXT), 1003, "text_frame"),
+        (frame(b"\0\0", 0x8), 1002, "bad_frame"),
         (frame(b"\x01data"), 1002, "bad_frame"),
         (frame(b""), 1002, "bad_frame"),
         (frame(b"\x80\x80"), 1002, "bad_frame"),
@@ -218,4 +219,22 @@ async def test_closing_is_said_once_and_enforced() -> None:
         socket.write(frame(MESSAGE))
         await eventually(lambda: it.metrics.closed["draining"] == 1)
         assert len(it.agents.received) == 1
+        await socket.close()
+
+
+async def test_pings_of_a_peer_that_does_not_read_are_not_kept() -> None:
+    async with stand(send_stall_s=0.5) as it:
+        socket = await RawSocket.open(it.port)
+        (ours,) = it.websockets.open
+        assert ours._transport is not None
+        underlying = ours._transport.underlying_transport
+        most = 0
+        for _ in range(200):
+            socket.write(frame(b"p" * 125, PING) * 2000)
+            await asyncio.sleep(0.005)
+            most = max(most, underlying.get_write_buffer_size())
+            if it.metrics.closed["slow_agent"]:
+                break
+        await eventually(lambda: it.metrics.closed["slow_agent"] == 1)
+        assert most < 1 << 20
         await socket.close()

@@ -23,7 +23,7 @@ from relay.control.documents import Applied, Documents
 from relay.control.fleet import Agent, Fleet
 from relay.errors import NotFound, Outcome, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
-from relay.policy import model
+from relay.policy import kinds
 
 STATUS = {
     Outcome.BAD_REQUEST: 422,
@@ -36,7 +36,7 @@ STATUS = {
     Outcome.INTERNAL: 500,
 }
 """The admin API's table."""
-_PLURALS = {kind.plural: name for name, kind in model.KINDS.items()}
+_PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
 _SLICE = 500
 Published = Callable[[], Awaitable[None]]
 
@@ -146,6 +146,12 @@ def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
         """All nodes."""
         return views.nodes(fleet)
 
+    @api.delete("/api/v1/nodes/{region}/{name}")
+    async def forget_node(region: str, name: str) -> dict[str, str]:
+        """Forget a node that is away, and its agents."""
+        await fleet.forget_node(region, name)
+        return {"kind": "Node", "name": f"{region}/{name}", "action": "deleted"}
+
     @api.get("/api/v1/agents")
     async def agents(
         label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
@@ -159,7 +165,7 @@ def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
             if not equals:
                 raise HTTPException(422, f"label {item!r} is not k=v")
             wanted[key] = value
-        rows = [a for a in views.rows(fleet) if a.connected or not connected]
+        rows = [a for a in views.rows(fleet) if not connected or (a.connected and fleet.nodes[a.node].connected)]
         keep = frozenset(f for f in fields.split(",") if f)
         return StreamingResponse(_agents(fleet, rows, wanted, keep), media_type="application/json")
 
@@ -217,6 +223,8 @@ def _add_guards(api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset
         if request.method in ("POST", "PUT", "PATCH"):
             if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 return problem(415, "Content-Type must be application/json")
+            if "transfer-encoding" in request.headers:
+                return problem(411, "Content-Length is needed, and no Transfer-Encoding")
             length = request.headers.get("content-length", "")
             if not length.isdigit():
                 return problem(411, "Content-Length is needed")

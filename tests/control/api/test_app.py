@@ -1,3 +1,4 @@
+import asyncio
 import io
 
 import aiohttp
@@ -68,6 +69,18 @@ async def test_a_browser_s_page_of_another_site_cannot_write(programs: Programs)
             "POST", "/api/v1/apply", data=io.BytesIO(b"x" * (17 << 20)), headers={"Content-Type": "application/json"}
         )
     )[0] == 413
+
+
+async def test_a_body_without_a_length_is_refused(programs: Programs) -> None:
+    _, client = await started(programs)
+    port = int(client.url.rpartition(":")[2])
+    for extra in ("Transfer-Encoding: chunked\r\n", "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST /api/v1/apply HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n{extra}\r\n"
+        writer.write(head.encode())
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 411")
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_the_fleet(programs: Programs) -> None:
