@@ -103,9 +103,11 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         view: memoryview = _get_buffer(self, size_hint)
         if len(view) > self._size:
             self._count_growth(len(view))
-        return view[:-1]  # never quite full: what is free after it doubled is always more than all there was
+        return view
 
     def _count_growth(self, free: int) -> None:
+        # It doubles when nine tenths are full, so that what is free then is more than all there was. Only where a read
+        # filled it to the last byte it is as much, and is found at the next doubling: counted as half until then.
         size = self._size
         while size < free:
             size *= 2
@@ -124,11 +126,6 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         """Whether the buffer is much larger than most messages are."""
         return self._size > _WORTH_RENEWING_BYTES
 
-    @property
-    def between_messages(self) -> bool:
-        """Whether all that was read has been delivered."""
-        return len(_get_buffer(self, -1)) == self._size
-
     def release(self) -> None:
         """This reader is done with."""
         self._budget.give_back(self._size - self._initial)
@@ -145,7 +142,7 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
             self.buffer_updated(size)
 
     def take_over(self, transport: asyncio.Transport) -> WSTransport:
-        """Continue a WebSocket connection whose reader was between messages, with a buffer of the first size."""
+        """Continue a WebSocket connection, all of which its reader has delivered, with a buffer of the first size."""
         self.connection_made(_Silent(transport))
         self.feed(_REQUEST)
         self.connection_made(transport)

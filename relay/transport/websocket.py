@@ -111,7 +111,7 @@ class AgentSocket(WSListener):
             self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
         else:
             self._message(message)
-            self._give_back_buffer()
+            self._give_back_buffer(frame_)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""
@@ -193,7 +193,7 @@ class AgentSocket(WSListener):
             message = b"".join(self._parts)
             self._drop_parts()
             self._message(message)
-            self._give_back_buffer()
+            self._give_back_buffer(frame_)
 
     def _drop_parts(self) -> None:
         self._shared.budget.give_back(self._parts_bytes)
@@ -244,18 +244,22 @@ class AgentSocket(WSListener):
         if self._transport is not None and not self._transport.underlying_transport.is_closing():
             self._transport.underlying_transport.pause_reading()
 
-    def _give_back_buffer(self) -> None:
-        if self._reader is not None and self._reader.worth_renewing:
-            # Not now: we are called by the reader.
-            asyncio.get_running_loop().call_soon(self._renew_reader)
+    def _give_back_buffer(self, frame_: WSFrame) -> None:
+        if self._reader is None or not self._reader.worth_renewing or frame_.tail_size or self._reason is not None:
+            return
+        # Nothing follows this frame, and nothing more is read until the reader, which is calling us, is another.
+        assert self._transport is not None
+        self._transport.underlying_transport.pause_reading()
+        asyncio.get_running_loop().call_soon(self._renew_reader)
 
     def _renew_reader(self) -> None:
-        old = self._reader
-        if old is None or self._transport is None or self._reason is not None or not old.between_messages:
+        old, transport = self._reader, self._transport
+        if old is None or transport is None or transport.underlying_transport.is_closing():
             return
         old.release()
         self._reader = self._new_reader()
-        self._transport = self._reader.take_over(self._transport.underlying_transport)
+        self._transport = self._reader.take_over(transport.underlying_transport)
+        self._transport.underlying_transport.resume_reading()
 
     # ---- ports.Connection
 
@@ -284,7 +288,6 @@ class AgentSocket(WSListener):
     def probe(self, now: float, idle_s: float) -> None:
         """See `ports.Connection`."""
         silent = now - self._last_data
-        self._give_back_buffer()
         if self._transport is None or silent < idle_s:
             return
         if self._pinged and silent >= 2 * idle_s:

@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 NODE_CORE, LOAD_CORE = "0", "1"
 AWAY_S = 60
+PROBE_S = 2.0
 
 
 class Row:
@@ -48,6 +49,12 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
+def probe(seconds: float) -> subprocess.Popen[str]:
+    first = ["chrt", "-f", "10"] if os.geteuid() == 0 and shutil.which("chrt") else []
+    command = [*first, sys.executable, str(HERE / "probe.py"), "127.0.0.1:4320", str(seconds)]
+    return pinned(LOAD_CORE, *command, stdout=subprocess.PIPE)
+
+
 def control_plane(folder: Path) -> subprocess.Popen[str]:
     args = ["control-plane", "--data", str(folder / "plane"), "--log-level", "error"]
     process = pinned(LOAD_CORE, str(BIN / "opamp-relay"), *args)
@@ -57,7 +64,8 @@ def control_plane(folder: Path) -> subprocess.Popen[str]:
 
 def node(folder: Path, *more: str) -> subprocess.Popen[str]:
     args = ["node", "--data", str(folder / "node"), "--log-level", "error", *more]
-    process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args)
+    room_for_the_probe = os.environ | {"OPAMP_RELAY_SERVER__WEBSOCKET__MAX_CONNECTIONS": "20000"}
+    process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args, env=room_for_the_probe)
     wait_for("http://127.0.0.1:4321/health")
     return process
 
@@ -222,18 +230,23 @@ def _change_rows(load: Load, agents: int) -> list[Row]:
     rows = [Row(f"{agents:,} agents connect at once, each sent 20 KB", f"{said['per_second']:,.0f}/s", "")]
     time.sleep(8)
     idle = load.ask("idle")["heartbeats"]
-    took, sweeps, p99 = [], [], []
+    took, sweeps, p99, worst = [], [], [], []
     for rate in range(2, 5):
-        began = apply(rate)
-        config = load.line("config")
-        took.append(config["last"] - began)
-        sweeps.append(metric("opamp_relay_policy_change_seconds"))
-        p99.append(config["heartbeats"]["p99_ms"])
+        with running(probe(PROBE_S)) as watching:
+            time.sleep(0.5)
+            began = apply(rate)
+            config = load.line("config")
+            took.append(config["last"] - began)
+            sweeps.append(metric("opamp_relay_policy_change_seconds"))
+            assert watching.stdout is not None
+            seen = json.loads(watching.stdout.readline())
+        p99.append(seen["p99_ms"])
+        worst.append(seen["max_ms"])
         time.sleep(6)
     middle = 1
     rows.append(Row(f"policy change, 20 KB, to the last of {agents:,}", f"{sorted(took)[middle]:.2f} s", "<= 1.0 s"))
     rows.append(Row("  of which the node", f"{sorted(sweeps)[middle]:.2f} s", "<= 0.35 s"))
-    during = f"{sorted(p99)[middle]:.0f} ms; idle {idle['p99_ms']:.1f} ms"
+    during = f"{sorted(p99)[middle]:.0f} ms, longest {max(worst):.0f} ms; idle {idle['p99_ms']:.1f} ms"
     rows.append(Row("  heartbeats' p99 during it", during, "<= 100 ms"))
     return rows
 
@@ -254,7 +267,7 @@ def _back_rows(agents: int) -> list[Row]:
         if up is None and nodes and nodes[0]["connected"]:
             up = time.monotonic()
         if up is not None:
-            listed = get("/api/v1/agents?fields=healthy,connected")
+            listed = get("/api/v1/agents?connected=true&fields=healthy")
             if len(listed) == agents and sum(a["healthy"] is False for a in listed) == 1000:
                 exact = time.monotonic() - up
                 return [Row(f"control plane back after {AWAY_S} s, 1,000 changed: exact", f"{exact:.2f} s", "<= 2 s")]
