@@ -62,7 +62,7 @@ class Programs:
         self.folder = folder
         self._running: list[ControlPlane | Node] = []
 
-    async def control_plane(self, *, link: int = 0, api: int = 0) -> ControlPlane:
+    async def control_plane(self, *, link: int = 0, api: int = 0, **more: Any) -> ControlPlane:
         settings = ControlPlaneSettings.model_validate(
             {
                 "data_dir": str(self.folder / "control-plane"),
@@ -71,6 +71,7 @@ class Programs:
                     "api": {"endpoint": f"127.0.0.1:{api}"},
                 },
                 "telemetry": {"metrics": {"endpoint": "127.0.0.1:0"}},
+                **more,
             }
         )
         program = ControlPlane(settings)

@@ -236,9 +236,10 @@ class TestAgent:
     async def report(self, **parts: Any) -> pb.ServerToAgent:
         return await self.pipe.exchange(self.message(**parts))
 
-    async def applied(self, config_hash: bytes) -> pb.ServerToAgent:
+    async def applied(self, config_hash: bytes, *, healthy: bool | None = None) -> pb.ServerToAgent:
         status = pb.RemoteConfigStatus(last_remote_config_hash=config_hash, status=pb.RemoteConfigStatuses_APPLIED)
-        return await self.report(remote_config_status=status)
+        health = {} if healthy is None else {"health": pb.ComponentHealth(healthy=healthy)}
+        return await self.report(remote_config_status=status, **health)
 
     async def failed(self, config_hash: bytes, reason: str) -> pb.ServerToAgent:
         status = pb.RemoteConfigStatus(

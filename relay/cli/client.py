@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import http.client
 import json
 from typing import Any
@@ -23,10 +24,20 @@ class RefusedByServer(Exception):
         self.lines = lines
 
 
-class Api:
-    """One server."""
+def api_of(server: str, actor: str) -> Api:
+    """The server, as somebody: who they say, else the user of this machine."""
+    return Api(server, actor or getpass.getuser())
 
-    def __init__(self, server: str) -> None:
+
+class Api:
+    """One server.
+
+    Args:
+        actor: who asks; empty to say nothing.
+    """
+
+    def __init__(self, server: str, actor: str = "") -> None:
+        self._actor = {"X-OpAMP-Actor": actor} if actor else {}
         parts = urlsplit(server if "://" in server else f"http://{server}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unreachable(f"{server} is not an http URL")
@@ -57,6 +68,7 @@ class Api:
             target += "?" + urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
         content = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if content is not None else {}
+        headers |= self._actor
         try:
             self._connection.request(method, target, content, headers)
             answer = self._connection.getresponse()

@@ -14,15 +14,21 @@ from typing import Annotated, Any
 
 import typer
 
-from relay.cli.client import Api, RefusedByServer, Unreachable
-from relay.cli.output import as_yaml, show, table
+from relay.cli import rollout
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
+from relay.cli.output import EXIT_USAGE, as_yaml, form_of, show, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+audit_app = typer.Typer(help="Who did what.")
+history_app = typer.Typer(no_args_is_help=True, help="What was in force before.")
 agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
 app.add_typer(agent_app, name="agent")
+app.add_typer(rollout.app, name="rollout")
+app.add_typer(audit_app, name="audit")
+app.add_typer(history_app, name="history")
 
 _NOT_FOUND = 404
-EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+EXIT_REFUSED, EXIT_UNREACHABLE = 1, 3
 
 Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")]
@@ -87,12 +93,6 @@ def _usage(message: str) -> SystemExit:
     return SystemExit(EXIT_USAGE)
 
 
-def _form(output: str) -> str:
-    if output not in ("table", "json", "yaml"):
-        raise _usage(f"-o {output}: table, json or yaml is expected")
-    return output
-
-
 def _read(files: list[str]) -> list[dict[str, str]]:
     """The texts of files and folders, each with its name."""
     sources = []
@@ -117,10 +117,11 @@ def _read(files: list[str]) -> list[dict[str, str]]:
 def apply(
     filename: Files,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server, change nothing")] = False,
+    who: rollout.As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Apply documents: all of them, or none."""
-    answer = Api(server).post("apply", body={"sources": _read(filename), "dry_run": dry_run})
+    answer = api_of(server, who).post("apply", body={"sources": _read(filename), "dry_run": dry_run})
     for item in answer["documents"]:
         print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}")
 
@@ -157,10 +158,11 @@ def delete(
         str | None, typer.Argument(help="its name; a template's is NAME@VERSION, a node's REGION/NAME")
     ] = None,
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
+    who: rollout.As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Delete documents. Agents that nothing else matches keep what they have."""
-    api = Api(server)
+    api = api_of(server, who)
     if filename and resource is None:
         for kind, key in _named(_read(filename)):
             try:
@@ -218,7 +220,7 @@ def get(
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """List documents, regions, nodes or agents."""
-    form = _form(output)
+    form = form_of(output)
     if (label or connected) and resource not in ("agents", "agent"):
         raise _usage(f"-l and --connected choose agents, not {resource}")
     wanted = _labels(label or [])
@@ -338,9 +340,72 @@ def agent_config(
     """Print the effective config that an agent reported."""
     config = Api(server).get("agents", name, "config")
     if output != "text":
-        show(config, _form(output))
+        show(config, form_of(output))
         return
     for slot, item in config.items():
         if len(config) > 1:
             print(f"# ---- {slot or '(default)'}")
         print(item["body"], end="" if item["body"].endswith("\n") else "\n")
+
+
+@history_app.command("assignment")
+def history_assignment(
+    name: Annotated[str, typer.Argument(help="of an assignment")],
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """All rollouts of an assignment that are kept, oldest first."""
+    form = form_of(output)
+    found = Api(server).get("assignments", name, "history")
+    if form != "table":
+        show(found, form)
+        return
+    columns = ("name", "state", "template", "candidate", "created", "ended", "created_by", "reason")
+    table(columns, [[r[c] for c in columns] for r in found])
+
+
+@audit_app.callback(invoke_without_command=True)
+def audit(
+    context: typer.Context,
+    since: Annotated[str, typer.Option(help="a duration (24h) or a date (2026-11-24)")] = "",
+    actor: Annotated[str, typer.Option(help="only what they did")] = "",
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """List who did what, newest last."""
+    if context.invoked_subcommand is not None:
+        return
+    form = form_of(output)
+    found = Api(server).get("audit", since_ms=_since_ms(since) if since else None, actor=actor or None)
+    if form != "table":
+        show(found, form)
+        return
+    columns = ("at", "actor", "action", "subject", "before", "after", "reason")
+    table(columns, [[e[c] for c in columns] for e in found])
+
+
+def _since_ms(text: str) -> int:
+    import time
+    from datetime import UTC, datetime
+
+    from relay.documents import parse_duration
+
+    try:
+        return int((time.time() - parse_duration(text)) * 1000)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _usage(f"--since {text}: a duration (24h) or a date (2026-11-24) is expected") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+@audit_app.command("verify")
+def audit_verify(server: Server = DEFAULT_SERVER) -> None:
+    """Check the chain of hashes; exits 1 where it is broken."""
+    found = Api(server).get("audit", "verify")
+    if not found["ok"]:
+        print(f"broken at entry {found['broken_at']}", file=sys.stderr)
+        raise SystemExit(EXIT_REFUSED)
+    print(f"{found['entries']} entries, whole; the last hash is {found['hash']}")

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+EXIT_USAGE = 2
+
 
 def show(value: Any, form: str) -> None:
     """Print a value as `json` or `yaml`."""
@@ -21,6 +23,23 @@ def as_yaml(value: Any) -> str:
     import yaml  # most commands do without it, and it takes a tenth of their start
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def form_of(output: str) -> str:
+    """Check `-o`; ends the command with status 2 if it is wrong."""
+    if output not in ("table", "json", "yaml"):
+        print(f"-o {output}: table, json or yaml is expected", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+    return output
+
+
+def as_bar(done: int, failed: int, total: int, width: int = 20) -> str:
+    """How much of `total` is done (`#`) and failed (`x`), as a bar."""
+    if not total:
+        return "[" + " " * width + "]"
+    marks = round(width * done / total)
+    crosses = min(width - marks, -(-width * failed // total))
+    return "[" + ("#" * marks + "x" * crosses).ljust(width, ".") + "]"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,10 +14,13 @@ from relay.aio.clock import Clock, SystemClock
 from relay.aio.tasks import Tasks
 from relay.control import views
 from relay.control.api.app import build_api
+from relay.control.audit import Audit
 from relay.control.documents import Documents
 from relay.control.fleet import Fleet
+from relay.control.notify import Notifier
 from relay.control.publish import Publisher
-from relay.control.revisions import Revisions
+from relay.control.revisions import Revisions, Rules
+from relay.control.rollouts.engine import Rollouts
 from relay.control.storage.database import Database
 from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender
@@ -30,6 +33,8 @@ from relay.settings.programs import ControlPlaneSettings
 
 _log = log.get("opamp-relay.control-plane")
 _EXPIRE_S = 3600.0
+_LOOK_S = 0.5
+"""How often rollouts are looked at."""
 
 
 class ControlPlane:
@@ -62,8 +67,11 @@ class ControlPlane:
         database = Database(Path(settings.data_dir) / "control-plane.sqlite3")
         started.push_async_callback(database.close)
         await database.open()
-        revisions = Revisions(database)
         fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
+        rules = Rules(**settings.policies.config_update.model_dump())
+        revisions = self.revisions = Revisions(
+            database, rules=rules, targets=lambda r, states: self.rollouts.targets_of(r, states)
+        )
         documents = self.documents = Documents(
             database, revisions, clock=clock, facts=fleet.facts, regions=fleet.live_regions
         )
@@ -71,6 +79,20 @@ class ControlPlane:
         await revisions.load(documents.current.templates, documents.current.assignments)
         await fleet.load()
         self.publisher = Publisher(database, revisions)
+        self.rollouts = Rollouts(
+            database,
+            revisions,
+            fleet,
+            clock=clock,
+            metrics=self.metrics,
+            published=self.publisher.publish,
+            version=self.publisher.version,
+        )
+        self.audit = Audit(database)
+        channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
+        self._notifier = Notifier(database, channels, clock=clock)
+        self._tasks.spawn(self.rollouts.run(_LOOK_S), name="rollouts")
+        self._tasks.spawn(self._notifier.run(), name="notifier")
         self.metrics.regions = lambda: views.connected_by_region(fleet)
         self.metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: len(fleet.agents))
         self.metrics.sources["opamp_control_plane_nodes_connected"] = (
@@ -95,6 +117,8 @@ class ControlPlane:
         api = build_api(
             self.documents,
             self.fleet,
+            self.rollouts,
+            self.audit,
             published=self.publisher.publish,
             metrics=self.metrics,
             max_body_bytes=settings.server.limits.max_body_bytes,

@@ -16,17 +16,22 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 
 from relay.aio.clock import Clock
+from relay.control import audit
 from relay.control.revisions import Revisions
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import Document, canonical_json, parse
 from relay.errors import NotFound, Outcome, Problem, Refused, StoreError
+from relay.ids import sha256
 from relay.policy import kinds
 from relay.policy import template as templates
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.selector import Facts, Matcher, implies
 from relay.policy.strategy import RolloutStrategy
+
+ANONYMOUS = "anonymous"
+"""The actor of a change whose author said nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,6 @@ class Documents:
         self._clock = clock
         self._facts = facts
         self._regions = regions
-        self._changing = asyncio.Lock()
-        """Held from the copy of the library to its replacement: two applies at once must not lose one's documents."""
         self.current = Library()
 
     async def load(self) -> None:
@@ -107,22 +110,25 @@ class Documents:
 
     # ---- apply
 
-    async def apply(self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False) -> list[Applied]:
+    async def apply(
+        self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False, actor: str = ANONYMOUS
+    ) -> list[Applied]:
         """Apply all documents of some texts as one.
 
         Args:
             texts: (source name, YAML text).
             dry_run: check and compare, change nothing.
+            actor: who does this.
 
         Raises:
             Refused: with every problem; nothing was changed.
         """
         # In a thread: a megabyte of YAML takes seconds, and nodes are answered meanwhile.
         parsed = await asyncio.to_thread(_read, list(texts))
-        async with self._changing:
-            return await self._apply(parsed, dry_run)
+        async with self._revisions.changing:
+            return await self._apply(parsed, dry_run, actor)
 
-    async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool) -> list[Applied]:
+    async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool, actor: str) -> list[Applied]:
         library = self.current.copy()
         applied: list[Applied] = []
         changed: list[AnyDocument] = []
@@ -145,7 +151,7 @@ class Documents:
         if problems:
             raise Refused(problems)
         if not dry_run and changed:
-            await self._store(library, changed, [])
+            await self._store(library, changed, [], actor)
         return applied
 
     def _check(
@@ -248,17 +254,17 @@ class Documents:
 
     # ---- delete
 
-    async def delete(self, kind: str, key: str) -> Applied:
+    async def delete(self, kind: str, key: str, *, actor: str = ANONYMOUS) -> Applied:
         """Delete one document.
 
         Raises:
             NotFound: there is none of that name.
             Refused: an assignment uses it.
         """
-        async with self._changing:
-            return await self._delete(kind, key)
+        async with self._revisions.changing:
+            return await self._delete(kind, key, actor)
 
-    async def _delete(self, kind: str, key: str) -> Applied:
+    async def _delete(self, kind: str, key: str, actor: str) -> Applied:
         library = self.current.copy()
         held = library.of(kind)
         document = held.pop(key, None)
@@ -287,10 +293,12 @@ class Documents:
                 problems.append(source.problem("", f"in use by ConfigAssignment {', '.join(sorted(users))}"))
         if problems:
             raise Refused(problems, outcome=Outcome.CONFLICT)
-        await self._store(library, [], [document])
+        await self._store(library, [], [document], actor)
         return _applied(document, "deleted", document)
 
-    async def _store(self, library: Library, changed: list[AnyDocument], deleted: list[AnyDocument]) -> None:
+    async def _store(
+        self, library: Library, changed: list[AnyDocument], deleted: list[AnyDocument], actor: str
+    ) -> None:
         now = self._clock.unix_ms()
         rows = [
             {
@@ -301,11 +309,23 @@ class Documents:
             }
             for d in changed
         ]
-        states = self._revisions.advance(library.templates, library.assignments, library.variables)
+        states = self._revisions.advance(
+            library.templates, library.assignments, library.variables, library.strategies, actor=actor, now_ms=now
+        )
+        entries = [
+            audit.Entry(actor, action, f"{d.kind}/{d.key}", _digest(self.current.of(d).get(d.key)), _digest(after))
+            for action, documents in (("apply", changed), ("delete", deleted))
+            for d in documents
+            for after in [d if action == "apply" else None]
+        ]
+        entries += [
+            audit.Entry(actor, r.state.value, f"Rollout/{r.name}", "", r.digest[:16], r.reason) for r in states.rollouts
+        ]
         async with self._database.write() as connection:
             await replace(connection, schema.documents, rows)
             await remove(connection, schema.documents, [{"kind": d.kind, "key": d.key} for d in deleted])
             await self._revisions.store(connection, states)
+            await audit.add(connection, entries, now)
         self.current = library
         self._revisions.put_in_force(states)
 
@@ -327,6 +347,10 @@ class Documents:
             raise NotFound(f"there is no {kind} {key}")
         value: dict[str, Any] = document.model_dump(exclude_unset=True)
         return value
+
+
+def _digest(document: AnyDocument | None) -> str:
+    return "" if document is None else sha256(canonical_json(document.model_dump(exclude_unset=True))).hex()[:16]
 
 
 def _is_time_zone(name: str) -> bool:

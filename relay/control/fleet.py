@@ -21,10 +21,14 @@ from relay.control.storage.database import Database, remove, replace
 from relay.errors import Conflict, Duplicate, NotFound
 from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, winner
+from relay.fleet.rollup import status_name
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
 from relay.link.protocol import WINDOW, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
+from relay.opamp import capabilities
+from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.record import failures_of, slots_of
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import Facts
@@ -48,6 +52,19 @@ class Agent:
     state: bytes
     digest: int
     effective_config_digest: bytes
+    offers: tuple[OfferedSlot, ...] = ()
+    applied: tuple[OfferedSlot, ...] = ()
+    status: str = ""
+    """What it says of `offers`: APPLIED, APPLYING, FAILED; empty for nothing."""
+    offered_at_ms: int = 0
+    failed: tuple[Failure, ...] = ()
+    healthy: bool | None = None
+    healthy_before: bool | None = None
+    changed_ms: int = 0
+    accepts_config: bool = False
+    reports_status: bool = False
+    facts: Facts | None = None
+    """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
 
 
 @dataclass(slots=True)
@@ -68,6 +85,8 @@ class NodeState:
     policy_age_s: float | None = None
     rejected: list[dict[str, str]] = field(default_factory=list)
     rollup: link_pb2.Rollup | None = None
+    halted: dict[str, str] = field(default_factory=dict)
+    """Rollout → why the node took it back by itself."""
     shards: Shards = field(default_factory=Shards)
     agents: set[bytes] = field(default_factory=set)
     turned_away: set[str] = field(default_factory=set)
@@ -171,6 +190,8 @@ class Fleet:
         node.software_version = identity_.software_version
         node.incarnation = identity_.incarnation
         node.turned_away = set()
+        for uid in node.agents:
+            self.agents[uid].facts = None
         try:
             await self._store_nodes([node])
         except BaseException:
@@ -314,6 +335,7 @@ class Fleet:
             node.manifest = (status.manifest.epoch, status.manifest.number) if status.HasField("manifest") else None
             node.status_at = self._clock.monotonic()
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
+            node.halted = {h.rollout: h.reason for h in status.halted}
             node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
 
     async def expire(self) -> None:
@@ -340,9 +362,15 @@ class Fleet:
     def facts(self) -> Iterator[Facts]:
         """Every agent as selectors see it."""
         for agent in list(self.agents.values()):
+            yield self.facts_of(agent)
+
+    def facts_of(self, agent: Agent) -> Facts:
+        """An agent as selectors see it."""
+        if agent.facts is None:
             node = self.nodes[agent.node]
             state = link_pb2.AgentState.FromString(agent.state)
-            yield facts_of(state.agent_description, agent.agent_id, node.region, node.trusted)
+            agent.facts = facts_of(state.agent_description, agent.agent_id, node.region, node.trusted)
+        return agent.facts
 
     async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
         """What an agent reported to run.
@@ -363,6 +391,9 @@ class Fleet:
 
 def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
     message = link_pb2.AgentState.FromString(state)
+    said = pb.RemoteConfigStatus.FromString(message.remote_config_status)
+    about_offer = bool(message.offered_hash) and said.last_remote_config_hash == message.offered_hash
+    status = status_name(said.status) if about_offer else ""
     return Agent(
         uid,
         message.agent_id,
@@ -372,4 +403,14 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         state,
         state_digest(uid, state),
         message.effective_config_digest,
+        offers=slots_of(message.offers),
+        applied=slots_of(message.applied),
+        status="" if status == "UNSET" else status,
+        offered_at_ms=message.offered_at_unix_ms,
+        failed=failures_of(message.failed),
+        healthy=pb.ComponentHealth.FromString(message.health).healthy if message.HasField("health") else None,
+        healthy_before=message.healthy_before if message.HasField("healthy_before") else None,
+        changed_ms=message.last_change_unix_ms,
+        accepts_config=bool(message.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG),
+        reports_status=bool(message.capabilities & capabilities.REPORTS_REMOTE_CONFIG),
     )

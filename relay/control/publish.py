@@ -14,7 +14,7 @@ from relay.control.storage import schema
 from relay.control.storage.database import Database, replace
 from relay.documents import canonical_json
 from relay.ids import sha256
-from relay.link.protocol import RegionPolicy
+from relay.link.protocol import RegionPolicy, Version
 from relay.observe import log
 
 _log = log.get("opamp-relay.publish")
@@ -64,6 +64,11 @@ class Publisher:
         self._policies[region] = RegionPolicy((epoch, number), resources)
         self._digests[region] = digest
         _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(resources))
+
+    def version(self, region: str) -> Version | None:
+        """The manifest that a region should have; None for one that never asked."""
+        policy = self._policies.get(region)
+        return policy.version if policy is not None else None
 
     def watch(self, event: asyncio.Event) -> None:
         """Set `event` at every change."""

@@ -1,65 +1,41 @@
-"""Revisions of assignments: what each pins, which is stable and which candidate, and the resources that they need.
+"""Assignments between their revisions: which is stable, which is on its way, and the resources that these need.
 
-A change of any input of an assignment (its template, its values, a region's variables) makes a new revision, which is
-rolled out. Without a strategy the rollout's threshold is everyone from its start: the same path, at once.
+A change of any input of an assignment (its template, its values, its selector, a region's variables) makes a new
+revision, and a rollout to it. Without a strategy the rollout is complete as soon as it may begin.
 """
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.control.rollouts import plan
+from relay.control.rollouts.model import AT_ONCE, GOING, GlobalRevision, Rollout, State
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import canonical_json
 from relay.ids import sha256
-from relay.policy import rollout
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables, Selector
-from relay.policy.snapshot import (
-    Published,
-    Revision,
-    Rollout,
-    assignment_resource,
-    template_resource,
-    variables_resource,
-)
+from relay.policy.snapshot import Published, assignment_resource, template_resource, variables_resource
+from relay.policy.strategy import RolloutStrategy, StrategySpec
 from relay.policy.template import RENDERER
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalRevision:
-    """One state of an assignment in all regions: regions differ in the variables that it pins."""
+class Rules:
+    """What the settings say of changes (`policies.config_update`)."""
 
-    template: str
-    template_digest: str
-    values: dict[str, Any]
-    variables: dict[str, str]
-    """Region → NAME@DIGEST of its variables; a region that is missing has none."""
-    renderer: int
-
-    def for_region(self, region: str) -> Revision:
-        """As one region gets it."""
-        return Revision(
-            template=self.template,
-            template_digest=self.template_digest,
-            values=self.values,
-            variables=self.variables.get(region, ""),
-            renderer=self.renderer,
-        )
-
-    def encode(self) -> str:
-        """JSON."""
-        return canonical_json({name: getattr(self, name) for name in self.__slots__}).decode()
-
-    @classmethod
-    def decode(cls, text: str | None) -> GlobalRevision | None:
-        """Undo `encode`."""
-        return None if text is None else cls(**json.loads(text))
+    approval_required: bool = False
+    approvals_needed: int = 1
+    four_eyes: bool = False
+    rollback_on_error: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,47 +45,97 @@ class AssignmentState:
     name: str
     slot: str
     priority: int
-    selector: Selector
-    number: int
-    """Counts its rollouts from 1."""
-    stable: GlobalRevision | None
-    candidate: GlobalRevision | None
-    threshold: int
+    observe_only: bool = False
+    number: int = 0
+    """Counts its rollouts."""
+    retry: int = 0
+    """Failures of an earlier retry generation are forgiven."""
+    stable: GlobalRevision | None = None
+    declared: GlobalRevision | None = None
+    """What its document asks for, whatever has become of that."""
+    rollout: Rollout | None = None
+    """The one that is going on, or the last that went out."""
+    pending: Rollout | None = None
+    """The one that waits for approval."""
+    layers: tuple[Rollout, ...] = ()
+    """Superseded ones, newest first, whose agents keep their candidates until their turn comes."""
 
     @property
-    def newest(self) -> GlobalRevision | None:
-        """What it is to become."""
-        return self.candidate or self.stable
+    def revisions(self) -> list[GlobalRevision]:
+        """All that may be at agents, or may come to them."""
+        going = [self.rollout.candidate] if self.rollout is not None and self.rollout.state in GOING else []
+        waiting = [self.pending.candidate] if self.pending is not None else []
+        found = [self.stable, self.declared, *going, *waiting, *(layer.candidate for layer in self.layers)]
+        return [revision for revision in found if revision is not None]
+
+    def selectors(self) -> list[Selector]:
+        """Whom its revisions are for."""
+        return [revision.selector for revision in self.revisions]
 
     def for_region(self, region: str) -> Published:
         """As one region gets it."""
-        change = None
-        if self.candidate is not None:
-            change = Rollout(
-                id=f"{self.name}-{self.number}",
-                candidate=self.candidate.for_region(region),
-                threshold=self.threshold,
-            )
+        going = self.rollout is not None and self.rollout.state in GOING
         return Published(
             name=self.name,
             slot=self.slot,
             priority=self.priority,
-            selector=self.selector,
             stable=self.stable.for_region(region) if self.stable else None,
-            rollout=change,
+            rollout=self.rollout.for_region(region) if going and self.rollout is not None else None,
+            layers=[layer.for_region(region) for layer in self.layers],
+            retry=self.retry,
         )
 
     def concerns(self, region: str) -> bool:
         """Whether agents of a region can match: it may name another region, and then this one need not know it."""
-        wanted = self.selector.labels.get("region")
-        return wanted is None or wanted == region
+        return not self.observe_only and any(
+            selector.labels.get("region") in (None, region) for selector in self.selectors()
+        )
+
+    def after(self, rollout: Rollout) -> AssignmentState:
+        """With a rollout that has taken a step; what follows of it for the revisions is done here and nowhere else."""
+        if self.pending is not None and self.pending.name == rollout.name:
+            if rollout.state is State.PENDING_APPROVAL:
+                return dataclasses.replace(self, pending=rollout)
+            cleared = dataclasses.replace(self, pending=None)
+            return cleared._begun(rollout) if rollout.state not in (State.REJECTED, State.ABORTED) else cleared
+        if rollout.state is State.COMPLETED:
+            return dataclasses.replace(self, stable=rollout.candidate, rollout=rollout, layers=())
+        if rollout.state in GOING:
+            return dataclasses.replace(self, rollout=rollout)
+        return dataclasses.replace(self, rollout=rollout, layers=())
+
+    def _begun(self, rollout: Rollout) -> AssignmentState:
+        """A new rollout goes out; agents of the one that it supersedes keep what they have until their turn comes."""
+        layers = self.layers
+        if self.rollout is not None and self.rollout.state in GOING:
+            layers = (self.rollout, *layers)
+        return dataclasses.replace(self, layers=layers).after(rollout)
+
+
+Targets = Callable[[Rollout, Mapping[str, AssignmentState]], list[tuple[str, str]]]
+"""(region, agent id) of all agents that a rollout is for, given all assignments."""
+
+
+@dataclass(slots=True)
+class Advance:
+    """What follows from a change; nothing counts before it is stored."""
+
+    states: dict[str, AssignmentState]
+    templates: dict[str, ConfigTemplate]
+    contents: dict[str, bytes]
+    rollouts: list[Rollout] = field(default_factory=list)
+    """Those that are new or took a step."""
 
 
 class Revisions:
     """The state of all assignments, and the contents that their revisions pin."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, rules: Rules, targets: Targets) -> None:
         self._database = database
+        self._rules = rules
+        self._targets = targets
+        self.changing = asyncio.Lock()
+        """Held from reading the states to their replacement: of two changes at once none may lose the other's."""
         self.states: dict[str, AssignmentState] = {}
         self._templates: dict[str, ConfigTemplate] = {}
         self._contents: dict[str, bytes] = {}
@@ -120,31 +146,50 @@ class Revisions:
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(schema.assignments))).all()
             contents = (await connection.execute(sa.select(schema.contents))).all()
+            bodies = (await connection.execute(sa.select(schema.rollouts.c.name, schema.rollouts.c.body))).all()
         self._templates = dict(templates)
         self._contents = {row.name: row.payload for row in contents}
+        rollouts = {row.name: Rollout.from_plain(json.loads(row.body)) for row in bodies}
         for row in rows:
             spec = assignments[row.name].spec
+            held = json.loads(row.body)
             self.states[row.name] = AssignmentState(
-                row.name,
-                spec.slot,
-                spec.priority,
-                spec.target_selector,
-                row.number,
-                GlobalRevision.decode(row.stable),
-                GlobalRevision.decode(row.candidate),
-                row.threshold,
+                name=row.name,
+                slot=spec.slot,
+                priority=spec.priority,
+                observe_only=spec.observe_only,
+                number=held["number"],
+                retry=held["retry"],
+                stable=GlobalRevision.from_plain(held["stable"]),
+                declared=GlobalRevision.from_plain(held["declared"]),
+                rollout=rollouts.get(held["rollout"]),
+                pending=rollouts.get(held["pending"]),
+                layers=tuple(rollouts[name] for name in held["layers"]),
             )
+
+    # ---- what follows from documents
 
     def advance(
         self,
         templates: Mapping[str, ConfigTemplate],
         assignments: Mapping[str, ConfigAssignment],
         variables: Mapping[str, RegionVariables],
+        strategies: Mapping[str, RolloutStrategy],
+        *,
+        actor: str,
+        now_ms: int,
     ) -> Advance:
         """Give the states that follow from documents; nothing changes yet."""
         resources = dict(variables_resource(v) for v in variables.values())
         pins = {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in resources}
-        states: dict[str, AssignmentState] = {}
+        advance = Advance(dict(self.states), dict(templates), {**self._contents, **resources})
+        for name in self.states.keys() - assignments.keys():
+            state = advance.states.pop(name)
+            advance.rollouts += [
+                plan.abort(r, "its assignment was deleted", now_ms)
+                for r in (state.rollout, state.pending)
+                if r and r.active
+            ]
         for name, assignment in assignments.items():
             spec = assignment.spec
             template = templates[f"{spec.template.name}@{spec.template.version}"]
@@ -152,37 +197,131 @@ class Revisions:
             # Variables that the template does not declare cannot change what it renders: they are not pinned.
             pinned = {region: pin for region, pin in pins.items() if declared & variables[region].spec.values.keys()}
             revision = GlobalRevision(
-                template.key, sha256(template_resource(template)[1]).hex(), dict(spec.values), pinned, RENDERER
+                template.key,
+                sha256(template_resource(template)[1]).hex(),
+                dict(spec.values),
+                pinned,
+                RENDERER,
+                spec.target_selector,
             )
-            before = self.states.get(name)
-            if before is not None and before.newest == revision:
-                number, stable, candidate = before.number, before.stable, before.candidate
-            else:
-                number = before.number + 1 if before else 1
-                stable, candidate = before.newest if before else None, revision
-            states[name] = AssignmentState(
-                name, spec.slot, spec.priority, spec.target_selector, number, stable, candidate, rollout.EVERYONE
-            )
+            before = self.states.get(name) or AssignmentState(name, spec.slot, spec.priority)
+            state = dataclasses.replace(before, slot=spec.slot, priority=spec.priority, observe_only=spec.observe_only)
+            advance.states[name] = state
+            if before.declared != revision:
+                strategy = strategies[spec.strategy].spec if spec.strategy else None
+                self._change(
+                    advance, dataclasses.replace(state, declared=revision), assignment, strategy, actor, now_ms
+                )
+        self._drop_unpinned(advance)
+        return advance
+
+    def _change(
+        self,
+        advance: Advance,
+        state: AssignmentState,
+        assignment: ConfigAssignment,
+        strategy: StrategySpec | None,
+        actor: str,
+        now_ms: int,
+    ) -> None:
+        """Begin the rollout to what `state` declares."""
+        assert state.declared is not None
+        rules, own = self._rules, assignment.spec.approval
+        required = rules.approval_required if own is None or own.required is None else own.required
+        needed = (own.needed if own is not None and own.needed else rules.approvals_needed) if required else 0
+        four_eyes = rules.four_eyes if own is None or own.four_eyes is None else own.four_eyes
+        spec = strategy or AT_ONCE
+        number = state.number + 1
+        action = spec.failure_policy.action or ("rollback" if rules.rollback_on_error else "pause")
+        revision = state.declared
+        plain = [revision.plain(), spec.model_dump(), state.slot, state.priority]
+        rollout = Rollout(
+            name=f"{state.name}-{number}",
+            assignment=state.name,
+            candidate=revision,
+            stable=state.stable,
+            strategy=spec,
+            digest=sha256(canonical_json(plain)).hex(),
+            created_by=actor,
+            created_ms=now_ms,
+            state=State.PENDING_APPROVAL,
+            on_failure=action,
+            needed=needed,
+            four_eyes=four_eyes,
+        )
+        superseded = state.pending
+        state = dataclasses.replace(state, number=number, pending=rollout)
+        if superseded is not None:
+            advance.rollouts.append(plan.supersede(superseded, rollout.name, now_ms))
+        self.begin_if_approved(advance, state, rollout, now_ms)
+
+    def begin_if_approved(self, advance: Advance, state: AssignmentState, rollout: Rollout, now_ms: int) -> None:
+        """Put a rollout that waited into `advance`: going out, if it has the approvals that it needs."""
+        if not plan.approved(rollout):
+            advance.states[state.name] = dataclasses.replace(state, pending=rollout)
+            advance.rollouts.append(rollout)
+            return
+        advance.states[state.name] = dataclasses.replace(state, pending=rollout)
+        if rollout.strategy is AT_ONCE or rollout.strategy == AT_ONCE:
+            begun = plan.complete_at_once(rollout, now_ms)
+        else:
+            begun = plan.begin(rollout, self._targets(rollout, advance.states), now_ms)
+        old = state.rollout
+        after = dataclasses.replace(state, pending=rollout).after(begun)
+        if old is not None and old.active:
+            ended = plan.supersede(old, rollout.name, now_ms)
+            advance.rollouts.append(ended)
+            after = dataclasses.replace(after, layers=tuple(ended if r.name == old.name else r for r in after.layers))
+        advance.states[state.name] = after
+        advance.rollouts.append(begun)
+
+    def again(self, advance: Advance, state: AssignmentState, ended: Rollout, actor: str, now_ms: int) -> None:
+        """Put into `advance` a new rollout to what an ended one was for."""
+        fresh = dataclasses.replace(
+            ended,
+            name=f"{state.name}-{state.number + 1}",
+            stable=state.stable,
+            created_by=actor,
+            created_ms=now_ms,
+            state=State.PENDING_APPROVAL,
+            reason="",
+            stage=0,
+            thresholds={},
+            passed=(),
+            approvals=(),
+            ended_ms=0,
+        )
+        state = dataclasses.replace(state, number=state.number + 1, pending=fresh)
+        self.begin_if_approved(advance, state, fresh, now_ms)
+
+    def step(self, rollout: Rollout) -> Advance:
+        """What follows from a rollout that took a step."""
+        states = dict(self.states)
+        states[rollout.assignment] = states[rollout.assignment].after(rollout)
+        advance = Advance(states, self._templates, dict(self._contents), [rollout])
+        self._drop_unpinned(advance)
+        return advance
+
+    def same(self) -> Advance:
+        """Nothing; to be filled by the caller."""
+        return Advance(dict(self.states), self._templates, dict(self._contents))
+
+    @staticmethod
+    def _drop_unpinned(advance: Advance) -> None:
         needed = {
             f"RegionVariables/{pin}"
-            for state in states.values()
-            for revision in (state.stable, state.candidate)
-            if revision is not None
+            for state in advance.states.values()
+            for revision in state.revisions
             for pin in revision.variables.values()
         }
-        contents = {n: p for n, p in {**self._contents, **resources}.items() if n in needed}
-        return Advance(states, dict(templates), contents)
+        advance.contents = {name: payload for name, payload in advance.contents.items() if name in needed}
+
+    # ---- storing
 
     async def store(self, connection: AsyncConnection, advance: Advance) -> None:
-        """Write what `advance` gave, in the caller's transaction."""
+        """Write it, in the caller's transaction."""
         rows = [
-            {
-                "name": s.name,
-                "number": s.number,
-                "stable": s.stable.encode() if s.stable else None,
-                "candidate": s.candidate.encode() if s.candidate else None,
-                "threshold": s.threshold,
-            }
+            {"name": s.name, "body": canonical_json(_plain(s)).decode()}
             for s in advance.states.values()
             if s != self.states.get(s.name)
         ]
@@ -190,6 +329,20 @@ class Revisions:
         gone = [{"name": name} for name in self.states.keys() - advance.states.keys()]
         if gone:
             await remove(connection, schema.assignments, gone)
+        latest = {r.name: r for r in advance.rollouts}
+        await replace(
+            connection,
+            schema.rollouts,
+            [
+                {
+                    "name": r.name,
+                    "assignment": r.assignment,
+                    "created_ms": r.created_ms,
+                    "body": canonical_json(r.plain()).decode(),
+                }
+                for r in latest.values()
+            ],
+        )
         fresh = [
             {"name": name, "payload": payload}
             for name, payload in advance.contents.items()
@@ -204,13 +357,18 @@ class Revisions:
         """What was stored is what counts now."""
         self.states, self._templates, self._contents = advance.states, advance.templates, advance.contents
 
+    # ---- for others
+
     def users_of_template(self, key: str) -> set[str]:
         """Assignments of which a revision pins this NAME@VERSION."""
-        return {
-            state.name
-            for state in self.states.values()
-            if any(r is not None and r.template == key for r in (state.stable, state.candidate))
-        }
+        return {s.name for s in self.states.values() if any(r.template == key for r in s.revisions)}
+
+    def content_inputs(self, revision: GlobalRevision, region: str) -> tuple[ConfigTemplate, Mapping[str, Any]]:
+        """The template of a revision, and the values of a region's variables that it pins."""
+        pin = revision.variables.get(region, "")
+        payload = self._contents.get(f"RegionVariables/{pin}") if pin else None
+        values = RegionVariables.model_validate_json(payload).spec.values if payload else {}
+        return self._templates[revision.template], values
 
     def resources(self, region: str) -> dict[str, bytes]:
         """Everything that a region is to hold: name → payload."""
@@ -221,23 +379,25 @@ class Revisions:
             published = state.for_region(region)
             name, payload = assignment_resource(published)
             found[name] = payload
-            candidate = published.rollout.candidate if published.rollout else None
-            for revision in (published.stable, candidate):
+            changes = [published.rollout] if published.rollout else []
+            for revision in (published.stable, *(c.candidate for c in [*changes, *published.layers])):
                 if revision is None:
                     continue
                 name, payload = template_resource(self._templates[revision.template])
                 found[name] = payload
                 if revision.variables:
-                    found[f"RegionVariables/{revision.variables}"] = self._contents[
-                        f"RegionVariables/{revision.variables}"
-                    ]
+                    variables = f"RegionVariables/{revision.variables}"
+                    found[variables] = self._contents[variables]
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """What follows from a change of documents."""
-
-    states: dict[str, AssignmentState]
-    templates: dict[str, ConfigTemplate]
-    contents: dict[str, bytes]
+def _plain(state: AssignmentState) -> dict[str, Any]:
+    return {
+        "number": state.number,
+        "retry": state.retry,
+        "stable": state.stable.plain() if state.stable else None,
+        "declared": state.declared.plain() if state.declared else None,
+        "rollout": state.rollout.name if state.rollout else None,
+        "pending": state.pending.name if state.pending else None,
+        "layers": [layer.name for layer in state.layers],
+    }

@@ -10,7 +10,7 @@ from typing import Literal
 
 from relay.fleet.facts import facts_of
 from relay.opamp import capabilities
-from relay.opamp.offer import Offer, encode
+from relay.opamp.offer import Offer, OfferedSlot, encode
 from relay.opamp.record import Record
 from relay.policy.evaluate import CohortKey, Decision, Evaluator
 from relay.policy.snapshot import Content, Snapshot
@@ -40,6 +40,8 @@ class Cohorts:
         self._region = region
         self._trusted = trusted
         self._evaluator = Evaluator(Snapshot())
+        self._halted: frozenset[str] = frozenset()
+        self._frozen: frozenset[str] = frozenset()
         self._generation = 0
         self._cohorts: dict[CohortKey, Cohort] = {}
         # Of the policy in force and of the one before: what did not change is not made again, what is gone is dropped.
@@ -52,9 +54,21 @@ class Cohorts:
         return len(self._cohorts)
 
     @property
+    def evaluator(self) -> Evaluator:
+        """What decides now."""
+        return self._evaluator
+
+    @property
     def snapshot(self) -> Snapshot:
         """The policy in force."""
         return self._evaluator.snapshot
+
+    def restrict(self, halted: frozenset[str], frozen: frozenset[str]) -> bool:
+        """Hold back candidates: see `Evaluator`. Returns whether any agent's answer may have changed."""
+        if (halted, frozen) == (self._halted, self._frozen):
+            return False
+        self._halted, self._frozen = halted, frozen
+        return self.change(self.snapshot)
 
     def change(self, snapshot: Snapshot) -> bool:
         """Put a new policy in force. Offers are made when first asked for.
@@ -62,7 +76,7 @@ class Cohorts:
         Returns:
             Whether any agent's answer may have changed.
         """
-        evaluator = Evaluator(snapshot)
+        evaluator = Evaluator(snapshot, halted=self._halted, frozen=self._frozen)
         keying_changed = evaluator.keying != self._evaluator.keying
         self._evaluator = evaluator
         self._offers_before, self._offers = self._offers, {}
@@ -84,7 +98,12 @@ class Cohorts:
         """Find the cohort of an agent whose description or capabilities changed."""
         wanted = self._evaluator.keys
         facts = facts_of(record.agent_description, record.agent_id, self._region, self._trusted, wanted)
-        key = self._evaluator.key(facts, record.capabilities & capabilities.DECIDING)
+        key = self._evaluator.key(
+            facts,
+            record.capabilities & capabilities.DECIDING,
+            failed=tuple((f.slot, f.content_hash, f.retry) for f in record.failed),
+            held=[slot.content_hash for slot in record.offers],
+        )
         cohort = self._cohorts.get(key)
         if cohort is None:
             cohort = self._cohorts[key] = Cohort(key, self._generation)
@@ -109,12 +128,16 @@ class Cohorts:
             return None
         wanted = decision.config_hash
         offer = self._offers.get(wanted) or self._offers_before.get(wanted)
-        if offer is None or offer.assignments != decision.assignments:
+        made_of = tuple(
+            OfferedSlot(c.slot, p.name, c.content.content_hash, p.retry)
+            for c, p in ((c, c.assignment.published) for c in decision.choices)
+        )
+        if offer is None or offer.slots != made_of:
             slots = {
                 choice.slot: (self._render(choice.content), choice.content.template.spec.content_type)
                 for choice in decision.choices
             }
-            offer = encode(wanted, slots, decision.assignments)
+            offer = encode(wanted, slots, made_of)
         self._offers[wanted] = offer
         return offer
 

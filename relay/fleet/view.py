@@ -48,7 +48,7 @@ def _config(subject: _Subject) -> dict[str, Any]:
         "reported_hash": status.last_remote_config_hash.hex(),
         "status": status_name(status.status),
         "error_message": status.error_message,
-        "assignments": list(subject.state.assignments),
+        "assignments": [slot.assignment for slot in subject.state.offers],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
 import uuid
 from pathlib import Path
@@ -40,6 +41,7 @@ from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
 _SWEEP_S = 10.0
+_PROTECT_S = 1.0
 _EXPIRE_S = 3600.0
 _VERIFY_S = 60.0
 """How often both ends compare their sums although nothing has changed."""
@@ -116,6 +118,7 @@ class Node:
         started.push_async_callback(self._tasks.close)
         self._tasks.spawn(self.link.run(), name="link")
         self._tasks.spawn(self._housekeeping(), name="housekeeping")
+        self._tasks.spawn(self._protect(), name="protect")
         settle_memory()
         _log.info(
             "node_started",
@@ -240,6 +243,8 @@ class Node:
         status = link_pb2.NodeStatus(
             policy_age_s=-1.0 if age is None else age, rejected=list(self.policy.rejected.values())
         )
+        for rollout, reason in self.policy.halted().items():
+            status.halted.add(rollout=rollout, reason=reason)
         if self.policy.receiver.version is not None:
             status.manifest.CopyFrom(version_message(self.policy.receiver.version))
         return status
@@ -275,6 +280,7 @@ class Node:
             "connected": self.hub.connected,
             "connections": self.door.connections,
             "cohorts": len(self.cohorts),
+            "halted": self.policy.halted(),
             "rejected": [{"name": r.name, "reason": r.reason} for r in self.policy.rejected.values()],
             "degraded": degraded,
         }
@@ -307,6 +313,18 @@ class Node:
                 "opamp_relay_store_degraded": ("1 while writes fail", lambda: float(self.store.problem is not None)),
             }
         )
+
+    async def _protect(self) -> None:
+        """Look after the region every second, link or no link."""
+        while True:
+            await asyncio.sleep(_PROTECT_S)
+            age = self.link.policy_age_s()
+            if age is None:  # not heard since the start: give the link a moment, then take it for old
+                age = 0.0 if self._clock.monotonic() - self._began < _SWEEP_S else math.inf
+            if self.policy.protect(self.registry, age):
+                self.hub.policy_changed()
+                self._sender.tell = True
+                self._wake()
 
     async def _housekeeping(self) -> None:
         expire_at = self._clock.monotonic() + _EXPIRE_S

@@ -105,7 +105,12 @@ class Hub:
         self._telling = log.enabled("info")
         self._tasks = Tasks()
         self._sweep: asyncio.Task[None] | None = None
-        self._services = Services(decide=self._decide, fresh_uid=self._fresh_uid, may_ask=self._may_ask)
+        self._services = Services(
+            decide=self._decide,
+            fresh_uid=self._fresh_uid,
+            may_ask=self._may_ask,
+            predecessor=registry.predecessor,
+        )
 
     @property
     def connected(self) -> int:
@@ -262,21 +267,35 @@ class Hub:
                 _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.connection.remote)
         if changes & Change.DISCONNECT:
             record.connected = False
+        if live.session.predecessor is not None:
+            self._registry.remove(live.session.predecessor.instance_uid)
+            live.session.predecessor = None
         if effective_config is not None:
             self._registry.keep_effective_config(record, effective_config)
         if changes & Change.HEALTH and record.healthy() is False:
             self._metrics.health_failures += 1
-        if changes & Change.OFFERED:
-            self._metrics.offers += 1
         if changes & Change.CONFIG_STATUS:
             self._config_status(live, now)
+        if changes & Change.OFFERED:
+            self._metrics.offers += 1
+        self._stamp(record)
         self._registry.changed(record)
+
+    def _stamp(self, record: Record) -> None:
+        """Date what the session, which has no calendar, has left undated."""
+        if not record.offered_at_ms and record.offers:
+            record.offered_at_ms = self._clock.unix_ms()
+        if record.failed and not record.failed[-1].at_ms:
+            now_ms = self._clock.unix_ms()
+            record.failed = tuple(f if f.at_ms else f._replace(at_ms=now_ms) for f in record.failed)
 
     def _config_status(self, live: Live, now: float) -> None:
         record = live.session.record
         status = record.config_status()
         known = status_name(status.status)
-        if known not in ("APPLIED", "FAILED") or status.last_remote_config_hash != live.session.sent_hash:
+        just_failed = bool(record.failed) and not record.failed[-1].at_ms
+        about_offer = status.last_remote_config_hash == live.session.sent_hash or just_failed
+        if known not in ("APPLIED", "FAILED") or not about_offer:
             return
         took_s = max(0.0, now - live.session.offered_at)
         self._metrics.update_seconds.observe(took_s)
@@ -338,6 +357,7 @@ class Hub:
         if changes:
             if changes & Change.OFFERED:
                 self._metrics.offers += 1
+            self._stamp(live.session.record)
             self._registry.changed(live.session.record)
             self._push(live, now)
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from relay.fleet.cohort import Cohorts
+from relay.fleet.guard import Halts, frozen_rollouts, halted_rollouts, judge
 from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
+from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.snapshot import build
 from relay.store.local import LocalStore
 
 _log = log.get("opamp-relay.policy")
 _BUCKET = "policy"
+_HALTS_BUCKET = "halts"
 _VERSION_KEY = b"\0manifest"
 """Sorts before every resource name and cannot be one."""
 
@@ -43,15 +46,50 @@ class PolicyHolder:
             _log.error("policy_unreadable", error=str(error), consequence="none is in force until the link brings it")
             held, version = {}, None
         self.receiver = SyncReceiver(region, held, version)
+        self.halts: Halts = {
+            name.decode("utf-8", "replace"): reason.decode("utf-8", "replace")
+            for name, reason in store.load(_HALTS_BUCKET)
+        }
+        """What this node took back by itself; see `relay.fleet.guard`."""
         self.rejected: dict[str, link_pb2.Rejection] = {}
         """What of the manifest in force could not be used."""
         if version is not None:
             cohorts.change(build(held))
+            self._restrict(frozenset())
 
     @property
     def accepted(self) -> bool:
         """Whether this node ever had a policy, were it an empty one."""
         return self.receiver.version is not None
+
+    def _restrict(self, frozen: frozenset[str]) -> bool:
+        return self._cohorts.restrict(halted_rollouts(self._cohorts.snapshot, self.halts), frozen)
+
+    def protect(self, records: Iterable[Record], policy_age_s: float) -> bool:
+        """Look after the region: take back what fails here, and what may be out of date give to nobody else.
+
+        Returns:
+            Whether any agent's answer may have changed.
+        """
+        snapshot = self._cohorts.snapshot
+        found = judge(snapshot, records, self.halts)
+        for name, reason in found.items():
+            _log.error("rollout_halted", rollout=name.rpartition("/")[0], reason=reason)
+            self._store.put(_HALTS_BUCKET, name.encode(), reason.encode())
+        self.halts |= found
+        return self._restrict(frozen_rollouts(snapshot, policy_age_s))
+
+    def halted(self) -> dict[str, str]:
+        """Rollouts of the policy in force that are halted here → why."""
+        going = halted_rollouts(self._cohorts.snapshot, self.halts)
+        return {name.rpartition("/")[0]: why for name, why in self.halts.items() if name.rpartition("/")[0] in going}
+
+    def _forget_halts(self) -> None:
+        """Of rollouts that are over."""
+        going = halted_rollouts(self._cohorts.snapshot, self.halts)
+        for name in [name for name in self.halts if name.rpartition("/")[0] not in going]:
+            del self.halts[name]
+            self._store.put(_HALTS_BUCKET, name.encode(), None)
 
     async def put_in_force(self, candidate: Candidate) -> link_pb2.SyncRequest:
         """Compile, store and apply a candidate.
@@ -69,6 +107,8 @@ class PolicyHolder:
         writes[_VERSION_KEY] = json.dumps(candidate.version).encode()
         await self._store.commit(_BUCKET, writes)
         changed = self._cohorts.change(snapshot)
+        self._forget_halts()
+        changed |= self._restrict(frozenset())
         ack = self.receiver.accept(outcome)
         self.rejected = {r.name: r for r in outcome.ack.rejected}
         for rejection in self.rejected.values():

@@ -45,6 +45,8 @@ class Registry:
         self._dirty: dict[bytes, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._held = False
+        self._uid_of: dict[str, bytes] = {}
+        """Agent id → the uid that it was last seen under."""
         self._body_of: dict[bytes, bytes] = {}
         """instance_uid → digest of its effective config that is on disk."""
         self._users: dict[bytes, int] = {}
@@ -65,6 +67,7 @@ class Registry:
                 continue
             self._records[record.instance_uid] = record
             self._use_body(record)
+            self._uid_of[record.agent_id] = record.instance_uid
             self._account(record)
 
     def __len__(self) -> int:
@@ -76,6 +79,12 @@ class Registry:
     def get(self, uid: bytes) -> Record | None:
         """The record of an agent, None if nobody knows it."""
         return self._records.get(uid)
+
+    def predecessor(self, record: Record) -> Record | None:
+        """Another record of the same agent, under a uid that it no longer uses; None for none."""
+        uid = self._uid_of.get(record.agent_id, record.instance_uid)
+        old = self._records.get(uid)
+        return None if old is None or old is record or old.connected else old
 
     def new(self, uid: bytes) -> Record:
         """Begin the record of an agent that was never seen."""
@@ -98,6 +107,8 @@ class Registry:
         if record is None:
             return
         self._dirty.pop(uid, None)
+        if self._uid_of.get(record.agent_id) == uid:
+            del self._uid_of[record.agent_id]
         self._use_body(record, gone=True)
         self.rollup.forget(record)
         self.shards.replace(uid, record.digest, 0)
@@ -109,6 +120,7 @@ class Registry:
     def changed(self, record: Record) -> None:
         """Something of the record is different; all that follows happens within moments."""
         record.last_change_ms = record.last_seen_ms = self._clock.unix_ms()
+        self._uid_of[record.agent_id] = record.instance_uid
         self._dirty[record.instance_uid] = None
         self._work_off_soon()
 

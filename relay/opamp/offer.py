@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.ids import ConfigHash
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+
+
+class OfferedSlot(NamedTuple):
+    """What one slot of an offer is made of."""
+
+    slot: str
+    assignment: str
+    content_hash: bytes
+    retry: int = 0
+    """The assignment's retry generation."""
+
+
+class Failure(NamedTuple):
+    """Content that an agent could not apply."""
+
+    slot: str
+    content_hash: bytes
+    retry: int
+    """Forgiven once the assignment has a higher one."""
+    error_message: str
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,11 +38,11 @@ class Offer:
     config_hash: ConfigHash
     field: bytes
     """ServerToAgent.remote_config, tag and length included: joined to an agent's own prefix when sent."""
-    assignments: tuple[str, ...]
-    """Names of the assignments that it came from, by slot order."""
+    slots: tuple[OfferedSlot, ...]
+    """By slot; shared by all records of agents that have it."""
 
 
-def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], assignments: tuple[str, ...]) -> Offer:
+def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], made_of: tuple[OfferedSlot, ...]) -> Offer:
     """Encode a config map of slot → (body, content type).
 
     Raises:
@@ -33,4 +55,4 @@ def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], assi
         remote.config.config_map[slot].body = body
         remote.config.config_map[slot].content_type = content_type
     field = pb.ServerToAgent(remote_config=remote).SerializeToString(deterministic=True)
-    return Offer(config_hash, field, assignments)
+    return Offer(config_hash, field, made_of)

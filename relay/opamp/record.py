@@ -6,8 +6,11 @@ are small. Who wants to look inside parses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from relay.ids import AgentId, ConfigHash, InstanceUid, sha256
 from relay.opamp import body, identity
+from relay.opamp.offer import Failure, OfferedSlot
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 
@@ -41,13 +44,18 @@ _KEPT = (
 """Sub-messages that are kept as bytes under their own name."""
 
 
+_REASON_CHARS = 1000
+_MAX_FAILURES = 8
+_MAX_RESTARTS = 2
+
+
 class Record:
     """What is known of one agent. Owned by the node's registry; changed only through `merge` and by that owner."""
 
     __slots__ = (
         "agent_description",
         "agent_id",
-        "assignments",
+        "applied",
         "available_components",
         "capabilities",
         "cohort",
@@ -57,15 +65,20 @@ class Record:
         "custom_capabilities",
         "digest",
         "effective_config_digest",
+        "failed",
         "failed_hash",
         "first_seen_ms",
         "health",
+        "healthy_before",
         "instance_uid",
         "last_change_ms",
         "last_seen_ms",
+        "offered_at_ms",
         "offered_hash",
+        "offers",
         "package_statuses",
         "remote_config_status",
+        "restarts",
         "sequence_exact",
         "sequence_num",
         "session_started_ms",
@@ -94,7 +107,18 @@ class Record:
         self.offered_hash = ConfigHash(b"")
         self.failed_hash = b""
         """The last config_hash that the agent reported FAILED: not offered again."""
-        self.assignments: tuple[str, ...] = ()
+        self.offers: tuple[OfferedSlot, ...] = ()
+        """What `offered_hash` is made of."""
+        self.offered_at_ms = 0
+        """0 until the owner has stamped it."""
+        self.healthy_before: bool | None = None
+        """Its health when that was offered."""
+        self.restarts = 0
+        """How often its process began anew with the offer undecided."""
+        self.applied: tuple[OfferedSlot, ...] = ()
+        """What was offered when it last said APPLIED."""
+        self.failed: tuple[Failure, ...] = ()
+        """What it could not apply, the newest last."""
         self.connected = False
         self.transport = ""
         self.first_seen_ms = first_seen_ms
@@ -149,15 +173,66 @@ class Record:
         if changes & (Change.DESCRIPTION | Change.CAPABILITIES):
             self.cohort = None
         if changes & Change.CONFIG_STATUS:
-            self._remember_failure()
+            self._take_status()
         return changes
 
-    def _remember_failure(self) -> None:
-        # Not undone by a later APPLIED of the same hash: opampsupervisor sends one for a config that failed within the
-        # settling time of the one before.
+    def _take_status(self) -> None:
+        # A failure is not undone by a later APPLIED of the same hash: opampsupervisor sends one for a config that failed
+        # within the settling time of the one before.
         status = self.config_status()
+        about_offer = status.last_remote_config_hash == self.offered_hash
         if status.status == pb.RemoteConfigStatuses_FAILED:
             self.failed_hash = status.last_remote_config_hash
+            if about_offer:
+                self.fail(status.error_message)
+        else:
+            self.compare_status()
+
+    def compare_status(self) -> None:
+        """Remember what it is made of, if what it says to have applied is what was offered."""
+        status = self.config_status()
+        applied = status.status == pb.RemoteConfigStatuses_APPLIED
+        if applied and status.last_remote_config_hash == self.offered_hash:
+            self.applied, self.restarts = self.offers, 0
+
+    def fail(self, reason: str) -> None:
+        """What was offered could not be applied: blame the slots that differ from what it last applied.
+
+        The owner stamps `at_ms`.
+        """
+        running = {slot.slot: slot.content_hash for slot in self.applied}
+        blamed = [s for s in self.offers if running.get(s.slot) != s.content_hash] or self.offers
+        fresh = [Failure(s.slot, s.content_hash, s.retry, reason[:_REASON_CHARS], 0) for s in blamed]
+        keys = {failure[:2] for failure in fresh}
+        self.failed = (*(f for f in self.failed if f[:2] not in keys), *fresh)[-_MAX_FAILURES:]
+        self.restarts = 0
+        self.cohort = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it was offered something and has neither applied it nor failed at it."""
+        if not self.offers or self.failed_hash == self.offered_hash:
+            return False
+        status = self.config_status()
+        decided = status.status in (pb.RemoteConfigStatuses_APPLIED, pb.RemoteConfigStatuses_FAILED)
+        return status.last_remote_config_hash != self.offered_hash or not decided
+
+    def began_anew(self) -> None:
+        """Its process started again. Twice with an offer undecided: it cannot live with what it was offered."""
+        if self.undecided:
+            self.restarts += 1
+            if self.restarts >= _MAX_RESTARTS:
+                self.failed_hash = self.offered_hash
+                self.fail(f"restarted {_MAX_RESTARTS} times without applying it")
+
+    def inherit(self, old: Record) -> None:
+        """Take over what is remembered of the same agent under another instance_uid."""
+        for name in ("first_seen_ms", "offered_hash", "failed_hash", "offers", "offered_at_ms", "healthy_before"):
+            setattr(self, name, getattr(old, name))
+        self.restarts, self.applied, self.failed = old.restarts, old.applied, old.failed
+        self.cohort = None
+        if self.remote_config_status is not None:
+            self._take_status()
 
     def config_status(self) -> pb.RemoteConfigStatus:
         """The last RemoteConfigStatus, parsed; UNSET where none was reported."""
@@ -188,7 +263,20 @@ class Record:
             connection_settings_status=self.connection_settings_status,
             unknown_fields=self.unknown_fields,
             offered_hash=self.offered_hash,
-            assignments=self.assignments,
+            offers=[link_pb2.OfferedSlot(**slot._asdict()) for slot in self.offers],
+            offered_at_unix_ms=self.offered_at_ms,
+            healthy_before=self.healthy_before,
+            applied=[link_pb2.OfferedSlot(**slot._asdict()) for slot in self.applied],
+            failed=[
+                link_pb2.FailedContent(
+                    slot=f.slot,
+                    content_hash=f.content_hash,
+                    retry=f.retry,
+                    error_message=f.error_message,
+                    at_unix_ms=f.at_ms,
+                )
+                for f in self.failed
+            ],
         ).SerializeToString(deterministic=True)
 
     def stored(self, state: bytes, *, sequence_exact: bool) -> bytes:
@@ -199,6 +287,7 @@ class Record:
             sequence_exact=sequence_exact,
             last_seen_unix_ms=self.last_seen_ms,
             failed_hash=self.failed_hash,
+            restarts=self.restarts,
         ).SerializeToString()
 
     @classmethod
@@ -224,7 +313,22 @@ class Record:
         record.effective_config_digest = state.effective_config_digest
         record.unknown_fields = state.unknown_fields
         record.offered_hash = ConfigHash(state.offered_hash)
-        record.assignments = tuple(state.assignments)
+        record.offers = slots_of(state.offers)
+        record.applied = slots_of(state.applied)
+        record.offered_at_ms = state.offered_at_unix_ms
+        record.healthy_before = state.healthy_before if state.HasField("healthy_before") else None
+        record.failed = failures_of(state.failed)
+        record.restarts = stored.restarts
         for name, _ in _KEPT:
             setattr(record, name, getattr(state, name) if state.HasField(name) else None)
         return record
+
+
+def slots_of(messages: Iterable[link_pb2.OfferedSlot]) -> tuple[OfferedSlot, ...]:
+    """As they are kept in a record."""
+    return tuple(OfferedSlot(m.slot, m.assignment, m.content_hash, m.retry) for m in messages)
+
+
+def failures_of(messages: Iterable[link_pb2.FailedContent]) -> tuple[Failure, ...]:
+    """As they are kept in a record."""
+    return tuple(Failure(m.slot, m.content_hash, m.retry, m.error_message, m.at_unix_ms) for m in messages)

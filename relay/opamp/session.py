@@ -72,7 +72,7 @@ class Reply:
 class Services:
     """What sessions are lent by their node: the decision, and chance."""
 
-    __slots__ = ("decide", "fresh_uid", "may_ask")
+    __slots__ = ("decide", "fresh_uid", "may_ask", "predecessor")
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Services:
         decide: Callable[[Record], Offer | None],
         fresh_uid: Callable[[], bytes],
         may_ask: Callable[[float], bool],
+        predecessor: Callable[[Record], Record | None],
     ) -> None:
         self.decide = decide
         """Record → the config that policy selects for it, None for none."""
@@ -87,6 +88,8 @@ class Services:
         """A new UUIDv7."""
         self.may_ask = may_ask
         """Whether one more agent may be asked for its full state now (a rate shared by the node)."""
+        self.predecessor = predecessor
+        """A record of the same agent under another uid that nobody uses any more; None for none."""
 
 
 class Session:
@@ -115,6 +118,7 @@ class Session:
         "needs_full",
         "offered_at",
         "outbox",
+        "predecessor",
         "record",
         "sent_hash",
     )
@@ -138,6 +142,8 @@ class Session:
         self.last_seen = 0.0
         self.disconnected = False
         """The agent said that it leaves."""
+        self.predecessor: Record | None = None
+        """The same agent's record under another uid, whose place this session's takes; the owner removes it."""
         self._address()
 
     def _address(self) -> None:
@@ -201,11 +207,17 @@ class Session:
             record.sequence_num = message.sequence_num
             return Reply(self._ack, Change.NONE)
         restarted = described and message.sequence_num <= 1
+        known = record.agent_id
         missed = message.sequence_num != record.sequence_num + 1 or not record.sequence_exact
         full = described and (self._asked or self._first or restarted)
         changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
         self.disconnected = False
         changes |= record.merge(message, full=full)
+        if record.agent_id != known and (old := self._services.predecessor(record)) is not None:
+            record.inherit(old)
+            self.predecessor = old
+        if restarted and self._first:
+            record.began_anew()
         record.sequence_num = message.sequence_num
         record.sequence_exact = True
         self.last_seen = now
@@ -275,10 +287,13 @@ class Session:
 
     def _remember(self, offer: Offer) -> int:
         record = self.record
-        if record.offered_hash == offer.config_hash and record.assignments == offer.assignments:
+        if record.offered_hash == offer.config_hash and record.offers == offer.slots:
             return Change.NONE
+        if record.offered_hash != offer.config_hash:
+            record.offered_at_ms, record.healthy_before, record.restarts = 0, record.healthy(), 0
         record.offered_hash = offer.config_hash
-        record.assignments = offer.assignments
+        record.offers = offer.slots
+        record.compare_status()
         return Change.OTHER
 
     def push(self, now: float) -> bytes | None:

@@ -1,21 +1,26 @@
 """From a snapshot and an agent to what it should run.
 
 Per slot the matching assignment of the highest priority, then of the smallest name; of it the candidate where the agent's
-bucket is below the rollout's threshold, else the stable revision; where that does not exist, the next that matches.
+bucket is below the rollout's threshold, else the stable revision; where that does not exist, or the agent failed at it
+before, the next that matches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from relay.ids import ConfigHash, sha256
 from relay.policy import rollout
+from relay.policy.model import Selector
 from relay.policy.selector import Facts, Matcher
-from relay.policy.snapshot import Assignment, Content, Snapshot
+from relay.policy.snapshot import Assignment, Content, Rollout, Snapshot
 
-CohortKey = tuple[int, int, int]
-"""(outcomes of all selector terms, capability bits that decide, sides in all rollouts)."""
+EVERYBODY = Selector()
+Failed = tuple[tuple[str, bytes, int], ...]
+"""(slot, content hash, retry generation) of all that an agent could not apply."""
+CohortKey = tuple[int, int, int, Failed]
+"""(outcomes of all selector terms, capability bits that decide, sides in all rollouts, failures)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,8 @@ class Choice:
     slot: str
     assignment: Assignment
     content: Content
+    rollout: str
+    """Whose candidate it is; empty for the stable revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,63 +49,115 @@ class Decision:
 
 
 class Evaluator:
-    """A snapshot made quick to ask."""
+    """A snapshot made quick to ask.
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    Args:
+        halted: rollouts whose candidate no agent is given here.
+        frozen: rollouts whose candidate only those agents keep that have it.
+    """
+
+    def __init__(
+        self, snapshot: Snapshot, *, halted: Collection[str] = frozenset(), frozen: Collection[str] = frozenset()
+    ) -> None:
         self.snapshot = snapshot
-        self._matcher = Matcher([a.published.selector for a in snapshot.assignments])
+        self.halted = halted
+        self.frozen = frozen
+        branches = [branch for a in snapshot.assignments for branch in a.branches]
+        contents = [c for a in snapshot.assignments for c in (a.stable, *(c for _, c in a.branches)) if c is not None]
+        selectors = [*(c.revision.selector for c in contents), *(change.selector for change, _ in branches)]
+        # One that selects everybody needs no bit.
+        distinct = {s.model_dump_json(): s for s in selectors if s != EVERYBODY}
+        self._matcher = Matcher(distinct.values())
+        self._number = {text: i for i, text in enumerate(distinct)}
+        self._selector_of = {id(s): self._number.get(s.model_dump_json()) for s in selectors}
         # A rollout that nobody or everybody is on splits no cohort.
-        self._rollouts = [
-            (change.id, change.threshold)
-            for change in (a.published.rollout for a in snapshot.assignments)
-            if change is not None and rollout.NOBODY < change.threshold < rollout.EVERYONE
+        self._splitting = [
+            (change.id, change.threshold, content.content_hash if change.id in frozen else None)
+            for change, content in branches
+            if change.id not in halted
+            and (rollout.NOBODY < change.threshold < rollout.EVERYONE or (change.threshold and change.id in frozen))
         ]
-        self._side_of = {rollout_id: i for i, (rollout_id, _) in enumerate(self._rollouts)}
+        self._side_of = {change_id: i for i, (change_id, _, _) in enumerate(self._splitting)}
 
     @property
     def keying(self) -> tuple[object, ...]:
         """Equal for two evaluators that give every agent the same cohort key, so that no agent need be keyed anew."""
-        return (self._matcher.mentions, tuple(self._rollouts))
+        return (self._matcher.mentions, tuple(self._splitting))
 
     @property
     def keys(self) -> frozenset[str]:
         """Keys of labels and attributes that a cohort depends on."""
         return self._matcher.keys
 
-    def key(self, facts: Facts, deciding_capabilities: int) -> CohortKey:
-        """The cohort of an agent."""
-        sides = 0
-        for i, (rollout_id, threshold) in enumerate(self._rollouts):
-            if rollout.bucket(rollout_id, facts.agent_id) < threshold:
-                sides |= 1 << i
-        return (self._matcher.vector(facts), deciding_capabilities, sides)
+    def key(
+        self, facts: Facts, deciding_capabilities: int, *, failed: Failed = (), held: Collection[bytes] = ()
+    ) -> CohortKey:
+        """The cohort of an agent.
 
-    def matching(self, vector: int) -> list[Assignment]:
-        """All assignments that match, the winner of each slot first."""
-        return [a for i, a in enumerate(self.snapshot.assignments) if self._matcher.matches(i, vector)]
+        Args:
+            failed: what it could not apply.
+            held: content hashes of what it was last offered, or has.
+        """
+        sides = 0
+        for i, (change_id, threshold, content_hash) in enumerate(self._splitting):
+            on = rollout.bucket(change_id, facts.agent_id) < threshold
+            if on and (content_hash is None or content_hash in held):
+                sides |= 1 << i
+        return (self._matcher.vector(facts), deciding_capabilities, sides, failed)
+
+    def matches(self, selector: Selector, vector: int) -> bool:
+        """Whether a selector of the snapshot matches a cohort."""
+        number = self._selector_of[id(selector)]
+        return number is None or self._matcher.matches(number, vector)
 
     def decide(self, key: CohortKey) -> Decision | None:
         """What agents of this cohort run; None: nothing is offered."""
-        vector, _, sides = key
         chosen: dict[str, Choice] = {}
-        for assignment in self.matching(vector):
+        for assignment in self.snapshot.assignments:
             slot = assignment.published.slot
-            if slot in chosen:
-                continue
-            content = assignment.candidate if self._on_candidate(assignment, sides) else assignment.stable
-            if content is not None:
-                chosen[slot] = Choice(slot, assignment, content)
+            if slot not in chosen:
+                for choice in self.options(assignment, key):
+                    if not is_blocked(choice, key[3]):
+                        chosen[slot] = choice
+                        break
         if not chosen:
             return None
         choices = tuple(chosen[slot] for slot in sorted(chosen))
-        return Decision(choices, config_hash([(c.slot, c.content.content_hash) for c in choices]))
+        return Decision(
+            choices, config_hash([(c.slot, c.content.content_hash) for c in choices], _retry(choices, key[3]))
+        )
 
-    def _on_candidate(self, assignment: Assignment, sides: int) -> bool:
-        change = assignment.published.rollout
-        if change is None:
+    def options(self, assignment: Assignment, key: CohortKey) -> Iterator[Choice]:
+        """What a cohort may get of an assignment, the best first; nothing if it is not for it."""
+        vector, _, sides, _ = key
+        slot = assignment.published.slot
+        for change, content in assignment.branches:
+            if self.is_on(change, vector, sides):
+                if not self.matches(content.revision.selector, vector):
+                    return  # the change takes the assignment from these agents
+                yield Choice(slot, assignment, content, change.id)
+        if assignment.stable is not None and self.matches(assignment.stable.revision.selector, vector):
+            yield Choice(slot, assignment, assignment.stable, "")
+
+    def is_on(self, change: Rollout, vector: int, sides: int) -> bool:
+        """Whether a cohort is on the candidate's side of a rollout."""
+        if change.id in self.halted or not self.matches(change.selector, vector):
             return False
         side = self._side_of.get(change.id)
         return change.threshold >= rollout.EVERYONE if side is None else bool(sides >> side & 1)
+
+
+def is_blocked(choice: Choice, failed: Failed) -> bool:
+    """Whether the agent failed at this before, and nobody has asked to try again."""
+    key = (choice.slot, choice.content.content_hash)
+    retry = choice.assignment.published.retry
+    return any((slot, content) == key and generation >= retry for slot, content, generation in failed)
+
+
+def _retry(choices: Sequence[Choice], failed: Failed) -> int:
+    """The agent's retry generation: 0 for those that failed at nothing of this, so that they need not apply it anew."""
+    tried = {(slot, content) for slot, content, _ in failed}
+    return sum(c.assignment.published.retry for c in choices if (c.slot, c.content.content_hash) in tried)
 
 
 def config_hash(contents: Sequence[tuple[str, bytes]], retry: int = 0) -> ConfigHash:

@@ -60,6 +60,10 @@ class Matcher:
         self._terms = sorted(self._index, key=self._index.__getitem__)
         self.keys = frozenset(key for _, key, _ in self._terms)
         """Keys of labels and attributes that any selector mentions."""
+        by_key: dict[tuple[str, str], dict[bytes, int]] = {}
+        for i, (source, key, value) in enumerate(self._terms):
+            by_key.setdefault((source, key), {})[value] = 1 << i
+        self._by_key = [(*where, values) for where, values in by_key.items()]
         self._by_id: dict[str, int] = {}
         self._any_id = 0
         for j, ids in enumerate(named):
@@ -79,10 +83,10 @@ class Matcher:
     def vector(self, facts: Facts) -> int:
         """The outcomes of all terms for one agent."""
         bits = self._any_id | self._by_id.get(facts.agent_id, 0)
-        for i, (source, key, value) in enumerate(self._terms):
+        for source, key, values in self._by_key:
             held = (facts.labels if source == "label" else facts.attributes).get(key)
-            if held is not None and canonical(held) == value:
-                bits |= 1 << i
+            if held is not None:
+                bits |= values.get(canonical(held), 0)
         return bits
 
     def matches(self, selector: int, vector: int) -> bool:

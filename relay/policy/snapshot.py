@@ -20,6 +20,7 @@ from relay.ids import sha256
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Model, Name, RegionVariables, Selector
 from relay.policy.rollout import EVERYONE
+from relay.policy.strategy import LocalGuard
 from relay.policy.template import RENDERER, Resolved
 
 _KINDS = ("ConfigTemplate", "RegionVariables", "ConfigAssignment")
@@ -36,6 +37,8 @@ class Revision(Model):
     variables: str = ""
     """REGION@DIGEST of the region's variables; empty for none."""
     renderer: int
+    selector: Selector = Selector()
+    """Whom it is for: a change of the selector goes out by stages like every other."""
 
 
 class Rollout(Model):
@@ -45,6 +48,11 @@ class Rollout(Model):
     candidate: Revision
     threshold: int = Field(ge=0)
     """Agents whose bucket is below it are on the candidate; see `relay.policy.rollout`."""
+    selector: Selector = Selector()
+    """The strategy's: agents that it does not match are not on the candidate."""
+    local_guard: LocalGuard | None = None
+    candidate_ttl_s: float | None = None
+    """A node that heard nothing for so long puts no further agent on the candidate."""
 
 
 class Published(Model):
@@ -53,9 +61,12 @@ class Published(Model):
     name: Name
     slot: str
     priority: int
-    selector: Selector
     stable: Revision | None
     rollout: Rollout | None
+    layers: list[Rollout] = Field(default_factory=list)
+    """Rollouts that newer ones superseded, the newest first: their agents keep what they have until their turn comes."""
+    retry: int = 0
+    """Failures of an earlier retry generation are forgiven."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +89,8 @@ class Assignment:
 
     published: Published
     stable: Content | None
-    candidate: Content | None
+    branches: tuple[tuple[Rollout, Content], ...]
+    """The rollout and its candidate, then those of superseded ones: the first that an agent is on counts."""
     inputs: frozenset[str]
     """Names of the resources that it was made of, its own included."""
 
@@ -193,7 +205,8 @@ def _compile(
         digest = bytes.fromhex(revision.template_digest)
         return Content(revision, template, resolved, templates.content_hash(digest, resolved, revision.renderer))
 
-    candidate = content(published.rollout.candidate) if published.rollout else None
+    rollouts = ([published.rollout] if published.rollout else []) + published.layers
+    branches = tuple((change, content(change.candidate)) for change in rollouts)
     stable = None
     if published.stable is not None:
         try:
@@ -202,4 +215,4 @@ def _compile(
             # Nobody is on it: what this region cannot render of it must not hold back the candidate.
             if published.rollout is None or published.rollout.threshold < EVERYONE:
                 raise
-    return Assignment(published, stable, candidate, frozenset(inputs))
+    return Assignment(published, stable, branches, frozenset(inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 from relay.documents import parse_duration
 
@@ -215,6 +215,30 @@ class NodeIdentity(Part):
     data_dir: str = ".data/node"
     record_ttl: Duration = 30 * 86400.0
     """How long an agent that is away is remembered."""
+
+
+class ConfigUpdate(Part):
+    """What a change of config needs (the guide's `policies.config_update`)."""
+
+    approval_required: bool = False
+    approvals_needed: int = Field(default=1, ge=1, le=100)
+    four_eyes: bool = False
+    """Whoever made a change cannot approve it."""
+    rollback_on_error: bool = True
+    """Where a strategy does not say what happens when a stage fails: roll back, else pause."""
+
+
+class Policies(Part):
+    """Rules for changes."""
+
+    config_update: ConfigUpdate = ConfigUpdate()
+
+
+class Notifications(Part):
+    """Where failed rollouts are told."""
+
+    channels: dict[str, SecretStr] = Field(default_factory=dict)
+    """Name, as strategies say it → URL of apprise (`slack://…`, `mailto://…`, `json://…`). Holds the channel's secret."""
 
 
 class ApiLimits(Part):

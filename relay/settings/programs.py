@@ -86,6 +86,8 @@ class ControlPlaneSettings(Part):
     data_dir: str = ".data/control-plane"
     server: ControlPlaneServer = ControlPlaneServer()
     telemetry: ControlPlaneTelemetry = ControlPlaneTelemetry()
+    policies: parts.Policies = parts.Policies()
+    notifications: parts.Notifications = parts.Notifications()
     auth: parts.Auth | None = None
 
     def endpoints(self) -> list[tuple[str, str]]:
@@ -113,6 +115,8 @@ class StandaloneSettings(Part):
     server: StandaloneServer = StandaloneServer()
     telemetry: NodeTelemetry = NodeTelemetry()
     identity: parts.Identity = parts.Identity()
+    policies: parts.Policies = parts.Policies()
+    notifications: parts.Notifications = parts.Notifications()
     drain: parts.Drain = parts.Drain(seconds=0)
     auth: parts.Auth | None = None
 
@@ -143,6 +147,8 @@ class StandaloneSettings(Part):
             data_dir=str(Path(self.data_dir) / "control-plane"),
             server=ControlPlaneServer(link=self.server.link, api=self.server.api, limits=self.server.api_limits),
             telemetry=ControlPlaneTelemetry(metrics=parts.Metrics(endpoint="127.0.0.1:0"), logs=self.telemetry.logs),
+            policies=self.policies,
+            notifications=self.notifications,
             auth=self.auth,
         )
 

@@ -25,14 +25,20 @@ async def test_what_is_published_compiles_and_keeps_what_revisions_pin(programs:
     variables = (
         "---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {name: eu}\nspec: {values: {level: %s}}\n"
     )
-    await apply(plane, TEMPLATE, assignment("a"), variables % "debug")
+    strategy = (
+        "---\napiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {name: canary}\n"
+        "spec: {stages: [{name: a, percentage: 5}]}\n"
+    )
+    await apply(plane, TEMPLATE, strategy, assignment("a"), variables % "debug")
+    await apply(plane, assignment("a") + "  strategy: canary\n")
     await apply(plane, variables % "warn")
     policy = await plane.publisher.policy("eu")
     snapshot = build(policy.resources)
     assert snapshot.rejected == {}
     (compiled,) = snapshot.assignments
+    ((change, candidate),) = compiled.branches
+    assert (change.id, change.threshold) == ("a-2", 0)
     assert compiled.stable is not None
-    assert compiled.candidate is not None
     assert compiled.stable.resolved.values["level"] == "debug"
-    assert compiled.candidate.resolved.values["level"] == "warn"
+    assert candidate.resolved.values["level"] == "warn"
     assert len([name for name in policy.resources if name.startswith("RegionVariables/")]) == 2

@@ -25,7 +25,7 @@ def test_agents_of_one_answer_share_one_offer() -> None:
     assert len(cohorts) == 2
     offer = cohorts.offer(one)
     assert offer is not None
-    assert offer.assignments == ("p",)
+    assert [slot.assignment for slot in offer.slots] == ["p"]
     body = pb.ServerToAgent.FromString(offer.field).remote_config.config.config_map[""].body
     assert b"rate: 2" in body
 
@@ -46,6 +46,7 @@ def test_a_change_of_contents_touches_cohorts_and_not_agents() -> None:
 def test_a_change_that_concerns_nobody_says_so() -> None:
     cohorts = Cohorts("local", "all")
     policy = snapshot(published("a", stable=revision(1)))
+    cohorts.of(record("early"))
     assert cohorts.change(policy)
     offer = cohorts.offer(record())
     assert not cohorts.change(snapshot(published("a", stable=revision(1))))
@@ -63,7 +64,7 @@ def test_new_terms_place_agents_anew() -> None:
     )
     offer = cohorts.offer(agent)
     assert offer is not None
-    assert offer.assignments == ("p",)
+    assert [slot.assignment for slot in offer.slots] == ["p"]
 
 
 def test_a_rollout_s_threshold_is_part_of_the_key() -> None:

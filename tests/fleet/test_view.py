@@ -1,11 +1,12 @@
 from relay.fleet.view import agent_view, rfc3339
+from relay.opamp.offer import OfferedSlot
 from relay.pb.relay.v1 import link_pb2
 from tests.fleet.agents import record
 
 
 def test_an_agent_as_people_see_it() -> None:
     agent = record("a1", tier="prod")
-    agent.assignments = ("p",)
+    agent.offers = (OfferedSlot("", "p", b"c"),)
     state = link_pb2.AgentState.FromString(agent.state())
     view = agent_view(state, region="eu", node="n1", connected=True, trusted=("tier",))
     assert view["agent_id"] == "a1"

@@ -1,14 +1,14 @@
 import pytest
 
 from relay.ids import ConfigHash
-from relay.opamp.offer import encode
+from relay.opamp.offer import OfferedSlot, encode
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 
 def test_an_offer_is_the_encoded_field_and_does_not_depend_on_order() -> None:
     slots = {"b": (b"2", "text/yaml"), "": (b"1", "text/yaml")}
-    offer = encode(ConfigHash(b"h" * 32), slots, ("x",))
-    turned = encode(ConfigHash(b"h" * 32), dict(reversed(slots.items())), ("x",))
+    offer = encode(ConfigHash(b"h" * 32), slots, (OfferedSlot("", "x", b"c"),))
+    turned = encode(ConfigHash(b"h" * 32), dict(reversed(slots.items())), (OfferedSlot("", "x", b"c"),))
     assert offer.field == turned.field
     message = pb.ServerToAgent.FromString(offer.field)
     assert message.remote_config.config_hash == b"h" * 32

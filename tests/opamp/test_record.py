@@ -1,6 +1,7 @@
 from typing import Any
 
-from relay.ids import InstanceUid
+from relay.ids import ConfigHash, InstanceUid
+from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.record import Change, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
@@ -73,7 +74,7 @@ def test_a_record_survives_the_disk() -> None:
     record.merge(report(capabilities=3, agent_description=described("a"), health=pb.ComponentHealth()), full=True)
     record.sequence_num = 9
     record.connected, record.transport, record.session_started_ms = True, "websocket", 7
-    record.assignments = ("prod",)
+    record.offers = (OfferedSlot("", "prod", b"c"),)
     back = Record.from_stored(record.stored(record.state(), sequence_exact=False))
     assert not back.connected
     back.connected = True
@@ -81,3 +82,88 @@ def test_a_record_survives_the_disk() -> None:
     assert (back.sequence_num, back.sequence_exact) == (9, False)
     assert back.health == b""
     assert back.remote_config_status is None
+
+
+def offered(record: Record, *slots: OfferedSlot, config_hash: bytes = b"h") -> None:
+    record.offered_hash, record.offers, record.offered_at_ms = ConfigHash(config_hash), slots, 1
+
+
+def says(record: Record, status: int, config_hash: bytes = b"h", error: str = "") -> None:
+    said = pb.RemoteConfigStatus(last_remote_config_hash=config_hash, status=status, error_message=error)  # type: ignore[arg-type]
+    record.merge(pb.AgentToServer(instance_uid=record.instance_uid, remote_config_status=said), full=False)
+
+
+APPLIED, APPLYING, FAILED = (
+    pb.RemoteConfigStatuses_APPLIED,
+    pb.RemoteConfigStatuses_APPLYING,
+    pb.RemoteConfigStatuses_FAILED,
+)
+A1, A2, B1 = OfferedSlot("", "a", b"1"), OfferedSlot("", "a", b"2", 3), OfferedSlot("b", "b", b"1")
+
+
+def test_a_failure_blames_the_slots_that_differ_from_what_ran() -> None:
+    record = Record(UID, 0)
+    offered(record, A1, B1)
+    says(record, APPLIED)
+    assert record.applied == (A1, B1)
+    record.cohort = object()
+    offered(record, A2, B1, config_hash=b"i")
+    says(record, FAILED, b"i", "no such receiver")
+    assert record.failed == (Failure("", b"2", 3, "no such receiver", 0),)
+    assert record.cohort is None
+    offered(record, A1, B1, config_hash=b"h")
+    says(record, APPLIED, b"h")
+    assert record.failed[0].content_hash == b"2", "remembered whatever is applied afterwards"
+
+
+def test_a_failure_of_everything_blames_everything_and_they_are_bounded() -> None:
+    record = Record(UID, 0)
+    offered(record, A1, B1)
+    says(record, FAILED, error="x" * 5000)
+    assert [f.slot for f in record.failed] == ["", "b"]
+    assert len(record.failed[0].error_message) == 1000
+    for number in range(20):
+        offered(record, OfferedSlot("", "a", bytes([number])), config_hash=bytes([number]))
+        says(record, FAILED, bytes([number]))
+    assert len(record.failed) == 8
+    says(record, APPLIED, b"other")
+    says(record, FAILED, b"another")
+    assert len(record.failed) == 8, "of something that was not the offer: nobody knows what it was made of"
+
+
+def test_two_restarts_without_deciding_are_a_failure() -> None:
+    record = Record(UID, 0)
+    offered(record, A1)
+    record.began_anew()
+    assert not record.failed
+    says(record, APPLYING)
+    record.began_anew()
+    assert record.failed[0].error_message == "restarted 2 times without applying it"
+    assert not record.undecided
+    record.began_anew()
+    assert len(record.failed) == 1
+
+
+def test_who_has_decided_may_restart() -> None:
+    record = Record(UID, 0)
+    record.began_anew()
+    offered(record, A1)
+    record.began_anew()
+    says(record, APPLIED)
+    record.began_anew()
+    record.began_anew()
+    assert not record.failed
+
+
+def test_memory_goes_with_the_agent_to_its_next_uid_and_over_a_restart_of_the_node() -> None:
+    old = Record(UID, 0)
+    offered(old, A1)
+    says(old, FAILED, error="no")
+    old.failed = tuple(f._replace(at_ms=7) for f in old.failed)
+    old.healthy_before = True
+    new = Record(UID, 0)
+    new.inherit(old)
+    assert (new.failed, new.offers, new.offered_hash) == (old.failed, old.offers, old.offered_hash)
+    back = Record.from_stored(new.stored(new.state(), sequence_exact=True))
+    assert (back.failed, back.offers, back.applied) == (new.failed, new.offers, new.applied)
+    assert (back.healthy_before, back.offered_at_ms, back.restarts) == (True, 1, 0)

@@ -8,14 +8,14 @@ import pytest
 
 from relay.ids import ConfigHash, InstanceUid
 from relay.opamp import session as sessions
-from relay.opamp.offer import Offer, encode
+from relay.opamp.offer import Offer, OfferedSlot, encode
 from relay.opamp.record import Change, Record
 from relay.opamp.session import Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 UID = InstanceUid(bytes(range(16)))
 ALL = 0x3807
-ONE, TWO = (encode(ConfigHash(n * 32), {"": (n, "text/yaml")}, ("a",)) for n in (b"1", b"2"))
+ONE, TWO = (encode(ConfigHash(n * 32), {"": (n, "text/yaml")}, (OfferedSlot("", "a", n * 32),)) for n in (b"1", b"2"))
 Status = pb.RemoteConfigStatus
 
 
@@ -25,8 +25,14 @@ class World:
     def __init__(self, record: Record | None = None, header: bytes = b"") -> None:
         self.offer: Offer | None = None
         self.permits = 100
+        self.old: Record | None = None
         self.record = record or Record(UID, 0)
-        services = Services(decide=lambda _: self.offer, fresh_uid=lambda: b"f" * 16, may_ask=self.may_ask)
+        services = Services(
+            decide=lambda _: self.offer,
+            fresh_uid=lambda: b"f" * 16,
+            may_ask=self.may_ask,
+            predecessor=lambda _: self.old,
+        )
         self.session = Session(self.record, services, header)
         self.sequence = -1
         self.changes = Change.NONE
@@ -375,3 +381,46 @@ def test_zero_capabilities_take_the_long_path_and_change_nothing() -> None:
     assert world.report(capabilities=0) == pb.ServerToAgent(instance_uid=UID)
     assert world.changes == Change.NONE
     assert world.record.capabilities == ALL
+
+
+def test_a_process_that_dies_of_its_config_twice_gets_something_else() -> None:
+    world = World()
+    world.offer = ONE
+    assert world.hello().HasField("remote_config")
+    for _ in range(2):
+        again = World(world.record)
+        again.offer = ONE
+        again.hello()
+    assert [f.content_hash for f in world.record.failed] == [b"1" * 32]
+    assert world.record.failed_hash == ONE.config_hash
+    last = World(world.record)
+    last.offer = TWO
+    assert last.hello().HasField("remote_config")
+    assert world.record.restarts == 0
+
+
+def test_a_process_that_comes_back_with_its_config_applied_is_well() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello()
+    for _ in range(3):
+        again = World(world.record)
+        again.offer = ONE
+        again.hello(remote_config_status=applied(ONE))
+    assert not world.record.failed
+    assert world.record.applied == ONE.slots
+
+
+def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
+    before = World()
+    before.offer = ONE
+    before.hello()
+    before.report(
+        remote_config_status=Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_FAILED)
+    )
+    after = World(Record(UID, 0))
+    after.old = before.record
+    after.offer = ONE
+    assert not after.hello().HasField("remote_config"), "it failed at this under its old uid"
+    assert after.record.failed == before.record.failed
+    assert after.session.predecessor is before.record

@@ -39,11 +39,17 @@ VARIABLES = RegionVariables.model_validate(
 )
 
 
-def revision(rate: int = 1, *, variables: bool = False, renderer: int = 1, **values: Any) -> Revision:
+def revision(
+    rate: int = 1, *, variables: bool = False, renderer: int = 1, selector: Selector | None = None, **values: Any
+) -> Revision:
     pin = variables_resource(VARIABLES)[0].partition("/")[2] if variables else ""
-    digest = sha256(template_resource(TEMPLATE)[1]).hex()
     return Revision(
-        template=TEMPLATE.key, template_digest=digest, values={"rate": rate, **values}, variables=pin, renderer=renderer
+        template=TEMPLATE.key,
+        template_digest=sha256(template_resource(TEMPLATE)[1]).hex(),
+        values={"rate": rate, **values},
+        variables=pin,
+        renderer=renderer,
+        selector=selector or Selector(),
     )
 
 
@@ -56,11 +62,15 @@ def published(
     priority: int = 0,
     slot: str = "",
     selector: Selector | None = None,
+    retry: int = 0,
+    **more: Any,
 ) -> Published:
-    change = Rollout(id=f"{name}-1", candidate=candidate, threshold=threshold) if candidate else None
-    return Published(
-        name=name, slot=slot, priority=priority, selector=selector or Selector(), stable=stable, rollout=change
-    )
+    """`selector` is for both revisions; `more` goes to the rollout."""
+    if selector is not None:
+        stable = stable and stable.model_copy(update={"selector": selector})
+        candidate = candidate and candidate.model_copy(update={"selector": selector})
+    change = Rollout(id=f"{name}-1", candidate=candidate, threshold=threshold, **more) if candidate else None
+    return Published(name=name, slot=slot, priority=priority, stable=stable, rollout=change, retry=retry)
 
 
 def resources(*assignments: Published) -> dict[str, bytes]:

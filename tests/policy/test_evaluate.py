@@ -1,8 +1,10 @@
+from typing import Any
+
 from relay.policy.evaluate import CohortKey, Evaluator, config_hash
 from relay.policy.model import Selector
-from relay.policy.rollout import EVERYONE, bucket
+from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
-from relay.policy.snapshot import Published, Snapshot, build
+from relay.policy.snapshot import Published, Rollout, Snapshot, build
 from tests.policy.published import published, resources, revision
 
 
@@ -72,3 +74,74 @@ def test_the_hash_covers_slots_contents_and_retries() -> None:
     one = config_hash([("", b"a"), ("b", b"c")])
     assert one == config_hash([("b", b"c"), ("", b"a")])
     assert len({one, config_hash([("", b"a")]), config_hash([("", b"a"), ("b", b"c")], retry=1)}) == 3
+
+
+def test_a_selector_goes_out_with_its_revision() -> None:
+    old, new = Selector(labels={"tier": "prod"}), Selector(labels={"tier": "dev"})
+    moved = published(
+        "a", stable=revision(1, selector=old), candidate=revision(1, selector=new), threshold=BUCKETS // 2
+    )
+    subject = evaluator(moved, published("low", stable=revision(9), priority=-1))
+    agents = [str(i) for i in range(200)]
+    taken_off = [a for a in agents if names(subject, facts(a, tier="prod")) == ("low",)]
+    put_on = [a for a in agents if names(subject, facts(a, tier="dev")) == ("a",)]
+    assert taken_off == put_on, "the same buckets decide"
+    assert 60 < len(put_on) < 140
+
+
+def test_agents_that_the_strategy_does_not_name_stay_on_stable() -> None:
+    limited = published(
+        "a", stable=revision(1), candidate=revision(2), threshold=EVERYONE, selector=None, local_guard=None
+    )
+    assert limited.rollout is not None
+    named = limited.rollout.model_copy(update={"selector": Selector(labels={"tier": "prod"})})
+    subject = evaluator(limited.model_copy(update={"rollout": named}))
+    assert rate(subject, facts(tier="prod")) == 2
+    assert rate(subject, facts(tier="dev")) == 1
+
+
+def test_what_failed_falls_back_and_is_tried_again_under_another_hash() -> None:
+    going = published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)
+    subject = evaluator(going)
+    fresh = subject.decide(subject.key(facts(), 2))
+    assert fresh is not None
+    failed = (("", fresh.choices[0].content.content_hash, 0),)
+    assert rate(subject, facts(), failed=failed) == 1
+    again = evaluator(going.model_copy(update={"retry": 1}))
+    decision = again.decide(again.key(facts(), 2, failed=failed))
+    assert decision is not None
+    assert decision.choices[0].content.resolved.values["rate"] == 2
+    assert decision.config_hash != fresh.config_hash, "the agent would take the old hash for the old failure"
+    untroubled = again.decide(again.key(facts(), 2))
+    assert untroubled is not None
+    assert untroubled.config_hash == fresh.config_hash, "who did not fail need not apply it anew"
+    both = (*failed, ("", evaluator(published("a", stable=revision(1))).snapshot.assignments[0].stable.content_hash, 0))  # type: ignore[union-attr]
+    assert subject.decide(subject.key(facts(), 2, failed=both)) is None
+
+
+def test_halted_and_frozen_candidates() -> None:
+    snapshot = build(resources(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)))
+    content = snapshot.assignments[0].branches[0][1].content_hash
+    assert rate(Evaluator(snapshot, halted={"a-1"}), facts()) == 1
+    frozen = Evaluator(snapshot, frozen={"a-1"})
+    assert rate(frozen, facts()) == 1
+    assert rate(frozen, facts(), held=[content]) == 2
+    assert frozen.keying != Evaluator(snapshot).keying
+
+
+def test_layers_of_superseded_rollouts_keep_their_agents() -> None:
+    first = Rollout(id="a-1", candidate=revision(2), threshold=BUCKETS // 2)
+    second = Rollout(id="a-2", candidate=revision(3), threshold=BUCKETS // 4)
+    base = published("a", stable=revision(1))
+    before = evaluator(base.model_copy(update={"rollout": first}))
+    after = evaluator(base.model_copy(update={"rollout": second, "layers": [first]}))
+    seen = {(rate(before, facts(str(i))), rate(after, facts(str(i)))) for i in range(300)}
+    assert seen == {(1, 1), (1, 3), (2, 2), (2, 3)}
+
+
+def rate(subject: Evaluator, agent: Facts, **more: Any) -> int:
+    decision = subject.decide(subject.key(agent, 2, **more))
+    assert decision is not None
+    value = decision.choices[0].content.resolved.values["rate"]
+    assert isinstance(value, int)
+    return value

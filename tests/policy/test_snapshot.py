@@ -10,7 +10,7 @@ def test_good_resources_compile() -> None:
     assert assignment.stable is not None
     assert assignment.stable.resolved.values == {"rate": 1, "where": "here"}
     assert b"where: here" in assignment.stable.render()
-    assert assignment.candidate is not None
+    assert assignment.branches
     assert snapshot.needed == set(resources(published("a")))
 
 
@@ -57,7 +57,7 @@ def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() 
     everyone = published(stable=revision(1000), candidate=revision(2), threshold=EVERYONE)
     (assignment,) = build(resources(everyone)).assignments
     assert assignment.stable is None
-    assert assignment.candidate is not None
+    assert assignment.branches
     some = published(stable=revision(1000), candidate=revision(2), threshold=5)
     assert "above the most" in build(resources(some)).rejected["ConfigAssignment/a"]
 

@@ -46,7 +46,7 @@ server: {tls: {enabled: false, client_ca_file: /certs/ca.crt}, batching: {enable
 database: {type: postgres}
 storage: {config: {type: s3}, packages: {type: s3}}
 auth: {type: jwt, secret_key_file: /secrets/jwt-key}
-policies: {config_update: {approval_required: true}}
+policies: {config_update: {approval_required: true}, package_update: {approval_required: true}}
 telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:4318"}, logs: {level: info}}
 """
     found = refused(StandaloneSettings, text, tmp_path)
@@ -55,7 +55,7 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
         "database",
         "storage.config",
         "storage.packages",
-        "policies.config_update",
+        "policies.package_update",
         "telemetry.traces",
         "auth.type",
     ]

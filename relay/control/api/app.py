@@ -19,8 +19,11 @@ from starlette.exceptions import HTTPException
 
 from relay import __version__
 from relay.control import views
-from relay.control.documents import Applied, Documents
+from relay.control.api.rollouts import Actor, add_rollout_routes
+from relay.control.audit import Audit
+from relay.control.documents import ANONYMOUS, Applied, Documents
 from relay.control.fleet import Agent, Fleet
+from relay.control.rollouts.engine import Rollouts
 from relay.errors import NotFound, Outcome, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
 from relay.policy import kinds
@@ -62,6 +65,8 @@ class ApplyRequest(_Body):
 def build_api(
     documents: Documents,
     fleet: Fleet,
+    rollouts: Rollouts,
+    audit: Audit,
     *,
     published: Published,
     metrics: ControlPlaneMetrics,
@@ -84,6 +89,7 @@ def build_api(
     _add_guards(api, max_body_bytes, hosts)
     _add_document_routes(api, documents, published, metrics)
     _add_fleet_routes(api, fleet)
+    add_rollout_routes(api, rollouts, audit)
 
     @api.get("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
@@ -104,11 +110,11 @@ def _add_document_routes(
     api: FastAPI, documents: Documents, published: Published, metrics: ControlPlaneMetrics
 ) -> None:
     @api.post("/api/v1/apply")
-    async def apply(request: ApplyRequest) -> dict[str, Any]:
+    async def apply(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Apply documents: all or none. With dry_run nothing changes."""
         try:
             texts = [(s.source, s.text) for s in request.sources]
-            applied = await documents.apply(texts, dry_run=request.dry_run)
+            applied = await documents.apply(texts, dry_run=request.dry_run, actor=actor)
         except Refused:
             metrics.applies["refused"] += 1
             raise
@@ -128,9 +134,9 @@ def _add_document_routes(
         return documents.get(_kind(plural), name)
 
     @api.delete("/api/v1/documents/{plural}/{name}")
-    async def delete_document(plural: str, name: str) -> dict[str, Any]:
+    async def delete_document(plural: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Delete one document that nothing uses."""
-        applied = await documents.delete(_kind(plural), name)
+        applied = await documents.delete(_kind(plural), name, actor=actor)
         await published()
         return _applied(applied)
 

@@ -28,12 +28,58 @@ assignments = sa.Table(
     "assignments",
     metadata,
     sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("stable", sa.Text),
-    sa.Column("candidate", sa.Text),
-    sa.Column("threshold", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
 )
-"""Where each assignment is between its revisions (JSON); `number` counts its rollouts."""
+"""Where each assignment is between its revisions, as JSON."""
+
+rollouts = sa.Table(
+    "rollouts",
+    metadata,
+    sa.Column("name", sa.String(160), primary_key=True),
+    sa.Column("assignment", sa.String(128), nullable=False, index=True),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+)
+"""Every rollout that there was, as JSON: the revisions of an assignment in their order."""
+
+configs = sa.Table(
+    "configs",
+    metadata,
+    sa.Column("hash", sa.LargeBinary(32), primary_key=True),
+    sa.Column("content_type", sa.String(64), nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("published_ms", sa.BigInteger, nullable=False),
+)
+"""The rendered contents of all published revisions, by content hash."""
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String(256), nullable=False),
+    sa.Column("verified", sa.Boolean, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("subject", sa.String(320), nullable=False),
+    sa.Column("before", sa.String(64), nullable=False),
+    sa.Column("after", sa.String(64), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("hash", sa.LargeBinary(32), nullable=False),
+)
+"""Who did what: each row's hash covers the row and the hash before it."""
+
+notices = sa.Table(
+    "notices",
+    metadata,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("channel", sa.String(128), nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_ms", sa.BigInteger, nullable=False),
+)
+"""What is to be told and has not been: written with the change that it tells of, gone when it was sent."""
 
 manifests = sa.Table(
     "manifests",

@@ -1,0 +1,184 @@
+"""`opampctl rollout …`: what is going out, how far it is, and what people do about it."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from relay.cli.client import Api, api_of
+from relay.cli.output import as_bar, form_of, show, table
+
+app = typer.Typer(no_args_is_help=True, help="Changes on their way to agents.")
+
+Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")]
+As = Annotated[str, typer.Option("--as", envvar="OPAMPCTL_AS", help="who you are; recorded as unverified")]
+Reason = Annotated[str, typer.Option("--reason", help="why; kept in the audit")]
+Name = Annotated[str, typer.Argument(help="ASSIGNMENT-NUMBER")]
+DEFAULT_SERVER = "http://127.0.0.1:4340"
+_WATCH_S = 1.0
+_OVER = ("rolled_back", "completed", "superseded", "rejected", "aborted")
+
+
+@app.command("list")
+def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
+    """List what is going on, and the latest rollout of each assignment."""
+    form = form_of(output)
+    found = Api(server).get("rollouts")
+    if form != "table":
+        show(found, form)
+        return
+    table(
+        ("name", "state", "stage", "targets", "applied", "failed", "silent", "unhealthy", "reason"),
+        [
+            (
+                r["name"],
+                r["state"],
+                f"{r['stages'][r['stage']]['name']} ({r['stage'] + 1}/{len(r['stages'])})",
+                *(
+                    r["stages"][r["stage"]]["counts"][k]
+                    for k in ("targets", "applied", "failed", "silent", "unhealthy")
+                ),
+                (r["stages"][r["stage"]]["gate"]["reason"] or r["reason"])[:80],
+            )
+            for r in found
+        ],
+    )
+
+
+@app.command()
+def status(
+    name: Name,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="until it is over")] = False,
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Show one rollout: its stages, its regions, and what it waits for."""
+    form = form_of(output)
+    api = Api(server)
+    if not watch:
+        found = api.get("rollouts", name)
+        if form == "table":
+            print("\n".join(picture(found)))
+        else:
+            show(found, form)
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+        while True:
+            found = api.get("rollouts", name)
+            live.update(Text("\n".join(picture(found))), refresh=True)
+            if found["state"] in _OVER:
+                return
+            time.sleep(_WATCH_S)
+
+
+def picture(rollout: dict[str, Any]) -> list[str]:
+    """A rollout in lines of text: a bar for each stage, a row for each region."""
+    change = f"{rollout['stable'] or 'nothing'} -> {rollout['candidate']} {rollout['template']}"
+    lines = [_headline(rollout), f"  {change}, by {rollout['created_by']} at {rollout['created']}"]
+    if rollout["state"] == "pending_approval":
+        given = ", ".join(a["actor"] for a in rollout["approvals"]) or "nobody yet"
+        lines.append(f"  waits for {rollout['approvals_needed']} approvals of {rollout['digest'][:16]}: {given}")
+    width = max(len(stage["name"]) for stage in rollout["stages"])
+    for stage in rollout["stages"]:
+        counts, gate = stage["counts"], stage["gate"]
+        share = f"{stage['percentage']:g} %" if "percentage" in stage else ", ".join(stage["regions"])
+        bar = as_bar(counts["applied"], counts["failed"], counts["targets"])
+        lines.append(f"  {stage['name']:<{width}}  {bar}  {share:>6}  {stage['state']}")
+        if stage["started"]:
+            lines.append(f"  {'':<{width}}  {_numbers(counts)}")
+            lines.append(f"  {'':<{width}}  gate: {gate['verdict']}: {gate['reason']}")
+    lines += [f"  region {name}: {counts['state']}: {_numbers(counts)}" for name, counts in rollout["regions"].items()]
+    return lines
+
+
+def _headline(rollout: dict[str, Any]) -> str:
+    reason = f": {rollout['reason']}" if rollout["reason"] else ""
+    return f"{rollout['name']} {rollout['state'].replace('_', ' ')}{reason}"
+
+
+def _numbers(counts: dict[str, Any]) -> str:
+    return " ".join(
+        f"{key} {counts[key]}" for key in ("targets", "offered", "applied", "failed", "silent", "unhealthy")
+    )
+
+
+@app.command()
+def approve(
+    name: Name,
+    digest: Annotated[str, typer.Option(help="of the change, as you saw it; default: as it is now")] = "",
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Approve a change that waits for it."""
+    api = api_of(server, who)
+    if not digest:
+        digest = api.get("rollouts", name)["digest"]
+    _say(api.post("rollouts", name, "approve", body={"digest": digest}))
+
+
+def _act(action: str, name: str, reason: str, who: str, server: str, **more: Any) -> None:
+    _say(api_of(server, who).post("rollouts", name, action, body={"reason": reason, **more}))
+
+
+def _say(rollout: dict[str, Any]) -> None:
+    print(_headline(rollout))
+
+
+@app.command()
+def reject(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
+    """Say no to a change that waits for approval."""
+    _act("reject", name, reason, who, server)
+
+
+@app.command()
+def pause(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
+    """Stay in the stage that it is in, until it is resumed."""
+    _act("pause", name, reason, who, server)
+
+
+@app.command()
+def resume(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
+    """Go on after a pause."""
+    _act("resume", name, reason, who, server)
+
+
+@app.command()
+def promote(
+    name: Name,
+    stage: Annotated[str, typer.Option(help="that you mean to end; default: the one it is in now")] = "",
+    reason: Reason = "",
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """End the current stage without waiting for its gate."""
+    api = api_of(server, who)
+    found = api.get("rollouts", name)
+    names = [s["name"] for s in found["stages"]]
+    if stage and stage not in names:
+        raise typer.BadParameter(f"{name} has no stage {stage}, but {', '.join(names)}")
+    index = names.index(stage) if stage else found["stage"]
+    _say(api.post("rollouts", name, "promote", body={"reason": reason, "stage": index}))
+
+
+@app.command()
+def rollback(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
+    """Take every agent back to the stable revision."""
+    _act("rollback", name, reason, who, server)
+
+
+@app.command()
+def abort(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
+    """End it now; agents go back to the stable revision, and nobody waits for them."""
+    _act("abort", name, reason, who, server)
+
+
+@app.command()
+def retry(name: Name, who: As = "", server: Server = DEFAULT_SERVER) -> None:
+    """Forgive failures: offer again what failed, or begin anew what was given up."""
+    _act("retry", name, "", who, server)

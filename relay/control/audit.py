@@ -1,0 +1,101 @@
+"""Who did what, in the transaction of what was done; each row's hash covers the one before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.documents import canonical_json
+from relay.fleet.view import rfc3339
+from relay.ids import sha256
+
+SYSTEM = "system"
+"""The actor of automatic decisions."""
+_NO_HASH = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that was done."""
+
+    actor: str
+    action: str
+    subject: str
+    before: str = ""
+    """Digest of what was, empty for nothing."""
+    after: str = ""
+    reason: str = ""
+    verified: bool = False
+    """Whether it is sure that the actor is who they say."""
+
+
+async def add(connection: AsyncConnection, entries: list[Entry], now_ms: int) -> None:
+    """Write entries behind the last one, in the caller's transaction (the database has one writer at a time)."""
+    if not entries:
+        return
+    query = sa.select(schema.audit.c.number, schema.audit.c.hash).order_by(schema.audit.c.number.desc()).limit(1)
+    last = (await connection.execute(query)).one_or_none()
+    number, digest = (last.number, last.hash) if last is not None else (0, _NO_HASH)
+    rows = []
+    for entry in entries:
+        number += 1
+        row = {
+            "number": number,
+            "at_ms": now_ms,
+            "actor": entry.actor[:256],
+            "verified": entry.verified,
+            "action": entry.action,
+            "subject": entry.subject[:320],
+            "before": entry.before,
+            "after": entry.after,
+            "reason": entry.reason[:4000],
+        }
+        digest = _hash(row, digest)
+        rows.append({**row, "hash": digest})
+    await connection.execute(sa.insert(schema.audit), rows)
+
+
+def _hash(row: dict[str, Any], before: bytes) -> bytes:
+    return sha256(before + canonical_json(row))
+
+
+class Audit:
+    """Reading it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def listing(self, *, since_ms: int = 0, actor: str = "", limit: int = 1000) -> list[dict[str, Any]]:
+        """The newest entries, oldest of them first."""
+        query = sa.select(schema.audit).where(schema.audit.c.at_ms >= since_ms)
+        if actor:
+            query = query.where(schema.audit.c.actor == actor)
+        query = query.order_by(schema.audit.c.number.desc()).limit(limit)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [
+            {**{k: v for k, v in row.items() if k != "at_ms"}, "at": rfc3339(row["at_ms"]), "hash": row["hash"].hex()}
+            for row in reversed(rows)
+        ]
+
+    async def verify(self) -> dict[str, Any]:
+        """Whether every row is as it was written, and none is missing between the first and the last.
+
+        Returns:
+            `{entries, ok, broken_at, hash}`: the number of the first row that does not fit, else None; the last hash,
+            which tells somebody who noted it down whether rows were cut off the end.
+        """
+        digest, count, expected = _NO_HASH, 0, 1
+        async with self._database.read() as connection:
+            rows = await connection.execute(sa.select(schema.audit).order_by(schema.audit.c.number))
+            for row in rows.mappings():
+                plain = {k: v for k, v in row.items() if k != "hash"}
+                if row["number"] != expected or _hash(plain, digest) != row["hash"]:
+                    return {"entries": count, "ok": False, "broken_at": row["number"], "hash": digest.hex()}
+                digest, count, expected = row["hash"], count + 1, expected + 1
+        return {"entries": count, "ok": True, "broken_at": None, "hash": digest.hex()}

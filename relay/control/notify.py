@@ -1,0 +1,122 @@
+"""Telling people: notices are written with the change that they tell of, and sent afterwards, by whatever apprise speaks.
+
+A channel's URL holds its secret: it is never logged, nor shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.aio.clock import Clock
+from relay.control.rollouts.model import Rollout, State
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.errors import StoreError
+from relay.observe import log
+
+_log = log.get("opamp-relay.notify")
+_TOLD = {State.PAUSED, State.ROLLING_BACK, State.ROLLED_BACK}
+_FIRST_RETRY_MS = 5_000
+_MOST_RETRY_MS = 15 * 60_000
+_GIVE_UP_AFTER = 50
+_EVERY_S = 1.0
+
+Send = Callable[[str, str, str], bool]
+"""(channel's URL, title, body) → whether it was taken. May block: it is called in a thread."""
+
+
+async def add(connection: AsyncConnection, rollout: Rollout, reason: str, now_ms: int) -> None:
+    """Write what is to be told of a rollout's new state, in the caller's transaction."""
+    channels = rollout.strategy.failure_policy.notification
+    if rollout.state not in _TOLD or not channels:
+        return
+    last = (await connection.execute(sa.select(sa.func.max(schema.notices.c.number)))).scalar_one_or_none() or 0
+    rows = [
+        {
+            "number": last + 1 + i,
+            "channel": channel,
+            "title": f"Rollout {rollout.name}: {rollout.state.value.replace('_', ' ')}",
+            "body": f"ConfigAssignment {rollout.assignment}, stage {rollout.current.name}: {reason or rollout.reason}",
+            "created_ms": now_ms,
+            "attempts": 0,
+            "next_ms": now_ms,
+        }
+        for i, channel in enumerate(dict.fromkeys(channels))
+    ]
+    await connection.execute(sa.insert(schema.notices), rows)
+
+
+def send_by_apprise(url: str, title: str, body: str) -> bool:
+    """Send one notice."""
+    import apprise  # slow to import, and most control planes have no channels
+
+    sender = apprise.Apprise()
+    return bool(sender.add(url)) and bool(sender.notify(title=title, body=body))
+
+
+class Notifier:
+    """Sends what waits.
+
+    Args:
+        channels: name → URL, from the settings.
+    """
+
+    def __init__(
+        self, database: Database, channels: Mapping[str, str], *, clock: Clock, send: Send = send_by_apprise
+    ) -> None:
+        self._database = database
+        self._channels = channels
+        self._clock = clock
+        self._send = send
+        self.sent = 0
+        self.failures = 0
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self.send_due()
+            except StoreError as error:
+                _log.error("notices_not_read", error=str(error))
+
+    async def send_due(self) -> None:
+        """Send what is due, once each; what fails is tried again later and later."""
+        now_ms = self._clock.unix_ms()
+        query = sa.select(schema.notices).where(schema.notices.c.next_ms <= now_ms).order_by(schema.notices.c.number)
+        async with self._database.read() as connection:
+            due = (await connection.execute(query.limit(20))).all()
+        for notice in due:
+            url = self._channels.get(notice.channel)
+            if url is None:
+                _log.warning("notice_without_channel", channel=notice.channel, title=notice.title)
+            elif not await asyncio.to_thread(self._tried, url, notice.title, notice.body):
+                await self._put_off(notice.number, notice.attempts + 1, notice.channel)
+                continue
+            else:
+                self.sent += 1
+            async with self._database.write() as connection:
+                await connection.execute(sa.delete(schema.notices).where(schema.notices.c.number == notice.number))
+
+    def _tried(self, url: str, title: str, body: str) -> bool:
+        try:
+            return self._send(url, title, body)
+        except Exception as error:  # whatever a plug-in raises; its text may hold the URL
+            _log.error("notice_failed", error=type(error).__name__)
+            return False
+
+    async def _put_off(self, number: int, attempts: int, channel: str) -> None:
+        self.failures += 1
+        wait_ms = min(_FIRST_RETRY_MS * 2 ** (attempts - 1), _MOST_RETRY_MS)
+        _log.warning("notice_not_taken", channel=channel, attempts=attempts, again_in_s=wait_ms // 1000)
+        mine = schema.notices.c.number == number
+        async with self._database.write() as connection:
+            if attempts >= _GIVE_UP_AFTER:
+                await connection.execute(sa.delete(schema.notices).where(mine))
+                return
+            next_ms = self._clock.unix_ms() + wait_ms
+            await connection.execute(sa.update(schema.notices).where(mine).values(attempts=attempts, next_ms=next_ms))

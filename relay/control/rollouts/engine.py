@@ -1,0 +1,332 @@
+"""Rollouts in action: looks at the fleet, takes the steps that follow, and does what people ask.
+
+Each step is stored, with its audit entry and its notices, before anything acts on it; publishing comes after and can be
+repeated. After a kill at any instant the stored state is the whole truth, and the next look at the fleet goes on from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from relay.aio.clock import Clock
+from relay.control import audit, notify
+from relay.control.fleet import Agent, Fleet
+from relay.control.revisions import Advance, AssignmentState, Revisions
+from relay.control.rollouts import gates, plan, targets
+from relay.control.rollouts.model import ACTIVE, GOING, Counts, Gate, GlobalRevision, RegionView, Rollout, State
+from relay.control.rollouts.view import rollout_view
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.errors import Conflict, NotFound, StoreError
+from relay.link.protocol import Version
+from relay.observe import log
+from relay.observe.metrics import ControlPlaneMetrics
+from relay.policy import rollout as buckets
+from relay.policy import template as templates
+
+_log = log.get("opamp-relay.rollouts")
+TARGET_AGE_MS = 24 * 3600 * 1000
+"""Agents that were away for longer are no targets."""
+
+
+class Rollouts:
+    """All rollouts.
+
+    Args:
+        published: called after each step; brings the regions up to date.
+        version: of the policy that a region should have; None for one that never asked.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        revisions: Revisions,
+        fleet: Fleet,
+        *,
+        clock: Clock,
+        metrics: ControlPlaneMetrics,
+        published: Callable[[], Awaitable[None]],
+        version: Callable[[str], Version | None],
+    ) -> None:
+        self._database = database
+        self._revisions = revisions
+        self._fleet = fleet
+        self._clock = clock
+        self._metrics = metrics
+        self._published = published
+        self._version = version
+        self._unpublished = False
+        """A step was stored, and the regions have yet to be told."""
+        self._hashes: dict[tuple[str, str], bytes] = {}
+        """(rollout, region) → content hash of its candidate there."""
+
+    # ---- looking
+
+    def targets_of(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[str, str]]:
+        """(region, agent id) of every agent that a rollout is for."""
+        return [(region, agent.agent_id) for region, agent in self._agents_of(rollout, states)]
+
+    def _agents_of(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[str, Agent]]:
+        state = states[rollout.assignment]
+        since_ms = self._clock.unix_ms() - TARGET_AGE_MS
+        newest: dict[str, Agent] = {}
+        for agent in self._fleet.agents.values():
+            if agent.accepts_config and agent.agent_id and (agent.connected or agent.changed_ms >= since_ms):
+                other = newest.get(agent.agent_id)
+                if other is None or other.session_started_ms <= agent.session_started_ms:
+                    newest[agent.agent_id] = agent
+        mine = (-state.priority, state.name)
+        rivals = [
+            selector
+            for other in states.values()
+            if other.slot == state.slot and not other.observe_only and (-other.priority, other.name) < mine
+            for selector in other.selectors()
+        ]
+        own = [rollout.candidate.selector, *([rollout.stable.selector] if rollout.stable else [])]
+        region_of = {key: node.region for key, node in self._fleet.nodes.items()}
+        facts = ((region_of[a.node], self._fleet.facts_of(a)) for a in newest.values())
+        chosen = targets.select(facts, own, rollout.strategy.target_selector, rivals)
+        return [(region, newest[agent_id]) for region, agent_id in chosen]
+
+    def look(self, state: AssignmentState, rollout: Rollout) -> tuple[dict[str, RegionView], list[tuple[str, str]]]:
+        """What is known now of a rollout.
+
+        Returns:
+            (the regions where it has agents on its candidate's side, (region, agent id) of all its targets)
+        """
+        now_ms = self._clock.unix_ms()
+        counts: dict[str, Counts] = {}
+        goals = []
+        for region, agent in self._agents_of(rollout, self._revisions.states):
+            goals.append((region, agent.agent_id))
+            content = self._content_hash(rollout, region)
+            on = rollout.state in GOING and buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(region)
+            if content is None:
+                one = Counts(targets=int(on))
+            else:
+                one = gates.count(agent, rollout, content, on_candidate=on, retry=state.retry, now_ms=now_ms)
+            counts[region] = counts.get(region, Counts()) + one
+        concerned = {region: total for region, total in counts.items() if total.targets or total.holding}
+        return {region: self._region_view(region, rollout, total) for region, total in concerned.items()}, goals
+
+    def _region_view(self, region: str, rollout: Rollout, counts: Counts) -> RegionView:
+        wanted = self._version(region)
+        nodes = [n for n in self._fleet.nodes.values() if n.region == region and (n.agents or n.connected)]
+        return RegionView(
+            counts,
+            connected=all(n.connected for n in nodes),
+            current=wanted is None or all(n.sender is None or n.sender.acked >= wanted for n in nodes),
+            halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
+        )
+
+    def _content_hash(self, rollout: Rollout, region: str) -> bytes | None:
+        """Hash of the candidate in a region; None where the region cannot render it."""
+        key = (rollout.name, region)
+        if key not in self._hashes:
+            self._hashes[key] = content_hash(self._revisions, rollout.candidate, region) or b""
+        return self._hashes[key] or None
+
+    # ---- stepping
+
+    async def run(self, every_s: float) -> None:
+        """Look and step until cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.tick()
+            except StoreError as error:
+                _log.error("rollouts_not_stored", error=str(error))
+
+    async def tick(self) -> None:
+        """Look at every active rollout once and take the steps that follow."""
+        for name in list(self._revisions.states):
+            state = self._revisions.states.get(name)
+            rollout = state.rollout if state is not None else None
+            if rollout is None or rollout.state not in (State.RUNNING, State.HELD, State.ROLLING_BACK):
+                continue
+            async with self._revisions.changing:
+                state = self._revisions.states.get(name)
+                if state is None or state.rollout is None:
+                    continue
+                before = state.rollout
+                found, goals = self.look(state, before)
+                after = plan.step(before, found, goals, self._now)
+                if after is not before:
+                    await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
+            await asyncio.sleep(0)
+        await self._publish()
+
+    @property
+    def _now(self) -> int:
+        return self._clock.unix_ms()
+
+    async def _put(self, before: Rollout, after: Rollout, actor: str, action: str, reason: str) -> None:
+        await self._store(self._revisions.step(after), before, after, actor, action, reason)
+
+    async def _store(
+        self, advance: Advance, before: Rollout, after: Rollout, actor: str, action: str, reason: str
+    ) -> None:
+        entry = audit.Entry(actor, action, f"Rollout/{after.name}", _digest(before), _digest(after), reason)
+        async with self._database.write() as connection:
+            await self._revisions.store(connection, advance)
+            await audit.add(connection, [entry], self._now)
+            if after.state is not before.state:
+                await notify.add(connection, after, reason, self._now)
+        self._revisions.put_in_force(advance)
+        self._unpublished = True
+        _log.info("rollout", rollout=after.name, state=after.state.value, stage=after.stage, actor=actor, reason=reason)
+
+    async def _publish(self) -> None:
+        if self._unpublished:
+            await self._published()
+            self._unpublished = False
+
+    # ---- what people do
+
+    def _find(self, name: str) -> tuple[AssignmentState, Rollout]:
+        for state in self._revisions.states.values():
+            for rollout in (state.pending, state.rollout):
+                if rollout is not None and rollout.name == name:
+                    return state, rollout
+        raise NotFound(f"no rollout {name} is active or the latest of its assignment")
+
+    async def approve(self, name: str, actor: str, digest: str) -> dict[str, Any]:
+        """Approve a change; it begins when it has the approvals that it needs."""
+        async with self._revisions.changing:
+            state, before = self._find(name)
+            after = plan.approve(before, actor, digest, self._now)
+            advance = self._revisions.same()
+            self._revisions.begin_if_approved(advance, state, after, self._now)
+            latest = advance.rollouts[-1]
+            await self._store(advance, before, latest, actor, "approve", f"{len(after.approvals)} of {after.needed}")
+        await self._publish()
+        return await self.status(name)
+
+    async def act(
+        self, name: str, action: str, actor: str, *, reason: str = "", stage: int | None = None
+    ) -> dict[str, Any]:
+        """Reject, pause, resume, promote, roll back or abort.
+
+        Raises:
+            NotFound: there is no such rollout, or it is over.
+            Conflict: that cannot be done to it now.
+        """
+        async with self._revisions.changing:
+            state, before = self._find(name)
+            why = reason or f"{actor} said so"
+            if action == "promote":
+                found, goals = self.look(state, before)
+                seen = before.stage if stage is None else stage
+                after = plan.promote(before, seen, f"promoted by {actor}: {why}", found, goals, self._now)
+            else:
+                after = {
+                    "reject": lambda: plan.reject(before, why, self._now),
+                    "pause": lambda: plan.pause(before, why),
+                    "resume": lambda: plan.resume(before),
+                    "rollback": lambda: plan.roll_back(before, why),
+                    "abort": lambda: plan.abort(before, why, self._now),
+                }[action]()
+            await self._put(before, after, actor, action, why)
+        await self._publish()
+        return await self.status(name)
+
+    async def retry(self, name: str, actor: str) -> dict[str, Any]:
+        """Forgive failures: offer the candidate again to those that failed, or begin anew what was given up."""
+        async with self._revisions.changing:
+            state, before = self._find(name)
+            advance = self._revisions.same()
+            raised = dataclasses.replace(state, retry=state.retry + 1)
+            if before.state in GOING or before.state is State.COMPLETED:
+                after = before
+                if before.state in GOING:
+                    after = dataclasses.replace(before, state=State.RUNNING, stage_started_ms=self._now, reason="")
+                advance.states[state.name] = dataclasses.replace(raised, rollout=after)
+                advance.rollouts.append(after)
+            elif before.state in ACTIVE:
+                raise Conflict(f"{name} is {before.state.value.replace('_', ' ')}; it cannot be tried again now")
+            elif before.candidate != state.declared:
+                raise Conflict(f"{name} is not what ConfigAssignment {state.name} asks for any more")
+            else:
+                self._revisions.again(advance, raised, before, actor, self._now)
+                after = advance.rollouts[-1]
+            await self._store(advance, before, after, actor, "retry", f"retry generation {raised.retry}")
+        await self._publish()
+        return await self.status(after.name)
+
+    # ---- views
+
+    async def status(self, name: str) -> dict[str, Any]:
+        """One rollout as people see it.
+
+        Raises:
+            NotFound: there never was one of that name.
+        """
+        try:
+            state, rollout = self._find(name)
+        except NotFound:
+            query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.name == name)
+            async with self._database.read() as connection:
+                body = (await connection.execute(query)).scalar_one_or_none()
+            if body is None:
+                raise NotFound(f"there is no rollout {name}") from None
+            return rollout_view(Rollout.from_plain(json.loads(body)), {}, None)
+        return self._view(state, rollout)
+
+    def _view(self, state: AssignmentState, rollout: Rollout) -> dict[str, Any]:
+        found = self.look(state, rollout)[0] if rollout.state in GOING | {State.ROLLING_BACK} else {}
+        gate: Gate | None = plan.verdict(rollout, found, self._now) if rollout.state in GOING else None
+        return rollout_view(rollout, found, gate)
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Every rollout that is active, and the latest of each assignment, by name of the assignment."""
+        return [
+            self._view(state, rollout)
+            for _, state in sorted(self._revisions.states.items())
+            for rollout in (state.rollout, state.pending)
+            if rollout is not None
+        ]
+
+    async def history(self, assignment: str) -> list[dict[str, Any]]:
+        """All rollouts of an assignment that are kept, oldest first.
+
+        Raises:
+            NotFound: there never was one.
+        """
+        query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.assignment == assignment)
+        async with self._database.read() as connection:
+            bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms))).scalars().all()
+        if not bodies:
+            raise NotFound(f"ConfigAssignment {assignment} has no history")
+        return [rollout_view(Rollout.from_plain(json.loads(body)), {}, None) for body in bodies]
+
+    def states(self) -> dict[str, int]:
+        """How many rollouts are in each state; for the metric."""
+        found: dict[str, int] = {}
+        for state in self._revisions.states.values():
+            for rollout in (state.rollout, state.pending):
+                if rollout is not None and rollout.active:
+                    found[rollout.state.value] = found.get(rollout.state.value, 0) + 1
+        return found
+
+
+def content_hash(revisions: Revisions, revision: GlobalRevision, region: str) -> bytes | None:
+    """The content hash of a revision in a region; None where its values do not resolve there."""
+    template, values = revisions.content_inputs(revision, region)
+    resolved, problems = templates.resolve(template, revision.values, values)
+    if problems:
+        return None
+    return templates.content_hash(bytes.fromhex(revision.template_digest), resolved, revision.renderer)
+
+
+def _action(before: Rollout, after: Rollout) -> str:
+    return "advance" if after.stage != before.stage else after.state.value
+
+
+def _digest(rollout: Rollout) -> str:
+    return f"{rollout.state.value}:{rollout.stage}:{rollout.digest[:16]}"

@@ -1,0 +1,243 @@
+"""What a rollout is: a change of an assignment from one revision to the next, and how far it has come."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from relay.policy.model import Selector
+from relay.policy.rollout import EVERYONE
+from relay.policy.snapshot import Revision
+from relay.policy.snapshot import Rollout as Published
+from relay.policy.strategy import Stage, StrategySpec
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalRevision:
+    """One state of an assignment in all regions: regions differ in the variables that it pins."""
+
+    template: str
+    template_digest: str
+    values: dict[str, Any]
+    variables: dict[str, str]
+    """Region → NAME@DIGEST of its variables; a region that is missing has none."""
+    renderer: int
+    selector: Selector = field(default_factory=Selector)
+
+    def for_region(self, region: str) -> Revision:
+        """As one region gets it."""
+        return Revision(
+            template=self.template,
+            template_digest=self.template_digest,
+            values=self.values,
+            variables=self.variables.get(region, ""),
+            renderer=self.renderer,
+            selector=self.selector,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        value = {name: getattr(self, name) for name in self.__slots__}
+        return {**value, "selector": self.selector.model_dump(exclude_unset=True)}
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any] | None) -> GlobalRevision | None:
+        """Undo `plain`."""
+        if value is None:
+            return None
+        return cls(**{**value, "selector": Selector.model_validate(value["selector"])})
+
+
+class State(enum.StrEnum):
+    """Where a rollout is."""
+
+    PENDING_APPROVAL = "pending_approval"
+    RUNNING = "running"
+    HELD = "held"
+    """As RUNNING; the gate cannot say yes or no."""
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    COMPLETED = "completed"
+    SUPERSEDED = "superseded"
+    REJECTED = "rejected"
+    ABORTED = "aborted"
+
+
+GOING = frozenset({State.RUNNING, State.HELD, State.PAUSED})
+"""The candidate is out at some agents, and should be."""
+ACTIVE = GOING | {State.PENDING_APPROVAL, State.ROLLING_BACK}
+
+
+class Verdict(enum.StrEnum):
+    """What the gate of a stage says."""
+
+    PASS = "pass"  # noqa: S105
+    HOLD = "hold"
+    """It cannot be told: too few samples, a region that cannot be heard."""
+    FAIL = "fail"
+    WAITING = "waiting"
+    """Not yet: time, agents that are about to decide, a person, a window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A verdict and why, in words for people."""
+
+    verdict: Verdict
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Agents on the candidate's side of a rollout."""
+
+    targets: int = 0
+    offered: int = 0
+    """Of `targets`: were offered the candidate, or have it."""
+    applied: int = 0
+    failed: int = 0
+    silent: int = 0
+    """Connected, and said nothing of it for too long."""
+    unhealthy: int = 0
+    """Applied it and are unhealthy, and were not before."""
+    reporting: int = 0
+    """Applied it, tell of their health, and were not unhealthy before."""
+    undecided: int = 0
+    """Connected, and still have time to say something."""
+    lasting: int = 0
+    """Of `unhealthy`: for a while."""
+    holding: int = 0
+    """Agents of all targets that run the candidate or may be about to."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+
+    def plain(self) -> dict[str, int]:
+        """The six that people see."""
+        names = ("targets", "offered", "applied", "failed", "silent", "unhealthy")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class RegionView:
+    """What is known of a region just now."""
+
+    counts: Counts = Counts()
+    connected: bool = True
+    """All of its nodes can be heard."""
+    current: bool = True
+    """All of its nodes have the newest policy."""
+    halted: str = ""
+    """Why a node of it went back to stable by itself; empty where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A stage that is over."""
+
+    started_ms: int
+    ended_ms: int
+    counts: dict[str, int]
+    gate: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalGiven:
+    """Somebody's word for a change."""
+
+    actor: str
+    at_ms: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One rollout. Never changed: each step makes a new one, which is stored before it counts."""
+
+    name: str
+    """ASSIGNMENT-NUMBER."""
+    assignment: str
+    candidate: GlobalRevision
+    strategy: StrategySpec
+    digest: str
+    """Of everything that is approved: revision, selector, strategy."""
+    created_by: str
+    created_ms: int
+    state: State
+    on_failure: str
+    """`rollback` or `pause`."""
+    stable: GlobalRevision | None = None
+    reason: str = ""
+    """Why it is in this state, in words."""
+    stage: int = 0
+    stage_started_ms: int = 0
+    thresholds: dict[str, int] = field(default_factory=dict)
+    """Region → threshold; `""` for every region that is not named."""
+    passed: tuple[Passed, ...] = ()
+    needed: int = 0
+    """Approvals that it needs."""
+    four_eyes: bool = False
+    approvals: tuple[ApprovalGiven, ...] = ()
+    ended_ms: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether something may still happen to it."""
+        return self.state in ACTIVE
+
+    @property
+    def current(self) -> Stage:
+        """The stage that it is in."""
+        return self.strategy.stages[self.stage]
+
+    def threshold(self, region: str) -> int:
+        """Agents of a region whose bucket is below this are, or were, on the candidate."""
+        return self.thresholds.get(region, self.thresholds.get("", 0))
+
+    def for_region(self, region: str) -> Published:
+        """As one region gets it."""
+        return Published(
+            id=self.name,
+            candidate=self.candidate.for_region(region),
+            threshold=self.threshold(region),
+            selector=self.strategy.target_selector,
+            local_guard=self.strategy.local_guard,
+            candidate_ttl_s=self.strategy.candidate_ttl_s,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, to be stored."""
+        value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        value["candidate"] = self.candidate.plain()
+        value["stable"] = self.stable.plain() if self.stable else None
+        value["strategy"] = self.strategy.model_dump(exclude_unset=True)
+        value["state"] = self.state.value
+        value["passed"] = [dataclasses.asdict(p) for p in self.passed]
+        value["approvals"] = [dataclasses.asdict(a) for a in self.approvals]
+        return value
+
+    @classmethod
+    def from_plain(cls, value: Mapping[str, Any]) -> Rollout:
+        """Undo `plain`."""
+        candidate = GlobalRevision.from_plain(value["candidate"])
+        assert candidate is not None
+        return cls(
+            **{
+                **value,
+                "candidate": candidate,
+                "stable": GlobalRevision.from_plain(value["stable"]),
+                "strategy": StrategySpec.model_validate(value["strategy"]),
+                "state": State(value["state"]),
+                "passed": tuple(Passed(**p) for p in value["passed"]),
+                "approvals": tuple(ApprovalGiven(**a) for a in value["approvals"]),
+            }
+        )
+
+
+AT_ONCE = StrategySpec(stages=[Stage(name="all", percentage=100)])
+"""What an assignment without a strategy does."""
+ALL = {"": EVERYONE}

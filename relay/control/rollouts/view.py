@@ -1,0 +1,89 @@
+"""A rollout as people see it: one form for the command line, scripts and the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from relay.control.rollouts.gates import total_of
+from relay.control.rollouts.model import GOING, Counts, Gate, RegionView, Rollout, State
+from relay.documents import canonical_json
+from relay.fleet.view import rfc3339
+from relay.ids import sha256
+
+_PREFIX = 12
+
+
+def rollout_view(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None) -> dict[str, Any]:
+    """One rollout.
+
+    Args:
+        regions: what is known of it now; empty where it is over.
+        gate: of the current stage; None where there is none to pass.
+    """
+    return {
+        "name": rollout.name,
+        "assignment": rollout.assignment,
+        "state": rollout.state.value,
+        "reason": rollout.reason,
+        "stage": rollout.stage,
+        "stages": _stages(rollout, regions, gate),
+        "regions": {
+            name: {**r.counts.plain(), "state": _region_state(rollout, r)} for name, r in sorted(regions.items())
+        },
+        "stable": _hash(rollout.stable),
+        "candidate": _hash(rollout.candidate),
+        "template": rollout.candidate.template,
+        "digest": rollout.digest,
+        "created_by": rollout.created_by,
+        "created": rfc3339(rollout.created_ms),
+        "ended": rfc3339(rollout.ended_ms) if rollout.ended_ms else None,
+        "approvals_needed": rollout.needed,
+        "approvals": [
+            {"actor": a.actor, "at": rfc3339(a.at_ms), "digest": a.digest, "verified": False} for a in rollout.approvals
+        ],
+    }
+
+
+def _stages(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for i, stage in enumerate(rollout.strategy.stages):
+        view: dict[str, Any] = {"name": stage.name}
+        if stage.percentage is not None:
+            view["percentage"] = stage.percentage
+        else:
+            view["regions"] = stage.regions
+        if i < len(rollout.passed):
+            passed = rollout.passed[i]
+            view |= {
+                "state": "passed",
+                "started": rfc3339(passed.started_ms),
+                "counts": passed.counts,
+                "gate": passed.gate,
+            }
+        elif i == rollout.stage and rollout.stage_started_ms and rollout.state is not State.PENDING_APPROVAL:
+            live = {"verdict": gate.verdict.value, "reason": gate.reason} if gate else None
+            view |= {
+                "state": "current" if rollout.state in GOING else rollout.state.value,
+                "started": rfc3339(rollout.stage_started_ms),
+                "counts": total_of(regions).plain(),
+                "gate": live
+                or {"verdict": "fail" if rollout.state is not State.COMPLETED else "pass", "reason": rollout.reason},
+            }
+        else:
+            waiting = {"verdict": "waiting", "reason": "not begun"}
+            view |= {"state": "waiting", "started": None, "counts": Counts().plain(), "gate": waiting}
+        found.append(view)
+    return found
+
+
+def _region_state(rollout: Rollout, region: RegionView) -> str:
+    if rollout.state is State.ROLLING_BACK and region.counts.holding:
+        return "divergent"
+    if region.halted:
+        return "halted"
+    return "following" if region.connected else "dark"
+
+
+def _hash(revision: Any) -> str | None:
+    return None if revision is None else sha256(canonical_json(revision.plain())).hex()[:_PREFIX]

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from tests.cli.test_opampctl import Desk, desk
+from tests.conftest import TEMPLATE
+from tests.control.rollouts.test_engine import staged, strategy
+
+__all__ = ["desk"]
+MANUAL = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
+
+
+async def test_a_rollout_on_the_command_line(desk: Desk) -> None:
+    await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + MANUAL + staged(1)), "--as", "ann")
+    listed = await desk.ctl("rollout", "list")
+    assert "a-1" in listed.out
+    assert "canary (1/2)" in listed.out
+    shown = await desk.ctl("rollout", "status", "a-1")
+    assert shown.out.startswith("a-1 held: no agent is known that this stage is for") or "a-1 running" in shown.out
+    assert "by ann at" in shown.out
+    assert (await desk.ctl("rollout", "status", "a-9")).status == 1
+    assert (await desk.ctl("rollout", "status", "a-1", "-o", "xml")).status == 2
+    wrong = await desk.ctl("rollout", "promote", "a-1", "--stage", "nonsense")
+    assert wrong.status == 2
+    assert (await desk.ctl("rollout", "pause", "a-1", "--reason", "lunch", "--as", "bob")).out == "a-1 paused: lunch\n"
+    assert (await desk.ctl("rollout", "resume", "a-1")).out == "a-1 running\n"
+    assert (await desk.ctl("rollout", "promote", "a-1", "--stage", "canary")).status == 0
+    late = await desk.ctl("rollout", "promote", "a-1", "--stage", "canary")
+    assert (late.status, late.err) == (1, "a-1 is in stage all by now; look at it again\n")
+    assert (await desk.ctl("rollout", "rollback", "a-1")).status == 0
+    assert (await desk.ctl("rollout", "approve", "a-1")).status == 1
+    history = await desk.ctl("history", "assignment", "a")
+    assert "a-1" in history.out
+    audit = await desk.ctl("audit", "--since", "1h", "--actor", "bob", "-o", "json")
+    assert '"reason": "lunch"' in audit.out
+    assert (await desk.ctl("audit", "--since", "yesterday")).status == 2
+    assert "whole" in (await desk.ctl("audit", "verify")).out
+
+
+async def test_a_watch_ends_with_the_rollout(desk: Desk) -> None:
+    await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + MANUAL + staged(1)))
+    await desk.ctl("rollout", "abort", "a-1", "--reason", "no")
+    watched = await desk.ctl("rollout", "status", "a-1", "-w")
+    assert "a-1 aborted: no" in watched.out

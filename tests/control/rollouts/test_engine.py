@@ -1,0 +1,330 @@
+"""Rollouts through the real programs: a control plane, nodes, and agents that obey or do not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from relay.control.app import ControlPlane
+from relay.errors import Conflict, NotFound
+from relay.node.app import Node
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.wire import TestAgent, WebSocketPipe, frame
+
+QUICK = "success_criteria: {error_rate_threshold: 0.2, health_check_pass_rate: 0.9}"
+
+
+def strategy(*stages: str, name: str = "canary", **spec: str) -> str:
+    more = "".join(f"  {key}: {value}\n" for key, value in spec.items())
+    listed = "".join(f"    - {{{stage}, {QUICK}}}\n" for stage in stages)
+    return (
+        f"---\napiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {{name: {name}}}\n"
+        f"spec:\n{more}  stages:\n{listed}"
+    )
+
+
+TWO = strategy("name: canary, percentage: 10", "name: all, percentage: 100")
+
+
+def staged(rate: int, name: str = "a", **more: Any) -> str:
+    return assignment(name, rate=rate, **more) + "  strategy: canary\n"
+
+
+class Fleet:
+    """Agents that apply what they are offered, unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.agents: list[TestAgent] = []
+        self.rates: dict[int, int] = {}
+        """Agent number → what it runs."""
+        self.refuses: set[int] = set()
+        """Rates that agents cannot apply."""
+        self.sickens: set[int] = set()
+        """Rates that agents apply, and are unhealthy with."""
+        self.silent: set[int] = set()
+        """Rates of which agents say nothing."""
+        self.offers = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def join(self, node: Node, count: int, **labels: str) -> None:
+        for _ in range(count):
+            agent = await TestAgent.over("websocket", node.ports)
+            number = len(self.agents)
+            self.agents.append(agent)
+            answer = await agent.hello(None, **labels)
+            self._tasks.append(asyncio.create_task(self._live(number, agent, answer)))
+
+    async def _live(self, number: int, agent: TestAgent, answer: pb.ServerToAgent) -> None:
+        while True:
+            while answer.HasField("remote_config"):
+                answer = await self._obey(number, agent, answer)
+            with contextlib.suppress(TimeoutError):
+                answer = await agent.pipe.pushed()
+
+    async def _obey(self, number: int, agent: TestAgent, answer: pb.ServerToAgent) -> pb.ServerToAgent:
+        self.offers += 1
+        rate = int(answer.remote_config.config.config_map[""].body.splitlines()[0].split(b":")[1])
+        if rate in self.silent:
+            return pb.ServerToAgent()
+        if rate in self.refuses:
+            return await agent.failed(answer.remote_config.config_hash, f"{rate} is not for me")
+        self.rates[number] = rate
+        healthy = rate not in self.sickens
+        return await agent.applied(answer.remote_config.config_hash, healthy=healthy)
+
+    async def say(self, number: int, **parts: Any) -> None:
+        """A report beside the agent's conversation; its answer is heard there."""
+        agent = self.agents[number]
+        assert isinstance(agent.pipe, WebSocketPipe)
+        agent.pipe.socket.write(frame(b"\0" + agent.message(**parts).SerializeToString()))
+
+    def running(self, rate: int) -> int:
+        return sum(r == rate for r in self.rates.values())
+
+    async def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for agent in self.agents:
+            await agent.close()
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    made = Fleet()
+    yield made
+    with contextlib.suppress(Exception):
+        await made.leave()
+
+
+async def ready(
+    programs: Programs, fleet: Fleet, *texts: str, count: int = 20, **settings: Any
+) -> tuple[ControlPlane, Node]:
+    """Everybody runs rate 1, and the documents of `texts` are in force."""
+    plane = await programs.control_plane(**settings)
+    await apply(plane, TEMPLATE, *texts)
+    await plane.documents.apply([("f", assignment("a", rate=1))])
+    await plane.publisher.publish()
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    await fleet.join(node, count)
+    await eventually(lambda: fleet.running(1) == count)
+    await eventually(lambda: len(plane.fleet.agents) == count)
+    await eventually(lambda: all(a.status == "APPLIED" for a in plane.fleet.agents.values()))
+    return plane, node
+
+
+async def change(plane: ControlPlane, text: str, actor: str = "ann") -> None:
+    await plane.documents.apply([("f", text)], actor=actor)
+    await plane.publisher.publish()
+
+
+async def state_is(plane: ControlPlane, name: str, state: str) -> dict[str, Any]:
+    async def check() -> dict[str, Any] | None:
+        status = await plane.rollouts.status(name)
+        return status if status["state"] == state else None
+
+    return dict(await eventually(check))
+
+
+async def test_a_change_goes_out_by_stages_and_completes(programs: Programs, fleet: Fleet) -> None:
+    held = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, held)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 2)
+    await asyncio.sleep(1.2)
+    status = await plane.rollouts.status("a-2")
+    assert fleet.running(2) == 2, "exactly a tenth of twenty, and no more until a person says so"
+    assert status["state"] == "running"
+    assert status["stages"][0]["counts"]["applied"] == 2
+    assert "person" in status["stages"][0]["gate"]["reason"]
+    assert status["regions"] == {"local": {**status["stages"][0]["counts"], "state": "following"}}
+    with pytest.raises(Conflict, match="is in stage canary by now"):
+        await plane.rollouts.act("a-2", "promote", "ann", stage=1)
+    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+    with pytest.raises(Conflict, match="is in stage all by now"):
+        await plane.rollouts.act("a-2", "promote", "bob", stage=0)
+    await state_is(plane, "a-2", "completed")
+    assert fleet.running(2) == 20
+    assert [r["state"] for r in await plane.rollouts.history("a")] == ["completed", "completed"]
+    with pytest.raises(Conflict, match="it cannot be rolled back"):
+        await plane.rollouts.act("a-2", "rollback", "ann")
+    with pytest.raises(NotFound):
+        await plane.rollouts.status("a-9")
+
+
+async def test_failures_roll_back_and_are_remembered_until_somebody_retries(programs: Programs, fleet: Fleet) -> None:
+    plane, node = await ready(programs, fleet, TWO)
+    fleet.refuses = {2}
+    await change(plane, staged(2))
+    status = await state_is(plane, "a-2", "rolled_back")
+    assert "failed" in status["reason"]
+    assert fleet.running(1) == 20
+    assert sum(bool(r.failed) for r in node.registry) == 2
+    offers = fleet.offers
+    await change(plane, staged(1))
+    await state_is(plane, "a-3", "completed")
+    await change(plane, staged(2))
+    fleet.refuses = set()
+    await eventually(lambda: fleet.running(2) >= 1)
+    await state_is(plane, "a-4", "completed")
+    assert fleet.running(2) == 18, "those that failed once are not asked again"
+    await plane.rollouts.retry("a-4", "ann")
+    await eventually(lambda: fleet.running(2) == 20)
+    assert fleet.offers > offers
+
+
+async def test_unhealthy_agents_roll_back(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, TWO)
+    fleet.sickens = {2}
+    await change(plane, staged(2))
+    status = await state_is(plane, "a-2", "rolled_back")
+    assert "unhealthy" in status["reason"]
+    await eventually(lambda: fleet.running(1) == 20)
+    actions = [e["action"] for e in await plane.audit.listing()]
+    assert actions[-2:] == ["rolling_back", "rolled_back"]
+    assert (await plane.audit.verify())["ok"]
+
+
+async def test_agents_that_say_nothing_hold_it(programs: Programs, fleet: Fleet) -> None:
+    quiet = strategy("name: canary, percentage: 10", "name: all, percentage: 100", max_silent="1s")
+    plane, _ = await ready(programs, fleet, quiet)
+    fleet.silent = {2}
+    await change(plane, staged(2))
+    status = await state_is(plane, "a-2", "held")
+    assert status["stages"][0]["counts"]["silent"] == 2
+    assert fleet.running(1) == 20
+    await plane.rollouts.act("a-2", "rollback", "ann", reason="enough")
+    assert (await state_is(plane, "a-2", "rolling_back"))["reason"] == "enough"
+
+
+async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, fleet: Fleet) -> None:
+    rules = {"config_update": {"approval_required": True, "approvals_needed": 1, "four_eyes": True}}
+    plane = await programs.control_plane(policies=rules)
+    await change(plane, TEMPLATE + TWO + staged(1), actor="ann")
+    status = await plane.rollouts.status("a-1")
+    assert (status["state"], status["created_by"]) == ("pending_approval", "ann")
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    await fleet.join(node, 3)
+    assert not fleet.rates
+    with pytest.raises(Conflict, match="ann made this change"):
+        await plane.rollouts.approve("a-1", "ann", status["digest"])
+    with pytest.raises(Conflict, match="look at it again"):
+        await plane.rollouts.approve("a-1", "bob", "0" * 64)
+    await change(plane, staged(3), actor="ann")
+    with pytest.raises(NotFound):
+        await plane.rollouts.approve("a-1", "bob", status["digest"])
+    assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
+    newer = await plane.rollouts.status("a-2")
+    approved = await plane.rollouts.approve("a-2", "bob", newer["digest"])
+    assert approved["approvals"][0]["actor"] == "bob"
+    await state_is(plane, "a-2", "completed")
+    await eventually(lambda: fleet.running(3) == 3)
+    await change(plane, staged(4), actor="ann")
+    rejected = await plane.rollouts.act("a-3", "reject", "bob", reason="not on a Friday")
+    assert (rejected["state"], rejected["reason"]) == ("rejected", "not on a Friday")
+    assert fleet.running(3) == 3
+
+
+async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Programs, fleet: Fleet) -> None:
+    manual = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, manual)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 2)
+    before = plane.revisions.states["a"]
+    link = plane.ports["link"]
+    await programs.stop(plane)
+    again = await programs.control_plane(link=link)
+    assert again.revisions.states["a"] == before
+    await eventually(lambda: again.fleet.nodes["local/one"].connected)
+    await asyncio.sleep(1)
+    assert fleet.running(2) == 2
+    await again.rollouts.act("a-2", "promote", "ann")
+    await state_is(again, "a-2", "completed")
+    assert fleet.running(2) == 20
+
+
+async def test_a_newer_change_supersedes_and_nobody_goes_back_meanwhile(programs: Programs, fleet: Fleet) -> None:
+    manual = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, manual)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    await change(plane, staged(3))
+    await eventually(lambda: fleet.running(3) == 10)
+    assert (await plane.rollouts.status("a-2"))["state"] == "superseded"
+    ones, twos = fleet.running(1), fleet.running(2)
+    assert ones + twos == 10
+    assert twos > 0, "half of those that had the older candidate still do"
+    await plane.rollouts.act("a-3", "promote", "ann")
+    await state_is(plane, "a-3", "completed")
+    assert fleet.running(3) == 20
+
+
+async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs: Programs, fleet: Fleet) -> None:
+    manual = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+    plane, node = await ready(programs, fleet, manual, count=10)
+    await fleet.join(node, 10, tier="new")
+    await eventually(lambda: fleet.running(1) == 20)
+    await eventually(lambda: len(plane.fleet.agents) == 20)
+    low = assignment("low", rate=7, priority=-1)
+    await change(plane, low + staged(1, selector="{labels: {tier: new}}"))
+    await eventually(lambda: fleet.running(7) > 0)
+    await asyncio.sleep(1)
+    assert 0 < fleet.running(7) < 10, "only those of the first stage were taken off it"
+    await plane.rollouts.act("a-2", "promote", "ann")
+    await eventually(lambda: (fleet.running(1), fleet.running(7)) == (10, 10))
+
+
+async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_it_is_back(
+    programs: Programs, fleet: Fleet
+) -> None:
+    plane, node = await ready(
+        programs, fleet, strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
+    )
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    await eventually(lambda: sum(bool(a.applied) and a.status == "APPLIED" for a in plane.fleet.agents.values()) == 20)
+    node.link._endpoint = "127.0.0.1:1"
+    state = plane.fleet.nodes["local/one"]
+    plane.fleet.node_gone(_identity(node))
+    sender, state.sender = state.sender, None
+    status = await state_is(plane, "a-2", "held")
+    assert status["regions"]["local"]["state"] == "dark"
+    assert "cannot be heard" in status["stages"][0]["gate"]["reason"]
+    state.sender = sender
+    state.reporting += 1
+    await plane.rollouts.act("a-2", "rollback", "ann")
+    await state_is(plane, "a-2", "rolled_back")
+    await eventually(lambda: fleet.running(1) == 20)
+
+
+async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so(
+    programs: Programs, fleet: Fleet
+) -> None:
+    guarded = strategy(
+        "name: canary, percentage: 50, manual: true", "name: all, percentage: 100", local_guard="{max_failures: 3}"
+    )
+    plane, node = await ready(programs, fleet, guarded)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    link = plane.ports["link"]
+    await programs.stop(plane)
+    sick = [number for number, rate in fleet.rates.items() if rate == 2][:3]
+    for number in sick:
+        await fleet.say(number, health=pb.ComponentHealth(healthy=False))
+    await eventually(lambda: fleet.running(1) == 20)
+    assert node.policy.halted() == {"a-2": "3 of 10 agents failed or are unhealthy on it"}
+    again = await programs.control_plane(link=link)
+    status = await state_is(again, "a-2", "rolled_back")
+    assert "went back by itself" in status["reason"]
+    await eventually(lambda: not node.policy.halted())
+
+
+def _identity(node: Node) -> Any:
+    return node._identity()

@@ -1,0 +1,172 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from relay.control.rollouts.gates import count, judge
+from relay.control.rollouts.model import Counts, RegionView, Verdict
+from relay.opamp.offer import Failure, OfferedSlot
+from tests.control.rollouts.made import rollout, strategy
+
+NOW = 1_000_000
+CANDIDATE, OTHER = b"c" * 32, b"o" * 32
+OFFER = (OfferedSlot("", "a", CANDIDATE),)
+
+
+class Agent:
+    """An agent as gates see it."""
+
+    def __init__(self, **more: Any) -> None:
+        self.offers: tuple[OfferedSlot, ...] = OFFER
+        self.applied: tuple[OfferedSlot, ...] = ()
+        self.connected = True
+        self.status = ""
+        self.offered_at_ms = NOW
+        self.failed: tuple[Failure, ...] = ()
+        self.healthy: bool | None = True
+        self.healthy_before: bool | None = True
+        self.changed_ms = NOW
+        self.reports_status = True
+        vars(self).update(more)
+
+
+def counted(*, on: bool = True, retry: int = 0, now_ms: int = NOW, **more: Any) -> Counts:
+    going = rollout(spec=strategy(max_silent="10m"), stage_started_ms=NOW)
+    return count(Agent(**more), going, CANDIDATE, on_candidate=on, retry=retry, now_ms=now_ms)
+
+
+@pytest.mark.parametrize(
+    ("agent", "expected"),
+    [
+        ({}, {"targets": 1, "offered": 1, "undecided": 1, "holding": 1}),
+        ({"now_ms": NOW + 600_000}, {"targets": 1, "offered": 1, "silent": 1, "holding": 1}),
+        ({"status": "APPLYING", "now_ms": NOW + 600_000}, {"targets": 1, "offered": 1, "silent": 1, "holding": 1}),
+        ({"offers": ()}, {"targets": 1, "undecided": 1}),
+        ({"offers": (), "now_ms": NOW + 600_000}, {"targets": 1, "silent": 1}),
+        ({"offers": (), "connected": False}, {"targets": 1}),
+        ({"reports_status": False}, {"targets": 1, "offered": 1, "holding": 1}),
+        ({"status": "APPLIED"}, {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "holding": 1}),
+        ({"status": "APPLIED", "healthy": None}, {"targets": 1, "offered": 1, "applied": 1, "holding": 1}),
+        (
+            {"status": "APPLIED", "healthy": False},
+            {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "unhealthy": 1, "holding": 1},
+        ),
+        (
+            {"status": "APPLIED", "healthy": False, "now_ms": NOW + 60_000},
+            {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "unhealthy": 1, "lasting": 1, "holding": 1},
+        ),
+        (
+            {"status": "APPLIED", "healthy": False, "healthy_before": False},
+            {"targets": 1, "offered": 1, "applied": 1, "holding": 1},
+        ),
+        ({"on": False}, {"holding": 1}),
+        ({"on": False, "offers": (), "applied": OFFER}, {"holding": 1}),
+        ({"on": False, "offers": (), "applied": OFFER, "connected": False}, {}),
+    ],
+)
+def test_an_agent_counts_as(agent: dict[str, Any], expected: dict[str, int]) -> None:
+    assert counted(**agent) == Counts(**expected)
+
+
+def test_a_failure_counts_whatever_the_agent_says_afterwards_until_it_is_forgiven() -> None:
+    back: dict[str, Any] = {"offers": (OfferedSlot("", "a", OTHER),), "status": "APPLIED"}
+    failed = (Failure("", CANDIDATE, 0, "no", NOW),)
+    assert counted(failed=failed, **back) == Counts(targets=1, offered=1, failed=1)
+    assert counted(failed=failed, retry=1, **back) == Counts(targets=1, undecided=1)
+
+
+CRITERIA = {"error_rate_threshold": 0.1, "health_check_pass_rate": 0.9}
+
+
+def judged(
+    now_ms: int = NOW, connected: bool = True, spec: dict[str, Any] | None = None, **numbers: Any
+) -> tuple[Verdict, str]:
+    stage = {"name": "one", "percentage": 50, "duration": "10s", "success_criteria": CRITERIA}
+    stage |= numbers.pop("stage", {})
+    going = rollout(spec=strategy(stages=[stage], **(spec or {})), stage_started_ms=NOW - 10_000)
+    view = RegionView(
+        Counts(**{k: v for k, v in numbers.items() if k not in ("current", "halted")}),
+        connected=connected,
+        current=numbers.get("current", True),
+        halted=numbers.get("halted", ""),
+    )
+    gate = judge(going, {"eu": view}, now_ms)
+    return gate.verdict, gate.reason
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict", "reason"),
+    [
+        ({"targets": 10, "applied": 10, "reporting": 10}, Verdict.PASS, "10 of 10 applied, 0 failed"),
+        ({"targets": 10, "applied": 8, "reporting": 8}, Verdict.PASS, "2 away or silent"),
+        ({"targets": 10, "applied": 10, "reporting": 10, "now_ms": NOW - 1}, Verdict.WAITING, "1s of 10s left"),
+        ({"targets": 10, "applied": 10, "reporting": 10, "now_ms": 0}, Verdict.WAITING, "10s of 10s left"),
+        ({"targets": 10, "applied": 8, "reporting": 8, "undecided": 2}, Verdict.WAITING, "2 of 10 agents have yet"),
+        ({"targets": 10, "applied": 4, "reporting": 4}, Verdict.HOLD, "too few samples: 4 decided, 5 needed"),
+        ({"targets": 3, "applied": 2, "reporting": 2}, Verdict.HOLD, "too few samples: 2 decided, 3 needed"),
+        ({"targets": 10, "applied": 8, "silent": 2, "reporting": 8}, Verdict.HOLD, "2 of 10 agents are silent"),
+        ({"targets": 10, "applied": 10}, Verdict.HOLD, "no agent on the candidate tells of its health"),
+        ({}, Verdict.HOLD, "no agent is known"),
+        ({"targets": 20, "applied": 4, "failed": 1, "reporting": 4}, Verdict.FAIL, "1 of 5 agents that decided failed"),
+        ({"targets": 20, "applied": 2, "failed": 1}, Verdict.WAITING, ""),
+        ({"targets": 20, "failed": 3}, Verdict.FAIL, "3 of 3 agents"),
+        ({"targets": 1, "failed": 1}, Verdict.FAIL, "1 of 1 agents"),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2},
+            Verdict.FAIL,
+            "2 of 10 agents on the candidate",
+        ),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2, "now_ms": NOW - 5000},
+            Verdict.WAITING,
+            "5s of 10s left",
+        ),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2, "lasting": 2, "now_ms": NOW - 5000},
+            Verdict.FAIL,
+            "unhealthy",
+        ),
+        ({"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 1}, Verdict.PASS, ""),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "connected": False},
+            Verdict.HOLD,
+            "region eu cannot be heard",
+        ),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "connected": False, "spec": {"on_missing": "exclude"}},
+            Verdict.HOLD,
+            "no agent is known",
+        ),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "current": False},
+            Verdict.WAITING,
+            "has yet to take the policy",
+        ),
+        ({"targets": 10, "applied": 10, "halted": "3 failed"}, Verdict.FAIL, "eu went back by itself: 3 failed"),
+        ({"targets": 10, "applied": 10, "reporting": 10, "stage": {"manual": True}}, Verdict.WAITING, "a person"),
+        ({"targets": 10, "applied": 10, "spec": {"min_samples": 11}}, Verdict.HOLD, "no agent on the candidate tells"),
+        (
+            {"targets": 20, "applied": 10, "reporting": 9, "spec": {"min_samples": 11}},
+            Verdict.HOLD,
+            "10 decided, 11 needed",
+        ),
+        ({"targets": 10, "applied": 5, "failed": 5, "stage": {"success_criteria": {}}}, Verdict.PASS, "5 failed"),
+    ],
+)
+def test_the_gate_says(numbers: dict[str, Any], verdict: Verdict, reason: str) -> None:
+    if verdict is Verdict.WAITING and not reason:
+        numbers = {**numbers, "undecided": 17}
+    said = judged(**numbers)
+    assert (said[0], reason in said[1]) == (verdict, True), said
+
+
+def test_all_regions_count_together() -> None:
+    stages = [{"name": "one", "percentage": 50, "success_criteria": {"error_rate_threshold": 0.2}}]
+    going = rollout(spec=strategy(stages=stages))
+    good = RegionView(Counts(targets=8, applied=8))
+    bad = RegionView(Counts(targets=2, failed=2))
+    assert judge(going, {"eu": good, "us": bad}, NOW).verdict is Verdict.PASS
+    assert judge(going, {"us": bad}, NOW).verdict is Verdict.FAIL
+    excluded = dataclasses.replace(bad, connected=False)
+    missing = rollout(spec=strategy(on_missing="exclude", stages=stages))
+    assert judge(missing, {"eu": good, "us": excluded}, NOW).verdict is Verdict.PASS

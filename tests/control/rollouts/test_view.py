@@ -1,0 +1,42 @@
+import dataclasses
+
+from relay.control.rollouts import plan
+from relay.control.rollouts.model import Counts, Gate, RegionView, State, Verdict
+from relay.control.rollouts.view import rollout_view
+from tests.control.rollouts.made import rollout
+
+REGIONS = {
+    "eu": RegionView(Counts(targets=2, applied=1, holding=1)),
+    "us": RegionView(Counts(targets=1), connected=False),
+}
+GATE = Gate(Verdict.WAITING, "5m left")
+
+
+def test_a_rollout_that_is_going_on() -> None:
+    second = dataclasses.replace(
+        plan.advance(plan.begin(rollout(), [("eu", "x")], 1000), GATE, REGIONS, [("eu", "x")], 2000), reason=""
+    )
+    view = rollout_view(second, REGIONS, GATE)
+    assert (view["state"], view["stage"]) == ("running", 1)
+    assert [s["state"] for s in view["stages"]] == ["passed", "current", "waiting"]
+    assert view["stages"][0]["counts"]["targets"] == 3
+    assert view["stages"][1]["gate"] == {"verdict": "waiting", "reason": "5m left"}
+    assert view["stages"][2]["started"] is None
+    assert {name: r["state"] for name, r in view["regions"].items()} == {"eu": "following", "us": "dark"}
+    assert view["stable"] != view["candidate"]
+    assert len(view["candidate"]) == 12
+
+
+def test_regions_that_went_back_or_have_yet_to() -> None:
+    halted = {"eu": RegionView(Counts(targets=2), halted="3 failed")}
+    assert rollout_view(rollout(), halted, GATE)["regions"]["eu"]["state"] == "halted"
+    back = rollout(state=State.ROLLING_BACK, stage_started_ms=5, reason="bad")
+    view = rollout_view(back, REGIONS, None)
+    assert view["regions"]["eu"]["state"] == "divergent"
+    assert view["stages"][0]["gate"] == {"verdict": "fail", "reason": "bad"}
+
+
+def test_before_it_begins() -> None:
+    view = rollout_view(rollout(state=State.PENDING_APPROVAL, stable=None), {}, None)
+    assert view["stable"] is None
+    assert [s["state"] for s in view["stages"]] == ["waiting"] * 3

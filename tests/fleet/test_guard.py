@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from typing import Any
+
+from relay.fleet.guard import frozen_rollouts, halted_rollouts, judge
+from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.record import Record
+from relay.policy.snapshot import Snapshot, build
+from tests.fleet.agents import record
+from tests.policy.published import published, resources, revision
+
+
+def snapshot(retry: int = 0, **more: Any) -> Snapshot:
+    guard = {"max_failures": 2, "min_samples": 3}
+    made = published(
+        "a", stable=revision(1), candidate=revision(2), threshold=1 << 51, retry=retry,
+        **{"local_guard": guard, "candidate_ttl_s": 60.0, **more},
+    )  # fmt: skip
+    return build(resources(made))
+
+
+def agents(policy: Snapshot, failed: int = 0, applied: int = 0, unhealthy: int = 0) -> list[Record]:
+    content = policy.assignments[0].branches[0][1].content_hash
+    found = [record(str(i), healthy=i >= unhealthy) for i in range(failed + applied)]
+    for i, agent in enumerate(found):
+        agent.healthy_before = True
+        if i < applied:
+            agent.applied = (OfferedSlot("", "a", content),)
+        else:
+            agent.failed = (Failure("", content, 0, "no", 1),)
+    return found
+
+
+def test_too_many_failures_halt_the_rollout_here() -> None:
+    policy = snapshot()
+    assert judge(policy, agents(policy, failed=2), {}) == {}, "too few decided"
+    assert judge(policy, agents(policy, failed=1, applied=9), {}) == {}
+    found = judge(policy, agents(policy, failed=2, applied=1), {})
+    assert found == {"a-1/0": "2 of 3 agents failed or are unhealthy on it"}
+    assert judge(policy, agents(policy, applied=3, unhealthy=2), {}) == {
+        "a-1/0": "2 of 3 agents failed or are unhealthy on it"
+    }
+    assert judge(policy, agents(policy, failed=2, applied=1), found) == {}, "said once"
+    assert halted_rollouts(policy, found) == {"a-1"}
+
+
+def test_a_retry_is_another_try() -> None:
+    policy = snapshot(retry=1)
+    assert halted_rollouts(policy, {"a-1/0": "2 of 3"}) == frozenset()
+    assert judge(policy, agents(policy, failed=3), {}) == {}, "failures of an earlier retry generation are forgiven"
+
+
+def test_agents_that_were_unhealthy_before_do_not_count() -> None:
+    policy = snapshot()
+    sick = agents(policy, applied=3, unhealthy=3)
+    for agent in sick:
+        agent.healthy_before = False
+    assert judge(policy, sick, {}) == {}
+
+
+def test_without_a_guard_nothing_is_judged() -> None:
+    policy = snapshot(local_guard=None)
+    assert judge(policy, agents(policy, failed=9), {}) == {}
+
+
+def test_candidates_freeze_when_the_policy_is_too_old() -> None:
+    assert frozen_rollouts(snapshot(), 59) == frozenset()
+    assert frozen_rollouts(snapshot(), 61) == {"a-1"}
+    assert frozen_rollouts(snapshot(candidate_ttl_s=None), 1e9) == frozenset()
