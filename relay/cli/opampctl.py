@@ -52,7 +52,7 @@ _DOCUMENTS = {
     "rolloutstrategies": ("RolloutStrategy", "strategies"),
     "rolloutstrategy": ("RolloutStrategy", "strategies"),
 }
-_RESOURCES = "templates, assignments, strategies, regionvariables, regions, nodes, agents"
+_RESOURCES = "templates, assignments, strategies, regionvariables, regions, nodes, agents, config HASH"
 
 
 def main() -> None:
@@ -228,6 +228,9 @@ def get(
     if resource.lower() in _DOCUMENTS:
         plural = _DOCUMENTS[resource.lower()][1]
         found = [api.get("documents", plural, name)] if name else api.get("documents", plural)
+    elif resource in ("config", "configs"):
+        _config(api, name, form)
+        return
     elif resource in ("agents", "agent"):
         resource = "agents"
         fields = "agent_id,region,node,connected,transport,healthy,config" if form == "table" else None
@@ -246,6 +249,23 @@ def get(
         show(found[0] if name else found, form)
     else:
         _tables(resource.lower(), found)
+
+
+def _config(api: Api, name: str | None, form: str) -> None:
+    if not name:
+        raise _usage("the hash of a config is expected")
+    found = api.get("configs", name.lower())
+    if form != "table":
+        show(found, form)
+        return
+    _bodies(found["slots"])
+
+
+def _bodies(slots: dict[str, Any]) -> None:
+    for slot, item in slots.items():
+        if len(slots) > 1:
+            print(f"# ---- {slot or '(default)'}")
+        print(item["body"], end="" if item["body"].endswith("\n") else "\n")
 
 
 def _labels(given: list[str]) -> list[str]:
@@ -331,6 +351,31 @@ def describe(
     show(Api(server).get("agents", name), "yaml")
 
 
+@app.command()
+def explain(
+    resource: Annotated[str, typer.Argument(help="agent")],
+    name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Say why an agent gets what it gets, and what would have to be otherwise."""
+    form = form_of(output)
+    if resource not in ("agent", "agents"):
+        raise _usage(f"{resource} cannot be explained; agents can")
+    found = Api(server).get("agents", name, "explain")
+    if form != "table":
+        show(found, form)
+        return
+    from relay.policy.explain import lines
+
+    print(f"agent {found['agent']} in region {found['region']}")
+    for line in [*lines(found["slots"]), *found["notes"]]:
+        print(line)
+    for attempt in found["attempts"]:
+        said = f": {attempt['error_message']}" if attempt["error_message"] else ""
+        print(f"  {attempt['at']} {attempt['hash'][:12]} {attempt['status']}{said}")
+
+
 @agent_app.command("config")
 def agent_config(
     name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
@@ -342,10 +387,7 @@ def agent_config(
     if output != "text":
         show(config, form_of(output))
         return
-    for slot, item in config.items():
-        if len(config) > 1:
-            print(f"# ---- {slot or '(default)'}")
-        print(item["body"], end="" if item["body"].endswith("\n") else "\n")
+    _bodies(config)
 
 
 @history_app.command("assignment")

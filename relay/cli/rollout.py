@@ -179,6 +179,18 @@ def abort(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAUL
 
 
 @app.command()
+def undo(
+    assignment: Annotated[str, typer.Argument(help="name of an assignment")],
+    to: Annotated[str, typer.Option(help="one of its rollouts; default: what it was before")] = "",
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Ask again for what an assignment was before: a new rollout, by the assignment's strategy."""
+    done = api_of(server, who).post("assignments", assignment, "undo", body={"to": to})
+    print(f"ConfigAssignment/{assignment} {done['action']}: rollout {done['rollout']}")
+
+
+@app.command()
 def retry(name: Name, who: As = "", server: Server = DEFAULT_SERVER) -> None:
     """Forgive failures: offer again what failed, or begin anew what was given up."""
     _act("retry", name, "", who, server)

@@ -15,9 +15,11 @@ from relay.aio.tasks import Tasks
 from relay.control import views
 from relay.control.api.app import build_api
 from relay.control.audit import Audit
+from relay.control.configs import Configs
 from relay.control.documents import Documents
 from relay.control.fleet import Fleet
 from relay.control.notify import Notifier
+from relay.control.preview import Previews
 from relay.control.publish import Publisher
 from relay.control.revisions import Revisions, Rules
 from relay.control.rollouts.engine import Rollouts
@@ -67,7 +69,8 @@ class ControlPlane:
         database = Database(Path(settings.data_dir) / "control-plane.sqlite3")
         started.push_async_callback(database.close)
         await database.open()
-        fleet = self.fleet = Fleet(database, clock=clock, metrics=self.metrics)
+        self.configs = Configs(database)
+        fleet = self.fleet = Fleet(database, self.configs, clock=clock, metrics=self.metrics)
         rules = Rules(**settings.policies.config_update.model_dump())
         revisions = self.revisions = Revisions(
             database, rules=rules, targets=lambda r, states: self.rollouts.targets_of(r, states)
@@ -78,7 +81,8 @@ class ControlPlane:
         await documents.load()
         await revisions.load(documents.current.templates, documents.current.assignments)
         await fleet.load()
-        self.publisher = Publisher(database, revisions)
+        await self.configs.load()
+        self.publisher = Publisher(database, revisions, self.configs, clock=clock)
         self.rollouts = Rollouts(
             database,
             revisions,
@@ -88,6 +92,7 @@ class ControlPlane:
             published=self.publisher.publish,
             version=self.publisher.version,
         )
+        self.metrics.rollouts = self.rollouts.states
         self.audit = Audit(database)
         channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
         self._notifier = Notifier(database, channels, clock=clock)
@@ -119,6 +124,8 @@ class ControlPlane:
             self.fleet,
             self.rollouts,
             self.audit,
+            Previews(self.publisher, self.fleet),
+            self.configs,
             published=self.publisher.publish,
             metrics=self.metrics,
             max_body_bytes=settings.server.limits.max_body_bytes,
@@ -151,8 +158,17 @@ class ControlPlane:
             try:
                 await self.fleet.save_seen()
                 await self.fleet.expire()
+                await self._expire_history()
             except StoreError as error:
                 _log.error("expiry_failed", error=str(error))
+
+    async def _expire_history(self) -> None:
+        before_ms = self._clock.unix_ms() - int(self._settings.retention.history * 1000)
+        agents = self.fleet.agents.values()
+        used = {a.offered_hash for a in agents}
+        used |= {s.content_hash for a in agents for s in (*a.offers, *a.applied)}
+        await self.configs.expire(used, before_ms)
+        await self.rollouts.expire(before_ms)
 
     async def _save(self) -> None:
         with contextlib.suppress(StoreError):

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from relay.aio.clock import Clock
 from relay.control import audit
 from relay.control.revisions import Revisions
+from relay.control.rollouts.model import GlobalRevision
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import Document, canonical_json, parse
@@ -251,6 +252,25 @@ class Documents:
                     if both is not None:
                         found.append((blamed, f"{reason}, and agent {both} matches both"))
         return found
+
+    async def again(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
+        """Make an assignment ask again for what it asked for earlier; its slot, priority and strategy stay.
+
+        Raises:
+            NotFound: there is no assignment of that name.
+            Refused: that revision no longer fits (its template is gone).
+        """
+        now = self.get("ConfigAssignment", name)
+        template, _, version = earlier.template.rpartition("@")
+        spec = {
+            **now["spec"],
+            "template": {"name": template, "version": version},
+            "values": earlier.values,
+            "target_selector": earlier.selector.model_dump(exclude_unset=True),
+        }
+        text = canonical_json({**now, "spec": spec}).decode()
+        (applied,) = await self.apply([(f"ConfigAssignment/{name}", text)], actor=actor)
+        return applied
 
     # ---- delete
 

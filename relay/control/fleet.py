@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
+from relay.control.configs import Configs
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.errors import Conflict, Duplicate, NotFound
@@ -52,6 +53,7 @@ class Agent:
     state: bytes
     digest: int
     effective_config_digest: bytes
+    offered_hash: bytes = b""
     offers: tuple[OfferedSlot, ...] = ()
     applied: tuple[OfferedSlot, ...] = ()
     status: str = ""
@@ -111,8 +113,9 @@ class NodeState:
 class Fleet:
     """All nodes and all agents."""
 
-    def __init__(self, database: Database, *, clock: Clock, metrics: ControlPlaneMetrics) -> None:
+    def __init__(self, database: Database, configs: Configs, *, clock: Clock, metrics: ControlPlaneMetrics) -> None:
         self._database = database
+        self._configs = configs
         self._clock = clock
         self._metrics = metrics
         self.agents: dict[bytes, Agent] = {}
@@ -320,6 +323,9 @@ class Fleet:
             if removed:
                 await remove(connection, schema.agents, [{"instance_uid": uid} for uid in removed])
             await replace(connection, schema.effective_configs, bodies)
+            offered = ((a.offered_hash, a.offers) for a in accepted)
+            fresh = await self._configs.keep_offered(connection, offered, self._clock.unix_ms())
+        self._configs.added(fresh)
         self._bodies.update(row["digest"] for row in bodies)
 
     def _missing_bodies(self, agents: list[Agent]) -> list[bytes]:
@@ -403,6 +409,7 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         state,
         state_digest(uid, state),
         message.effective_config_digest,
+        offered_hash=message.offered_hash,
         offers=slots_of(message.offers),
         applied=slots_of(message.applied),
         status="" if status == "UNSET" else status,

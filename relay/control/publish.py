@@ -9,6 +9,8 @@ import asyncio
 
 import sqlalchemy as sa
 
+from relay.aio.clock import Clock
+from relay.control.configs import Configs
 from relay.control.revisions import Revisions
 from relay.control.storage import schema
 from relay.control.storage.database import Database, replace
@@ -16,6 +18,7 @@ from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.link.protocol import RegionPolicy, Version
 from relay.observe import log
+from relay.policy.snapshot import build
 
 _log = log.get("opamp-relay.publish")
 FIRST_EPOCH = 1
@@ -24,9 +27,11 @@ FIRST_EPOCH = 1
 class Publisher:
     """The policies of all regions that ever asked for one."""
 
-    def __init__(self, database: Database, revisions: Revisions) -> None:
+    def __init__(self, database: Database, revisions: Revisions, configs: Configs, *, clock: Clock) -> None:
         self._database = database
         self._revisions = revisions
+        self._configs = configs
+        self._clock = clock
         self._policies: dict[str, RegionPolicy] = {}
         self._digests: dict[str, bytes] = {}
         self._watchers: set[asyncio.Event] = set()
@@ -38,6 +43,7 @@ class Publisher:
             async with self._publishing:
                 if region not in self._policies:
                     await self._publish(region)
+                    await self._keep(region)
         return self._policies[region]
 
     async def publish(self) -> None:
@@ -47,6 +53,13 @@ class Publisher:
                 await self._publish(region)
         for event in self._watchers:
             event.set()
+        # After the nodes have it: what can be looked up later must not hold up what is going out now.
+        async with self._publishing:
+            for region in list(self._policies):
+                await self._keep(region)
+
+    async def _keep(self, region: str) -> None:
+        await self._configs.keep(build(self._policies[region].resources), self._clock.unix_ms())
 
     async def _publish(self, region: str) -> None:
         resources = self._revisions.resources(region)

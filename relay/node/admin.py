@@ -12,6 +12,8 @@ from aiohttp import web
 
 from relay import __version__
 from relay.errors import NotFound
+from relay.fleet.cohort import Cohorts
+from relay.fleet.explain import explain_agent
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
 from relay.node.registry import Registry
@@ -42,6 +44,7 @@ class Admin:
         registry: Registry,
         metrics: NodeMetrics,
         condition: Callable[[], Condition],
+        cohorts: Cohorts,
         *,
         region: str,
         node: str,
@@ -50,6 +53,7 @@ class Admin:
         self._registry = registry
         self._metrics = metrics
         self._condition = condition
+        self._cohorts = cohorts
         self._region = region
         self._node = node
         self._trusted = trusted
@@ -62,6 +66,7 @@ class Admin:
             ("GET", "/api/v1/agents", self.agents),
             ("GET", "/api/v1/agents/{id}", self.agent),
             ("GET", "/api/v1/agents/{id}/config", self.agent_config),
+            ("GET", "/api/v1/agents/{id}/explain", self.explain),
         ]
 
     def health_routes(self) -> list[Route]:
@@ -126,6 +131,14 @@ class Admin:
                 slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
                 for slot, item in sorted(config.items())
             }
+        )
+
+    async def explain(self, request: web.Request) -> web.Response:
+        """Why an agent gets what it gets."""
+        record = self._find(request.match_info["id"])
+        state = link_pb2.AgentState.FromString(record.state())
+        return web.json_response(
+            explain_agent(self._cohorts.evaluator, state, region=self._region, trusted=self._trusted)
         )
 
     def _find(self, name: str) -> Record:

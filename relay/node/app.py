@@ -162,6 +162,7 @@ class Node:
             self.registry,
             metrics,
             self.condition,
+            self.cohorts,
             region=settings.node.region,
             node=settings.node.name,
             trusted=settings.trusted_attributes,

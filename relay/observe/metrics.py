@@ -100,12 +100,26 @@ class ControlPlaneMetrics:
         self.shard_mismatches = 0
         self.regions: Callable[[], dict[str, int]] = dict
         """Region → connected agents, read at scrape time."""
+        self.rollouts: Callable[[], dict[str, int]] = dict
+        """State → active rollouts, read at scrape time."""
+        self.rollout_steps: Counter[str] = Counter()
+        """State that was entered → how often."""
         self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client for each scrape."""
+        active = GaugeMetricFamily("opamp_control_plane_rollouts", "Rollouts that are not over", labels=["state"])
+        for state, count in sorted(self.rollouts().items()):
+            active.add_metric([state], count)
+        yield active
+        steps = CounterMetricFamily(
+            "opamp_control_plane_rollout_steps", "States that rollouts entered", labels=["state"]
+        )
+        for state, count in sorted(self.rollout_steps.items()):
+            steps.add_metric([state], count)
+        yield steps
         connected = GaugeMetricFamily("opamp_server_connected_agents", "Agents connected", labels=["region"])
         for region, count in sorted(self.regions().items()):
             connected.add_metric([region], count)

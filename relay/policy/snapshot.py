@@ -51,6 +51,8 @@ class Rollout(Model):
     selector: Selector = Selector()
     """The strategy's: agents that it does not match are not on the candidate."""
     local_guard: LocalGuard | None = None
+    stage: str = ""
+    """Its name, for people."""
     candidate_ttl_s: float | None = None
     """A node that heard nothing for so long puts no further agent on the candidate."""
 

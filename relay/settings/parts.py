@@ -241,6 +241,13 @@ class Notifications(Part):
     """Name, as strategies say it → URL of apprise (`slack://…`, `mailto://…`, `json://…`). Holds the channel's secret."""
 
 
+class Retention(Part):
+    """How long what is over is remembered."""
+
+    history: Duration = 365 * 86400.0
+    """Ended rollouts, and the contents of configs that nobody has any more."""
+
+
 class ApiLimits(Part):
     """Bounds of the admin API."""
 

@@ -88,6 +88,7 @@ class ControlPlaneSettings(Part):
     telemetry: ControlPlaneTelemetry = ControlPlaneTelemetry()
     policies: parts.Policies = parts.Policies()
     notifications: parts.Notifications = parts.Notifications()
+    retention: parts.Retention = parts.Retention()
     auth: parts.Auth | None = None
 
     def endpoints(self) -> list[tuple[str, str]]:
@@ -117,6 +118,7 @@ class StandaloneSettings(Part):
     identity: parts.Identity = parts.Identity()
     policies: parts.Policies = parts.Policies()
     notifications: parts.Notifications = parts.Notifications()
+    retention: parts.Retention = parts.Retention()
     drain: parts.Drain = parts.Drain(seconds=0)
     auth: parts.Auth | None = None
 
@@ -149,6 +151,7 @@ class StandaloneSettings(Part):
             telemetry=ControlPlaneTelemetry(metrics=parts.Metrics(endpoint="127.0.0.1:0"), logs=self.telemetry.logs),
             policies=self.policies,
             notifications=self.notifications,
+            retention=self.retention,
             auth=self.auth,
         )
 

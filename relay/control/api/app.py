@@ -21,8 +21,10 @@ from relay import __version__
 from relay.control import views
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
+from relay.control.configs import Configs
 from relay.control.documents import ANONYMOUS, Applied, Documents
 from relay.control.fleet import Agent, Fleet
+from relay.control.preview import Previews
 from relay.control.rollouts.engine import Rollouts
 from relay.errors import NotFound, Outcome, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
@@ -55,6 +57,12 @@ class SourceText(_Body):
     text: str
 
 
+class UndoRequest(_Body):
+    """What to go back to."""
+
+    to: str = Field(default="", max_length=200, description="a rollout of the assignment; empty for the one before")
+
+
 class ApplyRequest(_Body):
     """Documents that are applied as one."""
 
@@ -67,6 +75,8 @@ def build_api(
     fleet: Fleet,
     rollouts: Rollouts,
     audit: Audit,
+    previews: Previews,
+    configs: Configs,
     *,
     published: Published,
     metrics: ControlPlaneMetrics,
@@ -88,8 +98,21 @@ def build_api(
     )
     _add_guards(api, max_body_bytes, hosts)
     _add_document_routes(api, documents, published, metrics)
-    _add_fleet_routes(api, fleet)
+    _add_fleet_routes(api, fleet, previews)
     add_rollout_routes(api, rollouts, audit)
+
+    @api.post("/api/v1/assignments/{name}/undo")
+    async def undo(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Ask again for what an assignment was before; a new rollout."""
+        earlier = await rollouts.earlier(name, request.to)
+        applied = await documents.again(name, earlier.candidate, actor=actor)
+        await published()
+        return {**_applied(applied), "rollout": rollouts.latest(name)}
+
+    @api.get("/api/v1/configs/{config_hash}")
+    async def config(config_hash: str) -> dict[str, Any]:
+        """What exactly a hash stands for, by slot."""
+        return await configs.get(config_hash)
 
     @api.get("/health", include_in_schema=False)
     async def health() -> dict[str, str]:
@@ -141,7 +164,7 @@ def _add_document_routes(
         return _applied(applied)
 
 
-def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
+def _add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
     @api.get("/api/v1/regions")
     async def regions() -> list[dict[str, Any]]:
         """Sums by region."""
@@ -179,6 +202,11 @@ def _add_fleet_routes(api: FastAPI, fleet: Fleet) -> None:
     async def agent(agent_id: str) -> dict[str, Any]:
         """One agent, by instance_uid or agent id."""
         return views.of(fleet, views.find(fleet, agent_id))
+
+    @api.get("/api/v1/agents/{agent_id}/explain")
+    async def explain(agent_id: str) -> dict[str, Any]:
+        """Why an agent gets what it gets."""
+        return await previews.explain(views.find(fleet, agent_id))
 
     @api.get("/api/v1/agents/{agent_id}/config")
     async def agent_config(agent_id: str) -> dict[str, dict[str, str]]:

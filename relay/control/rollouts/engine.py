@@ -180,6 +180,8 @@ class Rollouts:
                 await notify.add(connection, after, reason, self._now)
         self._revisions.put_in_force(advance)
         self._unpublished = True
+        if after.state is not before.state:
+            self._metrics.rollout_steps[after.state.value] += 1
         _log.info("rollout", rollout=after.name, state=after.state.value, stage=after.stage, actor=actor, reason=reason)
 
     async def _publish(self) -> None:
@@ -304,6 +306,44 @@ class Rollouts:
         if not bodies:
             raise NotFound(f"ConfigAssignment {assignment} has no history")
         return [rollout_view(Rollout.from_plain(json.loads(body)), {}, None) for body in bodies]
+
+    async def expire(self, before_ms: int) -> None:
+        """Forget rollouts that ended before a time; the latest of each assignment stays."""
+        kept = {
+            r.name
+            for state in self._revisions.states.values()
+            for r in (state.rollout, state.pending, *state.layers)
+            if r is not None
+        }
+        query = sa.select(schema.rollouts.c.name).where(schema.rollouts.c.created_ms < before_ms)
+        async with self._database.write() as connection:
+            for name in set((await connection.execute(query)).scalars()) - kept:
+                await connection.execute(sa.delete(schema.rollouts).where(schema.rollouts.c.name == name))
+
+    async def earlier(self, assignment: str, rollout: str = "") -> Rollout:
+        """What an assignment was before: the newest completed rollout to something else than now, or the one named.
+
+        Raises:
+            NotFound: there is none.
+        """
+        state = self._revisions.states.get(assignment)
+        if state is None:
+            raise NotFound(f"there is no ConfigAssignment {assignment}")
+        query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.assignment == assignment)
+        async with self._database.read() as connection:
+            bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms.desc()))).scalars().all()
+        for kept in (Rollout.from_plain(json.loads(body)) for body in bodies):
+            if rollout and kept.name == rollout:
+                return kept
+            if not rollout and kept.state is State.COMPLETED and kept.candidate != state.declared:
+                return kept
+        raise NotFound(f"there is no rollout {rollout} of {assignment}" if rollout else f"{assignment} was never else")
+
+    def latest(self, assignment: str) -> str:
+        """Name of the newest rollout of an assignment."""
+        state = self._revisions.states[assignment]
+        newest = state.pending or state.rollout
+        return newest.name if newest is not None else ""
 
     def states(self) -> dict[str, int]:
         """How many rollouts are in each state; for the metric."""

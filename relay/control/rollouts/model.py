@@ -204,6 +204,7 @@ class Rollout:
             id=self.name,
             candidate=self.candidate.for_region(region),
             threshold=self.threshold(region),
+            stage=self.current.name,
             selector=self.strategy.target_selector,
             local_guard=self.strategy.local_guard,
             candidate_ttl_s=self.strategy.candidate_ttl_s,

@@ -1,0 +1,119 @@
+"""Every content that was published, by its hash: what exactly ran, long after the policy has moved on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.errors import NotFound
+from relay.fleet.view import rfc3339
+from relay.opamp.offer import OfferedSlot
+from relay.policy.snapshot import Content, Snapshot
+
+_SLOTS = "application/vnd.opamp-relay.slots+json"
+"""Content type of what a config_hash is made of: slot → content hash."""
+_HASH_BYTES = 32
+
+
+class Configs:
+    """The store of published contents, and of what each config_hash that agents had was made of."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: set[bytes] = set()
+
+    async def load(self) -> None:
+        """Read which are there."""
+        async with self._database.read() as connection:
+            self._known = set((await connection.execute(sa.select(schema.configs.c.hash))).scalars())
+
+    async def keep(self, snapshot: Snapshot, now_ms: int) -> None:
+        """Store what a policy holds and is not there yet."""
+        found = {c.content_hash: c for c in _contents(snapshot) if c.content_hash not in self._known}
+        rows = [_row(key, c.template.spec.content_type, c.render(), now_ms) for key, c in found.items()]
+        if rows:
+            async with self._database.write() as connection:
+                await connection.execute(sa.insert(schema.configs), rows)
+            self._known.update(found)
+
+    async def keep_offered(
+        self, connection: AsyncConnection, offered: Iterable[tuple[bytes, tuple[OfferedSlot, ...]]], now_ms: int
+    ) -> set[bytes]:
+        """Store what config hashes are made of, in the caller's transaction; give those that are new."""
+        fresh = {key: slots for key, slots in offered if key and slots and key not in self._known}
+        rows = [
+            _row(key, _SLOTS, json.dumps({s.slot: s.content_hash.hex() for s in slots}).encode(), now_ms)
+            for key, slots in fresh.items()
+        ]
+        if rows:
+            await connection.execute(sa.insert(schema.configs), rows)
+        return set(fresh)
+
+    def added(self, hashes: set[bytes]) -> None:
+        """What `keep_offered` wrote is committed."""
+        self._known |= hashes
+
+    async def get(self, prefix: str) -> dict[str, Any]:
+        """One config, by the hash that agents see or by a content hash; the first digits will do.
+
+        Returns:
+            `{hash, slots: {SLOT: {hash, content_type, body, published}}}`
+
+        Raises:
+            NotFound: none has that hash, or several begin so.
+        """
+        row = await self._find(prefix)
+        if row.content_type != _SLOTS:
+            return {"hash": row.hash.hex(), "slots": {"": _view(row)}}
+        slots = {}
+        for slot, content in json.loads(row.body).items():
+            slots[slot] = _view(await self._find(content))
+        return {"hash": row.hash.hex(), "slots": slots}
+
+    async def _find(self, prefix: str) -> Any:
+        if not 8 <= len(prefix) <= 2 * _HASH_BYTES or not set(prefix) <= set("0123456789abcdef"):
+            raise NotFound(f"{prefix} is not a hash, nor the first 8 digits or more of one")
+        low, high = (bytes.fromhex(prefix.ljust(2 * _HASH_BYTES, digit)) for digit in "0f")
+        query = sa.select(schema.configs).where(schema.configs.c.hash >= low, schema.configs.c.hash <= high)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query.limit(2))).all()
+        if not rows:
+            raise NotFound(f"no config {prefix} was ever published here")
+        if len(rows) > 1:
+            raise NotFound(f"several hashes begin with {prefix}")
+        return rows[0]
+
+    async def expire(self, used: set[bytes], before_ms: int) -> None:
+        """Forget what was published before a time and nobody uses."""
+        query = sa.select(schema.configs.c.hash).where(schema.configs.c.published_ms < before_ms)
+        async with self._database.write() as connection:
+            gone = set((await connection.execute(query)).scalars()) - used
+            for key in gone:
+                await connection.execute(sa.delete(schema.configs).where(schema.configs.c.hash == key))
+        self._known -= gone
+
+
+def _contents(snapshot: Snapshot) -> Iterable[Content]:
+    for assignment in snapshot.assignments:
+        yield from (content for _, content in assignment.branches)
+        if assignment.stable is not None:
+            yield assignment.stable
+
+
+def _row(key: bytes, content_type: str, body: bytes, now_ms: int) -> dict[str, Any]:
+    return {"hash": key, "content_type": content_type, "body": body, "published_ms": now_ms}
+
+
+def _view(row: Any) -> dict[str, Any]:
+    return {
+        "hash": row.hash.hex(),
+        "content_type": row.content_type,
+        "body": row.body.decode(),
+        "published": rfc3339(row.published_ms),
+    }

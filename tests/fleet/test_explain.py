@@ -1,0 +1,46 @@
+from relay.fleet.cohort import Cohorts
+from relay.fleet.explain import explain_agent
+from relay.ids import ConfigHash
+from relay.opamp.offer import Failure
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.snapshot import build
+from tests.fleet.agents import record
+from tests.policy.published import published, resources, revision
+
+
+def test_the_decision_and_what_became_of_it() -> None:
+    cohorts = Cohorts("eu", "all")
+    cohorts.change(build(resources(published("a", stable=revision(1)))))
+    agent = record("x", tier="prod")
+    offer = cohorts.offer(agent)
+    assert offer is not None
+    agent.offered_hash, agent.offers, agent.offered_at_ms = ConfigHash(offer.config_hash), offer.slots, 1000
+    agent.failed = (Failure("", b"old", 0, "no such receiver", 500),)
+
+    def explained() -> dict[str, object]:
+        state = link_pb2.AgentState.FromString(agent.state())
+        return explain_agent(cohorts.evaluator, state, region="eu", trusted="all")
+
+    found = explained()
+    assert found["agent"] == "x"
+    assert found["slots"][0]["config_hash"] == offer.config_hash.hex()  # type: ignore[index]
+    assert found["attempts"] == [
+        {
+            "hash": b"old".hex(),
+            "status": "FAILED",
+            "error_message": "no such receiver",
+            "at": "1970-01-01T00:00:00.500Z",
+        },
+        {"hash": offer.config_hash.hex(), "status": "OFFERED", "error_message": "", "at": "1970-01-01T00:00:01.000Z"},
+    ]
+    status = pb.RemoteConfigStatus(last_remote_config_hash=offer.config_hash, status=pb.RemoteConfigStatuses_APPLIED)
+    agent.merge(pb.AgentToServer(instance_uid=agent.instance_uid, remote_config_status=status), full=False)
+    assert explained()["attempts"][-1]["status"] == "APPLIED"  # type: ignore[index]
+
+
+def test_agents_that_cannot_be_offered_anything() -> None:
+    cohorts = Cohorts("eu", "all")
+    state = link_pb2.AgentState(agent_id="x")
+    notes = explain_agent(cohorts.evaluator, state, region="eu", trusted="all")["notes"]
+    assert len(notes) == 2
