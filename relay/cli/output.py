@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-EXIT_USAGE = 2
+EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
 
 def show(value: Any, form: str) -> None:
@@ -23,6 +23,11 @@ def as_yaml(value: Any) -> str:
     import yaml  # most commands do without it, and it takes a tenth of their start
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+
+
+def counts_of(counts: dict[str, int]) -> str:
+    """`name=count`, those that are not 0."""
+    return " ".join(f"{name}={count}" for name, count in sorted(counts.items()) if count)
 
 
 def form_of(output: str) -> str:

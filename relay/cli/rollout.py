@@ -8,16 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from relay.cli.client import Api, api_of
+from relay.cli.options import DEFAULT_SERVER, As, Output, Server
 from relay.cli.output import as_bar, form_of, show, table
 
 app = typer.Typer(no_args_is_help=True, help="Changes on their way to agents.")
 
-Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
-Output = Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")]
-As = Annotated[str, typer.Option("--as", envvar="OPAMPCTL_AS", help="who you are; recorded as unverified")]
 Reason = Annotated[str, typer.Option("--reason", help="why; kept in the audit")]
 Name = Annotated[str, typer.Argument(help="ASSIGNMENT-NUMBER")]
-DEFAULT_SERVER = "http://127.0.0.1:4340"
 _WATCH_S = 1.0
 _OVER = ("rolled_back", "completed", "superseded", "rejected", "aborted")
 

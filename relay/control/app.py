@@ -16,6 +16,7 @@ from relay.control import views
 from relay.control.api.app import build_api
 from relay.control.audit import Audit
 from relay.control.configs import Configs
+from relay.control.diff import Diffs
 from relay.control.documents import Documents
 from relay.control.fleet import Fleet
 from relay.control.notify import Notifier
@@ -71,12 +72,18 @@ class ControlPlane:
         await database.open()
         self.configs = Configs(database)
         fleet = self.fleet = Fleet(database, self.configs, clock=clock, metrics=self.metrics)
-        rules = Rules(**settings.policies.config_update.model_dump())
+        update = settings.policies.config_update
+        rules = Rules(**update.model_dump(exclude={"validation"}))
         revisions = self.revisions = Revisions(
             database, rules=rules, targets=lambda r, states: self.rollouts.targets_of(r, states)
         )
         documents = self.documents = Documents(
-            database, revisions, clock=clock, facts=fleet.facts, regions=fleet.live_regions
+            database,
+            revisions,
+            clock=clock,
+            facts=fleet.facts,
+            regions=fleet.live_regions,
+            validation=update.validation,
         )
         await documents.load()
         await revisions.load(documents.current.templates, documents.current.assignments)
@@ -126,6 +133,7 @@ class ControlPlane:
             self.audit,
             Previews(self.publisher, self.fleet),
             self.configs,
+            Diffs(self.documents, self.revisions, self.fleet, clock=self._clock),
             published=self.publisher.publish,
             metrics=self.metrics,
             max_body_bytes=settings.server.limits.max_body_bytes,

@@ -24,7 +24,7 @@ from relay.control.storage.database import Database, remove, replace
 from relay.documents import Document, canonical_json, parse
 from relay.errors import NotFound, Outcome, Problem, Refused, StoreError
 from relay.ids import sha256
-from relay.policy import kinds
+from relay.policy import collector, kinds
 from relay.policy import template as templates
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
@@ -45,6 +45,20 @@ class Applied:
     """`created`, `configured`, `unchanged` or `deleted`."""
     before: dict[str, Any] | None = None
     after: dict[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Proposal:
+    """What documents would change."""
+
+    library: Library
+    applied: list[Applied] = field(default_factory=list)
+    changed: list[AnyDocument] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    conflicts: list[Problem] = field(default_factory=list)
+    findings: list[Problem] = field(default_factory=list)
+    """Errors in Collectors' configurations."""
 
 
 @dataclass(slots=True)
@@ -79,6 +93,7 @@ class Documents:
 
     Args:
         facts: all agents known now, as selectors see them.
+        validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
         regions: names of those that have agents or a node that is connected.
     """
 
@@ -90,12 +105,14 @@ class Documents:
         clock: Clock,
         facts: Callable[[], Iterable[Facts]],
         regions: Callable[[], Set[str]],
+        validation: str = "warn",
     ) -> None:
         self._database = database
         self._revisions = revisions
         self._clock = clock
         self._facts = facts
         self._regions = regions
+        self._validation = validation
         self.current = Library()
 
     async def load(self) -> None:
@@ -125,35 +142,59 @@ class Documents:
             Refused: with every problem; nothing was changed.
         """
         # In a thread: a megabyte of YAML takes seconds, and nodes are answered meanwhile.
-        parsed = await asyncio.to_thread(_read, list(texts))
+        parsed = await asyncio.to_thread(read, list(texts))
         async with self._revisions.changing:
             return await self._apply(parsed, dry_run, actor)
 
     async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool, actor: str) -> list[Applied]:
+        proposal = self.propose(parsed)
+        problems = [*proposal.problems, *proposal.conflicts]
+        if self._validation == "enforce":
+            problems += proposal.findings
+        if problems:
+            raise Refused(problems)
+        if not dry_run and proposal.changed:
+            await self._store(proposal.library, proposal.changed, [], actor)
+        return proposal.applied
+
+    def propose(self, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
+        """What documents would make of the library, and all that is wrong with that; nothing changes."""
         library = self.current.copy()
-        applied: list[Applied] = []
-        changed: list[AnyDocument] = []
-        problems: list[Problem] = []
+        proposal = Proposal(library)
         for source, document in parsed:
             held = library.of(document)
             before = held.get(document.key)
             if before == document:
-                applied.append(_applied(document, "unchanged", before))
+                proposal.applied.append(_applied(document, "unchanged", before))
                 continue
             if before is not None and isinstance(document, ConfigTemplate):
                 reason = f"{document.key} exists with other content; a version never changes, use a new one"
-                problems.append(source.problem("metadata.version", reason))
+                proposal.problems.append(source.problem("metadata.version", reason))
                 continue
             held[document.key] = document
-            changed.append(document)
-            applied.append(_applied(document, "configured" if before else "created", before))
+            proposal.changed.append(document)
+            findings = self._findings(source, document)
+            proposal.findings += [problem for problem, is_error in findings if is_error]
+            warnings = tuple(str(problem) for problem, _ in findings)
+            proposal.applied.append(_applied(document, "configured" if before else "created", before, warnings))
         sources: dict[tuple[str, str], Document] = {(d.kind, d.key): s for s, d in parsed}
-        problems += self._check(library, changed, sources)
-        if problems:
-            raise Refused(problems)
-        if not dry_run and changed:
-            await self._store(library, changed, [], actor)
-        return applied
+        proposal.problems += self._check(library, proposal.changed, sources)
+        moved = [d for d in proposal.changed if isinstance(d, ConfigAssignment)]
+        proposal.conflicts += [
+            sources[(a.kind, a.key)].problem("spec.priority", reason) for a, reason in self._conflicts(library, moved)
+        ]
+        return proposal
+
+    def _findings(self, source: Document, document: AnyDocument) -> list[tuple[Problem, bool]]:
+        """(what is wrong with a template as a Collector's configuration, whether it is an error)."""
+        if self._validation == "off" or not isinstance(document, ConfigTemplate):
+            return []
+        if not collector.is_collector_config(document.spec.config):
+            return []
+        return [
+            (source.problem(f"spec.config.{f.path}", f.reason), f.is_error)
+            for f in collector.check(document.spec.config)
+        ]
 
     def _check(
         self, library: Library, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
@@ -187,10 +228,6 @@ class Documents:
                 if not _is_time_zone(window.time_zone):
                     path = f"spec.windows.{i}.time_zone"
                     problems.append(source.problem(path, f"{window.time_zone!r} is not a time zone"))
-        moved = [d for d in changed if isinstance(d, ConfigAssignment)]
-        problems += [
-            sources[(a.kind, a.key)].problem("spec.priority", reason) for a, reason in self._conflicts(library, moved)
-        ]
         return problems
 
     def _unresolved(
@@ -381,17 +418,18 @@ def _is_time_zone(name: str) -> bool:
     return True
 
 
-def _applied(document: AnyDocument, action: str, before: AnyDocument | None) -> Applied:
+def _applied(document: AnyDocument, action: str, before: AnyDocument | None, warnings: tuple[str, ...] = ()) -> Applied:
     return Applied(
         document.kind,
         document.key,
         action,
         before.model_dump(exclude_unset=True) if before else None,
         None if action == "deleted" else document.model_dump(exclude_unset=True),
+        warnings,
     )
 
 
-def _read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
+def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
     problems: list[Problem] = []
     found: list[tuple[Document, AnyDocument]] = []
     first: dict[tuple[str, str], Document] = {}

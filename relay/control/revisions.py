@@ -372,8 +372,21 @@ class Revisions:
 
     def resources(self, region: str) -> dict[str, bytes]:
         """Everything that a region is to hold: name → payload."""
+        return self._resources(self.same(), region)
+
+    def aimed(self, advance: Advance, region: str) -> dict[str, bytes]:
+        """What a region would hold if every change that is declared were complete."""
+        states = {
+            name: AssignmentState(
+                name, state.slot, state.priority, state.observe_only, stable=state.declared, retry=state.retry
+            )
+            for name, state in advance.states.items()
+        }
+        return self._resources(Advance(states, advance.templates, advance.contents), region)
+
+    def _resources(self, advance: Advance, region: str) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        for state in self.states.values():
+        for state in advance.states.values():
             if not state.concerns(region):
                 continue
             published = state.for_region(region)
@@ -383,11 +396,11 @@ class Revisions:
             for revision in (published.stable, *(c.candidate for c in [*changes, *published.layers])):
                 if revision is None:
                     continue
-                name, payload = template_resource(self._templates[revision.template])
+                name, payload = template_resource(advance.templates[revision.template])
                 found[name] = payload
                 if revision.variables:
                     variables = f"RegionVariables/{revision.variables}"
-                    found[variables] = self._contents[variables]
+                    found[variables] = advance.contents[variables]
         return found
 
 

@@ -62,6 +62,7 @@ class Evaluator:
         self.snapshot = snapshot
         self.halted = halted
         self.frozen = frozen
+        self._decided: dict[CohortKey, Decision | None] = {}
         branches = [branch for a in snapshot.assignments for branch in a.branches]
         contents = [c for a in snapshot.assignments for c in (a.stable, *(c for _, c in a.branches)) if c is not None]
         selectors = [*(c.revision.selector for c in contents), *(change.selector for change, _ in branches)]
@@ -109,6 +110,12 @@ class Evaluator:
         """Whether a selector of the snapshot matches a cohort."""
         number = self._selector_of[id(selector)]
         return number is None or self._matcher.matches(number, vector)
+
+    def decide_once(self, key: CohortKey) -> Decision | None:
+        """As `decide`, remembered: for those who ask for many agents at once."""
+        if key not in self._decided:
+            self._decided[key] = self.decide(key)
+        return self._decided[key]
 
     def decide(self, key: CohortKey) -> Decision | None:
         """What agents of this cohort run; None: nothing is offered."""

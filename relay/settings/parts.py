@@ -224,6 +224,8 @@ class ConfigUpdate(Part):
     approvals_needed: int = Field(default=1, ge=1, le=100)
     four_eyes: bool = False
     """Whoever made a change cannot approve it."""
+    validation: Literal["warn", "enforce", "off"] = "warn"
+    """What comes of errors in the structure of Collectors' configurations: see `opampctl validate`."""
     rollback_on_error: bool = True
     """Where a strategy does not say what happens when a stage fails: roll back, else pause."""
 

@@ -22,7 +22,9 @@ from relay.control import views
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
 from relay.control.configs import Configs
+from relay.control.diff import Diffs
 from relay.control.documents import ANONYMOUS, Applied, Documents
+from relay.control.drift import drift
 from relay.control.fleet import Agent, Fleet
 from relay.control.preview import Previews
 from relay.control.rollouts.engine import Rollouts
@@ -77,6 +79,7 @@ def build_api(
     audit: Audit,
     previews: Previews,
     configs: Configs,
+    diffs: Diffs,
     *,
     published: Published,
     metrics: ControlPlaneMetrics,
@@ -100,6 +103,16 @@ def build_api(
     _add_document_routes(api, documents, published, metrics)
     _add_fleet_routes(api, fleet, previews)
     add_rollout_routes(api, rollouts, audit)
+
+    @api.post("/api/v1/diff")
+    async def diff(request: ApplyRequest) -> dict[str, Any]:
+        """What applying these documents would do; nothing changes."""
+        return await diffs.diff((s.source, s.text) for s in request.sources)
+
+    @api.get("/api/v1/drift")
+    async def list_drift() -> list[dict[str, Any]]:
+        """Agents that assignments observe, and what of their configs is otherwise."""
+        return await drift(fleet, rollouts.revisions)
 
     @api.post("/api/v1/assignments/{name}/undo")
     async def undo(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
@@ -246,6 +259,7 @@ def _applied(applied: Applied) -> dict[str, Any]:
         "action": applied.action,
         "before": applied.before,
         "after": applied.after,
+        "warnings": list(applied.warnings),
     }
 
 

@@ -55,7 +55,7 @@ class Rollouts:
         version: Callable[[str], Version | None],
     ) -> None:
         self._database = database
-        self._revisions = revisions
+        self.revisions = revisions
         self._fleet = fleet
         self._clock = clock
         self._metrics = metrics
@@ -103,7 +103,7 @@ class Rollouts:
         now_ms = self._clock.unix_ms()
         counts: dict[str, Counts] = {}
         goals = []
-        for region, agent in self._agents_of(rollout, self._revisions.states):
+        for region, agent in self._agents_of(rollout, self.revisions.states):
             goals.append((region, agent.agent_id))
             content = self._content_hash(rollout, region)
             on = rollout.state in GOING and buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(region)
@@ -129,7 +129,7 @@ class Rollouts:
         """Hash of the candidate in a region; None where the region cannot render it."""
         key = (rollout.name, region)
         if key not in self._hashes:
-            self._hashes[key] = content_hash(self._revisions, rollout.candidate, region) or b""
+            self._hashes[key] = content_hash(self.revisions, rollout.candidate, region) or b""
         return self._hashes[key] or None
 
     # ---- stepping
@@ -145,13 +145,13 @@ class Rollouts:
 
     async def tick(self) -> None:
         """Look at every active rollout once and take the steps that follow."""
-        for name in list(self._revisions.states):
-            state = self._revisions.states.get(name)
+        for name in list(self.revisions.states):
+            state = self.revisions.states.get(name)
             rollout = state.rollout if state is not None else None
             if rollout is None or rollout.state not in (State.RUNNING, State.HELD, State.ROLLING_BACK):
                 continue
-            async with self._revisions.changing:
-                state = self._revisions.states.get(name)
+            async with self.revisions.changing:
+                state = self.revisions.states.get(name)
                 if state is None or state.rollout is None:
                     continue
                 before = state.rollout
@@ -167,18 +167,18 @@ class Rollouts:
         return self._clock.unix_ms()
 
     async def _put(self, before: Rollout, after: Rollout, actor: str, action: str, reason: str) -> None:
-        await self._store(self._revisions.step(after), before, after, actor, action, reason)
+        await self._store(self.revisions.step(after), before, after, actor, action, reason)
 
     async def _store(
         self, advance: Advance, before: Rollout, after: Rollout, actor: str, action: str, reason: str
     ) -> None:
         entry = audit.Entry(actor, action, f"Rollout/{after.name}", _digest(before), _digest(after), reason)
         async with self._database.write() as connection:
-            await self._revisions.store(connection, advance)
+            await self.revisions.store(connection, advance)
             await audit.add(connection, [entry], self._now)
             if after.state is not before.state:
                 await notify.add(connection, after, reason, self._now)
-        self._revisions.put_in_force(advance)
+        self.revisions.put_in_force(advance)
         self._unpublished = True
         if after.state is not before.state:
             self._metrics.rollout_steps[after.state.value] += 1
@@ -192,7 +192,7 @@ class Rollouts:
     # ---- what people do
 
     def _find(self, name: str) -> tuple[AssignmentState, Rollout]:
-        for state in self._revisions.states.values():
+        for state in self.revisions.states.values():
             for rollout in (state.pending, state.rollout):
                 if rollout is not None and rollout.name == name:
                     return state, rollout
@@ -200,11 +200,11 @@ class Rollouts:
 
     async def approve(self, name: str, actor: str, digest: str) -> dict[str, Any]:
         """Approve a change; it begins when it has the approvals that it needs."""
-        async with self._revisions.changing:
+        async with self.revisions.changing:
             state, before = self._find(name)
             after = plan.approve(before, actor, digest, self._now)
-            advance = self._revisions.same()
-            self._revisions.begin_if_approved(advance, state, after, self._now)
+            advance = self.revisions.same()
+            self.revisions.begin_if_approved(advance, state, after, self._now)
             latest = advance.rollouts[-1]
             await self._store(advance, before, latest, actor, "approve", f"{len(after.approvals)} of {after.needed}")
         await self._publish()
@@ -219,7 +219,7 @@ class Rollouts:
             NotFound: there is no such rollout, or it is over.
             Conflict: that cannot be done to it now.
         """
-        async with self._revisions.changing:
+        async with self.revisions.changing:
             state, before = self._find(name)
             why = reason or f"{actor} said so"
             if action == "promote":
@@ -240,9 +240,9 @@ class Rollouts:
 
     async def retry(self, name: str, actor: str) -> dict[str, Any]:
         """Forgive failures: offer the candidate again to those that failed, or begin anew what was given up."""
-        async with self._revisions.changing:
+        async with self.revisions.changing:
             state, before = self._find(name)
-            advance = self._revisions.same()
+            advance = self.revisions.same()
             raised = dataclasses.replace(state, retry=state.retry + 1)
             if before.state in GOING or before.state is State.COMPLETED:
                 after = before
@@ -255,7 +255,7 @@ class Rollouts:
             elif before.candidate != state.declared:
                 raise Conflict(f"{name} is not what ConfigAssignment {state.name} asks for any more")
             else:
-                self._revisions.again(advance, raised, before, actor, self._now)
+                self.revisions.again(advance, raised, before, actor, self._now)
                 after = advance.rollouts[-1]
             await self._store(advance, before, after, actor, "retry", f"retry generation {raised.retry}")
         await self._publish()
@@ -289,7 +289,7 @@ class Rollouts:
         """Every rollout that is active, and the latest of each assignment, by name of the assignment."""
         return [
             self._view(state, rollout)
-            for _, state in sorted(self._revisions.states.items())
+            for _, state in sorted(self.revisions.states.items())
             for rollout in (state.rollout, state.pending)
             if rollout is not None
         ]
@@ -311,7 +311,7 @@ class Rollouts:
         """Forget rollouts that ended before a time; the latest of each assignment stays."""
         kept = {
             r.name
-            for state in self._revisions.states.values()
+            for state in self.revisions.states.values()
             for r in (state.rollout, state.pending, *state.layers)
             if r is not None
         }
@@ -326,7 +326,7 @@ class Rollouts:
         Raises:
             NotFound: there is none.
         """
-        state = self._revisions.states.get(assignment)
+        state = self.revisions.states.get(assignment)
         if state is None:
             raise NotFound(f"there is no ConfigAssignment {assignment}")
         query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.assignment == assignment)
@@ -341,14 +341,14 @@ class Rollouts:
 
     def latest(self, assignment: str) -> str:
         """Name of the newest rollout of an assignment."""
-        state = self._revisions.states[assignment]
+        state = self.revisions.states[assignment]
         newest = state.pending or state.rollout
         return newest.name if newest is not None else ""
 
     def states(self) -> dict[str, int]:
         """How many rollouts are in each state; for the metric."""
         found: dict[str, int] = {}
-        for state in self._revisions.states.values():
+        for state in self.revisions.states.values():
             for rollout in (state.rollout, state.pending):
                 if rollout is not None and rollout.active:
                     found[rollout.state.value] = found.get(rollout.state.value, 0) + 1

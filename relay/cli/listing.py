@@ -1,0 +1,70 @@
+"""Lists of everything, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.cli.output import counts_of, table
+
+
+def tables(resource: str, found: list[dict[str, Any]]) -> None:
+    """Print what `opampctl get` found."""
+    rows: list[tuple[Any, ...]]
+    columns: tuple[str, ...]
+    if resource == "agents":
+        columns = ("agent", "region", "node", "connected", "transport", "healthy", "config", "status", "assignments")
+        rows = [
+            (
+                a["agent_id"],
+                a["region"],
+                a["node"],
+                "unknown" if a["connected"] is None else a["connected"],
+                a["transport"],
+                a["healthy"],
+                a["config"]["reported_hash"][:12],
+                " ".join(f"{a['config']['status']} {a['config']['error_message']}".split())[:160],
+                a["config"]["assignments"],
+            )
+            for a in sorted(found, key=lambda a: a["agent_id"])
+        ]
+        table(columns, rows)
+    elif resource == "drift":
+        columns = ("agent", "region", "assignment", "slot", "state", "differences")
+        for entry in found:
+            entry["differences"] = [d["path"] for d in entry["differences"]]
+        table(columns, [[entry[c] for c in columns] for entry in found])
+    elif resource == "nodes":
+        columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "rejected")
+        for node in found:
+            node["policy_age_s"] = None if node["policy_age_s"] is None else round(node["policy_age_s"], 1)
+            node["rejected"] = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
+        table(columns, [[node[c] for c in columns] for node in found])
+    elif resource == "regions":
+        columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")
+        table((*columns, "config"), [[*(r[c] for c in columns), counts_of(r["config_status"])] for r in found])
+    elif resource.startswith(("assignment", "configassignment")):
+        rows = [
+            (
+                d["metadata"]["name"],
+                f"{d['spec']['template']['name']}@{d['spec']['template']['version']}",
+                d["spec"].get("priority", 0),
+                d["spec"].get("slot", ""),
+                _selector(d["spec"].get("target_selector", {})),
+            )
+            for d in found
+        ]
+        table(("name", "template", "priority", "slot", "for"), rows)
+    elif resource.startswith(("template", "configtemplate")):
+        table(("name", "version"), [(d["metadata"]["name"], d["metadata"]["version"]) for d in found])
+    elif resource.startswith(("strateg", "rolloutstrateg")):
+        table(("name", "stages"), [(d["metadata"]["name"], [s["name"] for s in d["spec"]["stages"]]) for d in found])
+    else:
+        table(("name", "values"), [(d["metadata"]["name"], sorted(d["spec"]["values"])) for d in found])
+
+
+def _selector(selector: dict[str, Any]) -> str:
+    terms = [f"{k}={v}" for k, v in selector.get("labels", {}).items()]
+    terms += [f"attribute {k}={v}" for k, v in selector.get("attributes", {}).items()]
+    if selector.get("agent_ids"):
+        terms.append(f"{len(selector['agent_ids'])} agent ids")
+    return ", ".join(terms) or "every agent"

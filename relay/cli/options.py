@@ -1,0 +1,43 @@
+"""What several commands of `opampctl` take, and read, in the same way."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relay.cli.output import EXIT_USAGE
+
+DEFAULT_SERVER = "http://127.0.0.1:4340"
+Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
+Output = Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")]
+Files = Annotated[list[str], typer.Option("-f", "--filename", help="file, folder, or - for standard input")]
+As = Annotated[str, typer.Option("--as", envvar="OPAMPCTL_AS", help="who you are; recorded as unverified")]
+
+
+def usage(message: str) -> SystemExit:
+    """To be raised: the command was used wrongly."""
+    print(message, file=sys.stderr)
+    return SystemExit(EXIT_USAGE)
+
+
+def read_files(files: list[str]) -> list[dict[str, str]]:
+    """The texts of files and folders, each with its name."""
+    sources = []
+    for name in files:
+        if name == "-":
+            sources.append({"source": "-", "text": sys.stdin.read()})
+            continue
+        path = Path(name)
+        found = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
+        if not found:
+            raise usage(f"{name}: holds no .yaml, .yml or .json file")
+        for file in found:
+            try:
+                sources.append({"source": str(file), "text": file.read_text()})
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+                raise usage(f"{file}: {reason}") from None
+    return sources

@@ -1,0 +1,156 @@
+"""Before a change: what it would do, whether it is well formed, and where it can start from."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from relay.cli.client import Api, RefusedByServer, api_of
+from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
+from relay.cli.output import EXIT_REFUSED, as_yaml, counts_of, form_of, show
+
+
+def diff(
+    filename: Files,
+    agents: Annotated[bool, typer.Option("--agents", help="name the agents, not only count them")] = False,
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Show what apply would change, and at which agents; exits 1 where there is a difference."""
+    form = form_of(output)
+    found = Api(server).post("diff", body={"sources": read_files(filename)})
+    changed = [item for item in found["documents"] if item["action"] != "unchanged"]
+    if form != "table":
+        show(found if agents else {**found, "diffs": [_unnamed(pair) for pair in found["diffs"]]}, form)
+    else:
+        _print_diff(found, changed, agents)
+    if changed or found["agents_changed"] or found["conflicts"]:
+        raise SystemExit(EXIT_REFUSED)
+
+
+def _unnamed(pair: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in pair.items() if key != "names"}
+
+
+def _print_diff(found: dict[str, Any], changed: list[dict[str, Any]], names: bool) -> None:
+    import difflib
+
+    for item in changed:
+        name = f"{item['kind']}/{item['name']}"
+        before, after = _yaml_lines(item["before"]), _yaml_lines(item["after"])
+        sys.stdout.writelines(difflib.unified_diff(before, after, f"{name} (in force)", f"{name} (given)"))
+    if changed:
+        print(f"\n{found['agents_changed']} agents would change", end="")
+        for title in ("by_region", "by_assignment"):
+            if found[title]:
+                print("; " + title.replace("_", " ") + ": " + counts_of(found[title]), end="")
+        print()
+    for pair in found["diffs"]:
+        print(f"\n{pair['agents']} agents, {pair['from'] or 'nothing'} -> {pair['to'] or 'nothing'}")
+        if names:
+            print("  " + "\n  ".join(pair["names"]))
+        print(pair["text"], end="")
+    for agent in found["orphans"]:
+        print(f"orphaned: {agent} would match nothing any more, and keep what it has")
+    for item in found["missing_components"]:
+        print(f"lacking: {item['agent']} does not have {', '.join(item['components'])}")
+    for title in ("conflicts", "warnings"):
+        for line in found[title]:
+            print(f"{title.removesuffix('s')}: {line}")
+
+
+def validate(
+    files: Annotated[
+        list[str], typer.Argument(help="templates, or configurations of a Collector; - for standard input")
+    ],
+) -> None:
+    """Check the structure of Collectors' configurations here, without a server; exits 1 where one is wrong."""
+    from relay.documents import parse
+    from relay.errors import Refused
+    from relay.policy import collector
+    from relay.policy.kinds import KINDS, read
+
+    wrong = 0
+    for source in read_files(files):
+        try:
+            documents = parse(source["text"], source["source"])
+        except Refused as refused:
+            documents, wrong = [], wrong + 1
+            print(refused, file=sys.stderr)
+        for raw in documents:
+            value, prefix = raw.value, ""
+            if isinstance(value, dict) and value.get("kind") in KINDS:
+                _, problems = read(raw)
+                wrong += len(problems)
+                for problem in problems:
+                    print(problem, file=sys.stderr)
+                if problems or value["kind"] != "ConfigTemplate":
+                    continue
+                value, prefix = value["spec"]["config"], "spec.config."
+            if not isinstance(value, dict):
+                wrong += 1
+                print(raw.problem("", "not a mapping"), file=sys.stderr)
+                continue
+            for finding in collector.check(value):
+                wrong += finding.is_error
+                line = raw.problem(prefix + finding.path, finding.reason)
+                print(line if finding.is_error else f"warning: {line}", file=sys.stderr)
+    if wrong:
+        raise SystemExit(EXIT_REFUSED)
+
+
+def import_agent(
+    resource: Annotated[str, typer.Argument(help="agent")],
+    name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
+    template: Annotated[str, typer.Option("--name", help="of the template and the assignment to be made")],
+    slot: Annotated[str, typer.Option(help="key in the agent's config map, where it has several")] = "",
+    apply_it: Annotated[bool, typer.Option("--apply", help="apply it, instead of printing it")] = False,
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Make what an agent runs a template, and an assignment that only observes it: remove observe_only to adopt it."""
+    if resource not in ("agent", "agents"):
+        raise usage(f"{resource} cannot be imported; agents can")
+    api = api_of(server, who)
+    agent = api.get("agents", name)
+    config = api.get("agents", name, "config")
+    if slot not in config:
+        raise usage(
+            f"{name} has no slot {slot or '(default)'}; it has {', '.join(config) or 'none'}: --slot says which"
+        )
+    from relay.documents import parse
+    from relay.errors import Refused
+
+    try:
+        documents = parse(config[slot]["body"], name)
+    except Refused as refused:
+        raise RefusedByServer(422, [str(p) for p in refused.problems]) from None
+    if not documents or not isinstance(documents[0].value, dict):
+        raise RefusedByServer(422, [f"{name}: its config is not a mapping"])
+    metadata = {"name": template, "version": "v1"}
+    made: list[dict[str, Any]] = [
+        {"kind": "ConfigTemplate", "metadata": metadata, "spec": {"config": documents[0].value}},
+        {
+            "kind": "ConfigAssignment",
+            "metadata": {"name": template},
+            "spec": {
+                "template": metadata,
+                "target_selector": {"agent_ids": [agent["agent_id"]]},
+                "slot": slot,
+                "observe_only": True,
+            },
+        },
+    ]
+    text = "---\n".join(as_yaml({"apiVersion": "opamp.io/v1", **document}) for document in made)
+    if not apply_it:
+        print(text, end="")
+        return
+    answer = api.post("apply", body={"sources": [{"source": f"agent/{name}", "text": text}]})
+    for item in answer["documents"]:
+        print(f"{item['kind']}/{item['name']} {item['action']}")
+
+
+def _yaml_lines(value: Any) -> list[str]:
+    return [] if value is None else as_yaml(value).splitlines(keepends=True)

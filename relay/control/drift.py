@@ -1,0 +1,94 @@
+"""Which agents run something else than an assignment says that only observes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from relay.control import views
+from relay.control.fleet import Agent, Fleet
+from relay.control.revisions import AssignmentState, Revisions
+from relay.documents import parse
+from relay.errors import NotFound, Refused
+from relay.policy import selector
+from relay.policy import template as templates
+
+_SLICE = 200
+
+
+async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
+    """One entry for each agent that an observing assignment matches.
+
+    Returns:
+        `{agent, region, assignment, slot, state, differences: [{path, wanted, found}]}`; `state` is `same`, `different`
+        or `unknown` (it has not reported what it runs).
+    """
+    found = []
+    watching = [s for s in revisions.states.values() if s.observe_only and s.declared is not None]
+    wanted: dict[tuple[str, str], Mapping[str, Any] | None] = {}
+    for i, agent in enumerate(views.rows(fleet) if watching else []):
+        if i % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        region = fleet.nodes[agent.node].region
+        for state in watching:
+            assert state.declared is not None
+            if not selector.matches(state.declared.selector, fleet.facts_of(agent)):
+                continue
+            key = (state.name, region)
+            if key not in wanted:
+                wanted[key] = _rendered(revisions, state, region)
+            found.append(await _entry(fleet, agent, region, state, wanted[key]))
+    return sorted(found, key=lambda entry: (entry["assignment"], entry["agent"]))
+
+
+def _rendered(revisions: Revisions, state: AssignmentState, region: str) -> Mapping[str, Any] | None:
+    assert state.declared is not None
+    template, values = revisions.content_inputs(state.declared, region)
+    resolved, problems = templates.resolve(template, state.declared.values, values)
+    return None if problems else _parsed(templates.render(template, resolved))
+
+
+async def _entry(
+    fleet: Fleet, agent: Agent, region: str, state: AssignmentState, wanted: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    differences: list[dict[str, Any]] = []
+    try:
+        effective = await fleet.effective_config(agent)
+    except NotFound:
+        verdict = "unknown"
+    else:
+        slots = effective.config_map.config_map
+        body = slots[state.slot].body if state.slot in slots else b""
+        differences = differing(wanted or {}, _parsed(body))
+        verdict = "different" if differences else "same"
+    return {
+        "agent": agent.agent_id,
+        "region": region,
+        "assignment": state.name,
+        "slot": state.slot,
+        "state": verdict if wanted is not None else "unknown",
+        "differences": differences,
+    }
+
+
+def differing(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
+    """What of a wanted config is otherwise in a found one; that there is more than is wanted is no drift."""
+    differences = []
+    for key, value in wanted.items():
+        where = f"{path}.{key}" if path else str(key)
+        other = found.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            differences += differing(value, other, where)
+        elif key not in found or other != value:
+            differences.append({"path": where, "wanted": value, "found": other})
+    return differences
+
+
+def _parsed(body: bytes) -> Mapping[str, Any]:
+    try:
+        documents = parse(body, "config")
+    except Refused:
+        return {}
+    value = documents[0].value if documents else None
+    return value if isinstance(value, dict) else {}
