@@ -17,10 +17,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from tests.bench.decisions import evaluation_seconds, plan_seconds
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -136,9 +138,26 @@ spec: {{template: {{name: large, version: v1}}, values: {{rate: {rate}}}}}
 """
 
 
-def apply(rate: int) -> float:
+def zones(rate: int) -> str:
+    """An assignment for each of fifty zones, before the one for everybody."""
+    return "".join(
+        f"""---
+apiVersion: opamp.io/v1
+kind: ConfigAssignment
+metadata: {{name: zone-{zone}}}
+spec:
+  template: {{name: large, version: v1}}
+  values: {{rate: {rate + zone}}}
+  target_selector: {{labels: {{cloud.zone: zone-{zone}}}}}
+  priority: 1
+"""
+        for zone in range(50)
+    )
+
+
+def apply(text: str) -> float:
     """Apply over the admin API; the time when it was received."""
-    body = json.dumps({"sources": [{"source": "bench", "text": policy(rate)}]}).encode()
+    body = json.dumps({"sources": [{"source": "bench", "text": text}]}).encode()
     request = urllib.request.Request("http://127.0.0.1:4340/api/v1/apply", body, {"Content-Type": "application/json"})
     began = time.time()
     urllib.request.urlopen(request, timeout=30).read()
@@ -205,7 +224,7 @@ def changes(folder: Path, agents: int) -> list[Row]:
     rows = []
     plane = control_plane(folder)
     try:
-        apply(1)
+        apply(policy(1))
         with running(node(folder / "changes")):
             time.sleep(1.5)
             load = Load(agents, "-interval", "30s")
@@ -234,7 +253,7 @@ def _change_rows(load: Load, agents: int) -> list[Row]:
     for rate in range(2, 5):
         with running(probe(PROBE_S)) as watching:
             time.sleep(0.5)
-            began = apply(rate)
+            began = apply(policy(rate))
             config = load.line("config")
             took.append(config["last"] - began)
             sweeps.append(metric("opamp_relay_policy_change_seconds"))
@@ -248,6 +267,16 @@ def _change_rows(load: Load, agents: int) -> list[Row]:
     rows.append(Row("  of which the node", f"{sorted(sweeps)[middle]:.2f} s", "<= 0.35 s"))
     during = f"{sorted(p99)[middle]:.0f} ms, longest {max(worst):.0f} ms; idle {idle['p99_ms']:.1f} ms"
     rows.append(Row("  heartbeats' p99 during it", during, "<= 100 ms"))
+    apply(zones(100))
+    time.sleep(8)
+    with running(probe(PROBE_S)) as watching:
+        time.sleep(0.5)
+        apply(zones(200))
+        assert watching.stdout is not None
+        seen = json.loads(watching.stdout.readline())
+    figure = f"{seen['max_ms']:.0f} ms; p99 {seen['p99_ms']:.0f} ms"
+    rows.append(Row("  in 50 cohorts: the longest heartbeat", figure, "<= 50 ms"))
+    time.sleep(6)
     return rows
 
 
@@ -281,20 +310,39 @@ def _command_rows(agents: int) -> list[Row]:
         began = time.monotonic()
         subprocess.run([str(BIN / "opampctl"), "get", "agents"], stdout=subprocess.DEVNULL, check=True, timeout=30)
         times.append(time.monotonic() - began)
-    return [Row(f"opampctl get agents, {agents:,} of them", f"{sorted(times[1:])[1]:.2f} s", "<= 0.4 s")]
+    rows = [Row(f"opampctl get agents, {agents:,} of them", f"{sorted(times[1:])[1]:.2f} s", "<= 0.4 s")]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(zones(300))
+        file.flush()
+        began = time.monotonic()
+        command = [str(BIN / "opampctl"), "diff", "-f", file.name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+        took = time.monotonic() - began
+    assert f"{agents} agents would change" in done.stdout, done.stdout[-500:]
+    rows.append(Row(f"opampctl diff over {agents:,} agents", f"{took:.2f} s", "<= 3 s"))
+    return rows
+
+
+def decided(_: Path) -> list[Row]:
+    plan, evaluation = (min(measure() for _ in range(3)) for measure in (plan_seconds, evaluation_seconds))
+    return [
+        Row("plan of a stage over 100,000 agents", f"{plan:.2f} s", "<= 0.5 s"),
+        Row("policy of 1,000 assignments for a new agent", f"{evaluation * 1000:.2f} ms", "<= 1 ms"),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--agents", type=int, default=10_000)
-    parser.add_argument("parts", nargs="*", default=["heartbeats", "connects", "memory", "tls", "changes"])
+    parser.add_argument("parts", nargs="*", default=["decisions", "heartbeats", "connects", "memory", "tls", "changes"])
     options = parser.parse_args()
     for tool in ("go", "taskset"):
         if shutil.which(tool) is None:
             sys.exit(f"{tool} is needed for the benchmark")
     subprocess.run(["go", "build", "-o", str(HERE / "bin") + "/", "./load", "./peers"], cwd=HERE, check=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    parts = {
+    parts: dict[str, Callable[[Path], list[Row]]] = {
+        "decisions": decided,
         "heartbeats": lambda folder: heartbeats(folder),
         "connects": lambda folder: connects(folder, options.agents),
         "memory": lambda folder: memory(folder, options.agents, tls=False),

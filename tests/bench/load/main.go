@@ -21,6 +21,7 @@ import (
 	"net"
 	"os"
 	"sort"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -171,6 +172,12 @@ func text(key, value string) *protobufs.KeyValue {
 	return &protobufs.KeyValue{Key: key, Value: &protobufs.AnyValue{Value: &protobufs.AnyValue_StringValue{StringValue: value}}}
 }
 
+// zoneOf spreads agents over fifty zones.
+func zoneOf(name string) string {
+	number, _ := strconv.Atoi(name[len(name)-2:])
+	return fmt.Sprintf("zone-%d", number%50)
+}
+
 func (a *agent) full() error {
 	status := &protobufs.RemoteConfigStatus{}
 	if a.hash != nil {
@@ -183,7 +190,7 @@ func (a *agent) full() error {
 			},
 			NonIdentifyingAttributes: []*protobufs.KeyValue{
 				text("os.type", "linux"), text("host.name", a.name+".example.internal"), text("host.arch", "amd64"),
-				text("tier", "production"), text("cloud.region", "eu-west-1"), text("cloud.zone", "eu-west-1a"),
+				text("tier", "production"), text("cloud.region", "eu-west-1"), text("cloud.zone", zoneOf(a.name)),
 				text("deployment.environment", "production"),
 			},
 		},

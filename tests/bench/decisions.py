@@ -1,0 +1,45 @@
+"""The decisions alone, in this process: what a plan and an evaluation cost."""
+
+from __future__ import annotations
+
+import time
+
+from relay.control.rollouts import plan
+from relay.control.rollouts.targets import select
+from relay.policy.evaluate import Evaluator
+from relay.policy.model import Selector
+from relay.policy.selector import Facts
+from relay.policy.snapshot import build
+from tests.control.rollouts.made import strategy
+from tests.policy.published import published, resources, revision
+
+_AGENTS = 100_000
+_ASSIGNMENTS = 1_000
+
+
+def plan_seconds() -> float:
+    """Choosing the targets of a rollout among all agents, and the threshold of its first stage."""
+    agents = [
+        ("eu" if i % 2 else "us", Facts(f"agent-{i}", {"tier": "prod" if i % 3 else "dev", "zone": str(i % 50)}, {}))
+        for i in range(_AGENTS)
+    ]
+    own, rivals = Selector(labels={"tier": "prod"}), [Selector(labels={"zone": str(zone)}) for zone in range(5)]
+    began = time.perf_counter()
+    goals = list(select(agents, [own, own], Selector(), rivals))
+    plan.thresholds("a-2", strategy(), 0, goals, {})
+    return time.perf_counter() - began
+
+
+def evaluation_seconds() -> float:
+    """Deciding for an agent that was never seen, by a policy of a thousand assignments."""
+    made = [
+        published(f"a{i}", stable=revision(1), priority=i, selector=Selector(labels={"tier": f"t{i}"}))
+        for i in range(_ASSIGNMENTS)
+    ]
+    evaluator = Evaluator(build(resources(*made)))
+    facts = Facts("x", {"tier": "t7"}, {})
+    rounds = 200
+    began = time.perf_counter()
+    for _ in range(rounds):
+        evaluator.decide(evaluator.key(facts, 2))
+    return (time.perf_counter() - began) / rounds
