@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import re
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from relay import __version__
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.cli.run import BIN, run
+from tests.conftest import TEMPLATE, assignment
 from tests.wire import TestAgent
 
 
@@ -45,11 +50,22 @@ def node_args(folder: Path, upstream: int) -> list[str]:
     ]  # fmt: skip
 
 
-async def test_kill_9_of_either_program_loses_nothing(tmp_path: Path) -> None:
-    plane_args = ["control-plane", "--data", str(tmp_path / "plane"), "--metrics=127.0.0.1:0"]
-    policy = tmp_path / "policy.yaml"
-    from tests.conftest import TEMPLATE, assignment
+def plane_args_of(folder: Path) -> list[str]:
+    return ["control-plane", "--data", str(folder / "plane"), "--metrics=127.0.0.1:0"]
 
+
+def free_ports(count: int) -> list[int]:
+    """Ports that a program can have again after each of its deaths."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    found = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return found
+
+
+async def test_kill_9_of_either_program_loses_nothing(tmp_path: Path) -> None:
+    plane_args = plane_args_of(tmp_path)
+    policy = tmp_path / "policy.yaml"
     policy.write_text(TEMPLATE + assignment("all", rate=6))
     async with process(*plane_args, "--link=127.0.0.1:0", "--api=127.0.0.1:0") as (plane, plane_ports):
         server = f"http://127.0.0.1:{plane_ports['api']}"
@@ -78,6 +94,64 @@ async def test_kill_9_of_either_program_loses_nothing(tmp_path: Path) -> None:
         )
         assert not (await again.hello(status)).HasField("remote_config"), "it serves from its disk"
         await again.close()
+
+
+async def test_a_rollout_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
+    stages = ", ".join(f"{{name: s{i}, percentage: {p}, duration: 1s}}" for i, p in enumerate((10, 40, 70, 100)))
+    strategy = (
+        "---\napiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {name: canary}\n"
+        f"spec: {{stages: [{stages}], failure_policy: {{action: pause}}}}\n"
+    )
+    ports = free_ports(2)
+    plane_args = [*plane_args_of(tmp_path), f"--link=127.0.0.1:{ports[0]}", f"--api=127.0.0.1:{ports[1]}"]
+    server = f"http://127.0.0.1:{ports[1]}"
+
+    async def status() -> dict[str, Any]:
+        done = await run("opampctl", "rollout", "status", "a-2", "-o", "json", OPAMPCTL_SERVER=server)
+        return dict(json.loads(done.out)) if done.status == 0 else {"state": "unreachable", "stages": []}
+
+    async with process(*node_args(tmp_path, ports[0])) as (_, node_ports):
+        agents = [await TestAgent.over("websocket", node_ports, f"a{i}") for i in range(20)]
+        async with process(*plane_args):
+            text = TEMPLATE + strategy + assignment("a")
+            assert (await run("opampctl", "apply", "-f", "-", stdin=text, OPAMPCTL_SERVER=server)).status == 0
+            await asyncio.sleep(1)
+        living = [asyncio.create_task(obey(agent)) for agent in agents]
+        async with process(*plane_args):
+            changed = assignment("a", rate=2) + "  strategy: canary\n"
+            assert (await run("opampctl", "apply", "-f", "-", stdin=changed, OPAMPCTL_SERVER=server)).status == 0
+        for pause in (0.3, 0.7, 1.1, 1.6):
+            async with process(*plane_args) as (plane, _):
+                await asyncio.sleep(pause)
+                plane.kill()
+        async with process(*plane_args):
+            for _ in range(60):
+                found = await status()
+                if found["state"] == "completed":
+                    break
+                await asyncio.sleep(0.5)
+            verified = await run("opampctl", "audit", "verify", OPAMPCTL_SERVER=server)
+        assert found["state"] == "completed", found
+        assert [s["state"] for s in found["stages"]] == ["passed"] * 4, "each once, in order"
+        begun = [s["started"] for s in found["stages"]]
+        assert begun == sorted(begun)
+        assert [s["counts"]["applied"] for s in found["stages"]] == [2, 8, 14, 20]
+        assert "whole" in verified.out
+        for task in living:
+            task.cancel()
+        await asyncio.gather(*living, return_exceptions=True)
+        for agent in agents:
+            await agent.close()
+
+
+async def obey(agent: TestAgent) -> None:
+    """Apply what is offered, for ever."""
+    answer = await agent.hello()
+    while True:
+        while answer.HasField("remote_config"):
+            answer = await agent.applied(answer.remote_config.config_hash, healthy=True)
+        with contextlib.suppress(TimeoutError):
+            answer = await agent.pipe.pushed()
 
 
 async def test_signals_end_it_cleanly(tmp_path: Path) -> None:
