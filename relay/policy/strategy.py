@@ -17,7 +17,7 @@ def _duration(text: str) -> str:
 
 Duration = Annotated[str, AfterValidator(_duration)]
 """As people wrote it: `30m`, `1h30m`."""
-Share = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[int | float, Field(ge=0, le=1)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -36,7 +36,7 @@ class Stage(Model):
     """A step of a rollout: a share of the targets, or whole regions."""
 
     name: Name
-    percentage: Annotated[float, Field(gt=0, le=100)] | None = None
+    percentage: Annotated[int | float, Field(gt=0, le=100)] | None = None
     regions: list[Name] | None = Field(default=None, min_length=1)
     duration: Duration = "0s"
     """The least time from the start of the stage to that of the next."""
