@@ -22,7 +22,7 @@ from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import canonical_json
 from relay.ids import sha256
-from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables, Selector
+from relay.policy.model import AssignmentSpec, ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.snapshot import Published, assignment_resource, template_resource, variables_resource
 from relay.policy.strategy import RolloutStrategy, StrategySpec
 from relay.policy.template import RENDERER
@@ -36,6 +36,10 @@ class Rules:
     approvals_needed: int = 1
     four_eyes: bool = False
     rollback_on_error: bool = True
+
+
+_MOST_LAYERS = 8
+"""Of rollouts that superseded each other; agents of older ones go to the stable revision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +65,18 @@ class AssignmentState:
     """Superseded ones, newest first, whose agents keep their candidates until their turn comes."""
 
     @property
-    def revisions(self) -> list[GlobalRevision]:
-        """All that may be at agents, or may come to them."""
-        going = [self.rollout.candidate] if self.rollout is not None and self.rollout.state in GOING else []
-        waiting = [self.pending.candidate] if self.pending is not None else []
-        found = [self.stable, self.declared, *going, *waiting, *(layer.candidate for layer in self.layers)]
+    def in_force(self) -> list[GlobalRevision]:
+        """All that agents have, or have to be taken off."""
+        out = self.rollout is not None and self.rollout.state in GOING | {State.ROLLING_BACK}
+        going = [self.rollout.candidate] if out and self.rollout is not None else []
+        found = [self.stable, *going, *(layer.candidate for layer in self.layers)]
         return [revision for revision in found if revision is not None]
 
-    def selectors(self) -> list[Selector]:
-        """Whom its revisions are for."""
-        return [revision.selector for revision in self.revisions]
+    @property
+    def revisions(self) -> list[GlobalRevision]:
+        """All that may be at agents, or may come to them."""
+        waiting = [self.declared, self.pending.candidate if self.pending is not None else None]
+        return [*self.in_force, *(revision for revision in waiting if revision is not None)]
 
     def for_region(self, region: str) -> Published:
         """As one region gets it."""
@@ -88,7 +94,7 @@ class AssignmentState:
     def concerns(self, region: str) -> bool:
         """Whether agents of a region can match: it may name another region, and then this one need not know it."""
         return not self.observe_only and any(
-            selector.labels.get("region") in (None, region) for selector in self.selectors()
+            revision.selector.labels.get("region") in (None, region) for revision in self.in_force
         )
 
     def after(self, rollout: Rollout) -> AssignmentState:
@@ -105,11 +111,16 @@ class AssignmentState:
         return dataclasses.replace(self, rollout=rollout, layers=())
 
     def _begun(self, rollout: Rollout) -> AssignmentState:
-        """A new rollout goes out; agents of the one that it supersedes keep what they have until their turn comes."""
+        """A new rollout goes out; agents of the one that it supersedes keep what they have until their turn comes.
+
+        Not of one that failed: there is nothing to be kept. Priority and slot are no matter of stages.
+        """
         layers = self.layers
-        if self.rollout is not None and self.rollout.state in GOING:
-            layers = (self.rollout, *layers)
-        return dataclasses.replace(self, layers=layers).after(rollout)
+        if self.rollout is not None and self.rollout.state in GOING and not self.rollout.failed:
+            layers = (self.rollout, *layers)[:_MOST_LAYERS]
+        candidate = rollout.candidate
+        moved = dataclasses.replace(self, layers=layers, priority=candidate.priority, slot=candidate.slot)
+        return moved.after(rollout)
 
 
 Targets = Callable[[Rollout, Mapping[str, AssignmentState]], list[tuple[str, str]]]
@@ -125,6 +136,8 @@ class Advance:
     contents: dict[str, bytes]
     rollouts: list[Rollout] = field(default_factory=list)
     """Those that are new or took a step."""
+    gone: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Assignment that was deleted → (number, retry) that it had reached: names and generations are never used twice."""
 
 
 class Revisions:
@@ -137,6 +150,7 @@ class Revisions:
         self.changing = asyncio.Lock()
         """Held from reading the states to their replacement: of two changes at once none may lose the other's."""
         self.states: dict[str, AssignmentState] = {}
+        self._gone: dict[str, tuple[int, int]] = {}
         self._templates: dict[str, ConfigTemplate] = {}
         self._contents: dict[str, bytes] = {}
         """Resource name → payload of every pinned RegionVariables, old ones too."""
@@ -151,12 +165,15 @@ class Revisions:
         self._contents = {row.name: row.payload for row in contents}
         rollouts = {row.name: Rollout.from_plain(json.loads(row.body)) for row in bodies}
         for row in rows:
-            spec = assignments[row.name].spec
             held = json.loads(row.body)
+            if row.name not in assignments:
+                self._gone[row.name] = (held["number"], held["retry"])
+                continue
+            spec = assignments[row.name].spec
             self.states[row.name] = AssignmentState(
                 name=row.name,
-                slot=spec.slot,
-                priority=spec.priority,
+                slot=held["slot"],
+                priority=held["priority"],
                 observe_only=spec.observe_only,
                 number=held["number"],
                 retry=held["retry"],
@@ -182,9 +199,10 @@ class Revisions:
         """Give the states that follow from documents; nothing changes yet."""
         resources = dict(variables_resource(v) for v in variables.values())
         pins = {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in resources}
-        advance = Advance(dict(self.states), dict(templates), {**self._contents, **resources})
+        advance = Advance(dict(self.states), dict(templates), {**self._contents, **resources}, gone=dict(self._gone))
         for name in self.states.keys() - assignments.keys():
             state = advance.states.pop(name)
+            advance.gone[name] = (state.number, state.retry)
             advance.rollouts += [
                 plan.abort(r, "its assignment was deleted", now_ms)
                 for r in (state.rollout, state.pending)
@@ -203,71 +221,85 @@ class Revisions:
                 pinned,
                 RENDERER,
                 spec.target_selector,
+                spec.priority,
+                spec.slot,
             )
-            before = self.states.get(name) or AssignmentState(name, spec.slot, spec.priority)
-            state = dataclasses.replace(before, slot=spec.slot, priority=spec.priority, observe_only=spec.observe_only)
+            number, retry = advance.gone.pop(name, (0, 0))
+            state = self.states.get(name) or AssignmentState(name, spec.slot, spec.priority, number=number, retry=retry)
+            state = dataclasses.replace(state, observe_only=spec.observe_only)
             advance.states[name] = state
-            if before.declared != revision:
-                strategy = strategies[spec.strategy].spec if spec.strategy else None
+            strategy = strategies[spec.strategy].spec if spec.strategy and not spec.observe_only else AT_ONCE
+            edited = state.pending is not None and not self._as_pending(state.pending, spec, strategy)
+            if state.declared != revision or edited:
                 self._change(
                     advance, dataclasses.replace(state, declared=revision), assignment, strategy, actor, now_ms
                 )
         self._drop_unpinned(advance)
         return advance
 
+    def _approval(self, spec: AssignmentSpec) -> tuple[int, bool]:
+        """(approvals that a change needs, whether its author's does not count)."""
+        rules, own = self._rules, spec.approval
+        required = rules.approval_required if own is None or own.required is None else own.required
+        needed = (own.needed if own is not None and own.needed else rules.approvals_needed) if required else 0
+        return needed, rules.four_eyes if own is None or own.four_eyes is None else own.four_eyes
+
+    def _as_pending(self, pending: Rollout, spec: AssignmentSpec, strategy: StrategySpec) -> bool:
+        """Whether what waits for approval is still what the documents say."""
+        return pending.strategy == strategy and (pending.needed, pending.four_eyes) == self._approval(spec)
+
     def _change(
         self,
         advance: Advance,
         state: AssignmentState,
         assignment: ConfigAssignment,
-        strategy: StrategySpec | None,
+        strategy: StrategySpec,
         actor: str,
         now_ms: int,
     ) -> None:
         """Begin the rollout to what `state` declares."""
         assert state.declared is not None
-        rules, own = self._rules, assignment.spec.approval
-        required = rules.approval_required if own is None or own.required is None else own.required
-        needed = (own.needed if own is not None and own.needed else rules.approvals_needed) if required else 0
-        four_eyes = rules.four_eyes if own is None or own.four_eyes is None else own.four_eyes
-        spec = strategy or AT_ONCE
+        needed, four_eyes = self._approval(assignment.spec)
         number = state.number + 1
-        action = spec.failure_policy.action or ("rollback" if rules.rollback_on_error else "pause")
-        revision = state.declared
-        plain = [revision.plain(), spec.model_dump(), state.slot, state.priority]
         rollout = Rollout(
             name=f"{state.name}-{number}",
             assignment=state.name,
-            candidate=revision,
+            candidate=state.declared,
             stable=state.stable,
-            strategy=spec,
-            digest=sha256(canonical_json(plain)).hex(),
+            strategy=strategy,
+            digest=sha256(canonical_json([state.declared.plain(), strategy.model_dump(), needed, four_eyes])).hex(),
             created_by=actor,
             created_ms=now_ms,
             state=State.PENDING_APPROVAL,
-            on_failure=action,
+            on_failure=strategy.failure_policy.action or ("rollback" if self._rules.rollback_on_error else "pause"),
             needed=needed,
             four_eyes=four_eyes,
+            authors=tuple(dict.fromkeys((actor, *(state.pending.authors if state.pending is not None else ())))),
         )
-        superseded = state.pending
-        state = dataclasses.replace(state, number=number, pending=rollout)
-        if superseded is not None:
-            advance.rollouts.append(plan.supersede(superseded, rollout.name, now_ms))
+        self._submit(advance, state, rollout, now_ms)
+
+    def _submit(self, advance: Advance, state: AssignmentState, rollout: Rollout, now_ms: int) -> None:
+        """Put a new rollout into `advance`, in the place of one that waits."""
+        if state.pending is not None:
+            advance.rollouts.append(plan.supersede(state.pending, rollout.name, now_ms))
+        state = dataclasses.replace(state, number=state.number + 1, pending=rollout)
         self.begin_if_approved(advance, state, rollout, now_ms)
 
     def begin_if_approved(self, advance: Advance, state: AssignmentState, rollout: Rollout, now_ms: int) -> None:
         """Put a rollout that waited into `advance`: going out, if it has the approvals that it needs."""
+        # What is stable may have changed while it waited.
+        rollout = dataclasses.replace(rollout, stable=state.stable)
+        state = advance.states[state.name] = dataclasses.replace(state, pending=rollout)
         if not plan.approved(rollout):
-            advance.states[state.name] = dataclasses.replace(state, pending=rollout)
             advance.rollouts.append(rollout)
             return
-        advance.states[state.name] = dataclasses.replace(state, pending=rollout)
-        if rollout.strategy is AT_ONCE or rollout.strategy == AT_ONCE:
-            begun = plan.complete_at_once(rollout, now_ms)
+        if rollout.strategy == AT_ONCE:
+            begun = plan.complete_at_once(rollout, "at once, without a strategy", now_ms)
+        elif rollout.candidate == state.stable:
+            begun = plan.complete_at_once(rollout, "back to the stable revision", now_ms)
         else:
             begun = plan.begin(rollout, self._targets(rollout, advance.states), now_ms)
-        old = state.rollout
-        after = dataclasses.replace(state, pending=rollout).after(begun)
+        old, after = state.rollout, state.after(begun)
         if old is not None and old.active:
             ended = plan.supersede(old, rollout.name, now_ms)
             advance.rollouts.append(ended)
@@ -283,6 +315,8 @@ class Revisions:
             stable=state.stable,
             created_by=actor,
             created_ms=now_ms,
+            authors=tuple(dict.fromkeys((actor, *ended.authors))),
+            failed=False,
             state=State.PENDING_APPROVAL,
             reason="",
             stage=0,
@@ -291,20 +325,19 @@ class Revisions:
             approvals=(),
             ended_ms=0,
         )
-        state = dataclasses.replace(state, number=state.number + 1, pending=fresh)
-        self.begin_if_approved(advance, state, fresh, now_ms)
+        self._submit(advance, state, fresh, now_ms)
 
     def step(self, rollout: Rollout) -> Advance:
         """What follows from a rollout that took a step."""
         states = dict(self.states)
         states[rollout.assignment] = states[rollout.assignment].after(rollout)
-        advance = Advance(states, self._templates, dict(self._contents), [rollout])
+        advance = Advance(states, self._templates, dict(self._contents), [rollout], dict(self._gone))
         self._drop_unpinned(advance)
         return advance
 
     def same(self) -> Advance:
         """Nothing; to be filled by the caller."""
-        return Advance(dict(self.states), self._templates, dict(self._contents))
+        return Advance(dict(self.states), self._templates, dict(self._contents), gone=dict(self._gone))
 
     @staticmethod
     def _drop_unpinned(advance: Advance) -> None:
@@ -325,10 +358,12 @@ class Revisions:
             for s in advance.states.values()
             if s != self.states.get(s.name)
         ]
+        rows += [
+            {"name": name, "body": canonical_json({"number": number, "retry": retry}).decode()}
+            for name, (number, retry) in advance.gone.items()
+            if name not in self._gone
+        ]
         await replace(connection, schema.assignments, rows)
-        gone = [{"name": name} for name in self.states.keys() - advance.states.keys()]
-        if gone:
-            await remove(connection, schema.assignments, gone)
         latest = {r.name: r for r in advance.rollouts}
         await replace(
             connection,
@@ -356,6 +391,7 @@ class Revisions:
     def put_in_force(self, advance: Advance) -> None:
         """What was stored is what counts now."""
         self.states, self._templates, self._contents = advance.states, advance.templates, advance.contents
+        self._gone = advance.gone
 
     # ---- for others
 
@@ -378,7 +414,12 @@ class Revisions:
         """What a region would hold if every change that is declared were complete."""
         states = {
             name: AssignmentState(
-                name, state.slot, state.priority, state.observe_only, stable=state.declared, retry=state.retry
+                name,
+                state.declared.slot if state.declared else state.slot,
+                state.declared.priority if state.declared else state.priority,
+                state.observe_only,
+                stable=state.declared,
+                retry=state.retry,
             )
             for name, state in advance.states.items()
         }
@@ -406,6 +447,8 @@ class Revisions:
 
 def _plain(state: AssignmentState) -> dict[str, Any]:
     return {
+        "slot": state.slot,
+        "priority": state.priority,
         "number": state.number,
         "retry": state.retry,
         "stable": state.stable.plain() if state.stable else None,

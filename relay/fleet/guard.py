@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from relay.opamp.record import Record
-from relay.policy.snapshot import Assignment, Rollout, Snapshot
+from relay.policy.snapshot import Assignment, Content, Rollout, Snapshot
 
 Halts = dict[str, str]
 """Rollout and retry generation, as `NAME/RETRY` → why it was halted here."""
@@ -21,8 +21,8 @@ def key(rollout: str, retry: int) -> str:
 
 
 def halted_rollouts(snapshot: Snapshot, halts: Mapping[str, str]) -> frozenset[str]:
-    """Rollouts of the policy in force that are halted here."""
-    return frozenset(change.id for a, change in _going(snapshot) if key(change.id, a.published.retry) in halts)
+    """Rollouts of the policy in force, superseded ones too, that are halted here."""
+    return frozenset(change.id for a, change, _ in _going(snapshot) if key(change.id, a.published.retry) in halts)
 
 
 def judge(snapshot: Snapshot, records: Iterable[Record], halts: Mapping[str, str]) -> Halts:
@@ -32,16 +32,16 @@ def judge(snapshot: Snapshot, records: Iterable[Record], halts: Mapping[str, str
         records: of all agents of this node.
     """
     watched = [
-        (assignment, change, change.local_guard)
-        for assignment, change in _going(snapshot)
+        (assignment, change, content, change.local_guard)
+        for assignment, change, content in _going(snapshot)
         if change.local_guard is not None and key(change.id, assignment.published.retry) not in halts
     ]
     if not watched:
         return {}
     held = list(records)
     found: Halts = {}
-    for assignment, change, guard in watched:
-        content = assignment.branches[0][1].content_hash
+    for assignment, change, candidate, guard in watched:
+        content = candidate.content_hash
         retry = assignment.published.retry
         bad = decided = 0
         for record in held:
@@ -55,14 +55,14 @@ def judge(snapshot: Snapshot, records: Iterable[Record], halts: Mapping[str, str
     return found
 
 
-def _going(snapshot: Snapshot) -> list[tuple[Assignment, Rollout]]:
-    return [(a, a.published.rollout) for a in snapshot.assignments if a.published.rollout is not None]
+def _going(snapshot: Snapshot) -> list[tuple[Assignment, Rollout, Content]]:
+    return [(a, change, content) for a in snapshot.assignments for change, content in a.branches]
 
 
 def frozen_rollouts(snapshot: Snapshot, policy_age_s: float) -> frozenset[str]:
     """Rollouts whose candidate no further agent is given, because nobody knows whether they still go on."""
     return frozenset(
         change.id
-        for _, change in _going(snapshot)
+        for _, change, _ in _going(snapshot)
         if change.candidate_ttl_s is not None and policy_age_s > change.candidate_ttl_s
     )

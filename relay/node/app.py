@@ -113,6 +113,7 @@ class Node:
             metrics=metrics,
         )
         self._gauges()
+        self.policy.protect(self.registry, math.inf)
         await self._open_ports(started)
         self._listening = True
         started.push_async_callback(self._tasks.close)
@@ -315,14 +316,16 @@ class Node:
             }
         )
 
+    def _age_or_unknown(self) -> float:
+        """How old the policy is; without end where the control plane was not heard since the start."""
+        age = self.link.policy_age_s()
+        return math.inf if age is None else age
+
     async def _protect(self) -> None:
         """Look after the region every second, link or no link."""
         while True:
             await asyncio.sleep(_PROTECT_S)
-            age = self.link.policy_age_s()
-            if age is None:  # not heard since the start: give the link a moment, then take it for old
-                age = 0.0 if self._clock.monotonic() - self._began < _SWEEP_S else math.inf
-            if self.policy.protect(self.registry, age):
+            if self.policy.protect(self.registry, self._age_or_unknown()):
                 self.hub.policy_changed()
                 self._sender.tell = True
                 self._wake()

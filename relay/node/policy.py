@@ -54,7 +54,10 @@ class PolicyHolder:
         self.rejected: dict[str, link_pb2.Rejection] = {}
         """What of the manifest in force could not be used."""
         if version is not None:
-            cohorts.change(build(held))
+            snapshot = build(held)
+            for name, reason in snapshot.rejected.items():
+                _log.error("resource_rejected", resource=name, reason=reason)
+            cohorts.change(snapshot)
             self._restrict(frozenset())
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from relay.ids import AgentId, ConfigHash, InstanceUid, sha256
-from relay.opamp import body, identity
+from relay.opamp import body, capabilities, identity
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
@@ -74,6 +74,7 @@ class Record:
         "last_change_ms",
         "last_seen_ms",
         "offered_at_ms",
+        "offered_before",
         "offered_hash",
         "offers",
         "package_statuses",
@@ -109,6 +110,8 @@ class Record:
         """The last config_hash that the agent reported FAILED: not offered again."""
         self.offers: tuple[OfferedSlot, ...] = ()
         """What `offered_hash` is made of."""
+        self.offered_before: tuple[bytes, tuple[OfferedSlot, ...]] = (b"", ())
+        """Hash and slots of the offer before: what is said of it may come late."""
         self.offered_at_ms = 0
         """0 until the owner has stamped it."""
         self.healthy_before: bool | None = None
@@ -180,11 +183,13 @@ class Record:
         # A failure is not undone by a later APPLIED of the same hash: opampsupervisor sends one for a config that failed
         # within the settling time of the one before.
         status = self.config_status()
-        about_offer = status.last_remote_config_hash == self.offered_hash
+        said = status.last_remote_config_hash
         if status.status == pb.RemoteConfigStatuses_FAILED:
-            self.failed_hash = status.last_remote_config_hash
-            if about_offer:
-                self.fail(status.error_message)
+            self.failed_hash = said
+            if said == self.offered_hash:
+                self.fail(self.offers, status.error_message)
+            elif said == self.offered_before[0]:
+                self.fail(self.offered_before[1], status.error_message)
         else:
             self.compare_status()
 
@@ -195,14 +200,19 @@ class Record:
         if applied and status.last_remote_config_hash == self.offered_hash:
             self.applied, self.restarts = self.offers, 0
 
-    def fail(self, reason: str) -> None:
-        """What was offered could not be applied: blame the slots that differ from what it last applied.
+    def fail(self, offers: tuple[OfferedSlot, ...], reason: str) -> None:
+        """What was offered could not be applied: blame the slots that differ from what it last applied, else all.
 
         The owner stamps `at_ms`.
         """
+        self._blame(self._differing(offers) or offers, reason)
+
+    def _differing(self, offers: tuple[OfferedSlot, ...]) -> tuple[OfferedSlot, ...]:
         running = {slot.slot: slot.content_hash for slot in self.applied}
-        blamed = [s for s in self.offers if running.get(s.slot) != s.content_hash] or self.offers
-        fresh = [Failure(s.slot, s.content_hash, s.retry, reason[:_REASON_CHARS], 0) for s in blamed]
+        return tuple(s for s in offers if running.get(s.slot) != s.content_hash)
+
+    def _blame(self, slots: tuple[OfferedSlot, ...], reason: str) -> None:
+        fresh = [Failure(s.slot, s.content_hash, s.retry, reason[:_REASON_CHARS], 0) for s in slots]
         keys = {failure[:2] for failure in fresh}
         self.failed = (*(f for f in self.failed if f[:2] not in keys), *fresh)[-_MAX_FAILURES:]
         self.restarts = 0
@@ -219,11 +229,14 @@ class Record:
 
     def began_anew(self) -> None:
         """Its process started again. Twice with an offer undecided: it cannot live with what it was offered."""
-        if self.undecided:
-            self.restarts += 1
-            if self.restarts >= _MAX_RESTARTS:
-                self.failed_hash = self.offered_hash
-                self.fail(f"restarted {_MAX_RESTARTS} times without applying it")
+        suspects = self._differing(self.offers)
+        # What it ran before is not what it dies of; and who never tells of configs cannot be judged by silence.
+        if not suspects or not self.undecided or not self.capabilities & capabilities.REPORTS_REMOTE_CONFIG:
+            return
+        self.restarts += 1
+        if self.restarts >= _MAX_RESTARTS:
+            self.failed_hash = self.offered_hash
+            self._blame(suspects, f"restarted {_MAX_RESTARTS} times without applying it")
 
     def inherit(self, old: Record) -> None:
         """Take over what is remembered of the same agent under another instance_uid."""

@@ -267,9 +267,13 @@ class Session:
         wanted = offer.config_hash
         if bits & capabilities.REPORTS_REMOTE_CONFIG:
             held = record.config_status().last_remote_config_hash
-            if held == wanted or record.failed_hash == wanted:
+            if record.failed_hash == wanted:
                 self._withdraw()
-                return self._remember(offer) if held == wanted else Change.NONE
+                return Change.NONE
+            if held == wanted and (self.outbox.offer is not None or self.sent_hash in (b"", wanted)):
+                self._withdraw()
+                return self._remember(offer)
+            # Else it was sent something since, and may be about to apply that: what it says to have is no longer sure.
         if self.sent_hash == wanted and not (mismatch and now - self.offered_at >= OFFER_AGAIN_S):
             return Change.NONE
         self.outbox.offer = offer
@@ -290,6 +294,7 @@ class Session:
         if record.offered_hash == offer.config_hash and record.offers == offer.slots:
             return Change.NONE
         if record.offered_hash != offer.config_hash:
+            record.offered_before = (record.offered_hash, record.offers)
             record.offered_at_ms, record.healthy_before, record.restarts = 0, record.healthy(), 0
         record.offered_hash = offer.config_hash
         record.offers = offer.slots

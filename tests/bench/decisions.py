@@ -25,8 +25,8 @@ def plan_seconds() -> float:
     ]
     own, rivals = Selector(labels={"tier": "prod"}), [Selector(labels={"zone": str(zone)}) for zone in range(5)]
     began = time.perf_counter()
-    goals = list(select(agents, [own, own], Selector(), rivals))
-    plan.thresholds("a-2", strategy(), 0, goals, {})
+    goals = list(select(agents, own, own, Selector(), rivals))
+    plan.thresholds("a-2", strategy(), 0, [(t.region, t.agent_id) for t in goals], {})
     return time.perf_counter() - began
 
 

@@ -133,6 +133,7 @@ def test_a_failure_of_everything_blames_everything_and_they_are_bounded() -> Non
 
 def test_two_restarts_without_deciding_are_a_failure() -> None:
     record = Record(UID, 0)
+    record.capabilities = 0x1002
     offered(record, A1)
     record.began_anew()
     assert not record.failed
@@ -144,8 +145,33 @@ def test_two_restarts_without_deciding_are_a_failure() -> None:
     assert len(record.failed) == 1
 
 
+def test_who_never_tells_or_runs_what_it_ran_before_may_restart() -> None:
+    mute = Record(UID, 0)
+    mute.capabilities = 0x2
+    offered(mute, A1)
+    forgetful = Record(UID, 0)
+    forgetful.capabilities = 0x1002
+    offered(forgetful, A1)
+    says(forgetful, APPLIED)
+    says(forgetful, pb.RemoteConfigStatuses_UNSET, b"")
+    for record in (mute, forgetful):
+        for _ in range(3):
+            record.began_anew()
+        assert not record.failed
+
+
+def test_a_failure_of_the_offer_before_may_come_late() -> None:
+    record = Record(UID, 0)
+    offered(record, A1)
+    record.offered_before = (record.offered_hash, record.offers)
+    offered(record, A2, config_hash=b"i")
+    says(record, FAILED, b"h", "too late")
+    assert [f.content_hash for f in record.failed] == [b"1"]
+
+
 def test_who_has_decided_may_restart() -> None:
     record = Record(UID, 0)
+    record.capabilities = 0x1002
     record.began_anew()
     offered(record, A1)
     record.began_anew()

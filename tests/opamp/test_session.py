@@ -424,3 +424,27 @@ def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
     assert not after.hello().HasField("remote_config"), "it failed at this under its old uid"
     assert after.record.failed == before.record.failed
     assert after.session.predecessor is before.record
+
+
+def test_a_change_that_is_taken_back_before_the_agent_said_anything_is_told() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello(remote_config_status=applied(ONE))
+    world.offer = TWO
+    assert world.report().HasField("remote_config")
+    world.offer = ONE
+    answer = world.report()
+    assert answer.remote_config.config_hash == ONE.config_hash, "it may be about to apply the other"
+    assert not world.report().HasField("remote_config")
+    assert not world.report(remote_config_status=applied(ONE)).HasField("remote_config")
+
+
+def test_a_change_that_is_taken_back_before_it_was_sent_is_not() -> None:
+    world = World()
+    world.offer = ONE
+    world.hello(remote_config_status=applied(ONE))
+    world.offer = TWO
+    world.session.consider(0.0)
+    world.offer = ONE
+    world.session.consider(0.0)
+    assert world.session.push(0.0) is None

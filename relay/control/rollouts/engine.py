@@ -31,6 +31,10 @@ from relay.policy import rollout as buckets
 from relay.policy import template as templates
 
 _log = log.get("opamp-relay.rollouts")
+_SETTLE_S = 30.0
+_STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
+_SAME = (b"", b"")
+"""What a rollout changes for an agent for which it changes nothing."""
 TARGET_AGE_MS = 24 * 3600 * 1000
 """Agents that were away for longer are no targets."""
 
@@ -63,16 +67,21 @@ class Rollouts:
         self._version = version
         self._unpublished = False
         """A step was stored, and the regions have yet to be told."""
-        self._hashes: dict[tuple[str, str], bytes] = {}
-        """(rollout, region) → content hash of its candidate there."""
+        self._hashes: dict[tuple[str, str, str], bytes] = {}
+        """(rollout, `candidate` or `stable`, region) → content hash there; empty where there is none."""
+        self._began = clock.monotonic()
 
     # ---- looking
 
     def targets_of(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[str, str]]:
-        """(region, agent id) of every agent that a rollout is for."""
-        return [(region, agent.agent_id) for region, agent in self._agents_of(rollout, states)]
+        """(region, agent id) of every agent for which a rollout changes something."""
+        return [
+            (target.region, target.agent_id)
+            for target, _ in self._targets(rollout, states)
+            if self._contents(rollout, target) != _SAME
+        ]
 
-    def _agents_of(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[str, Agent]]:
+    def _targets(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[targets.Target, Agent]]:
         state = states[rollout.assignment]
         since_ms = self._clock.unix_ms() - TARGET_AGE_MS
         newest: dict[str, Agent] = {}
@@ -81,18 +90,20 @@ class Rollouts:
                 other = newest.get(agent.agent_id)
                 if other is None or other.session_started_ms <= agent.session_started_ms:
                     newest[agent.agent_id] = agent
-        mine = (-state.priority, state.name)
+        candidate, stable = rollout.candidate, rollout.stable
+        mine = (-candidate.priority, state.name)
         rivals = [
-            selector
+            revision.selector
             for other in states.values()
-            if other.slot == state.slot and not other.observe_only and (-other.priority, other.name) < mine
-            for selector in other.selectors()
+            if other.slot == candidate.slot and not other.observe_only and (-other.priority, other.name) < mine
+            for revision in other.in_force
         ]
-        own = [rollout.candidate.selector, *([rollout.stable.selector] if rollout.stable else [])]
         region_of = {key: node.region for key, node in self._fleet.nodes.items()}
         facts = ((region_of[a.node], self._fleet.facts_of(a)) for a in newest.values())
-        chosen = targets.select(facts, own, rollout.strategy.target_selector, rivals)
-        return [(region, newest[agent_id]) for region, agent_id in chosen]
+        chosen = targets.select(
+            facts, candidate.selector, stable.selector if stable else None, rollout.strategy.target_selector, rivals
+        )
+        return [(target, newest[target.agent_id]) for target in chosen]
 
     def look(self, state: AssignmentState, rollout: Rollout) -> tuple[dict[str, RegionView], list[tuple[str, str]]]:
         """What is known now of a rollout.
@@ -103,33 +114,59 @@ class Rollouts:
         now_ms = self._clock.unix_ms()
         counts: dict[str, Counts] = {}
         goals = []
-        for region, agent in self._agents_of(rollout, self.revisions.states):
-            goals.append((region, agent.agent_id))
-            content = self._content_hash(rollout, region)
-            on = rollout.state in GOING and buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(region)
-            if content is None:
+        for target, agent in self._targets(rollout, self.revisions.states):
+            contents = self._contents(rollout, target)
+            if contents == _SAME:
+                continue
+            goals.append((target.region, target.agent_id))
+            below = buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(target.region)
+            on = rollout.state in GOING and below
+            if contents is None:
                 one = Counts(targets=int(on))
             else:
-                one = gates.count(agent, rollout, content, on_candidate=on, retry=state.retry, now_ms=now_ms)
-            counts[region] = counts.get(region, Counts()) + one
+                candidate, stable = contents
+                one = gates.count(
+                    agent,
+                    rollout,
+                    candidate=candidate,
+                    stable=stable,
+                    on_candidate=on,
+                    retry=state.retry,
+                    now_ms=now_ms,
+                )
+            counts[target.region] = counts.get(target.region, Counts()) + one
         concerned = {region: total for region, total in counts.items() if total.targets or total.holding}
         return {region: self._region_view(region, rollout, total) for region, total in concerned.items()}, goals
+
+    def _contents(self, rollout: Rollout, target: targets.Target) -> tuple[bytes | None, bytes | None] | None:
+        """(content hash by the candidate, by the stable revision) for an agent; None where the region cannot render it."""
+        candidate = self._content_hash(rollout, "candidate", target.region) if target.chosen else None
+        stable = self._content_hash(rollout, "stable", target.region) if target.had else None
+        if target.chosen and candidate is None:
+            return None
+        return _SAME if candidate == stable else (candidate, stable)
 
     def _region_view(self, region: str, rollout: Rollout, counts: Counts) -> RegionView:
         wanted = self._version(region)
         nodes = [n for n in self._fleet.nodes.values() if n.region == region and (n.agents or n.connected)]
+        resource = f"ConfigAssignment/{rollout.assignment}"
+        refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
+        if self._content_hash(rollout, "candidate", region) is None:
+            refused.append("its values do not resolve there")
         return RegionView(
             counts,
             connected=all(n.connected for n in nodes),
             current=wanted is None or all(n.sender is None or n.sender.acked >= wanted for n in nodes),
             halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
+            refused="; ".join(dict.fromkeys(refused)),
         )
 
-    def _content_hash(self, rollout: Rollout, region: str) -> bytes | None:
-        """Hash of the candidate in a region; None where the region cannot render it."""
-        key = (rollout.name, region)
+    def _content_hash(self, rollout: Rollout, which: str, region: str) -> bytes | None:
+        """Hash of the candidate or of the stable revision in a region; None where the region cannot render it."""
+        key = (rollout.name, which, region)
         if key not in self._hashes:
-            self._hashes[key] = content_hash(self.revisions, rollout.candidate, region) or b""
+            revision = rollout.candidate if which == "candidate" else rollout.stable
+            self._hashes[key] = (content_hash(self.revisions, revision, region) if revision else None) or b""
         return self._hashes[key] or None
 
     # ---- stepping
@@ -149,21 +186,31 @@ class Rollouts:
     async def tick(self) -> None:
         """Look at every active rollout once and take the steps that follow."""
         for name in list(self.revisions.states):
-            state = self.revisions.states.get(name)
-            rollout = state.rollout if state is not None else None
-            if rollout is None or rollout.state not in (State.RUNNING, State.HELD, State.ROLLING_BACK):
-                continue
-            async with self.revisions.changing:
-                state = self.revisions.states.get(name)
-                if state is None or state.rollout is None:
-                    continue
-                before = state.rollout
-                found, goals = self.look(state, before)
-                after = plan.step(before, found, goals, self._now)
-                if after is not before:
-                    await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
+            try:
+                await self._step(name)
+            except StoreError:
+                raise
+            except Exception:
+                # Whatever it is, it must not stand in the way of all other rollouts.
+                _log.exception("rollout_failed", assignment=name)
             await asyncio.sleep(0)
         await self._publish()
+
+    async def _step(self, name: str) -> None:
+        state = self.revisions.states.get(name)
+        if state is None or state.rollout is None or state.rollout.state not in _STEPPING:
+            return
+        async with self.revisions.changing:
+            state = self.revisions.states.get(name)
+            if state is None or state.rollout is None:
+                return
+            before = state.rollout
+            found, goals = self.look(state, before)
+            if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in found.values()):
+                return  # we have just begun, and regions that are well have yet to come back to us
+            after = plan.step(before, found, goals, self._now)
+            if after is not before:
+                await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
 
     @property
     def _now(self) -> int:
@@ -201,6 +248,25 @@ class Rollouts:
                     return state, rollout
         raise NotFound(f"no rollout {name} is active or the latest of its assignment")
 
+    async def _find_ended(self, name: str) -> tuple[AssignmentState, Rollout]:
+        """As `_find`, of those that were rejected or superseded too."""
+        try:
+            return self._find(name)
+        except NotFound:
+            before = await self._stored(name)
+            state = self.revisions.states.get(before.assignment)
+            if state is None:
+                raise
+            return state, before
+
+    async def _stored(self, name: str) -> Rollout:
+        query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.name == name)
+        async with self._database.read() as connection:
+            body = (await connection.execute(query)).scalar_one_or_none()
+        if body is None:
+            raise NotFound(f"there is no rollout {name}")
+        return Rollout.from_plain(json.loads(body))
+
     async def approve(self, name: str, actor: str, digest: str) -> dict[str, Any]:
         """Approve a change; it begins when it has the approvals that it needs."""
         async with self.revisions.changing:
@@ -227,8 +293,9 @@ class Rollouts:
             why = reason or f"{actor} said so"
             if action == "promote":
                 found, goals = self.look(state, before)
-                seen = before.stage if stage is None else stage
-                after = plan.promote(before, seen, f"promoted by {actor}: {why}", found, goals, self._now)
+                if stage is None:
+                    raise Conflict("to promote, name the stage that is meant: of two who do it at once, one is told")
+                after = plan.promote(before, stage, f"promoted by {actor}: {why}", found, goals, self._now)
             else:
                 after = {
                     "reject": lambda: plan.reject(before, why, self._now),
@@ -244,7 +311,7 @@ class Rollouts:
     async def retry(self, name: str, actor: str) -> dict[str, Any]:
         """Forgive failures: offer the candidate again to those that failed, or begin anew what was given up."""
         async with self.revisions.changing:
-            state, before = self._find(name)
+            state, before = await self._find_ended(name)
             advance = self.revisions.same()
             raised = dataclasses.replace(state, retry=state.retry + 1)
             if before.state in GOING or before.state is State.COMPLETED:
@@ -275,12 +342,7 @@ class Rollouts:
         try:
             state, rollout = self._find(name)
         except NotFound:
-            query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.name == name)
-            async with self._database.read() as connection:
-                body = (await connection.execute(query)).scalar_one_or_none()
-            if body is None:
-                raise NotFound(f"there is no rollout {name}") from None
-            return rollout_view(Rollout.from_plain(json.loads(body)), {}, None)
+            return rollout_view(await self._stored(name), {}, None)
         return self._view(state, rollout)
 
     def _view(self, state: AssignmentState, rollout: Rollout) -> dict[str, Any]:

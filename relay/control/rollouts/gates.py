@@ -58,32 +58,51 @@ class Subject(Protocol):
         ...
 
 
-def count(subject: Subject, rollout: Rollout, content: bytes, *, on_candidate: bool, retry: int, now_ms: int) -> Counts:
+def count(
+    subject: Subject,
+    rollout: Rollout,
+    *,
+    candidate: bytes | None,
+    stable: bytes | None,
+    on_candidate: bool,
+    retry: int,
+    now_ms: int,
+) -> Counts:
     """Count one target of a rollout.
 
     Args:
-        content: hash of the candidate in the agent's region.
+        candidate: content hash of what the agent gets by it; None where the assignment is taken from the agent.
+        stable: of what it had before; None for nothing. An agent for which nothing changes is no target.
         on_candidate: the agent's bucket is below its region's threshold.
         retry: failures of an earlier retry generation are forgiven.
     """
-    failed = any(f.content_hash == content and f.retry >= retry for f in subject.failed)
-    offered = any(s.assignment == rollout.assignment and s.content_hash == content for s in subject.offers)
-    runs = any(s.assignment == rollout.assignment and s.content_hash == content for s in subject.applied)
-    holding = int(subject.connected and (runs or (offered and not failed)))
+    if candidate == stable:
+        return Counts()
+    name = rollout.assignment
+    failures = {f.content_hash for f in subject.failed if f.retry >= retry}
+    failed = candidate in failures
+    offered = any(s.assignment == name and s.content_hash == candidate for s in subject.offers)
+    runs = any(s.assignment == name and s.content_hash == candidate for s in subject.applied)
+    can_go_back = stable is not None and stable not in failures
+    holding = int(can_go_back and subject.connected and (runs or (offered and not failed)))
     if not on_candidate:
         return Counts(holding=holding)
     if failed:
         return Counts(targets=1, offered=1, failed=1, holding=holding)
-    if not offered:
+    quiet_since_ms = subject.offered_at_ms if offered else rollout.stage_started_ms
+    late = now_ms - quiet_since_ms >= rollout.strategy.max_silent_s * 1000
+    if candidate is not None and not offered:
         # Its turn has just come, or it is away, or its node holds the candidate back.
-        late = now_ms - rollout.stage_started_ms >= rollout.strategy.max_silent_s * 1000
         return Counts(targets=1, undecided=int(subject.connected and not late), silent=int(subject.connected and late))
     if not subject.reports_status:
         return Counts(targets=1, offered=1, holding=holding)
-    if subject.status != "APPLIED":
-        silent = now_ms - subject.offered_at_ms >= rollout.strategy.max_silent_s * 1000
-        return Counts(targets=1, offered=1, silent=int(silent), undecided=int(not silent), holding=holding)
-    counted = subject.healthy is not None and subject.healthy_before is not False
+    if candidate is not None and subject.status != "APPLIED":
+        return Counts(targets=1, offered=1, silent=int(late), undecided=int(not late), holding=holding)
+    if not subject.connected:
+        # It may be away, or dead of what it applied: nobody can tell.
+        return Counts(targets=1, offered=1, silent=1)
+    # Who was unhealthy before is not held against the change; who became well counts for it.
+    counted = subject.healthy is not None and (subject.healthy or subject.healthy_before is not False)
     unhealthy = int(counted and subject.healthy is False)
     return Counts(
         targets=1,
@@ -120,6 +139,9 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
         return Gate(Verdict.FAIL, failure)
     if missing and strategy.on_missing == "hold":
         return Gate(Verdict.HOLD, f"region {', '.join(missing)} cannot be heard")
+    for name, region in sorted(regions.items()):
+        if region.refused and region.connected:
+            return Gate(Verdict.HOLD, f"region {name} cannot take it: {region.refused}")
     if total.targets == 0:
         return Gate(Verdict.HOLD, "no agent is known that this stage is for")
     behind = sorted(name for name, region in regions.items() if region.connected and not region.current)
@@ -131,14 +153,18 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
         return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have yet to decide")
     if decided < samples:
         return Gate(Verdict.HOLD, f"too few samples: {decided} decided, {samples} needed")
-    quiet = total.targets - decided
-    limit = stage.success_criteria.error_rate_threshold
-    if limit is not None and total.silent > limit * total.targets:
+    criteria = stage.success_criteria
+    allowed = _allowed_silence(criteria)
+    if allowed is not None and total.silent > allowed * total.targets:
         return Gate(Verdict.HOLD, f"{total.silent} of {total.targets} agents are silent")
-    if stage.success_criteria.health_check_pass_rate is not None and not total.reporting:
-        return Gate(Verdict.HOLD, "no agent on the candidate tells of its health")
+    if criteria.health_check_pass_rate is not None and total.reporting < min(samples, decided):
+        return Gate(Verdict.HOLD, f"only {total.reporting} of {decided} agents on the candidate tell of their health")
+    if missing and rollout.stage + 1 == len(strategy.stages):
+        # An excluded region must not be given at once, unjudged, what all others took by stages.
+        return Gate(Verdict.HOLD, f"all that can be heard is well; the end waits for region {', '.join(missing)}")
     if stage.manual:
         return Gate(Verdict.WAITING, "waits for a person to promote it")
+    quiet = total.targets - decided
     rest = f", {quiet} away or silent" if quiet else ""
     return Gate(Verdict.PASS, f"{total.applied} of {total.targets} applied, {total.failed} failed{rest}")
 
@@ -160,6 +186,13 @@ def _failure(criteria: SuccessCriteria, total: Counts, samples: int, *, in_time:
         if rate < least:
             return f"{unhealthy} of {total.reporting} agents on the candidate are unhealthy, fewer than {least:.2%} healthy"
     return ""
+
+
+def _allowed_silence(criteria: SuccessCriteria) -> float | None:
+    """The share of silent agents that still tells something of all."""
+    if criteria.error_rate_threshold is not None:
+        return criteria.error_rate_threshold
+    return None if criteria.health_check_pass_rate is None else 1 - criteria.health_check_pass_rate
 
 
 def _seconds(seconds: float) -> str:

@@ -26,6 +26,8 @@ class GlobalRevision:
     """Region → NAME@DIGEST of its variables; a region that is missing has none."""
     renderer: int
     selector: Selector = field(default_factory=Selector)
+    priority: int = 0
+    slot: str = ""
 
     def for_region(self, region: str) -> Revision:
         """As one region gets it."""
@@ -133,6 +135,8 @@ class RegionView:
     """All of its nodes have the newest policy."""
     halted: str = ""
     """Why a node of it went back to stable by itself; empty where none did."""
+    refused: str = ""
+    """Why a node of it cannot put the change in force, or what its values lack; empty where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,10 @@ class Rollout:
     passed: tuple[Passed, ...] = ()
     needed: int = 0
     """Approvals that it needs."""
+    authors: tuple[str, ...] = ()
+    """Everybody who had a part in it, `created_by` among them."""
+    failed: bool = False
+    """A stage of it failed: nobody keeps its candidate."""
     four_eyes: bool = False
     approvals: tuple[ApprovalGiven, ...] = ()
     ended_ms: int = 0
@@ -218,6 +226,7 @@ class Rollout:
         value["strategy"] = self.strategy.model_dump(exclude_unset=True)
         value["state"] = self.state.value
         value["passed"] = [dataclasses.asdict(p) for p in self.passed]
+        value["authors"] = list(self.authors)
         value["approvals"] = [dataclasses.asdict(a) for a in self.approvals]
         return value
 
@@ -233,6 +242,7 @@ class Rollout:
                 "stable": GlobalRevision.from_plain(value["stable"]),
                 "strategy": StrategySpec.model_validate(value["strategy"]),
                 "state": State(value["state"]),
+                "authors": tuple(value["authors"]),
                 "passed": tuple(Passed(**p) for p in value["passed"]),
                 "approvals": tuple(ApprovalGiven(**a) for a in value["approvals"]),
             }

@@ -24,6 +24,8 @@ from relay.errors import Conflict
 from relay.policy.rollout import EVERYONE, bucket, threshold
 from relay.policy.strategy import DAYS, StrategySpec, Window
 
+_DIGEST_CHARS = 8
+"""The fewest digits that say which change is meant."""
 Targets = Iterable[tuple[str, str]]
 """(region, agent id) of every agent that a rollout is for."""
 
@@ -63,10 +65,10 @@ def begin(rollout: Rollout, targets: Targets, now_ms: int) -> Rollout:
     return _enter(dataclasses.replace(rollout, thresholds={}, passed=()), 0, targets, now_ms)
 
 
-def complete_at_once(rollout: Rollout, now_ms: int) -> Rollout:
-    """A rollout without stages is over when it begins."""
+def complete_at_once(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
+    """A rollout that needs no stages is over when it begins."""
     begun = dataclasses.replace(rollout, thresholds=dict(ALL), stage_started_ms=now_ms)
-    return _end(begun, State.COMPLETED, "at once, without a strategy", now_ms)
+    return _end(begun, State.COMPLETED, reason, now_ms)
 
 
 def _enter(rollout: Rollout, stage: int, targets: Targets, now_ms: int) -> Rollout:
@@ -130,6 +132,7 @@ def verdict(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) ->
 def fail(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
     """A stage failed: what the strategy or the settings say happens."""
     stage = rollout.current.name
+    rollout = dataclasses.replace(rollout, failed=True)
     if rollout.on_failure == "pause":
         return dataclasses.replace(rollout, state=State.PAUSED, reason=f"stage {stage} failed: {reason}")
     return _retreat(rollout, f"stage {stage} failed: {reason}")
@@ -177,11 +180,13 @@ def approve(rollout: Rollout, actor: str, digest: str, now_ms: int) -> Rollout:
         Conflict: it needs none, is of something else, by the author, or by somebody who approved already.
     """
     _expect(rollout, [State.PENDING_APPROVAL], "approved")
-    if not digest or not rollout.digest.startswith(digest):
+    if len(digest) < _DIGEST_CHARS or not rollout.digest.startswith(digest):
         raise Conflict(f"{rollout.name} is not {digest or 'nothing'} but {rollout.digest[:16]}; look at it again")
-    if rollout.four_eyes and actor == rollout.created_by:
+    if rollout.four_eyes and actor.casefold() in {
+        author.casefold() for author in (rollout.created_by, *rollout.authors)
+    }:
         raise Conflict(f"{actor} made this change; somebody else must approve it")
-    if any(a.actor == actor for a in rollout.approvals):
+    if any(a.actor.casefold() == actor.casefold() for a in rollout.approvals):
         raise Conflict(f"{actor} has approved {rollout.name} already")
     return dataclasses.replace(rollout, approvals=(*rollout.approvals, ApprovalGiven(actor, now_ms, rollout.digest)))
 

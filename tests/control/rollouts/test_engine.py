@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from relay.control.app import ControlPlane
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict, NotFound, Refused
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
@@ -245,7 +245,7 @@ async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Pro
     await eventually(lambda: again.fleet.nodes["local/one"].connected)
     await asyncio.sleep(1)
     assert fleet.running(2) == 2
-    await again.rollouts.act("a-2", "promote", "ann")
+    await again.rollouts.act("a-2", "promote", "ann", stage=0)
     await state_is(again, "a-2", "completed")
     assert fleet.running(2) == 20
 
@@ -261,7 +261,7 @@ async def test_a_newer_change_supersedes_and_nobody_goes_back_meanwhile(programs
     ones, twos = fleet.running(1), fleet.running(2)
     assert ones + twos == 10
     assert twos > 0, "half of those that had the older candidate still do"
-    await plane.rollouts.act("a-3", "promote", "ann")
+    await plane.rollouts.act("a-3", "promote", "ann", stage=0)
     await state_is(plane, "a-3", "completed")
     assert fleet.running(3) == 20
 
@@ -277,8 +277,130 @@ async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs:
     await eventually(lambda: fleet.running(7) > 0)
     await asyncio.sleep(1)
     assert 0 < fleet.running(7) < 10, "only those of the first stage were taken off it"
-    await plane.rollouts.act("a-2", "promote", "ann")
+    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
     await eventually(lambda: (fleet.running(1), fleet.running(7)) == (10, 10))
+
+
+MANUAL = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+
+
+async def test_a_rollback_ends_also_for_agents_that_had_nothing_of_it_before(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=4)
+    await change(plane, assignment("b", rate=5, priority=9, selector="{labels: {tier: none}}"))
+    await change(plane, staged(6, "b", priority=9))
+    await eventually(lambda: fleet.running(6) == 2)
+    await plane.rollouts.act("b-2", "rollback", "ann")
+    await state_is(plane, "b-2", "rolled_back")
+    await eventually(lambda: fleet.running(1) == 4)
+
+
+async def test_a_change_that_is_taken_back_half_way_is_over_at_once(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    await change(plane, staged(1))
+    status = await state_is(plane, "a-3", "completed")
+    assert status["reason"] == "back to the stable revision"
+    await eventually(lambda: fleet.running(1) == 20)
+
+
+async def test_canaries_that_die_of_it_hold_it(programs: Programs, fleet: Fleet) -> None:
+    slow = strategy("name: canary, percentage: 50, duration: 2s", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, slow)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    for number, rate in list(fleet.rates.items()):
+        if rate == 2:
+            await fleet.agents[number].close()
+    status = await state_is(plane, "a-2", "held")
+    assert status["stages"][0]["counts"]["silent"] == 10
+    assert fleet.running(1) == 10
+
+
+async def test_what_a_rollback_uses_is_kept(programs: Programs, fleet: Fleet) -> None:
+    second = "---" + TEMPLATE.replace("version: v1", "version: v2")
+    plane, _ = await ready(programs, fleet, MANUAL, second, count=4)
+    fleet.silent = {1}
+    await change(plane, staged(2, version="v2"))
+    await eventually(lambda: fleet.running(2) == 2)
+    await plane.rollouts.act("a-2", "rollback", "ann")
+    assert (await plane.rollouts.status("a-2"))["state"] == "rolling_back"
+    with pytest.raises(Refused, match="in use by ConfigAssignment a"):
+        await plane.documents.delete("ConfigTemplate", "basic@v2")
+
+
+async def test_a_fix_does_not_bring_a_failed_candidate_back(programs: Programs, fleet: Fleet) -> None:
+    pausing = strategy("name: canary, percentage: 50", "name: all, percentage: 100", failure_policy="{action: pause}")
+    plane, _ = await ready(programs, fleet, pausing)
+    fleet.sickens = {2}
+    await change(plane, staged(2))
+    await state_is(plane, "a-2", "paused")
+    await change(plane, staged(3))
+    await state_is(plane, "a-3", "completed")
+    assert plane.revisions.states["a"].layers == ()
+    assert fleet.running(3) == 20
+
+
+async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=2)
+    await change(plane, staged(2))
+    await plane.rollouts.retry("a-2", "ann")
+    await plane.documents.delete("ConfigAssignment", "a")
+    await change(plane, staged(3))
+    assert (plane.rollouts.latest("a"), plane.revisions.states["a"].retry) == ("a-3", 1)
+    await plane.documents.delete("ConfigAssignment", "a")
+    await programs.stop(plane)
+    again = await programs.control_plane(link=plane.ports["link"])
+    await change(again, staged(4))
+    assert (again.rollouts.latest("a"), again.revisions.states["a"].retry) == ("a-4", 1)
+
+
+async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again(programs: Programs) -> None:
+    plane = await programs.control_plane(policies={"config_update": {"approval_required": True, "four_eyes": True}})
+    await change(plane, TEMPLATE + TWO + assignment("a", rate=1), actor="ann")
+    before = await plane.rollouts.status("a-1")
+    await change(plane, staged(1), actor="bob")
+    after = await plane.rollouts.status("a-2")
+    assert before["digest"] != after["digest"], "the strategy is approved with the rest"
+    assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
+    for author in ("Ann", "bob"):
+        with pytest.raises(Conflict, match="somebody else must approve it"):
+            await plane.rollouts.approve("a-2", author, after["digest"])
+    await plane.rollouts.act("a-2", "reject", "eve")
+    assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-3"
+    assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-4"
+    assert (await plane.rollouts.status("a-3"))["state"] == "superseded"
+    with pytest.raises(Conflict):
+        await plane.rollouts.approve("a-4", "bob", (await plane.rollouts.status("a-4"))["digest"])
+
+
+async def test_priority_and_slot_wait_for_approval_too(programs: Programs) -> None:
+    plane = await programs.control_plane(policies={"config_update": {"approval_required": True}})
+    await change(plane, TEMPLATE + assignment("a"))
+    await plane.rollouts.approve("a-1", "bob", (await plane.rollouts.status("a-1"))["digest"])
+    await change(plane, assignment("a", priority=9, slot="x"))
+    state = plane.revisions.states["a"]
+    assert (state.priority, state.slot, state.pending is not None) == (0, "", True)
+    await plane.rollouts.approve("a-2", "bob", (await plane.rollouts.status("a-2"))["digest"])
+    state = plane.revisions.states["a"]
+    assert (state.priority, state.slot) == (9, "x")
+
+
+async def test_one_rollout_that_breaks_stops_no_other(
+    programs: Programs, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane, _ = await ready(programs, fleet, TWO, count=2)
+    await change(plane, assignment("b", slot="b"))
+    step = plane.rollouts._step
+
+    async def breaking(name: str) -> None:
+        if name == "b":
+            raise KeyError(name)
+        await step(name)
+
+    monkeypatch.setattr(plane.rollouts, "_step", breaking)
+    await change(plane, staged(2))
+    await state_is(plane, "a-2", "completed")
 
 
 async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_it_is_back(
@@ -290,7 +412,7 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 10)
     await eventually(lambda: sum(bool(a.applied) and a.status == "APPLIED" for a in plane.fleet.agents.values()) == 20)
-    node.link._endpoint = "127.0.0.1:1"
+    plane.rollouts._began -= 60
     state = plane.fleet.nodes["local/one"]
     plane.fleet.node_gone(_identity(node))
     sender, state.sender = state.sender, None

@@ -30,9 +30,17 @@ class Agent:
         vars(self).update(more)
 
 
-def counted(*, on: bool = True, retry: int = 0, now_ms: int = NOW, **more: Any) -> Counts:
+def counted(
+    *,
+    on: bool = True,
+    retry: int = 0,
+    now_ms: int = NOW,
+    candidate: bytes | None = CANDIDATE,
+    stable: bytes | None = OTHER,
+    **more: Any,
+) -> Counts:
     going = rollout(spec=strategy(max_silent="10m"), stage_started_ms=NOW)
-    return count(Agent(**more), going, CANDIDATE, on_candidate=on, retry=retry, now_ms=now_ms)
+    return count(Agent(**more), going, candidate=candidate, stable=stable, on_candidate=on, retry=retry, now_ms=now_ms)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,16 @@ def counted(*, on: bool = True, retry: int = 0, now_ms: int = NOW, **more: Any) 
             {"status": "APPLIED", "healthy": False, "healthy_before": False},
             {"targets": 1, "offered": 1, "applied": 1, "holding": 1},
         ),
+        ({"status": "APPLIED", "connected": False}, {"targets": 1, "offered": 1, "silent": 1}),
+        ({"stable": CANDIDATE}, {}),
+        ({"stable": None, "status": "APPLIED"}, {"targets": 1, "offered": 1, "applied": 1, "reporting": 1}),
+        ({"candidate": None, "offers": ()}, {"targets": 1, "offered": 1, "applied": 1, "reporting": 1}),
+        ({"candidate": None, "offers": (), "connected": False}, {"targets": 1, "offered": 1, "silent": 1}),
+        ({"failed": (Failure("", OTHER, 0, "no", 1),), "on": False, "applied": OFFER}, {}),
+        (
+            {"status": "APPLIED", "healthy_before": False},
+            {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "holding": 1},
+        ),
         ({"on": False}, {"holding": 1}),
         ({"on": False, "offers": (), "applied": OFFER}, {"holding": 1}),
         ({"on": False, "offers": (), "applied": OFFER, "connected": False}, {}),
@@ -75,6 +93,7 @@ def test_a_failure_counts_whatever_the_agent_says_afterwards_until_it_is_forgive
     assert counted(failed=failed, retry=1, **back) == Counts(targets=1, undecided=1)
 
 
+PASS_RATE = {"health_check_pass_rate": 0.9}
 CRITERIA = {"error_rate_threshold": 0.1, "health_check_pass_rate": 0.9}
 
 
@@ -85,10 +104,11 @@ def judged(
     stage |= numbers.pop("stage", {})
     going = rollout(spec=strategy(stages=[stage], **(spec or {})), stage_started_ms=NOW - 10_000)
     view = RegionView(
-        Counts(**{k: v for k, v in numbers.items() if k not in ("current", "halted")}),
+        Counts(**{k: v for k, v in numbers.items() if k not in ("current", "halted", "refused")}),
         connected=connected,
         current=numbers.get("current", True),
         halted=numbers.get("halted", ""),
+        refused=numbers.get("refused", ""),
     )
     gate = judge(going, {"eu": view}, now_ms)
     return gate.verdict, gate.reason
@@ -105,7 +125,18 @@ def judged(
         ({"targets": 10, "applied": 4, "reporting": 4}, Verdict.HOLD, "too few samples: 4 decided, 5 needed"),
         ({"targets": 3, "applied": 2, "reporting": 2}, Verdict.HOLD, "too few samples: 2 decided, 3 needed"),
         ({"targets": 10, "applied": 8, "silent": 2, "reporting": 8}, Verdict.HOLD, "2 of 10 agents are silent"),
-        ({"targets": 10, "applied": 10}, Verdict.HOLD, "no agent on the candidate tells of its health"),
+        ({"targets": 10, "applied": 10}, Verdict.HOLD, "only 0 of 10 agents on the candidate tell of their health"),
+        ({"targets": 20, "applied": 20, "reporting": 4, "unhealthy": 4}, Verdict.HOLD, "only 4 of 20"),
+        (
+            {"targets": 10, "applied": 5, "silent": 5, "reporting": 5, "stage": {"success_criteria": PASS_RATE}},
+            Verdict.HOLD,
+            "5 of 10 agents are silent",
+        ),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "refused": "no value"},
+            Verdict.HOLD,
+            "cannot take it: no value",
+        ),
         ({}, Verdict.HOLD, "no agent is known"),
         ({"targets": 20, "applied": 4, "failed": 1, "reporting": 4}, Verdict.FAIL, "1 of 5 agents that decided failed"),
         ({"targets": 20, "applied": 2, "failed": 1}, Verdict.WAITING, ""),
@@ -144,7 +175,6 @@ def judged(
         ),
         ({"targets": 10, "applied": 10, "halted": "3 failed"}, Verdict.FAIL, "eu went back by itself: 3 failed"),
         ({"targets": 10, "applied": 10, "reporting": 10, "stage": {"manual": True}}, Verdict.WAITING, "a person"),
-        ({"targets": 10, "applied": 10, "spec": {"min_samples": 11}}, Verdict.HOLD, "no agent on the candidate tells"),
         (
             {"targets": 20, "applied": 10, "reporting": 9, "spec": {"min_samples": 11}},
             Verdict.HOLD,
@@ -169,4 +199,8 @@ def test_all_regions_count_together() -> None:
     assert judge(going, {"us": bad}, NOW).verdict is Verdict.FAIL
     excluded = dataclasses.replace(bad, connected=False)
     missing = rollout(spec=strategy(on_missing="exclude", stages=stages))
-    assert judge(missing, {"eu": good, "us": excluded}, NOW).verdict is Verdict.PASS
+    waits = judge(missing, {"eu": good, "us": excluded}, NOW)
+    assert (waits.verdict, "the end waits for region us" in waits.reason) == (Verdict.HOLD, True)
+    stages.append({"name": "two", "percentage": 60})
+    earlier = rollout(spec=strategy(on_missing="exclude", stages=stages))
+    assert judge(earlier, {"eu": good, "us": excluded}, NOW).verdict is Verdict.PASS

@@ -189,6 +189,6 @@ def test_what_people_may_do_and_when() -> None:
             action(aborted, "")
     assert plan.supersede(aborted, "a-3", NOW) is aborted
     assert plan.supersede(going, "a-3", NOW).state is State.SUPERSEDED
-    at_once = plan.complete_at_once(going, NOW)
+    at_once = plan.complete_at_once(going, "at once", NOW)
     assert (at_once.state, at_once.thresholds) == (State.COMPLETED, ALL)
     assert dataclasses.replace(going, thresholds={"": 7}).threshold("eu") == 7

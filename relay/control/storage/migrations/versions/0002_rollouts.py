@@ -20,7 +20,7 @@ def upgrade() -> None:
     connection = op.get_bind()
     held = connection.execute(sa.text("SELECT name, number, stable, candidate FROM assignments")).all()
     bodies = connection.execute(sa.text("SELECT key, body FROM documents WHERE kind = 'ConfigAssignment'")).all()
-    selectors = {key: json.loads(body)["spec"].get("target_selector", {}) for key, body in bodies}
+    specs = {key: json.loads(body)["spec"] for key, body in bodies}
     op.drop_table("assignments")
     assignments = op.create_table(
         "assignments",
@@ -29,8 +29,17 @@ def upgrade() -> None:
     )
     for name, number, stable, candidate in held:
         newest: dict[str, Any] = json.loads(candidate or stable)
-        newest["selector"] = selectors[name]
-        body = {"number": number, "retry": 0, "stable": newest, "declared": newest}
+        spec = specs[name]
+        newest |= {"selector": spec.get("target_selector", {}), "slot": spec.get("slot", "")}
+        newest["priority"] = spec.get("priority", 0)
+        body = {
+            "slot": newest["slot"],
+            "priority": newest["priority"],
+            "number": number,
+            "retry": 0,
+            "stable": newest,
+            "declared": newest,
+        }
         body |= {"rollout": None, "pending": None, "layers": []}
         connection.execute(sa.insert(assignments).values(name=name, body=json.dumps(body)))
     op.create_table(
