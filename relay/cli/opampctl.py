@@ -17,7 +17,7 @@ from relay.cli import records, review, rollout
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
 from relay.cli.listing import tables
 from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
-from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, show
+from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
@@ -67,19 +67,9 @@ def main() -> None:
         raise SystemExit(0) from None
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from relay import __version__
-
-        print(__version__)
-        raise typer.Exit()
-
-
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and exit")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="and exit")] = False,
 ) -> None:
     """The people's client of the control plane."""
 

@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import typer
+
+from relay import __version__
+
 EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+
+
+def print_version(wanted: bool) -> None:
+    """The eager option `--version`."""
+    if wanted:
+        print(__version__)
+        raise typer.Exit()
 
 
 def show(value: Any, form: str) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from relay import __version__
+from relay.cli.output import print_version
 from relay.errors import RelayError, SettingsError
 from relay.settings.load import Loaded, load
 from relay.settings.parts import Part
@@ -33,18 +34,9 @@ def main() -> None:
     app()
 
 
-def _print_version(wanted: bool) -> None:
-    """The eager option `--version`."""
-    if wanted:
-        print(__version__)
-        raise typer.Exit()
-
-
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="and exit")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="and exit")] = False,
 ) -> None:
     """The OpAMP regional relay: nodes, their control plane, and tools around them."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from relay.policy import rollout as buckets
 from relay.policy import template as templates
 
 _log = log.get("opamp-relay.rollouts")
+_MOST_HASHES = 10_000
 _SETTLE_S = 30.0
 _STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
 _SAME = (b"", b"")
@@ -112,7 +114,7 @@ class Rollouts:
             (the regions where it has agents on its candidate's side, (region, agent id) of all its targets)
         """
         now_ms = self._clock.unix_ms()
-        counts: dict[str, Counts] = {}
+        tally: Counter[tuple[str, Counts]] = Counter()
         goals = []
         for target, agent in self._targets(rollout, self.revisions.states):
             contents = self._contents(rollout, target)
@@ -134,7 +136,10 @@ class Rollouts:
                     retry=state.retry,
                     now_ms=now_ms,
                 )
-            counts[target.region] = counts.get(target.region, Counts()) + one
+            tally[target.region, one] += 1
+        counts: dict[str, Counts] = {}
+        for (region, one), number in tally.items():
+            counts[region] = counts.get(region, Counts()) + one * number
         concerned = {region: total for region, total in counts.items() if total.targets or total.holding}
         return {region: self._region_view(region, rollout, total) for region, total in concerned.items()}, goals
 
@@ -164,6 +169,8 @@ class Rollouts:
     def _content_hash(self, rollout: Rollout, which: str, region: str) -> bytes | None:
         """Hash of the candidate or of the stable revision in a region; None where the region cannot render it."""
         key = (rollout.name, which, region)
+        if len(self._hashes) > _MOST_HASHES:
+            self._hashes.clear()
         if key not in self._hashes:
             revision = rollout.candidate if which == "candidate" else rollout.stable
             self._hashes[key] = (content_hash(self.revisions, revision, region) if revision else None) or b""

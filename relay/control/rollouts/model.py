@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,12 +117,18 @@ class Counts:
     """Agents of all targets that run the candidate or may be about to."""
 
     def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        return Counts(*map(operator.add, _numbers(self), _numbers(other)))
+
+    def __mul__(self, times: int) -> Counts:
+        return Counts(*(number * times for number in _numbers(self)))
 
     def plain(self) -> dict[str, int]:
         """The six that people see."""
         names = ("targets", "offered", "applied", "failed", "silent", "unhealthy")
         return {name: getattr(self, name) for name in names}
+
+
+_numbers: Callable[[Counts], tuple[int, ...]] = operator.attrgetter(*(f.name for f in dataclasses.fields(Counts)))
 
 
 @dataclass(frozen=True, slots=True)
