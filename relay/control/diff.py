@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,6 @@ from relay.control.revisions import Revisions
 from relay.errors import Refused
 from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
-from relay.pb.relay.v1 import link_pb2
 from relay.policy import collector
 from relay.policy.evaluate import Decision, Evaluator
 from relay.policy.snapshot import build
@@ -73,7 +72,7 @@ class Diffs:
         by_assignment: Counter[str] = Counter()
         orphans: list[str] = []
         lacking: list[dict[str, Any]] = []
-        needs: dict[bytes, Mapping[str, set[str]]] = {}
+        lists: dict[bytes, pb.AvailableComponents] = {}
         for i, agent in enumerate(views.rows(self._fleet)):
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
@@ -87,7 +86,7 @@ class Diffs:
             by_assignment.update({*(old.assignments if old else ()), *(new.assignments if new else ())})
             if new is None:
                 orphans.append(name)
-            elif missing := self._missing(agent, new, needs):
+            elif missing := await self._missing(agent, new, lists):
                 lacking.append({"agent": name, "components": missing})
         return {
             "documents": [
@@ -111,18 +110,17 @@ class Diffs:
         key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed)
         return evaluator.decide_once(key)
 
-    def _missing(self, agent: Agent, decision: Decision, needs: dict[bytes, Mapping[str, set[str]]]) -> list[str]:
+    async def _missing(self, agent: Agent, decision: Decision, lists: dict[bytes, pb.AvailableComponents]) -> list[str]:
         """Components that the agent would need and did not name among those that it has."""
-        state = link_pb2.AgentState.FromString(agent.state)
-        has = pb.AvailableComponents.FromString(state.available_components).components
-        if not has:
+        digest = agent.components_digest
+        if not digest:
             return []
-        if decision.config_hash not in needs:
-            needs[decision.config_hash] = _components(decision)
-        wanted = needs[decision.config_hash]
+        if digest not in lists:
+            lists[digest] = await self._fleet.components(digest)
+        has = lists[digest].components
         return [
             f"{section}/{name}"
-            for section, names in sorted(wanted.items())
+            for section, names in sorted(_components(decision).items())
             if section in has
             for name in sorted(names - set(has[section].sub_component_map))
         ]

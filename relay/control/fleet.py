@@ -53,6 +53,7 @@ class Agent:
     state: bytes
     digest: int
     effective_config_digest: bytes
+    components_digest: bytes = b""
     offered_hash: bytes = b""
     offers: tuple[OfferedSlot, ...] = ()
     applied: tuple[OfferedSlot, ...] = ()
@@ -329,7 +330,7 @@ class Fleet:
         self._bodies.update(row["digest"] for row in bodies)
 
     def _missing_bodies(self, agents: list[Agent]) -> list[bytes]:
-        digests = {a.effective_config_digest for a in agents} - self._bodies
+        digests = {d for a in agents for d in (a.effective_config_digest, a.components_digest)} - self._bodies
         return sorted(d for d in digests if d)
 
     def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
@@ -350,7 +351,8 @@ class Fleet:
         async with self._reporting:
             away = [n for n in self.nodes.values() if not n.connected and n.last_seen_ms < limit]
             gone = [uid for node in away for uid in node.agents]
-            kept = {a.effective_config_digest for a in self.agents.values() if a.uid not in set(gone)}
+            staying = [a for a in self.agents.values() if a.uid not in set(gone)]
+            kept = {d for a in staying for d in (a.effective_config_digest, a.components_digest)}
             unused = self._bodies - kept
             async with self._database.write() as connection:
                 for uid in gone:
@@ -378,6 +380,15 @@ class Fleet:
             agent.facts = facts_of(state.agent_description, agent.agent_id, node.region, node.trusted)
         return agent.facts
 
+    async def _body(self, digest: bytes) -> bytes | None:
+        query = sa.select(schema.effective_configs.c.body).where(schema.effective_configs.c.digest == digest)
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).scalar_one_or_none()
+
+    async def components(self, digest: bytes) -> pb.AvailableComponents:
+        """The components that an agent listed; empty where the list has not arrived."""
+        return pb.AvailableComponents.FromString(await self._body(digest) or b"")
+
     async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
         """What an agent reported to run.
 
@@ -387,9 +398,7 @@ class Fleet:
         digest = agent.effective_config_digest
         if not digest:
             raise NotFound(f"{agent.agent_id} has reported no effective config")
-        query = sa.select(schema.effective_configs.c.body).where(schema.effective_configs.c.digest == digest)
-        async with self._database.read() as connection:
-            body = (await connection.execute(query)).scalar_one_or_none()
+        body = await self._body(digest)
         if body is None:
             raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again")
         return pb.EffectiveConfig.FromString(body)
@@ -409,6 +418,7 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         state,
         state_digest(uid, state),
         message.effective_config_digest,
+        components_digest=message.components_digest,
         offered_hash=message.offered_hash,
         offers=slots_of(message.offers),
         applied=slots_of(message.applied),

@@ -146,6 +146,8 @@ class Hub:
             live.new_uid = answer.new_uid
             self._renames[answer.new_uid] = uid
         if answer.changes:
+            if answer.components is not None:
+                self._registry.keep_components(live.session.record, answer.components)
             self._changed(live, answer.changes, answer.effective_config, now)
         if live.session.needs_full:
             self._ask_later(live)

@@ -168,6 +168,10 @@ class Registry:
         self._use_body(record)
         self._store.put(EFFECTIVE_BUCKET, record.effective_config_digest, content)
 
+    def keep_components(self, record: Record, content: bytes) -> None:
+        """Put the list of an agent's components on disk under its digest; it is the same for many agents."""
+        self._store.put(EFFECTIVE_BUCKET, record.components_digest, content)
+
     def _use_body(self, record: Record, *, gone: bool = False) -> None:
         now = b"" if gone else record.effective_config_digest
         before = self._body_of.get(record.instance_uid, b"")
@@ -211,7 +215,7 @@ class Registry:
         for record in self:
             if not record.connected and record.last_seen_ms < limit:
                 self.remove(record.instance_uid)
-        used = {r.effective_config_digest for r in self._records.values()}
+        used = {d for r in self._records.values() for d in (r.effective_config_digest, r.components_digest)}
         for digest in digests:
             if digest not in used:
                 self._store.put(EFFECTIVE_BUCKET, digest, None)

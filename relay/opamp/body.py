@@ -23,6 +23,10 @@ MAX_ELEMENTS = 20_000
 
 FULL_STATE = b"\x30\x01"
 """flags = ReportFullState."""
+COMPONENTS = b"\x30\x02"
+"""flags = ReportAvailableComponents."""
+BOTH = b"\x30\x03"
+"""flags of both."""
 
 _ERROR_TYPES = {
     Outcome.BAD_REQUEST: pb.ServerErrorResponseType_BadRequest,

@@ -9,24 +9,27 @@ from relay.opamp.offer import Offer
 class Outbox:
     """One slot a kind. Putting replaces what waited."""
 
-    __slots__ = ("full_state", "new_uid", "offer")
+    __slots__ = ("components", "full_state", "new_uid", "offer")
 
     def __init__(self) -> None:
         self.offer: Offer | None = None
         self.new_uid: bytes | None = None
         self.full_state = False
+        self.components = False
 
     def __bool__(self) -> bool:
-        return self.full_state or self.offer is not None or self.new_uid is not None
+        return self.full_state or self.components or self.offer is not None or self.new_uid is not None
 
     def take(self) -> bytes:
         """The encoded fields of all that waits; the outbox is empty afterwards."""
         parts = b""
         if self.full_state:
-            parts += body.FULL_STATE
+            parts += body.BOTH if self.components else body.FULL_STATE
+        elif self.components:
+            parts += body.COMPONENTS
         if self.new_uid is not None:
             parts += body.identification_field(self.new_uid)
         if self.offer is not None:
             parts += self.offer.field
-        self.full_state, self.new_uid, self.offer = False, None, None
+        self.full_state, self.components, self.new_uid, self.offer = False, False, None, None
         return parts

@@ -31,6 +31,7 @@ class Change:
     DISCONNECT = 64
     OFFERED = 128
     CONNECT = 256
+    COMPONENTS = 512
 
 
 _KEPT = (
@@ -38,7 +39,6 @@ _KEPT = (
     ("remote_config_status", Change.CONFIG_STATUS),
     ("package_statuses", Change.OTHER),
     ("custom_capabilities", Change.OTHER),
-    ("available_components", Change.OTHER),
     ("connection_settings_status", Change.OTHER),
 )
 """Sub-messages that are kept as bytes under their own name."""
@@ -59,6 +59,7 @@ class Record:
         "available_components",
         "capabilities",
         "cohort",
+        "components_digest",
         "connected",
         "connection_settings_status",
         "counted",
@@ -104,6 +105,8 @@ class Record:
         self.available_components: bytes | None = None
         self.connection_settings_status: bytes | None = None
         self.effective_config_digest = b""
+        self.components_digest = b""
+        """Of the list that belongs to `available_components`, which holds its hash alone; empty until it was sent."""
         self.unknown_fields = b""
         self.offered_hash = ConfigHash(b"")
         self.failed_hash = b""
@@ -169,6 +172,7 @@ class Record:
         elif full and self.effective_config_digest:
             self.effective_config_digest = b""
             changes |= Change.EFFECTIVE_CONFIG
+        changes |= self._merge_components(message, full=full)
         unknown = body.unknown_fields(message)
         if unknown != self.unknown_fields and (unknown or full):
             self.unknown_fields = unknown
@@ -177,6 +181,25 @@ class Record:
             self.cohort = None
         if changes & Change.CONFIG_STATUS:
             self._take_status()
+        return changes
+
+    def _merge_components(self, message: pb.AgentToServer, *, full: bool) -> int:
+        if not message.HasField("available_components"):
+            if not full or self.available_components is None:
+                return Change.NONE
+            self.available_components, self.components_digest = None, b""
+            return Change.OTHER
+        reported = message.available_components
+        known = pb.AvailableComponents(hash=reported.hash).SerializeToString()
+        changes = Change.NONE
+        if known != self.available_components:
+            self.available_components, self.components_digest = known, b""
+            changes = Change.OTHER
+        if reported.components:
+            digest = sha256(reported.SerializeToString(deterministic=True))
+            if digest != self.components_digest:
+                self.components_digest = digest
+                changes |= Change.COMPONENTS
         return changes
 
     def _take_status(self) -> None:
@@ -273,6 +296,7 @@ class Record:
             package_statuses=self.package_statuses,
             custom_capabilities=self.custom_capabilities,
             available_components=self.available_components,
+            components_digest=self.components_digest,
             connection_settings_status=self.connection_settings_status,
             unknown_fields=self.unknown_fields,
             offered_hash=self.offered_hash,
@@ -324,6 +348,8 @@ class Record:
         record.capabilities = state.capabilities
         record.agent_description = state.agent_description
         record.effective_config_digest = state.effective_config_digest
+        record.components_digest = state.components_digest
+        record.available_components = state.available_components if state.HasField("available_components") else None
         record.unknown_fields = state.unknown_fields
         record.offered_hash = ConfigHash(state.offered_hash)
         record.offers = slots_of(state.offers)

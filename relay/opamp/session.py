@@ -65,6 +65,8 @@ class Reply:
     """Bits of `Change`."""
     effective_config: bytes | None = None
     """The serialised EffectiveConfig, where a new one was reported."""
+    components: bytes | None = None
+    """The serialised AvailableComponents, where a list of them was reported."""
     new_uid: bytes | None = None
     """The uid that the agent asked for and will use from its next message on."""
 
@@ -232,18 +234,33 @@ class Session:
             self.sent_hash = b""  # what was sent last may be what was missed
         if message.HasField("agent_disconnect"):
             self.disconnected = True
-            return Reply(self._ack, changes | Change.DISCONNECT, _effective(message, changes))
+            return Reply(
+                self._ack, changes | Change.DISCONNECT, _effective(message, changes), _components(message, changes)
+            )
         if message.flags & pb.AgentToServerFlags_RequestInstanceUid:
             self.outbox.new_uid = self._services.fresh_uid()
         if self.needs_full:
             self._ask(now)
+        self._ask_for_components(message)
         changes |= self.consider(now, mismatch=message.HasField("remote_config_status"))
         new_uid = self.outbox.new_uid
         parts = self._ack + self.outbox.take() if self.outbox else self._ack
         if self._first:
             self._first = False
             parts += _CAPABILITIES
-        return Reply(parts, changes, _effective(message, changes), new_uid)
+        return Reply(parts, changes, _effective(message, changes), _components(message, changes), new_uid)
+
+    def _ask_for_components(self, message: pb.AgentToServer) -> None:
+        """The first report has their hash alone: ask for the list, once a report that names an unknown hash."""
+        record = self.record
+        if (
+            not message.HasField("available_components")
+            or record.components_digest
+            or message.available_components.components
+        ):
+            return
+        if record.capabilities & capabilities.REPORTS_AVAILABLE_COMPONENTS:
+            self.outbox.components = True
 
     # ---- out
 
@@ -322,4 +339,10 @@ class Session:
 def _effective(message: pb.AgentToServer, changes: int) -> bytes | None:
     if changes & Change.EFFECTIVE_CONFIG and message.HasField("effective_config"):
         return message.effective_config.SerializeToString(deterministic=True)
+    return None
+
+
+def _components(message: pb.AgentToServer, changes: int) -> bytes | None:
+    if changes & Change.COMPONENTS:
+        return message.available_components.SerializeToString(deterministic=True)
     return None

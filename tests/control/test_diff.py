@@ -7,6 +7,7 @@ import pytest
 from relay.control.app import ControlPlane
 from relay.control.diff import Diffs
 from relay.errors import Refused
+from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, Programs, apply, assignment
@@ -77,13 +78,19 @@ async def test_conflicts_are_shown_and_other_problems_refused(plane: ControlPlan
 
 
 async def test_components_that_an_agent_lacks(plane: ControlPlane) -> None:
-    available = pb.AvailableComponents()
+    available = pb.AvailableComponents(hash=b"h")
     available.components["receivers"].sub_component_map["otlp"].SetInParent()
+    body = available.SerializeToString(deterministic=True)
     reported = entry("a", tier="prod")
     state = link_pb2.AgentState.FromString(reported.state)
-    state.available_components = available.SerializeToString()
+    state.components_digest = sha256(body)
     reported.state = state.SerializeToString()
-    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[reported]))
+    ack = await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[reported]))
+    assert list(ack.want_effective_configs) == [sha256(body)]
+    assert (await diffed(plane, COLLECTOR))["missing_components"] == []
+    answer = link_pb2.StatusReport(sequence=3)
+    answer.effective_configs.add(digest=sha256(body), body=body)
+    await plane.fleet.report(ONE, answer)
     found = await diffed(plane, COLLECTOR)
     assert found["missing_components"] == [{"agent": "a", "components": ["receivers/kafka"]}]
     assert found["agents_changed"] == 3

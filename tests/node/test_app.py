@@ -10,10 +10,12 @@ import pytest
 
 from relay.control import views
 from relay.errors import StoreError
+from relay.ids import sha256
+from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.testing.certificates import Authority
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-from tests.wire import RawSocket, TestAgent, WebSocketPipe
+from tests.wire import RawSocket, TestAgent, WebSocketPipe, describe
 
 
 async def test_the_control_plane_goes_and_connected_agents_notice_nothing(programs: Programs) -> None:
@@ -213,3 +215,19 @@ async def test_two_nodes_cannot_share_a_folder(programs: Programs) -> None:
     await programs.node()
     with pytest.raises(StoreError):
         await programs.node()
+
+
+async def test_the_components_of_an_agent_reach_the_control_plane(programs: Programs) -> None:
+    control_plane = await programs.control_plane()
+    node = await programs.node(control_plane.ports["link"])
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    message = agent.message(capabilities=0x7807, available_components=pb.AvailableComponents(hash=b"h"))
+    describe(message, "a")
+    assert (await agent.pipe.exchange(message)).flags & pb.ServerToAgentFlags_ReportAvailableComponents
+    listed = pb.AvailableComponents(hash=b"h")
+    listed.components["receivers"].sub_component_map["otlp"].SetInParent()
+    await agent.report(capabilities=0x7807, available_components=listed)
+    digest = sha256(listed.SerializeToString(deterministic=True))
+    assert await eventually(lambda: digest in control_plane.fleet._bodies)
+    assert await control_plane.fleet.components(digest) == listed
+    await agent.close()

@@ -448,3 +448,26 @@ def test_a_change_that_is_taken_back_before_it_was_sent_is_not() -> None:
     world.offer = ONE
     world.session.consider(0.0)
     assert world.session.push(0.0) is None
+
+
+def test_the_list_of_components_is_asked_for_once_a_hash() -> None:
+    world = World()
+    hash_only = pb.AvailableComponents(hash=b"h")
+    listed = pb.AvailableComponents(hash=b"h")
+    listed.components["receivers"].sub_component_map["otlp"].SetInParent()
+    asked = world.hello(capabilities=ALL | 0x4000, available_components=hash_only)
+    assert asked.flags == pb.ServerToAgentFlags_ReportAvailableComponents
+    assert not world.report(capabilities=ALL | 0x4000).flags
+    assert not world.report(capabilities=ALL | 0x4000, available_components=listed).flags
+    assert world.changes & Change.COMPONENTS
+    assert world.record.components_digest
+    assert world.record.available_components == hash_only.SerializeToString()
+    assert not world.report(capabilities=ALL | 0x4000, available_components=hash_only).flags, "it is known"
+    other = pb.AvailableComponents(hash=b"i")
+    assert world.report(capabilities=ALL | 0x4000, available_components=other).flags == 2
+    assert not world.record.components_digest
+    plain = World()
+    assert not plain.hello(available_components=hash_only).flags, "an agent that does not say that it can is not asked"
+    missed = World(Record(UID, 0))
+    both = missed.report(skip=4, capabilities=ALL | 0x4000, available_components=hash_only)
+    assert both.flags == 3

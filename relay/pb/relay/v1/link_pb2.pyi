@@ -254,7 +254,7 @@ class ReportAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., window: _Optional[int] = ..., want_effective_configs: _Optional[_Iterable[bytes]] = ..., list_shards: _Optional[_Iterable[int]] = ..., want_agents: _Optional[_Iterable[bytes]] = ..., released: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AgentState(_message.Message):
-    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "offered_hash", "offers", "offered_at_unix_ms", "healthy_before", "failed", "applied")
+    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "offered_hash", "offers", "offered_at_unix_ms", "healthy_before", "failed", "applied", "components_digest")
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +278,7 @@ class AgentState(_message.Message):
     HEALTHY_BEFORE_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
+    COMPONENTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     instance_uid: bytes
     agent_id: str
     connected: bool
@@ -301,7 +302,8 @@ class AgentState(_message.Message):
     healthy_before: bool
     failed: _containers.RepeatedCompositeFieldContainer[FailedContent]
     applied: _containers.RepeatedCompositeFieldContainer[OfferedSlot]
-    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., offered_hash: _Optional[bytes] = ..., offers: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., offered_at_unix_ms: _Optional[int] = ..., healthy_before: _Optional[bool] = ..., failed: _Optional[_Iterable[_Union[FailedContent, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ...) -> None: ...
+    components_digest: bytes
+    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., offered_hash: _Optional[bytes] = ..., offers: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., offered_at_unix_ms: _Optional[int] = ..., healthy_before: _Optional[bool] = ..., failed: _Optional[_Iterable[_Union[FailedContent, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., components_digest: _Optional[bytes] = ...) -> None: ...
 
 class OfferedSlot(_message.Message):
     __slots__ = ("slot", "assignment", "content_hash", "retry")
