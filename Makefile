@@ -56,4 +56,4 @@ constraints: ## pin all dependencies anew (needs uv)
 	  --no-emit-index-url --no-header --all-extras pyproject.toml -o constraints.txt
 
 clean: ## remove what make made, not your data
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage*

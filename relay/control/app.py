@@ -15,6 +15,7 @@ from relay.aio.tasks import Tasks
 from relay.control import views
 from relay.control.api.app import build_api
 from relay.control.audit import Audit
+from relay.control.checks import Checks
 from relay.control.configs import Configs
 from relay.control.diff import Diffs
 from relay.control.documents import Documents
@@ -77,14 +78,8 @@ class ControlPlane:
         revisions = self.revisions = Revisions(
             database, rules=rules, targets=lambda r, states: self.rollouts.targets_of(r, states)
         )
-        documents = self.documents = Documents(
-            database,
-            revisions,
-            clock=clock,
-            facts=fleet.facts,
-            regions=fleet.live_regions,
-            validation=update.validation,
-        )
+        checks = Checks(facts=fleet.facts, regions=fleet.live_regions, validation=update.validation)
+        documents = self.documents = Documents(database, revisions, checks, clock=clock)
         await documents.load()
         await revisions.load(documents.current.templates, documents.current.assignments)
         await fleet.load()

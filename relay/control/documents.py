@@ -1,22 +1,18 @@
-"""Documents that people apply: checked together, stored in one transaction, or not at all.
-
-What is checked here is what needs the other documents or the fleet: templates that exist and do not change, values that
-every region can resolve, assignments that do not contend for the same agents.
-"""
+"""Documents that people apply: checked together (see `checks`), stored in one transaction, or not at all."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit
+from relay.control.checks import Checks, Library
 from relay.control.revisions import Revisions
 from relay.control.rollouts.model import GlobalRevision
 from relay.control.storage import schema
@@ -24,11 +20,10 @@ from relay.control.storage.database import Database, remove, replace
 from relay.documents import Document, canonical_json, parse
 from relay.errors import NotFound, Outcome, Problem, Refused, StoreError
 from relay.ids import sha256
-from relay.policy import collector, kinds
+from relay.policy import kinds
 from relay.policy import template as templates
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
-from relay.policy.selector import Facts, Matcher, implies
 from relay.policy.strategy import RolloutStrategy
 
 ANONYMOUS = "anonymous"
@@ -61,58 +56,14 @@ class Proposal:
     """Errors in Collectors' configurations."""
 
 
-@dataclass(slots=True)
-class Library:
-    """All documents in force, by kind and key."""
-
-    templates: dict[str, ConfigTemplate] = field(default_factory=dict)
-    assignments: dict[str, ConfigAssignment] = field(default_factory=dict)
-    variables: dict[str, RegionVariables] = field(default_factory=dict)
-    strategies: dict[str, RolloutStrategy] = field(default_factory=dict)
-
-    def of(self, document_or_kind: AnyDocument | str) -> dict[str, Any]:
-        """The documents of one kind."""
-        kind = document_or_kind if isinstance(document_or_kind, str) else document_or_kind.kind
-        by_kind: dict[str, dict[str, Any]] = {
-            "ConfigTemplate": self.templates,
-            "ConfigAssignment": self.assignments,
-            "RegionVariables": self.variables,
-            "RolloutStrategy": self.strategies,
-        }
-        if kind not in by_kind:
-            raise NotFound(f"there is no kind {kind}; there are {', '.join(by_kind)}")
-        return by_kind[kind]
-
-    def copy(self) -> Library:
-        """A library that can be changed without changing this one."""
-        return Library(dict(self.templates), dict(self.assignments), dict(self.variables), dict(self.strategies))
-
-
 class Documents:
-    """The documents of the control plane.
+    """The documents of the control plane."""
 
-    Args:
-        facts: all agents known now, as selectors see them.
-        validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
-        regions: names of those that have agents or a node that is connected.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        revisions: Revisions,
-        *,
-        clock: Clock,
-        facts: Callable[[], Iterable[Facts]],
-        regions: Callable[[], Set[str]],
-        validation: str = "warn",
-    ) -> None:
+    def __init__(self, database: Database, revisions: Revisions, checks: Checks, *, clock: Clock) -> None:
         self._database = database
         self._revisions = revisions
+        self._checks = checks
         self._clock = clock
-        self._facts = facts
-        self._regions = regions
-        self._validation = validation
         self.current = Library()
 
     async def load(self) -> None:
@@ -149,7 +100,7 @@ class Documents:
     async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool, actor: str) -> list[Applied]:
         proposal = self.propose(parsed)
         problems = [*proposal.problems, *proposal.conflicts]
-        if self._validation == "enforce":
+        if self._checks.validation == "enforce":
             problems += proposal.findings
         if problems:
             raise Refused(problems)
@@ -173,122 +124,18 @@ class Documents:
                 continue
             held[document.key] = document
             proposal.changed.append(document)
-            findings = self._findings(source, document)
+            findings = self._checks.findings(source, document)
             proposal.findings += [problem for problem, is_error in findings if is_error]
             warnings = tuple(str(problem) for problem, _ in findings)
             proposal.applied.append(_applied(document, "configured" if before else "created", before, warnings))
         sources: dict[tuple[str, str], Document] = {(d.kind, d.key): s for s, d in parsed}
-        proposal.problems += self._check(library, proposal.changed, sources)
+        proposal.problems += self._checks.problems(library, proposal.changed, sources)
         moved = [d for d in proposal.changed if isinstance(d, ConfigAssignment)]
         proposal.conflicts += [
-            sources[(a.kind, a.key)].problem("spec.priority", reason) for a, reason in self._conflicts(library, moved)
+            sources[(a.kind, a.key)].problem("spec.priority", reason)
+            for a, reason in self._checks.conflicts(library, moved)
         ]
         return proposal
-
-    def _findings(self, source: Document, document: AnyDocument) -> list[tuple[Problem, bool]]:
-        """(what is wrong with a template as a Collector's configuration, whether it is an error)."""
-        if self._validation == "off" or not isinstance(document, ConfigTemplate):
-            return []
-        if not collector.is_collector_config(document.spec.config):
-            return []
-        return [
-            (source.problem(f"spec.config.{f.path}", f.reason), f.is_error)
-            for f in collector.check(document.spec.config)
-        ]
-
-    def _check(
-        self, library: Library, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
-    ) -> list[Problem]:
-        """What is wrong with `library` because of the documents in `changed`."""
-        problems: list[Problem] = []
-        variables_changed = [d for d in changed if isinstance(d, RegionVariables)]
-        own_keys = {d.key for d in changed if isinstance(d, ConfigAssignment)}
-        for assignment in library.assignments.values():
-            own = sources.get(("ConfigAssignment", assignment.key)) if assignment.key in own_keys else None
-            blamed = own or (sources[("RegionVariables", variables_changed[0].key)] if variables_changed else None)
-            if blamed is None:
-                continue
-            reference = assignment.spec.template
-            template = library.templates.get(f"{reference.name}@{reference.version}")
-            if template is None:
-                reason = f"there is no ConfigTemplate {reference.name}@{reference.version}"
-                problems.append(blamed.problem("spec.template", reason))
-                continue
-            for path, reason in self._unresolved(library, assignment, template):
-                if own is not None:
-                    problems.append(own.problem(path, reason))
-                else:
-                    problems.append(blamed.problem("spec.values", f"ConfigAssignment {assignment.key}: {reason}"))
-            if assignment.spec.strategy is not None and assignment.spec.strategy not in library.strategies:
-                reason = f"there is no RolloutStrategy {assignment.spec.strategy}"
-                problems.append(blamed.problem("spec.strategy", reason))
-        for strategy in (d for d in changed if isinstance(d, RolloutStrategy)):
-            source = sources[strategy.kind, strategy.key]
-            for i, window in enumerate(strategy.spec.windows):
-                if not _is_time_zone(window.time_zone):
-                    path = f"spec.windows.{i}.time_zone"
-                    problems.append(source.problem(path, f"{window.time_zone!r} is not a time zone"))
-        return problems
-
-    def _unresolved(
-        self, library: Library, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
-    ) -> list[tuple[str, str]]:
-        """(path, reason) of values that a region with variables, or the one that is selected, could not resolve.
-
-        A region that has only nodes is not looked at, unless it is in `also`: one that joins later must not stand in the
-        way of every change. There the node rejects the assignment, and says so.
-        """
-        wanted = assignment.spec.target_selector.labels.get("region")
-        # A region without variables of its own, known or not, shows as the empty one.
-        regions = {str(wanted)} if wanted is not None else library.variables.keys() | {""} | also
-        found: dict[tuple[str, str], None] = {}
-        for region in sorted(regions):
-            variables = library.variables.get(region)
-            _, problems = templates.resolve(
-                template, assignment.spec.values, variables.spec.values if variables else {}
-            )
-            # The empty region stands for one that nobody knows yet: it counts only where there is no other.
-            if region == "" and len(regions - {""}) > 0:
-                problems = [(name, reason) for name, reason in problems if name in assignment.spec.values]
-            for name, reason in problems:
-                where = f" in region {region}" if region and name not in assignment.spec.values else ""
-                path = f"spec.values.{name}" if name in assignment.spec.values else "spec.values"
-                found[path, reason + where] = None
-        return list(found)
-
-    def _conflicts(self, library: Library, moved: list[ConfigAssignment]) -> list[tuple[ConfigAssignment, str]]:
-        """Assignments of one priority and slot that contend for the same agents."""
-        groups: dict[tuple[int, str], list[ConfigAssignment]] = {}
-        for assignment in library.assignments.values():
-            groups.setdefault((assignment.spec.priority, assignment.spec.slot), []).append(assignment)
-        keys = {a.key for a in moved}
-        found: list[tuple[ConfigAssignment, str]] = []
-        facts: list[Facts] | None = None
-        for (priority, slot), group in groups.items():
-            if len(group) < 2 or not any(a.key in keys for a in group):
-                continue
-            if facts is None:
-                facts = list(self._facts())
-            matcher = Matcher([a.spec.target_selector for a in group])
-            vectors = {matcher.vector(agent): agent.agent_id for agent in facts}
-            for i, one in enumerate(group):
-                for j, other in enumerate(group[:i]):
-                    if one.key not in keys and other.key not in keys:
-                        continue
-                    blamed, named = (one, other) if one.key in keys else (other, one)
-                    selectors = one.spec.target_selector, other.spec.target_selector
-                    reason = f"ConfigAssignment {named.key} has the same priority {priority}"
-                    if slot:
-                        reason += f" and slot {slot}"
-                    if implies(*selectors) or implies(*reversed(selectors)):
-                        found.append((blamed, f"{reason}, and agents of the one are agents of the other"))
-                        continue
-                    both = next(
-                        (name for v, name in vectors.items() if matcher.matches(i, v) and matcher.matches(j, v)), None
-                    )
-                    if both is not None:
-                        found.append((blamed, f"{reason}, and agent {both} matches both"))
-        return found
 
     async def again(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
         """Make an assignment ask again for what it asked for earlier; its slot, priority and strategy stay.
@@ -341,8 +188,7 @@ class Documents:
             for assignment in library.assignments.values():
                 reference = assignment.spec.template
                 template = library.templates[f"{reference.name}@{reference.version}"]
-                also = {key} if key in self._regions() else set()
-                for _, reason in self._unresolved(library, assignment, template, also):
+                for _, reason in self._checks.unresolved(library, assignment, template, self._checks.live(key)):
                     problems.append(source.problem("", f"ConfigAssignment {assignment.key}: {reason}"))
         elif isinstance(document, RolloutStrategy):
             users = {a.key for a in library.assignments.values() if a.spec.strategy == key}
@@ -408,14 +254,6 @@ class Documents:
 
 def _digest(document: AnyDocument | None) -> str:
     return "" if document is None else sha256(canonical_json(document.model_dump(exclude_unset=True))).hex()[:16]
-
-
-def _is_time_zone(name: str) -> bool:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        return False
-    return True
 
 
 def _applied(document: AnyDocument, action: str, before: AnyDocument | None, warnings: tuple[str, ...] = ()) -> Applied:

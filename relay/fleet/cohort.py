@@ -6,6 +6,7 @@ changes it makes every cohort stale, and agents are placed anew when they are ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from relay.fleet.facts import facts_of
@@ -70,8 +71,28 @@ class Cohorts:
         self._halted, self._frozen = halted, frozen
         return self.change(self.snapshot)
 
-    def change(self, snapshot: Snapshot) -> bool:
+    def prepare(self, snapshot: Snapshot) -> dict[bytes, bytes]:
+        """Render what the cohorts there are would get by a policy. Slow, and changes nothing: to be called in a thread.
+
+        Returns:
+            Content hash → bytes, for `change`.
+        """
+        evaluator = Evaluator(snapshot, halted=self._halted, frozen=self._frozen)
+        if evaluator.keying != self._evaluator.keying:
+            return {}
+        rendered: dict[bytes, bytes] = {}
+        for decision in map(evaluator.decide, list(self._cohorts)):
+            for choice in decision.choices if decision is not None else ():
+                key = choice.content.content_hash
+                if key not in rendered and key not in self._rendered:
+                    rendered[key] = choice.content.render()
+        return rendered
+
+    def change(self, snapshot: Snapshot, rendered: Mapping[bytes, bytes] | None = None) -> bool:
         """Put a new policy in force. Offers are made when first asked for.
+
+        Args:
+            rendered: what `prepare` gave.
 
         Returns:
             Whether any agent's answer may have changed.
@@ -80,7 +101,7 @@ class Cohorts:
         keying_changed = evaluator.keying != self._evaluator.keying
         self._evaluator = evaluator
         self._offers_before, self._offers = self._offers, {}
-        self._rendered_before, self._rendered = self._rendered, {}
+        self._rendered_before, self._rendered = self._rendered, dict(rendered or {})
         if keying_changed:
             self._generation += 1
             self._cohorts = {}

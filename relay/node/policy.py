@@ -105,11 +105,12 @@ class PolicyHolder:
         """
         # In a thread: a thousand documents take a tenth of a second to check, and agents are answered meanwhile.
         snapshot = await asyncio.to_thread(build, candidate.resources, self._cohorts.snapshot)
+        rendered = await asyncio.to_thread(self._cohorts.prepare, snapshot)
         outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed)
         writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
         writes[_VERSION_KEY] = json.dumps(candidate.version).encode()
         await self._store.commit(_BUCKET, writes)
-        changed = self._cohorts.change(snapshot)
+        changed = self._cohorts.change(snapshot, rendered)
         self._forget_halts()
         changed |= self._restrict(frozenset())
         ack = self.receiver.accept(outcome)

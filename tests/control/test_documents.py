@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from relay.control.app import ControlPlane
 from relay.control.storage import schema
 from relay.errors import NotFound, Refused, StoreError
-from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, Programs, assignment
 
 TYPED = """
@@ -105,47 +104,6 @@ async def test_placeholders_are_checked_with_their_line(plane: ControlPlane) -> 
     assert problem == "f.yaml:10: spec.config.service.telemetry.logs.level: variable levle is not declared"
 
 
-async def test_values_may_come_from_the_region(plane: ControlPlane) -> None:
-    assert "requires a value for where" in (await refused(plane, TYPED, typed("a")))[0]
-    await actions(plane, TYPED, typed("a"), variables("eu", "{where: here}"))
-    (problem,) = await refused(plane, variables("eu", "{other: 1}"))
-    assert "ConfigAssignment a: typed@v1 requires a value for where in region eu" in problem
-    (problem,) = await refused(plane, typed("b", region="us", priority=1))
-    assert "in region us" in problem
-
-
-@pytest.mark.parametrize(
-    ("one", "two"), [("{}", "{}"), ("{labels: {a: x}}", "{labels: {a: x, b: y}}"), ("{}", "{agent_ids: [p]}")]
-)
-async def test_contending_assignments_are_refused(plane: ControlPlane, one: str, two: str) -> None:
-    (problem,) = await refused(plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two))
-    assert "has the same priority 0, and agents of the one are agents of the other" in problem
-    await actions(
-        plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two, priority=1),
-        assignment("c", selector=two, slot="other"),
-    )  # fmt: skip
-
-
-async def test_selectors_that_may_overlap_are_refused_if_a_known_agent_matches_both(
-    programs: Programs, plane: ControlPlane
-) -> None:
-    from tests.conftest import eventually
-    from tests.wire import TestAgent
-
-    node = await programs.node(plane.ports["link"])
-    agent = await TestAgent.over("websocket", node.ports, "both")
-    await agent.hello(a="x", b="y")
-    await eventually(lambda: plane.fleet.agents)
-    (problem,) = await refused(
-        plane, TEMPLATE, assignment("a", selector="{labels: {a: x}}"), assignment("b", selector="{labels: {b: y}}")
-    )
-    assert "agent both matches both" in problem
-    await actions(
-        plane, TEMPLATE, assignment("a", selector="{labels: {a: x}}"), assignment("b", selector="{labels: {b: z}}")
-    )
-    await agent.close()
-
-
 async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
     await actions(
         plane,
@@ -167,15 +125,6 @@ async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
             plane.documents.get(kind, "basic@v1")
 
 
-async def test_variables_that_a_region_with_nodes_needs_stay(plane: ControlPlane) -> None:
-    texts = [TYPED, variables("eu", "{where: here}"), variables("us", "{where: there}"), typed("a")]
-    await actions(plane, *texts)
-    await plane.fleet.node_reporting(link_pb2.NodeIdentity(region="eu", name="one"))
-    with pytest.raises(Refused, match="requires a value for where in region eu"):
-        await plane.documents.delete("RegionVariables", "eu")
-    await plane.documents.delete("RegionVariables", "us")
-
-
 async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(programs: Programs) -> None:
     plane = await programs.control_plane()
     await actions(plane, TEMPLATE)
@@ -184,20 +133,6 @@ async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(prog
     await programs.stop(plane)
     with pytest.raises(StoreError, match="ConfigTemplate basic@v1 in the database cannot be read"):
         await programs.control_plane()
-
-
-async def test_strategies_are_known_and_stay_while_in_use(plane: ControlPlane) -> None:
-    strategy = (
-        "---\napiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {name: canary}\n"
-        "spec: {stages: [{name: a, percentage: 5}], windows: [{time_zone: Europe/Berlin}]}\n"
-    )
-    named = assignment("a") + "  strategy: canary\n"
-    assert await refused(plane, TEMPLATE, named) == ["f.yaml:22: spec.strategy: there is no RolloutStrategy canary"]
-    wrong = strategy.replace("Europe/Berlin", "Europe/Nowhere")
-    assert any("'Europe/Nowhere' is not a time zone" in p for p in await refused(plane, wrong))
-    await actions(plane, TEMPLATE, strategy, named)
-    with pytest.raises(Refused, match="in use by ConfigAssignment a"):
-        await plane.documents.delete("RolloutStrategy", "canary")
 
 
 async def test_documents_survive_a_restart(programs: Programs, plane: ControlPlane) -> None:

@@ -1,8 +1,10 @@
+import pytest
+
 from relay.fleet.cohort import Cohorts
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import Published, Snapshot, build
+from relay.policy.snapshot import Content, Published, Snapshot, build
 from tests.fleet.agents import record
 from tests.policy.published import published, resources, revision
 
@@ -94,3 +96,20 @@ def test_capabilities_split_cohorts_and_no_match_offers_nothing() -> None:
     assert len(cohorts) == 2
     cohorts.change(snapshot())
     assert cohorts.offer(record()) is None
+
+
+def test_what_is_prepared_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("a", stable=revision(1))))
+    first = cohorts.offer(record())
+    following = snapshot(published("a", stable=revision(2)))
+    rendered = cohorts.prepare(following)
+    assert len(rendered) == 1
+    assert cohorts.offer(record()) is first, "nothing has changed yet"
+    monkeypatch.setattr(Content, "render", None)
+    assert cohorts.change(following, rendered)
+    offer = cohorts.offer(record())
+    assert offer is not None
+    assert b"rate: 2" in offer.field
+    assert cohorts.prepare(following) == {}
+    assert cohorts.prepare(snapshot(published("a", stable=revision(3), selector=Selector(labels={"t": "x"})))) == {}
