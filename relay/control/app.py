@@ -76,7 +76,7 @@ class ControlPlane:
         update = settings.policies.config_update
         rules = Rules(**update.model_dump(exclude={"validation"}))
         revisions = self.revisions = Revisions(
-            database, rules=rules, targets=lambda r, states: self.rollouts.targets_of(r, states)
+            database, rules=rules, targets=lambda r, advance: self.rollouts.targets_of(r, advance)
         )
         checks = Checks(facts=fleet.facts, regions=fleet.live_regions, validation=update.validation)
         documents = self.documents = Documents(database, revisions, checks, clock=clock)

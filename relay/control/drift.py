@@ -8,7 +8,7 @@ from typing import Any
 
 from relay.control import views
 from relay.control.fleet import Agent, Fleet
-from relay.control.revisions import AssignmentState, Revisions
+from relay.control.revisions import AssignmentState, Revisions, content_inputs
 from relay.documents import parse
 from relay.errors import NotFound, Refused
 from relay.policy import selector
@@ -44,7 +44,7 @@ async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
 
 def _rendered(revisions: Revisions, state: AssignmentState, region: str) -> Mapping[str, Any] | None:
     assert state.declared is not None
-    template, values = revisions.content_inputs(state.declared, region)
+    template, values = content_inputs(revisions.same(), state.declared, region)
     resolved, problems = templates.resolve(template, state.declared.values, values)
     return None if problems else _parsed(templates.render(template, resolved))
 

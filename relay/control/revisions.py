@@ -123,10 +123,6 @@ class AssignmentState:
         return moved.after(rollout)
 
 
-Targets = Callable[[Rollout, Mapping[str, AssignmentState]], list[tuple[str, str]]]
-"""(region, agent id) of all agents that a rollout is for, given all assignments."""
-
-
 @dataclass(slots=True)
 class Advance:
     """What follows from a change; nothing counts before it is stored."""
@@ -138,6 +134,18 @@ class Advance:
     """Those that are new or took a step."""
     gone: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Assignment that was deleted → (number, retry) that it had reached: names and generations are never used twice."""
+
+
+Targets = Callable[[Rollout, Advance], list[tuple[str, str]]]
+"""(region, agent id) of all agents for which a rollout changes something, where the advance is in force."""
+
+
+def content_inputs(advance: Advance, revision: GlobalRevision, region: str) -> tuple[ConfigTemplate, Mapping[str, Any]]:
+    """The template of a revision, and the values of a region's variables that it pins."""
+    pin = revision.variables.get(region, "")
+    payload = advance.contents.get(f"RegionVariables/{pin}") if pin else None
+    values = RegionVariables.model_validate_json(payload).spec.values if payload else {}
+    return advance.templates[revision.template], values
 
 
 class Revisions:
@@ -298,7 +306,7 @@ class Revisions:
         elif rollout.candidate == state.stable:
             begun = plan.complete_at_once(rollout, "back to the stable revision", now_ms)
         else:
-            begun = plan.begin(rollout, self._targets(rollout, advance.states), now_ms)
+            begun = plan.begin(rollout, self._targets(rollout, advance), now_ms)
         old, after = state.rollout, state.after(begun)
         if old is not None and old.active:
             ended = plan.supersede(old, rollout.name, now_ms)
@@ -398,13 +406,6 @@ class Revisions:
     def users_of_template(self, key: str) -> set[str]:
         """Assignments of which a revision pins this NAME@VERSION."""
         return {s.name for s in self.states.values() if any(r.template == key for r in s.revisions)}
-
-    def content_inputs(self, revision: GlobalRevision, region: str) -> tuple[ConfigTemplate, Mapping[str, Any]]:
-        """The template of a revision, and the values of a region's variables that it pins."""
-        pin = revision.variables.get(region, "")
-        payload = self._contents.get(f"RegionVariables/{pin}") if pin else None
-        values = RegionVariables.model_validate_json(payload).spec.values if payload else {}
-        return self._templates[revision.template], values
 
     def resources(self, region: str) -> dict[str, bytes]:
         """Everything that a region is to hold: name → payload."""

@@ -290,6 +290,10 @@ def _add_guards(api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset
             ]
         return problem(STATUS[error.outcome], str(error), problems=details)
 
+    @api.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        return problem(500, f"internal error ({type(error).__name__}); the log has it")
+
     @api.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
         return problem(error.status_code, str(error.detail))

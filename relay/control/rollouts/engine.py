@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from relay.aio.clock import Clock
 from relay.control import audit, notify
 from relay.control.fleet import Agent, Fleet
-from relay.control.revisions import Advance, AssignmentState, Revisions
+from relay.control.revisions import Advance, AssignmentState, Revisions, content_inputs
 from relay.control.rollouts import gates, plan, targets
 from relay.control.rollouts.model import ACTIVE, GOING, Counts, Gate, GlobalRevision, RegionView, Rollout, State
 from relay.control.rollouts.view import rollout_view
@@ -32,7 +32,6 @@ from relay.policy import rollout as buckets
 from relay.policy import template as templates
 
 _log = log.get("opamp-relay.rollouts")
-_MOST_HASHES = 10_000
 _SETTLE_S = 30.0
 _STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
 _SAME = (b"", b"")
@@ -69,18 +68,17 @@ class Rollouts:
         self._version = version
         self._unpublished = False
         """A step was stored, and the regions have yet to be told."""
-        self._hashes: dict[tuple[str, str, str], bytes] = {}
-        """(rollout, `candidate` or `stable`, region) → content hash there; empty where there is none."""
         self._began = clock.monotonic()
 
     # ---- looking
 
-    def targets_of(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[str, str]]:
-        """(region, agent id) of every agent for which a rollout changes something."""
+    def targets_of(self, rollout: Rollout, advance: Advance) -> list[tuple[str, str]]:
+        """(region, agent id) of every agent for which a rollout changes something, where `advance` is in force."""
+        contents = _Contents(rollout, advance)
         return [
             (target.region, target.agent_id)
-            for target, _ in self._targets(rollout, states)
-            if self._contents(rollout, target) != _SAME
+            for target, _ in self._targets(rollout, advance.states)
+            if contents.of(target) != _SAME
         ]
 
     def _targets(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[targets.Target, Agent]]:
@@ -116,8 +114,9 @@ class Rollouts:
         now_ms = self._clock.unix_ms()
         tally: Counter[tuple[str, Counts]] = Counter()
         goals = []
+        made = _Contents(rollout, self.revisions.same())
         for target, agent in self._targets(rollout, self.revisions.states):
-            contents = self._contents(rollout, target)
+            contents = made.of(target)
             if contents == _SAME:
                 continue
             goals.append((target.region, target.agent_id))
@@ -141,22 +140,14 @@ class Rollouts:
         for (region, one), number in tally.items():
             counts[region] = counts.get(region, Counts()) + one * number
         concerned = {region: total for region, total in counts.items() if total.targets or total.holding}
-        return {region: self._region_view(region, rollout, total) for region, total in concerned.items()}, goals
+        return {region: self._region_view(region, rollout, total, made) for region, total in concerned.items()}, goals
 
-    def _contents(self, rollout: Rollout, target: targets.Target) -> tuple[bytes | None, bytes | None] | None:
-        """(content hash by the candidate, by the stable revision) for an agent; None where the region cannot render it."""
-        candidate = self._content_hash(rollout, "candidate", target.region) if target.chosen else None
-        stable = self._content_hash(rollout, "stable", target.region) if target.had else None
-        if target.chosen and candidate is None:
-            return None
-        return _SAME if candidate == stable else (candidate, stable)
-
-    def _region_view(self, region: str, rollout: Rollout, counts: Counts) -> RegionView:
+    def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: _Contents) -> RegionView:
         wanted = self._version(region)
         nodes = [n for n in self._fleet.nodes.values() if n.region == region and (n.agents or n.connected)]
         resource = f"ConfigAssignment/{rollout.assignment}"
         refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
-        if self._content_hash(rollout, "candidate", region) is None:
+        if made.candidate(region) is None:
             refused.append("its values do not resolve there")
         return RegionView(
             counts,
@@ -165,16 +156,6 @@ class Rollouts:
             halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
             refused="; ".join(dict.fromkeys(refused)),
         )
-
-    def _content_hash(self, rollout: Rollout, which: str, region: str) -> bytes | None:
-        """Hash of the candidate or of the stable revision in a region; None where the region cannot render it."""
-        key = (rollout.name, which, region)
-        if len(self._hashes) > _MOST_HASHES:
-            self._hashes.clear()
-        if key not in self._hashes:
-            revision = rollout.candidate if which == "candidate" else rollout.stable
-            self._hashes[key] = (content_hash(self.revisions, revision, region) if revision else None) or b""
-        return self._hashes[key] or None
 
     # ---- stepping
 
@@ -427,9 +408,40 @@ class Rollouts:
         return found
 
 
-def content_hash(revisions: Revisions, revision: GlobalRevision, region: str) -> bytes | None:
+class _Contents:
+    """What a rollout gives, by region; worked out once a look."""
+
+    def __init__(self, rollout: Rollout, advance: Advance) -> None:
+        self._rollout = rollout
+        self._advance = advance
+        self._candidates: dict[str, bytes | None] = {}
+        self._stables: dict[str, bytes | None] = {}
+
+    def candidate(self, region: str) -> bytes | None:
+        """Content hash of the candidate; None where the region cannot render it."""
+        if region not in self._candidates:
+            self._candidates[region] = content_hash(self._advance, self._rollout.candidate, region)
+        return self._candidates[region]
+
+    def stable(self, region: str) -> bytes | None:
+        """Content hash of the stable revision; None where there is none."""
+        if region not in self._stables:
+            stable = self._rollout.stable
+            self._stables[region] = content_hash(self._advance, stable, region) if stable is not None else None
+        return self._stables[region]
+
+    def of(self, target: targets.Target) -> tuple[bytes | None, bytes | None] | None:
+        """(content hash by the candidate, by the stable revision) for an agent; None where the region cannot render it."""
+        candidate = self.candidate(target.region) if target.chosen else None
+        stable = self.stable(target.region) if target.had else None
+        if target.chosen and candidate is None:
+            return None
+        return _SAME if candidate == stable else (candidate, stable)
+
+
+def content_hash(advance: Advance, revision: GlobalRevision, region: str) -> bytes | None:
     """The content hash of a revision in a region; None where its values do not resolve there."""
-    template, values = revisions.content_inputs(revision, region)
+    template, values = content_inputs(advance, revision, region)
     resolved, problems = templates.resolve(template, revision.values, values)
     if problems:
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relay.control.app import ControlPlane
+from relay.control.diff import Diffs
 from relay.errors import Conflict, NotFound, Refused
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -339,6 +340,27 @@ async def test_a_fix_does_not_bring_a_failed_candidate_back(programs: Programs, 
     await state_is(plane, "a-3", "completed")
     assert plane.revisions.states["a"].layers == ()
     assert fleet.running(3) == 20
+
+
+async def test_a_new_template_and_its_assignment_may_come_together(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, TWO, count=4)
+    second = "---" + TEMPLATE.replace("version: v1", "version: v2")
+    await change(plane, second + staged(2, version="v2"))
+    await state_is(plane, "a-2", "completed")
+    assert fleet.running(2) == 4
+
+
+async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=4)
+    diffs = Diffs(plane.documents, plane.revisions, plane.fleet, clock=plane._clock)
+    assert (await diffs.diff([("f", staged(9))]))["agents_changed"] == 4
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 2)
+
+    async def offered() -> bool:
+        return bool((await plane.rollouts.status("a-2"))["stages"][0]["counts"]["offered"] == 2)
+
+    await eventually(offered)
 
 
 async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
