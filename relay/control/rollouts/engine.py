@@ -305,7 +305,14 @@ class Rollouts:
             if before.state in GOING or before.state is State.COMPLETED:
                 after = before
                 if before.state in GOING:
-                    after = dataclasses.replace(before, state=State.RUNNING, stage_started_ms=self._now, reason="")
+                    after = dataclasses.replace(
+                        before,
+                        state=State.RUNNING,
+                        stage_started_ms=self._now,
+                        reason="",
+                        failed=False,
+                        passed=before.passed[: before.stage],
+                    )
                 advance.states[state.name] = dataclasses.replace(raised, rollout=after)
                 advance.rollouts.append(after)
             elif before.state in ACTIVE:

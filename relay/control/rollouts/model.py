@@ -148,7 +148,7 @@ class RegionView:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A stage that is over."""
+    """A stage that is over, well or not."""
 
     started_ms: int
     ended_ms: int

@@ -80,16 +80,21 @@ def _enter(rollout: Rollout, stage: int, targets: Targets, now_ms: int) -> Rollo
 
 def advance(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], targets: Targets, now_ms: int) -> Rollout:
     """Leave the current stage for the next, or for the end."""
+    rollout = _recorded(rollout, gate, regions, now_ms)
+    if rollout.stage + 1 < len(rollout.strategy.stages):
+        return _enter(rollout, rollout.stage + 1, targets, now_ms)
+    return _end(rollout, State.COMPLETED, gate.reason, now_ms)
+
+
+def _recorded(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
+    """With what the current stage came to."""
     record = Passed(
         rollout.stage_started_ms,
         now_ms,
         total_of(regions).plain(),
         {"verdict": gate.verdict.value, "reason": gate.reason},
     )
-    rollout = dataclasses.replace(rollout, passed=(*rollout.passed, record))
-    if rollout.stage + 1 < len(rollout.strategy.stages):
-        return _enter(rollout, rollout.stage + 1, targets, now_ms)
-    return _end(rollout, State.COMPLETED, gate.reason, now_ms)
+    return dataclasses.replace(rollout, passed=(*rollout.passed[: rollout.stage], record))
 
 
 def _end(rollout: Rollout, state: State, reason: str, now_ms: int) -> Rollout:
@@ -110,7 +115,7 @@ def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, 
             return again
     gate = verdict(rollout, regions, now_ms)
     if gate.verdict is Verdict.FAIL:
-        return fail(rollout, gate.reason, now_ms)
+        return fail(_recorded(rollout, gate, regions, now_ms), gate.reason)
     if gate.verdict is Verdict.PASS:
         return advance(rollout, gate, regions, targets, now_ms)
     state = State.HELD if gate.verdict is Verdict.HOLD else State.RUNNING
@@ -129,7 +134,7 @@ def verdict(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) ->
     return gate
 
 
-def fail(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
+def fail(rollout: Rollout, reason: str) -> Rollout:
     """A stage failed: what the strategy or the settings say happens."""
     stage = rollout.current.name
     rollout = dataclasses.replace(rollout, failed=True)
@@ -211,7 +216,7 @@ def pause(rollout: Rollout, reason: str) -> Rollout:
 def resume(rollout: Rollout) -> Rollout:
     """Go on after a pause."""
     _expect(rollout, [State.PAUSED], "resumed")
-    return dataclasses.replace(rollout, state=State.RUNNING, reason="")
+    return dataclasses.replace(rollout, state=State.RUNNING, reason="", passed=rollout.passed[: rollout.stage])
 
 
 def promote(

@@ -56,7 +56,7 @@ def _stages(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | No
         if i < len(rollout.passed):
             passed = rollout.passed[i]
             view |= {
-                "state": "passed",
+                "state": "passed" if passed.gate["verdict"] == "pass" else "failed",
                 "started": rfc3339(passed.started_ms),
                 "counts": passed.counts,
                 "gate": passed.gate,

@@ -88,10 +88,12 @@ def test_a_bad_stage_rolls_back_or_pauses() -> None:
     back = plan.step(begun(), BAD, agents("eu", 20), NOW + 1)
     assert back.state is State.ROLLING_BACK
     assert "stage canary failed" in back.reason
+    assert (back.passed[0].counts["failed"], back.passed[0].gate["verdict"]) == (4, "fail")
     assert plan.step(back, BAD, [], NOW + 2) is back, "one agent still has it"
     assert plan.step(back, {}, [], NOW + 3).state is State.ROLLED_BACK
     paused = plan.step(begun(on_failure="pause"), BAD, agents("eu", 20), NOW + 1)
     assert paused.state is State.PAUSED
+    assert plan.resume(paused).passed == ()
     assert plan.step(paused, GOOD, [], NOW + 2) is paused
 
 

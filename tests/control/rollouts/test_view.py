@@ -1,5 +1,3 @@
-import dataclasses
-
 from relay.control.rollouts import plan
 from relay.control.rollouts.model import Counts, Gate, RegionView, State, Verdict
 from relay.control.rollouts.view import rollout_view
@@ -13,9 +11,8 @@ GATE = Gate(Verdict.WAITING, "5m left")
 
 
 def test_a_rollout_that_is_going_on() -> None:
-    second = dataclasses.replace(
-        plan.advance(plan.begin(rollout(), [("eu", "x")], 1000), GATE, REGIONS, [("eu", "x")], 2000), reason=""
-    )
+    first = plan.begin(rollout(), [("eu", "x")], 1000)
+    second = plan.advance(first, Gate(Verdict.PASS, "all well"), REGIONS, [("eu", "x")], 2000)
     view = rollout_view(second, REGIONS, GATE)
     assert (view["state"], view["stage"]) == ("running", 1)
     assert [s["state"] for s in view["stages"]] == ["passed", "current", "waiting"]
