@@ -68,6 +68,8 @@ class Agent:
     reports_status: bool = False
     facts: Facts | None = None
     """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
+    listed: tuple[tuple[frozenset[str], bool], str] | None = None
+    """What it looks like in lists; see `views.listed`."""
 
 
 @dataclass(slots=True)
@@ -195,7 +197,7 @@ class Fleet:
         node.incarnation = identity_.incarnation
         node.turned_away = set()
         for uid in node.agents:
-            self.agents[uid].facts = None
+            self.agents[uid].facts = self.agents[uid].listed = None
         try:
             await self._store_nodes([node])
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -50,6 +51,16 @@ def of(fleet: Fleet, agent: Agent, fields: frozenset[str] = frozenset()) -> dict
         trusted=node.trusted,
         fields=fields,
     )
+
+
+def listed(fleet: Fleet, agent: Agent, fields: frozenset[str]) -> str:
+    """`of` as JSON. That of some fields, as lists of all agents ask for them, is kept until the agent changes."""
+    if not fields:
+        return json.dumps(of(fleet, agent))
+    key = (fields, fleet.nodes[agent.node].connected)
+    if agent.listed is None or agent.listed[0] != key:
+        agent.listed = (key, json.dumps(of(fleet, agent, fields)))
+    return agent.listed[1]
 
 
 def find(fleet: Fleet, name: str) -> Agent:

@@ -37,3 +37,21 @@ async def test_nodes_and_regions(fleet: Fleet) -> None:
     (region,) = views.regions(fleet)
     assert (region["connected"], region["unknown"]) == (0, 2)
     assert views.of(fleet, views.find(fleet, "a"))["connected"] is None
+
+
+async def test_lists_are_kept_until_something_changes(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    fields = frozenset({"agent_id", "connected"})
+
+    def listed() -> str:
+        return views.listed(fleet, views.find(fleet, "a"), fields)
+
+    assert listed() == '{"agent_id": "a", "connected": true}'
+    assert listed() is listed()
+    fleet.node_gone(ONE)
+    assert listed() == '{"agent_id": "a", "connected": null}'
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", connected=False)]))
+    assert listed() == '{"agent_id": "a", "connected": false}'
+    assert '"labels"' in views.listed(fleet, views.find(fleet, "a"), frozenset())

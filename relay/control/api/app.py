@@ -7,7 +7,6 @@ must be application/json, which such a page may not send unasked, and the Host m
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -237,7 +236,7 @@ async def _agents(
     part, separator = "[", ""
     for i, row in enumerate(rows):
         if not wanted or views.matches(fleet, row, wanted):
-            part += separator + json.dumps(views.of(fleet, row, keep))
+            part += separator + views.listed(fleet, row, keep)
             separator = ",\n"
         if i % _SLICE == _SLICE - 1:
             yield part.encode()
