@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reac
 from __future__ import annotations
 
 import gc
+import os
 import re
 import sys
 from typing import Annotated, Any
@@ -69,9 +70,15 @@ def main() -> None:
 
 @app.callback()
 def _options(
+    server: Annotated[str, typer.Option(help="URL of the control plane's admin API")] = "",
+    who: Annotated[str, typer.Option("--as", help="who you are; recorded as unverified")] = "",
     version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="and exit")] = False,
 ) -> None:
     """The people's client of the control plane."""
+    # Commands take both as well: before or behind the command is the same.
+    for name, value in (("OPAMPCTL_SERVER", server), ("OPAMPCTL_AS", who)):
+        if value:
+            os.environ[name] = value
 
 
 @app.command()

@@ -8,10 +8,8 @@ from typing import Any
 
 from relay.control.fleet import Agent, Fleet
 from relay.errors import NotFound
-from relay.fleet.facts import labels_of
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
-from relay.opamp import identity
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import canonical
 
@@ -34,9 +32,7 @@ def rows(fleet: Fleet) -> list[Agent]:
 
 def matches(fleet: Fleet, agent: Agent, wanted: dict[str, str]) -> bool:
     """Whether an agent has all these labels (values as text)."""
-    node = fleet.nodes[agent.node]
-    description = link_pb2.AgentState.FromString(agent.state).agent_description
-    labels = labels_of(identity.attributes(description), node.region, node.trusted)
+    labels = fleet.facts_of(agent).labels
     return all(key in labels and _as_text(labels[key]) == value for key, value in wanted.items())
 
 

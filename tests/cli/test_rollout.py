@@ -21,7 +21,7 @@ async def test_a_rollout_on_the_command_line(desk: Desk) -> None:
     wrong = await desk.ctl("rollout", "promote", "a-1", "--stage", "nonsense")
     assert wrong.status == 2
     assert (await desk.ctl("rollout", "pause", "a-1", "--reason", "lunch", "--as", "bob")).out == "a-1 paused: lunch\n"
-    assert (await desk.ctl("rollout", "resume", "a-1")).out == "a-1 running\n"
+    assert (await desk.ctl("--as", "eve", "rollout", "resume", "a-1")).out == "a-1 running\n"
     assert (await desk.ctl("rollout", "promote", "a-1", "--stage", "canary")).status == 0
     late = await desk.ctl("rollout", "promote", "a-1", "--stage", "canary")
     assert (late.status, late.err) == (1, "a-1 is in stage all by now; look at it again\n")
