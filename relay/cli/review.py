@@ -114,6 +114,8 @@ def import_agent(
     if resource not in ("agent", "agents"):
         raise usage(f"{resource} cannot be imported; agents can")
     api = api_of(server, who)
+    if apply_it and any(d["metadata"]["name"] == template for d in api.get("documents", "assignments")):
+        raise RefusedByServer(409, [f"there is a ConfigAssignment {template} already; choose another --name"])
     agent = api.get("agents", name)
     config = api.get("agents", name, "config")
     if slot not in config:

@@ -131,7 +131,8 @@ class Checks:
         """Assignments of one priority and slot that contend for the same agents."""
         groups: dict[tuple[int, str], list[ConfigAssignment]] = {}
         for assignment in library.assignments.values():
-            groups.setdefault((assignment.spec.priority, assignment.spec.slot), []).append(assignment)
+            if not assignment.spec.observe_only:
+                groups.setdefault((assignment.spec.priority, assignment.spec.slot), []).append(assignment)
         keys = {a.key for a in moved}
         found: list[tuple[ConfigAssignment, str]] = []
         facts: list[Facts] | None = None

@@ -138,7 +138,7 @@ class Documents:
         return proposal
 
     async def again(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
-        """Make an assignment ask again for what it asked for earlier; its slot, priority and strategy stay.
+        """Make an assignment ask again for what it asked for earlier; its strategy and approvals stay.
 
         Raises:
             NotFound: there is no assignment of that name.
@@ -151,6 +151,9 @@ class Documents:
             "template": {"name": template, "version": version},
             "values": earlier.values,
             "target_selector": earlier.selector.model_dump(exclude_unset=True),
+            "priority": earlier.priority,
+            "slot": earlier.slot,
+            "observe_only": earlier.observe_only,
         }
         text = canonical_json({**now, "spec": spec}).decode()
         (applied,) = await self.apply([(f"ConfigAssignment/{name}", text)], actor=actor)

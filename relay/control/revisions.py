@@ -231,6 +231,7 @@ class Revisions:
                 spec.target_selector,
                 spec.priority,
                 spec.slot,
+                spec.observe_only,
             )
             number, retry = advance.gone.pop(name, (0, 0))
             state = self.states.get(name) or AssignmentState(name, spec.slot, spec.priority, number=number, retry=retry)

@@ -70,6 +70,8 @@ async def test_what_an_agent_runs_can_be_adopted(desk: Desk) -> None:
     assert "observe_only: true" in printed.out
     done = await desk.ctl("import", "agent", "x", "--name", "adopted", "--apply")
     assert done.out == "ConfigTemplate/adopted@v1 created\nConfigAssignment/adopted created\n"
+    taken = await desk.ctl("import", "agent", "x", "--name", "adopted", "--apply")
+    assert (taken.status, "already" in taken.err) == (1, True)
     drift = await desk.ctl("get", "drift", "-o", "json")
     assert json.loads(drift.out)[0]["state"] == "same"
     assert "adopted" in (await desk.ctl("get", "drift")).out

@@ -67,12 +67,14 @@ async def test_an_assignment_can_be_what_it_was_before(programs: Programs) -> No
     await apply(plane, assignment("a", rate=6))
     earlier = await plane.rollouts.earlier("a")
     assert earlier.name == "a-1"
+    await apply(plane, assignment("a", rate=6, priority=4) + "  observe_only: true\n")
     applied = await plane.documents.again("a", earlier.candidate, actor="ann")
     assert applied.action == "configured"
     spec = plane.documents.current.assignments["a"].spec
     assert (spec.values, spec.target_selector.labels) == ({"rate": 5}, {"tier": "x"})
-    assert plane.rollouts.latest("a") == "a-3"
-    assert (await plane.rollouts.earlier("a")).name == "a-2"
+    assert (spec.priority, spec.observe_only) == (0, False)
+    assert plane.rollouts.latest("a") == "a-4"
+    assert (await plane.rollouts.earlier("a")).name == "a-3"
     assert (await plane.rollouts.earlier("a", "a-1")).name == "a-1"
     for name, rollout in (("b", ""), ("a", "a-9")):
         with pytest.raises(NotFound):

@@ -210,10 +210,15 @@ class Rollouts:
     async def _store(
         self, advance: Advance, before: Rollout, after: Rollout, actor: str, action: str, reason: str
     ) -> None:
-        entry = audit.Entry(actor, action, f"Rollout/{after.name}", _digest(before), _digest(after), reason)
+        entries = [audit.Entry(actor, action, f"Rollout/{after.name}", _digest(before), _digest(after), reason)]
+        entries += [
+            audit.Entry(actor, other.state.value, f"Rollout/{other.name}", "", _digest(other), other.reason)
+            for other in advance.rollouts
+            if other.name != after.name
+        ]
         async with self._database.write() as connection:
             await self.revisions.store(connection, advance)
-            await audit.add(connection, [entry], self._now)
+            await audit.add(connection, entries, self._now)
             if after.state is not before.state:
                 await notify.add(connection, after, reason, self._now)
         self.revisions.put_in_force(advance)
@@ -302,7 +307,8 @@ class Rollouts:
             state, before = await self._find_ended(name)
             advance = self.revisions.same()
             raised = dataclasses.replace(state, retry=state.retry + 1)
-            if before.state in GOING or before.state is State.COMPLETED:
+            going_on = state.rollout is not None and state.rollout.name == before.name
+            if going_on and (before.state in GOING or before.state is State.COMPLETED):
                 after = before
                 if before.state in GOING:
                     after = dataclasses.replace(
@@ -397,7 +403,9 @@ class Rollouts:
                 return kept
             if not rollout and kept.state is State.COMPLETED and kept.candidate != state.declared:
                 return kept
-        raise NotFound(f"there is no rollout {rollout} of {assignment}" if rollout else f"{assignment} was never else")
+        if rollout:
+            raise NotFound(f"there is no rollout {rollout} of {assignment}")
+        raise NotFound(f"ConfigAssignment {assignment} was never anything else")
 
     def latest(self, assignment: str) -> str:
         """Name of the newest rollout of an assignment."""

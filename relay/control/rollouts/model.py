@@ -29,6 +29,7 @@ class GlobalRevision:
     selector: Selector = field(default_factory=Selector)
     priority: int = 0
     slot: str = ""
+    observe_only: bool = False
 
     def for_region(self, region: str) -> Revision:
         """As one region gets it."""

@@ -363,6 +363,15 @@ async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fle
     await eventually(offered)
 
 
+async def test_an_old_rollout_cannot_push_out_the_one_that_is_going_on(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=4)
+    await change(plane, staged(2))
+    with pytest.raises(Conflict, match="a-1 is not what ConfigAssignment a asks for any more"):
+        await plane.rollouts.retry("a-1", "ann")
+    assert (await plane.rollouts.status("a-2"))["state"] in ("running", "held")
+    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+
+
 async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=2)
     await change(plane, staged(2))
