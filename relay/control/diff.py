@@ -53,7 +53,7 @@ class Diffs:
         proposal = self._documents.propose(parsed)
         if proposal.problems:
             raise Refused(proposal.problems)
-        library = proposal.library
+        library = proposal.after
         after = self._revisions.advance(
             library.templates,
             library.assignments,

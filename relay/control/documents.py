@@ -47,7 +47,7 @@ class Applied:
 class Proposal:
     """What documents would change."""
 
-    library: Library
+    after: Library
     applied: list[Applied] = field(default_factory=list)
     changed: list[AnyDocument] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Documents:
         if problems:
             raise Refused(problems)
         if not dry_run and proposal.changed:
-            await self._store(proposal.library, proposal.changed, [], actor)
+            await self._store(proposal.after, proposal.changed, [], actor)
         return proposal.applied
 
     def propose(self, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
