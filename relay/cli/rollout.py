@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import Api, api_of
-from relay.cli.options import DEFAULT_SERVER, As, Output, Server
-from relay.cli.output import as_bar, form_of, show, table
+from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
+from relay.cli.output import EXIT_REFUSED, as_bar, form_of, show, table
 
 app = typer.Typer(no_args_is_help=True, help="Changes on their way to agents.")
 
@@ -48,7 +50,7 @@ def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> 
 @app.command()
 def status(
     name: Name,
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="until it is over")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="until it is over; exits 1 unless it completed")] = False,
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -62,15 +64,30 @@ def status(
         else:
             show(found, form)
         return
+    if form != "table":
+        raise usage("-w is for people: it takes no -o")
+    state = _watch(api, name)
+    if state != "completed":
+        raise SystemExit(EXIT_REFUSED)
+
+
+def _watch(api: Api, name: str) -> str:
+    """Show a rollout until it is over, live on a terminal and else each time that it changed; give its last state."""
     from rich.live import Live
     from rich.text import Text
 
-    with Live(auto_refresh=False) as live:
+    is_live, shown = sys.stdout.isatty(), ""
+    with Live(auto_refresh=False) if is_live else contextlib.nullcontext() as live:
         while True:
             found = api.get("rollouts", name)
-            live.update(Text("\n".join(picture(found))), refresh=True)
+            text = "\n".join(picture(found))
+            if live is not None:
+                live.update(Text(text), refresh=True)
+            elif text != shown:
+                print(text, flush=True)
+            shown = text
             if found["state"] in _OVER:
-                return
+                return str(found["state"])
             time.sleep(_WATCH_S)
 
 
@@ -80,7 +97,9 @@ def picture(rollout: dict[str, Any]) -> list[str]:
     lines = [_headline(rollout), f"  {change}, by {rollout['created_by']} at {rollout['created']}"]
     if rollout["state"] == "pending_approval":
         given = ", ".join(a["actor"] for a in rollout["approvals"]) or "nobody yet"
-        lines.append(f"  waits for {rollout['approvals_needed']} approvals of {rollout['digest'][:16]}: {given}")
+        lines.append(
+            f"  approvals of {rollout['digest'][:16]}: {len(rollout['approvals'])} of {rollout['approvals_needed']}: {given}"
+        )
     width = max(len(stage["name"]) for stage in rollout["stages"])
     for stage in rollout["stages"]:
         counts, gate = stage["counts"], stage["gate"]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.cli.test_opampctl import Desk, desk
-from tests.conftest import TEMPLATE
+from tests.conftest import TEMPLATE, assignment
 from tests.control.rollouts.test_engine import staged, strategy
 
 __all__ = ["desk"]
@@ -33,4 +33,7 @@ async def test_a_watch_ends_with_the_rollout(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + MANUAL + staged(1)))
     await desk.ctl("rollout", "abort", "a-1", "--reason", "no")
     watched = await desk.ctl("rollout", "status", "a-1", "-w")
-    assert "a-1 aborted: no" in watched.out
+    assert (watched.status, "a-1 aborted: no" in watched.out) == (1, True)
+    assert (await desk.ctl("rollout", "status", "a-1", "-w", "-o", "json")).status == 2
+    await desk.ctl("apply", "-f", desk.file("b.yaml", TEMPLATE + assignment("b", priority=1)))
+    assert (await desk.ctl("rollout", "status", "b-1", "-w")).status == 0
