@@ -219,11 +219,10 @@ class Documents:
             library.templates, library.assignments, library.variables, library.strategies, actor=actor, now_ms=now
         )
         entries = [
-            audit.Entry(actor, action, f"{d.kind}/{d.key}", _digest(self.current.of(d).get(d.key)), _digest(after))
-            for action, documents in (("apply", changed), ("delete", deleted))
-            for d in documents
-            for after in [d if action == "apply" else None]
+            audit.Entry(actor, "apply", f"{d.kind}/{d.key}", _digest(self.current.of(d).get(d.key)), _digest(d))
+            for d in changed
         ]
+        entries += [audit.Entry(actor, "delete", f"{d.kind}/{d.key}", _digest(d)) for d in deleted]
         entries += [
             audit.Entry(actor, r.state.value, f"Rollout/{r.name}", "", r.digest[:16], r.reason) for r in states.rollouts
         ]

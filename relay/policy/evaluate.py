@@ -69,8 +69,8 @@ class Evaluator:
         # One that selects everybody needs no bit.
         distinct = {s.model_dump_json(): s for s in selectors if s != EVERYBODY}
         self._matcher = Matcher(distinct.values())
-        self._number = {text: i for i, text in enumerate(distinct)}
-        self._selector_of = {id(s): self._number.get(s.model_dump_json()) for s in selectors}
+        number_of = {text: i for i, text in enumerate(distinct)}
+        self._selector_of = {id(s): number_of.get(s.model_dump_json()) for s in selectors}
         # A rollout that nobody or everybody is on splits no cohort.
         self._splitting = [
             (change.id, change.threshold, content.content_hash if change.id in frozen else None)

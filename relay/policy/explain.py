@@ -39,10 +39,9 @@ def _slot(
     evaluator: Evaluator, facts: Facts, key: CohortKey, slot: str, choice: Choice | None, config_hash: str
 ) -> dict[str, Any]:
     rejected = [
-        {"assignment": a.published.name, "reason": reason}
+        {"assignment": a.published.name, "reason": _why_not(evaluator, facts, key, a, choice)}
         for a in evaluator.snapshot.assignments
         if a.published.slot == slot and (choice is None or a is not choice.assignment)
-        for reason in [_why_not(evaluator, facts, key, a, choice)]
     ]
     if choice is None:
         return {

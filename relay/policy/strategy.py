@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -148,8 +148,3 @@ class RolloutStrategy(Model):
     def key(self) -> str:
         """What it is stored under."""
         return self.metadata.name
-
-
-def describe(strategy: StrategySpec | None) -> dict[str, Any] | None:
-    """A strategy as plain values, as short as it was written."""
-    return None if strategy is None else strategy.model_dump(exclude_unset=True)

@@ -309,16 +309,7 @@ class Rollouts:
             raised = dataclasses.replace(state, retry=state.retry + 1)
             going_on = state.rollout is not None and state.rollout.name == before.name
             if going_on and (before.state in GOING or before.state is State.COMPLETED):
-                after = before
-                if before.state in GOING:
-                    after = dataclasses.replace(
-                        before,
-                        state=State.RUNNING,
-                        stage_started_ms=self._now,
-                        reason="",
-                        failed=False,
-                        passed=before.passed[: before.stage],
-                    )
+                after = plan.try_again(before, self._now) if before.state in GOING else before
                 advance.states[state.name] = dataclasses.replace(raised, rollout=after)
                 advance.rollouts.append(after)
             elif before.state in ACTIVE:

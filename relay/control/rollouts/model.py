@@ -12,7 +12,7 @@ from typing import Any
 from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
 from relay.policy.snapshot import Revision
-from relay.policy.snapshot import Rollout as Published
+from relay.policy.snapshot import Rollout as PublishedRollout
 from relay.policy.strategy import Stage, StrategySpec
 
 
@@ -214,9 +214,9 @@ class Rollout:
         """Agents of a region whose bucket is below this are, or were, on the candidate."""
         return self.thresholds.get(region, self.thresholds.get("", 0))
 
-    def for_region(self, region: str) -> Published:
+    def for_region(self, region: str) -> PublishedRollout:
         """As one region gets it."""
-        return Published(
+        return PublishedRollout(
             id=self.name,
             candidate=self.candidate.for_region(region),
             threshold=self.threshold(region),

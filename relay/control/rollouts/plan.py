@@ -219,6 +219,13 @@ def resume(rollout: Rollout) -> Rollout:
     return dataclasses.replace(rollout, state=State.RUNNING, reason="", passed=rollout.passed[: rollout.stage])
 
 
+def try_again(rollout: Rollout, now_ms: int) -> Rollout:
+    """Begin the current stage anew, its failures forgiven."""
+    _expect(rollout, GOING, "tried again")
+    going = dataclasses.replace(rollout, state=State.RUNNING, reason="", failed=False, stage_started_ms=now_ms)
+    return dataclasses.replace(going, passed=rollout.passed[: rollout.stage])
+
+
 def promote(
     rollout: Rollout, stage: int, reason: str, regions: Mapping[str, RegionView], targets: Targets, now_ms: int
 ) -> Rollout:

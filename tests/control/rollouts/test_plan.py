@@ -94,6 +94,8 @@ def test_a_bad_stage_rolls_back_or_pauses() -> None:
     paused = plan.step(begun(on_failure="pause"), BAD, agents("eu", 20), NOW + 1)
     assert paused.state is State.PAUSED
     assert plan.resume(paused).passed == ()
+    again = plan.try_again(paused, NOW + 9)
+    assert (again.state, again.failed, again.passed, again.stage_started_ms) == (State.RUNNING, False, (), NOW + 9)
     assert plan.step(paused, GOOD, [], NOW + 2) is paused
 
 
