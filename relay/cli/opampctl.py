@@ -94,6 +94,8 @@ def apply(
         print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}")
         for warning in item["warnings"]:
             print(f"warning: {warning}", file=sys.stderr)
+    for begun in answer["rollouts"]:
+        print(f"rollout {rollout.headline(begun)}")
 
 
 @app.command()
@@ -176,7 +178,7 @@ def get(
         plural = _DOCUMENTS[resource.lower()][1]
         found = [api.get("documents", plural, name)] if name else api.get("documents", plural)
     elif resource == "drift":
-        found = api.get("drift")
+        found = [entry for entry in api.get("drift") if name in (None, entry["agent"], entry["assignment"])]
     elif resource in ("config", "configs"):
         _config(api, name, form)
         return

@@ -63,30 +63,37 @@ def _print_diff(found: dict[str, Any], changed: list[dict[str, Any]], names: boo
 
 def validate(
     files: Annotated[
-        list[str], typer.Argument(help="templates, or configurations of a Collector; - for standard input")
-    ],
+        list[str] | None, typer.Argument(help="templates, or configurations of a Collector; - for standard input")
+    ] = None,
+    filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="the same, as apply takes it")] = None,
 ) -> None:
     """Check the structure of Collectors' configurations here, without a server; exits 1 where one is wrong."""
     from relay.documents import parse
     from relay.errors import Refused
     from relay.policy import collector
-    from relay.policy.kinds import KINDS, read
+    from relay.policy.kinds import read
 
     wrong = 0
-    for source in read_files(files):
+    if not (names := [*(files or []), *(filename or [])]):
+        raise usage("name a file, a folder, or - for standard input")
+    for source in read_files(names):
         try:
             documents = parse(source["text"], source["source"])
         except Refused as refused:
             documents, wrong = [], wrong + 1
             print(refused, file=sys.stderr)
+        else:
+            if not documents:
+                wrong += 1
+                print(f"{source['source']}: holds no document", file=sys.stderr)
         for raw in documents:
             value, prefix = raw.value, ""
-            if isinstance(value, dict) and value.get("kind") in KINDS:
+            if isinstance(value, dict) and ("kind" in value or "apiVersion" in value):
                 _, problems = read(raw)
                 wrong += len(problems)
                 for problem in problems:
                     print(problem, file=sys.stderr)
-                if problems or value["kind"] != "ConfigTemplate":
+                if problems or value.get("kind") != "ConfigTemplate":
                     continue
                 value, prefix = value["spec"]["config"], "spec.config."
             if not isinstance(value, dict):

@@ -40,7 +40,7 @@ def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> 
                     r["stages"][r["stage"]]["counts"][k]
                     for k in ("targets", "applied", "failed", "silent", "unhealthy")
                 ),
-                (r["stages"][r["stage"]]["gate"]["reason"] or r["reason"])[:80],
+                _cut(r["stages"][r["stage"]]["gate"]["reason"] or r["reason"]),
             )
             for r in found
         ],
@@ -93,8 +93,9 @@ def _watch(api: Api, name: str) -> str:
 
 def picture(rollout: dict[str, Any]) -> list[str]:
     """A rollout in lines of text: a bar for each stage, a row for each region."""
-    change = f"{rollout['stable'] or 'nothing'} -> {rollout['candidate']} {rollout['template']}"
-    lines = [_headline(rollout), f"  {change}, by {rollout['created_by']} at {rollout['created']}"]
+    before = f"{rollout['stable_template']} ({rollout['stable']})" if rollout["stable"] else "nothing"
+    change = f"{before} -> {rollout['template']} ({rollout['candidate']})"
+    lines = [headline(rollout), f"  {change}, by {rollout['created_by']} at {rollout['created']}"]
     if rollout["state"] == "pending_approval":
         given = ", ".join(a["actor"] for a in rollout["approvals"]) or "nobody yet"
         lines.append(
@@ -110,10 +111,19 @@ def picture(rollout: dict[str, Any]) -> list[str]:
             lines.append(f"  {'':<{width}}  {_numbers(counts)}")
             lines.append(f"  {'':<{width}}  gate: {gate['verdict']}: {gate['reason']}")
     lines += [f"  region {name}: {counts['state']}: {_numbers(counts)}" for name, counts in rollout["regions"].items()]
+    for agent in rollout["troubled"]:
+        said = f": {_cut(agent['message'])}" if agent["message"] else ""
+        lines.append(f"  {agent['state']}: {agent['agent']} in {agent['region']}{said}")
     return lines
 
 
-def _headline(rollout: dict[str, Any]) -> str:
+def _cut(text: str, most: int = 120) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= most else plain[: most - 3] + "..."
+
+
+def headline(rollout: dict[str, Any]) -> str:
+    """Name, state and reason of a rollout in a line."""
     reason = f": {rollout['reason']}" if rollout["reason"] else ""
     return f"{rollout['name']} {rollout['state'].replace('_', ' ')}{reason}"
 
@@ -143,7 +153,7 @@ def _act(action: str, name: str, reason: str, who: str, server: str, **more: Any
 
 
 def _say(rollout: dict[str, Any]) -> None:
-    print(_headline(rollout))
+    print(headline(rollout))
 
 
 @app.command()

@@ -78,7 +78,10 @@ class ControlPlane:
         revisions = self.revisions = Revisions(
             database, rules=rules, targets=lambda r, advance: self.rollouts.targets_of(r, advance)
         )
-        checks = Checks(facts=fleet.facts, regions=fleet.live_regions, validation=update.validation)
+        channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
+        checks = Checks(
+            facts=fleet.facts, regions=fleet.live_regions, validation=update.validation, channels=channels.keys()
+        )
         documents = self.documents = Documents(database, revisions, checks, clock=clock)
         await documents.load()
         await revisions.load(documents.current.templates, documents.current.assignments)
@@ -96,10 +99,9 @@ class ControlPlane:
         )
         self.metrics.rollouts = self.rollouts.states
         self.audit = Audit(database)
-        channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
-        self._notifier = Notifier(database, channels, clock=clock)
+        notifier = Notifier(database, channels, clock=clock, metrics=self.metrics)
         self._tasks.spawn(self.rollouts.run(_LOOK_S), name="rollouts")
-        self._tasks.spawn(self._notifier.run(), name="notifier")
+        self._tasks.spawn(notifier.run(), name="notifier")
         self.metrics.regions = lambda: views.connected_by_region(fleet)
         self.metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: len(fleet.agents))
         self.metrics.sources["opamp_control_plane_nodes_connected"] = (

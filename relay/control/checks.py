@@ -54,14 +54,21 @@ class Checks:
         facts: all agents known now, as selectors see them.
         regions: names of those that have agents or a node that is connected.
         validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
+        channels: names of those that notices can be sent to.
     """
 
     def __init__(
-        self, *, facts: Callable[[], Iterable[Facts]], regions: Callable[[], Set[str]], validation: str = "warn"
+        self,
+        *,
+        facts: Callable[[], Iterable[Facts]],
+        regions: Callable[[], Set[str]],
+        validation: str = "warn",
+        channels: Set[str] = frozenset(),
     ) -> None:
         self._facts = facts
         self._regions = regions
         self.validation = validation
+        self._channels = channels
 
     def live(self, region: str) -> Set[str]:
         """The region, if it has agents or a node that is connected."""
@@ -163,7 +170,13 @@ class Checks:
         return found
 
     def findings(self, source: Document, document: AnyDocument) -> list[tuple[Problem, bool]]:
-        """(what is wrong with a template as a Collector's configuration, whether it is an error)."""
+        """(what stands in no way of a document by its form and may be wrong all the same, whether it is an error)."""
+        if isinstance(document, RolloutStrategy):
+            return [
+                (source.problem(f"spec.failure_policy.notification.{i}", f"the settings name no channel {name}"), False)
+                for i, name in enumerate(document.spec.failure_policy.notification)
+                if name not in self._channels
+            ]
         if self.validation == "off" or not isinstance(document, ConfigTemplate):
             return []
         if not collector.is_collector_config(document.spec.config):

@@ -18,7 +18,9 @@ from relay.errors import Refused
 from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
+from relay.policy import template as templates
 from relay.policy.evaluate import Decision, Evaluator
+from relay.policy.mask import Mask
 from relay.policy.snapshot import build
 
 _SLICE = 500
@@ -88,15 +90,22 @@ class Diffs:
                 orphans.append(name)
             elif missing := await self._missing(agent, new, lists):
                 lacking.append({"agent": name, "components": missing})
+        mask = Mask()
         return {
             "documents": [
-                {"kind": a.kind, "name": a.name, "action": a.action, "before": a.before, "after": a.after}
+                {
+                    "kind": a.kind,
+                    "name": a.name,
+                    "action": a.action,
+                    "before": mask.tree(a.before),
+                    "after": mask.tree(a.after),
+                }
                 for a in proposal.applied
             ],
             "agents_changed": sum(len(pair.agents) for pair in pairs.values()),
             "by_region": dict(by_region),
             "by_assignment": dict(by_assignment),
-            "diffs": [_view(pair) for pair in sorted(pairs.values(), key=lambda p: -len(p.agents))],
+            "diffs": [_view(pair, mask) for pair in sorted(pairs.values(), key=lambda p: -len(p.agents))],
             "conflicts": [str(problem) for problem in proposal.conflicts],
             "orphans": orphans,
             "missing_components": lacking,
@@ -138,8 +147,8 @@ def _hash(decision: Decision | None) -> str:
     return decision.config_hash.hex() if decision is not None else ""
 
 
-def _view(pair: _Pair) -> dict[str, Any]:
-    before, after = _texts(pair.before), _texts(pair.after)
+def _view(pair: _Pair, mask: Mask) -> dict[str, Any]:
+    before, after = _texts(pair.before, mask), _texts(pair.after, mask)
     lines: list[str] = []
     for slot in sorted(before.keys() | after.keys()):
         name = slot or "(default)"
@@ -158,5 +167,11 @@ def _view(pair: _Pair) -> dict[str, Any]:
     }
 
 
-def _texts(decision: Decision | None) -> dict[str, str]:
-    return {} if decision is None else {c.slot: c.content.render().decode() for c in decision.choices}
+def _texts(decision: Decision | None, mask: Mask) -> dict[str, str]:
+    """Slot → what the agents get, without its secrets."""
+    texts = {}
+    for choice in decision.choices if decision is not None else ():
+        template = choice.content.template
+        tree = mask.tree(templates.substituted(template, choice.content.resolved))
+        texts[choice.slot] = templates.as_bytes(tree, template.spec.content_type).decode()
+    return texts

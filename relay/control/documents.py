@@ -43,6 +43,24 @@ class Applied:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rollout that documents began and that is not over yet."""
+
+    name: str
+    assignment: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """What became of documents, and what they began."""
+
+    applied: list[Applied]
+    rollouts: list[Begun] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Proposal:
     """What documents would change."""
@@ -81,7 +99,7 @@ class Documents:
 
     async def apply(
         self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False, actor: str = ANONYMOUS
-    ) -> list[Applied]:
+    ) -> Outcomes:
         """Apply all documents of some texts as one.
 
         Args:
@@ -97,16 +115,16 @@ class Documents:
         async with self._revisions.changing:
             return await self._apply(parsed, dry_run, actor)
 
-    async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool, actor: str) -> list[Applied]:
+    async def _apply(self, parsed: list[tuple[Document, AnyDocument]], dry_run: bool, actor: str) -> Outcomes:
         proposal = self.propose(parsed)
         problems = [*proposal.problems, *proposal.conflicts]
         if self._checks.validation == "enforce":
             problems += proposal.findings
         if problems:
             raise Refused(problems)
-        if not dry_run and proposal.changed:
-            await self._store(proposal.after, proposal.changed, [], actor)
-        return proposal.applied
+        if dry_run or not proposal.changed:
+            return Outcomes(proposal.applied)
+        return Outcomes(proposal.applied, await self._store(proposal.after, proposal.changed, [], actor))
 
     def propose(self, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
         """What documents would make of the library, and all that is wrong with that; nothing changes."""
@@ -116,7 +134,7 @@ class Documents:
             held = library.of(document)
             before = held.get(document.key)
             if before == document:
-                proposal.applied.append(_applied(document, "unchanged", before))
+                proposal.applied.append(_applied(document, "unchanged", before, self._taken_back(document)))
                 continue
             if before is not None and isinstance(document, ConfigTemplate):
                 reason = f"{document.key} exists with other content; a version never changes, use a new one"
@@ -137,6 +155,16 @@ class Documents:
         ]
         return proposal
 
+    def _taken_back(self, document: AnyDocument) -> tuple[str, ...]:
+        """A warning, where what an assignment asks for is not what goes out, and nothing is under way."""
+        state = self._revisions.states.get(document.key) if isinstance(document, ConfigAssignment) else None
+        if state is None or state.declared == state.stable or state.pending or (state.rollout and state.rollout.active):
+            return ()
+        latest = f"{state.name}-{state.number}"
+        return (
+            f"what it asks for was taken back or refused ({latest}); `opampctl rollout retry {latest}` begins anew",
+        )
+
     async def again(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
         """Make an assignment ask again for what it asked for earlier; its strategy and approvals stay.
 
@@ -156,7 +184,7 @@ class Documents:
             "observe_only": earlier.observe_only,
         }
         text = canonical_json({**now, "spec": spec}).decode()
-        (applied,) = await self.apply([(f"ConfigAssignment/{name}", text)], actor=actor)
+        (applied,) = (await self.apply([(f"ConfigAssignment/{name}", text)], actor=actor)).applied
         return applied
 
     # ---- delete
@@ -204,7 +232,7 @@ class Documents:
 
     async def _store(
         self, library: Library, changed: list[AnyDocument], deleted: list[AnyDocument], actor: str
-    ) -> None:
+    ) -> list[Begun]:
         now = self._clock.unix_ms()
         rows = [
             {
@@ -233,6 +261,7 @@ class Documents:
             await audit.add(connection, entries, now)
         self.current = library
         self._revisions.put_in_force(states)
+        return [Begun(r.name, r.assignment, r.state.value, r.reason) for r in states.rollouts if r.active]
 
     # ---- views
 

@@ -37,6 +37,7 @@ from relay.policy.selector import Facts
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
+_KEPT_CHARS = 300
 Trusted = Literal["all"] | tuple[str, ...]
 
 
@@ -62,6 +63,7 @@ class Agent:
     offered_at_ms: int = 0
     failed: tuple[Failure, ...] = ()
     healthy: bool | None = None
+    last_error: str = ""
     healthy_before: bool | None = None
     changed_ms: int = 0
     accepts_config: bool = False
@@ -408,6 +410,7 @@ class Fleet:
 
 def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
     message = link_pb2.AgentState.FromString(state)
+    health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
     said = pb.RemoteConfigStatus.FromString(message.remote_config_status)
     about_offer = bool(message.offered_hash) and said.last_remote_config_hash == message.offered_hash
     status = status_name(said.status) if about_offer else ""
@@ -427,7 +430,8 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         status="" if status == "UNSET" else status,
         offered_at_ms=message.offered_at_unix_ms,
         failed=failures_of(message.failed),
-        healthy=pb.ComponentHealth.FromString(message.health).healthy if message.HasField("health") else None,
+        healthy=health.healthy if health is not None else None,
+        last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
         healthy_before=message.healthy_before if message.HasField("healthy_before") else None,
         changed_ms=message.last_change_unix_ms,
         accepts_config=bool(message.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG),

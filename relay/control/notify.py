@@ -17,6 +17,7 @@ from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import StoreError
 from relay.observe import log
+from relay.observe.metrics import ControlPlaneMetrics
 
 _log = log.get("opamp-relay.notify")
 _TOLD = {State.PAUSED, State.ROLLING_BACK, State.ROLLED_BACK}
@@ -66,14 +67,19 @@ class Notifier:
     """
 
     def __init__(
-        self, database: Database, channels: Mapping[str, str], *, clock: Clock, send: Send = send_by_apprise
+        self,
+        database: Database,
+        channels: Mapping[str, str],
+        *,
+        clock: Clock,
+        metrics: ControlPlaneMetrics,
+        send: Send = send_by_apprise,
     ) -> None:
         self._database = database
         self._channels = channels
         self._clock = clock
+        self._metrics = metrics
         self._send = send
-        self.sent = 0
-        self.failures = 0
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -98,7 +104,7 @@ class Notifier:
                 await self._put_off(notice.number, notice.attempts + 1, notice.channel)
                 continue
             else:
-                self.sent += 1
+                self._metrics.notices["sent"] += 1
             async with self._database.write() as connection:
                 await connection.execute(sa.delete(schema.notices).where(schema.notices.c.number == notice.number))
 
@@ -110,7 +116,7 @@ class Notifier:
             return False
 
     async def _put_off(self, number: int, attempts: int, channel: str) -> None:
-        self.failures += 1
+        self._metrics.notices["failed"] += 1
         wait_ms = min(_FIRST_RETRY_MS * 2 ** (attempts - 1), _MOST_RETRY_MS)
         _log.warning("notice_not_taken", channel=channel, attempts=attempts, again_in_s=wait_ms // 1000)
         mine = schema.notices.c.number == number

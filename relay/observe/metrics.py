@@ -97,6 +97,8 @@ class ControlPlaneMetrics:
     def __init__(self) -> None:
         self.reports = 0
         self.applies: Counter[str] = Counter(done=0, refused=0)
+        self.notices: Counter[str] = Counter(sent=0, failed=0)
+        """Notices to people, by what became of the attempt."""
         self.shard_mismatches = 0
         self.regions: Callable[[], dict[str, int]] = dict
         """Region → connected agents, read at scrape time."""
@@ -130,6 +132,10 @@ class ControlPlaneMetrics:
         for outcome, count in sorted(self.applies.items()):
             applies.add_metric([outcome], count)
         yield applies
+        notices = CounterMetricFamily("opamp_control_plane_notices", "Notices to people, attempts", labels=["outcome"])
+        for outcome, count in sorted(self.notices.items()):
+            notices.add_metric([outcome], count)
+        yield notices
         for name, (text, read) in self.sources.items():
             yield _gauge(name, text, read())
 

@@ -8,6 +8,7 @@ from typing import Any
 from relay.documents import canonical_json
 from relay.policy import rollout
 from relay.policy.evaluate import Choice, CohortKey, Evaluator, Failed, is_blocked
+from relay.policy.mask import Mask
 from relay.policy.model import Selector
 from relay.policy.selector import Facts, canonical
 from relay.policy.snapshot import Assignment, Rollout
@@ -71,7 +72,8 @@ def _slot(
         "config_hash": config_hash,
         "reasons": _reasons(evaluator, facts, key, choice),
         "values": {
-            name: {"value": value, "from": resolved.origins[name]} for name, value in sorted(resolved.values.items())
+            name: {"value": value, "from": resolved.origins[name]}
+            for name, value in sorted(Mask().tree(resolved.values).items())
         },
         "rejected": rejected,
     }
@@ -105,9 +107,8 @@ def _side(evaluator: Evaluator, facts: Facts, key: CohortKey, change: Rollout) -
     bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on(change, key[0], key[2])
     if change.threshold >= rollout.EVERYONE and on:
         return f"rollout {change.id}{stage} is for everybody"
-    below = (
-        f"bucket {bucket} is {'below' if bucket < change.threshold else 'not below'} the threshold {change.threshold}"
-    )
+    where = "within" if bucket < change.threshold else "beyond"
+    below = f"bucket {_share(bucket)} is {where} the threshold {_share(change.threshold)}"
     if bucket < change.threshold and not on:
         return f"{below} of rollout {change.id}{stage}, but the node was cut off for longer than candidate_ttl"
     return f"{below} of rollout {change.id}{stage}"
@@ -156,6 +157,10 @@ def _terms(selector: Selector, facts: Facts) -> list[tuple[str, str, bool]]:
         found.append((f"{text} is named", f"{text} is not one of the {len(selector.agent_ids)} that are named",
                       facts.agent_id in selector.agent_ids))  # fmt: skip
     return found
+
+
+def _share(bucket: int) -> str:
+    return f"{100 * bucket / rollout.BUCKETS:.4f} %"
 
 
 def _short(value: Any) -> str:

@@ -88,13 +88,22 @@ def content_hash(template_digest: bytes, resolved: Resolved, renderer: int) -> b
 
 
 def render(template: ConfigTemplate, resolved: Resolved) -> bytes:
-    """Give the config as bytes of the template's content type. Renderer 1.
+    """Give the config as bytes of the template's content type. Renderer 1."""
+    return as_bytes(substituted(template, resolved), template.spec.content_type)
+
+
+def substituted(template: ConfigTemplate, resolved: Resolved) -> Any:
+    """The config with its placeholders replaced, as a plain value.
 
     A scalar that is one placeholder takes the typed value; inside text it takes the value's canonical text. A variable
-    without a value is null, or empty inside text. Keys are sorted: the order of a document is lost on its way.
+    without a value is null, or empty inside text.
     """
-    tree = _substitute(template.spec.config, resolved.values)
-    if template.spec.content_type == "application/json":
+    return _substitute(template.spec.config, resolved.values)
+
+
+def as_bytes(tree: Any, content_type: str) -> bytes:
+    """Write a config. Keys are sorted: the order of a document is lost on its way."""
+    if content_type == "application/json":
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     # The pure Python emitter: libyaml's breaks long lines elsewhere. Aliases are off, so equal parts stay plain.
     return yaml.dump(

@@ -90,7 +90,7 @@ spec:
 
 async def test_malformed_collector_configs_are_warned_of_or_refused(programs: Programs) -> None:
     plane = await programs.control_plane()
-    (applied,) = await plane.documents.apply([("f", BROKEN)], dry_run=True)
+    (applied,) = (await plane.documents.apply([("f", BROKEN)], dry_run=True)).applied
     assert "f:9: spec.config.service.pipelines.logs.receivers.0: kafka is not defined" in applied.warnings[0]
     await programs.stop(plane)
     strict = await programs.control_plane(policies={"config_update": {"validation": "enforce"}})
@@ -98,5 +98,5 @@ async def test_malformed_collector_configs_are_warned_of_or_refused(programs: Pr
         await strict.documents.apply([("f", BROKEN)])
     await programs.stop(strict)
     lax = await programs.control_plane(policies={"config_update": {"validation": "off"}})
-    (applied,) = await lax.documents.apply([("f", BROKEN)])
+    (applied,) = (await lax.documents.apply([("f", BROKEN)])).applied
     assert applied.warnings == ()

@@ -94,3 +94,10 @@ async def test_components_that_an_agent_lacks(plane: ControlPlane) -> None:
     found = await diffed(plane, COLLECTOR)
     assert found["missing_components"] == [{"agent": "a", "components": ["receivers/kafka"]}]
     assert found["agents_changed"] == 3
+
+
+async def test_secrets_are_hidden_and_their_change_is_seen(plane: ControlPlane) -> None:
+    secret = TEMPLATE.replace("config:", "config:\n    auth: {password: hunter2}").replace("version: v1", "version: v2")
+    found = await diffed(plane, secret, assignment("low", version="v2"))
+    assert "hunter2" not in str(found)
+    assert "password: '[secret 1]'" in found["diffs"][0]["text"]

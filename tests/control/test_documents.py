@@ -48,7 +48,7 @@ async def refused(plane: ControlPlane, *texts: str) -> list[str]:
 
 
 async def actions(plane: ControlPlane, *texts: str, dry_run: bool = False) -> list[str]:
-    return [a.action for a in await plane.documents.apply([("f.yaml", "".join(texts))], dry_run=dry_run)]
+    return [a.action for a in (await plane.documents.apply([("f.yaml", "".join(texts))], dry_run=dry_run)).applied]
 
 
 async def test_created_unchanged_configured(plane: ControlPlane) -> None:

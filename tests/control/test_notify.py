@@ -11,6 +11,7 @@ from relay.control.notify import Notifier, send_by_apprise
 from relay.control.rollouts.model import State
 from relay.control.storage import schema
 from relay.control.storage.database import Database
+from relay.observe.metrics import ControlPlaneMetrics
 from relay.testing.clock import ManualClock
 from tests.control.rollouts.made import rollout, strategy
 
@@ -45,14 +46,17 @@ async def waiting(database: Database) -> int:
 async def test_failures_are_told_once(tmp_path: Path) -> None:
     database = await opened(tmp_path, State.RUNNING, State.ROLLING_BACK, channels=("team", "team", "boss"))
     channel = Channel()
-    notifier = Notifier(database, {"team": "x://1", "boss": "x://2"}, clock=ManualClock(), send=channel.send)
+    metrics = ControlPlaneMetrics()
+    notifier = Notifier(
+        database, {"team": "x://1", "boss": "x://2"}, clock=ManualClock(), metrics=metrics, send=channel.send
+    )
     await notifier.send_due()
     await notifier.send_due()
     assert [url for url, _, _ in channel.got] == ["x://1", "x://2"]
     _, title, body = channel.got[0]
     assert title == "Rollout a-2: rolling back"
     assert body == "ConfigAssignment a, stage canary: 3 of 5 failed"
-    assert (await waiting(database), notifier.sent) == (0, 2)
+    assert (await waiting(database), metrics.notices["sent"]) == (0, 2)
     await database.close()
 
 
@@ -60,10 +64,11 @@ async def test_what_is_not_taken_is_tried_again_later(tmp_path: Path) -> None:
     database = await opened(tmp_path, State.PAUSED)
     channel, clock = Channel(), ManualClock()
     channel.takes = False
-    notifier = Notifier(database, {"team": "x://1"}, clock=clock, send=channel.send)
+    metrics = ControlPlaneMetrics()
+    notifier = Notifier(database, {"team": "x://1"}, clock=clock, metrics=metrics, send=channel.send)
     await notifier.send_due()
     await notifier.send_due()
-    assert (len(channel.got), notifier.failures) == (1, 1)
+    assert (len(channel.got), metrics.notices["failed"]) == (1, 1)
     channel.takes = True
     clock.advance(5)
     await notifier.send_due()
@@ -74,7 +79,10 @@ async def test_what_is_not_taken_is_tried_again_later(tmp_path: Path) -> None:
 async def test_a_channel_that_breaks_or_is_unknown_stops_no_other(tmp_path: Path) -> None:
     database = await opened(tmp_path, State.PAUSED, channels=("unknown", "broken", "team"))
     channel = Channel()
-    notifier = Notifier(database, {"broken": "boom://", "team": "x://1"}, clock=ManualClock(), send=channel.send)
+    metrics = ControlPlaneMetrics()
+    notifier = Notifier(
+        database, {"broken": "boom://", "team": "x://1"}, clock=ManualClock(), metrics=metrics, send=channel.send
+    )
     await notifier.send_due()
     assert [url for url, _, _ in channel.got] == ["boom://", "x://1"]
     assert await waiting(database) == 1, "the broken one is tried again"

@@ -5,7 +5,7 @@ from typing import Any
 from relay.policy import explain
 from relay.policy.evaluate import Evaluator
 from relay.policy.model import Selector
-from relay.policy.rollout import EVERYONE, bucket
+from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
 from relay.policy.snapshot import Published, build
 from tests.policy.published import published, resources, revision
@@ -46,15 +46,22 @@ def test_the_winner_and_why_the_others_lost() -> None:
     assert "not low: ConfigAssignment win has priority 9" in text
 
 
+def share(number: int) -> str:
+    return f"{100 * number / BUCKETS:.4f} %"
+
+
 def test_sides_of_a_rollout() -> None:
     mine = bucket("a-1", "x")
     both: dict[str, Any] = {"stable": revision(1), "candidate": revision(2)}
     (on,) = explained(published(threshold=mine + 1, stage="canary", **both))
     assert (on["revision"], on["bucket"], on["threshold"], on["rollout"]) == ("candidate", mine, mine + 1, "a-1")
-    assert on["reasons"][-1] == f"bucket {mine} is below the threshold {mine + 1} of rollout a-1 in stage canary"
+    assert (
+        on["reasons"][-1]
+        == f"bucket {share(mine)} is within the threshold {share(mine + 1)} of rollout a-1 in stage canary"
+    )
     (off,) = explained(published(threshold=mine, **both))
     assert (off["revision"], off["rollout"]) == ("stable", "a-1")
-    assert "is not below the threshold" in off["reasons"][-1]
+    assert "is beyond the threshold" in off["reasons"][-1]
     (everybody,) = explained(published(threshold=EVERYONE, **both))
     assert everybody["reasons"][-1] == "rollout a-1 is for everybody"
     (halted,) = explained(published(threshold=EVERYONE, **both), halted={"a-1"})

@@ -7,6 +7,7 @@ must be application/json, which such a page may not send unasked, and the Host m
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any
 
@@ -149,14 +150,17 @@ def _add_document_routes(
         """Apply documents: all or none. With dry_run nothing changes."""
         try:
             texts = [(s.source, s.text) for s in request.sources]
-            applied = await documents.apply(texts, dry_run=request.dry_run, actor=actor)
+            outcomes = await documents.apply(texts, dry_run=request.dry_run, actor=actor)
         except Refused:
             metrics.applies["refused"] += 1
             raise
         if not request.dry_run:
             metrics.applies["done"] += 1
             await published()  # also where nothing changed: it may have failed the last time
-        return {"documents": [_applied(a) for a in applied]}
+        return {
+            "documents": [_applied(a) for a in outcomes.applied],
+            "rollouts": [dataclasses.asdict(begun) for begun in outcomes.rollouts],
+        }
 
     @api.get("/api/v1/documents/{plural}")
     async def list_documents(plural: str) -> list[dict[str, Any]]:

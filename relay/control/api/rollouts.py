@@ -36,7 +36,7 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, audit: Audit) -> None:
     @api.get("/api/v1/rollouts")
     async def list_rollouts() -> list[dict[str, Any]]:
         """What is going on, and the latest rollout of each assignment."""
-        return rollouts.listing()
+        return await rollouts.listing()
 
     @api.get("/api/v1/rollouts/{name}")
     async def rollout_status(name: str) -> dict[str, Any]:

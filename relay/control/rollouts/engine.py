@@ -7,6 +7,7 @@ repeated. After a kill at any instant the stored state is the whole truth, and t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -18,9 +19,10 @@ import sqlalchemy as sa
 from relay.aio.clock import Clock
 from relay.control import audit, notify
 from relay.control.fleet import Agent, Fleet
-from relay.control.revisions import Advance, AssignmentState, Revisions, content_inputs
+from relay.control.revisions import Advance, AssignmentState, Revisions
 from relay.control.rollouts import gates, plan, targets
-from relay.control.rollouts.model import ACTIVE, GOING, Counts, Gate, GlobalRevision, RegionView, Rollout, State
+from relay.control.rollouts.contents import SAME, Contents
+from relay.control.rollouts.model import ACTIVE, GOING, Counts, Gate, Look, RegionView, Rollout, State, Troubled
 from relay.control.rollouts.view import rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
@@ -29,13 +31,12 @@ from relay.link.protocol import Version
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy import rollout as buckets
-from relay.policy import template as templates
 
 _log = log.get("opamp-relay.rollouts")
 _SETTLE_S = 30.0
 _STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
-_SAME = (b"", b"")
-"""What a rollout changes for an agent for which it changes nothing."""
+MOST_TROUBLED = 20
+"""Agents that are named when a rollout is shown."""
 TARGET_AGE_MS = 24 * 3600 * 1000
 """Agents that were away for longer are no targets."""
 
@@ -74,11 +75,11 @@ class Rollouts:
 
     def targets_of(self, rollout: Rollout, advance: Advance) -> list[tuple[str, str]]:
         """(region, agent id) of every agent for which a rollout changes something, where `advance` is in force."""
-        contents = _Contents(rollout, advance)
+        contents = Contents(rollout, advance)
         return [
             (target.region, target.agent_id)
             for target, _ in self._targets(rollout, advance.states)
-            if contents.of(target) != _SAME
+            if contents.of(target) != SAME
         ]
 
     def _targets(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[targets.Target, Agent]]:
@@ -105,19 +106,16 @@ class Rollouts:
         )
         return [(target, newest[target.agent_id]) for target in chosen]
 
-    def look(self, state: AssignmentState, rollout: Rollout) -> tuple[dict[str, RegionView], list[tuple[str, str]]]:
-        """What is known now of a rollout.
-
-        Returns:
-            (the regions where it has agents on its candidate's side, (region, agent id) of all its targets)
-        """
+    def look(self, state: AssignmentState, rollout: Rollout) -> Look:
+        """What is known now of a rollout."""
         now_ms = self._clock.unix_ms()
         tally: Counter[tuple[str, Counts]] = Counter()
         goals = []
-        made = _Contents(rollout, self.revisions.same())
+        troubled: list[Troubled] = []
+        made = Contents(rollout, self.revisions.same())
         for target, agent in self._targets(rollout, self.revisions.states):
             contents = made.of(target)
-            if contents == _SAME:
+            if contents == SAME:
                 continue
             goals.append((target.region, target.agent_id))
             below = buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(target.region)
@@ -135,14 +133,28 @@ class Rollouts:
                     retry=state.retry,
                     now_ms=now_ms,
                 )
+                if len(troubled) < MOST_TROUBLED and (found := gates.trouble(agent, one, candidate)):
+                    troubled.append(Troubled(target.agent_id, target.region, *found))
             tally[target.region, one] += 1
         counts: dict[str, Counts] = {}
         for (region, one), number in tally.items():
             counts[region] = counts.get(region, Counts()) + one * number
         concerned = {region: total for region, total in counts.items() if total.targets or total.holding}
-        return {region: self._region_view(region, rollout, total, made) for region, total in concerned.items()}, goals
+        views = {region: self._region_view(region, rollout, total, made) for region, total in concerned.items()}
+        return Look(views, goals, troubled)
 
-    def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: _Contents) -> RegionView:
+    def failed(self, rollout: Rollout) -> list[Troubled]:
+        """Agents that could not apply the candidate of a rollout, over or not; some of them where there are many."""
+        made = Contents(rollout, self.revisions.same())
+        found: list[Troubled] = []
+        for agent in self._fleet.agents.values():
+            region = self._fleet.nodes[agent.node].region
+            for failure in agent.failed:
+                if failure.content_hash == made.candidate(region) and len(found) < MOST_TROUBLED:
+                    found.append(Troubled(agent.agent_id, region, "failed", failure.error_message))
+        return found
+
+    def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
         wanted = self._version(region)
         nodes = [n for n in self._fleet.nodes.values() if n.region == region and (n.agents or n.connected)]
         resource = f"ConfigAssignment/{rollout.assignment}"
@@ -193,10 +205,12 @@ class Rollouts:
             if state is None or state.rollout is None:
                 return
             before = state.rollout
-            found, goals = self.look(state, before)
-            if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in found.values()):
+            seen = self.look(state, before)
+            if self._clock.monotonic() - self._began < _SETTLE_S and not all(
+                r.connected for r in seen.regions.values()
+            ):
                 return  # we have just begun, and regions that are well have yet to come back to us
-            after = plan.step(before, found, goals, self._now)
+            after = plan.step(before, seen.regions, seen.goals, self._now)
             if after is not before:
                 await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
 
@@ -285,10 +299,10 @@ class Rollouts:
             state, before = self._find(name)
             why = reason or f"{actor} said so"
             if action == "promote":
-                found, goals = self.look(state, before)
+                seen = self.look(state, before)
                 if stage is None:
                     raise Conflict("to promote, name the stage that is meant: of two who do it at once, one is told")
-                after = plan.promote(before, stage, f"promoted by {actor}: {why}", found, goals, self._now)
+                after = plan.promote(before, stage, f"promoted by {actor}: {why}", seen.regions, seen.goals, self._now)
             else:
                 after = {
                     "reject": lambda: plan.reject(before, why, self._now),
@@ -334,22 +348,25 @@ class Rollouts:
         try:
             state, rollout = self._find(name)
         except NotFound:
-            return rollout_view(await self._stored(name), {}, None)
+            return rollout_view(await self._stored(name), {}, None, [])
         return self._view(state, rollout)
 
     def _view(self, state: AssignmentState, rollout: Rollout) -> dict[str, Any]:
-        found = self.look(state, rollout)[0] if rollout.state in GOING | {State.ROLLING_BACK} else {}
-        gate: Gate | None = plan.verdict(rollout, found, self._now) if rollout.state in GOING else None
-        return rollout_view(rollout, found, gate)
+        if rollout.state not in GOING | {State.ROLLING_BACK}:
+            return rollout_view(rollout, {}, None, self.failed(rollout) if rollout.thresholds else [])
+        seen = self.look(state, rollout)
+        gate: Gate | None = plan.verdict(rollout, seen.regions, self._now) if rollout.state in GOING else None
+        return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self.failed(rollout))
 
-    def listing(self) -> list[dict[str, Any]]:
+    async def listing(self) -> list[dict[str, Any]]:
         """Every rollout that is active, and the latest of each assignment, by name of the assignment."""
-        return [
-            self._view(state, rollout)
-            for _, state in sorted(self.revisions.states.items())
-            for rollout in (state.rollout, state.pending)
-            if rollout is not None
-        ]
+        found = []
+        for _, state in sorted(self.revisions.states.items()):
+            found += [self._view(state, rollout) for rollout in (state.rollout, state.pending) if rollout is not None]
+            if state.number and self.latest(state.name) != f"{state.name}-{state.number}":
+                with contextlib.suppress(NotFound):  # the newest was rejected
+                    found.append(rollout_view(await self._stored(f"{state.name}-{state.number}"), {}, None, []))
+        return found
 
     async def history(self, assignment: str) -> list[dict[str, Any]]:
         """All rollouts of an assignment that are kept, oldest first.
@@ -362,7 +379,7 @@ class Rollouts:
             bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms))).scalars().all()
         if not bodies:
             raise NotFound(f"ConfigAssignment {assignment} has no history")
-        return [rollout_view(Rollout.from_plain(json.loads(body)), {}, None) for body in bodies]
+        return [rollout_view(Rollout.from_plain(json.loads(body)), {}, None, []) for body in bodies]
 
     async def expire(self, before_ms: int) -> None:
         """Forget rollouts that ended before a time; the latest of each assignment stays."""
@@ -412,46 +429,6 @@ class Rollouts:
                 if rollout is not None and rollout.active:
                     found[rollout.state.value] = found.get(rollout.state.value, 0) + 1
         return found
-
-
-class _Contents:
-    """What a rollout gives, by region; worked out once a look."""
-
-    def __init__(self, rollout: Rollout, advance: Advance) -> None:
-        self._rollout = rollout
-        self._advance = advance
-        self._candidates: dict[str, bytes | None] = {}
-        self._stables: dict[str, bytes | None] = {}
-
-    def candidate(self, region: str) -> bytes | None:
-        """Content hash of the candidate; None where the region cannot render it."""
-        if region not in self._candidates:
-            self._candidates[region] = content_hash(self._advance, self._rollout.candidate, region)
-        return self._candidates[region]
-
-    def stable(self, region: str) -> bytes | None:
-        """Content hash of the stable revision; None where there is none."""
-        if region not in self._stables:
-            stable = self._rollout.stable
-            self._stables[region] = content_hash(self._advance, stable, region) if stable is not None else None
-        return self._stables[region]
-
-    def of(self, target: targets.Target) -> tuple[bytes | None, bytes | None] | None:
-        """(content hash by the candidate, by the stable revision) for an agent; None where the region cannot render it."""
-        candidate = self.candidate(target.region) if target.chosen else None
-        stable = self.stable(target.region) if target.had else None
-        if target.chosen and candidate is None:
-            return None
-        return _SAME if candidate == stable else (candidate, stable)
-
-
-def content_hash(advance: Advance, revision: GlobalRevision, region: str) -> bytes | None:
-    """The content hash of a revision in a region; None where its values do not resolve there."""
-    template, values = content_inputs(advance, revision, region)
-    resolved, problems = templates.resolve(template, revision.values, values)
-    if problems:
-        return None
-    return templates.content_hash(bytes.fromhex(revision.template_digest), resolved, revision.renderer)
 
 
 def _action(before: Rollout, after: Rollout) -> str:

@@ -46,6 +46,11 @@ class Subject(Protocol):
     @property
     def healthy(self) -> bool | None: ...
     @property
+    def last_error(self) -> str:
+        """What it says of its health."""
+        ...
+
+    @property
     def healthy_before(self) -> bool | None:
         """Its health when it was offered what it has."""
         ...
@@ -113,6 +118,16 @@ def count(
         lasting=int(unhealthy and now_ms - subject.changed_ms >= _LASTING_MS),
         holding=holding,
     )
+
+
+def trouble(subject: Subject, counted: Counts, candidate: bytes | None) -> tuple[str, str] | None:
+    """(`failed`, `unhealthy` or `silent`, what the agent said of it) for one that is not well; None for one that is."""
+    if counted.failed:
+        said = [f.error_message for f in subject.failed if f.content_hash == candidate]
+        return "failed", said[-1] if said else ""
+    if counted.unhealthy:
+        return "unhealthy", subject.last_error
+    return ("silent", "") if counted.silent else None
 
 
 def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Gate:

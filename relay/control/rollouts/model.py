@@ -7,7 +7,7 @@ import enum
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
@@ -145,6 +145,29 @@ class RegionView:
     """Why a node of it went back to stable by itself; empty where none did."""
     refused: str = ""
     """Why a node of it cannot put the change in force, or what its values lack; empty where it can."""
+
+
+class Troubled(NamedTuple):
+    """An agent that is not well with a candidate."""
+
+    agent: str
+    region: str
+    state: str
+    """`failed`, `unhealthy` or `silent`."""
+    message: str
+    """What it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What is known of a rollout just now."""
+
+    regions: dict[str, RegionView]
+    """Those where it has agents on its candidate's side."""
+    goals: list[tuple[str, str]]
+    """(region, agent id) of all its targets."""
+    troubled: list[Troubled]
+    """Some of those on the candidate's side that are not well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from relay.control.rollouts.gates import total_of
-from relay.control.rollouts.model import GOING, Counts, Gate, RegionView, Rollout, State
+from relay.control.rollouts.model import GOING, Counts, Gate, RegionView, Rollout, State, Troubled
 from relay.documents import canonical_json
 from relay.fleet.view import rfc3339
 from relay.ids import sha256
@@ -14,12 +14,15 @@ from relay.ids import sha256
 _PREFIX = 12
 
 
-def rollout_view(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None) -> dict[str, Any]:
+def rollout_view(
+    rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None, troubled: Iterable[Troubled]
+) -> dict[str, Any]:
     """One rollout.
 
     Args:
         regions: what is known of it now; empty where it is over.
         gate: of the current stage; None where there is none to pass.
+        troubled: agents that are to be named.
     """
     return {
         "name": rollout.name,
@@ -34,6 +37,8 @@ def rollout_view(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate
         "stable": _hash(rollout.stable),
         "candidate": _hash(rollout.candidate),
         "template": rollout.candidate.template,
+        "stable_template": rollout.stable.template if rollout.stable else None,
+        "troubled": [t._asdict() for t in troubled],
         "digest": rollout.digest,
         "created_by": rollout.created_by,
         "created": rfc3339(rollout.created_ms),

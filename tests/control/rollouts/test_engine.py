@@ -14,6 +14,7 @@ from relay.control.diff import Diffs
 from relay.errors import Conflict, NotFound, Refused
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.wire import TestAgent, WebSocketPipe, frame
 
@@ -165,7 +166,11 @@ async def test_failures_roll_back_and_are_remembered_until_somebody_retries(prog
     await change(plane, staged(2))
     status = await state_is(plane, "a-2", "rolled_back")
     assert "failed" in status["reason"]
+    assert {(t["state"], t["message"]) for t in status["troubled"]} == {("failed", "2 is not for me")}
+    assert len(status["troubled"]) == 2
     assert fleet.running(1) == 20
+    again = (await plane.documents.apply([("f", staged(2))])).applied[0]
+    assert (again.action, "opampctl rollout retry a-2" in again.warnings[0]) == ("unchanged", True)
     assert sum(bool(r.failed) for r in node.registry) == 2
     offers = fleet.offers
     await change(plane, staged(1))
@@ -398,6 +403,7 @@ async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again
         with pytest.raises(Conflict, match="somebody else must approve it"):
             await plane.rollouts.approve("a-2", author, after["digest"])
     await plane.rollouts.act("a-2", "reject", "eve")
+    assert [(r["name"], r["state"]) for r in await plane.rollouts.listing()] == [("a-2", "rejected")]
     assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-3"
     assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-4"
     assert (await plane.rollouts.status("a-3"))["state"] == "superseded"
@@ -455,6 +461,33 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     await plane.rollouts.act("a-2", "rollback", "ann")
     await state_is(plane, "a-2", "rolled_back")
     await eventually(lambda: fleet.running(1) == 20)
+
+
+async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs, fleet: Fleet) -> None:
+    held = strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
+    plane = await programs.control_plane()
+    proxy = FaultProxy("127.0.0.1", plane.ports["link"])
+    await proxy.start()
+    try:
+        await change(plane, TEMPLATE + held + assignment("a", rate=1))
+        node = await programs.node(proxy.port)
+        await eventually(lambda: node.policy.accepted)
+        await fleet.join(node, 4)
+        await eventually(lambda: sum(a.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
+        plane.rollouts._began -= 60
+        await change(plane, staged(2))
+        await eventually(lambda: fleet.running(2) == 2)
+        proxy.stall()
+        # Both ends find out by gRPC's keep-alive: 10 s until a ping, 5 s for its answer.
+        await eventually(lambda: not plane.fleet.nodes["local/one"].connected, within_s=40)
+        status = await state_is(plane, "a-2", "held")
+        assert status["regions"]["local"]["state"] == "dark"
+        assert fleet.running(2) == 2
+        proxy.cut()
+        proxy.mend()
+        await state_is(plane, "a-2", "running")
+    finally:
+        await proxy.stop()
 
 
 async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so(

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from relay.control.rollouts.gates import count, judge
+from relay.control.rollouts.gates import count, judge, trouble
 from relay.control.rollouts.model import Counts, RegionView, Verdict
 from relay.opamp.offer import Failure, OfferedSlot
 from tests.control.rollouts.made import rollout, strategy
@@ -25,6 +25,7 @@ class Agent:
         self.failed: tuple[Failure, ...] = ()
         self.healthy: bool | None = True
         self.healthy_before: bool | None = True
+        self.last_error = "sick"
         self.changed_ms = NOW
         self.reports_status = True
         vars(self).update(more)
@@ -204,3 +205,12 @@ def test_all_regions_count_together() -> None:
     stages.append({"name": "two", "percentage": 60})
     earlier = rollout(spec=strategy(on_missing="exclude", stages=stages))
     assert judge(earlier, {"eu": good, "us": excluded}, NOW).verdict is Verdict.PASS
+
+
+def test_who_is_not_well() -> None:
+    failure = Failure("", CANDIDATE, 0, "no such thing", NOW)
+    assert trouble(Agent(failed=(failure,)), Counts(failed=1), CANDIDATE) == ("failed", "no such thing")
+    assert trouble(Agent(), Counts(failed=1), CANDIDATE) == ("failed", "")
+    assert trouble(Agent(), Counts(unhealthy=1), CANDIDATE) == ("unhealthy", "sick")
+    assert trouble(Agent(), Counts(silent=1), CANDIDATE) == ("silent", "")
+    assert trouble(Agent(), Counts(applied=1), CANDIDATE) is None

@@ -1,6 +1,6 @@
 import dataclasses
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -143,10 +143,16 @@ def test_stages_advance_in_windows_only() -> None:
         ({"start": "22:00", "end": "06:00", "days": ["mon"]}, (24, 23), False),
         ({"start": "13:00", "end": "14:00", "time_zone": "Europe/Berlin"}, (23, 12), True),
         ({"start": "23:00"}, (23, 23), True),
+        # Berlin is two hours ahead of UTC until 25 October 2026, 01:00 UTC, when its clocks go back from 3 to 2.
+        ({"start": "02:00", "end": "03:00", "time_zone": "Europe/Berlin"}, (-6, 0), True),
+        ({"start": "02:00", "end": "03:00", "time_zone": "Europe/Berlin"}, (-6, 1), True),
+        ({"start": "02:00", "end": "03:00", "time_zone": "Europe/Berlin"}, (-6, 2), False),
+        ({"start": "03:00", "end": "04:00", "time_zone": "Europe/Berlin"}, (-6, 2), True),
     ],
 )
 def test_windows(window: dict[str, Any], moment: tuple[int, int], is_open: bool) -> None:
-    now_ms = int(datetime(2026, 11, *moment, tzinfo=UTC).timestamp() * 1000)
+    day, hour = moment
+    now_ms = int((datetime(2026, 11, 1, hour, tzinfo=UTC) + timedelta(days=day - 1)).timestamp() * 1000)
     assert plan.open_now([Window.model_validate(window)], now_ms) is is_open
     assert plan.open_now([], now_ms)
 

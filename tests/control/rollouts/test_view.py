@@ -1,5 +1,5 @@
 from relay.control.rollouts import plan
-from relay.control.rollouts.model import Counts, Gate, RegionView, State, Verdict
+from relay.control.rollouts.model import Counts, Gate, RegionView, State, Troubled, Verdict
 from relay.control.rollouts.view import rollout_view
 from tests.control.rollouts.made import rollout
 
@@ -13,7 +13,8 @@ GATE = Gate(Verdict.WAITING, "5m left")
 def test_a_rollout_that_is_going_on() -> None:
     first = plan.begin(rollout(), [("eu", "x")], 1000)
     second = plan.advance(first, Gate(Verdict.PASS, "all well"), REGIONS, [("eu", "x")], 2000)
-    view = rollout_view(second, REGIONS, GATE)
+    view = rollout_view(second, REGIONS, GATE, [Troubled("x", "eu", "failed", "no")])
+    assert view["troubled"] == [{"agent": "x", "region": "eu", "state": "failed", "message": "no"}]
     assert (view["state"], view["stage"]) == ("running", 1)
     assert [s["state"] for s in view["stages"]] == ["passed", "current", "waiting"]
     assert view["stages"][0]["counts"]["targets"] == 3
@@ -26,14 +27,14 @@ def test_a_rollout_that_is_going_on() -> None:
 
 def test_regions_that_went_back_or_have_yet_to() -> None:
     halted = {"eu": RegionView(Counts(targets=2), halted="3 failed")}
-    assert rollout_view(rollout(), halted, GATE)["regions"]["eu"]["state"] == "halted"
+    assert rollout_view(rollout(), halted, GATE, [])["regions"]["eu"]["state"] == "halted"
     back = rollout(state=State.ROLLING_BACK, stage_started_ms=5, reason="bad")
-    view = rollout_view(back, REGIONS, None)
+    view = rollout_view(back, REGIONS, None, [])
     assert view["regions"]["eu"]["state"] == "divergent"
     assert view["stages"][0]["gate"] == {"verdict": "fail", "reason": "bad"}
 
 
 def test_before_it_begins() -> None:
-    view = rollout_view(rollout(state=State.PENDING_APPROVAL, stable=None), {}, None)
+    view = rollout_view(rollout(state=State.PENDING_APPROVAL, stable=None), {}, None, [])
     assert view["stable"] is None
     assert [s["state"] for s in view["stages"]] == ["waiting"] * 3
