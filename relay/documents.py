@@ -22,6 +22,7 @@ MAX_DEPTH = 64
 MAX_NODES = 100_000
 """Values in one document once its aliases are expanded. 1 MiB of `- a` is half of this; an alias bomb is far over it."""
 MAX_DOCUMENTS = 1_000
+MAX_DURATION_S = 10 * 365 * 86400.0
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -187,11 +188,14 @@ def parse_duration(text: str) -> float:
     """Read `30m`, `1h30m`, `250ms`, `7d` into seconds.
 
     Raises:
-        ValueError: not a duration.
+        ValueError: not a duration, or one of more than ten years.
     """
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is not a duration such as 30s, 15m, 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+        raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 15m, 1h30m")
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    if seconds > MAX_DURATION_S:
+        raise ValueError(f"{text[:40]} is longer than ten years")
+    return seconds
 
 
 def canonical_json(value: Any) -> bytes:

@@ -25,6 +25,7 @@ from relay.control.preview import Previews
 from relay.control.publish import Publisher
 from relay.control.revisions import Revisions, Rules
 from relay.control.rollouts.engine import Rollouts
+from relay.control.rollouts.model import AT_ONCE
 from relay.control.storage.database import Database
 from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender
@@ -32,7 +33,9 @@ from relay.link.server import LinkServer
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.pb.relay.v1 import link_pb2
-from relay.settings.parts import is_loopback, split_endpoint
+from relay.policy.snapshot import CONFIG, PACKAGES
+from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
+from relay.settings.parts import Policies, is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings
 
 _log = log.get("opamp-relay.control-plane")
@@ -74,9 +77,10 @@ class ControlPlane:
         self.configs = Configs(database)
         fleet = self.fleet = Fleet(database, self.configs, clock=clock, metrics=self.metrics)
         update = settings.policies.config_update
-        rules = Rules(**update.model_dump(exclude={"validation"}))
         revisions = self.revisions = Revisions(
-            database, rules=rules, targets=lambda r, advance: self.rollouts.targets_of(r, advance)
+            database,
+            rules=_rules(settings.policies),
+            targets=lambda r, advance: self.rollouts.targets_of(r, advance),
         )
         channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
         checks = Checks(
@@ -84,7 +88,7 @@ class ControlPlane:
         )
         documents = self.documents = Documents(database, revisions, checks, clock=clock)
         await documents.load()
-        await revisions.load(documents.current.templates, documents.current.assignments)
+        await revisions.load(documents.current)
         await fleet.load()
         await self.configs.load()
         self.publisher = Publisher(database, revisions, self.configs, clock=clock)
@@ -94,6 +98,7 @@ class ControlPlane:
             fleet,
             clock=clock,
             metrics=self.metrics,
+            library=lambda: self.documents.current,
             published=self.publisher.publish,
             version=self.publisher.version,
         )
@@ -170,8 +175,8 @@ class ControlPlane:
     async def _expire_history(self) -> None:
         before_ms = self._clock.unix_ms() - int(self._settings.retention.history * 1000)
         agents = self.fleet.agents.values()
-        used = {a.offered_hash for a in agents}
-        used |= {s.content_hash for a in agents for s in (*a.offers, *a.applied)}
+        used = {a.config.hash for a in agents}
+        used |= {s.content_hash for a in agents for s in (*a.config.slots, *a.config.applied)}
         await self.configs.expire(used, before_ms)
         await self.rollouts.expire(before_ms)
 
@@ -224,6 +229,23 @@ class ControlPlane:
     def node_gone(self, node: link_pb2.NodeIdentity) -> None:
         """A node's Report stream has ended."""
         self.fleet.node_gone(node)
+
+
+def _rules(policies: Policies) -> dict[str, Rules]:
+    config, packages = policies.config_update, policies.package_update
+    common = {"approval_required", "approvals_needed", "four_eyes", "rollback_on_error"}
+    strategy = AT_ONCE
+    if packages.canary_percentage:
+        stages = [
+            Stage(name="canary", percentage=packages.canary_percentage, duration=f"{packages.canary_duration:.0f}s"),
+            Stage(name="all", percentage=100),
+        ]
+        criteria = SuccessCriteria(error_rate_threshold=packages.canary_error_rate)
+        strategy = StrategySpec(stages=[s.model_copy(update={"success_criteria": criteria}) for s in stages])
+    return {
+        CONFIG: Rules(**config.model_dump(include=common)),
+        PACKAGES: Rules(**packages.model_dump(include=common), strategy=strategy),
+    }
 
 
 class _Server(uvicorn.Server):

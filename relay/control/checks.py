@@ -5,46 +5,19 @@ Templates that exist, values that every region can resolve, assignments that do 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from zoneinfo import ZoneInfo
 
+from relay.control.library import AnyAssignment, Library
 from relay.documents import Document
-from relay.errors import NotFound, Problem
+from relay.errors import Problem
 from relay.policy import collector
 from relay.policy import template as templates
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.packages import PackageAssignment
 from relay.policy.selector import Facts, Matcher, implies
 from relay.policy.strategy import RolloutStrategy
-
-
-@dataclass(slots=True)
-class Library:
-    """All documents in force, by kind and key."""
-
-    templates: dict[str, ConfigTemplate] = field(default_factory=dict)
-    assignments: dict[str, ConfigAssignment] = field(default_factory=dict)
-    variables: dict[str, RegionVariables] = field(default_factory=dict)
-    strategies: dict[str, RolloutStrategy] = field(default_factory=dict)
-
-    def of(self, document_or_kind: AnyDocument | str) -> dict[str, Any]:
-        """The documents of one kind."""
-        kind = document_or_kind if isinstance(document_or_kind, str) else document_or_kind.kind
-        by_kind: dict[str, dict[str, Any]] = {
-            "ConfigTemplate": self.templates,
-            "ConfigAssignment": self.assignments,
-            "RegionVariables": self.variables,
-            "RolloutStrategy": self.strategies,
-        }
-        if kind not in by_kind:
-            raise NotFound(f"there is no kind {kind}; there are {', '.join(by_kind)}")
-        return by_kind[kind]
-
-    def copy(self) -> Library:
-        """A library that can be changed without changing this one."""
-        return Library(dict(self.templates), dict(self.assignments), dict(self.variables), dict(self.strategies))
 
 
 class Checks:
@@ -97,9 +70,10 @@ class Checks:
                     problems.append(own.problem(path, reason))
                 else:
                     problems.append(blamed.problem("spec.values", f"ConfigAssignment {assignment.key}: {reason}"))
-            if assignment.spec.strategy is not None and assignment.spec.strategy not in library.strategies:
-                reason = f"there is no RolloutStrategy {assignment.spec.strategy}"
-                problems.append(blamed.problem("spec.strategy", reason))
+        for document in changed:
+            source = sources[document.kind, document.key]
+            if isinstance(document, ConfigAssignment | PackageAssignment):
+                problems += [source.problem(path, reason) for path, reason in _assignment_problems(library, document)]
         for strategy in (d for d in changed if isinstance(d, RolloutStrategy)):
             source = sources[strategy.kind, strategy.key]
             for i, window in enumerate(strategy.spec.windows):
@@ -134,16 +108,17 @@ class Checks:
                 found[path, reason + where] = None
         return list(found)
 
-    def conflicts(self, library: Library, moved: list[ConfigAssignment]) -> list[tuple[ConfigAssignment, str]]:
-        """Assignments of one priority and slot that contend for the same agents."""
-        groups: dict[tuple[int, str], list[ConfigAssignment]] = {}
-        for assignment in library.assignments.values():
-            if not assignment.spec.observe_only:
-                groups.setdefault((assignment.spec.priority, assignment.spec.slot), []).append(assignment)
+    def conflicts(self, library: Library, moved: list[AnyAssignment]) -> list[tuple[AnyAssignment, str]]:
+        """Assignments of one kind, priority and slot that contend for the same agents."""
+        groups: dict[tuple[str, int, str], list[AnyAssignment]] = {}
+        for assignment in library.all_assignments():
+            slot = "" if isinstance(assignment, PackageAssignment) else assignment.spec.slot
+            if isinstance(assignment, PackageAssignment) or not assignment.spec.observe_only:
+                groups.setdefault((assignment.kind, assignment.spec.priority, slot), []).append(assignment)
         keys = {a.key for a in moved}
-        found: list[tuple[ConfigAssignment, str]] = []
+        found: list[tuple[AnyAssignment, str]] = []
         facts: list[Facts] | None = None
-        for (priority, slot), group in groups.items():
+        for (_, priority, slot), group in groups.items():
             if len(group) < 2 or not any(a.key in keys for a in group):
                 continue
             if facts is None:
@@ -156,7 +131,7 @@ class Checks:
                         continue
                     blamed, named = (one, other) if one.key in keys else (other, one)
                     selectors = one.spec.target_selector, other.spec.target_selector
-                    reason = f"ConfigAssignment {named.key} has the same priority {priority}"
+                    reason = f"{named.kind} {named.key} has the same priority {priority}"
                     if slot:
                         reason += f" and slot {slot}"
                     if implies(*selectors) or implies(*reversed(selectors)):
@@ -185,6 +160,22 @@ class Checks:
             (source.problem(f"spec.config.{f.path}", f.reason), f.is_error)
             for f in collector.check(document.spec.config)
         ]
+
+
+def _assignment_problems(library: Library, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:
+    strategy = assignment.spec.strategy
+    if strategy is not None and strategy not in library.strategies:
+        yield "spec.strategy", f"there is no RolloutStrategy {strategy}"
+    other = library.assignments if isinstance(assignment, PackageAssignment) else library.package_assignments
+    if assignment.key in other:
+        yield (
+            "metadata.name",
+            f"{other[assignment.key].kind} {assignment.key} has this name; rollouts are named after it",
+        )
+    if isinstance(assignment, PackageAssignment):
+        for i, package in enumerate(assignment.spec.packages):
+            if f"{package.name}@{package.version}" not in library.packages:
+                yield f"spec.packages.{i}", f"there is no package {package.name}@{package.version}, or it was yanked"
 
 
 def _is_time_zone(name: str) -> bool:

@@ -14,7 +14,7 @@ from relay.control.storage.database import Database
 from relay.errors import NotFound
 from relay.fleet.view import rfc3339
 from relay.opamp.offer import OfferedSlot
-from relay.policy.snapshot import Content, Snapshot
+from relay.policy.snapshot import ConfigContent, Snapshot
 
 _SLOTS = "application/vnd.opamp-relay.slots+json"
 """Content type of what a config_hash is made of: slot → content hash."""
@@ -99,11 +99,8 @@ class Configs:
         self._known -= gone
 
 
-def _contents(snapshot: Snapshot) -> Iterable[Content]:
-    for assignment in snapshot.assignments:
-        yield from (content for _, content in assignment.branches)
-        if assignment.stable is not None:
-            yield assignment.stable
+def _contents(snapshot: Snapshot) -> Iterable[ConfigContent]:
+    return (c for a in snapshot.assignments for c in a.contents if isinstance(c, ConfigContent))
 
 
 def _row(key: bytes, content_type: str, body: bytes, now_ms: int) -> dict[str, Any]:

@@ -19,20 +19,21 @@ from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
 from relay.policy import template as templates
-from relay.policy.evaluate import Decision, Evaluator
+from relay.policy.evaluate import NOTHING, Decision, Evaluator
 from relay.policy.mask import Mask
-from relay.policy.snapshot import build
+from relay.policy.snapshot import CONFIG, PACKAGES, build
 
 _SLICE = 500
 _PREFIX = 12
+Hashes = tuple[bytes, bytes]
 
 
 @dataclass(slots=True)
 class _Pair:
     """Agents that would go from one config to another."""
 
-    before: Decision | None
-    after: Decision | None
+    before: Decision
+    after: Decision
     agents: list[str] = field(default_factory=list)
 
 
@@ -56,20 +57,13 @@ class Diffs:
         if proposal.problems:
             raise Refused(proposal.problems)
         library = proposal.after
-        after = self._revisions.advance(
-            library.templates,
-            library.assignments,
-            library.variables,
-            library.strategies,
-            actor="",
-            now_ms=self._clock.unix_ms(),
-        )
+        after = self._revisions.advance(library, actor="", now_ms=self._clock.unix_ms())
         before = self._revisions.same()
         evaluators = {
             region: tuple(Evaluator(build(self._revisions.aimed(advance, region))) for advance in (before, after))
             for region in {node.region for node in self._fleet.nodes.values()}
         }
-        pairs: dict[tuple[str, str], _Pair] = {}
+        pairs: dict[tuple[Hashes, Hashes], _Pair] = {}
         by_region: Counter[str] = Counter()
         by_assignment: Counter[str] = Counter()
         orphans: list[str] = []
@@ -80,13 +74,13 @@ class Diffs:
                 await asyncio.sleep(0)
             region = self._fleet.nodes[agent.node].region
             old, new = (self._decide(evaluator, agent) for evaluator in evaluators[region])
-            if _hash(old) == _hash(new):
+            if old.hashes == new.hashes:
                 continue
             name = agent.agent_id
-            pairs.setdefault((_hash(old), _hash(new)), _Pair(old, new)).agents.append(name)
+            pairs.setdefault((old.hashes, new.hashes), _Pair(old, new)).agents.append(name)
             by_region[region] += 1
-            by_assignment.update({*(old.assignments if old else ()), *(new.assignments if new else ())})
-            if new is None:
+            by_assignment.update({*old.assignments, *new.assignments})
+            if new == NOTHING:
                 orphans.append(name)
             elif missing := await self._missing(agent, new, lists):
                 lacking.append({"agent": name, "components": missing})
@@ -112,12 +106,17 @@ class Diffs:
             "warnings": [warning for a in proposal.applied for warning in a.warnings],
         }
 
-    def _decide(self, evaluator: Evaluator, agent: Agent) -> Decision | None:
-        if not agent.accepts_config or not agent.agent_id:
-            return None
-        failed = tuple((f.slot, f.content_hash, f.retry) for f in agent.failed)
+    def _decide(self, evaluator: Evaluator, agent: Agent) -> Decision:
+        takes_config, takes_packages = agent.accepts(CONFIG), agent.accepts(PACKAGES)
+        if not agent.agent_id or not (takes_config or takes_packages):
+            return NOTHING
+        failures = (*agent.config.failed, *(agent.packages.failed if agent.packages is not None else ()))
+        failed = tuple((f.slot, f.content_hash, f.retry) for f in failures)
         key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed)
-        return evaluator.decide_once(key)
+        decision = evaluator.decide_once(key)
+        if not takes_config:
+            return Decision((), NOTHING.config_hash, decision.packages, decision.packages_hash)
+        return decision if takes_packages else Decision(decision.choices, decision.config_hash)
 
     async def _missing(self, agent: Agent, decision: Decision, lists: dict[bytes, pb.AvailableComponents]) -> list[str]:
         """Components that the agent would need and did not name among those that it has."""
@@ -138,40 +137,44 @@ class Diffs:
 def _components(decision: Decision) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for choice in decision.choices:
-        for section, names in collector.components(choice.content.template.spec.config).items():
+        for section, names in collector.components(choice.config.template.spec.config).items():
             found.setdefault(section, set()).update(names)
     return found
 
 
-def _hash(decision: Decision | None) -> str:
-    return decision.config_hash.hex() if decision is not None else ""
+def _hash(decision: Decision) -> str | None:
+    """The first digits of the hashes that agents see: of the config, of the packages."""
+    shown = [h.hex()[:_PREFIX] for h in decision.hashes if h]
+    return "+".join(shown) or None
 
 
 def _view(pair: _Pair, mask: Mask) -> dict[str, Any]:
     before, after = _texts(pair.before, mask), _texts(pair.after, mask)
     lines: list[str] = []
-    for slot in sorted(before.keys() | after.keys()):
-        name = slot or "(default)"
+    for name in sorted(before.keys() | after.keys()):
         lines += difflib.unified_diff(
-            before.get(slot, "").splitlines(keepends=True),
-            after.get(slot, "").splitlines(keepends=True),
+            before.get(name, "").splitlines(keepends=True),
+            after.get(name, "").splitlines(keepends=True),
             f"{name} (as declared)",
             f"{name} (as proposed)",
         )
     return {
-        "from": _hash(pair.before)[:_PREFIX] or None,
-        "to": _hash(pair.after)[:_PREFIX] or None,
+        "from": _hash(pair.before),
+        "to": _hash(pair.after),
         "agents": len(pair.agents),
         "names": sorted(pair.agents),
         "text": "".join(lines),
     }
 
 
-def _texts(decision: Decision | None, mask: Mask) -> dict[str, str]:
+def _texts(decision: Decision, mask: Mask) -> dict[str, str]:
     """Slot → what the agents get, without its secrets."""
     texts = {}
-    for choice in decision.choices if decision is not None else ():
-        template = choice.content.template
-        tree = mask.tree(templates.substituted(template, choice.content.resolved))
-        texts[choice.slot] = templates.as_bytes(tree, template.spec.content_type).decode()
+    for choice in decision.choices:
+        template = choice.config.template
+        tree = mask.tree(templates.substituted(template, choice.config.resolved))
+        texts[choice.slot or "(default)"] = templates.as_bytes(tree, template.spec.content_type).decode()
+    if decision.packages is not None and decision.packages.files is not None:
+        files = decision.packages.files.files
+        texts["packages"] = "".join(f"{p.name}: {p.version} (sha256 {f.sha256[:_PREFIX]})\n" for p, f in files)
     return texts

@@ -12,9 +12,11 @@ import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit
-from relay.control.checks import Checks, Library
+from relay.control.assignments import Advance
+from relay.control.checks import Checks
+from relay.control.library import Library
 from relay.control.revisions import Revisions
-from relay.control.rollouts.model import GlobalRevision
+from relay.control.rollouts.model import GlobalConfig, GlobalRevision
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import Document, canonical_json, parse
@@ -24,8 +26,13 @@ from relay.policy import kinds
 from relay.policy import template as templates
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.packages import PackageAssignment
 from relay.policy.strategy import RolloutStrategy
 
+_NEEDS_APPROVAL = (
+    "its changes need approval, and a deletion is one: first have a change approved that ends it for all agents "
+    "(observe_only: true, or a target_selector that names nobody)"
+)
 ANONYMOUS = "anonymous"
 """The actor of a change whose author said nothing."""
 
@@ -148,7 +155,7 @@ class Documents:
             proposal.applied.append(_applied(document, "configured" if before else "created", before, warnings))
         sources: dict[tuple[str, str], Document] = {(d.kind, d.key): s for s, d in parsed}
         proposal.problems += self._checks.problems(library, proposal.changed, sources)
-        moved = [d for d in proposal.changed if isinstance(d, ConfigAssignment)]
+        moved = [d for d in proposal.changed if isinstance(d, ConfigAssignment | PackageAssignment)]
         proposal.conflicts += [
             sources[(a.kind, a.key)].problem("spec.priority", reason)
             for a, reason in self._checks.conflicts(library, moved)
@@ -157,7 +164,8 @@ class Documents:
 
     def _taken_back(self, document: AnyDocument) -> tuple[str, ...]:
         """A warning, where what an assignment asks for is not what goes out, and nothing is under way."""
-        state = self._revisions.states.get(document.key) if isinstance(document, ConfigAssignment) else None
+        is_assignment = isinstance(document, ConfigAssignment | PackageAssignment)
+        state = self._revisions.states.get(document.key) if is_assignment else None
         if state is None or state.declared == state.stable or state.pending or (state.rollout and state.rollout.active):
             return ()
         latest = f"{state.name}-{state.number}"
@@ -172,19 +180,25 @@ class Documents:
             NotFound: there is no assignment of that name.
             Refused: that revision no longer fits (its template is gone).
         """
-        now = self.get("ConfigAssignment", name)
-        template, _, version = earlier.template.rpartition("@")
+        now = self.get(earlier.kind, name)
         spec = {
             **now["spec"],
-            "template": {"name": template, "version": version},
-            "values": earlier.values,
             "target_selector": earlier.selector.model_dump(exclude_unset=True),
             "priority": earlier.priority,
-            "slot": earlier.slot,
-            "observe_only": earlier.observe_only,
         }
+        if isinstance(earlier, GlobalConfig):
+            template, _, version = earlier.template.rpartition("@")
+            spec |= {
+                "template": {"name": template, "version": version},
+                "values": earlier.values,
+                "slot": earlier.slot,
+                "observe_only": earlier.observe_only,
+            }
+        else:
+            parts = (pin.split("@") for pin in earlier.packages)
+            spec |= {"packages": [{"name": name, "version": version} for name, version, _ in parts]}
         text = canonical_json({**now, "spec": spec}).decode()
-        (applied,) = (await self.apply([(f"ConfigAssignment/{name}", text)], actor=actor)).applied
+        (applied,) = (await self.apply([(f"{earlier.kind}/{name}", text)], actor=actor)).applied
         return applied
 
     # ---- delete
@@ -222,9 +236,14 @@ class Documents:
                 for _, reason in self._checks.unresolved(library, assignment, template, self._checks.live(key)):
                     problems.append(source.problem("", f"ConfigAssignment {assignment.key}: {reason}"))
         elif isinstance(document, RolloutStrategy):
-            users = {a.key for a in library.assignments.values() if a.spec.strategy == key}
+            users = {f"{a.kind} {a.key}" for a in library.all_assignments() if a.spec.strategy == key}
             if users:
-                problems.append(source.problem("", f"in use by ConfigAssignment {', '.join(sorted(users))}"))
+                problems.append(source.problem("", f"in use by {', '.join(sorted(users))}"))
+        elif isinstance(document, ConfigAssignment | PackageAssignment):
+            state = self._revisions.states[key]
+            if state.asked[0] and state.in_force:
+                # Deleting changes what agents run, and nobody could approve it.
+                problems.append(source.problem("", _NEEDS_APPROVAL))
         if problems:
             raise Refused(problems, outcome=Outcome.CONFLICT)
         await self._store(library, [], [document], actor)
@@ -243,9 +262,9 @@ class Documents:
             }
             for d in changed
         ]
-        states = self._revisions.advance(
-            library.templates, library.assignments, library.variables, library.strategies, actor=actor, now_ms=now
-        )
+        states = self._revisions.advance(library, actor=actor, now_ms=now)
+        if problems := self._revisions.unpublishable(states):
+            raise Refused([Problem(name, 0, "", reason) for name, reason in problems])
         entries = [
             audit.Entry(actor, "apply", f"{d.kind}/{d.key}", _digest(self.current.of(d).get(d.key)), _digest(d))
             for d in changed
@@ -259,6 +278,9 @@ class Documents:
             await remove(connection, schema.documents, [{"kind": d.kind, "key": d.key} for d in deleted])
             await self._revisions.store(connection, states)
             await audit.add(connection, entries, now)
+        return self._in_force(library, states)
+
+    def _in_force(self, library: Library, states: Advance) -> list[Begun]:
         self.current = library
         self._revisions.put_in_force(states)
         return [Begun(r.name, r.assignment, r.state.value, r.reason) for r in states.rollouts if r.active]

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.control import views
+from relay.control.assignments import content_inputs
 from relay.control.fleet import Agent, Fleet
-from relay.control.revisions import AssignmentState, Revisions, content_inputs
+from relay.control.revisions import Revisions
+from relay.control.rollouts.model import GlobalConfig
 from relay.documents import parse
 from relay.errors import NotFound, Refused
 from relay.policy import selector
@@ -25,32 +27,34 @@ async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
         or `unknown` (it has not reported what it runs).
     """
     found = []
-    watching = [s for s in revisions.states.values() if s.observe_only and s.declared is not None]
+    watching = [
+        (state.name, state.stable)
+        for state in revisions.states.values()
+        if state.observe_only and isinstance(state.stable, GlobalConfig)
+    ]
     wanted: dict[tuple[str, str], Mapping[str, Any] | None] = {}
     for i, agent in enumerate(views.rows(fleet) if watching else []):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         region = fleet.nodes[agent.node].region
-        for state in watching:
-            assert state.declared is not None
-            if not selector.matches(state.declared.selector, fleet.facts_of(agent)):
+        for name, revision in watching:
+            if not selector.matches(revision.selector, fleet.facts_of(agent)):
                 continue
-            key = (state.name, region)
+            key = (name, region)
             if key not in wanted:
-                wanted[key] = _rendered(revisions, state, region)
-            found.append(await _entry(fleet, agent, region, state, wanted[key]))
+                wanted[key] = _rendered(revisions, revision, region)
+            found.append(await _entry(fleet, agent, region, name, revision.slot, wanted[key]))
     return sorted(found, key=lambda entry: (entry["assignment"], entry["agent"]))
 
 
-def _rendered(revisions: Revisions, state: AssignmentState, region: str) -> Mapping[str, Any] | None:
-    assert state.declared is not None
-    template, values = content_inputs(revisions.same(), state.declared, region)
-    resolved, problems = templates.resolve(template, state.declared.values, values)
+def _rendered(revisions: Revisions, revision: GlobalConfig, region: str) -> Mapping[str, Any] | None:
+    template, values = content_inputs(revisions.same(), revision, region)
+    resolved, problems = templates.resolve(template, revision.values, values)
     return None if problems else _parsed(templates.render(template, resolved))
 
 
 async def _entry(
-    fleet: Fleet, agent: Agent, region: str, state: AssignmentState, wanted: Mapping[str, Any] | None
+    fleet: Fleet, agent: Agent, region: str, assignment: str, slot: str, wanted: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     differences: list[dict[str, Any]] = []
     try:
@@ -59,14 +63,14 @@ async def _entry(
         verdict = "unknown"
     else:
         slots = effective.config_map.config_map
-        body = slots[state.slot].body if state.slot in slots else b""
+        body = slots[slot].body if slot in slots else b""
         differences = differing(wanted or {}, _parsed(body))
         verdict = "different" if differences else "same"
     return {
         "agent": agent.agent_id,
         "region": region,
-        "assignment": state.name,
-        "slot": state.slot,
+        "assignment": assignment,
+        "slot": slot,
         "state": verdict if wanted is not None else "unknown",
         "differences": differences,
     }

@@ -22,22 +22,23 @@ from relay.control.storage.database import Database, remove, replace
 from relay.errors import Conflict, Duplicate, NotFound
 from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, winner
-from relay.fleet.rollup import status_name
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
 from relay.link.protocol import WINDOW, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.opamp import capabilities
-from relay.opamp.offer import Failure, OfferedSlot
-from relay.opamp.record import failures_of, slots_of
+from relay.opamp.offering import Offering
+from relay.opamp.packages import PackageOffering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import Facts
+from relay.policy.snapshot import CONFIG
 
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
 _KEPT_CHARS = 300
+_SILENT_NODE_S = 30.0
 Trusted = Literal["all"] | tuple[str, ...]
 
 
@@ -55,23 +56,36 @@ class Agent:
     digest: int
     effective_config_digest: bytes
     components_digest: bytes = b""
-    offered_hash: bytes = b""
-    offers: tuple[OfferedSlot, ...] = ()
-    applied: tuple[OfferedSlot, ...] = ()
-    status: str = ""
-    """What it says of `offers`: APPLIED, APPLYING, FAILED; empty for nothing."""
-    offered_at_ms: int = 0
-    failed: tuple[Failure, ...] = ()
+    config: Offering = field(default_factory=Offering)
+    """What config it was last offered, and what became of it."""
+    packages: PackageOffering | None = None
+    """What packages; None for never any."""
     healthy: bool | None = None
     last_error: str = ""
-    healthy_before: bool | None = None
     changed_ms: int = 0
-    accepts_config: bool = False
-    reports_status: bool = False
+    capabilities: int = 0
     facts: Facts | None = None
     """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
     listed: tuple[tuple[frozenset[str], bool], str] | None = None
     """What it looks like in lists; see `views.listed`."""
+
+    def offering(self, kind: str) -> Offering:
+        """What it was last offered by assignments of a kind."""
+        return self.config if kind == CONFIG else self.packages or _NEVER
+
+    def accepts(self, kind: str) -> bool:
+        """Whether it takes what assignments of a kind offer."""
+        bit = capabilities.ACCEPTS_REMOTE_CONFIG if kind == CONFIG else capabilities.ACCEPTS_PACKAGES
+        return bool(self.capabilities & bit)
+
+    def reports(self, kind: str) -> bool:
+        """Whether it tells what became of it."""
+        bit = capabilities.REPORTS_REMOTE_CONFIG if kind == CONFIG else capabilities.REPORTS_PACKAGE_STATUSES
+        return bool(self.capabilities & bit)
+
+
+_NEVER = PackageOffering()
+"""Of an agent that was never offered packages; never changed."""
 
 
 @dataclass(slots=True)
@@ -100,6 +114,8 @@ class NodeState:
     """Incarnations of other processes that tried to report under this name."""
     status_at: float = 0.0
     """When `policy_age_s` was told."""
+    behind_ms: int = 0
+    """How far its clock is behind ours."""
     to_release: set[bytes] = field(default_factory=set)
     """Agents that moved away and that the node has yet to be told of."""
 
@@ -290,6 +306,10 @@ class Fleet:
             if held is not None and held.node != key:
                 self.nodes[held.node].to_release.add(agent.uid)
             node.to_release.discard(agent.uid)
+            if held is not None:
+                agent.config.keep_baseline(held.config)
+                if agent.packages is not None and held.packages is not None:
+                    agent.packages.keep_baseline(held.packages)
             self._put(agent)
         for uid in removed:
             self._drop(uid)
@@ -328,7 +348,7 @@ class Fleet:
             if removed:
                 await remove(connection, schema.agents, [{"instance_uid": uid} for uid in removed])
             await replace(connection, schema.effective_configs, bodies)
-            offered = ((a.offered_hash, a.offers) for a in accepted)
+            offered = ((a.config.hash, a.config.slots) for a in accepted)
             fresh = await self._configs.keep_offered(connection, offered, self._clock.unix_ms())
         self._configs.added(fresh)
         self._bodies.update(row["digest"] for row in bodies)
@@ -345,6 +365,7 @@ class Fleet:
             status = report.status
             node.manifest = (status.manifest.epoch, status.manifest.number) if status.HasField("manifest") else None
             node.status_at = self._clock.monotonic()
+            node.behind_ms = self._clock.unix_ms() - status.unix_ms if status.unix_ms else 0
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.halted = {h.rollout: h.reason for h in status.halted}
             node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
@@ -366,6 +387,10 @@ class Fleet:
             for uid in gone:
                 self._drop(uid)
             self._bodies -= unused
+
+    def is_heard(self, node: NodeState) -> bool:
+        """Whether a node's link is up and it has lately said something: nodes tell how they are every 10 s."""
+        return node.connected and (not node.status_at or self._clock.monotonic() - node.status_at < _SILENT_NODE_S)
 
     def live_regions(self) -> set[str]:
         """Regions that have agents, or a node that is connected."""
@@ -411,10 +436,7 @@ class Fleet:
 def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
     message = link_pb2.AgentState.FromString(state)
     health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
-    said = pb.RemoteConfigStatus.FromString(message.remote_config_status)
-    about_offer = bool(message.offered_hash) and said.last_remote_config_hash == message.offered_hash
-    status = status_name(said.status) if about_offer else ""
-    return Agent(
+    agent = Agent(
         uid,
         message.agent_id,
         f"{node.region}/{node.name}",
@@ -424,16 +446,13 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         state_digest(uid, state),
         message.effective_config_digest,
         components_digest=message.components_digest,
-        offered_hash=message.offered_hash,
-        offers=slots_of(message.offers),
-        applied=slots_of(message.applied),
-        status="" if status == "UNSET" else status,
-        offered_at_ms=message.offered_at_unix_ms,
-        failed=failures_of(message.failed),
         healthy=health.healthy if health is not None else None,
         last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
-        healthy_before=message.healthy_before if message.HasField("healthy_before") else None,
         changed_ms=message.last_change_unix_ms,
-        accepts_config=bool(message.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG),
-        reports_status=bool(message.capabilities & capabilities.REPORTS_REMOTE_CONFIG),
+        capabilities=message.capabilities,
     )
+    agent.config.take(message.config)
+    if message.HasField("packages"):
+        agent.packages = PackageOffering()
+        agent.packages.take(message.packages)
+    return agent

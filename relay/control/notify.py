@@ -79,6 +79,8 @@ class Notifier:
         self._channels = channels
         self._clock = clock
         self._metrics = metrics
+        self._taken: set[int] = set()
+        """Notices that were sent and that the database could not be told of: they are not sent again."""
         self._send = send
 
     async def run(self) -> None:
@@ -100,13 +102,15 @@ class Notifier:
             url = self._channels.get(notice.channel)
             if url is None:
                 _log.warning("notice_without_channel", channel=notice.channel, title=notice.title)
-            elif not await asyncio.to_thread(self._tried, url, notice.title, notice.body):
-                await self._put_off(notice.number, notice.attempts + 1, notice.channel)
-                continue
-            else:
+            elif notice.number not in self._taken:
+                if not await asyncio.to_thread(self._tried, url, notice.title, notice.body):
+                    await self._put_off(notice.number, notice.attempts + 1, notice.channel)
+                    continue
                 self._metrics.notices["sent"] += 1
+                self._taken.add(notice.number)
             async with self._database.write() as connection:
                 await connection.execute(sa.delete(schema.notices).where(schema.notices.c.number == notice.number))
+            self._taken.discard(notice.number)
 
     def _tried(self, url: str, title: str, body: str) -> bool:
         try:

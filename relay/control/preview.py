@@ -7,6 +7,7 @@ from typing import Any
 from relay.control.fleet import Agent, Fleet
 from relay.control.publish import Publisher
 from relay.fleet.explain import explain_agent
+from relay.fleet.guard import frozen_rollouts
 from relay.link.protocol import Version
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.evaluate import Evaluator
@@ -21,18 +22,20 @@ class Previews:
         self._fleet = fleet
         self._snapshots: dict[str, tuple[Version, Snapshot]] = {}
 
-    async def evaluator(self, region: str, halted: frozenset[str] = frozenset()) -> Evaluator:
-        """What decides in a region, at nodes that have the newest policy."""
+    async def evaluator(
+        self, region: str, halted: frozenset[str] = frozenset(), policy_age_s: float = 0.0
+    ) -> Evaluator:
+        """What decides in a region, at a node that has the newest policy, and knew so `policy_age_s` ago."""
         policy = await self._publisher.policy(region)
         held = self._snapshots.get(region)
         if held is None or held[0] != policy.version:
             held = self._snapshots[region] = (policy.version, build(policy.resources))
-        return Evaluator(held[1], halted=halted)
+        return Evaluator(held[1], halted=halted, frozen=frozen_rollouts(held[1], policy_age_s))
 
     async def explain(self, agent: Agent) -> dict[str, Any]:
         """Why an agent gets what it gets."""
         node = self._fleet.nodes[agent.node]
-        evaluator = await self.evaluator(node.region, frozenset(node.halted))
+        evaluator = await self.evaluator(node.region, frozenset(node.halted), node.policy_age_s or 0.0)
         state = link_pb2.AgentState.FromString(agent.state)
         explained = explain_agent(evaluator, state, region=node.region, trusted=node.trusted)
         if not node.connected:

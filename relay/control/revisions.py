@@ -9,149 +9,59 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.control.assignments import Advance, AssignmentState, Inputs, packages_of
+from relay.control.library import AnyAssignment, Library
 from relay.control.rollouts import plan
-from relay.control.rollouts.model import AT_ONCE, GOING, GlobalRevision, Rollout, State
+from relay.control.rollouts.model import (
+    AT_ONCE,
+    GlobalConfig,
+    GlobalPackages,
+    GlobalRevision,
+    Rollout,
+    State,
+)
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.documents import canonical_json
 from relay.ids import sha256
-from relay.policy.model import AssignmentSpec, ConfigAssignment, ConfigTemplate, RegionVariables
-from relay.policy.snapshot import Published, assignment_resource, template_resource, variables_resource
-from relay.policy.strategy import RolloutStrategy, StrategySpec
-from relay.policy.template import RENDERER
+from relay.policy.model import ConfigAssignment, ConfigTemplate
+from relay.policy.packages import PublishedPackage
+from relay.policy.snapshot import (
+    PackageRevision,
+    assignment_resource,
+    package_resource,
+    template_resource,
+    variables_resource,
+)
+from relay.policy.strategy import StrategySpec
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the settings say of changes (`policies.config_update`)."""
+    """What the settings say of changes (`policies.config_update`, `policies.package_update`)."""
 
     approval_required: bool = False
     approvals_needed: int = 1
     four_eyes: bool = False
     rollback_on_error: bool = True
-
-
-_MOST_LAYERS = 8
-"""Of rollouts that superseded each other; agents of older ones go to the stable revision."""
-
-
-@dataclass(frozen=True, slots=True)
-class AssignmentState:
-    """An assignment between its revisions."""
-
-    name: str
-    slot: str
-    priority: int
-    observe_only: bool = False
-    number: int = 0
-    """Counts its rollouts."""
-    retry: int = 0
-    """Failures of an earlier retry generation are forgiven."""
-    stable: GlobalRevision | None = None
-    declared: GlobalRevision | None = None
-    """What its document asks for, whatever has become of that."""
-    rollout: Rollout | None = None
-    """The one that is going on, or the last that went out."""
-    pending: Rollout | None = None
-    """The one that waits for approval."""
-    layers: tuple[Rollout, ...] = ()
-    """Superseded ones, newest first, whose agents keep their candidates until their turn comes."""
-
-    @property
-    def in_force(self) -> list[GlobalRevision]:
-        """All that agents have, or have to be taken off."""
-        out = self.rollout is not None and self.rollout.state in GOING | {State.ROLLING_BACK}
-        going = [self.rollout.candidate] if out and self.rollout is not None else []
-        found = [self.stable, *going, *(layer.candidate for layer in self.layers)]
-        return [revision for revision in found if revision is not None]
-
-    @property
-    def revisions(self) -> list[GlobalRevision]:
-        """All that may be at agents, or may come to them."""
-        waiting = [self.declared, self.pending.candidate if self.pending is not None else None]
-        return [*self.in_force, *(revision for revision in waiting if revision is not None)]
-
-    def for_region(self, region: str) -> Published:
-        """As one region gets it."""
-        going = self.rollout is not None and self.rollout.state in GOING
-        return Published(
-            name=self.name,
-            slot=self.slot,
-            priority=self.priority,
-            stable=self.stable.for_region(region) if self.stable else None,
-            rollout=self.rollout.for_region(region) if going and self.rollout is not None else None,
-            layers=[layer.for_region(region) for layer in self.layers],
-            retry=self.retry,
-        )
-
-    def concerns(self, region: str) -> bool:
-        """Whether agents of a region can match: it may name another region, and then this one need not know it."""
-        return not self.observe_only and any(
-            revision.selector.labels.get("region") in (None, region) for revision in self.in_force
-        )
-
-    def after(self, rollout: Rollout) -> AssignmentState:
-        """With a rollout that has taken a step; what follows of it for the revisions is done here and nowhere else."""
-        if self.pending is not None and self.pending.name == rollout.name:
-            if rollout.state is State.PENDING_APPROVAL:
-                return dataclasses.replace(self, pending=rollout)
-            cleared = dataclasses.replace(self, pending=None)
-            return cleared._begun(rollout) if rollout.state not in (State.REJECTED, State.ABORTED) else cleared
-        if rollout.state is State.COMPLETED:
-            return dataclasses.replace(self, stable=rollout.candidate, rollout=rollout, layers=())
-        if rollout.state in GOING:
-            return dataclasses.replace(self, rollout=rollout)
-        return dataclasses.replace(self, rollout=rollout, layers=())
-
-    def _begun(self, rollout: Rollout) -> AssignmentState:
-        """A new rollout goes out; agents of the one that it supersedes keep what they have until their turn comes.
-
-        Not of one that failed: there is nothing to be kept. Priority and slot are no matter of stages.
-        """
-        layers = self.layers
-        if self.rollout is not None and self.rollout.state in GOING and not self.rollout.failed:
-            layers = (self.rollout, *layers)[:_MOST_LAYERS]
-        candidate = rollout.candidate
-        moved = dataclasses.replace(self, layers=layers, priority=candidate.priority, slot=candidate.slot)
-        return moved.after(rollout)
-
-
-@dataclass(slots=True)
-class Advance:
-    """What follows from a change; nothing counts before it is stored."""
-
-    states: dict[str, AssignmentState]
-    templates: dict[str, ConfigTemplate]
-    contents: dict[str, bytes]
-    rollouts: list[Rollout] = field(default_factory=list)
-    """Those that are new or took a step."""
-    gone: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Assignment that was deleted → (number, retry) that it had reached: names and generations are never used twice."""
+    strategy: StrategySpec = AT_ONCE
+    """Of assignments that name none."""
 
 
 Targets = Callable[[Rollout, Advance], list[tuple[str, str]]]
 """(region, agent id) of all agents for which a rollout changes something, where the advance is in force."""
 
 
-def content_inputs(advance: Advance, revision: GlobalRevision, region: str) -> tuple[ConfigTemplate, Mapping[str, Any]]:
-    """The template of a revision, and the values of a region's variables that it pins."""
-    pin = revision.variables.get(region, "")
-    payload = advance.contents.get(f"RegionVariables/{pin}") if pin else None
-    values = RegionVariables.model_validate_json(payload).spec.values if payload else {}
-    return advance.templates[revision.template], values
-
-
 class Revisions:
     """The state of all assignments, and the contents that their revisions pin."""
 
-    def __init__(self, database: Database, *, rules: Rules, targets: Targets) -> None:
+    def __init__(self, database: Database, *, rules: Mapping[str, Rules], targets: Targets) -> None:
         self._database = database
         self._rules = rules
         self._targets = targets
@@ -163,51 +73,35 @@ class Revisions:
         self._contents: dict[str, bytes] = {}
         """Resource name → payload of every pinned RegionVariables, old ones too."""
 
-    async def load(self, templates: Mapping[str, ConfigTemplate], assignments: Mapping[str, ConfigAssignment]) -> None:
+    async def load(self, library: Library) -> None:
         """Read where every assignment is; the documents are read already."""
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(schema.assignments))).all()
             contents = (await connection.execute(sa.select(schema.contents))).all()
             bodies = (await connection.execute(sa.select(schema.rollouts.c.name, schema.rollouts.c.body))).all()
-        self._templates = dict(templates)
+        self._templates = dict(library.templates)
         self._contents = {row.name: row.payload for row in contents}
         rollouts = {row.name: Rollout.from_plain(json.loads(row.body)) for row in bodies}
+        kinds = {a.key: a.kind for a in library.all_assignments()}
         for row in rows:
             held = json.loads(row.body)
-            if row.name not in assignments:
+            if row.name not in kinds:
                 self._gone[row.name] = (held["number"], held["retry"])
                 continue
-            spec = assignments[row.name].spec
-            self.states[row.name] = AssignmentState(
-                name=row.name,
-                slot=held["slot"],
-                priority=held["priority"],
-                observe_only=spec.observe_only,
-                number=held["number"],
-                retry=held["retry"],
-                stable=GlobalRevision.from_plain(held["stable"]),
-                declared=GlobalRevision.from_plain(held["declared"]),
-                rollout=rollouts.get(held["rollout"]),
-                pending=rollouts.get(held["pending"]),
-                layers=tuple(rollouts[name] for name in held["layers"]),
-            )
+            self.states[row.name] = AssignmentState.from_plain(row.name, kinds[row.name], held, rollouts)
 
     # ---- what follows from documents
 
-    def advance(
-        self,
-        templates: Mapping[str, ConfigTemplate],
-        assignments: Mapping[str, ConfigAssignment],
-        variables: Mapping[str, RegionVariables],
-        strategies: Mapping[str, RolloutStrategy],
-        *,
-        actor: str,
-        now_ms: int,
-    ) -> Advance:
+    def advance(self, library: Library, *, actor: str, now_ms: int) -> Advance:
         """Give the states that follow from documents; nothing changes yet."""
-        resources = dict(variables_resource(v) for v in variables.values())
-        pins = {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in resources}
-        advance = Advance(dict(self.states), dict(templates), {**self._contents, **resources}, gone=dict(self._gone))
+        variables = dict(variables_resource(v) for v in library.variables.values())
+        packages = dict(package_resource(p) for p in library.packages.values())
+        inputs = Inputs(
+            library, {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in variables}
+        )
+        contents = {**self._contents, **variables, **packages}
+        advance = Advance(dict(self.states), dict(library.templates), contents, gone=dict(self._gone))
+        assignments = {a.key: a for a in library.all_assignments()}
         for name in self.states.keys() - assignments.keys():
             state = advance.states.pop(name)
             advance.gone[name] = (state.number, state.retry)
@@ -217,78 +111,68 @@ class Revisions:
                 if r and r.active
             ]
         for name, assignment in assignments.items():
-            spec = assignment.spec
-            template = templates[f"{spec.template.name}@{spec.template.version}"]
-            declared = {v.name for v in template.spec.variables}
-            # Variables that the template does not declare cannot change what it renders: they are not pinned.
-            pinned = {region: pin for region, pin in pins.items() if declared & variables[region].spec.values.keys()}
-            revision = GlobalRevision(
-                template.key,
-                sha256(template_resource(template)[1]).hex(),
-                dict(spec.values),
-                pinned,
-                RENDERER,
-                spec.target_selector,
-                spec.priority,
-                spec.slot,
-                spec.observe_only,
-            )
+            revision = inputs.revision(assignment)
             number, retry = advance.gone.pop(name, (0, 0))
-            state = self.states.get(name) or AssignmentState(name, spec.slot, spec.priority, number=number, retry=retry)
-            state = dataclasses.replace(state, observe_only=spec.observe_only)
+            state = self.states.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
             advance.states[name] = state
-            strategy = strategies[spec.strategy].spec if spec.strategy and not spec.observe_only else AT_ONCE
-            edited = state.pending is not None and not self._as_pending(state.pending, spec, strategy)
+            strategy = self.strategy(library, assignment)
+            edited = state.pending is not None and not self._as_pending(state.pending, assignment, strategy)
             if state.declared != revision or edited:
-                self._change(
-                    advance, dataclasses.replace(state, declared=revision), assignment, strategy, actor, now_ms
-                )
+                authors = (actor, *(state.pending.authors if state.pending is not None else ()))
+                state = dataclasses.replace(state, declared=revision)
+                self._change(advance, state, assignment, strategy, authors, now_ms)
         self._drop_unpinned(advance)
         return advance
 
-    def _approval(self, spec: AssignmentSpec) -> tuple[int, bool]:
-        """(approvals that a change needs, whether its author's does not count)."""
-        rules, own = self._rules, spec.approval
+    def strategy(self, library: Library, assignment: AnyAssignment) -> StrategySpec:
+        """By which changes of an assignment go out."""
+        if isinstance(assignment, ConfigAssignment) and assignment.spec.observe_only:
+            return AT_ONCE
+        named = assignment.spec.strategy
+        return library.strategies[named].spec if named else self._rules[assignment.kind].strategy
+
+    def _asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
+        """(approvals that a change needs by its own documents, whether its author's does not count)."""
+        rules, own = self._rules[assignment.kind], assignment.spec.approval
         required = rules.approval_required if own is None or own.required is None else own.required
         needed = (own.needed if own is not None and own.needed else rules.approvals_needed) if required else 0
         return needed, rules.four_eyes if own is None or own.four_eyes is None else own.four_eyes
 
-    def _as_pending(self, pending: Rollout, spec: AssignmentSpec, strategy: StrategySpec) -> bool:
+    def _as_pending(self, pending: Rollout, assignment: AnyAssignment, strategy: StrategySpec) -> bool:
         """Whether what waits for approval is still what the documents say."""
-        return pending.strategy == strategy and (pending.needed, pending.four_eyes) == self._approval(spec)
+        return pending.strategy == strategy and pending.asked == self._asked(assignment)
 
     def _change(
         self,
         advance: Advance,
         state: AssignmentState,
-        assignment: ConfigAssignment,
+        assignment: AnyAssignment,
         strategy: StrategySpec,
-        actor: str,
+        authors: Sequence[str],
         now_ms: int,
     ) -> None:
-        """Begin the rollout to what `state` declares."""
+        """Begin the rollout to what `state` declares, in the place of one that waits."""
         assert state.declared is not None
-        needed, four_eyes = self._approval(assignment.spec)
-        number = state.number + 1
+        asked, before = self._asked(assignment), state.asked
+        # Who may not change something alone may not change alone that they may not.
+        needed, four_eyes = max(asked[0], before[0]), asked[1] or before[1]
+        rollback = self._rules[assignment.kind].rollback_on_error
         rollout = Rollout(
-            name=f"{state.name}-{number}",
+            name=f"{state.name}-{state.number + 1}",
             assignment=state.name,
             candidate=state.declared,
             stable=state.stable,
             strategy=strategy,
             digest=sha256(canonical_json([state.declared.plain(), strategy.model_dump(), needed, four_eyes])).hex(),
-            created_by=actor,
+            created_by=authors[0],
             created_ms=now_ms,
             state=State.PENDING_APPROVAL,
-            on_failure=strategy.failure_policy.action or ("rollback" if self._rules.rollback_on_error else "pause"),
+            on_failure=strategy.failure_policy.action or ("rollback" if rollback else "pause"),
             needed=needed,
             four_eyes=four_eyes,
-            authors=tuple(dict.fromkeys((actor, *(state.pending.authors if state.pending is not None else ())))),
+            asked=asked,
+            authors=tuple(dict.fromkeys(authors)),
         )
-        self._submit(advance, state, rollout, now_ms)
-
-    def _submit(self, advance: Advance, state: AssignmentState, rollout: Rollout, now_ms: int) -> None:
-        """Put a new rollout into `advance`, in the place of one that waits."""
         if state.pending is not None:
             advance.rollouts.append(plan.supersede(state.pending, rollout.name, now_ms))
         state = dataclasses.replace(state, number=state.number + 1, pending=rollout)
@@ -296,18 +180,22 @@ class Revisions:
 
     def begin_if_approved(self, advance: Advance, state: AssignmentState, rollout: Rollout, now_ms: int) -> None:
         """Put a rollout that waited into `advance`: going out, if it has the approvals that it needs."""
-        # What is stable may have changed while it waited.
-        rollout = dataclasses.replace(rollout, stable=state.stable)
+        # What is stable may have changed while it waited, and what is only observed is at no agent.
+        rollout = dataclasses.replace(rollout, stable=None if state.observe_only else state.stable)
         state = advance.states[state.name] = dataclasses.replace(state, pending=rollout)
         if not plan.approved(rollout):
             advance.rollouts.append(rollout)
             return
         if rollout.strategy == AT_ONCE:
             begun = plan.complete_at_once(rollout, "at once, without a strategy", now_ms)
-        elif rollout.candidate == state.stable:
+        elif rollout.candidate == rollout.stable:
             begun = plan.complete_at_once(rollout, "back to the stable revision", now_ms)
         else:
-            begun = plan.begin(rollout, self._targets(rollout, advance), now_ms)
+            targets = self._targets(rollout, advance)
+            if targets or not _same_content(rollout):
+                begun = plan.begin(rollout, targets, now_ms)
+            else:
+                begun = plan.complete_at_once(rollout, "it changes nothing for any agent that is known", now_ms)
         old, after = state.rollout, state.after(begun)
         if old is not None and old.active:
             ended = plan.supersede(old, rollout.name, now_ms)
@@ -316,25 +204,19 @@ class Revisions:
         advance.states[state.name] = after
         advance.rollouts.append(begun)
 
-    def again(self, advance: Advance, state: AssignmentState, ended: Rollout, actor: str, now_ms: int) -> None:
-        """Put into `advance` a new rollout to what an ended one was for."""
-        fresh = dataclasses.replace(
-            ended,
-            name=f"{state.name}-{state.number + 1}",
-            stable=state.stable,
-            created_by=actor,
-            created_ms=now_ms,
-            authors=tuple(dict.fromkeys((actor, *ended.authors))),
-            failed=False,
-            state=State.PENDING_APPROVAL,
-            reason="",
-            stage=0,
-            thresholds={},
-            passed=(),
-            approvals=(),
-            ended_ms=0,
-        )
-        self._submit(advance, state, fresh, now_ms)
+    def forgive(self, advance: Advance, name: str) -> None:
+        """Raise the retry generation of an assignment in `advance`.
+
+        Every assignment counts on from the highest of all: content that moves to another one brings its failures along.
+        """
+        known = [*(s.retry for s in advance.states.values()), *(retry for _, retry in advance.gone.values())]
+        advance.states[name] = dataclasses.replace(advance.states[name], retry=max(known) + 1)
+
+    def again(self, advance: Advance, library: Library, name: str, authors: Sequence[str], now_ms: int) -> None:
+        """Put into `advance` a new rollout to what an assignment asks for and did not get, by the rules of today."""
+        assignment = next(a for a in library.all_assignments() if a.key == name)
+        strategy = self.strategy(library, assignment)
+        self._change(advance, advance.states[name], assignment, strategy, authors, now_ms)
 
     def step(self, rollout: Rollout) -> Advance:
         """What follows from a rollout that took a step."""
@@ -350,20 +232,26 @@ class Revisions:
 
     @staticmethod
     def _drop_unpinned(advance: Advance) -> None:
-        needed = {
-            f"RegionVariables/{pin}"
-            for state in advance.states.values()
-            for revision in state.revisions
-            for pin in revision.variables.values()
-        }
+        needed = {pin for state in advance.states.values() for revision in state.revisions for pin in revision.pins}
         advance.contents = {name: payload for name, payload in advance.contents.items() if name in needed}
+
+    def unpublishable(self, advance: Advance) -> list[tuple[str, str]]:
+        """(KIND/NAME, reason) of assignments of which no region could be told: they must not be stored."""
+        found = []
+        for state in advance.states.values():
+            if state != self.states.get(state.name):
+                try:
+                    assignment_resource(state.kind, state.for_region(""))
+                except ValueError as error:
+                    found.append((f"{state.kind}/{state.name}", str(error).replace("\n", "; ")[:300]))
+        return found
 
     # ---- storing
 
     async def store(self, connection: AsyncConnection, advance: Advance) -> None:
         """Write it, in the caller's transaction."""
         rows = [
-            {"name": s.name, "body": canonical_json(_plain(s)).decode()}
+            {"name": s.name, "body": canonical_json(s.plain()).decode()}
             for s in advance.states.values()
             if s != self.states.get(s.name)
         ]
@@ -406,7 +294,21 @@ class Revisions:
 
     def users_of_template(self, key: str) -> set[str]:
         """Assignments of which a revision pins this NAME@VERSION."""
-        return {s.name for s in self.states.values() if any(r.template == key for r in s.revisions)}
+        return {s.name for s in self.states.values() if any(_uses(r, key) for r in s.revisions)}
+
+    def users_of_package(self, key: str) -> set[str]:
+        """Assignments of which a revision pins this NAME@VERSION."""
+        return {
+            s.name
+            for s in self.states.values()
+            if any(pin.startswith(f"Package/{key}@") for r in s.revisions for pin in r.pins)
+        }
+
+    def pinned(self) -> list[PublishedPackage]:
+        """Every version that an assignment has, or is about to have."""
+        advance = self.same()
+        return [p for s in self.states.values() for r in s.revisions if isinstance(r, GlobalPackages)
+                for p in packages_of(advance, r)]  # fmt: skip
 
     def resources(self, region: str) -> dict[str, bytes]:
         """Everything that a region is to hold: name → payload."""
@@ -417,9 +319,8 @@ class Revisions:
         states = {
             name: AssignmentState(
                 name,
-                state.declared.slot if state.declared else state.slot,
-                state.declared.priority if state.declared else state.priority,
-                state.observe_only,
+                state.kind,
+                state.declared is not None and state.declared.observe_only,
                 stable=state.declared,
                 retry=state.retry,
             )
@@ -433,29 +334,30 @@ class Revisions:
             if not state.concerns(region):
                 continue
             published = state.for_region(region)
-            name, payload = assignment_resource(published)
+            name, payload = assignment_resource(state.kind, published)
             found[name] = payload
             changes = [published.rollout] if published.rollout else []
             for revision in (published.stable, *(c.candidate for c in [*changes, *published.layers])):
-                if revision is None:
-                    continue
-                name, payload = template_resource(advance.templates[revision.template])
-                found[name] = payload
-                if revision.variables:
-                    variables = f"RegionVariables/{revision.variables}"
-                    found[variables] = advance.contents[variables]
+                if isinstance(revision, PackageRevision):
+                    found.update((f"Package/{pin}", advance.contents[f"Package/{pin}"]) for pin in revision.packages)
+                elif revision is not None:
+                    name, payload = template_resource(advance.templates[revision.template])
+                    found[name] = payload
+                    if revision.variables:
+                        variables = f"RegionVariables/{revision.variables}"
+                        found[variables] = advance.contents[variables]
         return found
 
 
-def _plain(state: AssignmentState) -> dict[str, Any]:
-    return {
-        "slot": state.slot,
-        "priority": state.priority,
-        "number": state.number,
-        "retry": state.retry,
-        "stable": state.stable.plain() if state.stable else None,
-        "declared": state.declared.plain() if state.declared else None,
-        "rollout": state.rollout.name if state.rollout else None,
-        "pending": state.pending.name if state.pending else None,
-        "layers": [layer.name for layer in state.layers],
-    }
+def _uses(revision: GlobalRevision, template: str) -> bool:
+    return isinstance(revision, GlobalConfig) and revision.template == template
+
+
+def _same_content(rollout: Rollout) -> bool:
+    """Whether a rollout changes at most who gets something, and with what priority."""
+    candidate, stable = rollout.candidate, rollout.stable
+    if isinstance(candidate, GlobalConfig) and isinstance(stable, GlobalConfig):
+        return dataclasses.replace(candidate, selector=stable.selector, priority=stable.priority) == stable
+    if isinstance(candidate, GlobalPackages) and isinstance(stable, GlobalPackages):
+        return candidate.packages == stable.packages
+    return False

@@ -6,27 +6,30 @@ changes it makes every cohort stale, and agents are placed anew when they are ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from relay.fleet.facts import facts_of
 from relay.opamp import capabilities
 from relay.opamp.offer import Offer, OfferedSlot, encode
+from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.record import Record
-from relay.policy.evaluate import CohortKey, Decision, Evaluator
-from relay.policy.snapshot import Content, Snapshot
+from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator
+from relay.policy.packages import package_hash
+from relay.policy.snapshot import ConfigContent, Content, Snapshot
 
 
 class Cohort:
     """Agents that get one answer."""
 
-    __slots__ = ("decision", "generation", "key", "offer")
+    __slots__ = ("decision", "generation", "key", "offer", "packages")
 
     def __init__(self, key: CohortKey, generation: int) -> None:
         self.key = key
         self.generation = generation
-        self.decision: Decision | None = None
+        self.decision = NOTHING
         self.offer: Offer | None = None
+        self.packages: PackagesOffer | None = None
 
 
 class Cohorts:
@@ -82,10 +85,10 @@ class Cohorts:
             return {}
         rendered: dict[bytes, bytes] = {}
         for decision in map(evaluator.decide, list(self._cohorts)):
-            for choice in decision.choices if decision is not None else ():
-                key = choice.content.content_hash
+            for choice in decision.choices:
+                key = choice.content_hash
                 if key not in rendered and key not in self._rendered:
-                    rendered[key] = choice.content.render()
+                    rendered[key] = choice.config.render()
         return rendered
 
     def change(self, snapshot: Snapshot, rendered: Mapping[bytes, bytes] | None = None) -> bool:
@@ -109,11 +112,15 @@ class Cohorts:
         changed = False
         for cohort in self._cohorts.values():
             decision = evaluator.decide(cohort.key)
-            if _hash(decision) != _hash(cohort.decision):
+            if decision.hashes != cohort.decision.hashes:
                 changed = True
-            cohort.decision = decision
-            cohort.offer = self._offer(decision)
+            self._decided(cohort, decision)
         return changed
+
+    def _decided(self, cohort: Cohort, decision: Decision) -> None:
+        cohort.decision = decision
+        cohort.offer = self._offer(decision)
+        cohort.packages = _packages(decision)
 
     def place(self, record: Record) -> Cohort:
         """Find the cohort of an agent whose description or capabilities changed."""
@@ -122,14 +129,13 @@ class Cohorts:
         key = self._evaluator.key(
             facts,
             record.capabilities & capabilities.DECIDING,
-            failed=tuple((f.slot, f.content_hash, f.retry) for f in record.failed),
-            held=[slot.content_hash for slot in record.offers],
+            failed=tuple((f.slot, f.content_hash, f.retry) for f in record.failures),
+            held=[slot.content_hash for slot in record.held],
         )
         cohort = self._cohorts.get(key)
         if cohort is None:
             cohort = self._cohorts[key] = Cohort(key, self._generation)
-            cohort.decision = self._evaluator.decide(key)
-            cohort.offer = self._offer(cohort.decision)
+            self._decided(cohort, self._evaluator.decide(key))
         record.cohort = cohort
         return cohort
 
@@ -144,30 +150,61 @@ class Cohorts:
         """What policy selects for an agent; None for nothing. The `decide` of every session."""
         return self.of(record).offer
 
-    def _offer(self, decision: Decision | None) -> Offer | None:
-        if decision is None:
+    def packages(self, record: Record) -> PackagesOffer | None:
+        """Which packages policy selects for an agent; None for none."""
+        return self.of(record).packages
+
+    def hash_of(self, content: Content, record: Record) -> bytes | None:
+        """The content hash of something for an agent; None where it has none for it."""
+        if isinstance(content, ConfigContent):
+            return content.content_hash
+        return self._evaluator.hash_of(content, self.of(record).key[0])
+
+    def wanted(self) -> Iterator[PackagesOffer]:
+        """What is offered to some agent, or would be if its files were here."""
+        return (cohort.packages for cohort in self._cohorts.values() if cohort.packages is not None)
+
+    def _offer(self, decision: Decision) -> Offer | None:
+        if not decision.choices:
             return None
         wanted = decision.config_hash
         offer = self._offers.get(wanted) or self._offers_before.get(wanted)
-        made_of = tuple(
-            OfferedSlot(c.slot, p.name, c.content.content_hash, p.retry)
-            for c, p in ((c, c.assignment.published) for c in decision.choices)
-        )
+        made_of = tuple(_slot(choice) for choice in decision.choices)
         if offer is None or offer.slots != made_of:
             slots = {
-                choice.slot: (self._render(choice.content), choice.content.template.spec.content_type)
+                choice.slot: (self._render(choice.config), choice.config.template.spec.content_type)
                 for choice in decision.choices
             }
             offer = encode(wanted, slots, made_of)
         self._offers[wanted] = offer
         return offer
 
-    def _render(self, content: Content) -> bytes:
+    def _render(self, content: ConfigContent) -> bytes:
         key = content.content_hash
         rendered = self._rendered.get(key) or self._rendered_before.get(key) or content.render()
         self._rendered[key] = rendered
         return rendered
 
 
-def _hash(decision: Decision | None) -> bytes | None:
-    return decision.config_hash if decision else None
+def _slot(choice: Choice) -> OfferedSlot:
+    published = choice.assignment.published
+    return OfferedSlot(choice.slot, published.name, choice.content_hash, published.retry)
+
+
+def _packages(decision: Decision) -> PackagesOffer | None:
+    choice = decision.packages
+    if choice is None or choice.files is None:
+        return None
+    offered = tuple(
+        OfferedPackage(
+            package.name,
+            package.version,
+            package.type,
+            package_hash(package, file),
+            bytes.fromhex(file.sha256),
+            bytes.fromhex(file.signature),
+        )
+        for package, file in choice.files.files
+    )
+    hashes = tuple((package.name, package.hash) for package in offered)
+    return PackagesOffer(decision.packages_hash, offered, (_slot(choice),), hashes)

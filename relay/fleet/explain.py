@@ -8,29 +8,30 @@ from relay.fleet.facts import facts_of
 from relay.fleet.rollup import status_name
 from relay.fleet.view import rfc3339
 from relay.opamp import capabilities
-from relay.opamp.record import failures_of, slots_of
+from relay.opamp.offering import failures_of, slots_of
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy import explain
 from relay.policy.evaluate import Evaluator
+from relay.policy.explain import explain
 
 
 def explain_agent(
     evaluator: Evaluator, state: link_pb2.AgentState, *, region: str, trusted: Literal["all"] | tuple[str, ...]
 ) -> dict[str, Any]:
-    """`{agent, slots, attempts, notes}`; see `relay.policy.explain.slots`.
+    """`{agent, region, slots, packages, attempts, notes}`; see `relay.policy.explain`.
 
     Args:
         trusted: attributes that count as labels.
     """
     facts = facts_of(state.agent_description, state.agent_id, region, trusted)
-    failed = failures_of(state.failed)
-    slots = explain.slots(
+    config, fill = state.config, state.packages
+    failed = failures_of([*config.failed, *fill.failed])
+    slots, packages = explain(
         evaluator,
         facts,
         state.capabilities & capabilities.DECIDING,
         failed=tuple((f.slot, f.content_hash, f.retry) for f in failed),
-        held=[slot.content_hash for slot in slots_of(state.offers)],
+        held=[slot.content_hash for slot in slots_of([*config.slots, *fill.slots])],
     )
     notes = []
     if not state.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:
@@ -41,15 +42,33 @@ def explain_agent(
         {"hash": f.content_hash.hex(), "status": "FAILED", "error_message": f.error_message, "at": rfc3339(f.at_ms)}
         for f in failed
     ]
-    if state.offered_hash:
+    if config.hash:
         said = pb.RemoteConfigStatus.FromString(state.remote_config_status)
-        about_offer = said.last_remote_config_hash == state.offered_hash
+        about_offer = said.last_remote_config_hash == config.hash
         attempts.append(
             {
-                "hash": state.offered_hash.hex(),
+                "hash": config.hash.hex(),
                 "status": status_name(said.status) if about_offer else "OFFERED",
                 "error_message": said.error_message if about_offer else "",
-                "at": rfc3339(state.offered_at_unix_ms or state.last_change_unix_ms),
+                "at": rfc3339(config.offered_at_unix_ms or state.last_change_unix_ms),
             }
         )
-    return {"agent": state.agent_id, "region": region, "slots": slots, "attempts": attempts, "notes": notes}
+    if fill.hash:
+        attempts.append(
+            {
+                "hash": fill.hash.hex(),
+                "status": fill.status or "OFFERED",
+                "error_message": fill.reason,
+                "at": rfc3339(fill.offered_at_unix_ms or state.last_change_unix_ms),
+            }
+        )
+    if packages is not None and not state.capabilities & capabilities.ACCEPTS_PACKAGES:
+        notes.append("the agent does not accept packages: it is offered none")
+    return {
+        "agent": state.agent_id,
+        "region": region,
+        "slots": slots,
+        "packages": packages,
+        "attempts": attempts,
+        "notes": notes,
+    }

@@ -6,7 +6,7 @@ plane ends the rollout or asks to try again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from relay.opamp.record import Record
 from relay.policy.snapshot import Assignment, Content, Rollout, Snapshot
@@ -25,11 +25,17 @@ def halted_rollouts(snapshot: Snapshot, halts: Mapping[str, str]) -> frozenset[s
     return frozenset(change.id for a, change, _ in _going(snapshot) if key(change.id, a.published.retry) in halts)
 
 
-def judge(snapshot: Snapshot, records: Iterable[Record], halts: Mapping[str, str]) -> Halts:
+def judge(
+    snapshot: Snapshot,
+    records: Iterable[Record],
+    halts: Mapping[str, str],
+    hash_of: Callable[[Content, Record], bytes | None],
+) -> Halts:
     """What must be halted now, and is not yet.
 
     Args:
         records: of all agents of this node.
+        hash_of: the content hash of something for an agent.
     """
     watched = [
         (assignment, change, content, change.local_guard)
@@ -41,15 +47,17 @@ def judge(snapshot: Snapshot, records: Iterable[Record], halts: Mapping[str, str
     held = list(records)
     found: Halts = {}
     for assignment, change, candidate, guard in watched:
-        content = candidate.content_hash
         retry = assignment.published.retry
         bad = decided = 0
         for record in held:
-            if any(f.content_hash == content and f.retry >= retry for f in record.failed):
+            content = hash_of(candidate, record)
+            if content is None:
+                continue
+            if any(f.content_hash == content and f.retry >= retry for f in record.failures):
                 bad, decided = bad + 1, decided + 1
-            elif any(s.content_hash == content for s in record.applied):
+            elif record.runs(content):
                 decided += 1
-                bad += record.healthy() is False and record.healthy_before is not False
+                bad += record.healthy() is False and record.healthy_before(content) is not False
         if bad >= guard.max_failures and decided >= guard.min_samples:
             found[key(change.id, retry)] = f"{bad} of {decided} agents failed or are unhealthy on it"
     return found

@@ -44,11 +44,11 @@ def _labels(subject: _Subject) -> dict[str, Any]:
 def _config(subject: _Subject) -> dict[str, Any]:
     status = pb.RemoteConfigStatus.FromString(subject.state.remote_config_status)
     return {
-        "offered_hash": subject.state.offered_hash.hex(),
+        "offered_hash": subject.state.config.hash.hex(),
         "reported_hash": status.last_remote_config_hash.hex(),
         "status": status_name(status.status),
         "error_message": status.error_message,
-        "assignments": [slot.assignment for slot in subject.state.offers],
+        "assignments": [slot.assignment for slot in subject.state.config.slots],
     }
 
 

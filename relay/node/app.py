@@ -24,6 +24,7 @@ from relay.link.protocol import ReportSender, version_message
 from relay.node.admin import Admin, Condition
 from relay.node.drain import drain
 from relay.node.hub import Hub
+from relay.node.packages import Packages
 from relay.node.policy import PolicyHolder
 from relay.node.registry import EFFECTIVE_BUCKET, Registry
 from relay.observe import log
@@ -100,6 +101,7 @@ class Node:
             full_state_per_second=limits.full_state_per_second,
             retry_after_s=limits.retry_after,
             may_offer=self._may_offer,
+            packages=Packages(),
         )
         started.push_async_callback(self._save)
         started.push_async_callback(self.hub.close)
@@ -243,7 +245,9 @@ class Node:
     def _status_message(self) -> link_pb2.NodeStatus:
         age = self.link.policy_age_s()
         status = link_pb2.NodeStatus(
-            policy_age_s=-1.0 if age is None else age, rejected=list(self.policy.rejected.values())
+            unix_ms=self._clock.unix_ms(),
+            policy_age_s=-1.0 if age is None else age,
+            rejected=list(self.policy.rejected.values()),
         )
         for rollout, reason in self.policy.halted().items():
             status.halted.add(rollout=rollout, reason=reason)
@@ -258,6 +262,7 @@ class Node:
             degraded.append(f"store: {self.store.problem}")
         if self.policy.rejected:
             degraded.append(f"policy: {len(self.policy.rejected)} resources rejected")
+        degraded += [f"rollout {name} was halted here: {why}" for name, why in self.policy.halted().items()]
         if self.link.refusal:
             degraded.append(f"link: reports are refused: {self.link.refusal}")
         if not self._may_offer():

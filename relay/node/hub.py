@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from relay.aio.clock import Clock
 from relay.aio.tasks import Tasks
@@ -22,6 +23,7 @@ from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body, identity
 from relay.opamp.offer import Offer
+from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
 from relay.opamp.session import Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -40,6 +42,22 @@ _ALIVE_S = 60.0
 """Two heartbeats: who was silent for longer has perhaps lost its connection without our knowing."""
 _IGNORED_UIDS = 2
 """How often a client may ignore that it was given another uid."""
+
+
+class PackageSource(Protocol):
+    """Where the packages that agents are offered come from; see `relay.node.packages`."""
+
+    def available(self, offer: PackagesOffer) -> bool:
+        """Whether all files of an offer can be downloaded from here now; if not, somebody sees to it."""
+        ...
+
+    def field(self, offer: PackagesOffer, base_url: str) -> bytes:
+        """The offer encoded, with addresses below `base_url`."""
+        ...
+
+    def reachable(self, base_url: str) -> bool:
+        """Whether an agent that reached this node at `base_url` (empty: nobody knows) can download from it."""
+        ...
 
 
 class Live:
@@ -79,6 +97,7 @@ class Hub:
         full_state_per_second: float,
         retry_after_s: float,
         may_offer: Callable[[], bool],
+        packages: PackageSource,
     ) -> None:
         self._registry = registry
         self._cohorts = cohorts
@@ -89,6 +108,7 @@ class Hub:
         self._max_elements = max_elements
         self._retry_after_s = retry_after_s
         self._may_offer = may_offer
+        self._packages = packages
         self._live: dict[bytes, Live] = {}
         self._by_connection: dict[Connection, dict[bytes, Live]] = {}
         self._renames: dict[bytes, bytes] = {}
@@ -107,6 +127,8 @@ class Hub:
         self._sweep: asyncio.Task[None] | None = None
         self._services = Services(
             decide=self._decide,
+            decide_packages=self._decide_packages,
+            packages_field=self._packages_field,
             fresh_uid=self._fresh_uid,
             may_ask=self._may_ask,
             predecessor=registry.predecessor,
@@ -285,17 +307,15 @@ class Hub:
 
     def _stamp(self, record: Record) -> None:
         """Date what the session, which has no calendar, has left undated."""
-        if not record.offered_at_ms and record.offers:
-            record.offered_at_ms = self._clock.unix_ms()
-        if record.failed and not record.failed[-1].at_ms:
-            now_ms = self._clock.unix_ms()
-            record.failed = tuple(f if f.at_ms else f._replace(at_ms=now_ms) for f in record.failed)
+        for offering in (record.config, record.packages):
+            if offering is not None and offering.undated:
+                offering.stamp(self._clock.unix_ms())
 
     def _config_status(self, live: Live, now: float) -> None:
         record = live.session.record
         status = record.config_status()
         known = status_name(status.status)
-        just_failed = bool(record.failed) and not record.failed[-1].at_ms
+        just_failed = bool(record.config.failed) and not record.config.failed[-1].at_ms
         about_offer = status.last_remote_config_hash == live.session.sent_hash or just_failed
         if known not in ("APPLIED", "FAILED") or not about_offer:
             return
@@ -314,6 +334,16 @@ class Hub:
 
     def _decide(self, record: Record) -> Offer | None:
         return self._cohorts.offer(record) if self._may_offer() else None
+
+    def _decide_packages(self, record: Record) -> PackagesOffer | None:
+        offer = self._cohorts.packages(record) if self._may_offer() else None
+        live = self._live.get(record.instance_uid)
+        if offer is None or live is None or not self._packages.reachable(live.connection.base_url):
+            return None
+        return offer if self._packages.available(offer) else None
+
+    def _packages_field(self, record: Record, offer: PackagesOffer) -> bytes:
+        return self._packages.field(offer, self._live[record.instance_uid].connection.base_url)
 
     def _fresh_uid(self) -> bytes:
         return new_instance_uid(self._clock.unix_ms(), os.urandom(10))

@@ -75,7 +75,7 @@ class PolicyHolder:
             Whether any agent's answer may have changed.
         """
         snapshot = self._cohorts.snapshot
-        found = judge(snapshot, records, self.halts)
+        found = judge(snapshot, records, self.halts, self._cohorts.hash_of)
         for name, reason in found.items():
             _log.error("rollout_halted", rollout=name.rpartition("/")[0], reason=reason)
             self._store.put(_HALTS_BUCKET, name.encode(), reason.encode())

@@ -13,6 +13,8 @@ class Agent(enum.IntFlag):
     REPORTS_STATUS = 0x1
     ACCEPTS_REMOTE_CONFIG = 0x2
     REPORTS_EFFECTIVE_CONFIG = 0x4
+    ACCEPTS_PACKAGES = 0x8
+    REPORTS_PACKAGE_STATUSES = 0x10
     REPORTS_HEALTH = 0x800
     REPORTS_REMOTE_CONFIG = 0x1000
     REPORTS_HEARTBEAT = 0x2000
@@ -20,6 +22,8 @@ class Agent(enum.IntFlag):
 
 
 ACCEPTS_REMOTE_CONFIG = int(Agent.ACCEPTS_REMOTE_CONFIG)
+ACCEPTS_PACKAGES = int(Agent.ACCEPTS_PACKAGES)
+REPORTS_PACKAGE_STATUSES = int(Agent.REPORTS_PACKAGE_STATUSES)
 REPORTS_AVAILABLE_COMPONENTS = int(Agent.REPORTS_AVAILABLE_COMPONENTS)
 REPORTS_REMOTE_CONFIG = int(Agent.REPORTS_REMOTE_CONFIG)
 
@@ -27,10 +31,12 @@ SERVER = (
     pb.ServerCapabilities_AcceptsStatus
     | pb.ServerCapabilities_OffersRemoteConfig
     | pb.ServerCapabilities_AcceptsEffectiveConfig
+    | pb.ServerCapabilities_OffersPackages
+    | pb.ServerCapabilities_AcceptsPackagesStatus
 )
 """What this server can do; sent in the first answer of a session."""
 
-DECIDING = ACCEPTS_REMOTE_CONFIG
+DECIDING = ACCEPTS_REMOTE_CONFIG | ACCEPTS_PACKAGES
 """The bits that a decision depends on: part of an agent's cohort."""
 
 _NAMES = {

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from relay.opamp import body
 from relay.opamp.offer import Offer
+from relay.opamp.packages import PackagesOffer
 
 
 class Outbox:
     """One slot a kind. Putting replaces what waited."""
 
-    __slots__ = ("components", "full_state", "new_uid", "offer")
+    __slots__ = ("components", "full_state", "new_uid", "offer", "packages")
 
     def __init__(self) -> None:
         self.offer: Offer | None = None
+        self.packages: PackagesOffer | None = None
         self.new_uid: bytes | None = None
         self.full_state = False
         self.components = False
 
     def __bool__(self) -> bool:
-        return self.full_state or self.components or self.offer is not None or self.new_uid is not None
+        return (
+            self.full_state
+            or self.components
+            or self.offer is not None
+            or self.packages is not None
+            or self.new_uid is not None
+        )
 
-    def take(self) -> bytes:
-        """The encoded fields of all that waits; the outbox is empty afterwards."""
+    def take(self, packages_field: Callable[[PackagesOffer], bytes]) -> bytes:
+        """The encoded fields of all that waits; the outbox is empty afterwards.
+
+        Args:
+            packages_field: encodes packages, for the agent that this is sent to now.
+        """
         parts = b""
         if self.full_state:
             parts += body.BOTH if self.components else body.FULL_STATE
@@ -31,5 +45,7 @@ class Outbox:
             parts += body.identification_field(self.new_uid)
         if self.offer is not None:
             parts += self.offer.field
-        self.full_state, self.components, self.new_uid, self.offer = False, False, None, None
+        if self.packages is not None:
+            parts += packages_field(self.packages)
+        self.full_state, self.components, self.new_uid, self.offer, self.packages = False, False, None, None, None
         return parts

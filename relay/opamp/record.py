@@ -6,11 +6,11 @@ are small. Who wants to look inside parses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from relay.ids import AgentId, ConfigHash, InstanceUid, sha256
+from relay.ids import AgentId, InstanceUid, sha256
 from relay.opamp import body, capabilities, identity
 from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.offering import APPLIED, APPLYING, FAILED, Offering
+from relay.opamp.packages import PackageOffering, PackagesOffer
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 
@@ -32,21 +32,25 @@ class Change:
     OFFERED = 128
     CONNECT = 256
     COMPONENTS = 512
+    PACKAGES = 1024
+    PACKAGES_OFFERED = 2048
 
 
 _KEPT = (
     ("health", Change.HEALTH),
     ("remote_config_status", Change.CONFIG_STATUS),
-    ("package_statuses", Change.OTHER),
+    ("package_statuses", Change.PACKAGES),
     ("custom_capabilities", Change.OTHER),
     ("connection_settings_status", Change.OTHER),
 )
 """Sub-messages that are kept as bytes under their own name."""
 
 
-_REASON_CHARS = 1000
-_MAX_FAILURES = 8
-_MAX_RESTARTS = 2
+_SAID = {
+    pb.RemoteConfigStatuses_APPLIED: APPLIED,
+    pb.RemoteConfigStatuses_APPLYING: APPLYING,
+    pb.RemoteConfigStatuses_FAILED: FAILED,
+}
 
 
 class Record:
@@ -55,32 +59,25 @@ class Record:
     __slots__ = (
         "agent_description",
         "agent_id",
-        "applied",
         "available_components",
         "capabilities",
         "cohort",
         "components_digest",
+        "config",
         "connected",
         "connection_settings_status",
         "counted",
         "custom_capabilities",
         "digest",
         "effective_config_digest",
-        "failed",
-        "failed_hash",
         "first_seen_ms",
         "health",
-        "healthy_before",
         "instance_uid",
         "last_change_ms",
         "last_seen_ms",
-        "offered_at_ms",
-        "offered_before",
-        "offered_hash",
-        "offers",
         "package_statuses",
+        "packages",
         "remote_config_status",
-        "restarts",
         "sequence_exact",
         "sequence_num",
         "session_started_ms",
@@ -108,23 +105,10 @@ class Record:
         self.components_digest = b""
         """Of the list that belongs to `available_components`, which holds its hash alone; empty until it was sent."""
         self.unknown_fields = b""
-        self.offered_hash = ConfigHash(b"")
-        self.failed_hash = b""
-        """The last config_hash that the agent reported FAILED: not offered again."""
-        self.offers: tuple[OfferedSlot, ...] = ()
-        """What `offered_hash` is made of."""
-        self.offered_before: tuple[bytes, tuple[OfferedSlot, ...]] = (b"", ())
-        """Hash and slots of the offer before: what is said of it may come late."""
-        self.offered_at_ms = 0
-        """0 until the owner has stamped it."""
-        self.healthy_before: bool | None = None
-        """Its health when that was offered."""
-        self.restarts = 0
-        """How often its process began anew with the offer undecided."""
-        self.applied: tuple[OfferedSlot, ...] = ()
-        """What was offered when it last said APPLIED."""
-        self.failed: tuple[Failure, ...] = ()
-        """What it could not apply, the newest last."""
+        self.config = Offering()
+        """What config it was offered."""
+        self.packages: PackageOffering | None = None
+        """What packages it was offered; None for never any, as most agents."""
         self.connected = False
         self.transport = ""
         self.first_seen_ms = first_seen_ms
@@ -181,6 +165,8 @@ class Record:
             self.cohort = None
         if changes & Change.CONFIG_STATUS:
             self._take_status()
+        if changes & Change.PACKAGES and self.packages is not None:
+            self._take_packages(self.packages)
         return changes
 
     def _merge_components(self, message: pb.AgentToServer, *, full: bool) -> int:
@@ -203,72 +189,86 @@ class Record:
         return changes
 
     def _take_status(self) -> None:
-        # A failure is not undone by a later APPLIED of the same hash: opampsupervisor sends one for a config that failed
-        # within the settling time of the one before.
+        before = self.config.failed
+        hash_, status, reason = self._said()
+        self.config.said(hash_, status, reason)
+        if self.config.failed != before:
+            self.cohort = None
+
+    def _said(self) -> tuple[bytes, str, str]:
+        """What it said last of configs."""
         status = self.config_status()
-        said = status.last_remote_config_hash
-        if status.status == pb.RemoteConfigStatuses_FAILED:
-            self.failed_hash = said
-            if said == self.offered_hash:
-                self.fail(self.offers, status.error_message)
-            elif said == self.offered_before[0]:
-                self.fail(self.offered_before[1], status.error_message)
-        else:
-            self.compare_status()
+        return status.last_remote_config_hash, _SAID.get(status.status, ""), status.error_message
 
-    def compare_status(self) -> None:
-        """Remember what it is made of, if what it says to have applied is what was offered."""
-        status = self.config_status()
-        applied = status.status == pb.RemoteConfigStatuses_APPLIED
-        if applied and status.last_remote_config_hash == self.offered_hash:
-            self.applied, self.restarts = self.offers, 0
+    def _take_packages(self, packages: PackageOffering) -> None:
+        before = packages.failed
+        packages.report(self.package_statuses)
+        if packages.failed != before:
+            self.cohort = None
 
-    def fail(self, offers: tuple[OfferedSlot, ...], reason: str) -> None:
-        """What was offered could not be applied: blame the slots that differ from what it last applied, else all.
+    def offer_config(self, hash_: bytes, slots: tuple[OfferedSlot, ...], *, held: bool = False) -> bool:
+        """It is offered a config, or has it already. False where nothing is new of that."""
+        changed = self.config.offer(hash_, slots, self.healthy(), held=held and not self.config.hash)
+        if changed:
+            said, status, _ = self._said()
+            self.config.compare(said, status)
+        return changed
 
-        The owner stamps `at_ms`.
-        """
-        self._blame(self._differing(offers) or offers, reason)
-
-    def _differing(self, offers: tuple[OfferedSlot, ...]) -> tuple[OfferedSlot, ...]:
-        running = {slot.slot: slot.content_hash for slot in self.applied}
-        return tuple(s for s in offers if running.get(s.slot) != s.content_hash)
-
-    def _blame(self, slots: tuple[OfferedSlot, ...], reason: str) -> None:
-        fresh = [Failure(s.slot, s.content_hash, s.retry, reason[:_REASON_CHARS], 0) for s in slots]
-        keys = {failure[:2] for failure in fresh}
-        self.failed = (*(f for f in self.failed if f[:2] not in keys), *fresh)[-_MAX_FAILURES:]
-        self.restarts = 0
-        self.cohort = None
+    def offer_packages(self, offer: PackagesOffer, *, held: bool = False) -> bool:
+        """It is offered packages, or has them already. False where nothing is new of that."""
+        held = held and self.packages is None
+        if self.packages is None:
+            self.packages = PackageOffering()
+        return self.packages.offer_packages(offer, self.package_statuses, self.healthy(), held=held)
 
     @property
-    def undecided(self) -> bool:
-        """Whether it was offered something and has neither applied it nor failed at it."""
-        if not self.offers or self.failed_hash == self.offered_hash:
-            return False
-        status = self.config_status()
-        decided = status.status in (pb.RemoteConfigStatuses_APPLIED, pb.RemoteConfigStatuses_FAILED)
-        return status.last_remote_config_hash != self.offered_hash or not decided
+    def failures(self) -> tuple[Failure, ...]:
+        """All that it could not apply, of any kind."""
+        return self.config.failed if self.packages is None else (*self.config.failed, *self.packages.failed)
+
+    @property
+    def held(self) -> tuple[OfferedSlot, ...]:
+        """What it was last offered, of any kind."""
+        return self.config.slots if self.packages is None else (*self.config.slots, *self.packages.slots)
+
+    def packages_reported(self) -> bytes:
+        """The all_packages_hash that the agent last spoke of; empty for none."""
+        if self.packages is not None:
+            return self.packages.reported
+        return pb.PackageStatuses.FromString(self.package_statuses or b"").server_provided_all_packages_hash
+
+    def runs(self, content_hash: bytes) -> bool:
+        """Whether it said to have applied this content."""
+        offerings = (self.config, self.packages)
+        return any(s.content_hash == content_hash for o in offerings if o is not None for s in o.applied)
+
+    def healthy_before(self, content_hash: bytes) -> bool | None:
+        """Its health before it was offered this content; None where nobody knows."""
+        for offering in (self.config, self.packages):
+            if offering is not None:
+                for slot, health in zip(offering.slots, offering.baseline, strict=True):
+                    if slot.content_hash == content_hash:
+                        return health
+        return None
 
     def began_anew(self) -> None:
-        """Its process started again. Twice with an offer undecided: it cannot live with what it was offered."""
-        suspects = self._differing(self.offers)
-        # What it ran before is not what it dies of; and who never tells of configs cannot be judged by silence.
-        if not suspects or not self.undecided or not self.capabilities & capabilities.REPORTS_REMOTE_CONFIG:
-            return
-        self.restarts += 1
-        if self.restarts >= _MAX_RESTARTS:
-            self.failed_hash = self.offered_hash
-            self._blame(suspects, f"restarted {_MAX_RESTARTS} times without applying it")
+        """Its process started again; see `Offering.began_anew`."""
+        # Who never tells of configs cannot be judged by silence.
+        if self.capabilities & capabilities.REPORTS_REMOTE_CONFIG and self.config.began_anew():
+            self.cohort = None
 
     def inherit(self, old: Record) -> None:
         """Take over what is remembered of the same agent under another instance_uid."""
-        for name in ("first_seen_ms", "offered_hash", "failed_hash", "offers", "offered_at_ms", "healthy_before"):
-            setattr(self, name, getattr(old, name))
-        self.restarts, self.applied, self.failed = old.restarts, old.applied, old.failed
+        self.first_seen_ms = old.first_seen_ms
+        self.config.inherit(old.config)
+        if old.packages is not None:
+            self.packages = PackageOffering()
+            self.packages.inherit(old.packages)
         self.cohort = None
         if self.remote_config_status is not None:
             self._take_status()
+        if self.packages is not None:
+            self._take_packages(self.packages)
 
     def config_status(self) -> pb.RemoteConfigStatus:
         """The last RemoteConfigStatus, parsed; UNSET where none was reported."""
@@ -299,21 +299,8 @@ class Record:
             components_digest=self.components_digest,
             connection_settings_status=self.connection_settings_status,
             unknown_fields=self.unknown_fields,
-            offered_hash=self.offered_hash,
-            offers=[link_pb2.OfferedSlot(**slot._asdict()) for slot in self.offers],
-            offered_at_unix_ms=self.offered_at_ms,
-            healthy_before=self.healthy_before,
-            applied=[link_pb2.OfferedSlot(**slot._asdict()) for slot in self.applied],
-            failed=[
-                link_pb2.FailedContent(
-                    slot=f.slot,
-                    content_hash=f.content_hash,
-                    retry=f.retry,
-                    error_message=f.error_message,
-                    at_unix_ms=f.at_ms,
-                )
-                for f in self.failed
-            ],
+            config=self.config.message(),
+            packages=self.packages.message() if self.packages is not None else None,
         ).SerializeToString(deterministic=True)
 
     def stored(self, state: bytes, *, sequence_exact: bool) -> bytes:
@@ -323,8 +310,9 @@ class Record:
             sequence_num=max(self.sequence_num, 0),
             sequence_exact=sequence_exact,
             last_seen_unix_ms=self.last_seen_ms,
-            failed_hash=self.failed_hash,
-            restarts=self.restarts,
+            failed_hash=self.config.failed_hash,
+            restarts=self.config.restarts,
+            failed_packages=self.packages.failed_hash if self.packages is not None else b"",
         ).SerializeToString()
 
     @classmethod
@@ -340,7 +328,8 @@ class Record:
         record.agent_id = AgentId(state.agent_id)
         record.sequence_num = stored.sequence_num
         record.sequence_exact = stored.sequence_exact
-        record.failed_hash = stored.failed_hash
+        record.config.take(state.config)
+        record.config.failed_hash, record.config.restarts = stored.failed_hash, stored.restarts
         record.last_seen_ms = stored.last_seen_unix_ms
         record.last_change_ms = state.last_change_unix_ms
         record.session_started_ms = state.session_started_unix_ms
@@ -351,23 +340,13 @@ class Record:
         record.components_digest = state.components_digest
         record.available_components = state.available_components if state.HasField("available_components") else None
         record.unknown_fields = state.unknown_fields
-        record.offered_hash = ConfigHash(state.offered_hash)
-        record.offers = slots_of(state.offers)
-        record.applied = slots_of(state.applied)
-        record.offered_at_ms = state.offered_at_unix_ms
-        record.healthy_before = state.healthy_before if state.HasField("healthy_before") else None
-        record.failed = failures_of(state.failed)
-        record.restarts = stored.restarts
         for name, _ in _KEPT:
             setattr(record, name, getattr(state, name) if state.HasField(name) else None)
+        if state.HasField("packages"):
+            packages = record.packages = PackageOffering()
+            packages.take(state.packages)
+            packages.failed_hash = stored.failed_packages
+            packages.reported = pb.PackageStatuses.FromString(
+                record.package_statuses or b""
+            ).server_provided_all_packages_hash
         return record
-
-
-def slots_of(messages: Iterable[link_pb2.OfferedSlot]) -> tuple[OfferedSlot, ...]:
-    """As they are kept in a record."""
-    return tuple(OfferedSlot(m.slot, m.assignment, m.content_hash, m.retry) for m in messages)
-
-
-def failures_of(messages: Iterable[link_pb2.FailedContent]) -> tuple[Failure, ...]:
-    """As they are kept in a record."""
-    return tuple(Failure(m.slot, m.content_hash, m.retry, m.error_message, m.at_unix_ms) for m in messages)

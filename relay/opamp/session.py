@@ -10,7 +10,7 @@ What the session decides:
   to that request is taken as the whole truth; it is never asked again at once, whatever comes (some clients answer each
   request immediately, others never).
 - A config is offered while the agent's reported hash differs from the one that policy selects, once per session and
-  config, again after something was missed, never one that it reported FAILED.
+  config, again after something was missed, never one that it reported FAILED. Packages likewise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from relay.opamp import body, capabilities
 from relay.opamp.offer import Offer
 from relay.opamp.outbox import Outbox
+from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
@@ -74,18 +75,24 @@ class Reply:
 class Services:
     """What sessions are lent by their node: the decision, and chance."""
 
-    __slots__ = ("decide", "fresh_uid", "may_ask", "predecessor")
+    __slots__ = ("decide", "decide_packages", "fresh_uid", "may_ask", "packages_field", "predecessor")
 
     def __init__(
         self,
         *,
         decide: Callable[[Record], Offer | None],
+        decide_packages: Callable[[Record], PackagesOffer | None],
+        packages_field: Callable[[Record, PackagesOffer], bytes],
         fresh_uid: Callable[[], bytes],
         may_ask: Callable[[float], bool],
         predecessor: Callable[[Record], Record | None],
     ) -> None:
         self.decide = decide
         """Record → the config that policy selects for it, None for none."""
+        self.decide_packages = decide_packages
+        """Record → the packages that policy selects for it and that can be downloaded now, None for none."""
+        self.packages_field = packages_field
+        """Encodes packages for an agent: with addresses that it can reach."""
         self.fresh_uid = fresh_uid
         """A new UUIDv7."""
         self.may_ask = may_ask
@@ -120,9 +127,11 @@ class Session:
         "needs_full",
         "offered_at",
         "outbox",
+        "packages_offered_at",
         "predecessor",
         "record",
         "sent_hash",
+        "sent_packages_hash",
     )
 
     def __init__(self, record: Record, services: Services, header: bytes = b"") -> None:
@@ -140,7 +149,9 @@ class Session:
         """Something was missed and full state has not come since."""
         self.sent_hash = b""
         """Hash of the config that this session last sent."""
-        self.offered_at = 0.0
+        self.sent_packages_hash = b""
+        """all_packages_hash of the packages that this session last sent."""
+        self.offered_at = self.packages_offered_at = 0.0
         self.last_seen = 0.0
         self.disconnected = False
         """The agent said that it leaves."""
@@ -231,7 +242,7 @@ class Session:
         elif missed or not record.agent_description:
             self.needs_full = True
         if missed and not self._first:
-            self.sent_hash = b""  # what was sent last may be what was missed
+            self.sent_hash = self.sent_packages_hash = b""  # what was sent last may be what was missed
         if message.HasField("agent_disconnect"):
             self.disconnected = True
             return Reply(
@@ -242,9 +253,13 @@ class Session:
         if self.needs_full:
             self._ask(now)
         self._ask_for_components(message)
-        changes |= self.consider(now, mismatch=message.HasField("remote_config_status"))
+        changes |= self.consider(
+            now,
+            mismatch=message.HasField("remote_config_status"),
+            packages_mismatch=message.HasField("package_statuses"),
+        )
         new_uid = self.outbox.new_uid
-        parts = self._ack + self.outbox.take() if self.outbox else self._ack
+        parts = self._ack + self._take() if self.outbox else self._ack
         if self._first:
             self._first = False
             parts += _CAPABILITIES
@@ -264,32 +279,40 @@ class Session:
 
     # ---- out
 
-    def consider(self, now: float, *, mismatch: bool = False) -> int:
-        """Put into the outbox the config that policy selects, if the agent should be sent it.
+    def consider(self, now: float, *, mismatch: bool = False, packages_mismatch: bool = False) -> int:
+        """Put into the outbox the config and the packages that policy selects, if the agent should be sent them.
 
         Args:
             mismatch: the agent just reported its config status, so an offer sent before was perhaps not taken.
+            packages_mismatch: likewise of packages.
 
         Returns:
-            OFFERED where an offer was put, else NONE.
+            OFFERED and PACKAGES_OFFERED where an offer was put, OTHER where only the memory of one changed.
         """
         record = self.record
-        bits = record.capabilities
-        if not bits & capabilities.ACCEPTS_REMOTE_CONFIG or not record.agent_description or self.disconnected:
+        if not record.agent_description or self.disconnected:
             return Change.NONE
+        changes = Change.NONE
+        if record.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:
+            changes |= self._consider_config(record, now, mismatch)
+        if record.capabilities & capabilities.ACCEPTS_PACKAGES:
+            changes |= self._consider_packages(record, now, packages_mismatch)
+        return changes
+
+    def _consider_config(self, record: Record, now: float, mismatch: bool) -> int:
         offer = self._services.decide(record)
         if offer is None:
             self._withdraw()
             return Change.NONE
         wanted = offer.config_hash
-        if bits & capabilities.REPORTS_REMOTE_CONFIG:
+        if record.capabilities & capabilities.REPORTS_REMOTE_CONFIG:
             held = record.config_status().last_remote_config_hash
-            if record.failed_hash == wanted:
+            if record.config.failed_hash == wanted:
                 self._withdraw()
                 return Change.NONE
             if held == wanted and (self.outbox.offer is not None or self.sent_hash in (b"", wanted)):
                 self._withdraw()
-                return self._remember(offer)
+                return self._remember(offer, held=True)
             # Else it was sent something since, and may be about to apply that: what it says to have is no longer sure.
         if self.sent_hash == wanted and not (mismatch and now - self.offered_at >= OFFER_AGAIN_S):
             return Change.NONE
@@ -300,23 +323,56 @@ class Session:
         self._remember(offer)
         return Change.OFFERED
 
+    def _consider_packages(self, record: Record, now: float, mismatch: bool) -> int:
+        offer = self._services.decide_packages(record)
+        if offer is None:
+            self._withdraw_packages()
+            return Change.NONE
+        wanted, offering = offer.hash, record.packages
+        again = offering is not None and offering.again and offering.hash == wanted
+        if record.capabilities & capabilities.REPORTS_PACKAGE_STATUSES and not again:
+            if offering is not None and offering.failed_hash == wanted:
+                self._withdraw_packages()
+                return Change.NONE
+            if record.packages_reported() == wanted and (
+                self.outbox.packages is not None or self.sent_packages_hash in (b"", wanted)
+            ):
+                self._withdraw_packages()
+                return Change.OTHER if record.offer_packages(offer, held=True) else Change.NONE
+        overdue = mismatch and now - self.packages_offered_at >= OFFER_AGAIN_S
+        if self.sent_packages_hash == wanted and not again and not overdue:
+            return Change.NONE
+        self.outbox.packages = offer
+        self._expected = _NOTHING
+        self.sent_packages_hash = wanted
+        self.packages_offered_at = now
+        record.offer_packages(offer)
+        return Change.PACKAGES_OFFERED
+
+    def _withdraw_packages(self) -> None:
+        if self.outbox.packages is not None:
+            self.outbox.packages = None
+            self.sent_packages_hash = b""
+
+    def _take(self) -> bytes:
+        """Empty the outbox."""
+        return self.outbox.take(self._packages_field)
+
+    def _packages_field(self, offer: PackagesOffer) -> bytes:
+        record = self.record
+        if record.packages is not None:
+            record.packages.sent(record.package_statuses)
+        return self._services.packages_field(record, offer)
+
     def _withdraw(self) -> None:
         """Take back an offer that has not left: it must not count as sent."""
         if self.outbox.offer is not None:
             self.outbox.offer = None
             self.sent_hash = b""
 
-    def _remember(self, offer: Offer) -> int:
-        record = self.record
-        if record.offered_hash == offer.config_hash and record.offers == offer.slots:
-            return Change.NONE
-        if record.offered_hash != offer.config_hash:
-            record.offered_before = (record.offered_hash, record.offers)
-            record.offered_at_ms, record.healthy_before, record.restarts = 0, record.healthy(), 0
-        record.offered_hash = offer.config_hash
-        record.offers = offer.slots
-        record.compare_status()
-        return Change.OTHER
+    def _remember(self, offer: Offer, *, held: bool = False) -> int:
+        changed = self.record.offer_config(offer.config_hash, offer.slots, held=held)
+        return Change.OTHER if changed else Change.NONE
 
     def push(self, now: float) -> bytes | None:
         """What should be sent without being asked, or None. Only for connections that can be pushed to."""
@@ -324,7 +380,7 @@ class Session:
             self._ask(now)
         if not self.outbox:
             return None
-        content = self._ack + self.outbox.take()
+        content = self._ack + self._take()
         self._expect()
         return content
 

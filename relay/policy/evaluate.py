@@ -1,8 +1,8 @@
 """From a snapshot and an agent to what it should run.
 
-Per slot the matching assignment of the highest priority, then of the smallest name; of it the candidate where the agent's
-bucket is below the rollout's threshold, else the stable revision; where that does not exist, or the agent failed at it
-before, the next that matches.
+An assignment gives an agent one thing: the candidate where the agent's bucket is below the rollout's threshold, else the
+stable revision; where the agent failed at that before, the next of them. Per slot, of all assignments that give it
+something, the one of the highest priority wins, then of the smallest name. Packages are one more slot, decided alike.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from relay.ids import ConfigHash, sha256
-from relay.policy import rollout
+from relay.policy import packages, rollout
 from relay.policy.model import Selector
+from relay.policy.packages import PackageFile, PackageSet
 from relay.policy.selector import Facts, Matcher
-from relay.policy.snapshot import Assignment, Content, Rollout, Snapshot
+from relay.policy.snapshot import PACKAGES, Assignment, ConfigContent, Content, PackageContent, Rollout, Snapshot
 
 EVERYBODY = Selector()
 Failed = tuple[tuple[str, bytes, int], ...]
@@ -25,13 +26,31 @@ CohortKey = tuple[int, int, int, Failed]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What one slot holds for a cohort."""
+    """What an assignment gives a cohort."""
 
-    slot: str
     assignment: Assignment
     content: Content
+    content_hash: bytes
     rollout: str
     """Whose candidate it is; empty for the stable revision."""
+    files: PackageSet | None = None
+    """Of packages: the files for this cohort."""
+
+    @property
+    def slot(self) -> str:
+        """Key in the config map; empty for packages."""
+        return self.content.revision.slot
+
+    @property
+    def priority(self) -> int:
+        """Of the revision."""
+        return self.content.revision.priority
+
+    @property
+    def config(self) -> ConfigContent:
+        """The content of a choice for the config map."""
+        assert isinstance(self.content, ConfigContent)
+        return self.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +58,24 @@ class Decision:
     """What a cohort runs."""
 
     choices: tuple[Choice, ...]
-    """By slot; never empty."""
+    """By slot; empty: no config is offered."""
     config_hash: ConfigHash
+    packages: Choice | None = None
+    packages_hash: bytes = b""
 
     @property
     def assignments(self) -> tuple[str, ...]:
-        """Names of the assignments, by slot."""
-        return tuple(c.assignment.published.name for c in self.choices)
+        """Names of the assignments, by slot, that of the packages last."""
+        found = [*self.choices, *([self.packages] if self.packages is not None else [])]
+        return tuple(c.assignment.published.name for c in found)
+
+    @property
+    def hashes(self) -> tuple[bytes, bytes]:
+        """Equal for decisions that agents cannot tell from each other."""
+        return self.config_hash, self.packages_hash
+
+
+NOTHING = Decision((), ConfigHash(b""))
 
 
 class Evaluator:
@@ -62,10 +92,11 @@ class Evaluator:
         self.snapshot = snapshot
         self.halted = halted
         self.frozen = frozen
-        self._decided: dict[CohortKey, Decision | None] = {}
+        self._decided: dict[CohortKey, Decision] = {}
         branches = [branch for a in snapshot.assignments for branch in a.branches]
-        contents = [c for a in snapshot.assignments for c in (a.stable, *(c for _, c in a.branches)) if c is not None]
+        contents = [c for a in snapshot.assignments for c in a.contents]
         selectors = [*(c.revision.selector for c in contents), *(change.selector for change, _ in branches)]
+        selectors += [s for c in contents if isinstance(c, PackageContent) for s in c.selectors.values()]
         # One that selects everybody needs no bit.
         distinct = {s.model_dump_json(): s for s in selectors if s != EVERYBODY}
         self._matcher = Matcher(distinct.values())
@@ -73,7 +104,7 @@ class Evaluator:
         self._selector_of = {id(s): number_of.get(s.model_dump_json()) for s in selectors}
         # A rollout that nobody or everybody is on splits no cohort.
         self._splitting = [
-            (change.id, change.threshold, content.content_hash if change.id in frozen else None)
+            (change.id, change.threshold, content if change.id in frozen else None)
             for change, content in branches
             if change.id not in halted
             and (rollout.NOBODY < change.threshold < rollout.EVERYONE or (change.threshold and change.id in frozen))
@@ -83,7 +114,9 @@ class Evaluator:
     @property
     def keying(self) -> tuple[object, ...]:
         """Equal for two evaluators that give every agent the same cohort key, so that no agent need be keyed anew."""
-        return (self._matcher.mentions, tuple(self._splitting))
+        splitting = [(name, threshold, content.revision if content else None)
+                     for name, threshold, content in self._splitting]  # fmt: skip
+        return (self._matcher.mentions, splitting)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -99,52 +132,92 @@ class Evaluator:
             failed: what it could not apply.
             held: content hashes of what it was last offered, or has.
         """
+        vector = self._matcher.vector(facts)
         sides = 0
-        for i, (change_id, threshold, content_hash) in enumerate(self._splitting):
-            on = rollout.bucket(change_id, facts.agent_id) < threshold
-            if on and (content_hash is None or content_hash in held):
+        for i, (change_id, threshold, content) in enumerate(self._splitting):
+            if rollout.bucket(change_id, facts.agent_id) < threshold and (
+                content is None or self.hash_of(content, vector) in held
+            ):
                 sides |= 1 << i
-        return (self._matcher.vector(facts), deciding_capabilities, sides, failed)
+        return (vector, deciding_capabilities, sides, failed)
 
     def matches(self, selector: Selector, vector: int) -> bool:
         """Whether a selector of the snapshot matches a cohort."""
         number = self._selector_of[id(selector)]
         return number is None or self._matcher.matches(number, vector)
 
-    def decide_once(self, key: CohortKey) -> Decision | None:
+    def decide_once(self, key: CohortKey) -> Decision:
         """As `decide`, remembered: for those who ask for many agents at once."""
         if key not in self._decided:
             self._decided[key] = self.decide(key)
         return self._decided[key]
 
-    def decide(self, key: CohortKey) -> Decision | None:
-        """What agents of this cohort run; None: nothing is offered."""
-        chosen: dict[str, Choice] = {}
-        for assignment in self.snapshot.assignments:
-            slot = assignment.published.slot
-            if slot not in chosen:
-                for choice in self.options(assignment, key):
-                    if not is_blocked(choice, key[3]):
-                        chosen[slot] = choice
-                        break
+    def decide(self, key: CohortKey) -> Decision:
+        """What agents of this cohort run."""
+        chosen: dict[tuple[bool, str], Choice] = {}
+        for assignment in self.snapshot.assignments:  # by name
+            choice = self.given(assignment, key)
+            if choice is None:
+                continue
+            lane = (assignment.kind == PACKAGES, choice.slot)
+            if lane not in chosen or choice.priority > chosen[lane].priority:
+                chosen[lane] = choice
         if not chosen:
-            return None
-        choices = tuple(chosen[slot] for slot in sorted(chosen))
-        return Decision(
-            choices, config_hash([(c.slot, c.content.content_hash) for c in choices], _retry(choices, key[3]))
-        )
+            return NOTHING
+        fill = chosen.pop((True, ""), None)
+        choices = tuple(chosen[lane] for lane in sorted(chosen))
+        hash_ = ConfigHash(b"")
+        if choices:
+            hash_ = config_hash([(c.slot, c.content_hash) for c in choices], _retry(choices, key[3]))
+        if fill is None or fill.files is None:
+            return Decision(choices, hash_)
+        return Decision(choices, hash_, fill, packages.all_packages_hash(fill.files, _retry([fill], key[3])))
+
+    def given(self, assignment: Assignment, key: CohortKey) -> Choice | None:
+        """What a cohort would get of an assignment if no other were there; None for nothing."""
+        for choice in self.options(assignment, key):
+            if not is_blocked(choice, key[3]):
+                return choice
+        return None
 
     def options(self, assignment: Assignment, key: CohortKey) -> Iterator[Choice]:
         """What a cohort may get of an assignment, the best first; nothing if it is not for it."""
         vector, _, sides, _ = key
-        slot = assignment.published.slot
         for change, content in assignment.branches:
             if self.is_on(change, vector, sides):
                 if not self.matches(content.revision.selector, vector):
                     return  # the change takes the assignment from these agents
-                yield Choice(slot, assignment, content, change.id)
-        if assignment.stable is not None and self.matches(assignment.stable.revision.selector, vector):
-            yield Choice(slot, assignment, assignment.stable, "")
+                if (choice := self._choice(assignment, content, change.id, vector)) is not None:
+                    yield choice
+        stable = assignment.stable
+        if stable is not None and self.matches(stable.revision.selector, vector):
+            choice = self._choice(assignment, stable, "", vector)
+            if choice is not None:
+                yield choice
+
+    def _choice(self, assignment: Assignment, content: Content, change: str, vector: int) -> Choice | None:
+        if isinstance(content, ConfigContent):
+            return Choice(assignment, content, content.content_hash, change)
+        files = self.files(content, vector)
+        return Choice(assignment, content, files.content_hash, change, files) if files is not None else None
+
+    def files(self, content: PackageContent, vector: int) -> PackageSet | None:
+        """The files that a cohort takes of some packages; None where one has none for it, or was yanked."""
+
+        def is_for(file: PackageFile) -> bool:
+            return self.matches(content.selector(file), vector)
+
+        found = packages.pick(content.packages, is_for)
+        if found is None or any(file.sha256 in self.snapshot.yanked for _, file in found.files):
+            return None
+        return found
+
+    def hash_of(self, content: Content, vector: int) -> bytes | None:
+        """The content hash of something for a cohort; None where it has none for it."""
+        if isinstance(content, ConfigContent):
+            return content.content_hash
+        files = self.files(content, vector)
+        return files.content_hash if files is not None else None
 
     def is_on(self, change: Rollout, vector: int, sides: int) -> bool:
         """Whether a cohort is on the candidate's side of a rollout."""
@@ -156,7 +229,9 @@ class Evaluator:
 
 def is_blocked(choice: Choice, failed: Failed) -> bool:
     """Whether the agent failed at this before, and nobody has asked to try again."""
-    key = (choice.slot, choice.content.content_hash)
+    if not failed:
+        return False
+    key = (choice.slot, choice.content_hash)
     retry = choice.assignment.published.retry
     return any((slot, content) == key and generation >= retry for slot, content, generation in failed)
 
@@ -164,7 +239,7 @@ def is_blocked(choice: Choice, failed: Failed) -> bool:
 def _retry(choices: Sequence[Choice], failed: Failed) -> int:
     """The agent's retry generation: 0 for those that failed at nothing of this, so that they need not apply it anew."""
     tried = {(slot, content) for slot, content, _ in failed}
-    return sum(c.assignment.published.retry for c in choices if (c.slot, c.content.content_hash) in tried)
+    return sum(c.assignment.published.retry for c in choices if (c.slot, c.content_hash) in tried)
 
 
 def config_hash(contents: Sequence[tuple[str, bytes]], retry: int = 0) -> ConfigHash:

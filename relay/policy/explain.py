@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from relay.documents import canonical_json
@@ -11,93 +12,123 @@ from relay.policy.evaluate import Choice, CohortKey, Evaluator, Failed, is_block
 from relay.policy.mask import Mask
 from relay.policy.model import Selector
 from relay.policy.selector import Facts, canonical
-from relay.policy.snapshot import Assignment, Rollout
+from relay.policy.snapshot import CONFIG, PACKAGES, Assignment, Content, PackageContent, Rollout
 
 
-def slots(
+def explain(
     evaluator: Evaluator,
     facts: Facts,
     deciding_capabilities: int,
     *,
     failed: Failed = (),
     held: Collection[bytes] = (),
-) -> list[dict[str, Any]]:
-    """One entry for each slot that any assignment fills, by name of the slot.
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """(one entry for each slot that any assignment fills, by name of the slot; one for packages, None where no assignment
+    is of packages).
 
     Args:
         failed: what the agent could not apply.
         held: content hashes of what it was last offered, or has.
     """
-    key = evaluator.key(facts, deciding_capabilities, failed=failed, held=held)
-    decision = evaluator.decide(key)
-    chosen = {choice.slot: choice for choice in decision.choices} if decision is not None else {}
-    named = sorted({a.published.slot for a in evaluator.snapshot.assignments})
-    config_hash = decision.config_hash.hex() if decision is not None else ""
-    return [_slot(evaluator, facts, key, slot, chosen.get(slot), config_hash) for slot in named]
+    asked = _Asked(evaluator, facts, evaluator.key(facts, deciding_capabilities, failed=failed, held=held))
+    decision = evaluator.decide(asked.key)
+    chosen = {choice.slot: choice for choice in decision.choices}
+    configs = [a for a in evaluator.snapshot.assignments if a.kind == CONFIG]
+    named = sorted({content.revision.slot for a in configs for content in a.contents})
+    slots = []
+    for slot in named:
+        contending = [a for a in configs if any(content.revision.slot == slot for content in a.contents)]
+        found = _slot(asked, contending, chosen.get(slot))
+        values = chosen[slot].config.resolved if slot in chosen else None
+        shown = Mask().tree(values.values) if values is not None else {}
+        slots.append(
+            {
+                "slot": slot,
+                **found,
+                "config_hash": decision.config_hash.hex() if slot in chosen else "",
+                "values": {name: {"value": shown[name], "from": values.origins[name]} for name in sorted(shown)}
+                if values is not None
+                else {},
+            }
+        )
+    contending = [a for a in evaluator.snapshot.assignments if a.kind == PACKAGES]
+    if not contending:
+        return slots, None
+    fill = decision.packages
+    offered = fill.files.files if fill is not None and fill.files is not None else ()
+    return slots, {
+        **_slot(asked, contending, fill),
+        "packages_hash": decision.packages_hash.hex(),
+        "packages": {p.name: {"version": p.version, "sha256": f.sha256} for p, f in offered},
+    }
 
 
-def _slot(
-    evaluator: Evaluator, facts: Facts, key: CohortKey, slot: str, choice: Choice | None, config_hash: str
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An agent of whom it is asked why."""
+
+    evaluator: Evaluator
+    facts: Facts
+    key: CohortKey
+
+
+def _slot(asked: _Asked, contending: Sequence[Assignment], choice: Choice | None) -> dict[str, Any]:
     rejected = [
-        {"assignment": a.published.name, "reason": _why_not(evaluator, facts, key, a, choice)}
-        for a in evaluator.snapshot.assignments
-        if a.published.slot == slot and (choice is None or a is not choice.assignment)
+        {"assignment": a.published.name, "reason": _why_not(asked, a, choice)}
+        for a in sorted(contending, key=_priority)
+        if choice is None or a is not choice.assignment
     ]
     if choice is None:
         return {
-            "slot": slot,
             "assignment": None,
             "revision": "none",
             "bucket": None,
             "threshold": None,
             "rollout": None,
-            "config_hash": "",
-            "reasons": ["no assignment for this slot can be given to this agent: it keeps what it has"],
-            "values": {},
+            "reasons": ["no assignment for this can be given to this agent: it keeps what it has"],
             "rejected": rejected,
         }
     published = choice.assignment.published
     change = published.rollout
     if choice.rollout:
         change = next(c for c, _ in choice.assignment.branches if c.id == choice.rollout)
-    resolved = choice.content.resolved
     return {
-        "slot": slot,
         "assignment": published.name,
         "revision": "candidate" if choice.rollout else "stable",
-        "bucket": rollout.bucket(change.id, facts.agent_id) if change else None,
+        "bucket": rollout.bucket(change.id, asked.facts.agent_id) if change else None,
         "threshold": change.threshold if change else None,
         "rollout": change.id if change else None,
-        "config_hash": config_hash,
-        "reasons": _reasons(evaluator, facts, key, choice),
-        "values": {
-            name: {"value": value, "from": resolved.origins[name]}
-            for name, value in sorted(Mask().tree(resolved.values).items())
-        },
+        "reasons": _reasons(asked, choice),
         "rejected": rejected,
     }
 
 
-def _reasons(evaluator: Evaluator, facts: Facts, key: CohortKey, choice: Choice) -> list[str]:
+def _priority(assignment: Assignment) -> tuple[int, str]:
+    return -max((c.revision.priority for c in assignment.contents), default=0), assignment.published.name
+
+
+def _reasons(asked: _Asked, choice: Choice) -> list[str]:
     published = choice.assignment.published
-    found = [f"{term} matches" for term, _, matches in _terms(choice.content.revision.selector, facts) if matches]
+    found = [f"{term} matches" for term, _, matches in _terms(choice.content.revision.selector, asked.facts) if matches]
     if not found:
-        found.append(f"ConfigAssignment {published.name} is for every agent")
-    found.append(f"priority {published.priority} is the highest of those that can be given")
-    for change, content in choice.assignment.branches:
-        found.append(_side(evaluator, facts, key, change))
+        found.append(f"{choice.assignment.kind} {published.name} is for every agent")
+    found.append(f"priority {choice.priority} is the highest of those that can be given")
+    failed = {option.rollout for option in asked.evaluator.options(choice.assignment, asked.key)
+              if is_blocked(option, asked.key[3])}  # fmt: skip
+    for change, _ in choice.assignment.branches:
+        found.append(_side(asked, change))
         if change.id == choice.rollout:
             break
-        if is_blocked(Choice(choice.slot, choice.assignment, content, change.id), key[3]):
+        if change.id in failed:
             found.append(
                 f"the agent failed at the candidate of {change.id} before; `opampctl rollout retry` forgives it"
             )
     return found
 
 
-def _side(evaluator: Evaluator, facts: Facts, key: CohortKey, change: Rollout) -> str:
+def _side(asked: _Asked, change: Rollout) -> str:
     """Which side of a rollout the agent is on, and why."""
+    evaluator, facts, key = asked.evaluator, asked.facts, asked.key
     stage = f" in stage {change.stage}" if change.stage else ""
     if change.id in evaluator.halted:
         return f"rollout {change.id} was halted in this region: nobody is given its candidate"
@@ -110,14 +141,16 @@ def _side(evaluator: Evaluator, facts: Facts, key: CohortKey, change: Rollout) -
     where = "within" if bucket < change.threshold else "beyond"
     below = f"bucket {_share(bucket)} is {where} the threshold {_share(change.threshold)}"
     if bucket < change.threshold and not on:
-        return f"{below} of rollout {change.id}{stage}, but the node was cut off for longer than candidate_ttl"
+        unheard = "but the node has not heard for longer than candidate_ttl that it still goes on"
+        return f"{below} of rollout {change.id}{stage}, {unheard}"
     return f"{below} of rollout {change.id}{stage}"
 
 
-def _why_not(evaluator: Evaluator, facts: Facts, key: CohortKey, assignment: Assignment, winner: Choice | None) -> str:
+def _why_not(asked: _Asked, assignment: Assignment, winner: Choice | None) -> str:
+    evaluator, facts, key = asked.evaluator, asked.facts, asked.key
     options = list(evaluator.options(assignment, key))
     if not options:
-        contents = [c for c in (*(c for _, c in assignment.branches), assignment.stable) if c is not None]
+        contents = assignment.contents
         missing = [
             text
             for content in contents[:1]
@@ -126,19 +159,31 @@ def _why_not(evaluator: Evaluator, facts: Facts, key: CohortKey, assignment: Ass
         ]
         if missing:
             return "; ".join(missing)
-        return (
-            "; ".join([_side(evaluator, facts, key, c) for c, _ in assignment.branches])
-            or "it has no revision in force"
-        )
-    if all(is_blocked(option, key[3]) for option in options):
+        lacking = [reason for content in contents if (reason := _no_file(evaluator, content, key[0]))]
+        sides = [_side(asked, c) for c, _ in assignment.branches]
+        return "; ".join([*sides, *dict.fromkeys(lacking)]) or "it has no revision in force"
+    given = evaluator.given(assignment, key)
+    if given is None:
         return "the agent failed at it before; `opampctl rollout retry` forgives it"
-    if winner is None:  # cannot be: an option that is not blocked would have been chosen
+    if winner is None or winner.slot != given.slot:
+        return f"it gives the agent slot {given.slot or '(default)'}"
+    name = f"{winner.assignment.kind} {winner.assignment.published.name}"
+    if given.priority == winner.priority:
+        return f"{name} has the same priority {given.priority} and comes first by name"
+    return f"{name} has priority {winner.priority}, this one {given.priority}"
+
+
+def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
+    """Why a set of packages cannot be given; empty where it can, or is none."""
+    if not isinstance(content, PackageContent) or evaluator.files(content, vector) is not None:
         return ""
-    mine, theirs = assignment.published.priority, winner.assignment.published.priority
-    name = winner.assignment.published.name
-    if mine == theirs:
-        return f"ConfigAssignment {name} has the same priority {mine} and comes first by name"
-    return f"ConfigAssignment {name} has priority {theirs}, this one {mine}"
+    for package in content.packages:
+        mine = [f for f in package.files if evaluator.matches(content.selector(f), vector)]
+        if not mine:
+            return f"package {package.key} has no file for this agent"
+        if any(f.sha256 in evaluator.snapshot.yanked for f in mine):
+            return f"package {package.key} was yanked"
+    return ""
 
 
 def _terms(selector: Selector, facts: Facts) -> list[tuple[str, str, bool]]:
@@ -168,16 +213,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def lines(explained: Sequence[dict[str, Any]]) -> list[str]:
+def lines(slots: Sequence[dict[str, Any]], packages: dict[str, Any] | None = None) -> list[str]:
     """For people."""
     found = []
-    for slot in explained:
-        name = slot["slot"] or "(default)"
-        if slot["assignment"] is None:
-            found.append(f"slot {name}: nothing")
-        else:
-            found.append(f"slot {name}: {slot['assignment']}, {slot['revision']} revision")
-        found += [f"    {reason}" for reason in slot["reasons"]]
-        found += [f"    {key} = {_short(v['value'])} (from {v['from']})" for key, v in slot["values"].items()]
-        found += [f"  not {r['assignment']}: {r['reason']}" for r in slot["rejected"]]
+    for slot in slots:
+        values = [f"    {key} = {_short(v['value'])} (from {v['from']})" for key, v in slot["values"].items()]
+        found += _entry(f"slot {slot['slot'] or '(default)'}", slot, values)
+    if packages is not None:
+        files = [f"    {name} {p['version']} (sha256 {p['sha256'][:12]})" for name, p in packages["packages"].items()]
+        found += _entry("packages", packages, files)
     return found
+
+
+def _entry(title: str, entry: dict[str, Any], details: list[str]) -> list[str]:
+    chosen = f"{entry['assignment']}, {entry['revision']} revision" if entry["assignment"] else "nothing"
+    return [
+        f"{title}: {chosen}",
+        *(f"    {reason}" for reason in entry["reasons"]),
+        *details,
+        *(f"  not {r['assignment']}: {r['reason']}" for r in entry["rejected"]),
+    ]

@@ -9,14 +9,20 @@ from pydantic import ValidationError
 from relay.documents import Document
 from relay.errors import Problem
 from relay.policy.model import NAME, ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.packages import PackageAssignment
+from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 
-AnyDocument = ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy
+AnyDocument = (
+    ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy | PackageAssignment | PackageSigningKey
+)
 KINDS: dict[str, type[AnyDocument]] = {
     "ConfigTemplate": ConfigTemplate,
     "ConfigAssignment": ConfigAssignment,
     "RegionVariables": RegionVariables,
     "RolloutStrategy": RolloutStrategy,
+    "PackageAssignment": PackageAssignment,
+    "PackageSigningKey": PackageSigningKey,
 }
 
 

@@ -9,9 +9,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
 
 from relay.ids import digest64
 
+RolloutName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,159}$")]
+"""ASSIGNMENT-NUMBER."""
 BUCKETS = 1 << 52
 """Buckets are below this: an integer that every JSON reader keeps exact."""
 EVERYONE = BUCKETS

@@ -1,16 +1,18 @@
 """What a node holds of policy: published resources, checked and compiled, each good or refused by itself.
 
-The control plane publishes three kinds, as canonical JSON under names of its own:
+The control plane publishes these kinds, as canonical JSON under names of its own:
 
 - `ConfigTemplate/NAME@VERSION`: the document.
 - `RegionVariables/REGION@DIGEST`: the document; old contents stay under their own names while a revision pins them.
-- `ConfigAssignment/NAME`: a `Published` assignment: its selector and its revisions, which pin their inputs by digest.
+- `Package/NAME@VERSION@DIGEST`: a `PublishedPackage`, likewise.
+- `ConfigAssignment/NAME`, `PackageAssignment/NAME`: a `Published` assignment: its revisions, which pin their inputs.
+- `Yanked/packages`: SHA-256 of files that nobody is to have any more.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import Field, ValidationError
@@ -19,16 +21,18 @@ from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Model, Name, RegionVariables, Selector
-from relay.policy.rollout import EVERYONE
+from relay.policy.packages import PackageFile, PublishedPackage, Sha256
+from relay.policy.rollout import EVERYONE, RolloutName
 from relay.policy.strategy import LocalGuard
 from relay.policy.template import RENDERER, Resolved
 
-_KINDS = ("ConfigTemplate", "RegionVariables", "ConfigAssignment")
+CONFIG, PACKAGES = "ConfigAssignment", "PackageAssignment"
+_YANKED = "Yanked/packages"
 RENDERERS = frozenset({RENDERER})
 
 
-class Revision(Model):
-    """One state of an assignment's content, by the digests of all its inputs."""
+class ConfigRevision(Model):
+    """One state of a config assignment's content, by the digests of all its inputs."""
 
     template: str
     """NAME@VERSION."""
@@ -39,12 +43,31 @@ class Revision(Model):
     renderer: int
     selector: Selector = Selector()
     """Whom it is for: a change of the selector goes out by stages like every other."""
+    priority: int = 0
+    slot: str = ""
+
+
+class PackageRevision(Model):
+    """One state of a package assignment's content."""
+
+    packages: list[str] = Field(min_length=1)
+    """NAME@VERSION@DIGEST."""
+    selector: Selector = Selector()
+    priority: int = 0
+
+    @property
+    def slot(self) -> str:
+        """An agent has one set of packages."""
+        return ""
+
+
+Revision = ConfigRevision | PackageRevision
 
 
 class Rollout(Model):
     """A change under way."""
 
-    id: Name
+    id: RolloutName
     candidate: Revision
     threshold: int = Field(ge=0)
     """Agents whose bucket is below it are on the candidate; see `relay.policy.rollout`."""
@@ -61,8 +84,6 @@ class Published(Model):
     """An assignment as nodes get it."""
 
     name: Name
-    slot: str
-    priority: int
     stable: Revision | None
     rollout: Rollout | None
     layers: list[Rollout] = Field(default_factory=list)
@@ -71,11 +92,17 @@ class Published(Model):
     """Failures of an earlier retry generation are forgiven."""
 
 
+class YankedFiles(Model):
+    """Files that nobody is to have any more."""
+
+    sha256: list[Sha256]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Content:
+class ConfigContent:
     """A revision made ready: what one slot will hold."""
 
-    revision: Revision
+    revision: ConfigRevision
     template: ConfigTemplate
     resolved: Resolved
     content_hash: bytes
@@ -86,9 +113,28 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PackageContent:
+    """A revision made ready: versions of packages, of which each agent takes the files that are for it."""
+
+    revision: PackageRevision
+    packages: tuple[PublishedPackage, ...]
+    selectors: Mapping[int, Selector]
+    """`id` of a file → the selector of its attributes."""
+
+    def selector(self, file: PackageFile) -> Selector:
+        """Whom a file is for."""
+        return self.selectors[id(file)]
+
+
+Content = ConfigContent | PackageContent
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
     """A published assignment made ready."""
 
+    kind: str
+    """CONFIG or PACKAGES."""
     published: Published
     stable: Content | None
     branches: tuple[tuple[Rollout, Content], ...]
@@ -96,15 +142,22 @@ class Assignment:
     inputs: frozenset[str]
     """Names of the resources that it was made of, its own included."""
 
+    @property
+    def contents(self) -> list[Content]:
+        """All that agents may have of it: the candidates first."""
+        return [*(content for _, content in self.branches), *([self.stable] if self.stable is not None else [])]
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that a region serves by, at one manifest."""
 
     assignments: tuple[Assignment, ...] = ()
-    """Highest priority first, then by name: the first that matches wins its slot."""
+    """By name."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Resource name → why it is not in force (its last good form may be)."""
+    yanked: frozenset[str] = frozenset()
+    """SHA-256 of files that nobody is to have any more."""
 
     @property
     def needed(self) -> frozenset[str]:
@@ -123,9 +176,19 @@ def variables_resource(variables: RegionVariables) -> tuple[str, bytes]:
     return f"RegionVariables/{variables.key}@{sha256(payload).hex()[:16]}", payload
 
 
-def assignment_resource(published: Published) -> tuple[str, bytes]:
+def package_resource(package: PublishedPackage) -> tuple[str, bytes]:
+    """(resource name, payload) of a version of a package."""
+    return f"Package/{package.pin}", canonical_json(package.model_dump())
+
+
+def yanked_resource(files: Iterable[str]) -> tuple[str, bytes]:
+    """(resource name, payload) of what was yanked."""
+    return _YANKED, canonical_json(YankedFiles(sha256=sorted(files)).model_dump())
+
+
+def assignment_resource(kind: str, published: Published) -> tuple[str, bytes]:
     """(resource name, payload) of an assignment."""
-    return f"ConfigAssignment/{published.name}", canonical_json(published.model_dump())
+    return f"{kind}/{published.name}", canonical_json(published.model_dump())
 
 
 def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> Snapshot:
@@ -136,76 +199,76 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
         previous: what was in force.
     """
     rejected: dict[str, str] = {}
-    parsed: dict[str, ConfigTemplate | RegionVariables] = {}
-    digests: dict[str, str] = {}
+    parts = _Parts()
     published: dict[str, Published] = {}
     for name, payload in resources.items():
         kind, _, key = name.partition("/")
-        if kind not in _KINDS:
-            continue  # of a later version: held, and not looked at
         try:
-            value = json.loads(payload)
-            if kind == "ConfigTemplate":
-                template = ConfigTemplate.model_validate(value)
-                if problems := templates.problems_of(template):
-                    raise ValueError("; ".join(f"{path}: {reason}" for path, reason in problems))
-                parsed[name] = template
-                digests[name] = sha256(payload).hex()
-            elif kind == "RegionVariables":
-                parsed[name] = RegionVariables.model_validate(value)
-            else:
-                published[name] = Published.model_validate(value)
+            if kind in (CONFIG, PACKAGES):
+                published[name] = Published.model_validate_json(payload)
                 if published[name].name != key:
                     raise ValueError(f"names itself {published[name].name}")
+            else:
+                parts.read(kind, name, payload)  # one of a later version is held, and not looked at
         except (ValueError, ValidationError, RecursionError) as error:
             published.pop(name, None)
             rejected[name] = str(error).replace("\n", "; ")[:500]
-    last_good = {f"ConfigAssignment/{a.published.name}": a for a in previous.assignments} if previous else {}
+    last_good = {f"{a.kind}/{a.published.name}": a for a in previous.assignments} if previous else {}
     assignments = []
-    for name in {n for n in resources if n.startswith("ConfigAssignment/")}:
+    for name in {n for n in resources if n.partition("/")[0] in (CONFIG, PACKAGES)}:
         if name in published:
             try:
-                assignments.append(_compile(name, published[name], parsed, digests))
+                assignments.append(_compile(name, published[name], parts))
                 continue
             except ValueError as error:
                 rejected[name] = str(error)
         if name in last_good:
             assignments.append(last_good[name])
-    assignments.sort(key=lambda a: (-a.published.priority, a.published.name))
-    return Snapshot(tuple(assignments), rejected)
+    assignments.sort(key=lambda a: (a.published.name, a.kind))
+    yanked = previous.yanked if previous is not None and _YANKED in rejected else frozenset(parts.yanked)
+    return Snapshot(tuple(assignments), rejected, yanked)
 
 
-def _compile(
-    name: str,
-    published: Published,
-    parsed: Mapping[str, ConfigTemplate | RegionVariables],
-    digests: Mapping[str, str],
-) -> Assignment:
+class _Parts:
+    """What assignments are made of, by resource name."""
+
+    def __init__(self) -> None:
+        self.templates: dict[str, ConfigTemplate] = {}
+        self.digests: dict[str, str] = {}
+        self.variables: dict[str, RegionVariables] = {}
+        self.packages: dict[str, PublishedPackage] = {}
+        self.yanked: list[str] = []
+
+    def read(self, kind: str, name: str, payload: bytes) -> None:
+        """Take one resource.
+
+        Raises:
+            ValueError: it is not valid.
+        """
+        if kind == "ConfigTemplate":
+            template = ConfigTemplate.model_validate(json.loads(payload))
+            if problems := templates.problems_of(template):
+                raise ValueError("; ".join(f"{path}: {reason}" for path, reason in problems))
+            self.templates[name] = template
+            self.digests[name] = sha256(payload).hex()
+        elif kind == "RegionVariables":
+            self.variables[name] = RegionVariables.model_validate(json.loads(payload))
+        elif kind == "Package":
+            self.packages[name] = PublishedPackage.model_validate(json.loads(payload))
+        elif name == _YANKED:
+            self.yanked = YankedFiles.model_validate(json.loads(payload)).sha256
+
+
+def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
+    kind = name.partition("/")[0]
     inputs = {name}
 
     def content(revision: Revision) -> Content:
-        if revision.renderer not in RENDERERS:
-            raise ValueError(f"renderer {revision.renderer} is not known here")
-        template_name = f"ConfigTemplate/{revision.template}"
-        template = parsed.get(template_name)
-        if not isinstance(template, ConfigTemplate):
-            raise ValueError(f"{template_name} is missing or was refused")
-        if digests[template_name] != revision.template_digest:
-            raise ValueError(f"{template_name} has another digest than the revision pins")
-        inputs.add(template_name)
-        region_values: dict[str, object] = {}
-        if revision.variables:
-            variables_name = f"RegionVariables/{revision.variables}"
-            variables = parsed.get(variables_name)
-            if not isinstance(variables, RegionVariables):
-                raise ValueError(f"{variables_name} is missing or was refused")
-            inputs.add(variables_name)
-            region_values = variables.spec.values
-        resolved, problems = templates.resolve(template, revision.values, region_values)
-        if problems:
-            raise ValueError("; ".join(f"{variable}: {reason}" for variable, reason in problems))
-        digest = bytes.fromhex(revision.template_digest)
-        return Content(revision, template, resolved, templates.content_hash(digest, resolved, revision.renderer))
+        if (kind == PACKAGES) != isinstance(revision, PackageRevision):
+            raise ValueError("a revision is of another kind")
+        if isinstance(revision, PackageRevision):
+            return _package_content(revision, parts, inputs)
+        return _config_content(revision, parts, inputs)
 
     rollouts = ([published.rollout] if published.rollout else []) + published.layers
     branches = tuple((change, content(change.candidate)) for change in rollouts)
@@ -217,4 +280,47 @@ def _compile(
             # Nobody is on it: what this region cannot render of it must not hold back the candidate.
             if published.rollout is None or published.rollout.threshold < EVERYONE:
                 raise
-    return Assignment(published, stable, branches, frozenset(inputs))
+    return Assignment(kind, published, stable, branches, frozenset(inputs))
+
+
+def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:
+    if revision.renderer not in RENDERERS:
+        raise ValueError(f"renderer {revision.renderer} is not known here")
+    template_name = f"ConfigTemplate/{revision.template}"
+    template = parts.templates.get(template_name)
+    if template is None:
+        raise ValueError(f"{template_name} is missing or was refused")
+    if parts.digests[template_name] != revision.template_digest:
+        raise ValueError(f"{template_name} has another digest than the revision pins")
+    inputs.add(template_name)
+    region_values: dict[str, object] = {}
+    if revision.variables:
+        variables_name = f"RegionVariables/{revision.variables}"
+        variables = parts.variables.get(variables_name)
+        if variables is None:
+            raise ValueError(f"{variables_name} is missing or was refused")
+        inputs.add(variables_name)
+        region_values = variables.spec.values
+    resolved, problems = templates.resolve(template, revision.values, region_values)
+    if problems:
+        raise ValueError("; ".join(f"{variable}: {reason}" for variable, reason in problems))
+    digest = bytes.fromhex(revision.template_digest)
+    return ConfigContent(revision, template, resolved, templates.content_hash(digest, resolved, revision.renderer))
+
+
+def _package_content(revision: PackageRevision, parts: _Parts, inputs: set[str]) -> PackageContent:
+    packages = []
+    for pin in revision.packages:
+        name = f"Package/{pin}"
+        package = parts.packages.get(name)
+        if package is None:
+            raise ValueError(f"{name} is missing or was refused")
+        inputs.add(name)
+        packages.append(package)
+    return package_content(revision, packages)
+
+
+def package_content(revision: PackageRevision, packages: Iterable[PublishedPackage]) -> PackageContent:
+    """A revision with the versions that it pins."""
+    held = tuple(packages)
+    return PackageContent(revision, held, {id(f): Selector(attributes=f.attributes) for p in held for f in p.files})

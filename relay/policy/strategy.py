@@ -17,6 +17,15 @@ def _duration(text: str) -> str:
 
 Duration = Annotated[str, AfterValidator(_duration)]
 """As people wrote it: `30m`, `1h30m`."""
+_LEAST_TTL_S = 60.0
+
+
+def _long_enough(text: str | None) -> str | None:
+    if text is not None and parse_duration(text) < _LEAST_TTL_S:
+        raise ValueError("at least 60s: the control plane says every 30 s that nothing has changed")
+    return text
+
+
 Share = Annotated[int | float, Field(ge=0, le=1)]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -100,7 +109,7 @@ class StrategySpec(Model):
     on_missing: Literal["hold", "exclude"] = "hold"
     """What a stage does about regions that cannot be heard."""
     local_guard: LocalGuard | None = None
-    candidate_ttl: Duration | None = None
+    candidate_ttl: Annotated[Duration | None, AfterValidator(_long_enough)] = None
     """A node that heard nothing for so long gives the candidate to no further agent."""
     windows: list[Window] = Field(default_factory=list, max_length=100)
     """None: at any time."""

@@ -11,7 +11,6 @@ REFUSED: dict[str, str] = {
     "database": "this version keeps everything in SQLite below data_dir; PostgreSQL is not supported yet",
     "storage.config": "configs are rendered from templates and kept in the database; there is no object store for them",
     "storage.packages": "packages are not served by this version",
-    "policies.package_update": "packages are not served by this version",
     "telemetry.traces": "traces are not exported by this version",
     "extensions": "belongs into the agents' configuration, not into the server's",
     "certificate_rotation": "certificates are not issued by this version",

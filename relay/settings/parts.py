@@ -230,10 +230,26 @@ class ConfigUpdate(Part):
     """Where a strategy does not say what happens when a stage fails: roll back, else pause."""
 
 
+class PackageUpdate(Part):
+    """What a change of packages needs (the guide's `policies.package_update`)."""
+
+    approval_required: bool = False
+    approvals_needed: int = Field(default=1, ge=1, le=100)
+    four_eyes: bool = False
+    rollback_on_error: bool = True
+    canary_percentage: float = Field(default=0, ge=0, le=99)
+    """Where an assignment names no strategy: the share of agents that go first; 0 for all at once."""
+    canary_duration: Duration = 3600.0
+    """How long the others wait for them."""
+    canary_error_rate: float = Field(default=0.0, ge=0, le=1)
+    """The most of them that may fail."""
+
+
 class Policies(Part):
     """Rules for changes."""
 
     config_update: ConfigUpdate = ConfigUpdate()
+    package_update: PackageUpdate = PackageUpdate()
 
 
 class Notifications(Part):

@@ -17,7 +17,7 @@ from typing import Any, cast
 from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
 from relay.transport.http import PATH
-from relay.transport.ports import peer_name
+from relay.transport.ports import base_url, peer_name
 from relay.transport.websocket import WebSocketFactory
 
 _END = b"\r\n\r\n"
@@ -264,7 +264,8 @@ class _Entrance(asyncio.Protocol):
                 self._refuse(403, "origin")
             else:
                 self._leave()
-                door.websockets.take_over(transport, self._read, peer_name(transport))
+                where = base_url(head.headers.get("host", ""), transport)
+                door.websockets.take_over(transport, self._read, peer_name(transport), where)
             return
         self._leave()
         protocol = door.http() if self._only is None else door.probes()

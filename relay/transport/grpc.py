@@ -43,6 +43,8 @@ class AgentStream:
 
     transport_name = "grpc"
     header = b""
+    base_url = ""
+    """A node's gRPC port serves no downloads."""
 
     def __init__(self, remote: str, settings: StreamSettings, clock: Clock) -> None:
         self.session: Session | None = None

@@ -15,7 +15,7 @@ from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
-from relay.transport.ports import Agents, AssemblyBudget, CloseReason, peer_name
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason, base_url, peer_name
 
 _log = log.get("opamp-relay.http")
 PATH = "/v1/opamp"
@@ -45,6 +45,8 @@ class Polling:
     session: Session | None = None
     remote = ""
     """Of the poll that is being answered."""
+    base_url = ""
+    """Likewise."""
 
     def send(self, content: bytes) -> None:
         """Never called: not writable."""
@@ -108,6 +110,7 @@ class HttpAgents:
                 content = body.inflate(content, self._settings.max_message_bytes)
             uid = body.uid_of_malformed(content) or _header_uid(request)
             self.polling.remote = peer_name(request.transport)
+            self.polling.base_url = base_url(request.headers.get("Host", ""), request.transport)
             reply = self._agents.receive(self.polling, content)
         except (TooLarge, Overloaded) as error:
             self._metrics.refused[error.outcome.value] += 1

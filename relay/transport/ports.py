@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,8 @@ class Connection(Protocol):
     header: bytes
     """What stands before each message on the wire; see `relay.opamp.session.Session`."""
     remote: str
+    base_url: str
+    """`http://HOST:PORT` or `https://…` as the agent reached this node; empty where nobody knows."""
 
     @property
     def writable(self) -> bool:
@@ -97,6 +100,17 @@ def peer_name(transport: asyncio.BaseTransport | None) -> str:
     """HOST:PORT of the other end; empty where it is gone already."""
     peer = transport.get_extra_info("peername") if transport is not None else None
     return f"{peer[0]}:{peer[1]}" if peer else ""
+
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
+
+
+def base_url(host: str, transport: asyncio.BaseTransport | None) -> str:
+    """The address by which somebody reached us, from the Host header; empty if that is none."""
+    if _HOST.fullmatch(host) is None or transport is None:
+        return ""
+    scheme = "https" if transport.get_extra_info("ssl_object") is not None else "http"
+    return f"{scheme}://{host}"
 
 
 class AssemblyBudget:

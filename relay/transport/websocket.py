@@ -58,18 +58,20 @@ class AgentSocket(WSListener):
         "_shared",
         "_stall_timer",
         "_transport",
+        "base_url",
         "remote",
         "session",
     )
     transport_name = "websocket"
     header = frame.HEADER
 
-    def __init__(self, shared: WebSocketFactory, remote: str) -> None:
+    def __init__(self, shared: WebSocketFactory, remote: str, base_url: str) -> None:
         self._shared = shared
         self._agents = shared.agents
         self._metrics = shared.metrics
         self._now = shared.clock.monotonic
         self.remote = remote
+        self.base_url = base_url
         self.session: Session | None = None
         self._transport: WSTransport | None = None
         self._reader: FrameReader | None = None
@@ -328,6 +330,6 @@ class WebSocketFactory:
         self.open: dict[AgentSocket, None] = {}
         """Open connections, oldest first."""
 
-    def take_over(self, transport: asyncio.Transport, received: bytes, remote: str) -> None:
+    def take_over(self, transport: asyncio.Transport, received: bytes, remote: str, base_url: str) -> None:
         """Make a live transport, of which `received` was read, a WebSocket connection."""
-        AgentSocket(self, remote).start(transport, received)
+        AgentSocket(self, remote, base_url).start(transport, received)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from relay.control.rollouts import plan
-from relay.control.rollouts.targets import select
+from relay.control.rollouts.targets import Claim, select
 from relay.policy.evaluate import Evaluator
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
@@ -23,10 +23,11 @@ def plan_seconds() -> float:
         ("eu" if i % 2 else "us", Facts(f"agent-{i}", {"tier": "prod" if i % 3 else "dev", "zone": str(i % 50)}, {}))
         for i in range(_AGENTS)
     ]
-    own, rivals = Selector(labels={"tier": "prod"}), [Selector(labels={"zone": str(zone)}) for zone in range(5)]
+    own = Claim("a", "", 0, Selector(labels={"tier": "prod"}))
+    rivals = [Claim("b", "", 1, Selector(labels={"zone": str(zone)})) for zone in range(5)]
     began = time.perf_counter()
     goals = list(select(agents, own, own, Selector(), rivals))
-    plan.thresholds("a-2", strategy(), 0, [(t.region, t.agent_id) for t in goals], {})
+    plan.thresholds("a-2", strategy(), 0, [(t.region, t.facts.agent_id) for t in goals], {})
     return time.perf_counter() - began
 
 

@@ -20,7 +20,7 @@ async def test_the_node_and_the_control_plane_say_the_same(programs: Programs) -
     await eventually(lambda: node.policy.accepted)
     agent = await TestAgent.over("websocket", node.ports, "x")
     await agent.applied((await agent.hello(None, tier="prod")).remote_config.config_hash)
-    await eventually(lambda: any(a.status == "APPLIED" for a in plane.fleet.agents.values()))
+    await eventually(lambda: any(a.config.status == "APPLIED" for a in plane.fleet.agents.values()))
     above = await asyncio.to_thread(get, plane.ports["api"], "/api/v1/agents/x/explain")
     here = await asyncio.to_thread(get, node.ports["http"], "/api/v1/agents/x/explain")
     assert above == here

@@ -1,6 +1,6 @@
 import asyncio
 
-from relay.policy.snapshot import build
+from relay.policy.snapshot import ConfigContent, build
 from tests.conftest import TEMPLATE, Programs, apply, assignment
 
 
@@ -38,7 +38,8 @@ async def test_what_is_published_compiles_and_keeps_what_revisions_pin(programs:
     (compiled,) = snapshot.assignments
     ((change, candidate),) = compiled.branches
     assert (change.id, change.threshold) == ("a-2", 0)
-    assert compiled.stable is not None
+    assert isinstance(compiled.stable, ConfigContent)
+    assert isinstance(candidate, ConfigContent)
     assert compiled.stable.resolved.values["level"] == "debug"
     assert candidate.resolved.values["level"] == "warn"
     assert len([name for name in policy.resources if name.startswith("RegionVariables/")]) == 2

@@ -1,56 +1,97 @@
-import dataclasses
+"""What documents lead to: revisions, rollouts, approvals, retries."""
 
-from relay.control.revisions import AssignmentState
-from relay.control.rollouts import plan
-from relay.control.rollouts.model import State
-from tests.control.rollouts.made import GlobalRevision, revision, rollout
+from __future__ import annotations
 
+from typing import Any
 
-def state(stable: GlobalRevision | None, **more: object) -> AssignmentState:
-    return AssignmentState("a", "", 0, stable=stable, declared=stable, **more)  # type: ignore[arg-type]
+import pytest
 
+from relay.control.app import ControlPlane
+from relay.errors import Conflict, Refused
+from tests.conftest import TEMPLATE, Programs, apply, assignment
+from tests.control.rollouts.test_engine import TWO, change, staged
 
-def test_regions_differ_in_the_variables_that_they_pin() -> None:
-    one = revision(1, variables={"eu": "eu@1"})
-    assert one.for_region("eu").variables == "eu@1"
-    assert one.for_region("us").variables == ""
-    assert GlobalRevision.from_plain(one.plain()) == one
-    assert GlobalRevision.from_plain(None) is None
+NEEDS = "  approval: {required: true, needed: 1, four_eyes: true}\n"
 
 
-def test_what_is_going_on_is_published_with_the_threshold_of_the_region() -> None:
-    going = dataclasses.replace(rollout(), thresholds={"": 5, "eu": 9})
-    published = state(revision(1), rollout=going).for_region("eu")
-    assert published.rollout is not None
-    assert (published.rollout.id, published.rollout.threshold) == ("a-2", 9)
-    assert published.stable is not None
-    over = state(revision(1), rollout=plan.roll_back(going, "bad"))
-    assert over.for_region("eu").rollout is None
-    assert over.for_region("eu").stable == revision(1).for_region("eu")
+async def rollout_of(plane: ControlPlane, name: str) -> dict[str, Any]:
+    return await plane.rollouts.status(name)
 
 
-def test_a_region_sees_what_can_concern_it() -> None:
-    assert state(revision(1)).concerns("eu")
-    assert state(revision(1, region="eu")).concerns("eu")
-    assert not state(revision(1, region="us")).concerns("eu")
-    assert not state(revision(1), observe_only=True).concerns("eu")
-    leaving = state(revision(1, region="eu"), rollout=rollout(candidate=revision(2, region="us")))
-    assert leaving.concerns("eu"), "agents there have yet to be taken off it"
-    assert leaving.concerns("us")
+async def test_an_edit_cannot_take_its_own_approval_away(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + assignment("a"))
+    await change(plane, assignment("a", rate=2) + NEEDS, actor="eve")
+    assert (await rollout_of(plane, "a-2"))["state"] == "pending_approval"
+    await change(plane, assignment("a", rate=2), actor="eve")
+    stripped = await rollout_of(plane, "a-3")
+    assert (stripped["state"], stripped["approvals_needed"]) == ("pending_approval", 1)
+    with pytest.raises(Conflict, match="somebody else"):
+        await plane.rollouts.approve("a-3", "eve", stripped["digest"])
+    await plane.rollouts.approve("a-3", "bob", stripped["digest"])
+    await change(plane, assignment("a", rate=3), actor="eve")
+    assert (await rollout_of(plane, "a-4"))["state"] == "completed", "its approved documents ask for none any more"
 
 
-def test_what_is_superseded_stays_at_its_agents_until_the_newer_one_is_over() -> None:
-    first = dataclasses.replace(rollout(), thresholds={"": 5})
-    pending = dataclasses.replace(rollout(candidate=revision(3)), name="a-3", state=State.PENDING_APPROVAL)
-    waiting = state(revision(1), rollout=first, pending=pending)
-    begun = waiting.after(dataclasses.replace(pending, state=State.RUNNING))
-    assert begun.pending is None
-    assert [layer.name for layer in begun.layers] == ["a-2"]
-    assert begun.for_region("eu").layers[0].threshold == 5
-    assert begun.rollout is not None
-    done = begun.after(dataclasses.replace(begun.rollout, state=State.COMPLETED))
-    assert (done.stable, done.layers) == (revision(3), ())
-    back = begun.after(dataclasses.replace(begun.rollout, state=State.ROLLING_BACK))
-    assert (back.stable, back.layers) == (revision(1), ())
-    rejected = waiting.after(dataclasses.replace(pending, state=State.REJECTED))
-    assert (rejected.pending, rejected.rollout) == (None, first)
+async def test_a_deletion_changes_what_agents_run_and_needs_approval_too(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + assignment("a") + NEEDS, actor="eve")
+    await plane.rollouts.approve("a-1", "bob", (await rollout_of(plane, "a-1"))["digest"])
+    with pytest.raises(Refused, match="need approval"):
+        await plane.documents.delete("ConfigAssignment", "a", actor="eve")
+    await change(plane, assignment("a") + NEEDS + "  observe_only: true\n", actor="eve")
+    await plane.rollouts.approve("a-2", "bob", (await rollout_of(plane, "a-2"))["digest"])
+    assert (await plane.documents.delete("ConfigAssignment", "a", actor="eve")).action == "deleted"
+
+
+async def test_a_retry_goes_by_the_rules_of_today(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + TWO + assignment("a"))
+    await change(plane, staged(2), actor="eve")
+    await plane.rollouts.act("a-2", "abort", "eve")
+    await change(plane, staged(2) + NEEDS, actor="boss")
+    assert (await plane.rollouts.retry("a-2", "eve"))["state"] == "pending_approval"
+
+
+async def test_observing_on_and_off_waits_for_approval(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + TWO + assignment("a") + "  observe_only: true\n")
+    state = plane.revisions.states["a"]
+    assert (state.observe_only, state.in_force) == (True, [])
+    await change(plane, staged(1) + NEEDS, actor="eve")
+    state = plane.revisions.states["a"]
+    assert (state.observe_only, state.in_force) == (True, []), "nobody gets it before it is approved"
+    await plane.rollouts.approve("a-2", "bob", (await rollout_of(plane, "a-2"))["digest"])
+    state = plane.revisions.states["a"]
+    assert state.rollout is not None
+    assert (state.observe_only, state.stable, state.rollout.state.value) == (False, None, "running")
+
+
+async def test_retries_count_on_over_assignments(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + assignment("a") + assignment("b", priority=1))
+    await plane.rollouts.retry("a-1", "ann")
+    await plane.rollouts.retry("b-1", "ann")
+    assert {name: state.retry for name, state in plane.revisions.states.items()} == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("ttl", ["9" * 400 + "d", "5s"])
+async def test_durations_have_bounds(programs: Programs, ttl: str) -> None:
+    plane = await programs.control_plane()
+    endless = TWO.replace("spec:\n", f'spec:\n  candidate_ttl: "{ttl}"\n')
+    with pytest.raises(Refused, match="candidate_ttl"):
+        await apply(plane, TEMPLATE, endless)
+
+
+async def test_the_longest_name_can_be_rolled_out(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    name = "n" * 128
+    await change(plane, TEMPLATE + TWO + staged(1, name=name))
+    assert (await rollout_of(plane, f"{name}-1"))["name"] == f"{name}-1"
+
+
+async def test_a_change_that_changes_nothing_for_anybody_is_over_at_once(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + TWO + assignment("a"))
+    await change(plane, staged(1, priority=7))
+    assert (await rollout_of(plane, "a-2"))["reason"] == "it changes nothing for any agent that is known"

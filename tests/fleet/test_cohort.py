@@ -4,7 +4,7 @@ from relay.fleet.cohort import Cohorts
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import Content, Published, Snapshot, build
+from relay.policy.snapshot import ConfigContent, Published, Snapshot, build
 from tests.fleet.agents import record
 from tests.policy.published import published, resources, revision
 
@@ -106,7 +106,7 @@ def test_what_is_prepared_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch)
     rendered = cohorts.prepare(following)
     assert len(rendered) == 1
     assert cohorts.offer(record()) is first, "nothing has changed yet"
-    monkeypatch.setattr(Content, "render", None)
+    monkeypatch.setattr(ConfigContent, "render", None)
     assert cohorts.change(following, rendered)
     offer = cohorts.offer(record())
     assert offer is not None

@@ -1,6 +1,5 @@
 from relay.fleet.cohort import Cohorts
 from relay.fleet.explain import explain_agent
-from relay.ids import ConfigHash
 from relay.opamp.offer import Failure
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
@@ -15,8 +14,9 @@ def test_the_decision_and_what_became_of_it() -> None:
     agent = record("x", tier="prod")
     offer = cohorts.offer(agent)
     assert offer is not None
-    agent.offered_hash, agent.offers, agent.offered_at_ms = ConfigHash(offer.config_hash), offer.slots, 1000
-    agent.failed = (Failure("", b"old", 0, "no such receiver", 500),)
+    agent.offer_config(offer.config_hash, offer.slots)
+    agent.config.offered_at_ms = 1000
+    agent.config.failed = (Failure("", b"old", 0, "no such receiver", 500),)
 
     def explained() -> dict[str, object]:
         state = link_pb2.AgentState.FromString(agent.state())

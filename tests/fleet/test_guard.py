@@ -5,9 +5,14 @@ from typing import Any
 from relay.fleet.guard import frozen_rollouts, halted_rollouts, judge
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.record import Record
-from relay.policy.snapshot import Snapshot, build
+from relay.policy.snapshot import ConfigContent, Content, Snapshot, build
 from tests.fleet.agents import record
 from tests.policy.published import published, resources, revision
+
+
+def hash_of(content: Content, _: object = None) -> bytes:
+    assert isinstance(content, ConfigContent)
+    return content.content_hash
 
 
 def snapshot(retry: int = 0, **more: Any) -> Snapshot:
@@ -20,47 +25,50 @@ def snapshot(retry: int = 0, **more: Any) -> Snapshot:
 
 
 def agents(policy: Snapshot, failed: int = 0, applied: int = 0, unhealthy: int = 0) -> list[Record]:
-    content = policy.assignments[0].branches[0][1].content_hash
+    content = hash_of(policy.assignments[0].branches[0][1])
+    slots = (OfferedSlot("", "a", content),)
     found = [record(str(i), healthy=i >= unhealthy) for i in range(failed + applied)]
     for i, agent in enumerate(found):
-        agent.healthy_before = True
+        agent.config.offer(b"h", slots, True)
         if i < applied:
-            agent.applied = (OfferedSlot("", "a", content),)
+            agent.config.applied = slots
         else:
-            agent.failed = (Failure("", content, 0, "no", 1),)
+            agent.config.failed = (Failure("", content, 0, "no", 1),)
     return found
 
 
 def test_too_many_failures_halt_the_rollout_here() -> None:
     policy = snapshot()
-    assert judge(policy, agents(policy, failed=2), {}) == {}, "too few decided"
-    assert judge(policy, agents(policy, failed=1, applied=9), {}) == {}
-    found = judge(policy, agents(policy, failed=2, applied=1), {})
+    assert judge(policy, agents(policy, failed=2), {}, hash_of) == {}, "too few decided"
+    assert judge(policy, agents(policy, failed=1, applied=9), {}, hash_of) == {}
+    found = judge(policy, agents(policy, failed=2, applied=1), {}, hash_of)
     assert found == {"a-1/0": "2 of 3 agents failed or are unhealthy on it"}
-    assert judge(policy, agents(policy, applied=3, unhealthy=2), {}) == {
+    assert judge(policy, agents(policy, applied=3, unhealthy=2), {}, hash_of) == {
         "a-1/0": "2 of 3 agents failed or are unhealthy on it"
     }
-    assert judge(policy, agents(policy, failed=2, applied=1), found) == {}, "said once"
+    assert judge(policy, agents(policy, failed=2, applied=1), found, hash_of) == {}, "said once"
     assert halted_rollouts(policy, found) == {"a-1"}
 
 
 def test_a_retry_is_another_try() -> None:
     policy = snapshot(retry=1)
     assert halted_rollouts(policy, {"a-1/0": "2 of 3"}) == frozenset()
-    assert judge(policy, agents(policy, failed=3), {}) == {}, "failures of an earlier retry generation are forgiven"
+    assert judge(policy, agents(policy, failed=3), {}, hash_of) == {}, (
+        "failures of an earlier retry generation are forgiven"
+    )
 
 
 def test_agents_that_were_unhealthy_before_do_not_count() -> None:
     policy = snapshot()
     sick = agents(policy, applied=3, unhealthy=3)
     for agent in sick:
-        agent.healthy_before = False
-    assert judge(policy, sick, {}) == {}
+        agent.config.baseline = (False,)
+    assert judge(policy, sick, {}, hash_of) == {}
 
 
 def test_without_a_guard_nothing_is_judged() -> None:
     policy = snapshot(local_guard=None)
-    assert judge(policy, agents(policy, failed=9), {}) == {}
+    assert judge(policy, agents(policy, failed=9), {}, hash_of) == {}
 
 
 def test_candidates_freeze_when_the_policy_is_too_old() -> None:

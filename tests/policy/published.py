@@ -7,8 +7,11 @@ from typing import Any
 from relay.ids import sha256
 from relay.policy.model import ConfigTemplate, RegionVariables, Selector
 from relay.policy.snapshot import (
+    CONFIG,
+    ConfigContent,
+    ConfigRevision,
+    Content,
     Published,
-    Revision,
     Rollout,
     assignment_resource,
     template_resource,
@@ -41,9 +44,9 @@ VARIABLES = RegionVariables.model_validate(
 
 def revision(
     rate: int = 1, *, variables: bool = False, renderer: int = 1, selector: Selector | None = None, **values: Any
-) -> Revision:
+) -> ConfigRevision:
     pin = variables_resource(VARIABLES)[0].partition("/")[2] if variables else ""
-    return Revision(
+    return ConfigRevision(
         template=TEMPLATE.key,
         template_digest=sha256(template_resource(TEMPLATE)[1]).hex(),
         values={"rate": rate, **values},
@@ -56,8 +59,8 @@ def revision(
 def published(
     name: str = "a",
     *,
-    stable: Revision | None = None,
-    candidate: Revision | None = None,
+    stable: ConfigRevision | None = None,
+    candidate: ConfigRevision | None = None,
     threshold: int = 0,
     priority: int = 0,
     slot: str = "",
@@ -65,15 +68,25 @@ def published(
     retry: int = 0,
     **more: Any,
 ) -> Published:
-    """`selector` is for both revisions; `more` goes to the rollout."""
-    if selector is not None:
-        stable = stable and stable.model_copy(update={"selector": selector})
-        candidate = candidate and candidate.model_copy(update={"selector": selector})
+    """`selector`, `priority` and `slot` are for both revisions; `more` goes to the rollout."""
+    update = {"priority": priority, "slot": slot, **({"selector": selector} if selector is not None else {})}
+    stable = stable and stable.model_copy(update=update)
+    candidate = candidate and candidate.model_copy(update=update)
     change = Rollout(id=f"{name}-1", candidate=candidate, threshold=threshold, **more) if candidate else None
-    return Published(name=name, slot=slot, priority=priority, stable=stable, rollout=change, retry=retry)
+    return Published(name=name, stable=stable, rollout=change, retry=retry)
 
 
 def resources(*assignments: Published) -> dict[str, bytes]:
     return dict(
-        [template_resource(TEMPLATE), variables_resource(VARIABLES), *(assignment_resource(a) for a in assignments)]
+        [
+            template_resource(TEMPLATE),
+            variables_resource(VARIABLES),
+            *(assignment_resource(CONFIG, a) for a in assignments),
+        ]
     )
+
+
+def config(content: Content | None) -> ConfigContent:
+    """A content that must be of a config."""
+    assert isinstance(content, ConfigContent)
+    return content

@@ -1,11 +1,22 @@
 from typing import Any
 
-from relay.policy.evaluate import CohortKey, Evaluator, config_hash
+from relay.policy.evaluate import NOTHING, CohortKey, Evaluator, config_hash
 from relay.policy.model import Selector
+from relay.policy.packages import PublishedPackage
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
-from relay.policy.snapshot import Published, Rollout, Snapshot, build
-from tests.policy.published import published, resources, revision
+from relay.policy.snapshot import (
+    PACKAGES,
+    PackageRevision,
+    Published,
+    Rollout,
+    Snapshot,
+    assignment_resource,
+    build,
+    package_resource,
+    yanked_resource,
+)
+from tests.policy.published import config, published, resources, revision
 
 
 def evaluator(*assignments: Published) -> Evaluator:
@@ -47,7 +58,7 @@ def test_the_bucket_decides_between_stable_and_candidate() -> None:
         subject = evaluator(published("a", stable=revision(1), candidate=revision(2), threshold=threshold))
         decision = subject.decide(subject.key(facts("x"), 2))
         assert decision is not None
-        assert decision.choices[0].content.resolved.values["rate"] == expected
+        assert decision.choices[0].config.resolved.values["rate"] == expected
 
 
 def test_without_a_stable_revision_the_next_match_applies() -> None:
@@ -105,23 +116,26 @@ def test_what_failed_falls_back_and_is_tried_again_under_another_hash() -> None:
     subject = evaluator(going)
     fresh = subject.decide(subject.key(facts(), 2))
     assert fresh is not None
-    failed = (("", fresh.choices[0].content.content_hash, 0),)
+    failed = (("", fresh.choices[0].content_hash, 0),)
     assert rate(subject, facts(), failed=failed) == 1
     again = evaluator(going.model_copy(update={"retry": 1}))
     decision = again.decide(again.key(facts(), 2, failed=failed))
     assert decision is not None
-    assert decision.choices[0].content.resolved.values["rate"] == 2
+    assert decision.choices[0].config.resolved.values["rate"] == 2
     assert decision.config_hash != fresh.config_hash, "the agent would take the old hash for the old failure"
     untroubled = again.decide(again.key(facts(), 2))
     assert untroubled is not None
     assert untroubled.config_hash == fresh.config_hash, "who did not fail need not apply it anew"
-    both = (*failed, ("", evaluator(published("a", stable=revision(1))).snapshot.assignments[0].stable.content_hash, 0))  # type: ignore[union-attr]
-    assert subject.decide(subject.key(facts(), 2, failed=both)) is None
+    both = (
+        *failed,
+        ("", config(build(resources(published("a", stable=revision(1)))).assignments[0].stable).content_hash, 0),
+    )
+    assert subject.decide(subject.key(facts(), 2, failed=both)) == NOTHING
 
 
 def test_halted_and_frozen_candidates() -> None:
     snapshot = build(resources(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)))
-    content = snapshot.assignments[0].branches[0][1].content_hash
+    content = config(snapshot.assignments[0].branches[0][1]).content_hash
     assert rate(Evaluator(snapshot, halted={"a-1"}), facts()) == 1
     frozen = Evaluator(snapshot, frozen={"a-1"})
     assert rate(frozen, facts()) == 1
@@ -142,6 +156,101 @@ def test_layers_of_superseded_rollouts_keep_their_agents() -> None:
 def rate(subject: Evaluator, agent: Facts, **more: Any) -> int:
     decision = subject.decide(subject.key(agent, 2, **more))
     assert decision is not None
-    value = decision.choices[0].content.resolved.values["rate"]
+    value = decision.choices[0].config.resolved.values["rate"]
     assert isinstance(value, int)
     return value
+
+
+def with_candidate(assignment: Published, **update: Any) -> Published:
+    assert assignment.rollout is not None
+    candidate = assignment.rollout.candidate.model_copy(update=update)
+    return assignment.model_copy(update={"rollout": assignment.rollout.model_copy(update={"candidate": candidate})})
+
+
+def test_each_revision_has_its_own_priority_and_slot() -> None:
+    mine = bucket("a-1", "x")
+    other = published("b", stable=revision(9), priority=5)
+    for on in (True, False):
+        going = published("a", stable=revision(1), candidate=revision(2), threshold=mine + int(on))
+        subject = evaluator(with_candidate(going, priority=7), other)
+        assert rate(subject, facts("x")) == (2 if on else 9), "only agents on the candidate leave the other assignment"
+        subject = evaluator(with_candidate(going, slot="y"))
+        decision = subject.decide(subject.key(facts("x"), 2))
+        assert [c.slot for c in decision.choices] == (["y"] if on else [""])
+
+
+LINUX, WINDOWS = {"os.type": "linux"}, {"os.type": "windows"}
+
+
+def fleet_of(**attributes: str) -> Facts:
+    return Facts("x", {}, attributes)
+
+
+def filled(*versions: PublishedPackage, yanked: list[str] | None = None, **more: Any) -> Evaluator:
+    """`versions` are stable, as one set."""
+    stable = PackageRevision(packages=[v.pin for v in versions])
+    held = [package_resource(v) for v in versions]
+    assignment = assignment_resource(PACKAGES, Published(name="p", stable=stable, rollout=None, **more))
+    return Evaluator(build(dict([*held, assignment, yanked_resource(yanked or [])])))
+
+
+def package(name: str, version: str, *files: tuple[str, dict[str, str]]) -> PublishedPackage:
+    listed = [{"sha256": digit * 64, "size": 1, "attributes": attributes} for digit, attributes in files]
+    return PublishedPackage.model_validate({"name": name, "version": version, "files": listed})
+
+
+def files_of(subject: Evaluator, agent: Facts, **more: Any) -> list[str]:
+    choice = subject.decide(subject.key(agent, 8, **more)).packages
+    return [] if choice is None or choice.files is None else [file.sha256[0] for _, file in choice.files.files]
+
+
+def test_each_agent_takes_the_files_that_are_for_it() -> None:
+    agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS), ("3", {**LINUX, "host.arch": "arm64"}))
+    subject = filled(agent, package("plugin", "1", ("4", {})))
+    assert files_of(subject, fleet_of(**LINUX)) == ["1", "4"]
+    assert files_of(subject, fleet_of(**LINUX, **{"host.arch": "arm64"})) == ["3", "4"], "the closest one"
+    assert files_of(subject, fleet_of(**WINDOWS)) == ["2", "4"]
+    assert files_of(subject, fleet_of(**{"os.type": "plan9"})) == [], "the set is given whole or not at all"
+
+
+def test_what_was_yanked_or_failed_is_offered_to_nobody() -> None:
+    agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS))
+    subject = filled(agent, yanked=["1" * 64])
+    assert files_of(subject, fleet_of(**LINUX)) == []
+    assert files_of(subject, fleet_of(**WINDOWS)) == ["2"]
+    whole = filled(agent)
+    decision = whole.decide(whole.key(fleet_of(**LINUX), 8))
+    assert decision.packages is not None
+    assert decision.choices == ()
+    failed = (("", decision.packages.content_hash, 0),)
+    assert files_of(whole, fleet_of(**LINUX), failed=failed) == []
+    retried = filled(agent, retry=1)
+    again = retried.decide(retried.key(fleet_of(**LINUX), 8, failed=failed))
+    assert again.packages is not None
+    assert again.packages_hash != decision.packages_hash
+
+
+def test_a_candidate_that_has_no_file_for_an_agent_leaves_it_where_it_is() -> None:
+    one, two = package("agent", "1", ("1", LINUX), ("2", WINDOWS)), package("agent", "2", ("3", LINUX))
+    stable, candidate = (PackageRevision(packages=[v.pin]) for v in (one, two))
+    change = Rollout(id="p-1", candidate=candidate, threshold=EVERYONE)
+    going = assignment_resource(PACKAGES, Published(name="p", stable=stable, rollout=change))
+    subject = Evaluator(build(dict([package_resource(one), package_resource(two), going])))
+    assert files_of(subject, fleet_of(**LINUX)) == ["3"]
+    assert files_of(subject, fleet_of(**WINDOWS)) == ["2"]
+    frozen = Evaluator(subject.snapshot, frozen={"p-1"})
+    assert files_of(frozen, fleet_of(**LINUX)) == ["1"]
+    choice = subject.decide(subject.key(fleet_of(**LINUX), 8)).packages
+    assert choice is not None
+    assert files_of(frozen, fleet_of(**LINUX), held=[choice.content_hash]) == ["3"]
+
+
+def test_a_revision_of_another_kind_is_refused() -> None:
+    mixed = assignment_resource(PACKAGES, Published(name="p", stable=revision(1), rollout=None))
+    missing = assignment_resource(
+        PACKAGES, Published(name="q", stable=PackageRevision(packages=["a@1@x"]), rollout=None)
+    )
+    snapshot = build(dict([mixed, missing]))
+    assert snapshot.assignments == ()
+    assert snapshot.rejected["PackageAssignment/p"] == "a revision is of another kind"
+    assert "Package/a@1@x is missing" in snapshot.rejected["PackageAssignment/q"]

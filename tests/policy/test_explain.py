@@ -8,7 +8,7 @@ from relay.policy.model import Selector
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
 from relay.policy.snapshot import Published, build
-from tests.policy.published import published, resources, revision
+from tests.policy.published import config, published, resources, revision
 
 PROD = Selector(labels={"tier": "prod"}, attributes={"os.type": "linux"})
 
@@ -16,7 +16,7 @@ PROD = Selector(labels={"tier": "prod"}, attributes={"os.type": "linux"})
 def explained(*assignments: Published, failed: Any = (), held: Any = (), **more: Any) -> list[dict[str, Any]]:
     facts = Facts("x", {"tier": "prod"}, {"os.type": "linux"})
     evaluator = Evaluator(build(resources(*assignments)), **more)
-    return explain.slots(evaluator, facts, 2, failed=failed, held=held)
+    return explain.explain(evaluator, facts, 2, failed=failed, held=held)[0]
 
 
 def test_the_winner_and_why_the_others_lost() -> None:
@@ -78,7 +78,7 @@ def test_sides_of_a_rollout() -> None:
 def test_what_failed_before() -> None:
     both = published(threshold=EVERYONE, stable=revision(1), candidate=revision(2))
     snapshot = build(resources(both))
-    failed = (("", snapshot.assignments[0].branches[0][1].content_hash, 0),)
+    failed = (("", config(snapshot.assignments[0].branches[0][1]).content_hash, 0),)
     (slot,) = explained(both, failed=failed)
     assert slot["revision"] == "stable"
     assert "failed at the candidate of a-1 before" in slot["reasons"][-1]

@@ -20,4 +20,6 @@ def test_what_is_no_document(text: str, problem: str) -> None:
 
 
 def test_every_kind_has_its_plural() -> None:
-    assert {k.plural for k in kinds.KINDS.values()} == {"templates", "assignments", "regionvariables", "strategies"}
+    assert {k.plural for k in kinds.KINDS.values()} == {
+        "templates", "assignments", "regionvariables", "strategies", "packageassignments", "signingkeys"
+    }  # fmt: skip

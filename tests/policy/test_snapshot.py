@@ -1,24 +1,23 @@
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import assignment_resource, build, template_resource
-from tests.policy.published import TEMPLATE, VARIABLES, published, resources, revision
+from relay.policy.snapshot import CONFIG, assignment_resource, build, template_resource
+from tests.policy.published import TEMPLATE, VARIABLES, config, published, resources, revision
 
 
 def test_good_resources_compile() -> None:
     snapshot = build(resources(published("a", stable=revision(variables=True), candidate=revision(5), threshold=1)))
     assert snapshot.rejected == {}
     (assignment,) = snapshot.assignments
-    assert assignment.stable is not None
-    assert assignment.stable.resolved.values == {"rate": 1, "where": "here"}
-    assert b"where: here" in assignment.stable.render()
+    assert config(assignment.stable).resolved.values == {"rate": 1, "where": "here"}
+    assert b"where: here" in config(assignment.stable).render()
     assert assignment.branches
     assert snapshot.needed == set(resources(published("a")))
 
 
-def test_the_order_is_priority_then_name() -> None:
+def test_the_order_is_by_name() -> None:
     snapshot = build(
         resources(*(published(n, stable=revision(), priority=p) for n, p in (("b", 1), ("a", 1), ("c", 9))))
     )
-    assert [a.published.name for a in snapshot.assignments] == ["c", "a", "b"]
+    assert [a.published.name for a in snapshot.assignments] == ["a", "b", "c"]
 
 
 def test_one_bad_resource_does_not_hold_back_the_others() -> None:
@@ -26,7 +25,7 @@ def test_one_bad_resource_does_not_hold_back_the_others() -> None:
     for bad in (
         {"ConfigAssignment/x": b"not json"},
         {"ConfigAssignment/x": b"{}"},
-        {"ConfigAssignment/x": assignment_resource(published("y"))[1]},
+        {"ConfigAssignment/x": assignment_resource(CONFIG, published("y"))[1]},
         {"ConfigTemplate/x@v1": b"[]"},
         {"RegionVariables/x@1": b"{}"},
     ):

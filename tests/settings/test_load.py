@@ -55,7 +55,6 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
         "database",
         "storage.config",
         "storage.packages",
-        "policies.package_update",
         "telemetry.traces",
         "auth.type",
     ]

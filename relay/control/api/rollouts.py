@@ -65,7 +65,7 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, audit: Audit) -> None:
 
     @api.get("/api/v1/audit")
     async def list_audit(
-        since_ms: Annotated[int, Query(ge=0, description="Unix milliseconds")] = 0,
+        since_ms: Annotated[int, Query(ge=0, le=1 << 53, description="Unix milliseconds")] = 0,
         actor: Annotated[str, Query(max_length=256)] = "",
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     ) -> list[dict[str, Any]]:

@@ -2,48 +2,95 @@
 
 from __future__ import annotations
 
-from relay.control.revisions import Advance, content_inputs
-from relay.control.rollouts import targets
-from relay.control.rollouts.model import GlobalRevision, Rollout
-from relay.policy import template as templates
+from collections.abc import Callable
 
-SAME = (b"", b"")
-"""What a rollout changes for an agent for which it changes nothing."""
+from relay.control.assignments import Advance, content_inputs, packages_of
+from relay.control.rollouts import targets
+from relay.control.rollouts.model import GlobalConfig, GlobalPackages, GlobalRevision, Rollout
+from relay.policy import packages
+from relay.policy import template as templates
+from relay.policy.model import Selector
+from relay.policy.packages import PackageFile
+from relay.policy.selector import Facts, Matcher
+
+Given = tuple[str, bytes]
+"""(slot, content hash)."""
 
 
 class Contents:
-    """What a rollout gives, by region."""
+    """What a rollout gives: configs differ by region, packages by what the agent is."""
 
     def __init__(self, rollout: Rollout, advance: Advance) -> None:
-        self._rollout = rollout
-        self._advance = advance
-        self._candidates: dict[str, bytes | None] = {}
-        self._stables: dict[str, bytes | None] = {}
+        self._candidate = hasher(rollout.candidate, advance)
+        self._stable = hasher(rollout.stable, advance) if rollout.stable is not None else None
+        self._slots = rollout.candidate.slot, rollout.stable.slot if rollout.stable is not None else ""
+        self._is_config = isinstance(rollout.candidate, GlobalConfig)
 
-    def candidate(self, region: str) -> bytes | None:
-        """Content hash of the candidate; None where the region cannot render it."""
-        if region not in self._candidates:
-            self._candidates[region] = content_hash(self._advance, self._rollout.candidate, region)
-        return self._candidates[region]
+    def candidate(self, region: str, facts: Facts) -> Given | None:
+        """What the candidate is for an agent; None where its region cannot render it, or no file is for it."""
+        found = self._candidate(region, facts)
+        return (self._slots[0], found) if found is not None else None
 
-    def stable(self, region: str) -> bytes | None:
-        """Content hash of the stable revision; None where there is none."""
-        if region not in self._stables:
-            stable = self._rollout.stable
-            self._stables[region] = content_hash(self._advance, stable, region) if stable is not None else None
-        return self._stables[region]
+    def renders(self, region: str) -> bool:
+        """Whether a region can make anything of the candidate."""
+        return not self._is_config or self._candidate(region, _NOBODY) is not None
 
-    def of(self, target: targets.Target) -> tuple[bytes | None, bytes | None] | None:
-        """(content hash by the candidate, by the stable revision) for an agent; None where the region cannot render it."""
-        candidate = self.candidate(target.region) if target.chosen else None
-        stable = self.stable(target.region) if target.had else None
-        if target.chosen and candidate is None:
+    def of(self, target: targets.Target) -> tuple[Given | None, Given | None] | None:
+        """(what it gets by the candidate, what it had) for an agent; None where the region cannot render it."""
+        stable = None
+        if target.had and self._stable is not None:
+            found = self._stable(target.region, target.facts)
+            stable = (self._slots[1], found) if found is not None else None
+        if not target.chosen:
+            return None, stable
+        candidate = self.candidate(target.region, target.facts)
+        if candidate is None and self._is_config:
             return None
-        return SAME if candidate == stable else (candidate, stable)
+        # An agent for which a version has no file stays with what it has.
+        return candidate or stable, stable
 
 
-def content_hash(advance: Advance, revision: GlobalRevision, region: str) -> bytes | None:
-    """The content hash of a revision in a region; None where its values do not resolve, or its template is gone."""
+_NOBODY = Facts("", {}, {})
+
+
+def hasher(revision: GlobalRevision, advance: Advance) -> Callable[[str, Facts], bytes | None]:
+    """(region, agent) → content hash of a revision; None where it cannot be made, or what it is of is gone."""
+    if isinstance(revision, GlobalPackages):
+        return _packages_hasher(revision, advance)
+    by_region: dict[str, bytes | None] = {}
+
+    def of(region: str, facts: Facts) -> bytes | None:
+        if region not in by_region:
+            by_region[region] = content_hash(advance, revision, region)
+        return by_region[region]
+
+    return of
+
+
+def _packages_hasher(revision: GlobalPackages, advance: Advance) -> Callable[[str, Facts], bytes | None]:
+    versions = packages_of(advance, revision)
+    whole = len(versions) == len(revision.packages)
+    files = [file for version in versions for file in version.files]
+    matcher = Matcher(Selector(attributes=file.attributes) for file in files)
+    number_of = {id(file): i for i, file in enumerate(files)}
+    by_vector: dict[int, bytes | None] = {}
+
+    def of(region: str, facts: Facts) -> bytes | None:
+        vector = matcher.vector(facts)
+        if vector not in by_vector:
+
+            def is_for(file: PackageFile) -> bool:
+                return matcher.matches(number_of[id(file)], vector)
+
+            found = packages.pick(versions, is_for) if whole else None
+            by_vector[vector] = found.content_hash if found is not None else None
+        return by_vector[vector]
+
+    return of
+
+
+def content_hash(advance: Advance, revision: GlobalConfig, region: str) -> bytes | None:
+    """The content hash of a config in a region; None where its values do not resolve, or its template is gone."""
     if revision.template not in advance.templates:
         return None
     template, values = content_inputs(advance, revision, region)

@@ -11,17 +11,19 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit, notify
+from relay.control.assignments import Advance, AssignmentState
 from relay.control.fleet import Agent, Fleet
-from relay.control.revisions import Advance, AssignmentState, Revisions
+from relay.control.library import Library
+from relay.control.revisions import Revisions
 from relay.control.rollouts import gates, plan, targets
-from relay.control.rollouts.contents import SAME, Contents
+from relay.control.rollouts.contents import Contents
 from relay.control.rollouts.model import ACTIVE, GOING, Counts, Gate, Look, RegionView, Rollout, State, Troubled
 from relay.control.rollouts.view import rollout_view
 from relay.control.storage import schema
@@ -34,6 +36,7 @@ from relay.policy import rollout as buckets
 
 _log = log.get("opamp-relay.rollouts")
 _SETTLE_S = 30.0
+_MOST_PAUSE_S = 15.0
 _STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
 MOST_TROUBLED = 20
 """Agents that are named when a rollout is shown."""
@@ -45,6 +48,7 @@ class Rollouts:
     """All rollouts.
 
     Args:
+        library: the documents in force.
         published: called after each step; brings the regions up to date.
         version: of the policy that a region should have; None for one that never asked.
     """
@@ -57,6 +61,7 @@ class Rollouts:
         *,
         clock: Clock,
         metrics: ControlPlaneMetrics,
+        library: Callable[[], Library],
         published: Callable[[], Awaitable[None]],
         version: Callable[[str], Version | None],
     ) -> None:
@@ -65,46 +70,48 @@ class Rollouts:
         self._fleet = fleet
         self._clock = clock
         self._metrics = metrics
+        self._library = library
         self._published = published
         self._version = version
         self._unpublished = False
         """A step was stored, and the regions have yet to be told."""
         self._began = clock.monotonic()
+        self._looked_s = 0.0
+        """How long the last looks held the loop; waiting for the database is no part of it."""
 
     # ---- looking
 
     def targets_of(self, rollout: Rollout, advance: Advance) -> list[tuple[str, str]]:
         """(region, agent id) of every agent for which a rollout changes something, where `advance` is in force."""
         contents = Contents(rollout, advance)
+        layers = advance.states[rollout.assignment].layers
         return [
-            (target.region, target.agent_id)
+            (target.region, target.facts.agent_id)
             for target, _ in self._targets(rollout, advance.states)
-            if contents.of(target) != SAME
+            if not _is_same(contents.of(target), target, layers)
         ]
 
     def _targets(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[targets.Target, Agent]]:
-        state = states[rollout.assignment]
         since_ms = self._clock.unix_ms() - TARGET_AGE_MS
+        kind = rollout.candidate.kind
         newest: dict[str, Agent] = {}
         for agent in self._fleet.agents.values():
-            if agent.accepts_config and agent.agent_id and (agent.connected or agent.changed_ms >= since_ms):
+            if agent.accepts(kind) and agent.agent_id and (agent.connected or agent.changed_ms >= since_ms):
                 other = newest.get(agent.agent_id)
                 if other is None or other.session_started_ms <= agent.session_started_ms:
                     newest[agent.agent_id] = agent
-        candidate, stable = rollout.candidate, rollout.stable
-        mine = (-candidate.priority, state.name)
-        rivals = [
-            revision.selector
+        others = [
+            targets.Claim.of(other.name, revision)
             for other in states.values()
-            if other.slot == candidate.slot and not other.observe_only and (-other.priority, other.name) < mine
+            if other.name != rollout.assignment and other.kind == kind
             for revision in other.in_force
         ]
         region_of = {key: node.region for key, node in self._fleet.nodes.items()}
         facts = ((region_of[a.node], self._fleet.facts_of(a)) for a in newest.values())
-        chosen = targets.select(
-            facts, candidate.selector, stable.selector if stable else None, rollout.strategy.target_selector, rivals
-        )
-        return [(target, newest[target.agent_id]) for target in chosen]
+        stable = targets.Claim.of(rollout.assignment, rollout.stable) if rollout.stable is not None else None
+        candidate = targets.Claim.of(rollout.assignment, rollout.candidate)
+        chosen = targets.select(facts, candidate, stable, rollout.strategy.target_selector, others)
+        return [(target, newest[target.facts.agent_id]) for target in chosen]
 
     def look(self, state: AssignmentState, rollout: Rollout) -> Look:
         """What is known now of a rollout."""
@@ -115,26 +122,28 @@ class Rollouts:
         made = Contents(rollout, self.revisions.same())
         for target, agent in self._targets(rollout, self.revisions.states):
             contents = made.of(target)
-            if contents == SAME:
+            if _is_same(contents, target, state.layers):
                 continue
-            goals.append((target.region, target.agent_id))
+            goals.append((target.region, agent.agent_id))
             below = buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(target.region)
             on = rollout.state in GOING and below
             if contents is None:
                 one = Counts(targets=int(on))
             else:
-                candidate, stable = contents
-                one = gates.count(
-                    agent,
+                case = gates.Case(
                     rollout,
-                    candidate=candidate,
-                    stable=stable,
+                    *contents,
                     on_candidate=on,
+                    falls=target.falls,
+                    reports_status=agent.reports(rollout.candidate.kind),
                     retry=state.retry,
                     now_ms=now_ms,
+                    node_now_ms=now_ms - self._fleet.nodes[agent.node].behind_ms,
                 )
-                if len(troubled) < MOST_TROUBLED and (found := gates.trouble(agent, one, candidate)):
-                    troubled.append(Troubled(target.agent_id, target.region, *found))
+                offering = agent.offering(rollout.candidate.kind)
+                one = gates.count(agent, offering, case)
+                if len(troubled) < MOST_TROUBLED and (found := gates.trouble(agent, offering, case, one)):
+                    troubled.append(Troubled(agent.agent_id, target.region, *found))
             tally[target.region, one] += 1
         counts: dict[str, Counts] = {}
         for (region, one), number in tally.items():
@@ -149,21 +158,22 @@ class Rollouts:
         found: list[Troubled] = []
         for agent in self._fleet.agents.values():
             region = self._fleet.nodes[agent.node].region
-            for failure in agent.failed:
-                if failure.content_hash == made.candidate(region) and len(found) < MOST_TROUBLED:
+            for failure in agent.offering(rollout.candidate.kind).failed:
+                given = made.candidate(region, self._fleet.facts_of(agent))
+                if (failure.slot, failure.content_hash) == given and len(found) < MOST_TROUBLED:
                     found.append(Troubled(agent.agent_id, region, "failed", failure.error_message))
         return found
 
     def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
         wanted = self._version(region)
         nodes = [n for n in self._fleet.nodes.values() if n.region == region and (n.agents or n.connected)]
-        resource = f"ConfigAssignment/{rollout.assignment}"
+        resource = f"{rollout.candidate.kind}/{rollout.assignment}"
         refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
-        if made.candidate(region) is None:
+        if not made.renders(region):
             refused.append("its values do not resolve there")
         return RegionView(
             counts,
-            connected=all(n.connected for n in nodes),
+            connected=all(self._fleet.is_heard(n) for n in nodes),
             current=wanted is None or all(n.sender is None or n.sender.acked >= wanted for n in nodes),
             halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
             refused="; ".join(dict.fromkeys(refused)),
@@ -173,15 +183,13 @@ class Rollouts:
 
     async def run(self, every_s: float) -> None:
         """Look and step until cancelled; with very many agents less often, so that looking takes a tenth of the time."""
-        took_s = 0.0
         while True:
-            await asyncio.sleep(max(every_s, 9 * took_s))
-            began = self._clock.monotonic()
+            await asyncio.sleep(min(max(every_s, 9 * self._looked_s), _MOST_PAUSE_S))
+            self._looked_s = 0.0
             try:
                 await self.tick()
             except StoreError as error:
                 _log.error("rollouts_not_stored", error=str(error))
-            took_s = self._clock.monotonic() - began
 
     async def tick(self) -> None:
         """Look at every active rollout once and take the steps that follow."""
@@ -205,7 +213,9 @@ class Rollouts:
             if state is None or state.rollout is None:
                 return
             before = state.rollout
+            began = self._clock.monotonic()
             seen = self.look(state, before)
+            self._looked_s += self._clock.monotonic() - began
             if self._clock.monotonic() - self._began < _SETTLE_S and not all(
                 r.connected for r in seen.regions.values()
             ):
@@ -320,19 +330,20 @@ class Rollouts:
         async with self.revisions.changing:
             state, before = await self._find_ended(name)
             advance = self.revisions.same()
-            raised = dataclasses.replace(state, retry=state.retry + 1)
+            self.revisions.forgive(advance, state.name)
             going_on = state.rollout is not None and state.rollout.name == before.name
             if going_on and (before.state in GOING or before.state is State.COMPLETED):
                 after = plan.try_again(before, self._now) if before.state in GOING else before
-                advance.states[state.name] = dataclasses.replace(raised, rollout=after)
+                advance.states[state.name] = dataclasses.replace(advance.states[state.name], rollout=after)
                 advance.rollouts.append(after)
             elif before.state in ACTIVE:
                 raise Conflict(f"{name} is {before.state.value.replace('_', ' ')}; it cannot be tried again now")
             elif before.candidate != state.declared:
-                raise Conflict(f"{name} is not what ConfigAssignment {state.name} asks for any more")
+                raise Conflict(f"{name} is not what {state.kind} {state.name} asks for any more")
             else:
-                self.revisions.again(advance, raised, before, actor, self._now)
+                self.revisions.again(advance, self._library(), state.name, (actor, *before.authors), self._now)
                 after = advance.rollouts[-1]
+            raised = advance.states[state.name]
             await self._store(advance, before, after, actor, "retry", f"retry generation {raised.retry}")
         await self._publish()
         return await self.status(after.name)
@@ -379,7 +390,13 @@ class Rollouts:
             bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms))).scalars().all()
         if not bodies:
             raise NotFound(f"ConfigAssignment {assignment} has no history")
-        return [rollout_view(Rollout.from_plain(json.loads(body)), {}, None, []) for body in bodies]
+        kept = [Rollout.from_plain(json.loads(body)) for body in bodies]
+        state = self.revisions.states.get(assignment)
+        active = {r.name: r for r in (state.rollout, state.pending) if r and r.active} if state is not None else {}
+        return [
+            self._view(state, active[r.name]) if state and r.name in active else rollout_view(r, {}, None, [])
+            for r in kept
+        ]
 
     async def expire(self, before_ms: int) -> None:
         """Forget rollouts that ended before a time; the latest of each assignment stays."""
@@ -429,6 +446,14 @@ class Rollouts:
                 if rollout is not None and rollout.active:
                     found[rollout.state.value] = found.get(rollout.state.value, 0) + 1
         return found
+
+
+def _is_same(contents: tuple[object, object] | None, target: targets.Target, layers: Iterable[Rollout]) -> bool:
+    """Whether a rollout changes nothing for an agent: it gets what it has, and has it of the stable revision."""
+    if contents is None or contents[0] != contents[1]:
+        return False
+    agent_id, region = target.facts.agent_id, target.region
+    return not any(buckets.bucket(layer.name, agent_id) < layer.threshold(region) for layer in layers)
 
 
 def _action(before: Rollout, after: Rollout) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+from relay.control.rollouts.contents import Given
 from relay.control.rollouts.model import Counts, Gate, RegionView, Rollout, Verdict
-from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.offer import OfferedSlot
+from relay.opamp.offering import Offering
 from relay.policy.strategy import SuccessCriteria
 
 _DEFAULT_SAMPLES = 5
+_EXACT = 1e-9
+"""What floats may be off by."""
 _LASTING_MS = 60_000
 """An agent is often unhealthy for moments when it starts on a new config: before a stage's time is up, only what lasts
 counts."""
@@ -19,30 +24,7 @@ class Subject(Protocol):
     """An agent as gates see it."""
 
     @property
-    def offers(self) -> Iterable[OfferedSlot]:
-        """What it was last offered, or has."""
-        ...
-
-    @property
-    def applied(self) -> Iterable[OfferedSlot]:
-        """What it last said to have applied."""
-        ...
-
-    @property
     def connected(self) -> bool: ...
-
-    @property
-    def status(self) -> str:
-        """What it says of that offer: APPLIED, APPLYING, FAILED, or empty for nothing."""
-        ...
-
-    @property
-    def offered_at_ms(self) -> int: ...
-    @property
-    def failed(self) -> Iterable[Failure]:
-        """What it could not apply."""
-        ...
-
     @property
     def healthy(self) -> bool | None: ...
     @property
@@ -51,63 +33,91 @@ class Subject(Protocol):
         ...
 
     @property
-    def healthy_before(self) -> bool | None:
-        """Its health when it was offered what it has."""
-        ...
-
-    @property
     def changed_ms(self) -> int: ...
-    @property
-    def reports_status(self) -> bool:
-        """Whether it tells what became of configs."""
-        ...
 
 
-def count(
-    subject: Subject,
-    rollout: Rollout,
-    *,
-    candidate: bytes | None,
-    stable: bytes | None,
-    on_candidate: bool,
-    retry: int,
-    now_ms: int,
-) -> Counts:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a rollout is to one of its targets."""
+
+    rollout: Rollout
+    candidate: Given | None
+    """What the agent gets by it; None where the assignment is taken from it."""
+    stable: Given | None
+    """What it had before; None for nothing."""
+    on_candidate: bool
+    """Its bucket is below its region's threshold."""
+    falls: bool
+    """Where the assignment is taken from it: another one gives it something."""
+    reports_status: bool
+    """It tells what became of offers."""
+    retry: int
+    """Failures of an earlier retry generation are forgiven."""
+    now_ms: int
+    node_now_ms: int
+    """The same moment by the clock of the agent's node, which dates what the agent does."""
+
+    def failures(self, offering: Offering) -> set[Given]:
+        """What the agent could not apply, and nobody has forgiven."""
+        return {(f.slot, f.content_hash) for f in offering.failed if f.retry >= self.retry}
+
+    def is_in(self, slots: Iterable[OfferedSlot], given: Given | None) -> bool:
+        """Whether something of this assignment is among slots."""
+        return any(s.assignment == self.rollout.assignment and (s.slot, s.content_hash) == given for s in slots)
+
+
+def count(subject: Subject, offering: Offering, case: Case) -> Counts:
     """Count one target of a rollout.
 
     Args:
-        candidate: content hash of what the agent gets by it; None where the assignment is taken from the agent.
-        stable: of what it had before; None for nothing. An agent for which nothing changes is no target.
-        on_candidate: the agent's bucket is below its region's threshold.
-        retry: failures of an earlier retry generation are forgiven.
+        offering: what it was last offered of the rollout's kind.
     """
-    if candidate == stable:
-        return Counts()
-    name = rollout.assignment
-    failures = {f.content_hash for f in subject.failed if f.retry >= retry}
-    failed = candidate in failures
-    offered = any(s.assignment == name and s.content_hash == candidate for s in subject.offers)
-    runs = any(s.assignment == name and s.content_hash == candidate for s in subject.applied)
-    can_go_back = stable is not None and stable not in failures
+    if case.candidate is None:
+        return _count_taken(subject, offering, case) if case.on_candidate else Counts()
+    failures = case.failures(offering)
+    failed = case.candidate in failures
+    offered = case.is_in(offering.slots, case.candidate)
+    runs = case.is_in(offering.applied, case.candidate)
+    can_go_back = case.stable is not None and case.stable != case.candidate and case.stable not in failures
     holding = int(can_go_back and subject.connected and (runs or (offered and not failed)))
-    if not on_candidate:
+    if not case.on_candidate:
         return Counts(holding=holding)
     if failed:
         return Counts(targets=1, offered=1, failed=1, holding=holding)
-    quiet_since_ms = subject.offered_at_ms if offered else rollout.stage_started_ms
-    late = now_ms - quiet_since_ms >= rollout.strategy.max_silent_s * 1000
-    if candidate is not None and not offered:
+    if not offered:
         # Its turn has just come, or it is away, or its node holds the candidate back.
+        late = _is_late(case, case.now_ms - case.rollout.stage_started_ms)
         return Counts(targets=1, undecided=int(subject.connected and not late), silent=int(subject.connected and late))
-    if not subject.reports_status:
+    before = next((health for slot, health in zip(offering.slots, offering.baseline, strict=True)
+                   if (slot.slot, slot.content_hash) == case.candidate), None)  # fmt: skip
+    return _count_offered(subject, offering, case, before, holding)
+
+
+def _count_taken(subject: Subject, offering: Offering, case: Case) -> Counts:
+    if not case.falls:
+        # It keeps what it has: nothing is offered that it could decide on.
+        return Counts(targets=1, offered=1, applied=int(subject.connected), silent=int(not subject.connected))
+    if case.is_in(offering.slots, case.stable):
+        late = _is_late(case, case.now_ms - case.rollout.stage_started_ms)
+        return Counts(targets=1, undecided=int(subject.connected and not late), silent=int(subject.connected and late))
+    if offering.status == "FAILED":
+        return Counts(targets=1, offered=1, failed=1)
+    was_ill = bool(offering.baseline) and all(health is False for health in offering.baseline)
+    return _count_offered(subject, offering, case, False if was_ill else None, 0)
+
+
+def _count_offered(subject: Subject, offering: Offering, case: Case, before: bool | None, holding: int) -> Counts:
+    """Count an agent that was offered what it should have."""
+    if not case.reports_status:
         return Counts(targets=1, offered=1, holding=holding)
-    if candidate is not None and subject.status != "APPLIED":
+    if offering.status != "APPLIED":
+        late = _is_late(case, case.node_now_ms - offering.offered_at_ms)
         return Counts(targets=1, offered=1, silent=int(late), undecided=int(not late), holding=holding)
     if not subject.connected:
         # It may be away, or dead of what it applied: nobody can tell.
         return Counts(targets=1, offered=1, silent=1)
     # Who was unhealthy before is not held against the change; who became well counts for it.
-    counted = subject.healthy is not None and (subject.healthy or subject.healthy_before is not False)
+    counted = subject.healthy is not None and (subject.healthy or before is not False)
     unhealthy = int(counted and subject.healthy is False)
     return Counts(
         targets=1,
@@ -115,15 +125,19 @@ def count(
         applied=1,
         reporting=int(counted),
         unhealthy=unhealthy,
-        lasting=int(unhealthy and now_ms - subject.changed_ms >= _LASTING_MS),
+        lasting=int(unhealthy and case.node_now_ms - subject.changed_ms >= _LASTING_MS),
         holding=holding,
     )
 
 
-def trouble(subject: Subject, counted: Counts, candidate: bytes | None) -> tuple[str, str] | None:
+def _is_late(case: Case, since_ms: int) -> bool:
+    return since_ms >= case.rollout.strategy.max_silent_s * 1000
+
+
+def trouble(subject: Subject, offering: Offering, case: Case, counted: Counts) -> tuple[str, str] | None:
     """(`failed`, `unhealthy` or `silent`, what the agent said of it) for one that is not well; None for one that is."""
     if counted.failed:
-        said = [f.error_message for f in subject.failed if f.content_hash == candidate]
+        said = [f.error_message for f in offering.failed if case.candidate in (None, (f.slot, f.content_hash))]
         return "failed", said[-1] if said else ""
     if counted.unhealthy:
         return "unhealthy", subject.last_error
@@ -148,7 +162,7 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
     for region in counted:
         total = total + region.counts
     decided = total.applied + total.failed
-    samples = min(strategy.min_samples or _DEFAULT_SAMPLES, total.targets)
+    samples = strategy.min_samples or min(_DEFAULT_SAMPLES, total.targets)
     failure = _failure(stage.success_criteria, total, samples, in_time=left_s > 0)
     if failure:
         return Gate(Verdict.FAIL, failure)
@@ -170,7 +184,7 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
         return Gate(Verdict.HOLD, f"too few samples: {decided} decided, {samples} needed")
     criteria = stage.success_criteria
     allowed = _allowed_silence(criteria)
-    if allowed is not None and total.silent > allowed * total.targets:
+    if allowed is not None and _more(total.silent, allowed, total.targets):
         return Gate(Verdict.HOLD, f"{total.silent} of {total.targets} agents are silent")
     if criteria.health_check_pass_rate is not None and total.reporting < min(samples, decided):
         return Gate(Verdict.HOLD, f"only {total.reporting} of {decided} agents on the candidate tell of their health")
@@ -191,14 +205,14 @@ def _failure(criteria: SuccessCriteria, total: Counts, samples: int, *, in_time:
     if (
         limit is not None
         and total.failed
-        and (total.failed > limit * total.targets or (decided >= samples and total.failed > limit * decided))
+        and (_more(total.failed, limit, total.targets) or (decided >= samples and _more(total.failed, limit, decided)))
     ):
         return f"{total.failed} of {decided} agents that decided failed, more than {limit:.2%}"
     least = criteria.health_check_pass_rate
     unhealthy = total.lasting if in_time else total.unhealthy
     if least is not None and unhealthy and total.reporting >= samples:
         rate = (total.reporting - unhealthy) / total.reporting
-        if rate < least:
+        if rate < least - _EXACT:
             return f"{unhealthy} of {total.reporting} agents on the candidate are unhealthy, fewer than {least:.2%} healthy"
     return ""
 
@@ -208,6 +222,11 @@ def _allowed_silence(criteria: SuccessCriteria) -> float | None:
     if criteria.error_rate_threshold is not None:
         return criteria.error_rate_threshold
     return None if criteria.health_check_pass_rate is None else 1 - criteria.health_check_pass_rate
+
+
+def _more(number: int, share: float, of: int) -> bool:
+    """Whether a number is more than a share, where 29 of 100 are not more than 0.29."""
+    return number > share * of + _EXACT
 
 
 def _seconds(seconds: float) -> str:

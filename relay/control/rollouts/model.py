@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import Revision
+from relay.policy.snapshot import CONFIG, PACKAGES, ConfigRevision, PackageRevision
 from relay.policy.snapshot import Rollout as PublishedRollout
 from relay.policy.strategy import Stage, StrategySpec
 
 
 @dataclass(frozen=True, slots=True)
-class GlobalRevision:
-    """One state of an assignment in all regions: regions differ in the variables that it pins."""
+class GlobalConfig:
+    """One state of a ConfigAssignment in all regions: regions differ in the variables that it pins."""
 
     template: str
     template_digest: str
@@ -31,15 +31,32 @@ class GlobalRevision:
     slot: str = ""
     observe_only: bool = False
 
-    def for_region(self, region: str) -> Revision:
+    @property
+    def kind(self) -> str:
+        """Of the assignment."""
+        return CONFIG
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return self.template
+
+    @property
+    def pins(self) -> frozenset[str]:
+        """Names of the resources whose contents it needs."""
+        return frozenset(f"RegionVariables/{pin}" for pin in self.variables.values())
+
+    def for_region(self, region: str) -> ConfigRevision:
         """As one region gets it."""
-        return Revision(
+        return ConfigRevision(
             template=self.template,
             template_digest=self.template_digest,
             values=self.values,
             variables=self.variables.get(region, ""),
             renderer=self.renderer,
             selector=self.selector,
+            priority=self.priority,
+            slot=self.slot,
         )
 
     def plain(self) -> dict[str, Any]:
@@ -47,12 +64,67 @@ class GlobalRevision:
         value = {name: getattr(self, name) for name in self.__slots__}
         return {**value, "selector": self.selector.model_dump(exclude_unset=True)}
 
-    @classmethod
-    def from_plain(cls, value: Mapping[str, Any] | None) -> GlobalRevision | None:
-        """Undo `plain`."""
-        if value is None:
-            return None
-        return cls(**{**value, "selector": Selector.model_validate(value["selector"])})
+
+@dataclass(frozen=True, slots=True)
+class GlobalPackages:
+    """One state of a PackageAssignment; the same in all regions."""
+
+    packages: tuple[str, ...]
+    """NAME@VERSION@DIGEST of each package."""
+    selector: Selector = field(default_factory=Selector)
+    priority: int = 0
+    prefetch: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Of the assignment."""
+        return PACKAGES
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return " ".join(pin.rpartition("@")[0] for pin in self.packages)
+
+    @property
+    def pins(self) -> frozenset[str]:
+        """Names of the resources whose contents it needs."""
+        return frozenset(f"Package/{pin}" for pin in self.packages)
+
+    @property
+    def slot(self) -> str:
+        """An agent has one set of packages."""
+        return ""
+
+    @property
+    def observe_only(self) -> bool:
+        """Packages are offered, or not assigned."""
+        return False
+
+    def for_region(self, region: str) -> PackageRevision:
+        """As one region gets it."""
+        return PackageRevision(packages=list(self.packages), selector=self.selector, priority=self.priority)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "packages": list(self.packages),
+            "selector": self.selector.model_dump(exclude_unset=True),
+            "priority": self.priority,
+            "prefetch": self.prefetch,
+        }
+
+
+GlobalRevision = GlobalConfig | GlobalPackages
+
+
+def revision_from_plain(value: Mapping[str, Any] | None) -> GlobalRevision | None:
+    """Undo `plain` of a revision of either kind."""
+    if value is None:
+        return None
+    selector = Selector.model_validate(value["selector"])
+    if "packages" in value:
+        return GlobalPackages(**{**value, "selector": selector, "packages": tuple(value["packages"])})
+    return GlobalConfig(**{**value, "selector": selector})
 
 
 class State(enum.StrEnum):
@@ -215,6 +287,8 @@ class Rollout:
     passed: tuple[Passed, ...] = ()
     needed: int = 0
     """Approvals that it needs."""
+    asked: tuple[int, bool] = (0, False)
+    """(approvals, four eyes) that its documents ask for; it may need more because what it replaces asked for more."""
     authors: tuple[str, ...] = ()
     """Everybody who had a part in it, `created_by` among them."""
     failed: bool = False
@@ -258,22 +332,24 @@ class Rollout:
         value["state"] = self.state.value
         value["passed"] = [dataclasses.asdict(p) for p in self.passed]
         value["authors"] = list(self.authors)
+        value["asked"] = list(self.asked)
         value["approvals"] = [dataclasses.asdict(a) for a in self.approvals]
         return value
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Rollout:
         """Undo `plain`."""
-        candidate = GlobalRevision.from_plain(value["candidate"])
+        candidate = revision_from_plain(value["candidate"])
         assert candidate is not None
         return cls(
             **{
                 **value,
                 "candidate": candidate,
-                "stable": GlobalRevision.from_plain(value["stable"]),
+                "stable": revision_from_plain(value["stable"]),
                 "strategy": StrategySpec.model_validate(value["strategy"]),
                 "state": State(value["state"]),
                 "authors": tuple(value["authors"]),
+                "asked": tuple(value.get("asked", (0, False))),
                 "passed": tuple(Passed(**p) for p in value["passed"]),
                 "approvals": tuple(ApprovalGiven(**a) for a in value["approvals"]),
             }

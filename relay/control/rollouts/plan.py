@@ -216,7 +216,8 @@ def pause(rollout: Rollout, reason: str) -> Rollout:
 def resume(rollout: Rollout) -> Rollout:
     """Go on after a pause."""
     _expect(rollout, [State.PAUSED], "resumed")
-    return dataclasses.replace(rollout, state=State.RUNNING, reason="", passed=rollout.passed[: rollout.stage])
+    passed = rollout.passed[: rollout.stage]
+    return dataclasses.replace(rollout, state=State.RUNNING, reason="", failed=False, passed=passed)
 
 
 def try_again(rollout: Rollout, now_ms: int) -> Rollout:

@@ -27,6 +27,7 @@ def rollout_view(
     return {
         "name": rollout.name,
         "assignment": rollout.assignment,
+        "kind": rollout.candidate.kind,
         "state": rollout.state.value,
         "reason": rollout.reason,
         "stage": rollout.stage,
@@ -36,8 +37,8 @@ def rollout_view(
         },
         "stable": _hash(rollout.stable),
         "candidate": _hash(rollout.candidate),
-        "template": rollout.candidate.template,
-        "stable_template": rollout.stable.template if rollout.stable else None,
+        "template": rollout.candidate.title,
+        "stable_template": rollout.stable.title if rollout.stable else None,
         "troubled": [t._asdict() for t in troubled],
         "digest": rollout.digest,
         "created_by": rollout.created_by,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.control.rollouts.model import GlobalRevision, Rollout, State
+from relay.control.rollouts.model import GlobalConfig, GlobalRevision, Rollout, State
 from relay.policy.model import Selector
 from relay.policy.strategy import StrategySpec
 
-__all__ = ["GlobalRevision", "revision", "rollout", "strategy"]
+__all__ = ["GlobalConfig", "revision", "rollout", "strategy"]
 STAGES = [{"name": "canary", "percentage": 5}, {"name": "pilot", "percentage": 20}, {"name": "all", "percentage": 100}]
 
 
-def revision(rate: int, *, variables: dict[str, str] | None = None, **labels: str) -> GlobalRevision:
-    return GlobalRevision("t@v1", "00", {"rate": rate}, variables or {}, 1, Selector(labels=dict(labels)))
+def revision(rate: int, *, variables: dict[str, str] | None = None, **labels: str) -> GlobalConfig:
+    return GlobalConfig("t@v1", "00", {"rate": rate}, variables or {}, 1, Selector(labels=dict(labels)))
 
 
 def strategy(**more: Any) -> StrategySpec:

@@ -117,7 +117,7 @@ async def ready(
     await fleet.join(node, count)
     await eventually(lambda: fleet.running(1) == count)
     await eventually(lambda: len(plane.fleet.agents) == count)
-    await eventually(lambda: all(a.status == "APPLIED" for a in plane.fleet.agents.values()))
+    await eventually(lambda: all(a.config.status == "APPLIED" for a in plane.fleet.agents.values()))
     return plane, node
 
 
@@ -171,7 +171,7 @@ async def test_failures_roll_back_and_are_remembered_until_somebody_retries(prog
     assert fleet.running(1) == 20
     again = (await plane.documents.apply([("f", staged(2))])).applied[0]
     assert (again.action, "opampctl rollout retry a-2" in again.warnings[0]) == ("unchanged", True)
-    assert sum(bool(r.failed) for r in node.registry) == 2
+    assert sum(bool(r.config.failed) for r in node.registry) == 2
     offers = fleet.offers
     await change(plane, staged(1))
     await state_is(plane, "a-3", "completed")
@@ -417,10 +417,12 @@ async def test_priority_and_slot_wait_for_approval_too(programs: Programs) -> No
     await plane.rollouts.approve("a-1", "bob", (await plane.rollouts.status("a-1"))["digest"])
     await change(plane, assignment("a", priority=9, slot="x"))
     state = plane.revisions.states["a"]
-    assert (state.priority, state.slot, state.pending is not None) == (0, "", True)
+    assert state.stable is not None
+    assert (state.stable.priority, state.stable.slot, state.pending is not None) == (0, "", True)
     await plane.rollouts.approve("a-2", "bob", (await plane.rollouts.status("a-2"))["digest"])
     state = plane.revisions.states["a"]
-    assert (state.priority, state.slot) == (9, "x")
+    assert state.stable is not None
+    assert (state.stable.priority, state.stable.slot) == (9, "x")
 
 
 async def test_one_rollout_that_breaks_stops_no_other(
@@ -448,7 +450,9 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     )
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 10)
-    await eventually(lambda: sum(bool(a.applied) and a.status == "APPLIED" for a in plane.fleet.agents.values()) == 20)
+    await eventually(
+        lambda: sum(bool(a.config.applied) and a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 20
+    )
     plane.rollouts._began -= 60
     state = plane.fleet.nodes["local/one"]
     plane.fleet.node_gone(_identity(node))
@@ -473,7 +477,7 @@ async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs,
         node = await programs.node(proxy.port)
         await eventually(lambda: node.policy.accepted)
         await fleet.join(node, 4)
-        await eventually(lambda: sum(a.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
+        await eventually(lambda: sum(a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
         plane.rollouts._began -= 60
         await change(plane, staged(2))
         await eventually(lambda: fleet.running(2) == 2)

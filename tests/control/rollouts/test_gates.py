@@ -3,45 +3,54 @@ from typing import Any
 
 import pytest
 
-from relay.control.rollouts.gates import count, judge, trouble
+from relay.control.rollouts.gates import Case, count, judge, trouble
 from relay.control.rollouts.model import Counts, RegionView, Verdict
 from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.offering import Offering
 from tests.control.rollouts.made import rollout, strategy
 
 NOW = 1_000_000
 CANDIDATE, OTHER = b"c" * 32, b"o" * 32
 OFFER = (OfferedSlot("", "a", CANDIDATE),)
+HAD = (OfferedSlot("", "a", OTHER),)
 
 
 class Agent:
-    """An agent as gates see it."""
+    """An agent as gates see it, and what it was offered."""
 
     def __init__(self, **more: Any) -> None:
-        self.offers: tuple[OfferedSlot, ...] = OFFER
-        self.applied: tuple[OfferedSlot, ...] = ()
         self.connected = True
-        self.status = ""
-        self.offered_at_ms = NOW
-        self.failed: tuple[Failure, ...] = ()
         self.healthy: bool | None = True
-        self.healthy_before: bool | None = True
         self.last_error = "sick"
         self.changed_ms = NOW
-        self.reports_status = True
+        self.offering = offering = Offering()
+        offering.slots = more.pop("offers", OFFER)
+        offering.baseline = (more.pop("healthy_before", True),) * len(offering.slots)
+        offering.offered_at_ms = NOW
+        offering.applied = more.pop("applied", ())
+        offering.status = more.pop("status", "")
+        offering.failed = more.pop("failed", ())
         vars(self).update(more)
 
 
-def counted(
-    *,
-    on: bool = True,
-    retry: int = 0,
-    now_ms: int = NOW,
-    candidate: bytes | None = CANDIDATE,
-    stable: bytes | None = OTHER,
-    **more: Any,
-) -> Counts:
-    going = rollout(spec=strategy(max_silent="10m"), stage_started_ms=NOW)
-    return count(Agent(**more), going, candidate=candidate, stable=stable, on_candidate=on, retry=retry, now_ms=now_ms)
+def case(candidate: bytes | None = CANDIDATE, stable: bytes | None = OTHER, now_ms: int = NOW, **more: Any) -> Case:
+    values: dict[str, Any] = {"on_candidate": True, "falls": False, "reports_status": True, "retry": 0}
+    return Case(
+        rollout(spec=strategy(max_silent="10m"), stage_started_ms=NOW),
+        ("", candidate) if candidate is not None else None,
+        ("", stable) if stable is not None else None,
+        now_ms=now_ms,
+        **{"node_now_ms": now_ms, **values, **more},
+    )
+
+
+_OF_CASE = frozenset(f.name for f in dataclasses.fields(Case))
+
+
+def counted(*, on: bool = True, **more: Any) -> Counts:
+    agent = Agent(**{k: v for k, v in more.items() if k not in _OF_CASE})
+    of_case = {k: v for k, v in more.items() if k in _OF_CASE}
+    return count(agent, agent.offering, case(on_candidate=on, **of_case))
 
 
 @pytest.mark.parametrize(
@@ -69,10 +78,23 @@ def counted(
             {"targets": 1, "offered": 1, "applied": 1, "holding": 1},
         ),
         ({"status": "APPLIED", "connected": False}, {"targets": 1, "offered": 1, "silent": 1}),
-        ({"stable": CANDIDATE}, {}),
+        ({"stable": CANDIDATE}, {"targets": 1, "offered": 1, "undecided": 1}),
         ({"stable": None, "status": "APPLIED"}, {"targets": 1, "offered": 1, "applied": 1, "reporting": 1}),
-        ({"candidate": None, "offers": ()}, {"targets": 1, "offered": 1, "applied": 1, "reporting": 1}),
-        ({"candidate": None, "offers": (), "connected": False}, {"targets": 1, "offered": 1, "silent": 1}),
+        ({"candidate": None}, {"targets": 1, "offered": 1, "applied": 1}),
+        ({"candidate": None, "connected": False}, {"targets": 1, "offered": 1, "silent": 1}),
+        ({"candidate": None, "on": False}, {}),
+        ({"candidate": None, "falls": True, "offers": HAD}, {"targets": 1, "undecided": 1}),
+        ({"candidate": None, "falls": True, "offers": HAD, "now_ms": NOW + 600_000}, {"targets": 1, "silent": 1}),
+        ({"candidate": None, "falls": True, "status": "FAILED"}, {"targets": 1, "offered": 1, "failed": 1}),
+        (
+            {"candidate": None, "falls": True, "status": "APPLIED", "healthy": False},
+            {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "unhealthy": 1},
+        ),
+        (
+            {"candidate": None, "falls": True, "status": "APPLIED", "healthy": False, "healthy_before": False},
+            {"targets": 1, "offered": 1, "applied": 1},
+        ),
+        ({"now_ms": NOW + 600_000, "node_now_ms": NOW}, {"targets": 1, "offered": 1, "undecided": 1, "holding": 1}),
         ({"failed": (Failure("", OTHER, 0, "no", 1),), "on": False, "applied": OFFER}, {}),
         (
             {"status": "APPLIED", "healthy_before": False},
@@ -208,9 +230,26 @@ def test_all_regions_count_together() -> None:
 
 
 def test_who_is_not_well() -> None:
+    def said(counts: Counts, **more: Any) -> tuple[str, str] | None:
+        agent = Agent(**more)
+        return trouble(agent, agent.offering, case(), counts)
+
     failure = Failure("", CANDIDATE, 0, "no such thing", NOW)
-    assert trouble(Agent(failed=(failure,)), Counts(failed=1), CANDIDATE) == ("failed", "no such thing")
-    assert trouble(Agent(), Counts(failed=1), CANDIDATE) == ("failed", "")
-    assert trouble(Agent(), Counts(unhealthy=1), CANDIDATE) == ("unhealthy", "sick")
-    assert trouble(Agent(), Counts(silent=1), CANDIDATE) == ("silent", "")
-    assert trouble(Agent(), Counts(applied=1), CANDIDATE) is None
+    assert said(Counts(failed=1), failed=(failure,)) == ("failed", "no such thing")
+    assert said(Counts(failed=1)) == ("failed", "")
+    assert said(Counts(unhealthy=1)) == ("unhealthy", "sick")
+    assert said(Counts(silent=1)) == ("silent", "")
+    assert said(Counts(applied=1)) is None
+
+
+def test_thresholds_are_exact() -> None:
+    whole = {"name": "one", "percentage": 50, "success_criteria": {"error_rate_threshold": 0.29}}
+    assert judged(targets=100, applied=71, failed=29, reporting=71, stage=whole)[0] is Verdict.PASS
+    assert judged(targets=100, applied=70, failed=30, reporting=70, stage=whole)[0] is Verdict.FAIL
+    healthy = {"name": "one", "percentage": 50, "success_criteria": {"health_check_pass_rate": 0.9}}
+    assert judged(targets=100, applied=90, silent=10, reporting=90, stage=healthy)[0] is Verdict.PASS
+
+
+def test_as_many_samples_as_are_asked_for() -> None:
+    verdict, reason = judged(targets=2, applied=2, reporting=2, spec={"min_samples": 10})
+    assert (verdict, reason) == (Verdict.HOLD, "too few samples: 2 decided, 10 needed")

@@ -1,4 +1,4 @@
-from relay.control.rollouts.targets import select
+from relay.control.rollouts.targets import Claim, select
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
 
@@ -15,9 +15,24 @@ def chosen(
     stable: Selector | None = None,
     strategy: Selector | None = None,
     rivals: list[Selector] | None = None,
+    priorities: tuple[int, int] = (0, 0),
 ) -> str:
-    found = select(AGENTS, candidate, stable, strategy or Selector(), rivals or [])
-    return " ".join(f"{t.agent_id}{'+' if t.chosen else ''}{'-' if t.had else ''}" for t in found)
+    """`+`: gets it; `-`: had it; `~`: something else is there for it. Rivals have priority 5."""
+    mine = Claim("m", "", priorities[0], candidate)
+    before = Claim("m", "", priorities[1], stable) if stable is not None else None
+    others = [Claim("r", "", 5, rival) for rival in rivals or []]
+    found = select(AGENTS, mine, before, strategy or Selector(), others)
+    marks = ((t.facts.agent_id, t.chosen, t.had, t.falls) for t in found)
+    return " ".join(f"{name}{'+' * on}{'-' * had}{'~' * falls}" for name, on, had, falls in marks)
+
+
+def test_priority_counts_for_each_revision_by_itself() -> None:
+    everybody, prod = Selector(), Selector(labels={"tier": "prod"})
+    assert chosen(everybody, everybody, rivals=[prod]) == "b+- d+-"
+    assert chosen(everybody, everybody, rivals=[prod], priorities=(9, 0)) == "a+~ b+- c+~ d+-"
+    assert chosen(everybody, everybody, rivals=[prod], priorities=(0, 9)) == "a-~ b+- c-~ d+-"
+    other_slot = Claim("r", "x", 9, everybody)
+    assert len(list(select(AGENTS, Claim("m", "", 0, everybody), None, everybody, [other_slot]))) == 4
 
 
 def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:

@@ -216,16 +216,18 @@ class Rollup(_message.Message):
     def __init__(self, agents: _Optional[int] = ..., connected: _Optional[int] = ..., healthy: _Optional[int] = ..., unhealthy: _Optional[int] = ..., config_status: _Optional[_Mapping[str, int]] = ..., by_transport: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("manifest", "policy_age_s", "rejected", "halted")
+    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_AGE_S_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     HALTED_FIELD_NUMBER: _ClassVar[int]
+    UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     manifest: ManifestVersion
     policy_age_s: float
     rejected: _containers.RepeatedCompositeFieldContainer[Rejection]
     halted: _containers.RepeatedCompositeFieldContainer[Halted]
-    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ...) -> None: ...
+    unix_ms: int
+    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ...) -> None: ...
 
 class Halted(_message.Message):
     __slots__ = ("rollout", "reason", "at_unix_ms")
@@ -254,7 +256,7 @@ class ReportAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., window: _Optional[int] = ..., want_effective_configs: _Optional[_Iterable[bytes]] = ..., list_shards: _Optional[_Iterable[int]] = ..., want_agents: _Optional[_Iterable[bytes]] = ..., released: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AgentState(_message.Message):
-    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "offered_hash", "offers", "offered_at_unix_ms", "healthy_before", "failed", "applied", "components_digest")
+    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "components_digest", "config", "packages")
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -272,13 +274,9 @@ class AgentState(_message.Message):
     AVAILABLE_COMPONENTS_FIELD_NUMBER: _ClassVar[int]
     CONNECTION_SETTINGS_STATUS_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELDS_FIELD_NUMBER: _ClassVar[int]
-    OFFERED_HASH_FIELD_NUMBER: _ClassVar[int]
-    OFFERS_FIELD_NUMBER: _ClassVar[int]
-    OFFERED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
-    HEALTHY_BEFORE_FIELD_NUMBER: _ClassVar[int]
-    FAILED_FIELD_NUMBER: _ClassVar[int]
-    APPLIED_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
     instance_uid: bytes
     agent_id: str
     connected: bool
@@ -296,26 +294,52 @@ class AgentState(_message.Message):
     available_components: bytes
     connection_settings_status: bytes
     unknown_fields: bytes
-    offered_hash: bytes
-    offers: _containers.RepeatedCompositeFieldContainer[OfferedSlot]
+    components_digest: bytes
+    config: Offering
+    packages: Offering
+    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., components_digest: _Optional[bytes] = ..., config: _Optional[_Union[Offering, _Mapping]] = ..., packages: _Optional[_Union[Offering, _Mapping]] = ...) -> None: ...
+
+class Offering(_message.Message):
+    __slots__ = ("hash", "slots", "offered_at_unix_ms", "failed", "applied", "status", "reason", "packages")
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    hash: bytes
+    slots: _containers.RepeatedCompositeFieldContainer[OfferedSlot]
     offered_at_unix_ms: int
-    healthy_before: bool
     failed: _containers.RepeatedCompositeFieldContainer[FailedContent]
     applied: _containers.RepeatedCompositeFieldContainer[OfferedSlot]
-    components_digest: bytes
-    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., offered_hash: _Optional[bytes] = ..., offers: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., offered_at_unix_ms: _Optional[int] = ..., healthy_before: _Optional[bool] = ..., failed: _Optional[_Iterable[_Union[FailedContent, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., components_digest: _Optional[bytes] = ...) -> None: ...
+    status: str
+    reason: str
+    packages: _containers.RepeatedCompositeFieldContainer[PackageHash]
+    def __init__(self, hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., offered_at_unix_ms: _Optional[int] = ..., failed: _Optional[_Iterable[_Union[FailedContent, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[PackageHash, _Mapping]]] = ...) -> None: ...
+
+class PackageHash(_message.Message):
+    __slots__ = ("name", "hash")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hash: bytes
+    def __init__(self, name: _Optional[str] = ..., hash: _Optional[bytes] = ...) -> None: ...
 
 class OfferedSlot(_message.Message):
-    __slots__ = ("slot", "assignment", "content_hash", "retry")
+    __slots__ = ("slot", "assignment", "content_hash", "retry", "healthy_before")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
+    HEALTHY_BEFORE_FIELD_NUMBER: _ClassVar[int]
     slot: str
     assignment: str
     content_hash: bytes
     retry: int
-    def __init__(self, slot: _Optional[str] = ..., assignment: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ...) -> None: ...
+    healthy_before: bool
+    def __init__(self, slot: _Optional[str] = ..., assignment: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ..., healthy_before: _Optional[bool] = ...) -> None: ...
 
 class FailedContent(_message.Message):
     __slots__ = ("slot", "content_hash", "retry", "error_message", "at_unix_ms")
@@ -332,17 +356,19 @@ class FailedContent(_message.Message):
     def __init__(self, slot: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ..., error_message: _Optional[str] = ..., at_unix_ms: _Optional[int] = ...) -> None: ...
 
 class StoredRecord(_message.Message):
-    __slots__ = ("state", "sequence_num", "sequence_exact", "last_seen_unix_ms", "failed_hash", "restarts")
+    __slots__ = ("state", "sequence_num", "sequence_exact", "last_seen_unix_ms", "failed_hash", "restarts", "failed_packages")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_NUM_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_EXACT_FIELD_NUMBER: _ClassVar[int]
     LAST_SEEN_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     FAILED_HASH_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    FAILED_PACKAGES_FIELD_NUMBER: _ClassVar[int]
     state: bytes
     sequence_num: int
     sequence_exact: bool
     last_seen_unix_ms: int
     failed_hash: bytes
     restarts: int
-    def __init__(self, state: _Optional[bytes] = ..., sequence_num: _Optional[int] = ..., sequence_exact: _Optional[bool] = ..., last_seen_unix_ms: _Optional[int] = ..., failed_hash: _Optional[bytes] = ..., restarts: _Optional[int] = ...) -> None: ...
+    failed_packages: bytes
+    def __init__(self, state: _Optional[bytes] = ..., sequence_num: _Optional[int] = ..., sequence_exact: _Optional[bool] = ..., last_seen_unix_ms: _Optional[int] = ..., failed_hash: _Optional[bytes] = ..., restarts: _Optional[int] = ..., failed_packages: _Optional[bytes] = ...) -> None: ...

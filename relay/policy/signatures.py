@@ -1,0 +1,110 @@
+"""Signatures of packages: Ed25519, detached, over a statement of what a file is (as in TUF: name, version, hash, expiry).
+
+Whoever holds the bytes alone cannot pass an old or another package off as this one: all of that is signed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from pydantic import Field, field_validator
+
+from relay.documents import canonical_json
+from relay.policy.model import Metadata, Model
+from relay.policy.packages import PackageFile, PublishedPackage
+
+_HEX = re.compile(r"[0-9a-f]{128}")
+
+
+class SigningKeySpec(Model):
+    """The key."""
+
+    public_key: str = Field(max_length=4096)
+    """Ed25519, PEM."""
+
+    @field_validator("public_key")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        public_key(text)
+        return text
+
+
+class PackageSigningKey(Model):
+    """A key whose signatures of packages are good."""
+
+    plural: ClassVar[str] = "signingkeys"
+    apiVersion: Literal["opamp.io/v1"]
+    kind: Literal["PackageSigningKey"]
+    metadata: Metadata
+    spec: SigningKeySpec
+
+    @property
+    def key(self) -> str:
+        """What it is stored under."""
+        return self.metadata.name
+
+
+def public_key(pem: str) -> Ed25519PublicKey:
+    """Read a public key.
+
+    Raises:
+        ValueError: it is none, or of another kind.
+    """
+    try:
+        key = load_pem_public_key(pem.encode())
+    except Exception as error:  # the library's errors have no common base
+        raise ValueError(f"not a public key in PEM: {error}") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("not an Ed25519 key")
+    return key
+
+
+def private_key(pem: bytes) -> Ed25519PrivateKey:
+    """Read a private key that is not encrypted.
+
+    Raises:
+        ValueError: it is none, or of another kind.
+    """
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except Exception as error:  # the library's errors have no common base
+        raise ValueError(f"not a private key in PEM: {error}") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("not an Ed25519 key")
+    return key
+
+
+def statement(name: str, version: str, sha256: str, size: int, expires_ms: int) -> bytes:
+    """What is signed. Canonical JSON, so that other tools can make it."""
+    return canonical_json(
+        {
+            "_type": "opamp-package",
+            "name": name,
+            "version": version,
+            "sha256": sha256,
+            "size": size,
+            "expires_ms": expires_ms,
+        }
+    )
+
+
+def problem_with(package: PublishedPackage, file: PackageFile, keys: dict[str, Ed25519PublicKey], now_ms: int) -> str:
+    """Why the signature of a file is not good; empty where it is."""
+    if not file.signature:
+        return f"{package.key} is not signed"
+    if file.key not in keys:
+        return f"{package.key} is signed with {file.key or 'a key'} that is not known"
+    if file.expires_ms and now_ms >= file.expires_ms:
+        return f"the signature of {package.key} has expired"
+    if _HEX.fullmatch(file.signature) is None:
+        return f"the signature of {package.key} is not one of Ed25519"
+    signed = statement(package.name, package.version, file.sha256, file.size, file.expires_ms)
+    try:
+        keys[file.key].verify(bytes.fromhex(file.signature), signed)
+    except InvalidSignature:
+        return f"the signature of {package.key} is wrong"
+    return ""

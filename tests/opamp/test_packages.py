@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from typing import Any
+
+from relay.opamp.offer import OfferedSlot
+from relay.opamp.packages import ADDON, OfferedPackage, PackageOffering, PackagesOffer, encode
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+
+SLOTS = (OfferedSlot("", "p", b"c"),)
+AGENT = OfferedPackage("agent", "2", "top-level", b"A" * 32, b"f" * 32, b"sig")
+PLUGIN = OfferedPackage("plugin", "1", ADDON, b"P" * 32, b"g" * 32, b"")
+OFFER = PackagesOffer(b"set", (AGENT, PLUGIN), SLOTS, (("agent", AGENT.hash), ("plugin", PLUGIN.hash)))
+INSTALLED, FAILED, INSTALLING = (
+    pb.PackageStatusEnum_Installed,
+    pb.PackageStatusEnum_InstallFailed,
+    pb.PackageStatusEnum_Installing,
+)
+
+
+def statuses(hash_: bytes = b"set", error: str = "", **packages: Any) -> bytes:
+    message = pb.PackageStatuses(server_provided_all_packages_hash=hash_, error_message=error)
+    for name, (status, held) in packages.items():
+        message.packages[name].status = status
+        message.packages[name].agent_has_hash = held
+        if status == FAILED:
+            message.packages[name].error_message = f"no room for {name}"
+    return message.SerializeToString(deterministic=True)
+
+
+def offered() -> PackageOffering:
+    offering = PackageOffering()
+    offering.offer_packages(OFFER, None, True, held=False)
+    offering.sent(None)
+    return offering
+
+
+def test_an_offer_names_where_to_download_what() -> None:
+    message = pb.ServerToAgent.FromString(encode(OFFER, lambda sha256: f"http://here/{sha256.decode()}"))
+    available = message.packages_available
+    assert available.all_packages_hash == b"set"
+    agent = available.packages["agent"]
+    assert (agent.type, agent.version, agent.hash) == (pb.PackageType_TopLevel, "2", AGENT.hash)
+    assert agent.file.download_url == "http://here/" + "f" * 32
+    assert (agent.file.content_hash, agent.file.signature) == (AGENT.sha256, b"sig")
+    assert available.packages["plugin"].type == pb.PackageType_Addon
+
+
+def test_installed_means_all_of_them_and_these() -> None:
+    offering = offered()
+    offering.report(statuses(agent=(INSTALLED, b"old"), plugin=(INSTALLED, PLUGIN.hash)))
+    assert offering.status == "APPLYING"
+    offering.report(statuses(agent=(INSTALLED, AGENT.hash)))
+    assert offering.status == "APPLYING"
+    offering.report(statuses(b"other", agent=(INSTALLED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
+    assert offering.status == ""
+    offering.report(statuses(agent=(INSTALLED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
+    assert (offering.status, offering.applied) == ("APPLIED", SLOTS)
+
+
+def test_a_download_that_failed_once_is_offered_again_and_counts_the_second_time() -> None:
+    offering = offered()
+    offering.report(statuses(agent=(INSTALLING, b"")))
+    failed = statuses(agent=(FAILED, b""))
+    offering.report(failed)
+    assert (offering.again, offering.status, offering.failed) == (True, "APPLYING", ())
+    offering.report(statuses(agent=(FAILED, b""), plugin=(INSTALLING, b"")))
+    assert offering.status == "APPLYING", "the same failure, told once more"
+    offering.sent(failed)
+    assert not offering.again
+    offering.report(statuses(agent=(INSTALLING, b"")))
+    offering.report(failed)
+    assert (offering.again, offering.status) == (False, "FAILED")
+    assert offering.reason == "agent: no room for agent"
+    assert [f.content_hash for f in offering.failed] == [b"c"]
+    assert offering.failed_hash == b"set"
+
+
+def test_two_packages_that_each_failed_once_have_not_failed_twice() -> None:
+    offering = offered()
+    offering.report(statuses(agent=(FAILED, b"")))
+    offering.report(statuses(agent=(FAILED, b""), plugin=(FAILED, b"")))
+    assert (offering.again, offering.status) == (True, "APPLYING")
+
+
+def test_old_words_under_a_new_hash_say_nothing() -> None:
+    old = statuses(b"old", agent=(FAILED, b""))
+    offering = PackageOffering()
+    offering.offer_packages(OFFER, old, True, held=False)
+    offering.sent(old)
+    offering.report(statuses(agent=(FAILED, b"")))
+    assert (offering.status, offering.again, offering.reported) == ("", False, b"set")
+    offering.report(statuses(agent=(INSTALLING, b"")))
+    assert offering.status == "APPLYING"
+
+
+def test_an_error_of_the_whole_set() -> None:
+    offering = offered()
+    offering.report(statuses(error="disk full"))
+    offering.report(statuses())
+    offering.report(statuses(error="disk full"))
+    assert (offering.status, offering.reason) == ("FAILED", "disk full")
+
+
+def test_over_the_link_and_to_another_uid() -> None:
+    offering = offered()
+    offering.report(statuses(agent=(INSTALLED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
+    back = PackageOffering()
+    back.take(link_pb2.Offering.FromString(offering.message().SerializeToString()))
+    assert (back.hash, back.status, back.hashes) == (b"set", "APPLIED", OFFER.hashes)
+    heir = PackageOffering()
+    heir.inherit(offering)
+    assert (heir.hash, heir.hashes, heir.applied) == (b"set", OFFER.hashes, SLOTS)

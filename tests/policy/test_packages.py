@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from relay.policy.packages import (
+    PackageAssignment,
+    PackageFile,
+    PublishedPackage,
+    all_packages_hash,
+    package_hash,
+    pick,
+)
+
+LINUX: dict[str, Any] = {"os.type": "linux"}
+
+
+def file(digit: str = "1", **more: Any) -> PackageFile:
+    return PackageFile(sha256=digit * 64, size=1, **more)
+
+
+def version(*files: PackageFile, name: str = "agent", number: str = "1") -> PublishedPackage:
+    return PublishedPackage(name=name, version=number, files=list(files))
+
+
+def test_a_version_is_pinned_as_it_is() -> None:
+    one, more = version(file()), version(file(), file("2", attributes=LINUX))
+    assert one.key == more.key == "agent@1"
+    assert one.pin.startswith("agent@1@")
+    assert one.pin != more.pin
+
+
+def test_the_closest_file_is_picked_and_sets_are_whole() -> None:
+    agent = version(file("1"), file("2", attributes=LINUX))
+    every = pick([agent], lambda f: True)
+    assert every is not None
+    assert [f.sha256[0] for _, f in every.files] == ["2"]
+    assert pick([agent, version(file("3", attributes=LINUX), name="b")], lambda f: not f.attributes) is None
+
+
+def test_hashes_are_of_all_that_is_told() -> None:
+    agent = version(file())
+    signed = file(signature="00")
+    assert package_hash(agent, file()) == package_hash(agent, file())
+    assert package_hash(agent, file()) != package_hash(agent, signed)
+    assert package_hash(agent, file()) != package_hash(version(file(), number="2"), file())
+    chosen = pick([agent], lambda _: True)
+    assert chosen is not None
+    assert all_packages_hash(chosen) != all_packages_hash(chosen, 1)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a\x00b", "n" * 129, "-a", "ä"])
+def test_names_that_could_be_paths_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        version(file(), name=name)
+    with pytest.raises(ValidationError):
+        version(file(), number=name)
+
+
+def test_two_files_for_the_same_agents_are_refused() -> None:
+    with pytest.raises(ValidationError, match="two files are for the same agents"):
+        version(file("1"), file("2"))
+
+
+def test_an_assignment_names_a_package_once() -> None:
+    def assignment(*names: str) -> PackageAssignment:
+        packages = [{"name": n, "version": "0.158.0"} for n in names]
+        return PackageAssignment.model_validate(
+            {
+                "apiVersion": "opamp.io/v1",
+                "kind": "PackageAssignment",
+                "metadata": {"name": "agents"},
+                "spec": {"packages": packages, "target_selector": {}, "priority": 0, "strategy": None},
+            }
+        )
+
+    assert assignment("otelcol").key == "agents"
+    with pytest.raises(ValidationError, match="otelcol stands twice"):
+        assignment("otelcol", "otelcol")
+    with pytest.raises(ValidationError):
+        assignment()
