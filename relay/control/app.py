@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import uvicorn
@@ -15,12 +15,14 @@ from relay.aio.tasks import Tasks
 from relay.control import views
 from relay.control.api.app import build_api
 from relay.control.audit import Audit
+from relay.control.blobs import Blobs, open_store
 from relay.control.checks import Checks
 from relay.control.configs import Configs
 from relay.control.diff import Diffs
 from relay.control.documents import Documents
 from relay.control.fleet import Fleet
 from relay.control.notify import Notifier
+from relay.control.packages import Packages
 from relay.control.preview import Previews
 from relay.control.publish import Publisher
 from relay.control.revisions import Revisions, Rules
@@ -37,6 +39,7 @@ from relay.policy.snapshot import CONFIG, PACKAGES
 from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
 from relay.settings.parts import Policies, is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings
+from relay.store.blobs import BlobStore
 
 _log = log.get("opamp-relay.control-plane")
 _EXPIRE_S = 3600.0
@@ -88,10 +91,20 @@ class ControlPlane:
         )
         documents = self.documents = Documents(database, revisions, checks, clock=clock)
         await documents.load()
+        data, kept = Path(settings.data_dir), settings.storage.packages
+        blobs = Blobs(
+            open_store(kept, data / "packages"),
+            BlobStore(data / "uploads", kept.max_bytes),
+            max_file_bytes=kept.max_file_bytes,
+        )
+        packages = self.packages = Packages(
+            database, documents, revisions, blobs, clock=clock, max_bytes=kept.max_bytes
+        )
+        await packages.load(documents.current)
         await revisions.load(documents.current)
         await fleet.load()
         await self.configs.load()
-        self.publisher = Publisher(database, revisions, self.configs, clock=clock)
+        self.publisher = Publisher(database, revisions, self.configs, clock=clock, packages=packages.resources)
         self.rollouts = Rollouts(
             database,
             revisions,
@@ -136,6 +149,8 @@ class ControlPlane:
             Previews(self.publisher, self.fleet),
             self.configs,
             Diffs(self.documents, self.revisions, self.fleet, clock=self._clock),
+            self.packages,
+            self.publisher,
             published=self.publisher.publish,
             metrics=self.metrics,
             max_body_bytes=settings.server.limits.max_body_bytes,
@@ -229,6 +244,14 @@ class ControlPlane:
     def node_gone(self, node: link_pb2.NodeIdentity) -> None:
         """A node's Report stream has ended."""
         self.fleet.node_gone(node)
+
+    def blob_bytes(self, node: link_pb2.NodeIdentity, sha256: str) -> int | None:
+        """Bytes of a file that a node may fetch; None for any other."""
+        return self.packages.files_for(node.region).get(sha256)
+
+    def read_blob(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
+        """The bytes of a file from an offset on."""
+        return self.packages.blobs.read(sha256, offset)
 
 
 def _rules(policies: Policies) -> dict[str, Rules]:

@@ -174,8 +174,11 @@ def _assignment_problems(library: Library, assignment: AnyAssignment) -> Iterato
         )
     if isinstance(assignment, PackageAssignment):
         for i, package in enumerate(assignment.spec.packages):
-            if f"{package.name}@{package.version}" not in library.packages:
-                yield f"spec.packages.{i}", f"there is no package {package.name}@{package.version}, or it was yanked"
+            key = f"{package.name}@{package.version}"
+            if key not in library.packages:
+                yield f"spec.packages.{i}", f"there is no package {key}"
+            elif key in library.yanked:
+                yield f"spec.packages.{i}", f"package {key} was yanked"
 
 
 def _is_time_zone(name: str) -> bool:

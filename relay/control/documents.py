@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio.clock import Clock
 from relay.control import audit
@@ -279,6 +280,30 @@ class Documents:
             await self._revisions.store(connection, states)
             await audit.add(connection, entries, now)
         return self._in_force(library, states)
+
+    async def put_library(
+        self,
+        library: Library,
+        entries: list[audit.Entry],
+        write: Callable[[AsyncConnection], Awaitable[None]],
+        *,
+        actor: str,
+    ) -> None:
+        """Put a library in force whose packages changed, with what follows; `Revisions.changing` is held by the caller.
+
+        Args:
+            write: stores what changed, in the transaction.
+        """
+        now = self._clock.unix_ms()
+        states = self._revisions.advance(library, actor=actor, now_ms=now)
+        entries = entries + [
+            audit.Entry(actor, r.state.value, f"Rollout/{r.name}", "", r.digest[:16], r.reason) for r in states.rollouts
+        ]
+        async with self._database.write() as connection:
+            await write(connection)
+            await self._revisions.store(connection, states)
+            await audit.add(connection, entries, now)
+        self._in_force(library, states)
 
     def _in_force(self, library: Library, states: Advance) -> list[Begun]:
         self.current = library

@@ -114,6 +114,10 @@ class NodeState:
     """Incarnations of other processes that tried to report under this name."""
     status_at: float = 0.0
     """When `policy_age_s` was told."""
+    blobs: frozenset[str] = frozenset()
+    """SHA-256 of package files that can be downloaded from it."""
+    blob_problems: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of files that it should have and cannot get → why."""
     behind_ms: int = 0
     """How far its clock is behind ours."""
     to_release: set[bytes] = field(default_factory=set)
@@ -365,6 +369,8 @@ class Fleet:
             status = report.status
             node.manifest = (status.manifest.epoch, status.manifest.number) if status.HasField("manifest") else None
             node.status_at = self._clock.monotonic()
+            node.blobs = frozenset(sha256.hex() for sha256 in status.blobs)
+            node.blob_problems = {p.sha256.hex(): p.reason for p in status.blob_problems}
             node.behind_ms = self._clock.unix_ms() - status.unix_ms if status.unix_ms else 0
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.halted = {h.rollout: h.reason for h in status.halted}

@@ -29,6 +29,8 @@ class Library:
     signing_keys: dict[str, PackageSigningKey] = field(default_factory=dict)
     packages: dict[str, PublishedPackage] = field(default_factory=dict)
     """NAME@VERSION → the version; no document: see `relay.control.packages`."""
+    yanked: frozenset[str] = frozenset()
+    """NAME@VERSION of those that nobody is to have any more."""
 
     def of(self, document_or_kind: AnyDocument | str) -> dict[str, Any]:
         """The documents of one kind."""
@@ -52,4 +54,8 @@ class Library:
 
     def copy(self) -> Library:
         """A library that can be changed without changing this one."""
-        return Library(**{f.name: dict(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        copies: dict[str, Any] = {}
+        for field_ in dataclasses.fields(self):
+            value = getattr(self, field_.name)
+            copies[field_.name] = dict(value) if isinstance(value, dict) else value
+        return Library(**copies)

@@ -6,6 +6,7 @@ A number is written before anybody is sent it: after a crash the next one is hig
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -27,11 +28,20 @@ FIRST_EPOCH = 1
 class Publisher:
     """The policies of all regions that ever asked for one."""
 
-    def __init__(self, database: Database, revisions: Revisions, configs: Configs, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        revisions: Revisions,
+        configs: Configs,
+        *,
+        clock: Clock,
+        packages: Callable[[str], dict[str, bytes]],
+    ) -> None:
         self._database = database
         self._revisions = revisions
         self._configs = configs
         self._clock = clock
+        self._packages = packages
         self._policies: dict[str, RegionPolicy] = {}
         self._digests: dict[str, bytes] = {}
         self._watchers: set[asyncio.Event] = set()
@@ -62,7 +72,7 @@ class Publisher:
         await self._configs.keep(build(self._policies[region].resources), self._clock.unix_ms())
 
     async def _publish(self, region: str) -> None:
-        resources = self._revisions.resources(region)
+        resources = {**self._revisions.resources(region), **self._packages(region)}
         digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in resources.items()}))
         if self._digests.get(region) == digest:
             return

@@ -20,6 +20,7 @@ from relay.control.library import AnyAssignment, Library
 from relay.control.rollouts import plan
 from relay.control.rollouts.model import (
     AT_ONCE,
+    GOING,
     GlobalConfig,
     GlobalPackages,
     GlobalRevision,
@@ -121,8 +122,22 @@ class Revisions:
                 authors = (actor, *(state.pending.authors if state.pending is not None else ()))
                 state = dataclasses.replace(state, declared=revision)
                 self._change(advance, state, assignment, strategy, authors, now_ms)
+        self._end_yanked(advance, library, now_ms)
         self._drop_unpinned(advance)
         return advance
+
+    def _end_yanked(self, advance: Advance, library: Library, now_ms: int) -> None:
+        """Rollouts to something that was yanked are over; what is stable stays in force, and is offered to nobody."""
+        for state in list(advance.states.values()):
+            for rollout in (state.rollout, state.pending):
+                candidate = rollout.candidate if rollout is not None and rollout.active else None
+                if rollout is None or not isinstance(candidate, GlobalPackages):
+                    continue
+                gone = sorted(candidate.versions & library.yanked)
+                if gone:
+                    ended = plan.abort(rollout, f"package {', '.join(gone)} was yanked", now_ms)
+                    advance.states[state.name] = advance.states[state.name].after(ended)
+                    advance.rollouts.append(ended)
 
     def strategy(self, library: Library, assignment: AnyAssignment) -> StrategySpec:
         """By which changes of an assignment go out."""
@@ -194,6 +209,9 @@ class Revisions:
             targets = self._targets(rollout, advance)
             if targets or not _same_content(rollout):
                 begun = plan.begin(rollout, targets, now_ms)
+                if isinstance(rollout.candidate, GlobalPackages) and rollout.candidate.prefetch:
+                    # Nobody's turn comes before the files are there: see `Rollouts`.
+                    begun = dataclasses.replace(begun, thresholds={})
             else:
                 begun = plan.complete_at_once(rollout, "it changes nothing for any agent that is known", now_ms)
         old, after = state.rollout, state.after(begun)
@@ -304,11 +322,30 @@ class Revisions:
             if any(pin.startswith(f"Package/{key}@") for r in s.revisions for pin in r.pins)
         }
 
-    def pinned(self) -> list[PublishedPackage]:
-        """Every version that an assignment has, or is about to have."""
+    def pinned(self, region: str) -> list[PublishedPackage]:
+        """Every version that a region is told of."""
         advance = self.same()
-        return [p for s in self.states.values() for r in s.revisions if isinstance(r, GlobalPackages)
-                for p in packages_of(advance, r)]  # fmt: skip
+        return [
+            package
+            for state in self.states.values()
+            if state.concerns(region)
+            for revision in state.in_force
+            if isinstance(revision, GlobalPackages)
+            for package in packages_of(advance, revision)
+        ]
+
+    def ahead(self, region: str) -> list[PublishedPackage]:
+        """Versions that a region is to fetch before their rollout begins there."""
+        advance = self.same()
+        going = (
+            s.rollout for s in self.states.values() if s.rollout and s.rollout.state in GOING and s.concerns(region)
+        )
+        return [
+            package
+            for rollout in going
+            if isinstance(rollout.candidate, GlobalPackages) and rollout.candidate.prefetch
+            for package in packages_of(advance, rollout.candidate)
+        ]
 
     def resources(self, region: str) -> dict[str, bytes]:
         """Everything that a region is to hold: name → payload."""

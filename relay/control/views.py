@@ -7,11 +7,13 @@ from collections import Counter
 from typing import Any
 
 from relay.control.fleet import Agent, Fleet
-from relay.errors import NotFound
+from relay.errors import NotFound, Problem, Refused
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
+from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import canonical
+from relay.policy.snapshot import PACKAGES
 
 
 def rows(fleet: Fleet) -> list[Agent]:
@@ -86,6 +88,8 @@ def nodes(fleet: Fleet) -> list[dict[str, Any]]:
             "manifest": list(node.manifest) if node.manifest else None,
             "policy_age_s": fleet.policy_age_s(node),
             "rejected": node.refusals,
+            "package_files": len(node.blobs),
+            "package_problems": [{"sha256": k, "reason": v} for k, v in sorted(node.blob_problems.items())],
             "version": node.software_version,
         }
         for _, node in sorted(fleet.nodes.items())
@@ -126,6 +130,72 @@ def regions(fleet: Fleet) -> list[dict[str, Any]]:
 def connected_by_region(fleet: Fleet) -> dict[str, int]:
     """For the metric."""
     return {view["name"]: view["connected"] for view in regions(fleet)}
+
+
+def wanted_labels(terms: list[str]) -> dict[str, str]:
+    """`k=v` terms, as `matches` takes them.
+
+    Raises:
+        Refused: one is not k=v.
+    """
+    wanted = {}
+    for term in terms:
+        key, equals, value = term.partition("=")
+        if not equals:
+            raise Refused([Problem("request", 0, "label", f"{term!r} is not k=v")])
+        wanted[key] = value
+    return wanted
+
+
+_PACKAGE_STATES = {
+    pb.PackageStatusEnum_Installed: "installed",
+    pb.PackageStatusEnum_InstallPending: "installing",
+    pb.PackageStatusEnum_Installing: "installing",
+    pb.PackageStatusEnum_InstallFailed: "failed",
+    pb.PackageStatusEnum_Downloading: "downloading",
+}
+
+
+def package_status(fleet: Fleet, wanted: dict[str, str]) -> dict[str, Any]:
+    """`{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
+    package, version, offered, state, percent, error_message}]}`; of the agents those that have something to tell.
+
+    Args:
+        wanted: labels of the agents that count.
+    """
+    sums: dict[tuple[str, str, str], Counter[str]] = {}
+    telling = []
+    for agent in rows(fleet):
+        if not agent.reports(PACKAGES) or (wanted and not matches(fleet, agent, wanted)):
+            continue
+        region = fleet.nodes[agent.node].region
+        state = link_pb2.AgentState.FromString(agent.state)
+        reported = pb.PackageStatuses.FromString(state.package_statuses)
+        for name, status in sorted(reported.packages.items()):
+            word = _PACKAGE_STATES.get(status.status, "installing")
+            version = status.agent_has_version if word == "installed" else status.server_offered_version
+            sums.setdefault((name, version, region), Counter())[word] += 1
+            if word != "installed":
+                telling.append(
+                    {
+                        "agent": agent.agent_id,
+                        "region": region,
+                        "package": name,
+                        "version": status.agent_has_version,
+                        "offered": status.server_offered_version,
+                        "state": word,
+                        "percent": round(status.download_details.download_percent, 1)
+                        if word == "downloading"
+                        else None,
+                        "error_message": status.error_message if word == "failed" else "",
+                    }
+                )
+    words = ("installed", "installing", "downloading", "failed")
+    packages = [
+        {"package": name, "version": version, "region": region, **{word: counts[word] for word in words}}
+        for (name, version, region), counts in sorted(sums.items())
+    ]
+    return {"packages": packages, "agents": telling}
 
 
 def _as_text(value: Any) -> str:

@@ -20,6 +20,10 @@ from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 _log = log.get("opamp-relay.link")
 FRESHNESS_S = 30.0
 _END_S = 5.0
+_CHUNK_BYTES = 256 << 10
+"""gRPC's own flow control bounds what is under way; small chunks keep what it holds small."""
+_BLOBS_AT_ONCE = 32
+"""Files on their way to nodes."""
 
 
 class ControlPlane(Protocol):
@@ -53,12 +57,21 @@ class ControlPlane(Protocol):
         """A Report stream that was not refused has ended."""
         ...
 
+    def blob_bytes(self, node: link_pb2.NodeIdentity, sha256: str) -> int | None:
+        """Bytes of a package file that the node may fetch; None for any other."""
+        ...
+
+    def read_blob(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
+        """The bytes of a package file from an offset on."""
+        ...
+
 
 class _Servicer(link_pb2_grpc.ControlPlaneServicer):
     def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
         self._control_plane = control_plane
         self._clock = clock
         self.running: set[asyncio.Task[Any]] = set()
+        self._blobs = asyncio.Semaphore(_BLOBS_AT_ONCE)
 
     def _count(self) -> None:
         task = asyncio.current_task()
@@ -142,6 +155,28 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         finally:
             self._control_plane.node_gone(node)
+
+    async def FetchBlob(self, request: link_pb2.BlobRequest, context: Any) -> AsyncIterator[link_pb2.BlobChunk]:
+        self._count()
+        sha256 = request.sha256.hex()
+        total = self._control_plane.blob_bytes(request.node, sha256)
+        if total is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{sha256} is nothing that this region is to have")
+        elif request.offset > total:
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{sha256} has {total} bytes")
+        elif request.offset == total:
+            yield link_pb2.BlobChunk(total=total)
+        elif self._blobs.locked():
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "many files are on their way; try again")
+        else:
+            async with self._blobs:
+                try:
+                    async for piece in self._control_plane.read_blob(sha256, request.offset):
+                        for start in range(0, len(piece), _CHUNK_BYTES):
+                            yield link_pb2.BlobChunk(total=total, data=piece[start : start + _CHUNK_BYTES])
+                except RelayError as error:
+                    _log.error("blob_unreadable", sha256=sha256, error=str(error))
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
 
 class LinkServer:

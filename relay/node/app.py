@@ -19,12 +19,13 @@ from relay.aio.loop import settle_memory
 from relay.aio.tasks import Tasks
 from relay.errors import StoreError
 from relay.fleet.cohort import Cohorts
+from relay.link.blobs import BlobSource
 from relay.link.client import Downward, LinkClient, Upward
 from relay.link.protocol import ReportSender, version_message
 from relay.node.admin import Admin, Condition
 from relay.node.drain import drain
 from relay.node.hub import Hub
-from relay.node.packages import Packages
+from relay.node.packages import PackageRules, Packages
 from relay.node.policy import PolicyHolder
 from relay.node.registry import EFFECTIVE_BUCKET, Registry
 from relay.observe import log
@@ -33,10 +34,13 @@ from relay.pb.relay.v1 import link_pb2
 from relay.policy.snapshot import RENDERERS
 from relay.settings.parts import split_endpoint
 from relay.settings.programs import NodeSettings
+from relay.store.blobs import BlobStore
 from relay.store.local import LocalStore
 from relay.transport.door import Door, DoorSettings
+from relay.transport.downloads import PATH as DOWNLOADS
+from relay.transport.downloads import Downloads, DownloadSettings
 from relay.transport.grpc import GrpcAgents
-from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
+from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
 from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
 from relay.transport.websocket import WebSocketFactory
 
@@ -89,7 +93,10 @@ class Node:
         sender = ReportSender(max_agents=batching.max_batch_size)
         self.cohorts = Cohorts(region, settings.trusted_attributes)
         self.registry = Registry(store, sender, clock=clock, wake=self._wake)
+        self.packages = self._make_packages()
+        started.push_async_callback(self.packages.close)
         self.policy = PolicyHolder(region, store, self.cohorts, changed=self._policy_changed)
+        self.packages.policy_changed(self.cohorts.snapshot)
         self.hub = Hub(
             self.registry,
             self.cohorts,
@@ -101,7 +108,7 @@ class Node:
             full_state_per_second=limits.full_state_per_second,
             retry_after_s=limits.retry_after,
             may_offer=self._may_offer,
-            packages=Packages(),
+            packages=self.packages,
         )
         started.push_async_callback(self._save)
         started.push_async_callback(self.hub.close)
@@ -130,6 +137,20 @@ class Node:
             ports=self.ports,
             agents_known=len(self.registry),
             manifest=self.policy.receiver.version,
+        )
+
+    def _make_packages(self) -> Packages:
+        settings = self._settings.packages
+        folder = settings.data_dir or str(Path(self._settings.node.data_dir) / "packages")
+        self._blob_source = BlobSource(self._settings.control_plane.endpoint, self._identity())
+        return Packages(
+            BlobStore(Path(folder), settings.max_bytes),
+            self._blob_source.fetch,
+            PackageRules(settings.public_url, settings.require_signature, settings.fetches),
+            clock=self._clock,
+            metrics=self.metrics,
+            wanted=self.cohorts.wanted,
+            ready=self._package_came,
         )
 
     def _identity(self) -> link_pb2.NodeIdentity:
@@ -170,7 +191,16 @@ class Node:
             node=settings.node.name,
             trusted=settings.trusted_attributes,
         )
-        http_runner, factory = await serve([("*", PATH, exchange.handle), *admin.routes()], limits.http_keepalive)
+        packages = settings.packages
+        bounds = DownloadSettings(
+            packages.max_downloads, limits.send_stall_timeout, packages.bandwidth.total, packages.bandwidth.per_agent
+        )
+        downloads = self.downloads = Downloads(self.packages.find, bounds)
+        downloads.start()
+        started.push_async_callback(downloads.close)
+        self.metrics.downloads = lambda: (downloads.sent_bytes, downloads.done, downloads.broken)
+        routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
+        http_runner, factory = await serve([*routes, *admin.routes()], limits.http_keepalive)
         started.push_async_callback(http_runner.cleanup)
         probes_runner, probes = await serve(admin.health_routes(), limits.http_keepalive)
         started.push_async_callback(probes_runner.cleanup)
@@ -179,6 +209,7 @@ class Node:
             websockets,
             factory,
             probes,
+            downloads,
             metrics=metrics,
         )
         started.push_async_callback(door.close)
@@ -212,8 +243,14 @@ class Node:
     def _policy_changed(self, answers_changed: bool) -> None:
         self._sender.tell = True
         self._wake()
+        self.packages.policy_changed(self.cohorts.snapshot)
         if answers_changed:
             self.hub.policy_changed()
+
+    def _package_came(self) -> None:
+        self._sender.tell = True
+        self._wake()
+        self.hub.policy_changed()
 
     def _may_offer(self) -> bool:
         address = self._settings.control_plane
@@ -249,6 +286,9 @@ class Node:
             policy_age_s=-1.0 if age is None else age,
             rejected=list(self.policy.rejected.values()),
         )
+        status.blobs.extend(bytes.fromhex(sha256) for sha256 in self.packages.held)
+        for sha256, reason in self.packages.problems.items():
+            status.blob_problems.add(sha256=bytes.fromhex(sha256), reason=reason)
         for rollout, reason in self.policy.halted().items():
             status.halted.add(rollout=rollout, reason=reason)
         if self.policy.receiver.version is not None:
@@ -263,6 +303,7 @@ class Node:
         if self.policy.rejected:
             degraded.append(f"policy: {len(self.policy.rejected)} resources rejected")
         degraded += [f"rollout {name} was halted here: {why}" for name, why in self.policy.halted().items()]
+        degraded += [f"package {sha256[:12]}: {why}" for sha256, why in self.packages.problems.items()]
         if self.link.refusal:
             degraded.append(f"link: reports are refused: {self.link.refusal}")
         if not self._may_offer():
@@ -317,6 +358,9 @@ class Node:
                 "opamp_relay_reports_waiting": ("Changes not yet sent upward", lambda: len(self._sender)),
                 "opamp_relay_reports_in_flight": ("Reports not acknowledged", lambda: self._sender.in_flight),
                 "opamp_relay_assembly_bytes": ("Held for unfinished messages", lambda: self._budget.used),
+                "opamp_relay_blob_bytes": ("Package files on disk", lambda: self.packages.used_bytes),
+                "opamp_relay_blob_fetching": ("Package files on their way from above", lambda: self.packages.fetching),
+                "opamp_relay_blob_serving": ("Package downloads under way", lambda: self.downloads.active),
                 "opamp_relay_store_degraded": ("1 while writes fail", lambda: float(self.store.problem is not None)),
             }
         )

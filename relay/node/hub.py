@@ -59,17 +59,23 @@ class PackageSource(Protocol):
         """Whether an agent that reached this node at `base_url` (empty: nobody knows) can download from it."""
         ...
 
+    def doubt(self, sha256: str) -> None:
+        """An agent could not install a file."""
+        ...
+
 
 class Live:
     """An agent with a session."""
 
-    __slots__ = ("asking", "connection", "interval_s", "new_uid", "session")
+    __slots__ = ("asking", "connection", "interval_s", "new_uid", "session", "told")
 
     def __init__(self, session: Session, connection: Connection) -> None:
         self.session = session
         self.connection = connection
         self.asking = False
         """Waits to be asked for its full state."""
+        self.told = (b"", "")
+        """What it last told of packages: hash and status."""
         self.new_uid: bytes | None = None
         """What it was told to use and has not used yet."""
         self.interval_s = 0.0
@@ -300,7 +306,9 @@ class Hub:
             self._metrics.health_failures += 1
         if changes & Change.CONFIG_STATUS:
             self._config_status(live, now)
-        if changes & Change.OFFERED:
+        if changes & Change.PACKAGES:
+            self._package_status(live)
+        if changes & (Change.OFFERED | Change.PACKAGES_OFFERED):
             self._metrics.offers += 1
         self._stamp(record)
         self._registry.changed(record)
@@ -329,6 +337,24 @@ class Hub:
         else:
             self._metrics.config_updates["failure"] += 1
             _log.error("config_update_failed", error=status.error_message[:_LOGGED_CHARS], **common)
+
+    def _package_status(self, live: Live) -> None:
+        offering = live.session.record.packages
+        if offering is None or live.told == (offering.hash, offering.status):
+            return
+        live.told = (offering.hash, offering.status)
+        if offering.status == "FAILED" or offering.again:
+            offer = self._cohorts.packages(live.session.record)
+            for package in offer.packages if offer is not None else ():
+                self._packages.doubt(package.sha256.hex())
+        common = {"agent_id": live.session.record.agent_id, "packages_hash": offering.hash.hex()}
+        if offering.status == "APPLIED":
+            self._metrics.package_updates["success"] += 1
+            if self._telling:
+                _log.info("packages_installed", **common)
+        elif offering.status == "FAILED":
+            self._metrics.package_updates["failure"] += 1
+            _log.error("packages_not_installed", error=offering.reason[:_LOGGED_CHARS], **common)
 
     # ---- lent to sessions
 
@@ -387,7 +413,7 @@ class Hub:
             return  # gone since the sweep began
         changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
         if changes:
-            if changes & Change.OFFERED:
+            if changes & (Change.OFFERED | Change.PACKAGES_OFFERED):
                 self._metrics.offers += 1
             self._stamp(live.session.record)
             self._registry.changed(live.session.record)

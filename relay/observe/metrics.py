@@ -38,6 +38,15 @@ class NodeMetrics:
         self.link_messages: Counter[str] = Counter()
         """Messages on the link, by kind: sync_received, sync_sent, report_sent, report_acked."""
         self.store_failures = 0
+        self.blob_fetches: Counter[str] = Counter(done=0, failed=0)
+        """Package files fetched from the control plane, by what became of the attempt."""
+        self.blob_fetch_bytes = 0
+        self.verification_failures = 0
+        """Package files that were not what their hash says."""
+        self.package_updates: Counter[str] = Counter(success=0, failure=0)
+        """What agents said of packages that they were offered."""
+        self.downloads: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
+        """(bytes sent, downloads that ended well, downloads that broke off), read at scrape time."""
         self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
         """Gauge name → (help, reader)."""
         self.registry = CollectorRegistry()
@@ -83,6 +92,30 @@ class NodeMetrics:
             for value, count in sorted(counts.items()):
                 family.add_metric([value], count)
             yield family
+        fetches = CounterMetricFamily(
+            "opamp_relay_blob_fetches", "Package files fetched from the control plane, attempts", labels=["result"]
+        )
+        for result, count in sorted(self.blob_fetches.items()):
+            fetches.add_metric([result], count)
+        yield fetches
+        sent, done, broken = self.downloads()
+        yield _counter("opamp_relay_blob_fetch_bytes", "Bytes of package files from above", self.blob_fetch_bytes)
+        yield _counter("opamp_relay_blob_serve_bytes", "Bytes of package files to agents", sent)
+        yield _counter(
+            "opamp_relay_blob_verification_failures", "Package files not as hashed", self.verification_failures
+        )
+        downloads = CounterMetricFamily(
+            "opamp_server_package_downloads", "Package downloads by agents", labels=["status"]
+        )
+        for status, count in (("success", done), ("failure", broken)):
+            downloads.add_metric([status], count)
+        yield downloads
+        updates = CounterMetricFamily(
+            "opamp_relay_package_updates", "What agents said of packages offered", labels=["status"]
+        )
+        for status, count in sorted(self.package_updates.items()):
+            updates.add_metric([status], count)
+        yield updates
         for name, (text, read) in self.sources.items():
             yield _gauge(name, text, read(), region=self.region)
 

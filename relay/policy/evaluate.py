@@ -208,7 +208,7 @@ class Evaluator:
             return self.matches(content.selector(file), vector)
 
         found = packages.pick(content.packages, is_for)
-        if found is None or any(file.sha256 in self.snapshot.yanked for _, file in found.files):
+        if found is None or any(package.key in self.snapshot.yanked for package, _ in found.files):
             return None
         return found
 

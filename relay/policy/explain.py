@@ -181,7 +181,7 @@ def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
         mine = [f for f in package.files if evaluator.matches(content.selector(f), vector)]
         if not mine:
             return f"package {package.key} has no file for this agent"
-        if any(f.sha256 in evaluator.snapshot.yanked for f in mine):
+        if package.key in evaluator.snapshot.yanked:
             return f"package {package.key} was yanked"
     return ""
 

@@ -6,7 +6,9 @@ The control plane publishes these kinds, as canonical JSON under names of its ow
 - `RegionVariables/REGION@DIGEST`: the document; old contents stay under their own names while a revision pins them.
 - `Package/NAME@VERSION@DIGEST`: a `PublishedPackage`, likewise.
 - `ConfigAssignment/NAME`, `PackageAssignment/NAME`: a `Published` assignment: its revisions, which pin their inputs.
-- `Yanked/packages`: SHA-256 of files that nobody is to have any more.
+- `Yanked/packages`: versions that nobody is to have any more.
+- `Keys/packages`: what the region's nodes sign addresses with, and whose signatures of packages are good.
+- `Prefetch/packages`: SHA-256 of files to be fetched before anybody needs them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -27,7 +30,7 @@ from relay.policy.strategy import LocalGuard
 from relay.policy.template import RENDERER, Resolved
 
 CONFIG, PACKAGES = "ConfigAssignment", "PackageAssignment"
-_YANKED = "Yanked/packages"
+_YANKED, _KEYS, _PREFETCH = "Yanked/packages", "Keys/packages", "Prefetch/packages"
 RENDERERS = frozenset({RENDERER})
 
 
@@ -92,8 +95,24 @@ class Published(Model):
     """Failures of an earlier retry generation are forgiven."""
 
 
-class YankedFiles(Model):
-    """Files that nobody is to have any more."""
+class YankedVersions(Model):
+    """What nobody is to have any more."""
+
+    versions: list[str]
+    """NAME@VERSION."""
+
+
+class PackageKeys(Model):
+    """Keys of a region's packages."""
+
+    download: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(max_length=10)
+    """Hex; addresses are made with the first, and good if made with any."""
+    signing: dict[Name, str]
+    """Name → public key, PEM."""
+
+
+class Prefetch(Model):
+    """Files to be fetched before anybody needs them."""
 
     sha256: list[Sha256]
 
@@ -157,7 +176,13 @@ class Snapshot:
     rejected: dict[str, str] = field(default_factory=dict)
     """Resource name → why it is not in force (its last good form may be)."""
     yanked: frozenset[str] = frozenset()
-    """SHA-256 of files that nobody is to have any more."""
+    """NAME@VERSION of packages that nobody is to have any more."""
+    download_keys: tuple[bytes, ...] = field(default=(), repr=False)
+    """What addresses of packages are made with: the first, and good are all."""
+    signing_keys: Mapping[str, str] = field(default_factory=dict)
+    """Name → public key of whose signatures of packages are good, PEM."""
+    prefetch: frozenset[str] = frozenset()
+    """SHA-256 of files to be fetched before anybody needs them."""
 
     @property
     def needed(self) -> frozenset[str]:
@@ -181,9 +206,20 @@ def package_resource(package: PublishedPackage) -> tuple[str, bytes]:
     return f"Package/{package.pin}", canonical_json(package.model_dump())
 
 
-def yanked_resource(files: Iterable[str]) -> tuple[str, bytes]:
+def yanked_resource(versions: Iterable[str]) -> tuple[str, bytes]:
     """(resource name, payload) of what was yanked."""
-    return _YANKED, canonical_json(YankedFiles(sha256=sorted(files)).model_dump())
+    return _YANKED, canonical_json(YankedVersions(versions=sorted(set(versions))).model_dump())
+
+
+def keys_resource(download: Iterable[bytes], signing: Mapping[str, str]) -> tuple[str, bytes]:
+    """(resource name, payload) of a region's keys."""
+    keys = PackageKeys(download=[key.hex() for key in download], signing=dict(signing))
+    return _KEYS, canonical_json(keys.model_dump())
+
+
+def prefetch_resource(files: Iterable[str]) -> tuple[str, bytes]:
+    """(resource name, payload) of what is to be fetched ahead."""
+    return _PREFETCH, canonical_json(Prefetch(sha256=sorted(files)).model_dump())
 
 
 def assignment_resource(kind: str, published: Published) -> tuple[str, bytes]:
@@ -225,8 +261,12 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
         if name in last_good:
             assignments.append(last_good[name])
     assignments.sort(key=lambda a: (a.published.name, a.kind))
-    yanked = previous.yanked if previous is not None and _YANKED in rejected else frozenset(parts.yanked)
-    return Snapshot(tuple(assignments), rejected, yanked)
+    if previous is not None:
+        # What cannot be read of these stays as it was: a yank must not be lost to a damaged list.
+        parts.yanked = previous.yanked if _YANKED in rejected else parts.yanked
+        if _KEYS in rejected:
+            parts.download_keys, parts.signing_keys = previous.download_keys, previous.signing_keys
+    return Snapshot(tuple(assignments), rejected, parts.yanked, parts.download_keys, parts.signing_keys, parts.prefetch)
 
 
 class _Parts:
@@ -237,7 +277,10 @@ class _Parts:
         self.digests: dict[str, str] = {}
         self.variables: dict[str, RegionVariables] = {}
         self.packages: dict[str, PublishedPackage] = {}
-        self.yanked: list[str] = []
+        self.yanked: frozenset[str] = frozenset()
+        self.download_keys: tuple[bytes, ...] = ()
+        self.signing_keys: Mapping[str, str] = {}
+        self.prefetch: frozenset[str] = frozenset()
 
     def read(self, kind: str, name: str, payload: bytes) -> None:
         """Take one resource.
@@ -256,7 +299,13 @@ class _Parts:
         elif kind == "Package":
             self.packages[name] = PublishedPackage.model_validate(json.loads(payload))
         elif name == _YANKED:
-            self.yanked = YankedFiles.model_validate(json.loads(payload)).sha256
+            self.yanked = frozenset(YankedVersions.model_validate(json.loads(payload)).versions)
+        elif name == _KEYS:
+            keys = PackageKeys.model_validate(json.loads(payload))
+            self.download_keys = tuple(bytes.fromhex(key) for key in keys.download)
+            self.signing_keys = keys.signing
+        elif name == _PREFETCH:
+            self.prefetch = frozenset(Prefetch.model_validate(json.loads(payload)).sha256)
 
 
 def _compile(name: str, published: Published, parts: _Parts) -> Assignment:

@@ -10,7 +10,6 @@ REFUSED: dict[str, str] = {
     "server.caching": "configs are kept while they are current and states are pushed; there is no time to live",
     "database": "this version keeps everything in SQLite below data_dir; PostgreSQL is not supported yet",
     "storage.config": "configs are rendered from templates and kept in the database; there is no object store for them",
-    "storage.packages": "packages are not served by this version",
     "telemetry.traces": "traces are not exported by this version",
     "extensions": "belongs into the agents' configuration, not into the server's",
     "certificate_rotation": "certificates are not issued by this version",

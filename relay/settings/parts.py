@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from relay.documents import parse_duration
 
@@ -250,6 +250,65 @@ class Policies(Part):
 
     config_update: ConfigUpdate = ConfigUpdate()
     package_update: PackageUpdate = PackageUpdate()
+
+
+class PackageStorage(Part):
+    """Where package bytes are kept (the guide's `storage.packages`)."""
+
+    type: Literal["folder", "s3", "gcs", "azure"] = "folder"
+    """`folder`: below `data_dir`."""
+    bucket: str = ""
+    """Of S3 or GCS; the container of Azure."""
+    prefix: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
+    """Of all keys in it."""
+    region: str = ""
+    """Of S3."""
+    endpoint: str = ""
+    """URL of a store that speaks S3 and is not Amazon's."""
+    options: dict[str, str] = Field(default_factory=dict, repr=False)
+    """More for the client, by its own names (`access_key_id`, …). Credentials are best left to the environment."""
+    max_bytes: Size = 100 << 30
+    """Of all packages together."""
+    max_file_bytes: Size = 10 << 30
+    """Of one file."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> PackageStorage:
+        if self.type != "folder" and not self.bucket:
+            raise ValueError(f"bucket is needed where the type is {self.type}")
+        return self
+
+
+class Storage(Part):
+    """Where large things are kept."""
+
+    packages: PackageStorage = PackageStorage()
+
+
+class Bandwidth(Part):
+    """Bytes a second of downloads; None for no bound."""
+
+    total: Size | None = None
+    per_agent: Size | None = None
+    """Of one download."""
+
+
+class NodePackages(Part):
+    """Packages at a node."""
+
+    data_dir: str = ""
+    """Of their bytes; empty: `packages` below `node.data_dir`."""
+    max_bytes: Size = 20 << 30
+    """Past it, those that were used longest ago go, never what policy offers now."""
+    public_url: str = Field(default="", pattern=r"^(https?://[^/?#\s]+)?$")
+    """Where agents download; empty: the address by which each of them reached this node. Agents over gRPC need it."""
+    require_signature: bool = False
+    """Offer and serve only what a key of the control plane's policy has signed."""
+    bandwidth: Bandwidth = Bandwidth()
+    max_downloads: int = Field(default=1_000, ge=1)
+    """At once; past it 503 with Retry-After."""
+    fetches: int = Field(default=2, ge=1, le=64)
+    """Files fetched at once from the control plane."""
 
 
 class Notifications(Part):

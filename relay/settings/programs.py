@@ -40,6 +40,7 @@ class NodeSettings(Part):
     server: NodeServer = NodeServer()
     telemetry: NodeTelemetry = NodeTelemetry()
     identity: parts.Identity = parts.Identity()
+    packages: parts.NodePackages = parts.NodePackages()
     drain: parts.Drain = parts.Drain()
     auth: parts.Auth | None = None
 
@@ -87,6 +88,7 @@ class ControlPlaneSettings(Part):
     server: ControlPlaneServer = ControlPlaneServer()
     telemetry: ControlPlaneTelemetry = ControlPlaneTelemetry()
     policies: parts.Policies = parts.Policies()
+    storage: parts.Storage = parts.Storage()
     notifications: parts.Notifications = parts.Notifications()
     retention: parts.Retention = parts.Retention()
     auth: parts.Auth | None = None
@@ -117,8 +119,10 @@ class StandaloneSettings(Part):
     telemetry: NodeTelemetry = NodeTelemetry()
     identity: parts.Identity = parts.Identity()
     policies: parts.Policies = parts.Policies()
+    storage: parts.Storage = parts.Storage()
     notifications: parts.Notifications = parts.Notifications()
     retention: parts.Retention = parts.Retention()
+    packages: parts.NodePackages = parts.NodePackages()
     drain: parts.Drain = parts.Drain(seconds=0)
     auth: parts.Auth | None = None
 
@@ -139,6 +143,7 @@ class StandaloneSettings(Part):
             server=NodeServer(**{name: getattr(self.server, name) for name in names}),
             telemetry=self.telemetry,
             identity=self.identity,
+            packages=self.packages,
             drain=self.drain,
             auth=self.auth,
         )
@@ -150,6 +155,7 @@ class StandaloneSettings(Part):
             server=ControlPlaneServer(link=self.server.link, api=self.server.api, limits=self.server.api_limits),
             telemetry=ControlPlaneTelemetry(metrics=parts.Metrics(endpoint="127.0.0.1:0"), logs=self.telemetry.logs),
             policies=self.policies,
+            storage=self.storage,
             notifications=self.notifications,
             retention=self.retention,
             auth=self.auth,

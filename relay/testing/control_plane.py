@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from relay.ids import sha256
 from relay.link.channel import SERVER
 from relay.link.protocol import WINDOW
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
+
+_CHUNK_BYTES = 64 << 10
 
 
 class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
@@ -23,6 +26,12 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
         self.reports: list[link_pb2.StatusReport] = []
         self.acknowledging = True
         """False: reports are taken and never acknowledged."""
+        self.blobs: dict[str, bytes] = {}
+        """SHA-256 → what is sent for it, right or wrong."""
+        self.cut_after: int | None = None
+        """Break off each fetch after so many bytes."""
+        self.fetches: list[tuple[str, int]] = []
+        """(SHA-256, offset) of each fetch."""
         self._updates: asyncio.Queue[link_pb2.SyncResponse] = asyncio.Queue()
         self._server = grpc.aio.server(options=SERVER)
         link_pb2_grpc.add_ControlPlaneServicer_to_server(self, self._server)
@@ -74,6 +83,20 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
                 self.hellos.append(request.hello)
             else:
                 self.acks.put_nowait(request.ack)
+
+    async def FetchBlob(self, request: link_pb2.BlobRequest, context: Any) -> AsyncIterator[link_pb2.BlobChunk]:
+        sha256 = request.sha256.hex()
+        self.fetches.append((sha256, request.offset))
+        if sha256 not in self.blobs:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such file")
+        content = self.blobs[sha256]
+        rest = content[request.offset :]
+        if self.cut_after is not None:
+            rest = rest[: self.cut_after]
+        for start in range(0, len(rest), _CHUNK_BYTES):
+            yield link_pb2.BlobChunk(total=len(content), data=rest[start : start + _CHUNK_BYTES])
+        if self.cut_after is not None:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
 
     async def Report(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.ReportAck]:
         async for report in requests:

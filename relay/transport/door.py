@@ -16,6 +16,8 @@ from typing import Any, cast
 
 from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
+from relay.transport.downloads import PATH as DOWNLOADS
+from relay.transport.downloads import Downloads
 from relay.transport.http import PATH
 from relay.transport.ports import base_url, peer_name
 from relay.transport.websocket import WebSocketFactory
@@ -44,6 +46,7 @@ class Head:
     path: str
     headers: dict[str, str]
     """Lower-case names; of a name that stands twice, the last."""
+    query: str = ""
 
 
 def parse_head(raw: bytes) -> Head | None:
@@ -58,7 +61,8 @@ def parse_head(raw: bytes) -> Head | None:
         if not colon or not name or name != name.strip():
             return None
         headers[name.lower()] = value.strip()
-    return Head(parts[0], parts[1].partition("?")[0], headers)
+    path, _, query = parts[1].partition("?")
+    return Head(parts[0], path, headers, query)
 
 
 class Door:
@@ -70,6 +74,7 @@ class Door:
         websockets: WebSocketFactory,
         http: Any,
         probes: Any,
+        downloads: Downloads,
         *,
         metrics: NodeMetrics,
     ) -> None:
@@ -80,6 +85,7 @@ class Door:
         """aiohttp's Server: makes a protocol when called, and counts its connections."""
         self.probes = probes
         """Another one that answers probes alone: for plain HTTP on a TLS port."""
+        self.downloads = downloads
         self.waiting: set[_Entrance] = set()
         self.draining = False
         self._servers: list[asyncio.Server] = []
@@ -266,6 +272,10 @@ class _Entrance(asyncio.Protocol):
                 self._leave()
                 where = base_url(head.headers.get("host", ""), transport)
                 door.websockets.take_over(transport, self._read, peer_name(transport), where)
+            return
+        if head.path.startswith(DOWNLOADS) and transport.get_extra_info("ssl_object") is None:
+            self._leave()
+            door.downloads.take_over(transport, head.method, f"{head.path}?{head.query}", head.headers)
             return
         self._leave()
         protocol = door.http() if self._only is None else door.probes()

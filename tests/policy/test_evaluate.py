@@ -215,9 +215,8 @@ def test_each_agent_takes_the_files_that_are_for_it() -> None:
 
 def test_what_was_yanked_or_failed_is_offered_to_nobody() -> None:
     agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS))
-    subject = filled(agent, yanked=["1" * 64])
-    assert files_of(subject, fleet_of(**LINUX)) == []
-    assert files_of(subject, fleet_of(**WINDOWS)) == ["2"]
+    assert files_of(filled(agent, yanked=["agent@1"]), fleet_of(**LINUX)) == []
+    assert files_of(filled(agent, yanked=["agent@2"]), fleet_of(**LINUX)) == ["1"]
     whole = filled(agent)
     decision = whole.decide(whole.key(fleet_of(**LINUX), 8))
     assert decision.packages is not None

@@ -44,7 +44,7 @@ def test_the_guide_s_keys_are_refused_with_the_reason_and_never_ignored(tmp_path
     text = """
 server: {tls: {enabled: false, client_ca_file: /certs/ca.crt}, batching: {enabled: true, max_batch_size: 100, timeout: 1s}}
 database: {type: postgres}
-storage: {config: {type: s3}, packages: {type: s3}}
+storage: {config: {type: s3}, packages: {type: s3, bucket: opamp-packages, region: us-east-1}}
 auth: {type: jwt, secret_key_file: /secrets/jwt-key}
 policies: {config_update: {approval_required: true}, package_update: {approval_required: true}}
 telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:4318"}, logs: {level: info}}
@@ -54,7 +54,6 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
         "server.tls.client_ca_file",
         "database",
         "storage.config",
-        "storage.packages",
         "telemetry.traces",
         "auth.type",
     ]

@@ -14,6 +14,7 @@ from relay.errors import RelayError
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.transport.door import Door, DoorSettings
+from relay.transport.downloads import Denied, Downloads, DownloadSettings, File
 from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
 from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
 from relay.transport.websocket import WebSocketFactory
@@ -87,7 +88,9 @@ async def stand(
     runner, factory = await serve([("*", PATH, exchange.handle), ("GET", "/health", health)], 60)
     probes_runner, probes = await serve([("GET", "/health", health)], 60)
     limits = DoorSettings(max_connections, 2048, header_timeout_s, 7)
-    door = Door(limits, websockets, factory, probes, metrics=metrics)
+    downloads = Downloads(_no_file, DownloadSettings(10, 5.0, None, None))
+    downloads.start()
+    door = Door(limits, websockets, factory, probes, downloads, metrics=metrics)
     port = await door.listen("127.0.0.1", 0, tls)
     try:
         yield Stand(agents, door, port, metrics, budget)
@@ -96,5 +99,10 @@ async def stand(
             transport: Any = socket._transport
             transport.disconnect(False)
         await door.close()
+        await downloads.close()
         await runner.cleanup()
         await probes_runner.cleanup()
+
+
+def _no_file(sha256: str, query: dict[str, str]) -> File:
+    raise Denied(404, "there are no files here")

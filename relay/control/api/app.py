@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from relay import __version__
 from relay.control import views
+from relay.control.api.packages import add_package_routes
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
 from relay.control.configs import Configs
@@ -26,7 +27,9 @@ from relay.control.diff import Diffs
 from relay.control.documents import ANONYMOUS, Applied, Documents
 from relay.control.drift import drift
 from relay.control.fleet import Agent, Fleet
+from relay.control.packages import Packages
 from relay.control.preview import Previews
+from relay.control.publish import Publisher
 from relay.control.rollouts.engine import Rollouts
 from relay.errors import NotFound, Outcome, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
@@ -80,6 +83,8 @@ def build_api(
     previews: Previews,
     configs: Configs,
     diffs: Diffs,
+    packages: Packages,
+    publisher: Publisher,
     *,
     published: Published,
     metrics: ControlPlaneMetrics,
@@ -103,6 +108,7 @@ def build_api(
     _add_document_routes(api, documents, published, metrics)
     _add_fleet_routes(api, fleet, previews)
     add_rollout_routes(api, rollouts, audit)
+    add_package_routes(api, packages, fleet, publisher)
 
     @api.post("/api/v1/diff")
     async def diff(request: ApplyRequest) -> dict[str, Any]:
@@ -204,12 +210,7 @@ def _add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         fields: Annotated[str, Query(description="top-level fields to give, separated by commas")] = "",
     ) -> StreamingResponse:
         """All agents, as a list; written in slices, so that nodes are answered meanwhile."""
-        wanted: dict[str, str] = {}
-        for item in label or []:
-            key, equals, value = item.partition("=")
-            if not equals:
-                raise HTTPException(422, f"label {item!r} is not k=v")
-            wanted[key] = value
+        wanted = views.wanted_labels(label or [])
         rows = [a for a in views.rows(fleet) if not connected or (a.connected and fleet.nodes[a.node].connected)]
         keep = frozenset(f for f in fields.split(",") if f)
         return StreamingResponse(_agents(fleet, rows, wanted, keep), media_type="application/json")
@@ -272,8 +273,10 @@ def _add_guards(api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset
         if hosts is not None and request.headers.get("host", "") not in hosts():
             return problem(403, "Host is not one of this server's")
         if request.method in ("POST", "PUT", "PATCH"):
-            if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-                return problem(415, "Content-Type must be application/json")
+            # Neither can be sent by a browser's page of another site without asking.
+            expected = "application/octet-stream" if request.method == "PATCH" else "application/json"
+            if request.headers.get("content-type", "").partition(";")[0].strip() != expected:
+                return problem(415, f"Content-Type must be {expected}")
             if "transfer-encoding" in request.headers:
                 return problem(411, "Content-Length is needed, and no Transfer-Encoding")
             length = request.headers.get("content-length", "")

@@ -18,13 +18,25 @@ import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit, notify
-from relay.control.assignments import Advance, AssignmentState
+from relay.control.assignments import Advance, AssignmentState, packages_of
 from relay.control.fleet import Agent, Fleet
 from relay.control.library import Library
 from relay.control.revisions import Revisions
 from relay.control.rollouts import gates, plan, targets
 from relay.control.rollouts.contents import Contents
-from relay.control.rollouts.model import ACTIVE, GOING, Counts, Gate, Look, RegionView, Rollout, State, Troubled
+from relay.control.rollouts.model import (
+    ACTIVE,
+    GOING,
+    Counts,
+    Gate,
+    GlobalPackages,
+    Look,
+    RegionView,
+    Rollout,
+    State,
+    Troubled,
+    Verdict,
+)
 from relay.control.rollouts.view import rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
@@ -220,9 +232,23 @@ class Rollouts:
                 r.connected for r in seen.regions.values()
             ):
                 return  # we have just begun, and regions that are well have yet to come back to us
-            after = plan.step(before, seen.regions, seen.goals, self._now)
+            lacking = self._yet_to_fetch(before, seen)
+            after = plan.hold(before, lacking) if lacking else plan.step(before, seen.regions, seen.goals, self._now)
             if after is not before:
                 await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
+
+    def _yet_to_fetch(self, rollout: Rollout, seen: Look) -> str:
+        """What stands in the way of a rollout that begins when its regions have the files; empty for nothing."""
+        candidate = rollout.candidate
+        if not isinstance(candidate, GlobalPackages) or not candidate.prefetch or any(rollout.thresholds.values()):
+            return ""
+        wanted = {f.sha256 for p in packages_of(self.revisions.same(), candidate) for f in p.files}
+        regions = {region for region, _ in seen.goals}
+        for node in self._fleet.nodes.values():
+            missing = len(wanted - node.blobs) if node.connected and node.region in regions else 0
+            if missing:
+                return f"region {node.region} has yet to fetch {missing} of {len(wanted)} files"
+        return ""
 
     @property
     def _now(self) -> int:
@@ -366,7 +392,10 @@ class Rollouts:
         if rollout.state not in GOING | {State.ROLLING_BACK}:
             return rollout_view(rollout, {}, None, self.failed(rollout) if rollout.thresholds else [])
         seen = self.look(state, rollout)
-        gate: Gate | None = plan.verdict(rollout, seen.regions, self._now) if rollout.state in GOING else None
+        gate: Gate | None = None
+        if rollout.state in GOING:
+            lacking = self._yet_to_fetch(rollout, seen)
+            gate = Gate(Verdict.HOLD, lacking) if lacking else plan.verdict(rollout, seen.regions, self._now)
         return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self.failed(rollout))
 
     async def listing(self) -> list[dict[str, Any]]:

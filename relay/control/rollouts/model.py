@@ -83,7 +83,12 @@ class GlobalPackages:
     @property
     def title(self) -> str:
         """For people."""
-        return " ".join(pin.rpartition("@")[0] for pin in self.packages)
+        return " ".join(sorted(self.versions))
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """NAME@VERSION of each package."""
+        return frozenset(pin.rpartition("@")[0] for pin in self.packages)
 
     @property
     def pins(self) -> frozenset[str]:

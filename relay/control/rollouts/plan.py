@@ -65,6 +65,13 @@ def begin(rollout: Rollout, targets: Targets, now_ms: int) -> Rollout:
     return _enter(dataclasses.replace(rollout, thresholds={}, passed=()), 0, targets, now_ms)
 
 
+def hold(rollout: Rollout, reason: str) -> Rollout:
+    """It cannot begin yet."""
+    if rollout.state not in (State.RUNNING, State.HELD) or (rollout.state is State.HELD and rollout.reason == reason):
+        return rollout
+    return dataclasses.replace(rollout, state=State.HELD, reason=reason)
+
+
 def complete_at_once(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
     """A rollout that needs no stages is over when it begins."""
     begun = dataclasses.replace(rollout, thresholds=dict(ALL), stage_started_ms=now_ms)

@@ -91,6 +91,34 @@ manifests = sa.Table(
 )
 """The last manifest that was published to a region; its number never goes back."""
 
+packages = sa.Table(
+    "packages",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("version", sa.String(64), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.String(256), nullable=False),
+    sa.Column("yanked", sa.Text, nullable=False),
+)
+"""Versions of packages; their bytes are in `storage.packages` under their SHA-256."""
+
+prefetches = sa.Table(
+    "prefetches",
+    metadata,
+    sa.Column("region", sa.String(64), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+)
+"""Files that regions are to have before anybody needs them."""
+
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+"""What this control plane made for itself: what the regions' download keys are derived from."""
+
 nodes = sa.Table(
     "nodes",
     metadata,

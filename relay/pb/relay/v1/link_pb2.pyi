@@ -7,6 +7,24 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class BlobRequest(_message.Message):
+    __slots__ = ("node", "sha256", "offset")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    node: NodeIdentity
+    sha256: bytes
+    offset: int
+    def __init__(self, node: _Optional[_Union[NodeIdentity, _Mapping]] = ..., sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class BlobChunk(_message.Message):
+    __slots__ = ("total", "data")
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    total: int
+    data: bytes
+    def __init__(self, total: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class SyncRequest(_message.Message):
     __slots__ = ("hello", "ack")
     HELLO_FIELD_NUMBER: _ClassVar[int]
@@ -216,18 +234,30 @@ class Rollup(_message.Message):
     def __init__(self, agents: _Optional[int] = ..., connected: _Optional[int] = ..., healthy: _Optional[int] = ..., unhealthy: _Optional[int] = ..., config_status: _Optional[_Mapping[str, int]] = ..., by_transport: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms")
+    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms", "blobs", "blob_problems")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_AGE_S_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     HALTED_FIELD_NUMBER: _ClassVar[int]
     UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     manifest: ManifestVersion
     policy_age_s: float
     rejected: _containers.RepeatedCompositeFieldContainer[Rejection]
     halted: _containers.RepeatedCompositeFieldContainer[Halted]
     unix_ms: int
-    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ...) -> None: ...
+    blobs: _containers.RepeatedScalarFieldContainer[bytes]
+    blob_problems: _containers.RepeatedCompositeFieldContainer[BlobProblem]
+    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ..., blobs: _Optional[_Iterable[bytes]] = ..., blob_problems: _Optional[_Iterable[_Union[BlobProblem, _Mapping]]] = ...) -> None: ...
+
+class BlobProblem(_message.Message):
+    __slots__ = ("sha256", "reason")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    reason: str
+    def __init__(self, sha256: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Halted(_message.Message):
     __slots__ = ("rollout", "reason", "at_unix_ms")

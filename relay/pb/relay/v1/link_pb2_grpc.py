@@ -45,6 +45,11 @@ class ControlPlaneStub:
                 request_serializer=relay_dot_v1_dot_link__pb2.StatusReport.SerializeToString,
                 response_deserializer=relay_dot_v1_dot_link__pb2.ReportAck.FromString,
                 _registered_method=True)
+        self.FetchBlob = channel.unary_stream(
+                '/relay.v1.ControlPlane/FetchBlob',
+                request_serializer=relay_dot_v1_dot_link__pb2.BlobRequest.SerializeToString,
+                response_deserializer=relay_dot_v1_dot_link__pb2.BlobChunk.FromString,
+                _registered_method=True)
 
 
 class ControlPlaneServicer:
@@ -62,6 +67,13 @@ class ControlPlaneServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchBlob(self, request, context):
+        """The bytes of a package file from an offset on: a fetch that was cut goes on where it ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlPlaneServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -74,6 +86,11 @@ def add_ControlPlaneServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=relay_dot_v1_dot_link__pb2.StatusReport.FromString,
                     response_serializer=relay_dot_v1_dot_link__pb2.ReportAck.SerializeToString,
+            ),
+            'FetchBlob': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchBlob,
+                    request_deserializer=relay_dot_v1_dot_link__pb2.BlobRequest.FromString,
+                    response_serializer=relay_dot_v1_dot_link__pb2.BlobChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -130,6 +147,33 @@ class ControlPlane:
             '/relay.v1.ControlPlane/Report',
             relay_dot_v1_dot_link__pb2.StatusReport.SerializeToString,
             relay_dot_v1_dot_link__pb2.ReportAck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/relay.v1.ControlPlane/FetchBlob',
+            relay_dot_v1_dot_link__pb2.BlobRequest.SerializeToString,
+            relay_dot_v1_dot_link__pb2.BlobChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,12 +38,16 @@ class ControlPlaneStub:
     def __new__(cls, channel: _aio.Channel) -> ControlPlaneAsyncStub: ...
     Sync: _grpc.StreamStreamMultiCallable[_link_pb2.SyncRequest, _link_pb2.SyncResponse]
     Report: _grpc.StreamStreamMultiCallable[_link_pb2.StatusReport, _link_pb2.ReportAck]
+    FetchBlob: _grpc.UnaryStreamMultiCallable[_link_pb2.BlobRequest, _link_pb2.BlobChunk]
+    """The bytes of a package file from an offset on: a fetch that was cut goes on where it ended."""
 
 @_typing.type_check_only
 class ControlPlaneAsyncStub(ControlPlaneStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Sync: _aio.StreamStreamMultiCallable[_link_pb2.SyncRequest, _link_pb2.SyncResponse]  # type: ignore[assignment]
     Report: _aio.StreamStreamMultiCallable[_link_pb2.StatusReport, _link_pb2.ReportAck]  # type: ignore[assignment]
+    FetchBlob: _aio.UnaryStreamMultiCallable[_link_pb2.BlobRequest, _link_pb2.BlobChunk]  # type: ignore[assignment]
+    """The bytes of a package file from an offset on: a fetch that was cut goes on where it ended."""
 
 class ControlPlaneServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,5 +63,13 @@ class ControlPlaneServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_link_pb2.StatusReport],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_link_pb2.ReportAck], _abc.AsyncIterator[_link_pb2.ReportAck]]: ...
+
+    @_abc_1.abstractmethod
+    def FetchBlob(
+        self,
+        request: _link_pb2.BlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_link_pb2.BlobChunk], _abc.AsyncIterator[_link_pb2.BlobChunk]]:
+        """The bytes of a package file from an offset on: a fetch that was cut goes on where it ended."""
 
 def add_ControlPlaneServicer_to_server(servicer: ControlPlaneServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

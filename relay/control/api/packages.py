@@ -1,0 +1,132 @@
+"""Routes of packages: uploads in pieces that can be resumed, versions, and what agents say of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Path, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from relay.control import views
+from relay.control.api.rollouts import Actor
+from relay.control.documents import ANONYMOUS
+from relay.control.fleet import Fleet
+from relay.control.packages import Packages
+from relay.control.publish import Publisher
+from relay.errors import Conflict, NotFound
+from relay.policy.model import Name, Version
+from relay.policy.packages import Attributes, PackageFile, PackageType, PublishedPackage, Sha256
+
+Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PushRequest(_Body):
+    """One file of a version, whose upload is complete."""
+
+    name: Name
+    version: Version
+    type: PackageType = "top-level"
+    sha256: Sha256
+    size: int = Field(ge=0)
+    attributes: Attributes = Field(default_factory=dict)
+    signature: str = Field(default="", pattern=r"^([0-9a-f]{2})*$", max_length=4096)
+    key: str = Field(default="", max_length=128)
+    expires_ms: int = Field(default=0, ge=0, le=1 << 53)
+
+
+class ReasonRequest(_Body):
+    """Why."""
+
+    reason: str = Field(default="", max_length=2000)
+
+
+class PrefetchRequest(_Body):
+    """Where to."""
+
+    regions: list[Name] = Field(default_factory=list, max_length=1000, description="none: all that have nodes")
+
+
+def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher: Publisher) -> None:
+    """Put them into the application."""
+
+    @api.get("/api/v1/uploads/{sha256}")
+    async def upload_status(sha256: Digest) -> dict[str, Any]:
+        """How much of a file is here."""
+        offset, complete = await packages.blobs.received(sha256)
+        return {"offset": offset, "complete": complete}
+
+    @api.patch("/api/v1/uploads/{sha256}")
+    async def upload(sha256: Digest, request: Request, offset: Annotated[int, Query(ge=0)]) -> dict[str, Any]:
+        """The next piece of a file; 409 says where it goes on."""
+        content = await request.body()
+        return {"offset": await packages.blobs.receive(sha256, offset, content), "complete": False}
+
+    @api.get("/api/v1/blobs/{sha256}")
+    async def blob(sha256: Digest) -> StreamingResponse:
+        """The bytes of a file."""
+        size = await packages.blobs.size(sha256)
+        if size is None:
+            raise NotFound(f"there is no file {sha256}")
+        return StreamingResponse(
+            _pieces(packages, sha256), media_type="application/octet-stream", headers={"Content-Length": str(size)}
+        )
+
+    @api.get("/api/v1/packages")
+    async def list_packages() -> list[dict[str, Any]]:
+        """All versions."""
+        return packages.listing()
+
+    @api.post("/api/v1/packages")
+    async def push(request: PushRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Add a file to a version; the first makes the version."""
+        file = PackageFile(**request.model_dump(exclude={"name", "version", "type"}))
+        package = PublishedPackage(name=request.name, version=request.version, type=request.type, files=[file])
+        action = await packages.register(package, actor=actor)
+        await publisher.publish()
+        return {"action": action, **packages.view(package.key)}
+
+    @api.get("/api/v1/packages/{name}/{version}")
+    async def show(name: str, version: str) -> dict[str, Any]:
+        """One version."""
+        return packages.view(f"{name}@{version}")
+
+    @api.post("/api/v1/packages/{name}/{version}/yank")
+    async def yank(name: str, version: str, request: ReasonRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Refuse a version everywhere."""
+        await packages.yank(f"{name}@{version}", request.reason, actor=actor)
+        await publisher.publish()
+        return packages.view(f"{name}@{version}")
+
+    @api.post("/api/v1/packages/{name}/{version}/prefetch")
+    async def prefetch(name: str, version: str, request: PrefetchRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Let regions fetch a version before anybody needs it."""
+        regions = request.regions or sorted(fleet.live_regions())
+        if not regions:
+            raise Conflict("no region is known yet; name those that are to fetch it")
+        told = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
+        await publisher.publish()
+        return {"name": name, "version": version, "regions": told}
+
+    @api.delete("/api/v1/packages/{name}/{version}")
+    async def delete(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
+        """Delete a version that no assignment uses."""
+        await packages.delete(f"{name}@{version}", actor=actor)
+        return {"kind": "Package", "name": f"{name}@{version}", "action": "deleted"}
+
+    @api.get("/api/v1/package-status")
+    async def package_status(
+        label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
+    ) -> dict[str, Any]:
+        """What agents say of packages, by package and region, and those that are not there yet by name."""
+        return views.package_status(fleet, views.wanted_labels(label or []))
+
+
+async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:
+    async for piece in packages.blobs.read(sha256):
+        yield piece

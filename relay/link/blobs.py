@@ -1,0 +1,50 @@
+"""Fetching package files from the control plane, on a connection of their own: they must not hold up policy or reports."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import grpc
+import grpc.aio
+
+from relay.errors import NotFound, UpstreamError
+from relay.link.channel import CLIENT
+from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
+
+
+class BlobSource:
+    """The control plane's files. `close` at the end."""
+
+    def __init__(self, endpoint: str, identity: link_pb2.NodeIdentity) -> None:
+        self._endpoint = endpoint
+        self._identity = identity
+        self._channel: grpc.aio.Channel | None = None
+
+    async def fetch(self, sha256: str, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
+        """(bytes of the whole file, the next piece of it), from an offset on.
+
+        Raises:
+            NotFound: the control plane does not give this file to this node.
+            UpstreamError: it cannot be reached, or broke off.
+        """
+        if self._channel is None:
+            options = [*CLIENT, ("grpc.use_local_subchannel_pool", 1)]
+            self._channel = grpc.aio.insecure_channel(self._endpoint, options=options)
+        stub = link_pb2_grpc.ControlPlaneStub(self._channel)
+        request = link_pb2.BlobRequest(node=self._identity, sha256=bytes.fromhex(sha256), offset=offset)
+        call = stub.FetchBlob(request)
+        try:
+            async for chunk in call:
+                yield chunk.total, chunk.data
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise NotFound(error.details() or "not found") from None
+            raise UpstreamError(f"{error.code().name}: {error.details()}") from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
