@@ -14,8 +14,9 @@ from relay.errors import RelayError
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.transport.door import Door, DoorSettings
+from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Denied, Downloads, DownloadSettings, File
-from relay.transport.http import PATH, HttpAgents, HttpSettings, serve
+from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
 from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
 from relay.transport.websocket import WebSocketFactory
 
@@ -69,6 +70,7 @@ async def stand(
     body_timeout_s: float = 5,
     budget_bytes: int = 1 << 22,
     tls: ssl.SSLContext | None = None,
+    downloads: Downloads | None = None,
 ) -> AsyncIterator[Stand]:
     agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
     websockets = WebSocketFactory(
@@ -85,11 +87,12 @@ async def stand(
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    runner, factory = await serve([("*", PATH, exchange.handle), ("GET", "/health", health)], 60)
+    downloads = downloads or Downloads(_no_file, DownloadSettings(10, 5.0, None, None))
+    downloads.start()
+    routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
+    runner, factory = await serve([*routes, ("GET", "/health", health)], 60)
     probes_runner, probes = await serve([("GET", "/health", health)], 60)
     limits = DoorSettings(max_connections, 2048, header_timeout_s, 7)
-    downloads = Downloads(_no_file, DownloadSettings(10, 5.0, None, None))
-    downloads.start()
     door = Door(limits, websockets, factory, probes, downloads, metrics=metrics)
     port = await door.listen("127.0.0.1", 0, tls)
     try:

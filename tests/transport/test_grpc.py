@@ -62,7 +62,7 @@ async def test_bad_messages_are_answered_then_end_the_stream() -> None:
             answer = await pipe.exchange(MESSAGE)
             assert answer.error_response.type == pb.ServerErrorResponseType_BadRequest
         assert await pipe.call.code() == grpc.StatusCode.INVALID_ARGUMENT
-        assert metrics.closed["bad_messages"] == 1
+        await eventually(lambda: metrics.closed["bad_messages"] == 1)
         await pipe.close()
 
 
