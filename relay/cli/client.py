@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import http.client
 import json
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 _TIMEOUT_S = 15.0
@@ -60,28 +62,62 @@ class Api:
         """DELETE."""
         return self._request("DELETE", path)
 
+    def patch(self, *path: str, content: bytes, **query: Any) -> Any:
+        """PATCH bytes."""
+        return self._request("PATCH", path, query=query, content=content)
+
+    @contextlib.contextmanager
+    def download(self, *path: str) -> Iterator[IO[bytes]]:
+        """GET bytes, to be read in pieces."""
+        answer = self._send("GET", path)
+        if answer.status >= http.client.BAD_REQUEST:
+            self._value(answer)
+        yield answer
+        answer.read()
+
     def _request(
-        self, method: str, path: tuple[str, ...], *, query: dict[str, Any] | None = None, body: Any = None
+        self,
+        method: str,
+        path: tuple[str, ...],
+        *,
+        query: dict[str, Any] | None = None,
+        body: Any = None,
+        content: bytes | None = None,
     ) -> Any:
+        headers = {"Content-Type": "application/octet-stream"} if content is not None else {}
+        if body is not None:
+            content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        return self._value(self._send(method, path, query, content, headers))
+
+    def _send(
+        self,
+        method: str,
+        path: tuple[str, ...],
+        query: dict[str, Any] | None = None,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> http.client.HTTPResponse:
         target = "/api/v1/" + "/".join(quote(part, safe="") for part in path)
         if query:
             target += "?" + urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
-        content = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} if content is not None else {}
-        headers |= self._actor
         try:
-            self._connection.request(method, target, content, headers)
-            answer = self._connection.getresponse()
-            data = answer.read()
+            self._connection.request(method, target, content, {**(headers or {}), **self._actor})
+            return self._connection.getresponse()
         except OSError as error:
             raise Unreachable(f"{self._server}: {error}") from None
         except http.client.HTTPException:
             raise Unreachable(f"{self._server}: it does not answer in HTTP; the admin API is on another port") from None
+
+    def _value(self, answer: http.client.HTTPResponse) -> Any:
+        try:
+            data = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self._server}: {error}") from None
         try:
             value = json.loads(data)
         except ValueError:
             raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
-        if answer.status >= 400:
+        if answer.status >= http.client.BAD_REQUEST:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""
             raise RefusedByServer(answer.status, [p["text"] for p in problems] or [detail or f"status {answer.status}"])

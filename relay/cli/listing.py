@@ -54,6 +54,19 @@ def tables(resource: str, found: list[dict[str, Any]]) -> None:
             for d in found
         ]
         table(("name", "template", "priority", "slot", "for"), rows)
+    elif resource.startswith("packageassignment"):
+        rows = [
+            (
+                d["metadata"]["name"],
+                [f"{p['name']}@{p['version']}" for p in d["spec"]["packages"]],
+                d["spec"].get("priority", 0),
+                _selector(d["spec"].get("target_selector", {})),
+            )
+            for d in found
+        ]
+        table(("name", "packages", "priority", "for"), rows)
+    elif "signingkey" in resource:
+        table(("name",), [(d["metadata"]["name"],) for d in found])
     elif resource.startswith(("template", "configtemplate")):
         table(("name", "version"), [(d["metadata"]["name"], d["metadata"]["version"]) for d in found])
     elif resource.startswith(("strateg", "rolloutstrateg")):

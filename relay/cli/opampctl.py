@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from relay.cli import records, review, rollout
+from relay.cli import package, records, review, rollout
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
 from relay.cli.listing import tables
 from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
@@ -24,10 +24,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
 app.add_typer(agent_app, name="agent")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(package.app, name="package")
+app.add_typer(package.bundle_app, name="bundle")
 app.add_typer(records.audit_app, name="audit")
 app.add_typer(records.history_app, name="history")
 app.command()(review.diff)
 app.command()(review.validate)
+app.command()(package.prefetch)
 app.command("import")(review.import_agent)
 
 _NOT_FOUND = 404
@@ -48,8 +51,17 @@ _DOCUMENTS = {
     "strategy": ("RolloutStrategy", "strategies"),
     "rolloutstrategies": ("RolloutStrategy", "strategies"),
     "rolloutstrategy": ("RolloutStrategy", "strategies"),
+    "packageassignments": ("PackageAssignment", "packageassignments"),
+    "packageassignment": ("PackageAssignment", "packageassignments"),
+    "signingkeys": ("PackageSigningKey", "signingkeys"),
+    "signingkey": ("PackageSigningKey", "signingkeys"),
+    "packagesigningkeys": ("PackageSigningKey", "signingkeys"),
+    "packagesigningkey": ("PackageSigningKey", "signingkeys"),
 }
-_RESOURCES = "templates, assignments, strategies, regionvariables, regions, nodes, agents, drift, config HASH"
+_RESOURCES = (
+    "templates, assignments, packageassignments, strategies, regionvariables, signingkeys, regions, nodes, agents, "
+    "package-status, drift, config HASH"
+)
 
 
 def main() -> None:
@@ -101,7 +113,8 @@ def apply(
 @app.command()
 def delete(
     resource: Annotated[
-        str | None, typer.Argument(help="template, assignment, strategy, regionvariables or node")
+        str | None,
+        typer.Argument(help="what `get` lists of documents, or node"),
     ] = None,
     name: Annotated[
         str | None, typer.Argument(help="its name; a template's is NAME@VERSION, a node's REGION/NAME")
@@ -170,13 +183,18 @@ def get(
 ) -> None:
     """List documents, regions, nodes or agents."""
     form = form_of(output)
-    if (label or connected) and resource not in ("agents", "agent"):
-        raise usage(f"-l and --connected choose agents, not {resource}")
+    if connected and resource not in ("agents", "agent"):
+        raise usage(f"--connected chooses agents, not {resource}")
+    if label and resource not in ("agents", "agent", "package-status"):
+        raise usage(f"-l chooses agents, not {resource}")
     wanted = _labels(label or [])
     api = Api(server)
     if resource.lower() in _DOCUMENTS:
         plural = _DOCUMENTS[resource.lower()][1]
         found = [api.get("documents", plural, name)] if name else api.get("documents", plural)
+    elif resource in ("package-status", "packagestatus"):
+        package.package_status(api, wanted or None, form)
+        return
     elif resource == "drift":
         found = [entry for entry in api.get("drift") if name in (None, entry["agent"], entry["assignment"])]
     elif resource in ("config", "configs"):
@@ -259,7 +277,7 @@ def explain(
     from relay.policy.explain import lines
 
     print(f"agent {found['agent']} in region {found['region']}")
-    for line in [*lines(found["slots"]), *found["notes"]]:
+    for line in [*lines(found["slots"], found["packages"]), *found["notes"]]:
         print(line)
     for attempt in found["attempts"]:
         said = f": {attempt['error_message']}" if attempt["error_message"] else ""

@@ -1,0 +1,153 @@
+"""Archives for sites that no network reaches: documents and package files in one tar, each named by its SHA-256.
+
+`manifest.json` comes first and says what is inside; who reads believes nothing that does not hash to its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Self
+
+FORMAT = "opamp-relay-archive/1"
+_READ_BYTES = 1 << 20
+_MAX_MANIFEST_BYTES = 64 << 20
+
+
+class BadArchive(Exception):
+    """It cannot be used; the message says why."""
+
+
+class _Open:
+    """A tar that is closed at the end of a `with`."""
+
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tar.fileobj is not None:
+            self._tar.fileobj.close()
+
+
+class Writer(_Open):
+    """Writes an archive. The manifest must be known first; `finish` after the last file."""
+
+    def __init__(self, path: Path, packages: list[dict[str, Any]], documents: list[dict[str, Any]]) -> None:
+        super().__init__(tarfile.open(path, "w"))  # noqa: SIM115  closed by `with`
+        manifest = {"format": FORMAT, "packages": packages, "documents": documents}
+        self._add("manifest.json", json.dumps(manifest, indent=1, sort_keys=True).encode())
+
+    def _add(self, name: str, content: bytes) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        self._tar.addfile(entry, io.BytesIO(content))
+
+    def add_file(self, sha256: str, size: int, content: IO[bytes]) -> None:
+        """Add a package file as it is read; it must be the one that it is said to be.
+
+        Raises:
+            BadArchive: it is another one.
+        """
+        entry = tarfile.TarInfo(f"sha256/{sha256}")
+        entry.size = size
+        hashing = Hashing(content)
+        self._tar.addfile(entry, hashing)
+        if hashing.hexdigest() != sha256:
+            raise BadArchive(f"what came for {sha256} is another file")
+
+    def finish(self) -> None:
+        """Write the end."""
+        self._tar.close()
+
+
+class Hashing(io.RawIOBase):
+    """Reads from something and hashes what passes."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self._hash = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read on."""
+        content = self._source.read(size)
+        self._hash.update(content)
+        return content
+
+    def hexdigest(self) -> str:
+        """Of all that was read."""
+        return self._hash.hexdigest()
+
+
+class Reader(_Open):
+    """Reads an archive; `verify` before anything of it is used.
+
+    Raises:
+        BadArchive: it is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(tarfile.open(path, "r:"))  # noqa: SIM115  closed by `with`
+        except (tarfile.TarError, OSError) as error:
+            raise BadArchive(f"{path}: {error}") from None
+        try:
+            manifest = self._manifest()
+        except (tarfile.TarError, OSError, ValueError, BadArchive) as error:
+            self.__exit__()
+            raise BadArchive(f"{path}: {error}") from None
+        self.packages: list[dict[str, Any]] = manifest["packages"]
+        self.documents: list[dict[str, Any]] = manifest["documents"]
+        self._files = {member.name.removeprefix("sha256/"): member for member in self._tar if member.isfile()}
+
+    def _manifest(self) -> dict[str, Any]:
+        first = self._tar.next()
+        content = self._tar.extractfile(first) if first is not None and first.name == "manifest.json" else None
+        if first is None or content is None or first.size > _MAX_MANIFEST_BYTES:
+            raise BadArchive("not an archive of packages")
+        manifest: Any = json.load(content)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise BadArchive(f"not of the format {FORMAT}")
+        return manifest
+
+    def wanted(self) -> dict[str, int]:
+        """SHA-256 → bytes of every file that the manifest names."""
+        return {f["sha256"]: f["size"] for p in self.packages for f in p["files"]}
+
+    def verify(self) -> None:
+        """Hash every file that the manifest names.
+
+        Raises:
+            BadArchive: one is missing, or another one than it is said to be.
+        """
+        for sha256, size in self.wanted().items():
+            if sha256 not in self._files or self._files[sha256].size != size:
+                raise BadArchive(f"file {sha256} is missing, or not whole")
+            digest = hashlib.sha256()
+            for piece in self.read(sha256):
+                digest.update(piece)
+            if digest.hexdigest() != sha256:
+                raise BadArchive(f"file {sha256} was changed")
+
+    def read(self, sha256: str) -> Iterator[bytes]:
+        """The bytes of a file."""
+        content = self._tar.extractfile(self._files[sha256])
+        assert content is not None
+        while piece := content.read(_READ_BYTES):
+            yield piece
+
+    def open(self, sha256: str) -> IO[bytes]:
+        """A file, to be read and sought in."""
+        content = self._tar.extractfile(self._files[sha256])
+        assert content is not None
+        return content
