@@ -74,8 +74,8 @@ class Live:
         self.connection = connection
         self.asking = False
         """Waits to be asked for its full state."""
-        self.told = (b"", "")
-        """What it last told of packages: hash and status."""
+        self.told = b""
+        """The all_packages_hash that it last said to have installed."""
         self.new_uid: bytes | None = None
         """What it was told to use and has not used yet."""
         self.interval_s = 0.0
@@ -339,22 +339,23 @@ class Hub:
             _log.error("config_update_failed", error=status.error_message[:_LOGGED_CHARS], **common)
 
     def _package_status(self, live: Live) -> None:
-        offering = live.session.record.packages
-        if offering is None or live.told == (offering.hash, offering.status):
+        record = live.session.record
+        offering = record.packages
+        if offering is None:
             return
-        live.told = (offering.hash, offering.status)
-        if offering.status == "FAILED" or offering.again:
-            offer = self._cohorts.packages(live.session.record)
+        common = {"agent_id": record.agent_id, "packages_hash": offering.hash.hex()}
+        if offering.failed and not offering.failed[-1].at_ms:  # what it is offered instead stands there already
+            self._metrics.package_updates["failure"] += 1
+            _log.error("packages_not_installed", error=offering.failed[-1].error_message[:_LOGGED_CHARS], **common)
+        elif offering.again:
+            offer = self._cohorts.packages(record)
             for package in offer.packages if offer is not None else ():
                 self._packages.doubt(package.sha256.hex())
-        common = {"agent_id": live.session.record.agent_id, "packages_hash": offering.hash.hex()}
-        if offering.status == "APPLIED":
+        elif offering.status == "APPLIED" and live.told != offering.hash:
+            live.told = offering.hash
             self._metrics.package_updates["success"] += 1
             if self._telling:
                 _log.info("packages_installed", **common)
-        elif offering.status == "FAILED":
-            self._metrics.package_updates["failure"] += 1
-            _log.error("packages_not_installed", error=offering.reason[:_LOGGED_CHARS], **common)
 
     # ---- lent to sessions
 

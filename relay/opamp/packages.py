@@ -110,13 +110,13 @@ class PackageOffering(Offering):
         """Take the agent's PackageStatuses; None where it has sent none."""
         message = pb.PackageStatuses.FromString(statuses or b"")
         self.reported = message.server_provided_all_packages_hash
-        if self._stale is not None and _words(statuses or b"") == self._stale and _failing(message):
+        if self._stale is not None and _words(statuses or b"") == self._stale and self._failing_now(message):
             return
         if self.reported != self.hash:
             self.said(self.reported, "", "")
             return
         self._stale = None
-        failing = _failing(message)
+        failing = self._failing_now(message)
         for name in failing.keys() - self._failing:
             self._failures[name] = self._failures.get(name, 0) + 1
             self.again |= self._failures[name] < _TRIES
@@ -129,9 +129,22 @@ class PackageOffering(Offering):
             self.said(self.hash, APPLIED if self._is_installed(message) else APPLYING, "")
 
     def _is_installed(self, message: pb.PackageStatuses) -> bool:
-        installed = pb.PackageStatusEnum_Installed
-        held = {name: s.agent_has_hash for name, s in message.packages.items() if s.status == installed}
-        return bool(self.hashes) and all(held.get(name) == hash_ for name, hash_ in self.hashes)
+        return bool(self.hashes) and all(
+            name in message.packages and message.packages[name].agent_has_hash == hash_ for name, hash_ in self.hashes
+        )
+
+    def _failing_now(self, message: pb.PackageStatuses) -> dict[str, str]:
+        """Package that could not be installed → why; the empty name stands for all of them together.
+
+        What an agent has is installed, whatever it says of it: opamp-go leaves the words of an earlier failure there.
+        """
+        wanted = dict(self.hashes)
+        found = {
+            name: status.error_message or "could not be installed"
+            for name, status in message.packages.items()
+            if status.status == pb.PackageStatusEnum_InstallFailed and status.agent_has_hash != wanted.get(name)
+        }
+        return {**found, "": message.error_message} if message.error_message else found
 
     def inherit(self, old: Offering) -> None:
         """Take over what is remembered of the same agent under another instance_uid."""
@@ -152,16 +165,6 @@ class PackageOffering(Offering):
         super().take(message)
         self.reason = message.reason
         self.hashes = tuple((p.name, p.hash) for p in message.packages)
-
-
-def _failing(message: pb.PackageStatuses) -> dict[str, str]:
-    """Package that could not be installed → why; the empty name stands for all of them together."""
-    found = {
-        name: status.error_message or "could not be installed"
-        for name, status in message.packages.items()
-        if status.status == pb.PackageStatusEnum_InstallFailed
-    }
-    return {**found, "": message.error_message} if message.error_message else found
 
 
 def _words(statuses: bytes) -> bytes:

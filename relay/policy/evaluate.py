@@ -171,7 +171,9 @@ class Evaluator:
             hash_ = config_hash([(c.slot, c.content_hash) for c in choices], _retry(choices, key[3]))
         if fill is None or fill.files is None:
             return Decision(choices, hash_)
-        return Decision(choices, hash_, fill, packages.all_packages_hash(fill.files, _retry([fill], key[3])))
+        options = list(self.options(fill.assignment, key))
+        failed = sum(is_blocked(option, key[3]) for option in options)
+        return Decision(choices, hash_, fill, packages.all_packages_hash(fill.files, _retry([fill], key[3]), failed))
 
     def given(self, assignment: Assignment, key: CohortKey) -> Choice | None:
         """What a cohort would get of an assignment if no other were there; None for nothing."""

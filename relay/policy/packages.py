@@ -144,6 +144,10 @@ def package_hash(package: PublishedPackage, file: PackageFile) -> bytes:
     return sha256(canonical_json(told))
 
 
-def all_packages_hash(chosen: PackageSet, retry: int = 0) -> bytes:
-    """PackagesAvailable.all_packages_hash: of a set and the agent's retry generation."""
-    return sha256(chosen.content_hash + retry.to_bytes(4, "big"))
+def all_packages_hash(chosen: PackageSet, retry: int = 0, failed: int = 0) -> bytes:
+    """PackagesAvailable.all_packages_hash: of a set, the agent's retry generation, and how much else it failed at.
+
+    An agent that failed half way must look at the set that it had once more: under the old hash opamp-go takes itself to be
+    up to date.
+    """
+    return sha256(chosen.content_hash + retry.to_bytes(4, "big") + failed.to_bytes(4, "big"))

@@ -21,6 +21,8 @@ import pytest
 from relay.control import views
 from relay.node.app import Node
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.rollouts.test_engine import strategy
+from tests.packages import package_assignment, push
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 HERE = Path(__file__).parent
@@ -148,3 +150,43 @@ async def test_opamp_go_s_own_words_for_a_failure_arrive(programs: Programs) -> 
 
         await eventually(failed)
     await eventually(lambda: not next(iter(plane.fleet.agents.values())).connected)
+
+
+async def test_opamp_go_s_package_syncer_installs_and_fails_and_goes_back(programs: Programs, tmp_path: Path) -> None:
+    command = await asyncio.to_thread(go_agent)
+    plane = await programs.control_plane()
+    node = await programs.node(plane.ports["link"])
+    content = os.urandom(5_000_000)
+    await push(plane, content)
+    await push(plane, b"poison", version="2")
+    await push(plane, b"plugin", name="plugin", piece=1)
+    await apply(plane, package_assignment())
+    url = f"ws://127.0.0.1:{node.ports['websocket']}/v1/opamp"
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    options = ["-endpoint", url, "-name", "theirs", "-packages", str(folder)]
+
+    def offering() -> Any:
+        agents = list(plane.fleet.agents.values())
+        return agents[0].packages if agents else None
+
+    async with client(command, *options) as theirs:
+        first = await theirs.says("packages")
+        await eventually(lambda: offering() and offering().status == "APPLIED", 30)
+        assert (folder / "otelcol").read_bytes() == content
+        both = package_assignment().replace("]\n", ", {name: plugin, version: '1'}]\n")
+        await apply(plane, both)
+        assert (await theirs.says("packages"))["hash"] != first["hash"]
+        await eventually(lambda: (folder / "plugin").exists(), 40)
+        await eventually(lambda: offering().status == "APPLIED", 40)
+        assert node.downloads.sent_bytes == len(content) + len(b"plugin"), "what it has is not downloaded again"
+        await apply(plane, strategy("name: all, percentage: 100"), package_assignment("2", strategy="canary"))
+
+        async def rolled_back() -> bool:
+            return bool((await plane.rollouts.status("agents-3"))["state"] == "rolled_back")
+
+        await eventually(rolled_back, 60)
+        assert offering().failed[0].error_message.endswith("poison is not for me")
+        await eventually(lambda: offering().status == "APPLIED", 40)
+        assert (folder / "otelcol").read_bytes() == content
+        assert node.metrics.package_updates["failure"] == 1

@@ -111,3 +111,9 @@ def test_over_the_link_and_to_another_uid() -> None:
     heir = PackageOffering()
     heir.inherit(offering)
     assert (heir.hash, heir.hashes, heir.applied) == (b"set", OFFER.hashes, SLOTS)
+
+
+def test_what_an_agent_has_is_installed_whatever_it_says_of_it() -> None:
+    offering = offered()
+    offering.report(statuses(agent=(FAILED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
+    assert (offering.status, offering.again) == ("APPLIED", False)

@@ -493,7 +493,8 @@ SET, OTHER_SET = (
 def package_statuses(offer: PackagesOffer, status: int = pb.PackageStatusEnum_Installed) -> pb.PackageStatuses:
     message = pb.PackageStatuses(server_provided_all_packages_hash=offer.hash)
     message.packages["agent"].status = status  # type: ignore[assignment]
-    message.packages["agent"].agent_has_hash = offer.packages[0].hash
+    if status == pb.PackageStatusEnum_Installed:
+        message.packages["agent"].agent_has_hash = offer.packages[0].hash
     return message
 
 

@@ -46,6 +46,7 @@ func attribute(key, value string) *protobufs.KeyValue {
 func main() {
 	endpoint := flag.String("endpoint", "ws://127.0.0.1:4320/v1/opamp", "ws:// or http:// URL")
 	name := flag.String("name", "go-agent", "service.instance.id")
+	folder := flag.String("packages", "", "folder to install packages into; none: accept none")
 	flag.Parse()
 
 	var agent client.OpAMPClient = client.NewWebSocket(quiet{})
@@ -69,48 +70,61 @@ func main() {
 		protobufs.AgentCapabilities_AgentCapabilities_ReportsRemoteConfig |
 		protobufs.AgentCapabilities_AgentCapabilities_ReportsEffectiveConfig |
 		protobufs.AgentCapabilities_AgentCapabilities_ReportsHealth
+	settings := types.StartSettings{}
+	if *folder != "" {
+		capabilities |= protobufs.AgentCapabilities_AgentCapabilities_AcceptsPackages |
+			protobufs.AgentCapabilities_AgentCapabilities_ReportsPackageStatuses
+		settings.PackagesStateProvider = newStore(*folder)
+		// SetCapabilities refuses these two before Start, which alone sets the provider that they need.
+		settings.Capabilities = capabilities
+	}
 	_ = agent.SetAgentDescription(&protobufs.AgentDescription{
 		IdentifyingAttributes:    []*protobufs.KeyValue{attribute("service.name", "go"), attribute("service.instance.id", *name)},
 		NonIdentifyingAttributes: []*protobufs.KeyValue{attribute("tier", "production")},
 	})
 	_ = agent.SetHealth(&protobufs.ComponentHealth{Healthy: true})
 	_ = agent.SetCapabilities(&capabilities)
-	err = agent.Start(ctx, types.StartSettings{
-		OpAMPServerURL: *endpoint,
-		InstanceUid:    types.InstanceUid(uid),
-		Callbacks: types.Callbacks{
-			OnConnect:       func(context.Context) { say("connected", nil) },
-			OnConnectFailed: func(context.Context, error) { say("connect_failed", nil) },
-			OnError: func(_ context.Context, e *protobufs.ServerErrorResponse) {
-				say("server_error", map[string]string{"error": e.ErrorMessage})
-			},
-			OnMessage: func(ctx context.Context, message *types.MessageData) {
-				if message.RemoteConfig == nil {
-					return
-				}
-				hash := message.RemoteConfig.ConfigHash
-				say("config", map[string]string{"hash": fmt.Sprintf("%x", hash)})
-				status(hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING, "")
-				mutex.Lock()
-				body = message.RemoteConfig.Config.ConfigMap[""].Body
-				mutex.Unlock()
-				if strings.Contains(string(body), "rate: 13") {
-					status(hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, "thirteen is not a rate")
-					return
-				}
-				status(hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED, "")
-				_ = agent.UpdateEffectiveConfig(ctx)
-			},
-			GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) {
-				mutex.Lock()
-				defer mutex.Unlock()
-				return &protobufs.EffectiveConfig{ConfigMap: &protobufs.AgentConfigMap{
-					ConfigMap: map[string]*protobufs.AgentConfigFile{"": {Body: body}},
-				}}, nil
-			},
-			SaveRemoteConfigStatus: func(context.Context, *protobufs.RemoteConfigStatus) {},
+	settings.OpAMPServerURL = *endpoint
+	settings.InstanceUid = types.InstanceUid(uid)
+	settings.Callbacks = types.Callbacks{
+		OnConnect:       func(context.Context) { say("connected", nil) },
+		OnConnectFailed: func(context.Context, error) { say("connect_failed", nil) },
+		OnError: func(_ context.Context, e *protobufs.ServerErrorResponse) {
+			say("server_error", map[string]string{"error": e.ErrorMessage})
 		},
-	})
+		OnMessage: func(ctx context.Context, message *types.MessageData) {
+			if message.PackageSyncer != nil {
+				say("packages", map[string]string{"hash": fmt.Sprintf("%x", message.PackagesAvailable.AllPackagesHash)})
+				if err := message.PackageSyncer.Sync(ctx); err != nil {
+					say("error", map[string]string{"error": err.Error()})
+				}
+			}
+			if message.RemoteConfig == nil {
+				return
+			}
+			hash := message.RemoteConfig.ConfigHash
+			say("config", map[string]string{"hash": fmt.Sprintf("%x", hash)})
+			status(hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING, "")
+			mutex.Lock()
+			body = message.RemoteConfig.Config.ConfigMap[""].Body
+			mutex.Unlock()
+			if strings.Contains(string(body), "rate: 13") {
+				status(hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_FAILED, "thirteen is not a rate")
+				return
+			}
+			status(hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED, "")
+			_ = agent.UpdateEffectiveConfig(ctx)
+		},
+		GetEffectiveConfig: func(context.Context) (*protobufs.EffectiveConfig, error) {
+			mutex.Lock()
+			defer mutex.Unlock()
+			return &protobufs.EffectiveConfig{ConfigMap: &protobufs.AgentConfigMap{
+				ConfigMap: map[string]*protobufs.AgentConfigFile{"": {Body: body}},
+			}}, nil
+		},
+		SaveRemoteConfigStatus: func(context.Context, *protobufs.RemoteConfigStatus) {},
+	}
+	err = agent.Start(ctx, settings)
 	if err != nil {
 		log.Fatal(err)
 	}
