@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from tests.bench import downloads
 from tests.bench.decisions import evaluation_seconds, plan_seconds
 
 HERE = Path(__file__).parent
@@ -29,6 +30,7 @@ BIN = Path(sys.executable).parent
 NODE_CORE, LOAD_CORE = "0", "1"
 AWAY_S = 60
 PROBE_S = 2.0
+PARTS = ["decisions", "heartbeats", "connects", "memory", "tls", "changes", "packages"]
 
 
 class Row:
@@ -323,6 +325,71 @@ def _command_rows(agents: int) -> list[Row]:
     return rows
 
 
+def packages(folder: Path) -> list[Row]:
+    from relay.testing.certificates import Authority
+
+    folder = folder / "packages"
+    folder.mkdir(mode=0o755)
+    file = folder / "file"
+    file.write_bytes(os.urandom(downloads.SIZE))
+    pair = Authority(folder).issue("node")
+    tls = folder / "tls.yaml"
+    tls.write_text(f"server: {{tls: {{enabled: true, cert_file: {pair.cert_file}, key_file: {pair.key_file}}}}}\n")
+    rows: list[Row] = []
+    with (
+        running(control_plane(folder)),
+        downloads.nginx(folder, file, pair.cert_file, pair.key_file, NODE_CORE) as is_there,
+    ):
+        downloads.push(file)
+        for kind, more, port in (
+            ("plain", [], downloads.NGINX_PORT),
+            ("TLS", ["-c", str(tls)], downloads.NGINX_TLS_PORT),
+        ):
+            with running(node(folder / kind, *more)) as server:
+                url = downloads.offered(4320, kind == "TLS")
+                before = resident_kib(server.pid)
+                ours, theirs = [], []
+                for _ in range(3):
+                    scheme = "https" if kind == "TLS" else "http"
+                    if is_there:
+                        theirs.append(downloads.download(f"{scheme}://127.0.0.1:{port}/file", LOAD_CORE))
+                    ours.append(downloads.download(url, LOAD_CORE))
+                rows += _download_rows(kind, ours, theirs, (resident_kib(server.pid) - before) / 1024)
+                if kind == "plain":
+                    rows += _beside_rows(url)
+    return rows
+
+
+def _download_rows(kind: str, ours: list[float], theirs: list[float], grown_mib: float) -> list[Row]:
+    figures = f"{sorted(ours)[1] / 1e6:,.0f} MB/s"
+    if theirs:
+        ratio = sorted(o / t for o, t in zip(ours, theirs, strict=True))[1]
+        figures += f"; nginx {sorted(theirs)[1] / 1e6:,.0f} MB/s; ratio {ratio:.2f}"
+    what = f"{downloads.SIZE // 1_000_000} MB x {downloads.AGENTS} agents, {kind}"
+    return [
+        Row(what, figures, "ratio >= 0.9" if kind == "plain" else "(said, not asked for)"),
+        Row("  the node's memory grew by", f"{grown_mib:.0f} MiB", "<= 64 MB"),
+    ]
+
+
+def _beside_rows(url: str) -> list[Row]:
+    fetched = metric("opamp_relay_blob_fetch_bytes_total") / downloads.SIZE
+    quiet = []
+    for busy in (False, True):
+        loads = [downloads.start(url, LOAD_CORE)] if busy else []
+        with running(probe(PROBE_S)) as watching:
+            assert watching.stdout is not None
+            quiet.append(json.loads(watching.stdout.readline()))
+        for load in loads:
+            load.wait()
+    idle, during = quiet
+    figures = f"{during['p99_ms']:.1f} ms, longest {during['max_ms']:.0f} ms; idle {idle['p99_ms']:.1f} ms"
+    return [
+        Row("  fetched from above, files", f"{fetched:.2f}", "1.00"),
+        Row("  heartbeats' p99 during it", figures, "<= idle + 20 ms"),
+    ]
+
+
 def decided(_: Path) -> list[Row]:
     plan, evaluation = (min(measure() for _ in range(3)) for measure in (plan_seconds, evaluation_seconds))
     return [
@@ -334,7 +401,7 @@ def decided(_: Path) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--agents", type=int, default=10_000)
-    parser.add_argument("parts", nargs="*", default=["decisions", "heartbeats", "connects", "memory", "tls", "changes"])
+    parser.add_argument("parts", nargs="*", default=PARTS)
     options = parser.parse_args()
     for tool in ("go", "taskset"):
         if shutil.which(tool) is None:
@@ -348,6 +415,7 @@ def main() -> None:
         "memory": lambda folder: memory(folder, options.agents, tls=False),
         "tls": lambda folder: memory(folder, options.agents, tls=True),
         "changes": lambda folder: changes(folder, options.agents),
+        "packages": packages,
     }
     print(f"{'measured on the whole path':<58}{'figure':<58}to reach", flush=True)
     with tempfile.TemporaryDirectory() as scratch:

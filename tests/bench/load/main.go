@@ -5,6 +5,9 @@
 //	                       the time a heartbeat was due. Every new config is taken, answered APPLIED, and reported as a
 //	                       line once all agents have it. Ends when standard input does.
 //
+//	load -mode download    as many downloads of -url at once as there are agents, each over a connection of its own; what
+//	                       comes is counted and thrown away
+//
 // Every line it prints is JSON.
 package main
 
@@ -19,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sort"
 	"strconv"
@@ -33,7 +37,8 @@ import (
 const capabilities = 0x3807
 
 var (
-	mode      = flag.String("mode", "heartbeat", "heartbeat or fleet")
+	mode      = flag.String("mode", "heartbeat", "heartbeat, fleet or download")
+	url       = flag.String("url", "", "what to download")
 	target    = flag.String("target", "127.0.0.1:4320", "host:port")
 	secure    = flag.Bool("tls", false, "speak TLS, trusting anybody")
 	count     = flag.Int("agents", 100, "how many agents")
@@ -408,9 +413,51 @@ func runHeartbeat() {
 
 func main() {
 	flag.Parse()
-	if *mode == "fleet" {
+	switch *mode {
+	case "fleet":
 		runFleet()
-	} else {
+	case "download":
+		runDownload()
+	default:
 		runHeartbeat()
 	}
+}
+
+// runDownload reads as many bytes as come, through a small buffer: what is measured is the server.
+func runDownload() {
+	transport := &http.Transport{
+		DisableKeepAlives: true, DisableCompression: true, ReadBufferSize: 256 << 10,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+	}
+	client := &http.Client{Transport: transport}
+	var bytes, failed atomic.Int64
+	var done sync.WaitGroup
+	began := time.Now()
+	for range *count {
+		done.Add(1)
+		go func() {
+			defer done.Done()
+			response, err := client.Get(*url)
+			if err != nil || response.StatusCode != http.StatusOK {
+				failed.Add(1)
+				return
+			}
+			defer response.Body.Close()
+			buffer := make([]byte, 256<<10)
+			for {
+				n, err := response.Body.Read(buffer)
+				bytes.Add(int64(n))
+				if err == io.EOF {
+					return
+				}
+				if err != nil {
+					failed.Add(1)
+					return
+				}
+			}
+		}()
+	}
+	done.Wait()
+	took := time.Since(began).Seconds()
+	say(map[string]any{"bytes": bytes.Load(), "failed": failed.Load(), "seconds": took})
 }
