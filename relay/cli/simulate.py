@@ -14,6 +14,8 @@ _WORDS = {
     "received": "received config",
     "applied": "applied config",
     "failed": "FAILED:",
+    "installed": "installed",
+    "not_installed": "NOT INSTALLED:",
     "disconnected": "disconnected",
     "unreachable": "cannot connect:",
 }

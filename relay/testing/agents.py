@@ -2,11 +2,13 @@
 
 A simulated agent does what a supervised Collector does: reports itself, takes configs, checks them (YAML, and pipelines
 that name what exists), reports APPLYING, then APPLIED or FAILED with a reason, sends heartbeats, comes back when cut off.
+It downloads the packages that it is offered, and throws them away once their hash is right.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +30,8 @@ CAPABILITIES = int(
     | Capability.REPORTS_HEALTH
     | Capability.REPORTS_REMOTE_CONFIG
     | Capability.REPORTS_HEARTBEAT
+    | Capability.ACCEPTS_PACKAGES
+    | Capability.REPORTS_PACKAGE_STATUSES
 )
 
 KINDS: dict[str, dict[str, str]] = {
@@ -37,7 +41,8 @@ KINDS: dict[str, dict[str, str]] = {
 """Two kinds of agents that a policy can tell apart."""
 
 Told = Callable[["SimulatedAgent", str, str], None]
-"""(agent, event, detail); events: connected, received, applied, failed, disconnected, unreachable."""
+"""(agent, event, detail); events: connected, received, applied, failed, installed, not_installed, disconnected,
+unreachable."""
 
 
 def _ignore(agent: SimulatedAgent, event: str, detail: str) -> None:
@@ -60,6 +65,9 @@ class SimulatedAgent:
     """The config in force (of slot "")."""
     status: pb.RemoteConfigStatus = field(default_factory=pb.RemoteConfigStatus)
     full_requests: int = 0
+    offer: pb.PackagesAvailable | None = None
+    """Packages that wait to be downloaded by who runs the agent."""
+    packages: pb.PackageStatuses = field(default_factory=pb.PackageStatuses)
 
     def report(self, **parts: Any) -> bytes:
         """An AgentToServer with these sub-messages; without any it is a heartbeat."""
@@ -85,6 +93,8 @@ class SimulatedAgent:
         }
         if self.applied is not None:
             parts["effective_config"] = self._effective()
+        if self.packages.server_provided_all_packages_hash:
+            parts["package_statuses"] = self.packages
         return self.report(**parts)
 
     def _effective(self) -> pb.EffectiveConfig:
@@ -104,7 +114,45 @@ class SimulatedAgent:
             out.append(self.full())
         if answer.HasField("remote_config"):
             out += self._take(answer.remote_config)
+        if answer.HasField("packages_available"):
+            self.offer = answer.packages_available
         return out
+
+    def lacking(self, offer: pb.PackagesAvailable) -> list[str]:
+        """Names of the packages of an offer that it does not have."""
+        held = self.packages.packages
+        return [name for name, p in offer.packages.items() if name not in held or held[name].agent_has_hash != p.hash]
+
+    def installing(self, offer: pb.PackagesAvailable) -> bytes:
+        """The report that it begins with an offer; what it has beyond it is gone."""
+        statuses = self.packages
+        statuses.server_provided_all_packages_hash = offer.all_packages_hash
+        for name in [name for name in statuses.packages if name not in offer.packages]:
+            del statuses.packages[name]
+        for name in self.lacking(offer):
+            entry, package = statuses.packages[name], offer.packages[name]
+            entry.name, entry.status, entry.error_message = name, pb.PackageStatusEnum_Downloading, ""
+            entry.server_offered_version, entry.server_offered_hash = package.version, package.hash
+        return self.report(package_statuses=statuses)
+
+    def installed(self, offer: pb.PackagesAvailable, problems: dict[str, str]) -> bytes:
+        """The report of how that ended.
+
+        Args:
+            problems: package → why it could not be installed.
+        """
+        for name in self.lacking(offer):
+            entry, package = self.packages.packages[name], offer.packages[name]
+            if name in problems:
+                entry.status, entry.error_message = pb.PackageStatusEnum_InstallFailed, problems[name]
+            else:
+                entry.status = pb.PackageStatusEnum_Installed
+                entry.agent_has_version, entry.agent_has_hash = package.version, package.hash
+        for name, reason in problems.items():
+            self.told(self, "not_installed", f"{name}: {reason}")
+        if not problems:
+            self.told(self, "installed", ", ".join(f"{n} {p.version}" for n, p in sorted(offer.packages.items())))
+        return self.report(package_statuses=self.packages)
 
     def _take(self, remote: pb.AgentRemoteConfig) -> list[bytes]:
         if remote.config_hash == self.status.last_remote_config_hash:
@@ -167,8 +215,9 @@ def fleet(count: int, *, prefix: str = "agent", chance: random.Random, told: Tol
 
 
 class _Socket(WSListener):
-    def __init__(self, agent: SimulatedAgent) -> None:
+    def __init__(self, agent: SimulatedAgent, offered: Callable[[], None]) -> None:
         self._agent = agent
+        self._offered = offered
         self._transport: WSTransport | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
@@ -184,6 +233,8 @@ class _Socket(WSListener):
         elif frame.msg_type is WSMsgType.BINARY:
             for message in self._agent.receive(frame.get_payload_as_bytes()[1:]):
                 self.send(message)
+            if self._agent.offer is not None:
+                self._offered()
 
     def send(self, body: bytes) -> None:
         if self._transport is not None:
@@ -233,7 +284,7 @@ class Simulation:
             try:
                 async with self._gate:
                     transport, listener = await ws_connect(
-                        lambda: _Socket(agent),
+                        lambda: self._socket(agent),
                         self.endpoint,
                         ssl_context=self._ssl,
                         use_aiofastnet=False,
@@ -256,6 +307,38 @@ class Simulation:
             agent.told(agent, "disconnected", "")
             await asyncio.sleep(self._chance.uniform(0.1, 1.0))
 
+    def _socket(self, agent: SimulatedAgent) -> _Socket:
+        def offered() -> None:
+            self._tasks.spawn(self._install(agent, socket.send), name=f"{agent.name}-install")
+
+        socket = _Socket(agent, offered)
+        return socket
+
+    async def _install(self, agent: SimulatedAgent, send: Callable[[bytes], None]) -> None:
+        offer, agent.offer = agent.offer, None
+        if offer is None:
+            return
+        send(agent.installing(offer))
+        problems: dict[str, str] = {}
+        async with self._gate, aiohttp.ClientSession() as client:
+            for name in agent.lacking(offer):
+                if reason := await self._download(client, offer.packages[name].file):
+                    problems[name] = reason
+        send(agent.installed(offer, problems))
+
+    async def _download(self, client: aiohttp.ClientSession, file: pb.DownloadableFile) -> str:
+        """Why a file cannot be used; empty where it can."""
+        digest = hashlib.sha256()
+        try:
+            async with client.get(file.download_url, ssl=self._ssl or True) as answer:
+                if answer.status != 200:
+                    return f"status {answer.status}: {(await answer.text()).strip()[:200]}"
+                async for piece in answer.content.iter_chunked(1 << 16):
+                    digest.update(piece)
+        except (aiohttp.ClientError, OSError) as error:
+            return str(error) or type(error).__name__
+        return "" if digest.digest() == file.content_hash else "the file is another one"
+
     async def _sleep_or_end(self, transport: WSTransport) -> None:
         ended = asyncio.ensure_future(transport.wait_disconnected())
         try:
@@ -273,6 +356,8 @@ class Simulation:
                         async with self._gate, client.post(self.endpoint, data=waiting.pop(0), ssl=self._ssl) as answer:
                             if answer.status == 200:
                                 waiting += agent.receive(await answer.read())
+                        if agent.offer is not None:
+                            await self._install(agent, waiting.append)
                 except (aiohttp.ClientError, OSError):
                     agent.told(agent, "disconnected", "")
                 await asyncio.sleep(self._heartbeat_s * self._chance.uniform(0.9, 1.1))

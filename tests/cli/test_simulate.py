@@ -18,7 +18,10 @@ def test_the_narrator_tells_a_line_an_event(capsys: pytest.CaptureFixture[str]) 
         out
         == "  demo-0001    gateway  received config abcdefabcdef\n  demo-0001    gateway  FAILED: no such receiver\n"
     )
-    assert narrator.line() == "connected 0  received 1  applied 0  failed 1  disconnected 0  unreachable 0"
+    assert (
+        narrator.line()
+        == "connected 0  received 1  applied 0  failed 1  installed 0  not_installed 0  disconnected 0  unreachable 0"
+    )
 
 
 async def test_agents_run_until_they_are_stopped(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import pytest
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.testing.agents import SimulatedAgent, Simulation, fleet, problem_with
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.packages import package_assignment, push
 
 GOOD = b"receivers: {otlp: {}}\nservice: {pipelines: {traces: {receivers: [otlp], exporters: []}}}"
 
@@ -73,3 +74,36 @@ async def test_many_agents_connect_apply_and_come_back(programs: Programs, schem
         await eventually(lambda: node.hub.connected == 20 and node.metrics.closed["slow_agent"] >= 20)
     assert node.metrics.full_state_requests == 0
     await simulation.stop()
+
+
+@pytest.mark.parametrize("scheme", ["ws", "http"])
+async def test_packages_are_downloaded_and_told(programs: Programs, scheme: str) -> None:
+    plane = await programs.control_plane()
+    node = await programs.node(plane.ports["link"])
+    await push(plane, b"package" * 1000)
+    await apply(plane, package_assignment())
+    told: list[tuple[str, str]] = []
+    agents = fleet(2, chance=random.Random(1), told=lambda _, event, detail: told.append((event, detail)))
+    url = f"{scheme}://127.0.0.1:{node.ports['websocket']}/v1/opamp"
+    simulation = Simulation(agents, url, heartbeat_s=0.1)
+    simulation.start()
+    await eventually(lambda: told.count(("installed", "otelcol 1")) == 2)
+    known = plane.fleet.agents
+    await eventually(lambda: sum(bool(a.packages and a.packages.status == "APPLIED") for a in known.values()) == 2)
+    await simulation.stop()
+
+
+def test_a_package_that_cannot_be_installed_is_said_so() -> None:
+    (agent,) = fleet(1, chance=random.Random(1))
+    offer = pb.PackagesAvailable(all_packages_hash=b"set")
+    offer.packages["a"].version = "1"
+    offer.packages["a"].hash = b"h"
+    agent.receive(pb.ServerToAgent(packages_available=offer).SerializeToString())
+    assert agent.offer is not None
+    assert agent.lacking(offer) == ["a"]
+    assert pb.AgentToServer.FromString(agent.installing(offer)).package_statuses.packages["a"].status == 4
+    said = pb.AgentToServer.FromString(agent.installed(offer, {"a": "no room"})).package_statuses.packages["a"]
+    assert (said.status, said.error_message) == (pb.PackageStatusEnum_InstallFailed, "no room")
+    agent.installed(offer, {})
+    assert agent.lacking(offer) == []
+    assert pb.AgentToServer.FromString(agent.full()).package_statuses.server_provided_all_packages_hash == b"set"
