@@ -94,7 +94,7 @@ class ControlPlane:
         data, kept = Path(settings.data_dir), settings.storage.packages
         blobs = Blobs(
             open_store(kept, data / "packages"),
-            BlobStore(data / "uploads", kept.max_bytes),
+            BlobStore(data / "uploads", kept.max_bytes, keep_free=kept.keep_free),
             max_file_bytes=kept.max_file_bytes,
         )
         packages = self.packages = Packages(

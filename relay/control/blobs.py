@@ -106,6 +106,9 @@ class Blobs:
                 raise TooLarge(
                     f"a package file may have {self._max_file_bytes} bytes (storage.packages.max_file_bytes)"
                 )
+            # Uploads that nobody goes on with make room, the oldest first.
+            if not await asyncio.to_thread(self._spool.make_room, len(content), {sha256}):
+                raise StoreError("no room for uploads (storage.packages.max_bytes, .keep_free)")
             await asyncio.to_thread(self._spool.append, sha256, content)
             return held + len(content)
 

@@ -144,7 +144,7 @@ class Node:
         folder = settings.data_dir or str(Path(self._settings.node.data_dir) / "packages")
         self._blob_source = BlobSource(self._settings.control_plane.endpoint, self._identity())
         return Packages(
-            BlobStore(Path(folder), settings.max_bytes),
+            BlobStore(Path(folder), settings.max_bytes, keep_free=settings.keep_free),
             self._blob_source.fetch,
             PackageRules(settings.public_url, settings.require_signature, settings.fetches),
             clock=self._clock,

@@ -259,7 +259,9 @@ class Packages:
                     if not made_room:
                         made_room = await asyncio.to_thread(blobs.make_room, total - offset, self._pinned() | {sha256})
                         if not made_room:
-                            raise StoreError("packages.max_bytes leaves no room for it beside what policy offers")
+                            raise StoreError(
+                                "no room for it beside what policy offers (packages.max_bytes, .keep_free)"
+                            )
                     self._metrics.blob_fetch_bytes += len(piece)
                     received += len(piece)
                     if received > total:

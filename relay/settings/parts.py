@@ -271,6 +271,8 @@ class PackageStorage(Part):
     """Of all packages together."""
     max_file_bytes: Size = 10 << 30
     """Of one file."""
+    keep_free: Size = 256 << 20
+    """Of the disk that uploads gather on: the database must not suffer from them."""
 
     @model_validator(mode="after")
     def _complete(self) -> PackageStorage:
@@ -300,6 +302,8 @@ class NodePackages(Part):
     """Of their bytes; empty: `packages` below `node.data_dir`."""
     max_bytes: Size = 20 << 30
     """Past it, those that were used longest ago go, never what policy offers now."""
+    keep_free: Size = 256 << 20
+    """Of the disk: policy and records must not suffer from packages."""
     public_url: str = Field(default="", pattern=r"^(https?://[^/?#\s]+)?$")
     """Where agents download; empty: the address by which each of them reached this node. Agents over gRPC need it."""
     require_signature: bool = False

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import threading
 from collections.abc import Container
 from pathlib import Path
@@ -21,15 +22,20 @@ _PARTIAL = ".part"
 
 
 class BlobStore:
-    """A folder of files, at most `max_bytes` of them: those that were used longest ago go first.
+    """A folder of files: those that were used longest ago go first.
+
+    Args:
+        max_bytes: of all files together.
+        keep_free: bytes of the disk that stay free for others, as policy and records, whatever `max_bytes` allows.
 
     Raises:
         StoreError: the folder cannot be made or read.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, *, keep_free: int = 0) -> None:
         self._folder = folder
         self._max_bytes = max_bytes
+        self._keep_free = keep_free
         self._guard = threading.Lock()
         self._sizes: dict[str, int] = {}
         """File name (a partial one too) → bytes, the one that was used longest ago first."""
@@ -162,15 +168,21 @@ class BlobStore:
         """Remove files that are not pinned until `size` bytes more may be written; False where that is not enough."""
         with self._guard:
             names = list(self._sizes)
-            used = sum(self._sizes.values())
         for name in names:
-            if used + size <= self._max_bytes:
-                break
+            if self._has_room(size):
+                return True
             sha256 = name.removesuffix(_PARTIAL)
             if sha256 not in pinned:
-                used -= self._sizes.get(name, 0)
                 self.remove(sha256)
-        return used + size <= self._max_bytes
+        return self._has_room(size)
+
+    def _has_room(self, size: int) -> bool:
+        if self.used_bytes + size > self._max_bytes:
+            return False
+        try:
+            return shutil.disk_usage(self._folder).free - size >= self._keep_free
+        except OSError:
+            return True  # writing will tell
 
     def drop_oldest(self, pinned: Container[str]) -> bool:
         """Remove the file that was used longest ago and is not pinned: the disk is full before we are. False for none."""

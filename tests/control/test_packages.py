@@ -206,3 +206,23 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     await agent.install(await agent.wait())
     await eventually(lambda: state_is("completed"), within_s=15)
     await agent.close()
+
+
+async def test_without_a_strategy_the_settings_canary_goes_first(programs: Programs) -> None:
+    update = {"canary_percentage": 5, "canary_duration": "1h", "approval_required": True}
+    plane = await programs.control_plane(policies={"package_update": update})
+    await push(plane, b"one")
+    await apply(plane, TEMPLATE, assignment("config"), package_assignment())
+    assert (await plane.rollouts.status("config-1"))["state"] == "completed", "that is of packages alone"
+    waiting = await plane.rollouts.status("agents-1")
+    assert waiting["state"] == "pending_approval"
+    assert [(s["name"], s["percentage"]) for s in waiting["stages"]] == [("canary", 5), ("all", 100)]
+    assert (await plane.rollouts.approve("agents-1", "bob", waiting["digest"]))["state"] == "running"
+
+
+async def test_uploads_that_nobody_goes_on_with_make_room(programs: Programs) -> None:
+    plane = await programs.control_plane(storage={"packages": {"max_bytes": 100}})
+    await plane.packages.blobs.receive(digest(b"first"), 0, b"f" * 60)
+    await plane.packages.blobs.receive(digest(b"second"), 0, b"s" * 60)
+    assert await plane.packages.blobs.received(digest(b"first")) == (0, False)
+    assert await plane.packages.blobs.received(digest(b"second")) == (60, False)

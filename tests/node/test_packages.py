@@ -241,6 +241,33 @@ async def test_a_fetch_that_is_cut_goes_on_where_it_ended(programs: Programs, ag
     await upstream.stop()
 
 
+async def test_a_node_that_was_killed_half_way_goes_on(programs: Programs, agents: list[PackageAgent]) -> None:
+    upstream, node = await scripted(programs, CONTENT)
+    upstream.blobs[digest(CONTENT)] = CONTENT
+    upstream.cut_after = 1_500_000
+    agents.append(await PackageAgent.join(node))
+    await eventually(lambda: node.packages.problems)
+    await programs.stop(node)
+    upstream.cut_after = None
+    before = len(upstream.fetches)
+    again = await programs.node(upstream.port)
+    agents.append(await PackageAgent.join(again))
+    await agents[1].install(await agents[1].wait())
+    assert all(offset >= 1_500_000 for _, offset in upstream.fetches[before:])
+    await programs.stop(again)
+    await upstream.stop()
+
+
+async def test_an_empty_file(programs: Programs, agents: list[PackageAgent]) -> None:
+    plane = await programs.control_plane()
+    node = await programs.node(plane.ports["link"])
+    await push(plane, b"")
+    await apply(plane, package_assignment())
+    agents.append(await PackageAgent.join(node))
+    await agents[0].install(await agents[0].wait())
+    assert agents[0].content["otelcol"] == b""
+
+
 async def test_wrong_bytes_are_served_to_nobody(programs: Programs, agents: list[PackageAgent]) -> None:
     upstream, node = await scripted(programs, b"right" * 1000)
     name = digest(b"right" * 1000)

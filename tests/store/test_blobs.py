@@ -102,3 +102,13 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert store.used_bytes == 0
     assert not store.drop_oldest(set())
     assert (tmp_path / "README").exists()
+
+
+def test_what_must_stay_free_of_the_disk_stays_free(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, 1 << 62, keep_free=1 << 61)
+    assert not store.make_room(1, set())
+    name = put(store, CONTENT)
+    assert not store.make_room(1, {name})
+    assert store.holds(name)
+    assert not store.make_room(1, set())
+    assert not store.holds(name), "what nobody needs went first"
