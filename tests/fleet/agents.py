@@ -12,7 +12,8 @@ def record(name: str = "a", *, healthy: bool | None = True, accepts: bool = True
     message = pb.AgentToServer(instance_uid=made.instance_uid, capabilities=0x1803 if accepts else 0x1)
     message.agent_description.identifying_attributes.add(key="service.instance.id").value.string_value = name
     for key, value in attributes.items():
-        message.agent_description.non_identifying_attributes.add(key=key).value.string_value = value
+        name = key.replace("__", ".")
+        message.agent_description.non_identifying_attributes.add(key=name).value.string_value = value
     if healthy is not None:
         message.health.healthy = healthy
     made.merge(message, full=True)

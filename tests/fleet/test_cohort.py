@@ -6,6 +6,7 @@ from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
 from relay.policy.snapshot import ConfigContent, Published, Snapshot, build
 from tests.fleet.agents import record
+from tests.policy.filled import LINUX, filled, package
 from tests.policy.published import published, resources, revision
 
 
@@ -113,3 +114,23 @@ def test_what_is_prepared_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch)
     assert b"rate: 2" in offer.field
     assert cohorts.prepare(following) == {}
     assert cohorts.prepare(snapshot(published("a", stable=revision(3), selector=Selector(labels={"t": "x"})))) == {}
+
+
+def test_packages_of_a_cohort_and_what_an_agent_holds_of_them() -> None:
+    cohorts = Cohorts("local", "all")
+    agent = record(os__type="linux")
+    cohorts.change(filled(package("agent", "1", ("1", LINUX))))
+    offer = cohorts.packages(agent)
+    assert offer is not None
+    assert [(p.name, p.sha256) for p in offer.packages] == [("agent", bytes.fromhex("1" * 64))]
+    assert list(cohorts.wanted()) == [offer]
+    assert cohorts.offer(agent) is None
+    assert cohorts.packages(record("b", os__type="plan9")) is None
+    (assignment,) = cohorts.snapshot.assignments
+    (content,) = assignment.contents
+    assert cohorts.hash_of(content, agent) == offer.slots[0].content_hash
+    assert cohorts.hash_of(content, record("b", os__type="plan9")) is None
+    assert cohorts.change(filled(package("agent", "2", ("2", LINUX))))
+    newer = cohorts.packages(agent)
+    assert newer is not None
+    assert newer.hash != offer.hash

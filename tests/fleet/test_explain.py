@@ -5,6 +5,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.snapshot import build
 from tests.fleet.agents import record
+from tests.policy.filled import filled, package
 from tests.policy.published import published, resources, revision
 
 
@@ -44,3 +45,18 @@ def test_agents_that_cannot_be_offered_anything() -> None:
     state = link_pb2.AgentState(agent_id="x")
     notes = explain_agent(cohorts.evaluator, state, region="eu", trusted="all")["notes"]
     assert len(notes) == 2
+
+
+def test_attempts_at_packages() -> None:
+    cohorts = Cohorts("eu", "all")
+    cohorts.change(filled(package("agent", "1", ("1", {}))))
+    agent = record("x")
+    offer = cohorts.packages(agent)
+    assert offer is not None
+    agent.offer_packages(offer)
+    state = link_pb2.AgentState.FromString(agent.state())
+    found = explain_agent(cohorts.evaluator, state, region="eu", trusted="all")
+    assert found["packages"]["assignment"] == "p"
+    assert found["attempts"][-1]["hash"] == offer.hash.hex()
+    assert found["attempts"][-1]["status"] == "OFFERED"
+    assert found["notes"] == ["the agent does not accept packages: it is offered none"]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from relay.fleet.cohort import Cohorts
 from relay.fleet.guard import frozen_rollouts, halted_rollouts, judge
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.record import Record
 from relay.policy.snapshot import ConfigContent, Content, Snapshot, build
 from tests.fleet.agents import record
+from tests.policy.filled import filled, package
 from tests.policy.published import published, resources, revision
 
 
@@ -75,3 +77,20 @@ def test_candidates_freeze_when_the_policy_is_too_old() -> None:
     assert frozen_rollouts(snapshot(), 59) == frozenset()
     assert frozen_rollouts(snapshot(), 61) == {"a-1"}
     assert frozen_rollouts(snapshot(candidate_ttl_s=None), 1e9) == frozenset()
+
+
+def test_packages_are_guarded_alike() -> None:
+    old, new = (package("agent", digit, (digit, {"os.type": "linux"})) for digit in "12")
+    policy = filled(old, candidate=new, threshold=1 << 52, rollout={"local_guard": {"max_failures": 1}})
+    cohorts = Cohorts("eu", "all")
+    cohorts.change(policy)
+    agents = [record(name, healthy=False, os__type=os) for name, os in (("a", "linux"), ("b", "plan9"))]
+    offer = cohorts.packages(agents[0])
+    assert offer is not None
+    agents[0].offer_packages(offer)
+    assert judge(policy, agents, {}, cohorts.hash_of) == {}
+    assert agents[0].packages is not None
+    agents[0].packages.baseline = (True,)
+    agents[0].packages.said(offer.hash, "APPLIED", "")
+    assert agents[0].runs(offer.slots[0].content_hash)
+    assert judge(policy, agents, {}, cohorts.hash_of) == {"p-1/0": "1 of 1 agents failed or are unhealthy on it"}

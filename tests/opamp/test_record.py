@@ -2,6 +2,7 @@ from typing import Any
 
 from relay.ids import InstanceUid
 from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
@@ -193,3 +194,46 @@ def test_memory_goes_with_the_agent_to_its_next_uid_and_over_a_restart_of_the_no
     back = Record.from_stored(new.stored(new.state(), sequence_exact=True))
     assert (back.config.failed, back.config.slots, back.config.applied) == (new.config.failed, (A1,), ())
     assert (back.config.baseline, back.config.offered_at_ms, back.config.restarts) == ((True,), 1, 0)
+
+
+SET = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"c"),), (("agent", b"h"),))
+
+
+def says_of_packages(record: Record, status: int, held: bytes = b"") -> None:
+    said = pb.PackageStatuses(server_provided_all_packages_hash=b"set")
+    said.packages["agent"].status = status  # type: ignore[assignment]
+    said.packages["agent"].agent_has_hash = held
+    record.merge(pb.AgentToServer(instance_uid=record.instance_uid, package_statuses=said), full=False)
+
+
+def test_packages_are_remembered_beside_configs() -> None:
+    record = Record(UID, 0)
+    assert record.packages_reported() == b""
+    offered(record, A1)
+    record.offer_packages(SET)
+    assert record.packages_reported() == b""
+    assert record.held == (A1, *SET.slots)
+    says_of_packages(record, pb.PackageStatusEnum_InstallFailed)
+    says_of_packages(record, pb.PackageStatusEnum_Installing)
+    record.cohort = object()
+    says_of_packages(record, pb.PackageStatusEnum_InstallFailed)
+    assert record.cohort is None
+    assert [f.content_hash for f in record.failures] == [b"c"]
+    assert record.healthy_before(b"c") is None
+    assert record.healthy_before(b"unknown") is None
+    back = Record.from_stored(record.stored(record.state(), sequence_exact=True))
+    assert back.packages is not None
+    assert (back.packages.failed_hash, back.packages_reported(), back.failures) == (b"set", b"set", record.failures)
+    heir = Record(UID, 0)
+    heir.inherit(record)
+    assert heir.failures == record.failures
+
+
+def test_packages_that_it_came_with() -> None:
+    record = Record(UID, 0)
+    says_of_packages(record, pb.PackageStatusEnum_Installed, b"h")
+    assert record.packages_reported() == b"set"
+    assert record.offer_packages(SET, held=True)
+    assert record.packages is not None
+    assert record.runs(b"c")
+    assert not record.runs(b"other")

@@ -2,7 +2,6 @@ from typing import Any
 
 from relay.policy.evaluate import NOTHING, CohortKey, Evaluator, config_hash
 from relay.policy.model import Selector
-from relay.policy.packages import PublishedPackage
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
 from relay.policy.snapshot import (
@@ -13,9 +12,8 @@ from relay.policy.snapshot import (
     Snapshot,
     assignment_resource,
     build,
-    package_resource,
-    yanked_resource,
 )
+from tests.policy.filled import LINUX, WINDOWS, filled, package
 from tests.policy.published import config, published, resources, revision
 
 
@@ -179,24 +177,8 @@ def test_each_revision_has_its_own_priority_and_slot() -> None:
         assert [c.slot for c in decision.choices] == (["y"] if on else [""])
 
 
-LINUX, WINDOWS = {"os.type": "linux"}, {"os.type": "windows"}
-
-
 def fleet_of(**attributes: str) -> Facts:
     return Facts("x", {}, attributes)
-
-
-def filled(*versions: PublishedPackage, yanked: list[str] | None = None, **more: Any) -> Evaluator:
-    """`versions` are stable, as one set."""
-    stable = PackageRevision(packages=[v.pin for v in versions])
-    held = [package_resource(v) for v in versions]
-    assignment = assignment_resource(PACKAGES, Published(name="p", stable=stable, rollout=None, **more))
-    return Evaluator(build(dict([*held, assignment, yanked_resource(yanked or [])])))
-
-
-def package(name: str, version: str, *files: tuple[str, dict[str, str]]) -> PublishedPackage:
-    listed = [{"sha256": digit * 64, "size": 1, "attributes": attributes} for digit, attributes in files]
-    return PublishedPackage.model_validate({"name": name, "version": version, "files": listed})
 
 
 def files_of(subject: Evaluator, agent: Facts, **more: Any) -> list[str]:
@@ -206,7 +188,7 @@ def files_of(subject: Evaluator, agent: Facts, **more: Any) -> list[str]:
 
 def test_each_agent_takes_the_files_that_are_for_it() -> None:
     agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS), ("3", {**LINUX, "host.arch": "arm64"}))
-    subject = filled(agent, package("plugin", "1", ("4", {})))
+    subject = Evaluator(filled(agent, package("plugin", "1", ("4", {}))))
     assert files_of(subject, fleet_of(**LINUX)) == ["1", "4"]
     assert files_of(subject, fleet_of(**LINUX, **{"host.arch": "arm64"})) == ["3", "4"], "the closest one"
     assert files_of(subject, fleet_of(**WINDOWS)) == ["2", "4"]
@@ -215,15 +197,15 @@ def test_each_agent_takes_the_files_that_are_for_it() -> None:
 
 def test_what_was_yanked_or_failed_is_offered_to_nobody() -> None:
     agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS))
-    assert files_of(filled(agent, yanked=["agent@1"]), fleet_of(**LINUX)) == []
-    assert files_of(filled(agent, yanked=["agent@2"]), fleet_of(**LINUX)) == ["1"]
-    whole = filled(agent)
+    assert files_of(Evaluator(filled(agent, yanked=("agent@1",))), fleet_of(**LINUX)) == []
+    assert files_of(Evaluator(filled(agent, yanked=("agent@2",))), fleet_of(**LINUX)) == ["1"]
+    whole = Evaluator(filled(agent))
     decision = whole.decide(whole.key(fleet_of(**LINUX), 8))
     assert decision.packages is not None
     assert decision.choices == ()
     failed = (("", decision.packages.content_hash, 0),)
     assert files_of(whole, fleet_of(**LINUX), failed=failed) == []
-    retried = filled(agent, retry=1)
+    retried = Evaluator(filled(agent, retry=1))
     again = retried.decide(retried.key(fleet_of(**LINUX), 8, failed=failed))
     assert again.packages is not None
     assert again.packages_hash != decision.packages_hash
@@ -231,10 +213,7 @@ def test_what_was_yanked_or_failed_is_offered_to_nobody() -> None:
 
 def test_a_candidate_that_has_no_file_for_an_agent_leaves_it_where_it_is() -> None:
     one, two = package("agent", "1", ("1", LINUX), ("2", WINDOWS)), package("agent", "2", ("3", LINUX))
-    stable, candidate = (PackageRevision(packages=[v.pin]) for v in (one, two))
-    change = Rollout(id="p-1", candidate=candidate, threshold=EVERYONE)
-    going = assignment_resource(PACKAGES, Published(name="p", stable=stable, rollout=change))
-    subject = Evaluator(build(dict([package_resource(one), package_resource(two), going])))
+    subject = Evaluator(filled(one, candidate=two, threshold=EVERYONE))
     assert files_of(subject, fleet_of(**LINUX)) == ["3"]
     assert files_of(subject, fleet_of(**WINDOWS)) == ["2"]
     frozen = Evaluator(subject.snapshot, frozen={"p-1"})

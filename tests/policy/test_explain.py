@@ -8,6 +8,8 @@ from relay.policy.model import Selector
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
 from relay.policy.snapshot import Published, build
+from tests.policy import filled
+from tests.policy.filled import package
 from tests.policy.published import config, published, resources, revision
 
 PROD = Selector(labels={"tier": "prod"}, attributes={"os.type": "linux"})
@@ -94,3 +96,39 @@ def test_an_assignment_that_is_taken_from_the_agent() -> None:
     leaving = published(stable=revision(1, selector=PROD), candidate=elsewhere, threshold=EVERYONE)
     (slot,) = explained(leaving)
     assert slot["rejected"][0]["reason"] == "label tier is prod, must be dev"
+
+
+def explained_packages(held: dict[str, bytes], *, failed: Any = (), os: str = "linux") -> dict[str, Any]:
+    evaluator = Evaluator(build(held))
+    _, packages = explain.explain(evaluator, Facts("x", {}, {"os.type": os}), 8, failed=failed)
+    assert packages is not None
+    return packages
+
+
+def test_packages_and_why_not_others() -> None:
+    linux, windows = (
+        package("agent", "1", (digit, {"os.type": os})) for digit, os in (("1", "linux"), ("2", "windows"))
+    )
+    both = filled.resources(linux, name="l") | filled.resources(windows, name="w", priority=3)
+    found = explained_packages(both)
+    assert (found["assignment"], found["packages"]) == ("l", {"agent": {"version": "1", "sha256": "1" * 64}})
+    assert found["rejected"] == [{"assignment": "w", "reason": "package agent@1 has no file for this agent"}]
+    told = explain.lines([], found)
+    assert told[0] == "packages: l, stable revision"
+    assert f"    agent 1 (sha256 {'1' * 12})" in told
+    nothing = explained_packages(filled.resources(linux), os="plan9")
+    assert (nothing["assignment"], nothing["packages_hash"]) == (None, "")
+    yanked = explained_packages(filled.resources(linux, yanked=("agent@1",)))
+    assert yanked["rejected"][0]["reason"] == "package agent@1 was yanked"
+    lower = explained_packages(filled.resources(linux, name="a") | filled.resources(linux, name="b", priority=-1))
+    assert lower["rejected"][0]["reason"] == "PackageAssignment a has priority 0, this one -1"
+    assert explain.explain(Evaluator(build(resources())), Facts("x", {}, {}), 8)[1] is None
+
+
+def test_an_assignment_that_moves_to_another_slot() -> None:
+    going = published(threshold=EVERYONE, stable=revision(1), candidate=revision(2))
+    assert going.rollout is not None
+    moved = going.rollout.candidate.model_copy(update={"slot": "y"})
+    there, here = explained(going.model_copy(update={"rollout": going.rollout.model_copy(update={"candidate": moved})}))
+    assert (there["slot"], there["assignment"], here["slot"], here["assignment"]) == ("", None, "y", "a")
+    assert there["rejected"] == [{"assignment": "a", "reason": "it gives the agent slot y"}]

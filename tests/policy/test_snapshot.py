@@ -1,5 +1,13 @@
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import CONFIG, assignment_resource, build, template_resource
+from relay.policy.snapshot import (
+    CONFIG,
+    assignment_resource,
+    build,
+    keys_resource,
+    prefetch_resource,
+    template_resource,
+)
+from tests.policy import filled
 from tests.policy.published import TEMPLATE, VARIABLES, config, published, resources, revision
 
 
@@ -80,3 +88,26 @@ def test_a_template_with_undeclared_placeholders_is_refused() -> None:
 def test_kinds_of_a_later_version_are_held_and_not_looked_at() -> None:
     assert build({"Novelty/x": b"?"}).rejected == {}
     assert VARIABLES.key == "local"
+
+
+def test_lists_that_cannot_be_read_stay_as_they_were() -> None:
+    agent = filled.package("agent", "1", ("1", {}))
+    good = filled.resources(agent, yanked=("agent@1",)) | dict(
+        [keys_resource([b"k" * 32], {"release": "pem"}), prefetch_resource(["1" * 64])]
+    )
+    before = build(good)
+    assert (before.yanked, before.download_keys) == ({"agent@1"}, (b"k" * 32,))
+    assert (before.signing_keys, before.prefetch) == ({"release": "pem"}, {"1" * 64})
+    after = build(good | {"Yanked/packages": b"{}", "Keys/packages": b"[]", "Prefetch/packages": b"x"}, before)
+    assert set(after.rejected) == {"Yanked/packages", "Keys/packages", "Prefetch/packages"}
+    assert (after.yanked, after.download_keys, after.prefetch) == (before.yanked, before.download_keys, frozenset())
+    assert "6b6b" not in repr(after), "keys are not for logs"
+
+
+def test_a_package_that_is_not_valid_holds_back_its_assignment_alone() -> None:
+    agent = filled.package("agent", "1", ("1", {}))
+    held = filled.resources(agent) | resources(published("good", stable=revision()))
+    held[f"Package/{agent.pin}"] = b"{}"
+    snapshot = build(held)
+    assert [a.published.name for a in snapshot.assignments] == ["good"]
+    assert set(snapshot.rejected) == {f"Package/{agent.pin}", "PackageAssignment/p"}
