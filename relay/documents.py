@@ -191,7 +191,7 @@ def parse_duration(text: str) -> float:
         ValueError: not a duration, or one of more than ten years.
     """
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 15m, 1h30m")
+        raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 15m, 1h30m, 90d")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
     if seconds > MAX_DURATION_S:
         raise ValueError(f"{text[:40]} is longer than ten years")

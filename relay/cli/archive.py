@@ -100,7 +100,7 @@ class Reader(_Open):
         try:
             super().__init__(tarfile.open(path, "r:"))  # noqa: SIM115  closed by `with`
         except (tarfile.TarError, OSError) as error:
-            raise BadArchive(f"{path}: {error}") from None
+            raise BadArchive(f"{path}: not an archive of packages ({error})") from None
         try:
             manifest = self._manifest()
         except (tarfile.TarError, OSError, ValueError, BadArchive) as error:

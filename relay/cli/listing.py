@@ -37,7 +37,10 @@ def tables(resource: str, found: list[dict[str, Any]]) -> None:
         columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "rejected")
         for node in found:
             node["policy_age_s"] = None if node["policy_age_s"] is None else round(node["policy_age_s"], 1)
-            node["rejected"] = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
+            refused = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
+            node["rejected"] = refused + [
+                f"package {p['sha256'][:12]}: {p['reason']}" for p in node["package_problems"]
+            ]
         table(columns, [[node[c] for c in columns] for node in found])
     elif resource == "regions":
         columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")

@@ -213,7 +213,8 @@ def get(
         if name and not found:
             raise RefusedByServer(404, [f"there is no {resource.removesuffix('s')} {name}"])
     else:
-        raise usage(f"{resource} is not one of {_RESOURCES}")
+        hint = "; packages are listed by `opampctl package list`" if resource.startswith("package") else ""
+        raise usage(f"{resource} is not one of {_RESOURCES}{hint}")
     if form != "table":
         show(found[0] if name else found, form)
     else:

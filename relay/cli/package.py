@@ -221,6 +221,8 @@ def prefetch(
     """Let regions fetch a version before any agent needs it."""
     told = api_of(server, who).post("packages", *_parts(key), "prefetch", body={"regions": region or []})
     print(f"Package/{key}: {', '.join(told['regions'])} will fetch it")
+    if told["unknown"]:
+        print(f"warning: no node of region {', '.join(told['unknown'])} is known yet", file=sys.stderr)
 
 
 def package_status(api: Api, labels: list[str] | None, form: str) -> None:
@@ -277,6 +279,15 @@ def _export(api: Api, path: Path, packages: list[dict[str, Any]], documents: lis
     from relay.cli.archive import BadArchive, Writer
 
     kept = [p for p in packages if not p["yanked"]]
+    there = {f"{p['name']}@{p['version']}" for p in kept}
+    wanted = {
+        f"{p['name']}@{p['version']}"
+        for d in documents
+        if d["kind"] == "PackageAssignment"
+        for p in d["spec"]["packages"]
+    }
+    if missing := sorted((wanted or {f"{p['name']}@{p['version']}" for p in packages if not documents}) - there):
+        raise RefusedByServer(0, [f"{', '.join(missing)} was yanked, and cannot be taken along"])
     files = {f["sha256"]: f["size"] for p in kept for f in p["files"]}
     unfinished = path.with_name(path.name + ".part")
     try:
@@ -327,6 +338,6 @@ def _push_all(api: Api, path: Path, archive: Reader) -> None:
 def _apply(api: Api, path: Path, documents: list[dict[str, Any]]) -> None:
     from relay.cli.output import as_yaml
 
-    text = "---\n".join(as_yaml(document) for document in documents)
-    for item in api.post("apply", body={"sources": [{"source": str(path), "text": text}]})["documents"]:
+    sources = [{"source": f"{path}: {d['kind']}/{d['metadata']['name']}", "text": as_yaml(d)} for d in documents]
+    for item in api.post("apply", body={"sources": sources})["documents"]:
         print(f"{item['kind']}/{item['name']} {item['action']}")

@@ -213,7 +213,7 @@ def undo(
 ) -> None:
     """Ask again for what an assignment was before: a new rollout, by the assignment's strategy."""
     done = api_of(server, who).post("assignments", assignment, "undo", body={"to": to})
-    print(f"ConfigAssignment/{assignment} {done['action']}: rollout {done['rollout']}")
+    print(f"{done['kind']}/{assignment} {done['action']}: rollout {done['rollout']} to {done['to']}")
 
 
 @app.command()

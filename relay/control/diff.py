@@ -76,11 +76,12 @@ class Diffs:
             old, new = (self._decide(evaluator, agent) for evaluator in evaluators[region])
             if old.hashes == new.hashes:
                 continue
-            name = agent.agent_id
+            name, is_orphan = agent.agent_id, new == NOTHING
+            old, new = _changed(old, new)
             pairs.setdefault((old.hashes, new.hashes), _Pair(old, new)).agents.append(name)
             by_region[region] += 1
             by_assignment.update({*old.assignments, *new.assignments})
-            if new == NOTHING:
+            if is_orphan:
                 orphans.append(name)
             elif missing := await self._missing(agent, new, lists):
                 lacking.append({"agent": name, "components": missing})
@@ -140,6 +141,27 @@ def _components(decision: Decision) -> dict[str, set[str]]:
         for section, names in collector.components(choice.config.template.spec.config).items():
             found.setdefault(section, set()).update(names)
     return found
+
+
+def _changed(old: Decision, new: Decision) -> tuple[Decision, Decision]:
+    """The parts of two decisions that differ: of slots those that hold something else, packages only where they do."""
+    kept = {(c.slot, c.content_hash, c.assignment.published.name) for c in old.choices}
+    kept &= {(c.slot, c.content_hash, c.assignment.published.name) for c in new.choices}
+    found = []
+    for decision in (old, new):
+        choices = tuple(
+            c for c in decision.choices if (c.slot, c.content_hash, c.assignment.published.name) not in kept
+        )
+        same_config, same_packages = old.config_hash == new.config_hash, old.packages_hash == new.packages_hash
+        found.append(
+            Decision(
+                choices,
+                NOTHING.config_hash if same_config else decision.config_hash,
+                None if same_packages else decision.packages,
+                b"" if same_packages else decision.packages_hash,
+            )
+        )
+    return found[0], found[1]
 
 
 def _hash(decision: Decision) -> str | None:

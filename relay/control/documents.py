@@ -170,6 +170,8 @@ class Documents:
         if state is None or state.declared == state.stable or state.pending or (state.rollout and state.rollout.active):
             return ()
         latest = f"{state.name}-{state.number}"
+        if state.declared is not None and (gone := state.declared.versions & self.current.yanked):
+            return (f"package {', '.join(sorted(gone))} was yanked; assign another version",)
         return (
             f"what it asks for was taken back or refused ({latest}); `opampctl rollout retry {latest}` begins anew",
         )
@@ -339,8 +341,8 @@ def _applied(document: AnyDocument, action: str, before: AnyDocument | None, war
         document.kind,
         document.key,
         action,
-        before.model_dump(exclude_unset=True) if before else None,
-        None if action == "deleted" else document.model_dump(exclude_unset=True),
+        before.model_dump(exclude_defaults=True) if before else None,
+        None if action == "deleted" else document.model_dump(exclude_defaults=True),
         warnings,
     )
 

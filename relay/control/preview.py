@@ -37,7 +37,9 @@ class Previews:
         node = self._fleet.nodes[agent.node]
         evaluator = await self.evaluator(node.region, frozenset(node.halted), node.policy_age_s or 0.0)
         state = link_pb2.AgentState.FromString(agent.state)
-        explained = explain_agent(evaluator, state, region=node.region, trusted=node.trusted)
+        explained = explain_agent(
+            evaluator, state, region=node.region, trusted=node.trusted, withheld=node.blob_problems
+        )
         if not node.connected:
             explained["notes"].append(f"node {agent.node} cannot be heard: it decides by the policy that it has")
         return explained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from relay.fleet.facts import facts_of
@@ -16,12 +17,18 @@ from relay.policy.explain import explain
 
 
 def explain_agent(
-    evaluator: Evaluator, state: link_pb2.AgentState, *, region: str, trusted: Literal["all"] | tuple[str, ...]
+    evaluator: Evaluator,
+    state: link_pb2.AgentState,
+    *,
+    region: str,
+    trusted: Literal["all"] | tuple[str, ...],
+    withheld: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """`{agent, region, slots, packages, attempts, notes}`; see `relay.policy.explain`.
 
     Args:
         trusted: attributes that count as labels.
+        withheld: SHA-256 of package files that the agent's node cannot give → why.
     """
     facts = facts_of(state.agent_description, state.agent_id, region, trusted)
     config, fill = state.config, state.packages
@@ -64,6 +71,9 @@ def explain_agent(
         )
     if packages is not None and not state.capabilities & capabilities.ACCEPTS_PACKAGES:
         notes.append("the agent does not accept packages: it is offered none")
+    for name, package in (packages or {"packages": {}})["packages"].items():
+        if reason := (withheld or {}).get(package["sha256"]):
+            notes.append(f"package {name} {package['version']} is not offered: {reason}")
     return {
         "agent": state.agent_id,
         "region": region,

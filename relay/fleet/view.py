@@ -52,6 +52,20 @@ def _config(subject: _Subject) -> dict[str, Any]:
     }
 
 
+def _packages(subject: _Subject) -> dict[str, Any]:
+    reported = pb.PackageStatuses.FromString(subject.state.package_statuses)
+    offering = subject.state.packages
+    return {
+        "offered_hash": offering.hash.hex(),
+        "status": offering.status,
+        "error_message": offering.reason,
+        "assignments": [slot.assignment for slot in offering.slots],
+        "installed": {
+            name: s.agent_has_version for name, s in sorted(reported.packages.items()) if s.agent_has_version
+        },
+    }
+
+
 _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "instance_uid": lambda s: format_uid(s.state.instance_uid),
     "agent_id": lambda s: s.state.agent_id or format_uid(s.state.instance_uid),
@@ -65,6 +79,7 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "attributes": lambda s: identity.attributes(s.state.agent_description),
     "capabilities": lambda s: capabilities.names(s.state.capabilities),
     "config": _config,
+    "packages": _packages,
     "effective_config_digest": lambda s: s.state.effective_config_digest.hex(),
     "first_seen": lambda s: rfc3339(s.state.first_seen_unix_ms),
     "last_change": lambda s: rfc3339(s.state.last_change_unix_ms),

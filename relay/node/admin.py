@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class Admin:
         metrics: NodeMetrics,
         condition: Callable[[], Condition],
         cohorts: Cohorts,
+        withheld: Callable[[], Mapping[str, str]],
         *,
         region: str,
         node: str,
@@ -54,6 +55,7 @@ class Admin:
         self._metrics = metrics
         self._condition = condition
         self._cohorts = cohorts
+        self._withheld = withheld
         self._region = region
         self._node = node
         self._trusted = trusted
@@ -138,7 +140,9 @@ class Admin:
         record = self._find(request.match_info["id"])
         state = link_pb2.AgentState.FromString(record.state())
         return web.json_response(
-            explain_agent(self._cohorts.evaluator, state, region=self._region, trusted=self._trusted)
+            explain_agent(
+                self._cohorts.evaluator, state, region=self._region, trusted=self._trusted, withheld=self._withheld()
+            )
         )
 
     def _find(self, name: str) -> Record:

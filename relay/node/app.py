@@ -187,6 +187,7 @@ class Node:
             metrics,
             self.condition,
             self.cohorts,
+            lambda: self.packages.problems,
             region=settings.node.region,
             node=settings.node.name,
             trusted=settings.trusted_attributes,

@@ -56,8 +56,8 @@ def public_key(pem: str) -> Ed25519PublicKey:
     """
     try:
         key = load_pem_public_key(pem.encode())
-    except Exception as error:  # the library's errors have no common base
-        raise ValueError(f"not a public key in PEM: {error}") from None
+    except Exception:  # the library's errors have no common base
+        raise ValueError("not a public key in PEM (`openssl pkey -pubout`)") from None
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("not an Ed25519 key")
     return key
@@ -71,8 +71,10 @@ def private_key(pem: bytes) -> Ed25519PrivateKey:
     """
     try:
         key = load_pem_private_key(pem, password=None)
-    except Exception as error:  # the library's errors have no common base
-        raise ValueError(f"not a private key in PEM: {error}") from None
+    except Exception:  # the library's errors have no common base
+        raise ValueError(
+            "not a private key in PEM without a passphrase (`openssl genpkey -algorithm ed25519`)"
+        ) from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("not an Ed25519 key")
     return key
@@ -97,7 +99,7 @@ def problem_with(package: PublishedPackage, file: PackageFile, keys: dict[str, E
     if not file.signature:
         return f"{package.key} is not signed"
     if file.key not in keys:
-        return f"{package.key} is signed with {file.key or 'a key'} that is not known"
+        return f"{package.key} is signed with {file.key or 'a key'}, and there is no PackageSigningKey of that name"
     if file.expires_ms and now_ms >= file.expires_ms:
         return f"the signature of {package.key} has expired"
     if _HEX.fullmatch(file.signature) is None:

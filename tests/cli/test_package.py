@@ -74,7 +74,7 @@ async def test_signed_with_a_key_of_the_policy(desk: Desk) -> None:
     private = desk.folder / "release.pem"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     refused = await push(desk, b"signed", "--sign", str(private))
-    assert (refused.status, "signed with release that is not known" in refused.err) == (1, True)
+    assert (refused.status, "there is no PackageSigningKey of that name" in refused.err) == (1, True)
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     document = {
         "apiVersion": "opamp.io/v1",
@@ -119,6 +119,11 @@ async def test_an_archive_takes_everything_to_another_site(desk: Desk, programs:
     assert "Package/otelcol@2 unchanged" in done.out
     assert "PackageAssignment/agents created" in done.out
     assert await desk.plane.packages.blobs.size(digest(CONTENT)) == len(CONTENT)
+    await desk.ctl("package", "yank", "otelcol@1")
+    for kind, more in (("package", ["otelcol@1"]), ("bundle", [])):
+        refused = await desk.ctl(kind, "export", str(tmp_path / "x.tar"), *more)
+        assert (refused.status, "otelcol@1 was yanked" in refused.err) == (1, True)
+        assert not (tmp_path / "x.tar").exists()
     content = bytearray(bundle.read_bytes())
     content[-5_000_000] ^= 1
     bundle.write_bytes(content)

@@ -101,6 +101,10 @@ async def test_a_yank_ends_rollouts_and_is_told_to_regions(plane: ControlPlane) 
     assert (status["state"], status["reason"]) == ("aborted", "package otelcol@2 was yanked")
     with pytest.raises(Refused, match="was yanked"):
         await apply(plane, package_assignment("2", priority="3"))
+    with pytest.raises(Conflict, match="assign another version"):
+        await plane.rollouts.retry("agents-2", "ann")
+    again = (await plane.documents.apply([("f", package_assignment("2", strategy="canary"))])).applied[0]
+    assert again.warnings == ("package otelcol@2 was yanked; assign another version",)
     with pytest.raises(Conflict, match="was yanked"):
         await plane.packages.prefetch("otelcol@2", ["eu"], actor="ann")
     with pytest.raises(Conflict, match="was yanked: crashes"):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -186,6 +187,12 @@ async def test_only_signed_packages_where_the_node_asks_for_that(
     agents.append(await PackageAgent.join(node))
     await eventually(lambda: node.packages.problems)
     assert list(node.packages.problems.values()) == ["otelcol@1 is not signed"]
+    agent = next(iter(node.registry)).agent_id
+    async with aiohttp.ClientSession() as http:
+        url = f"http://127.0.0.1:{node.ports['http']}/api/v1/agents/{agent}"
+        explained = await (await http.get(f"{url}/explain")).json()
+        assert explained["notes"] == ["package otelcol 1 is not offered: otelcol@1 is not signed"]
+        assert (await (await http.get(url)).json())["packages"]["installed"] == {}
     key = Ed25519PrivateKey.generate()
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     document = "apiVersion: opamp.io/v1\nkind: PackageSigningKey\nmetadata: {name: release}\nspec:\n  public_key: |\n"

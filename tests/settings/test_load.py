@@ -36,7 +36,7 @@ def test_every_problem_at_once_with_file_and_line(tmp_path: Path) -> None:
     assert refused(NodeSettings, text, tmp_path) == [
         "s.yaml:3: node.name: should be a valid string",
         "s.yaml:2: node.regoin: unknown key",
-        "s.yaml:6: server.limits.header_timeout: 'soon' is not a duration such as 30s, 15m, 1h30m",
+        "s.yaml:6: server.limits.header_timeout: 'soon' is not a duration such as 30s, 15m, 1h30m, 90d",
     ]
 
 

@@ -126,7 +126,7 @@ def build_api(
         earlier = await rollouts.earlier(name, request.to)
         applied = await documents.again(name, earlier.candidate, actor=actor)
         await published()
-        return {**_applied(applied), "rollout": rollouts.latest(name)}
+        return {**_applied(applied), "rollout": rollouts.latest(name), "to": earlier.candidate.title}
 
     @api.get("/api/v1/configs/{config_hash}")
     async def config(config_hash: str) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
             raise Conflict("no region is known yet; name those that are to fetch it")
         told = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
         await publisher.publish()
-        return {"name": name, "version": version, "regions": told}
+        return {"name": name, "version": version, "regions": told, "unknown": sorted(set(told) - fleet.live_regions())}
 
     @api.delete("/api/v1/packages/{name}/{version}")
     async def delete(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:

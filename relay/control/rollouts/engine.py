@@ -289,13 +289,18 @@ class Rollouts:
             for rollout in (state.pending, state.rollout):
                 if rollout is not None and rollout.name == name:
                     return state, rollout
-        raise NotFound(f"no rollout {name} is active or the latest of its assignment")
+        assignment, _, number = name.rpartition("-")
+        known = self.revisions.states.get(assignment)
+        if known is not None and number.isdigit() and 0 < int(number) <= known.number:
+            latest = self.latest(assignment) or f"{assignment}-{known.number}"
+            raise Conflict(f"{name} is over; the latest rollout of {known.kind} {assignment} is {latest}")
+        raise NotFound(f"there is no rollout {name}")
 
     async def _find_ended(self, name: str) -> tuple[AssignmentState, Rollout]:
         """As `_find`, of those that were rejected or superseded too."""
         try:
             return self._find(name)
-        except NotFound:
+        except (NotFound, Conflict):
             before = await self._stored(name)
             state = self.revisions.states.get(before.assignment)
             if state is None:
@@ -340,12 +345,18 @@ class Rollouts:
                     raise Conflict("to promote, name the stage that is meant: of two who do it at once, one is told")
                 after = plan.promote(before, stage, f"promoted by {actor}: {why}", seen.regions, seen.goals, self._now)
             else:
+                if action in ("rollback", "abort") and before.state in GOING:
+                    # What it came to is worth more than that it is over.
+                    gate = Gate(Verdict.FAIL, why)
+                    before_ended = plan.recorded(before, gate, self.look(state, before).regions, self._now)
+                else:
+                    before_ended = before
                 after = {
                     "reject": lambda: plan.reject(before, why, self._now),
                     "pause": lambda: plan.pause(before, why),
                     "resume": lambda: plan.resume(before),
-                    "rollback": lambda: plan.roll_back(before, why),
-                    "abort": lambda: plan.abort(before, why, self._now),
+                    "rollback": lambda: plan.roll_back(before_ended, why),
+                    "abort": lambda: plan.abort(before_ended, why, self._now),
                 }[action]()
             await self._put(before, after, actor, action, why)
         await self._publish()
@@ -367,7 +378,11 @@ class Rollouts:
             elif before.candidate != state.declared:
                 raise Conflict(f"{name} is not what {state.kind} {state.name} asks for any more")
             else:
-                self.revisions.again(advance, self._library(), state.name, (actor, *before.authors), self._now)
+                library = self._library()
+                gone = library.yanked & before.candidate.versions
+                if gone:
+                    raise Conflict(f"package {', '.join(sorted(gone))} was yanked; assign another version")
+                self.revisions.again(advance, library, state.name, (actor, *before.authors), self._now)
                 after = advance.rollouts[-1]
             raised = advance.states[state.name]
             await self._store(advance, before, after, actor, "retry", f"retry generation {raised.retry}")
@@ -384,7 +399,7 @@ class Rollouts:
         """
         try:
             state, rollout = self._find(name)
-        except NotFound:
+        except (NotFound, Conflict):
             return rollout_view(await self._stored(name), {}, None, [])
         return self._view(state, rollout)
 

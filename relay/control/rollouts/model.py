@@ -37,6 +37,11 @@ class GlobalConfig:
         return CONFIG
 
     @property
+    def versions(self) -> frozenset[str]:
+        """NAME@VERSION of each package: none."""
+        return frozenset()
+
+    @property
     def title(self) -> str:
         """For people."""
         return self.template

@@ -87,13 +87,13 @@ def _enter(rollout: Rollout, stage: int, targets: Targets, now_ms: int) -> Rollo
 
 def advance(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], targets: Targets, now_ms: int) -> Rollout:
     """Leave the current stage for the next, or for the end."""
-    rollout = _recorded(rollout, gate, regions, now_ms)
+    rollout = recorded(rollout, gate, regions, now_ms)
     if rollout.stage + 1 < len(rollout.strategy.stages):
         return _enter(rollout, rollout.stage + 1, targets, now_ms)
     return _end(rollout, State.COMPLETED, gate.reason, now_ms)
 
 
-def _recorded(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
+def recorded(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
     """With what the current stage came to."""
     record = Passed(
         rollout.stage_started_ms,
@@ -122,7 +122,7 @@ def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, 
             return again
     gate = verdict(rollout, regions, now_ms)
     if gate.verdict is Verdict.FAIL:
-        return fail(_recorded(rollout, gate, regions, now_ms), gate.reason)
+        return fail(recorded(rollout, gate, regions, now_ms), gate.reason)
     if gate.verdict is Verdict.PASS:
         return advance(rollout, gate, regions, targets, now_ms)
     state = State.HELD if gate.verdict is Verdict.HOLD else State.RUNNING
@@ -182,7 +182,9 @@ def _open(window: Window, now_ms: int) -> bool:
 
 def _expect(rollout: Rollout, states: Iterable[State], action: str) -> None:
     if rollout.state not in states:
-        raise Conflict(f"{rollout.name} is {rollout.state.value.replace('_', ' ')}; it cannot be {action}")
+        undo = f"; `opampctl rollout undo {rollout.assignment}` asks for what was before"
+        hint = undo if rollout.state is State.COMPLETED else ""
+        raise Conflict(f"{rollout.name} is {rollout.state.value.replace('_', ' ')}; it cannot be {action}{hint}")
 
 
 def approve(rollout: Rollout, actor: str, digest: str, now_ms: int) -> Rollout:

@@ -59,7 +59,7 @@ async def test_yank_prefetch_and_delete(programs: Programs) -> None:
     nobody = await client.call("POST", "/api/v1/packages/otelcol/1/prefetch", json={})
     assert nobody[0] == 409
     told = await client.call("POST", "/api/v1/packages/otelcol/1/prefetch", json={"regions": ["eu"]})
-    assert told == (200, {"name": "otelcol", "version": "1", "regions": ["eu"]})
+    assert told == (200, {"name": "otelcol", "version": "1", "regions": ["eu"], "unknown": ["eu"]})
     _, yanked = await client.call("POST", "/api/v1/packages/otelcol/1/yank", json={"reason": "CVE"})
     assert isinstance(yanked, dict)
     assert yanked["yanked"] == "CVE"

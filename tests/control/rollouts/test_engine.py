@@ -224,7 +224,7 @@ async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, 
     with pytest.raises(Conflict, match="look at it again"):
         await plane.rollouts.approve("a-1", "bob", "0" * 64)
     await change(plane, staged(3), actor="ann")
-    with pytest.raises(NotFound):
+    with pytest.raises(Conflict, match="a-1 is over; the latest rollout of ConfigAssignment a is a-2"):
         await plane.rollouts.approve("a-1", "bob", status["digest"])
     assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
     newer = await plane.rollouts.status("a-2")
