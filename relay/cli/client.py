@@ -54,8 +54,15 @@ class Api:
         """GET /api/v1/PATH; list values repeat, None is left out."""
         return self._request("GET", path, query=query)
 
-    def post(self, *path: str, body: Any) -> Any:
-        """POST JSON."""
+    def post(self, *path: str, body: Any, within_s: float = _TIMEOUT_S) -> Any:
+        """POST JSON.
+
+        Args:
+            within_s: how long the answer may take.
+        """
+        self._connection.timeout = within_s
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(within_s)
         return self._request("POST", path, body=body)
 
     def delete(self, *path: str) -> Any:

@@ -26,6 +26,8 @@ Key = Annotated[str, typer.Argument(help="NAME@VERSION")]
 Archive = Annotated[Path, typer.Argument(help="a file")]
 Advance = Callable[[int], None]
 _PIECE_BYTES = 4 << 20
+_STORING_S = 3600.0
+"""A large file is hashed, and carried to an object store, before the answer comes."""
 _CONFLICT = 409
 _UNIT = 1 << 20
 
@@ -63,7 +65,7 @@ def push(
         }
         body |= _signature(body, sign, signature, key, expires)
         upload(api, sha256, size, source, f"{name} {version}")
-    answer = api.post("packages", body=body)
+    answer = api.post("packages", body=body, within_s=_STORING_S)
     print(f"Package/{name}@{version} {answer['action']}: {sha256[:12]}, {size} bytes")
 
 
@@ -329,7 +331,7 @@ def _push_all(api: Api, path: Path, archive: Reader) -> None:
             with archive.open(file["sha256"]) as content:
                 upload(api, file["sha256"], file["size"], content, f"{package['name']} {package['version']}")
             body = {"name": package["name"], "version": package["version"], "type": package["type"], **file}
-            answer = api.post("packages", body=body)
+            answer = api.post("packages", body=body, within_s=_STORING_S)
             print(f"Package/{package['name']}@{package['version']} {answer['action']}: {file['sha256'][:12]}")
     if archive.documents:
         _apply(api, path, archive.documents)

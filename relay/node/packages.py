@@ -102,8 +102,11 @@ class Packages:
         self._judge()
         for sha256 in self._snapshot.prefetch:
             self._want(sha256)
-        for sha256 in [s for s in self.problems if not self._is_wanted(s)]:
-            del self.problems[sha256]
+        wanted = self._pinned()
+        for sha256 in list(self.problems):
+            is_refused = bool(self._allowed.get(sha256))
+            if sha256 not in wanted or not (is_refused or sha256 in self._fetching):
+                del self.problems[sha256]
 
     def _judge(self) -> None:
         keys: dict[str, Ed25519PublicKey] = {}

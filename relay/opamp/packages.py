@@ -142,7 +142,9 @@ class PackageOffering(Offering):
         found = {
             name: status.error_message or "could not be installed"
             for name, status in message.packages.items()
-            if status.status == pb.PackageStatusEnum_InstallFailed and status.agent_has_hash != wanted.get(name)
+            if name in wanted
+            and status.status == pb.PackageStatusEnum_InstallFailed
+            and status.agent_has_hash != wanted[name]
         }
         return {**found, "": message.error_message} if message.error_message else found
 

@@ -151,7 +151,11 @@ class Downloads:
             transport.close()
             return
         # The loop lets go of the connection, and a second descriptor of it goes on.
-        connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        try:
+            connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        except OSError:  # it is gone, or there are no descriptors left
+            transport.abort()
+            return
         transport.abort()
         self._sender.submit(Job(connection, head, file.path, part.start, part.length))
 

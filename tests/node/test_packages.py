@@ -205,6 +205,7 @@ async def test_only_signed_packages_where_the_node_asks_for_that(
     assert offer.packages["otelcol"].file.signature == bytes.fromhex(signature)
     await agents[0].install(offer)
     assert agents[0].content["otelcol"] == content
+    assert node.packages.problems == {}
 
 
 # ---- a control plane that misbehaves

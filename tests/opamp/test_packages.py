@@ -117,3 +117,12 @@ def test_what_an_agent_has_is_installed_whatever_it_says_of_it() -> None:
     offering = offered()
     offering.report(statuses(agent=(FAILED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
     assert (offering.status, offering.again) == ("APPLIED", False)
+
+
+def test_packages_that_were_not_offered_are_no_failures_and_fill_no_memory() -> None:
+    offering = offered()
+    for number in range(100):
+        message = pb.PackageStatuses(server_provided_all_packages_hash=b"set")
+        message.packages[f"other-{number}"].status = FAILED
+        offering.report(message.SerializeToString())
+    assert (offering.status, offering.again, offering._failures) == ("APPLYING", False, {})
