@@ -100,6 +100,8 @@ class Blobs:
         """
         async with self._writing.setdefault(sha256, asyncio.Lock()):
             held = self._spool.partial_bytes(sha256)
+            if not held and await self.size(sha256) is not None:
+                raise Conflict(f"{sha256} is here already")
             if offset != held:
                 raise Conflict(f"the upload goes on at byte {held}, not {offset}")
             if held + len(content) > self._max_file_bytes:

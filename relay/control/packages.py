@@ -6,6 +6,7 @@ version may gain files for other agents; a file that it has never changes.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -74,6 +75,8 @@ class Packages:
         self._prefetch: dict[str, set[str]] = {}
         """Region → SHA-256 of files that it should have."""
         self._master = b""
+        self._files = asyncio.Lock()
+        """Held from looking which files are used to storing or removing one."""
 
     async def load(self, library: Library) -> None:
         """Read all versions into `library`, before anything is made of them."""
@@ -109,7 +112,13 @@ class Packages:
             Refused: its signature is not good.
             TooLarge: no room.
         """
+        async with self._files:
+            return await self._register(package, actor)
+
+    async def _register(self, package: PublishedPackage, actor: str) -> str:
         (file,) = package.files
+        if (entry := self._entries.get(package.key)) is not None:
+            _with_file(entry, package)  # before anything is stored for it
         if file.signature:
             keys = {name: public_key(k.spec.public_key) for name, k in self._documents.current.signing_keys.items()}
             if reason := problem_with(package, file, keys, self._clock.unix_ms()):
@@ -149,6 +158,10 @@ class Packages:
             NotFound: there is no such version.
             Conflict: an assignment uses it.
         """
+        async with self._files:
+            await self._delete(key, actor)
+
+    async def _delete(self, key: str, actor: str) -> None:
         async with self._revisions.changing:
             entry = self._find(key)
             users = self._revisions.users_of_package(key) | {

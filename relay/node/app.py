@@ -387,6 +387,7 @@ class Node:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.hub.sweep()
+            self.packages.tick()
             now = self._clock.monotonic()
             for connection in self._connections():
                 connection.probe(now, self._settings.server.limits.idle_timeout)

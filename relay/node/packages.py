@@ -108,6 +108,11 @@ class Packages:
             if sha256 not in wanted or not (is_refused or sha256 in self._fetching):
                 del self.problems[sha256]
 
+    def tick(self) -> None:
+        """Now and then: signatures end without a change of policy."""
+        if self._rules.require_signature:
+            self._judge()
+
     def _judge(self) -> None:
         keys: dict[str, Ed25519PublicKey] = {}
         for name, pem in self._snapshot.signing_keys.items():
@@ -190,6 +195,8 @@ class Packages:
             raise Denied(404, "nothing of the policy in force has this file")
         if reason:
             raise Denied(410, reason)
+        if self._blobs.holds(sha256) and not self._blobs.path(sha256).exists():
+            self._blobs.remove(sha256)  # somebody else did
         if not self._blobs.holds(sha256):
             self._want(sha256)
             raise Denied(503, "the file is not here yet", retry_after_s=30)

@@ -6,11 +6,12 @@ nodes get of a version is a `PublishedPackage`: its bytes are fetched by SHA-256
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from relay.documents import canonical_json
 from relay.ids import sha256
@@ -20,7 +21,20 @@ MAX_FILES = 64
 """Of one version."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PackageType = Literal["top-level", "addon"]
-Attributes = dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")], Scalar]
+
+
+def _printable(value: Scalar) -> Scalar:
+    if isinstance(value, str) and (len(value) > _MAX_VALUE_CHARS or not value.isprintable()):
+        raise ValueError(f"a value has at most {_MAX_VALUE_CHARS} characters, all of them printable")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number must be finite")
+    return value
+
+
+_MAX_VALUE_CHARS = 256
+Attributes = dict[
+    Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")], Annotated[Scalar, AfterValidator(_printable)]
+]
 
 
 class PackageFile(Model):

@@ -131,6 +131,12 @@ class BlobStore:
                 file.truncate(size)
                 file.seek(size)
                 file.write(content)
+        except FileNotFoundError as error:
+            # Somebody removed the file, or the folder: the next try begins anew.
+            self.remove(sha256)
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+            raise StoreError(f"{path}: {error.strerror}") from error
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.truncate(path, size)

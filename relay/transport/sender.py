@@ -22,6 +22,11 @@ from pathlib import Path
 _SLICE_BYTES = 1 << 20
 """The most that one socket is given before the next one's turn."""
 _TICK_S = 1.0
+_LEAST_RATE = 4096
+"""Bytes a second below which one is not reading but holding a place, where no bound of ours makes it slow."""
+_LINGER_S = 5.0
+"""How long an answered connection is read to its end: closing with unread bytes would reset it, and lose what is on its
+way."""
 
 
 @dataclass(slots=True)
@@ -38,6 +43,11 @@ class Job:
     allowance: float = 0.0
     """Bytes that it may send just now, where each has a bound."""
     filled_at: float = field(default=0.0)
+    lingering: bool = False
+    """Everything was written."""
+    watched_at: float = 0.0
+    watched: int = 0
+    """Bytes sent since then."""
 
 
 class Sender:
@@ -71,6 +81,7 @@ class Sender:
         self._allowance = float(total or 0)
         self._filled_at = now()
         self._closing = False
+        self._lingering = 0
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self.sent_bytes = 0
         """Of files; written by the thread alone."""
@@ -81,7 +92,7 @@ class Sender:
     @property
     def active(self) -> int:
         """Files on their way."""
-        return len(self._jobs) + len(self._new)
+        return len(self._jobs) + len(self._new) - self._lingering
 
     def start(self) -> None:
         """Begin."""
@@ -138,13 +149,17 @@ class Sender:
                 self.broken += 1
                 self._close(job)
                 continue
-            job.moved_at = job.filled_at = self._now()
+            job.moved_at = job.filled_at = job.watched_at = self._now()
             job.allowance = float(self._each or 0)
             self._jobs[job.connection.fileno()] = job
             self._selector.register(job.connection, selectors.EVENT_WRITE, job)
 
     def _advance(self, job: Job) -> None:
         try:
+            if job.lingering:
+                if not job.connection.recv(_SLICE_BYTES):
+                    self._close(job)
+                return
             if job.head:
                 job.head = job.head[job.connection.send(job.head) :]
                 if job.head:
@@ -160,11 +175,13 @@ class Sender:
             if not job.length:
                 self.done += 1
                 job.connection.shutdown(socket.SHUT_WR)
-                self._close(job)
+                job.lingering, job.moved_at = True, self._now()
+                self._lingering += 1
+                self._selector.modify(job.connection, selectors.EVENT_READ, job)
         except BlockingIOError:
             return
         except OSError:
-            self.broken += 1
+            self.broken += not job.lingering
             self._close(job)
 
     def _moved(self, job: Job, sent: int) -> None:
@@ -172,6 +189,7 @@ class Sender:
         job.length -= sent
         job.moved_at = self._now()
         self.sent_bytes += sent
+        job.watched += sent
         if self._each:
             job.allowance -= sent
         if self._total:
@@ -210,12 +228,23 @@ class Sender:
     def _drop_stalled(self, now: float) -> None:
         waiting = {id(job) for _, _, job in self._paused}
         for job in list(self._jobs.values()):
-            if id(job) not in waiting and now - job.moved_at > self._stall_s:
+            if job.lingering:
+                if now - job.moved_at > _LINGER_S:
+                    self._close(job)
+            elif (id(job) not in waiting and now - job.moved_at > self._stall_s) or self._is_dripping(job, now):
                 self.broken += 1
                 self._close(job)
 
+    def _is_dripping(self, job: Job, now: float) -> bool:
+        if self._total or self._each or now - job.watched_at < self._stall_s:
+            return False
+        rate = job.watched / (now - job.watched_at)
+        job.watched_at, job.watched = now, 0
+        return rate < _LEAST_RATE
+
     def _close(self, job: Job) -> None:
-        self._jobs.pop(job.connection.fileno(), None)
+        if self._jobs.pop(job.connection.fileno(), None) is not None:
+            self._lingering -= job.lingering
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(job.connection)
         if job.file >= 0:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -230,3 +231,28 @@ async def test_uploads_that_nobody_goes_on_with_make_room(programs: Programs) ->
     await plane.packages.blobs.receive(digest(b"second"), 0, b"s" * 60)
     assert await plane.packages.blobs.received(digest(b"first")) == (0, False)
     assert await plane.packages.blobs.received(digest(b"second")) == (60, False)
+
+
+async def test_deleting_a_version_never_takes_the_bytes_of_one_that_is_pushed_meanwhile(plane: ControlPlane) -> None:
+    for round_ in range(10):
+        content = f"same {round_}".encode()
+        await push(plane, content, version="a")
+        done = await asyncio.gather(
+            plane.packages.delete("otelcol@a", actor="ann"),
+            push(plane, content, version=f"b{round_}"),
+            return_exceptions=True,
+        )
+        assert not isinstance(done[0], BaseException)
+        if isinstance(done[1], BaseException):  # it looked while the bytes were there, and was told that they are gone
+            assert isinstance(done[1], Conflict)
+            await push(plane, content, version=f"b{round_}")
+        assert await plane.packages.blobs.size(digest(content)) == len(content)
+
+
+async def test_a_push_that_is_refused_leaves_nothing_in_the_store(plane: ControlPlane) -> None:
+    await push(plane, b"one")
+    with pytest.raises(Conflict, match="other bytes"):
+        await push(plane, b"two")
+    assert await plane.packages.blobs.size(digest(b"two")) is None
+    with pytest.raises(Conflict, match="is here already"):
+        await plane.packages.blobs.receive(digest(b"one"), 0, b"other")

@@ -159,6 +159,19 @@ async def test_what_is_here_is_served_without_the_control_plane_and_after_a_rest
         await asyncio.wait_for(agents[2].wait(), 0.3)
 
 
+async def test_a_file_that_somebody_removed_is_fetched_again(programs: Programs, agents: list[PackageAgent]) -> None:
+    plane = await programs.control_plane()
+    node = await programs.node(plane.ports["link"])
+    sha256 = await push(plane, CONTENT)
+    await apply(plane, package_assignment())
+    agents.append(await PackageAgent.join(node))
+    url = (await agents[0].wait()).packages["otelcol"].file.download_url
+    (Path(node._settings.node.data_dir) / "packages" / sha256).unlink()
+    assert (await download(url))[0] == 503
+    await eventually(lambda: node.packages.held == [sha256])
+    assert (await download(url))[1] == CONTENT
+
+
 async def test_a_yanked_version_is_refused_at_once(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
@@ -206,6 +219,16 @@ async def test_only_signed_packages_where_the_node_asks_for_that(
     await agents[0].install(offer)
     assert agents[0].content["otelcol"] == content
     assert node.packages.problems == {}
+    expires_ms = node._clock.unix_ms() + 500
+    short = b"short-lived"
+    signature = key.sign(statement("otelcol", "3", digest(short), len(short), expires_ms)).hex()
+    await push(plane, short, version="3", signature=signature, key="release", expires_ms=expires_ms)
+    await apply(plane, package_assignment("3"))
+    agents[0].last = await agents[0].agent.pipe.pushed()
+    url = (await agents[0].wait()).packages["otelcol"].file.download_url
+    await asyncio.sleep(0.6)
+    node.packages.tick()
+    assert (await download(url))[0] == 410
 
 
 # ---- a control plane that misbehaves

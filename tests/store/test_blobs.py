@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,14 @@ def test_what_must_stay_free_of_the_disk_stays_free(tmp_path: Path) -> None:
     assert store.holds(name)
     assert not store.make_room(1, set())
     assert not store.holds(name), "what nobody needs went first"
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path / "blobs", 1 << 20)
+    store.append(NAME, CONTENT[:100])
+    shutil.rmtree(tmp_path / "blobs")
+    with pytest.raises(StoreError):
+        store.append(NAME, CONTENT[100:])
+    assert store.partial_bytes(NAME) == 0
+    store.append(NAME, CONTENT)
+    assert store.finish(NAME)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -124,4 +125,32 @@ def test_stopping_ends_what_is_under_way(file: Path) -> None:
     until(lambda: sender.sent_bytes > 0)
     sender.stop()
     assert len(read_all(theirs)) < len(CONTENT)
+    theirs.close()
+
+
+def test_what_the_other_end_still_sends_does_not_cut_the_answer(desk: Desk, file: Path) -> None:
+    sender = desk.sender()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    sender.submit(Job(ours, b"", file, 0, len(CONTENT)))
+    theirs.sendall(b"GET / HTTP/1.1\r\n\r\n" * 1000)
+    time.sleep(0.3)
+    assert read_all(theirs) == CONTENT
+    assert sender.active == 0
+    theirs.close()
+    until(lambda: not sender._jobs)
+
+
+def test_who_takes_a_drop_now_and_then_holds_no_place(desk: Desk, file: Path) -> None:
+    sender = desk.sender(stall_s=1.0)
+    ours, theirs = socket.socketpair()
+    sender.submit(Job(ours, b"", file, 0, len(CONTENT)))
+    theirs.settimeout(1)
+    began = time.monotonic()
+    with contextlib.suppress(OSError):
+        while not sender.broken and time.monotonic() - began < 10:
+            theirs.recv(200)
+            time.sleep(0.2)
+    assert sender.broken == 1
     theirs.close()

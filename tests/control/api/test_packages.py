@@ -47,7 +47,8 @@ async def test_what_cannot_be_a_package_is_refused(programs: Programs) -> None:
     assert (await client.call("GET", "/api/v1/uploads/..%2f..%2fetc"))[0] in (404, 422)
     for wrong in (
         {"name": "../x"}, {"name": "n" * 300}, {"name": "a\x00b"}, {"version": "a/b"}, {"size": -1},
-        {"sha256": "x"}, {"signature": "zz"}, {"type": "other"}, {"attributes": {"a": [1]}}, {"unknown": 1},
+        {"sha256": "x"}, {"signature": "zz"}, {"type": "other"}, {"attributes": {"a": [1]}},
+        {"attributes": {"a": "x" * 300}}, {"attributes": {"a": "\ud800"}}, {"unknown": 1},
     ):  # fmt: skip
         assert (await push(client, b"x", **wrong))[0] == 422, wrong
     assert (await push(client, b"x", signature="00" * 64, key="release"))[0] == 422
