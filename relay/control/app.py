@@ -111,7 +111,7 @@ class ControlPlane:
             fleet,
             clock=clock,
             metrics=self.metrics,
-            library=lambda: self.documents.current,
+            catalog=lambda: self.documents.current,
             published=self.publisher.publish,
             version=self.publisher.version,
         )

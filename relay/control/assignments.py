@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.control.library import AnyAssignment, Library
+from relay.control.catalog import AnyAssignment, Catalog
 from relay.control.rollouts.model import (
     GOING,
     GlobalConfig,
@@ -179,7 +179,7 @@ def packages_of(advance: Advance, revision: GlobalPackages) -> list[PublishedPac
 class Inputs:
     """What revisions are made of: documents, and the region variables as they are now."""
 
-    library: Library
+    catalog: Catalog
     variables: Mapping[str, str]
     """Region → NAME@DIGEST of its variables now."""
 
@@ -187,18 +187,18 @@ class Inputs:
         """What an assignment's document asks for."""
         if isinstance(assignment, PackageAssignment):
             package_spec = assignment.spec
-            pins = (self.library.packages[f"{p.name}@{p.version}"].pin for p in package_spec.packages)
+            pins = (self.catalog.packages[f"{p.name}@{p.version}"].pin for p in package_spec.packages)
             return GlobalPackages(
                 tuple(sorted(pins)), package_spec.target_selector, package_spec.priority, package_spec.prefetch
             )
         spec = assignment.spec
-        template = self.library.templates[f"{spec.template.name}@{spec.template.version}"]
+        template = self.catalog.templates[f"{spec.template.name}@{spec.template.version}"]
         declared = {v.name for v in template.spec.variables}
         # Variables that the template does not declare cannot change what it renders: they are not pinned.
         pinned = {
             region: pin
             for region, pin in self.variables.items()
-            if declared & self.library.variables[region].spec.values.keys()
+            if declared & self.catalog.variables[region].spec.values.keys()
         }
         return GlobalConfig(
             template.key,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from zoneinfo import ZoneInfo
 
-from relay.control.library import AnyAssignment, Library
+from relay.control.catalog import AnyAssignment, Catalog
 from relay.documents import Document
 from relay.errors import Problem
 from relay.policy import collector
@@ -21,7 +21,7 @@ from relay.policy.strategy import RolloutStrategy
 
 
 class Checks:
-    """Looks at documents in their library.
+    """Looks at documents in their catalog.
 
     Args:
         facts: all agents known now, as selectors see them.
@@ -48,24 +48,24 @@ class Checks:
         return {region} & self._regions()
 
     def problems(
-        self, library: Library, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
+        self, catalog: Catalog, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
     ) -> list[Problem]:
-        """What is wrong with `library` because of the documents in `changed`."""
+        """What is wrong with `catalog` because of the documents in `changed`."""
         problems: list[Problem] = []
         variables_changed = [d for d in changed if isinstance(d, RegionVariables)]
         own_keys = {d.key for d in changed if isinstance(d, ConfigAssignment)}
-        for assignment in library.assignments.values():
+        for assignment in catalog.assignments.values():
             own = sources.get(("ConfigAssignment", assignment.key)) if assignment.key in own_keys else None
             blamed = own or (sources[("RegionVariables", variables_changed[0].key)] if variables_changed else None)
             if blamed is None:
                 continue
             reference = assignment.spec.template
-            template = library.templates.get(f"{reference.name}@{reference.version}")
+            template = catalog.templates.get(f"{reference.name}@{reference.version}")
             if template is None:
                 reason = f"there is no ConfigTemplate {reference.name}@{reference.version}"
                 problems.append(blamed.problem("spec.template", reason))
                 continue
-            for path, reason in self.unresolved(library, assignment, template):
+            for path, reason in self.unresolved(catalog, assignment, template):
                 if own is not None:
                     problems.append(own.problem(path, reason))
                 else:
@@ -73,7 +73,7 @@ class Checks:
         for document in changed:
             source = sources[document.kind, document.key]
             if isinstance(document, ConfigAssignment | PackageAssignment):
-                problems += [source.problem(path, reason) for path, reason in _assignment_problems(library, document)]
+                problems += [source.problem(path, reason) for path, reason in _assignment_problems(catalog, document)]
         for strategy in (d for d in changed if isinstance(d, RolloutStrategy)):
             source = sources[strategy.kind, strategy.key]
             for i, window in enumerate(strategy.spec.windows):
@@ -83,7 +83,7 @@ class Checks:
         return problems
 
     def unresolved(
-        self, library: Library, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
+        self, catalog: Catalog, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
     ) -> list[tuple[str, str]]:
         """(path, reason) of values that a region with variables, or the one that is selected, could not resolve.
 
@@ -92,10 +92,10 @@ class Checks:
         """
         wanted = assignment.spec.target_selector.labels.get("region")
         # A region without variables of its own, known or not, shows as the empty one.
-        regions = {str(wanted)} if wanted is not None else library.variables.keys() | {""} | also
+        regions = {str(wanted)} if wanted is not None else catalog.variables.keys() | {""} | also
         found: dict[tuple[str, str], None] = {}
         for region in sorted(regions):
-            variables = library.variables.get(region)
+            variables = catalog.variables.get(region)
             _, problems = templates.resolve(
                 template, assignment.spec.values, variables.spec.values if variables else {}
             )
@@ -108,10 +108,10 @@ class Checks:
                 found[path, reason + where] = None
         return list(found)
 
-    def conflicts(self, library: Library, moved: list[AnyAssignment]) -> list[tuple[AnyAssignment, str]]:
+    def conflicts(self, catalog: Catalog, moved: list[AnyAssignment]) -> list[tuple[AnyAssignment, str]]:
         """Assignments of one kind, priority and slot that contend for the same agents."""
         groups: dict[tuple[str, int, str], list[AnyAssignment]] = {}
-        for assignment in library.all_assignments():
+        for assignment in catalog.all_assignments():
             slot = "" if isinstance(assignment, PackageAssignment) else assignment.spec.slot
             if isinstance(assignment, PackageAssignment) or not assignment.spec.observe_only:
                 groups.setdefault((assignment.kind, assignment.spec.priority, slot), []).append(assignment)
@@ -162,11 +162,11 @@ class Checks:
         ]
 
 
-def _assignment_problems(library: Library, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:
+def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:
     strategy = assignment.spec.strategy
-    if strategy is not None and strategy not in library.strategies:
+    if strategy is not None and strategy not in catalog.strategies:
         yield "spec.strategy", f"there is no RolloutStrategy {strategy}"
-    other = library.assignments if isinstance(assignment, PackageAssignment) else library.package_assignments
+    other = catalog.assignments if isinstance(assignment, PackageAssignment) else catalog.package_assignments
     if assignment.key in other:
         yield (
             "metadata.name",
@@ -175,9 +175,9 @@ def _assignment_problems(library: Library, assignment: AnyAssignment) -> Iterato
     if isinstance(assignment, PackageAssignment):
         for i, package in enumerate(assignment.spec.packages):
             key = f"{package.name}@{package.version}"
-            if key not in library.packages:
+            if key not in catalog.packages:
                 yield f"spec.packages.{i}", f"there is no package {key}"
-            elif key in library.yanked:
+            elif key in catalog.yanked:
                 yield f"spec.packages.{i}", f"package {key} was yanked"
 
 

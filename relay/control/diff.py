@@ -56,8 +56,8 @@ class Diffs:
         proposal = self._documents.propose(parsed)
         if proposal.problems:
             raise Refused(proposal.problems)
-        library = proposal.after
-        after = self._revisions.advance(library, actor="", now_ms=self._clock.unix_ms())
+        catalog = proposal.after
+        after = self._revisions.advance(catalog, actor="", now_ms=self._clock.unix_ms())
         before = self._revisions.same()
         evaluators = {
             region: tuple(Evaluator(build(self._revisions.aimed(advance, region))) for advance in (before, after))

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.aio.clock import Clock
 from relay.control import audit
 from relay.control.assignments import Advance
+from relay.control.catalog import Catalog
 from relay.control.checks import Checks
-from relay.control.library import Library
 from relay.control.revisions import Revisions
 from relay.control.rollouts.model import GlobalConfig, GlobalRevision
 from relay.control.storage import schema
@@ -73,7 +73,7 @@ class Outcomes:
 class Proposal:
     """What documents would change."""
 
-    after: Library
+    after: Catalog
     applied: list[Applied] = field(default_factory=list)
     changed: list[AnyDocument] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -90,7 +90,7 @@ class Documents:
         self._revisions = revisions
         self._checks = checks
         self._clock = clock
-        self.current = Library()
+        self.current = Catalog()
 
     async def load(self) -> None:
         """Read all documents."""
@@ -135,11 +135,11 @@ class Documents:
         return Outcomes(proposal.applied, await self._store(proposal.after, proposal.changed, [], actor))
 
     def propose(self, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
-        """What documents would make of the library, and all that is wrong with that; nothing changes."""
-        library = self.current.copy()
-        proposal = Proposal(library)
+        """What documents would make of the catalog, and all that is wrong with that; nothing changes."""
+        catalog = self.current.copy()
+        proposal = Proposal(catalog)
         for source, document in parsed:
-            held = library.of(document)
+            held = catalog.of(document)
             before = held.get(document.key)
             if before == document:
                 proposal.applied.append(_applied(document, "unchanged", before, self._taken_back(document)))
@@ -155,11 +155,11 @@ class Documents:
             warnings = tuple(str(problem) for problem, _ in findings)
             proposal.applied.append(_applied(document, "configured" if before else "created", before, warnings))
         sources: dict[tuple[str, str], Document] = {(d.kind, d.key): s for s, d in parsed}
-        proposal.problems += self._checks.problems(library, proposal.changed, sources)
+        proposal.problems += self._checks.problems(catalog, proposal.changed, sources)
         moved = [d for d in proposal.changed if isinstance(d, ConfigAssignment | PackageAssignment)]
         proposal.conflicts += [
             sources[(a.kind, a.key)].problem("spec.priority", reason)
-            for a, reason in self._checks.conflicts(library, moved)
+            for a, reason in self._checks.conflicts(catalog, moved)
         ]
         return proposal
 
@@ -217,8 +217,8 @@ class Documents:
             return await self._delete(kind, key, actor)
 
     async def _delete(self, kind: str, key: str, actor: str) -> Applied:
-        library = self.current.copy()
-        held = library.of(kind)
+        catalog = self.current.copy()
+        held = catalog.of(kind)
         document = held.pop(key, None)
         if document is None:
             raise NotFound(f"there is no {kind} {key}")
@@ -227,19 +227,19 @@ class Documents:
         if isinstance(document, ConfigTemplate):
             users = self._revisions.users_of_template(key) | {
                 a.key
-                for a in library.assignments.values()
+                for a in catalog.assignments.values()
                 if f"{a.spec.template.name}@{a.spec.template.version}" == key
             }
             if users:
                 problems.append(source.problem("", f"in use by ConfigAssignment {', '.join(sorted(users))}"))
         elif isinstance(document, RegionVariables):
-            for assignment in library.assignments.values():
+            for assignment in catalog.assignments.values():
                 reference = assignment.spec.template
-                template = library.templates[f"{reference.name}@{reference.version}"]
-                for _, reason in self._checks.unresolved(library, assignment, template, self._checks.live(key)):
+                template = catalog.templates[f"{reference.name}@{reference.version}"]
+                for _, reason in self._checks.unresolved(catalog, assignment, template, self._checks.live(key)):
                     problems.append(source.problem("", f"ConfigAssignment {assignment.key}: {reason}"))
         elif isinstance(document, RolloutStrategy):
-            users = {f"{a.kind} {a.key}" for a in library.all_assignments() if a.spec.strategy == key}
+            users = {f"{a.kind} {a.key}" for a in catalog.all_assignments() if a.spec.strategy == key}
             if users:
                 problems.append(source.problem("", f"in use by {', '.join(sorted(users))}"))
         elif isinstance(document, ConfigAssignment | PackageAssignment):
@@ -249,11 +249,11 @@ class Documents:
                 problems.append(source.problem("", _NEEDS_APPROVAL))
         if problems:
             raise Refused(problems, outcome=Outcome.CONFLICT)
-        await self._store(library, [], [document], actor)
+        await self._store(catalog, [], [document], actor)
         return _applied(document, "deleted", document)
 
     async def _store(
-        self, library: Library, changed: list[AnyDocument], deleted: list[AnyDocument], actor: str
+        self, catalog: Catalog, changed: list[AnyDocument], deleted: list[AnyDocument], actor: str
     ) -> list[Begun]:
         now = self._clock.unix_ms()
         rows = [
@@ -265,7 +265,7 @@ class Documents:
             }
             for d in changed
         ]
-        states = self._revisions.advance(library, actor=actor, now_ms=now)
+        states = self._revisions.advance(catalog, actor=actor, now_ms=now)
         if problems := self._revisions.unpublishable(states):
             raise Refused([Problem(name, 0, "", reason) for name, reason in problems])
         entries = [
@@ -281,23 +281,23 @@ class Documents:
             await remove(connection, schema.documents, [{"kind": d.kind, "key": d.key} for d in deleted])
             await self._revisions.store(connection, states)
             await audit.add(connection, entries, now)
-        return self._in_force(library, states)
+        return self._in_force(catalog, states)
 
-    async def put_library(
+    async def put_catalog(
         self,
-        library: Library,
+        catalog: Catalog,
         entries: list[audit.Entry],
         write: Callable[[AsyncConnection], Awaitable[None]],
         *,
         actor: str,
     ) -> None:
-        """Put a library in force whose packages changed, with what follows; `Revisions.changing` is held by the caller.
+        """Put a catalog in force whose packages changed, with what follows; `Revisions.changing` is held by the caller.
 
         Args:
             write: stores what changed, in the transaction.
         """
         now = self._clock.unix_ms()
-        states = self._revisions.advance(library, actor=actor, now_ms=now)
+        states = self._revisions.advance(catalog, actor=actor, now_ms=now)
         entries = entries + [
             audit.Entry(actor, r.state.value, f"Rollout/{r.name}", "", r.digest[:16], r.reason) for r in states.rollouts
         ]
@@ -305,10 +305,10 @@ class Documents:
             await write(connection)
             await self._revisions.store(connection, states)
             await audit.add(connection, entries, now)
-        self._in_force(library, states)
+        self._in_force(catalog, states)
 
-    def _in_force(self, library: Library, states: Advance) -> list[Begun]:
-        self.current = library
+    def _in_force(self, catalog: Catalog, states: Advance) -> list[Begun]:
+        self.current = catalog
         self._revisions.put_in_force(states)
         return [Begun(r.name, r.assignment, r.state.value, r.reason) for r in states.rollouts if r.active]
 

@@ -1,6 +1,6 @@
 """The packages: versions and their files, what was yanked, and what regions are to fetch before anybody needs it.
 
-Versions are no documents, since they come with bytes; they live in the same library and change in the same transactions. A
+Versions are no documents, since they come with bytes; they live in the same catalog and change in the same transactions. A
 version may gain files for other agents; a file that it has never changes.
 """
 
@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.aio.clock import Clock
 from relay.control import audit
 from relay.control.blobs import Blobs
+from relay.control.catalog import Catalog
 from relay.control.documents import Documents
-from relay.control.library import Library
 from relay.control.revisions import Revisions
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
@@ -49,7 +49,7 @@ class Entry:
 
 
 class Packages:
-    """All versions. `load` first; the library holds the same versions for those who only look.
+    """All versions. `load` first; the catalog holds the same versions for those who only look.
 
     Args:
         max_bytes: of all files together.
@@ -78,8 +78,8 @@ class Packages:
         self._files = asyncio.Lock()
         """Held from looking which files are used to storing or removing one."""
 
-    async def load(self, library: Library) -> None:
-        """Read all versions into `library`, before anything is made of them."""
+    async def load(self, catalog: Catalog) -> None:
+        """Read all versions into `catalog`, before anything is made of them."""
         async with self._database.write() as connection:
             rows = (await connection.execute(sa.select(schema.packages))).all()
             wanted = (await connection.execute(sa.select(schema.prefetches))).all()
@@ -93,11 +93,11 @@ class Packages:
             self._entries[package.key] = Entry(package, row.created_ms, row.created_by, row.yanked)
         for row in wanted:
             self._prefetch.setdefault(row.region, set()).add(row.sha256)
-        self._tell(library)
+        self._tell(catalog)
 
-    def _tell(self, library: Library) -> None:
-        library.packages = {key: entry.package for key, entry in self._entries.items()}
-        library.yanked = frozenset(key for key, entry in self._entries.items() if entry.yanked)
+    def _tell(self, catalog: Catalog) -> None:
+        catalog.packages = {key: entry.package for key, entry in self._entries.items()}
+        catalog.yanked = frozenset(key for key, entry in self._entries.items() if entry.yanked)
 
     # ---- changes
 
@@ -219,15 +219,15 @@ class Packages:
             "created_by": entry.created_by,
             "yanked": entry.yanked,
         }
-        library = self._documents.current.copy()
-        library.packages[package.key] = package
+        catalog = self._documents.current.copy()
+        catalog.packages[package.key] = package
         if entry.yanked:
-            library.yanked |= {package.key}
+            catalog.yanked |= {package.key}
 
         async def write(connection: AsyncConnection) -> None:
             await replace(connection, schema.packages, [row])
 
-        await self._documents.put_library(library, [record], write, actor=actor)
+        await self._documents.put_catalog(catalog, [record], write, actor=actor)
         self._entries[package.key] = entry
 
     # ---- views

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.control.assignments import Advance, AssignmentState, Inputs, packages_of
-from relay.control.library import AnyAssignment, Library
+from relay.control.catalog import AnyAssignment, Catalog
 from relay.control.rollouts import plan
 from relay.control.rollouts.model import (
     AT_ONCE,
@@ -74,16 +74,16 @@ class Revisions:
         self._contents: dict[str, bytes] = {}
         """Resource name → payload of every pinned RegionVariables, old ones too."""
 
-    async def load(self, library: Library) -> None:
+    async def load(self, catalog: Catalog) -> None:
         """Read where every assignment is; the documents are read already."""
         async with self._database.read() as connection:
             rows = (await connection.execute(sa.select(schema.assignments))).all()
             contents = (await connection.execute(sa.select(schema.contents))).all()
             bodies = (await connection.execute(sa.select(schema.rollouts.c.name, schema.rollouts.c.body))).all()
-        self._templates = dict(library.templates)
+        self._templates = dict(catalog.templates)
         self._contents = {row.name: row.payload for row in contents}
         rollouts = {row.name: Rollout.from_plain(json.loads(row.body)) for row in bodies}
-        kinds = {a.key: a.kind for a in library.all_assignments()}
+        kinds = {a.key: a.kind for a in catalog.all_assignments()}
         for row in rows:
             held = json.loads(row.body)
             if row.name not in kinds:
@@ -93,16 +93,16 @@ class Revisions:
 
     # ---- what follows from documents
 
-    def advance(self, library: Library, *, actor: str, now_ms: int) -> Advance:
+    def advance(self, catalog: Catalog, *, actor: str, now_ms: int) -> Advance:
         """Give the states that follow from documents; nothing changes yet."""
-        variables = dict(variables_resource(v) for v in library.variables.values())
-        packages = dict(package_resource(p) for p in library.packages.values())
+        variables = dict(variables_resource(v) for v in catalog.variables.values())
+        packages = dict(package_resource(p) for p in catalog.packages.values())
         inputs = Inputs(
-            library, {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in variables}
+            catalog, {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in variables}
         )
         contents = {**self._contents, **variables, **packages}
-        advance = Advance(dict(self.states), dict(library.templates), contents, gone=dict(self._gone))
-        assignments = {a.key: a for a in library.all_assignments()}
+        advance = Advance(dict(self.states), dict(catalog.templates), contents, gone=dict(self._gone))
+        assignments = {a.key: a for a in catalog.all_assignments()}
         for name in self.states.keys() - assignments.keys():
             state = advance.states.pop(name)
             advance.gone[name] = (state.number, state.retry)
@@ -116,35 +116,35 @@ class Revisions:
             number, retry = advance.gone.pop(name, (0, 0))
             state = self.states.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
             advance.states[name] = state
-            strategy = self.strategy(library, assignment)
+            strategy = self.strategy(catalog, assignment)
             edited = state.pending is not None and not self._as_pending(state.pending, assignment, strategy)
             if state.declared != revision or edited:
                 authors = (actor, *(state.pending.authors if state.pending is not None else ()))
                 state = dataclasses.replace(state, declared=revision)
                 self._change(advance, state, assignment, strategy, authors, now_ms)
-        self._end_yanked(advance, library, now_ms)
+        self._end_yanked(advance, catalog, now_ms)
         self._drop_unpinned(advance)
         return advance
 
-    def _end_yanked(self, advance: Advance, library: Library, now_ms: int) -> None:
+    def _end_yanked(self, advance: Advance, catalog: Catalog, now_ms: int) -> None:
         """Rollouts to something that was yanked are over; what is stable stays in force, and is offered to nobody."""
         for state in list(advance.states.values()):
             for rollout in (state.rollout, state.pending):
                 candidate = rollout.candidate if rollout is not None and rollout.active else None
                 if rollout is None or not isinstance(candidate, GlobalPackages):
                     continue
-                gone = sorted(candidate.versions & library.yanked)
+                gone = sorted(candidate.versions & catalog.yanked)
                 if gone:
                     ended = plan.abort(rollout, f"package {', '.join(gone)} was yanked", now_ms)
                     advance.states[state.name] = advance.states[state.name].after(ended)
                     advance.rollouts.append(ended)
 
-    def strategy(self, library: Library, assignment: AnyAssignment) -> StrategySpec:
+    def strategy(self, catalog: Catalog, assignment: AnyAssignment) -> StrategySpec:
         """By which changes of an assignment go out."""
         if isinstance(assignment, ConfigAssignment) and assignment.spec.observe_only:
             return AT_ONCE
         named = assignment.spec.strategy
-        return library.strategies[named].spec if named else self._rules[assignment.kind].strategy
+        return catalog.strategies[named].spec if named else self._rules[assignment.kind].strategy
 
     def _asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
         """(approvals that a change needs by its own documents, whether its author's does not count)."""
@@ -230,10 +230,10 @@ class Revisions:
         known = [*(s.retry for s in advance.states.values()), *(retry for _, retry in advance.gone.values())]
         advance.states[name] = dataclasses.replace(advance.states[name], retry=max(known) + 1)
 
-    def again(self, advance: Advance, library: Library, name: str, authors: Sequence[str], now_ms: int) -> None:
+    def again(self, advance: Advance, catalog: Catalog, name: str, authors: Sequence[str], now_ms: int) -> None:
         """Put into `advance` a new rollout to what an assignment asks for and did not get, by the rules of today."""
-        assignment = next(a for a in library.all_assignments() if a.key == name)
-        strategy = self.strategy(library, assignment)
+        assignment = next(a for a in catalog.all_assignments() if a.key == name)
+        strategy = self.strategy(catalog, assignment)
         self._change(advance, advance.states[name], assignment, strategy, authors, now_ms)
 
     def step(self, rollout: Rollout) -> Advance:

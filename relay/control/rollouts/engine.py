@@ -19,8 +19,8 @@ import sqlalchemy as sa
 from relay.aio.clock import Clock
 from relay.control import audit, notify
 from relay.control.assignments import Advance, AssignmentState, packages_of
+from relay.control.catalog import Catalog
 from relay.control.fleet import Agent, Fleet
-from relay.control.library import Library
 from relay.control.revisions import Revisions
 from relay.control.rollouts import gates, plan, targets
 from relay.control.rollouts.contents import Contents
@@ -60,7 +60,7 @@ class Rollouts:
     """All rollouts.
 
     Args:
-        library: the documents in force.
+        catalog: the documents in force.
         published: called after each step; brings the regions up to date.
         version: of the policy that a region should have; None for one that never asked.
     """
@@ -73,7 +73,7 @@ class Rollouts:
         *,
         clock: Clock,
         metrics: ControlPlaneMetrics,
-        library: Callable[[], Library],
+        catalog: Callable[[], Catalog],
         published: Callable[[], Awaitable[None]],
         version: Callable[[str], Version | None],
     ) -> None:
@@ -82,7 +82,7 @@ class Rollouts:
         self._fleet = fleet
         self._clock = clock
         self._metrics = metrics
-        self._library = library
+        self._catalog = catalog
         self._published = published
         self._version = version
         self._unpublished = False
@@ -378,11 +378,11 @@ class Rollouts:
             elif before.candidate != state.declared:
                 raise Conflict(f"{name} is not what {state.kind} {state.name} asks for any more")
             else:
-                library = self._library()
-                gone = library.yanked & before.candidate.versions
+                catalog = self._catalog()
+                gone = catalog.yanked & before.candidate.versions
                 if gone:
                     raise Conflict(f"package {', '.join(sorted(gone))} was yanked; assign another version")
-                self.revisions.again(advance, library, state.name, (actor, *before.authors), self._now)
+                self.revisions.again(advance, catalog, state.name, (actor, *before.authors), self._now)
                 after = advance.rollouts[-1]
             raised = advance.states[state.name]
             await self._store(advance, before, after, actor, "retry", f"retry generation {raised.retry}")

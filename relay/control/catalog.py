@@ -18,7 +18,7 @@ AnyAssignment = ConfigAssignment | PackageAssignment
 
 
 @dataclass(slots=True)
-class Library:
+class Catalog:
     """All documents, by kind and key."""
 
     templates: dict[str, ConfigTemplate] = field(default_factory=dict)
@@ -52,10 +52,10 @@ class Library:
         yield from self.assignments.values()
         yield from self.package_assignments.values()
 
-    def copy(self) -> Library:
-        """A library that can be changed without changing this one."""
+    def copy(self) -> Catalog:
+        """A catalog that can be changed without changing this one."""
         copies: dict[str, Any] = {}
         for field_ in dataclasses.fields(self):
             value = getattr(self, field_.name)
             copies[field_.name] = dict(value) if isinstance(value, dict) else value
-        return Library(**copies)
+        return Catalog(**copies)
