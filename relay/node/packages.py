@@ -182,6 +182,15 @@ class Packages:
         Raises:
             Denied: it may not have it, or not now.
         """
+        try:
+            file = self._find(sha256, query)
+        except Denied as denied:
+            self._metrics.blob_requests["miss" if denied.retry_after_s is not None else "refused"] += 1
+            raise
+        self._metrics.blob_requests["hit"] += 1
+        return file
+
+    def _find(self, sha256: str, query: dict[str, str]) -> File:
         expires, given = query.get("expires", ""), query.get("signature", "")
         if not expires.isascii() or not expires.isdigit() or len(expires) > 12:
             raise Denied(403, "the address is not complete")

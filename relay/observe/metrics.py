@@ -40,6 +40,8 @@ class NodeMetrics:
         self.store_failures = 0
         self.blob_fetches: Counter[str] = Counter(done=0, failed=0)
         """Package files fetched from the control plane, by what became of the attempt."""
+        self.blob_requests: Counter[str] = Counter(hit=0, miss=0, refused=0)
+        """Downloads asked for: the file was here, was not here yet, or may not be had."""
         self.blob_fetch_bytes = 0
         self.verification_failures = 0
         """Package files that were not what their hash says."""
@@ -98,6 +100,14 @@ class NodeMetrics:
         for result, count in sorted(self.blob_fetches.items()):
             fetches.add_metric([result], count)
         yield fetches
+        requests = CounterMetricFamily(
+            "opamp_relay_blob_requests",
+            "Downloads asked for: the file was here, not yet, or is refused",
+            labels=["result"],
+        )
+        for result, count in sorted(self.blob_requests.items()):
+            requests.add_metric([result], count)
+        yield requests
         sent, done, broken = self.downloads()
         yield _counter("opamp_relay_blob_fetch_bytes", "Bytes of package files from above", self.blob_fetch_bytes)
         yield _counter("opamp_relay_blob_serve_bytes", "Bytes of package files to agents", sent)

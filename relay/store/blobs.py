@@ -200,13 +200,3 @@ class BlobStore:
                 self.remove(sha256)
                 return True
         return False
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, hex.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -86,6 +86,7 @@ async def test_parts_permissions_and_refusals(programs: Programs, agents: list[P
         (url + "&x=1" * 20, 404),
     ):
         assert (await download(wrong))[0] == expected, wrong
+    assert node.metrics.blob_requests == {"hit": 4, "miss": 0, "refused": 4}
     expired = node.packages._address(url.partition("/v1/")[0], sha256, 5)
     assert (await download(expired))[0] == 403
 
