@@ -187,12 +187,12 @@ class Inputs:
         """What an assignment's document asks for."""
         if isinstance(assignment, PackageAssignment):
             package_spec = assignment.spec
-            pins = (self.catalog.packages[f"{p.name}@{p.version}"].pin for p in package_spec.packages)
+            pins = (self.catalog.packages[p.key].pin for p in package_spec.packages)
             return GlobalPackages(
                 tuple(sorted(pins)), package_spec.target_selector, package_spec.priority, package_spec.prefetch
             )
         spec = assignment.spec
-        template = self.catalog.templates[f"{spec.template.name}@{spec.template.version}"]
+        template = self.catalog.templates[spec.template.key]
         declared = {v.name for v in template.spec.variables}
         # Variables that the template does not declare cannot change what it renders: they are not pinned.
         pinned = {

@@ -60,9 +60,9 @@ class Checks:
             if blamed is None:
                 continue
             reference = assignment.spec.template
-            template = catalog.templates.get(f"{reference.name}@{reference.version}")
+            template = catalog.templates.get(reference.key)
             if template is None:
-                reason = f"there is no ConfigTemplate {reference.name}@{reference.version}"
+                reason = f"there is no ConfigTemplate {reference.key}"
                 problems.append(blamed.problem("spec.template", reason))
                 continue
             for path, reason in self.unresolved(catalog, assignment, template):
@@ -174,7 +174,7 @@ def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterato
         )
     if isinstance(assignment, PackageAssignment):
         for i, package in enumerate(assignment.spec.packages):
-            key = f"{package.name}@{package.version}"
+            key = package.key
             if key not in catalog.packages:
                 yield f"spec.packages.{i}", f"there is no package {key}"
             elif key in catalog.yanked:

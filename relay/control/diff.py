@@ -19,7 +19,7 @@ from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
 from relay.policy import template as templates
-from relay.policy.evaluate import NOTHING, Decision, Evaluator
+from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator
 from relay.policy.mask import Mask
 from relay.policy.snapshot import CONFIG, PACKAGES, build
 
@@ -112,7 +112,7 @@ class Diffs:
         if not agent.agent_id or not (takes_config or takes_packages):
             return NOTHING
         failures = (*agent.config.failed, *(agent.packages.failed if agent.packages is not None else ()))
-        failed = tuple((f.slot, f.content_hash, f.retry) for f in failures)
+        failed = tuple(f.attempt for f in failures)
         key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed)
         decision = evaluator.decide_once(key)
         if not takes_config:
@@ -145,13 +145,10 @@ def _components(decision: Decision) -> dict[str, set[str]]:
 
 def _changed(old: Decision, new: Decision) -> tuple[Decision, Decision]:
     """The parts of two decisions that differ: of slots those that hold something else, packages only where they do."""
-    kept = {(c.slot, c.content_hash, c.assignment.published.name) for c in old.choices}
-    kept &= {(c.slot, c.content_hash, c.assignment.published.name) for c in new.choices}
+    kept = {_given(c) for c in old.choices} & {_given(c) for c in new.choices}
     found = []
     for decision in (old, new):
-        choices = tuple(
-            c for c in decision.choices if (c.slot, c.content_hash, c.assignment.published.name) not in kept
-        )
+        choices = tuple(c for c in decision.choices if _given(c) not in kept)
         same_config, same_packages = old.config_hash == new.config_hash, old.packages_hash == new.packages_hash
         found.append(
             Decision(
@@ -162,6 +159,11 @@ def _changed(old: Decision, new: Decision) -> tuple[Decision, Decision]:
             )
         )
     return found[0], found[1]
+
+
+def _given(choice: Choice) -> tuple[str, bytes, str]:
+    """What a slot holds, and the assignment that gives it."""
+    return choice.slot, choice.content_hash, choice.assignment.published.name
 
 
 def _hash(decision: Decision) -> str | None:

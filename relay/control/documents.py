@@ -226,16 +226,13 @@ class Documents:
         problems: list[Problem] = []
         if isinstance(document, ConfigTemplate):
             users = self._revisions.users_of_template(key) | {
-                a.key
-                for a in catalog.assignments.values()
-                if f"{a.spec.template.name}@{a.spec.template.version}" == key
+                a.key for a in catalog.assignments.values() if a.spec.template.key == key
             }
             if users:
                 problems.append(source.problem("", f"in use by ConfigAssignment {', '.join(sorted(users))}"))
         elif isinstance(document, RegionVariables):
             for assignment in catalog.assignments.values():
-                reference = assignment.spec.template
-                template = catalog.templates[f"{reference.name}@{reference.version}"]
+                template = catalog.templates[assignment.spec.template.key]
                 for _, reason in self._checks.unresolved(catalog, assignment, template, self._checks.live(key)):
                     problems.append(source.problem("", f"ConfigAssignment {assignment.key}: {reason}"))
         elif isinstance(document, RolloutStrategy):

@@ -167,7 +167,7 @@ class Packages:
             users = self._revisions.users_of_package(key) | {
                 a.key
                 for a in self._documents.current.package_assignments.values()
-                if any(f"{p.name}@{p.version}" == key for p in a.spec.packages)
+                if any(p.key == key for p in a.spec.packages)
             }
             if users:
                 raise Conflict(f"package {key} is in use by PackageAssignment {', '.join(sorted(users))}")

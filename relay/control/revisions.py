@@ -72,7 +72,7 @@ class Revisions:
         self._gone: dict[str, tuple[int, int]] = {}
         self._templates: dict[str, ConfigTemplate] = {}
         self._contents: dict[str, bytes] = {}
-        """Resource name → payload of every pinned RegionVariables, old ones too."""
+        """Resource name → payload of every pinned RegionVariables and Package, old ones too."""
 
     async def load(self, catalog: Catalog) -> None:
         """Read where every assignment is; the documents are read already."""

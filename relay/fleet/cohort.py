@@ -129,7 +129,7 @@ class Cohorts:
         key = self._evaluator.key(
             facts,
             record.capabilities & capabilities.DECIDING,
-            failed=tuple((f.slot, f.content_hash, f.retry) for f in record.failures),
+            failed=tuple(f.attempt for f in record.failures),
             held=[slot.content_hash for slot in record.held],
         )
         cohort = self._cohorts.get(key)

@@ -37,7 +37,7 @@ def explain_agent(
         evaluator,
         facts,
         state.capabilities & capabilities.DECIDING,
-        failed=tuple((f.slot, f.content_hash, f.retry) for f in failed),
+        failed=tuple(f.attempt for f in failed),
         held=[slot.content_hash for slot in slots_of([*config.slots, *fill.slots])],
     )
     notes = []

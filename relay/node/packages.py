@@ -221,11 +221,16 @@ class Packages:
 
     async def _check(self, sha256: str) -> None:
         with contextlib.suppress(StoreError):
-            if not await asyncio.to_thread(self._blobs.verify, sha256):
-                self._metrics.verification_failures += 1
-                _log.error("package_damaged", sha256=sha256, consequence="fetched anew")
-                if self._is_wanted(sha256):
-                    self._want(sha256)
+            if not await self._is_undamaged(sha256) and self._is_wanted(sha256):
+                self._want(sha256)
+
+    async def _is_undamaged(self, sha256: str) -> bool:
+        """Whether a file is still what it was; one that is not is gone."""
+        if await asyncio.to_thread(self._blobs.verify, sha256):
+            return True
+        self._metrics.verification_failures += 1
+        _log.error("package_damaged", sha256=sha256, consequence="fetched anew")
+        return False
 
     # ---- fetching
 
@@ -241,7 +246,9 @@ class Packages:
         while self._is_wanted(sha256):
             try:
                 async with self._slots, self._lock(sha256):
-                    if await self._is_here(sha256) or await self._fetch_rest(sha256):
+                    # A file of an earlier run is hashed again before it counts.
+                    is_here = self._blobs.has_file(sha256) and await self._is_undamaged(sha256)
+                    if is_here or await self._fetch_rest(sha256):
                         self.problems.pop(sha256, None)
                         self._ready()
                         return
@@ -255,16 +262,6 @@ class Packages:
             self.problems[sha256] = reason
             self._metrics.blob_fetches["failed"] += 1
             await asyncio.sleep(backoff.next_delay_s())
-
-    async def _is_here(self, sha256: str) -> bool:
-        """Whether a file of an earlier run is still what it was."""
-        if not self._blobs.has_file(sha256):
-            return False
-        if await asyncio.to_thread(self._blobs.verify, sha256):
-            return True
-        self._metrics.verification_failures += 1
-        _log.error("package_damaged", sha256=sha256, consequence="fetched anew")
-        return False
 
     async def _fetch_rest(self, sha256: str) -> bool:
         """Fetch what is not here of a file. False where that was not the file."""

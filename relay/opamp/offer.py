@@ -30,6 +30,11 @@ class Failure(NamedTuple):
     error_message: str
     at_ms: int
 
+    @property
+    def attempt(self) -> tuple[str, bytes, int]:
+        """What failed, without the words and the time: what a decision depends on."""
+        return self.slot, self.content_hash, self.retry
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offer:

@@ -169,6 +169,11 @@ class PackageOffering(Offering):
         self.hashes = tuple((p.name, p.hash) for p in message.packages)
 
 
+def reported_hash(statuses: bytes | None) -> bytes:
+    """The all_packages_hash that PackageStatuses are about; empty for none."""
+    return pb.PackageStatuses.FromString(statuses or b"").server_provided_all_packages_hash
+
+
 def _words(statuses: bytes) -> bytes:
     """PackageStatuses but for the hash that they are about: an agent names that before it has done anything."""
     message = pb.PackageStatuses.FromString(statuses)

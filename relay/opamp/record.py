@@ -10,7 +10,7 @@ from relay.ids import AgentId, InstanceUid, sha256
 from relay.opamp import body, capabilities, identity
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.offering import APPLIED, APPLYING, FAILED, Offering
-from relay.opamp.packages import PackageOffering, PackagesOffer
+from relay.opamp.packages import PackageOffering, PackagesOffer, reported_hash
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 
@@ -235,7 +235,7 @@ class Record:
         """The all_packages_hash that the agent last spoke of; empty for none."""
         if self.packages is not None:
             return self.packages.reported
-        return pb.PackageStatuses.FromString(self.package_statuses or b"").server_provided_all_packages_hash
+        return reported_hash(self.package_statuses)
 
     def runs(self, content_hash: bytes) -> bool:
         """Whether it said to have applied this content."""
@@ -346,7 +346,5 @@ class Record:
             packages = record.packages = PackageOffering()
             packages.take(state.packages)
             packages.failed_hash = stored.failed_packages
-            packages.reported = pb.PackageStatuses.FromString(
-                record.package_statuses or b""
-            ).server_provided_all_packages_hash
+            packages.reported = reported_hash(record.package_statuses)
         return record

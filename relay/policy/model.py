@@ -135,11 +135,16 @@ class ConfigTemplate(Model):
         return f"{self.metadata.name}@{self.metadata.version}"
 
 
-class TemplateRef(Model):
-    """Names one version of a template."""
+class VersionRef(Model):
+    """Names one version of a template, or of a package."""
 
     name: Name
     version: Version
+
+    @property
+    def key(self) -> str:
+        """NAME@VERSION: what that version is stored under."""
+        return f"{self.name}@{self.version}"
 
 
 class Approval(Model):
@@ -154,7 +159,7 @@ class Approval(Model):
 class AssignmentSpec(Model):
     """What an assignment says."""
 
-    template: TemplateRef
+    template: VersionRef
     values: dict[str, Any] = Field(default_factory=dict)
     target_selector: Selector = Selector()
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)

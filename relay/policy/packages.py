@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from relay.documents import canonical_json
 from relay.ids import sha256
-from relay.policy.model import Approval, Metadata, Model, Name, Scalar, Selector, Version
+from relay.policy.model import Approval, Metadata, Model, Name, Scalar, Selector, Version, VersionRef
 
 MAX_FILES = 64
 """Of one version."""
@@ -82,17 +82,10 @@ class PublishedPackage(Model):
         return sorted(self.files, key=lambda f: (-len(f.attributes), f.sha256))
 
 
-class PackageRef(Model):
-    """Names one version of a package."""
-
-    name: Name
-    version: Version
-
-
 class PackageAssignmentSpec(Model):
     """What a package assignment says."""
 
-    packages: list[PackageRef] = Field(min_length=1, max_length=100)
+    packages: list[VersionRef] = Field(min_length=1, max_length=100)
     """The whole set: an agent removes what it has beyond it."""
     target_selector: Selector = Selector()
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
@@ -105,7 +98,7 @@ class PackageAssignmentSpec(Model):
 
     @field_validator("packages")
     @classmethod
-    def _named_once(cls, packages: list[PackageRef]) -> list[PackageRef]:
+    def _named_once(cls, packages: list[VersionRef]) -> list[VersionRef]:
         names = [p.name for p in packages]
         for name in names:
             if names.count(name) > 1:

@@ -13,6 +13,7 @@ import re
 import shutil
 import threading
 from collections.abc import Container
+from io import BufferedReader
 from pathlib import Path
 
 from relay.errors import StoreError
@@ -90,7 +91,7 @@ class BlobStore:
         path = self.path(sha256)
         try:
             with path.open("rb") as file:
-                good = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+                good = _has_hash(file, sha256)
         except FileNotFoundError:
             good = False
         except OSError as error:
@@ -157,7 +158,7 @@ class BlobStore:
                 path.touch()
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-                good = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+                good = _has_hash(file, sha256)
             if good:
                 os.replace(path, self.path(sha256))
         except OSError as error:
@@ -200,3 +201,7 @@ class BlobStore:
                 self.remove(sha256)
                 return True
         return False
+
+
+def _has_hash(file: BufferedReader, sha256: str) -> bool:
+    return hashlib.file_digest(file, "sha256").hexdigest() == sha256
