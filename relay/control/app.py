@@ -27,7 +27,7 @@ from relay.control.preview import Previews
 from relay.control.publish import Publisher
 from relay.control.revisions import Revisions, Rules
 from relay.control.rollouts.engine import Rollouts
-from relay.control.rollouts.model import AT_ONCE
+from relay.control.rollouts.model import at_once
 from relay.control.storage.database import Database
 from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender
@@ -257,7 +257,11 @@ class ControlPlane:
 def _rules(policies: Policies) -> dict[str, Rules]:
     config, packages = policies.config_update, policies.package_update
     common = {"approval_required", "approvals_needed", "four_eyes", "rollback_on_error"}
-    strategy = AT_ONCE
+    config_at_once, packages_at_once = (
+        at_once(rules.rollback_error_rate if rules.rollback_on_error else None, rules.rollback_min_agents)
+        for rules in (config, packages)
+    )
+    strategy = packages_at_once
     if packages.canary_percentage:
         stages = [
             Stage(name="canary", percentage=packages.canary_percentage, duration=f"{packages.canary_duration:.0f}s"),
@@ -266,8 +270,10 @@ def _rules(policies: Policies) -> dict[str, Rules]:
         criteria = SuccessCriteria(error_rate_threshold=packages.canary_error_rate)
         strategy = StrategySpec(stages=[s.model_copy(update={"success_criteria": criteria}) for s in stages])
     return {
-        CONFIG: Rules(**config.model_dump(include=common)),
-        PACKAGES: Rules(**packages.model_dump(include=common), strategy=strategy),
+        CONFIG: Rules(**config.model_dump(include=common), strategy=config_at_once),
+        PACKAGES: Rules(
+            **packages.model_dump(include=common), strategy=strategy, at_once=not packages.canary_percentage
+        ),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ from relay.policy.template import RENDERER
 
 _MOST_LAYERS = 8
 """Of rollouts that superseded each other; agents of older ones go to the stable revision."""
+_MOST_EARLIER = 3
+"""Of revisions that were stable before, for agents that cannot apply what came after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ class AssignmentState:
     """The one that waits for approval."""
     layers: tuple[Rollout, ...] = ()
     """Superseded ones, newest first, whose agents keep their candidates until their turn comes."""
+    earlier: tuple[GlobalRevision, ...] = ()
+    """What was stable before, the newest first: for agents that cannot apply what came after."""
+    flawed: bool = False
+    """No agent could apply what is stable: it is nothing to fall back to."""
 
     @property
     def in_force(self) -> list[GlobalRevision]:
@@ -71,15 +77,24 @@ class AssignmentState:
         going = [r.asked for r in (self.rollout, self.pending) if r is not None]
         return max((needed for needed, _ in going), default=0), any(four_eyes for _, four_eyes in going)
 
-    def for_region(self, region: str) -> Published:
-        """As one region gets it."""
+    def for_region(self, region: str, renders: Callable[[GlobalRevision], bool] = lambda _: True) -> Published:
+        """As one region gets it.
+
+        Args:
+            renders: whether the region can make something of a revision.
+        """
         going = self.rollout is not None and self.rollout.state in GOING
+        stable = self.stable
+        if stable is not None and self.rollout is not None and self.rollout.candidate != stable:
+            # A region that cannot make it never had it: until the candidate's turn comes agents have what they had.
+            stable = next((revision for revision in (stable, *self.earlier) if renders(revision)), None)
         return Published(
             name=self.name,
-            stable=self.stable.for_region(region) if self.stable else None,
+            stable=stable.for_region(region) if stable else None,
             rollout=self.rollout.for_region(region) if going and self.rollout is not None else None,
             layers=[layer.for_region(region) for layer in self.layers],
             retry=self.retry,
+            earlier=[revision.for_region(region) for revision in self.earlier],
         )
 
     def concerns(self, region: str) -> bool:
@@ -94,10 +109,20 @@ class AssignmentState:
             cleared = dataclasses.replace(self, pending=None)
             return cleared._begun(rollout) if rollout.state not in (State.REJECTED, State.ABORTED) else cleared
         if rollout.state is State.COMPLETED:
-            return dataclasses.replace(self, stable=rollout.candidate, rollout=rollout, layers=())
+            return self._completed(rollout)
         if rollout.state in GOING:
             return dataclasses.replace(self, rollout=rollout)
         return dataclasses.replace(self, rollout=rollout, layers=())
+
+    def _completed(self, rollout: Rollout) -> AssignmentState:
+        done = dataclasses.replace(self, stable=rollout.candidate, rollout=rollout, layers=())
+        if rollout.candidate == self.stable:
+            return done
+        good = [self.stable] if self.stable is not None and not self.flawed and not self.observe_only else []
+        earlier = [revision for revision in (*good, *self.earlier) if revision != rollout.candidate]
+        counts = rollout.passed[-1].counts if rollout.passed else {}
+        flawed = bool(counts.get("failed")) and not counts.get("applied")
+        return dataclasses.replace(done, earlier=tuple(earlier[:_MOST_EARLIER]), flawed=flawed)
 
     def _begun(self, rollout: Rollout) -> AssignmentState:
         """A new rollout goes out; agents of the one that it supersedes keep what they have until their turn comes.
@@ -123,6 +148,8 @@ class AssignmentState:
             "rollout": self.rollout.name if self.rollout else None,
             "pending": self.pending.name if self.pending else None,
             "layers": [layer.name for layer in self.layers],
+            "earlier": [revision.plain() for revision in self.earlier],
+            "flawed": self.flawed,
         }
 
     @classmethod
@@ -145,6 +172,8 @@ class AssignmentState:
             rollout=rollouts.get(value["rollout"]),
             pending=rollouts.get(value["pending"]),
             layers=tuple(rollouts[layer] for layer in value["layers"]),
+            earlier=tuple(filter(None, map(revision_from_plain, value.get("earlier", ())))),
+            flawed=value.get("flawed", False),
         )
 
 

@@ -113,7 +113,9 @@ class Diffs:
             return NOTHING
         failures = (*agent.config.failed, *(agent.packages.failed if agent.packages is not None else ()))
         failed = tuple(f.attempt for f in failures)
-        key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed)
+        slots = (*agent.config.applied, *(agent.packages.applied if agent.packages is not None else ()))
+        applied = tuple((slot.slot, slot.content_hash) for slot in slots)
+        key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed, applied=applied)
         decision = evaluator.decide_once(key)
         if not takes_config:
             return Decision((), NOTHING.config_hash, decision.packages, decision.packages_hash)

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,14 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.control.assignments import Advance, AssignmentState, Inputs, packages_of
 from relay.control.catalog import AnyAssignment, Catalog
 from relay.control.rollouts import plan
+from relay.control.rollouts.contents import renders
 from relay.control.rollouts.model import (
-    AT_ONCE,
     GOING,
     GlobalConfig,
     GlobalPackages,
     GlobalRevision,
     Rollout,
     State,
+    at_once,
 )
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
@@ -51,8 +52,10 @@ class Rules:
     approvals_needed: int = 1
     four_eyes: bool = False
     rollback_on_error: bool = True
-    strategy: StrategySpec = AT_ONCE
+    strategy: StrategySpec = field(default_factory=at_once)
     """Of assignments that name none."""
+    at_once: bool = True
+    """Whether that is none at all."""
 
 
 Targets = Callable[[Rollout, Advance], list[tuple[str, str]]]
@@ -123,6 +126,11 @@ class Revisions:
                 state = dataclasses.replace(state, declared=revision)
                 self._change(advance, state, assignment, strategy, authors, now_ms)
         self._end_yanked(advance, catalog, now_ms)
+        for name, state in advance.states.items():
+            # Nobody is kept from deleting what agents could only fall back to.
+            kept = tuple(r for r in state.earlier if _is_whole(r, catalog))
+            if kept != state.earlier:
+                advance.states[name] = dataclasses.replace(state, earlier=kept)
         self._drop_unpinned(advance)
         return advance
 
@@ -141,10 +149,12 @@ class Revisions:
 
     def strategy(self, catalog: Catalog, assignment: AnyAssignment) -> StrategySpec:
         """By which changes of an assignment go out."""
-        if isinstance(assignment, ConfigAssignment) and assignment.spec.observe_only:
-            return AT_ONCE
-        named = assignment.spec.strategy
+        named = "" if _observes(assignment) else assignment.spec.strategy
         return catalog.strategies[named].spec if named else self._rules[assignment.kind].strategy
+
+    def _at_once(self, assignment: AnyAssignment) -> bool:
+        """Whether changes go out without a strategy."""
+        return _observes(assignment) or (not assignment.spec.strategy and self._rules[assignment.kind].at_once)
 
     def _asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
         """(approvals that a change needs by its own documents, whether its author's does not count)."""
@@ -187,6 +197,7 @@ class Revisions:
             four_eyes=four_eyes,
             asked=asked,
             authors=tuple(dict.fromkeys(authors)),
+            at_once=self._at_once(assignment),
         )
         if state.pending is not None:
             advance.rollouts.append(plan.supersede(state.pending, rollout.name, now_ms))
@@ -201,13 +212,15 @@ class Revisions:
         if not plan.approved(rollout):
             advance.rollouts.append(rollout)
             return
-        if rollout.strategy == AT_ONCE:
-            begun = plan.complete_at_once(rollout, "at once, without a strategy", now_ms)
-        elif rollout.candidate == rollout.stable:
+        if rollout.candidate == rollout.stable:
             begun = plan.complete_at_once(rollout, "back to the stable revision", now_ms)
+        elif rollout.candidate.observe_only:
+            begun = plan.complete_at_once(rollout, "it is only observed", now_ms)
         else:
             targets = self._targets(rollout, advance)
-            if targets or not _same_content(rollout):
+            if rollout.at_once and not targets:
+                begun = plan.complete_at_once(rollout, "no agent is known that it is for", now_ms)
+            elif targets or not _same_content(rollout):
                 begun = plan.begin(rollout, targets, now_ms)
                 if isinstance(rollout.candidate, GlobalPackages) and rollout.candidate.prefetch:
                     # Nobody's turn comes before the files are there: see `Rollouts`.
@@ -250,7 +263,12 @@ class Revisions:
 
     @staticmethod
     def _drop_unpinned(advance: Advance) -> None:
-        needed = {pin for state in advance.states.values() for revision in state.revisions for pin in revision.pins}
+        needed = {
+            pin
+            for state in advance.states.values()
+            for revision in (*state.revisions, *state.earlier)
+            for pin in revision.pins
+        }
         advance.contents = {name: payload for name, payload in advance.contents.items() if name in needed}
 
     def unpublishable(self, advance: Advance) -> list[tuple[str, str]]:
@@ -329,7 +347,7 @@ class Revisions:
             package
             for state in self.states.values()
             if state.concerns(region)
-            for revision in state.in_force
+            for revision in (*state.in_force, *state.earlier)
             if isinstance(revision, GlobalPackages)
             for package in packages_of(advance, revision)
         ]
@@ -370,14 +388,13 @@ class Revisions:
         for state in advance.states.values():
             if not state.concerns(region):
                 continue
-            published = state.for_region(region)
+            published = state.for_region(region, lambda revision: renders(advance, revision, region))
             name, payload = assignment_resource(state.kind, published)
             found[name] = payload
-            changes = [published.rollout] if published.rollout else []
-            for revision in (published.stable, *(c.candidate for c in [*changes, *published.layers])):
+            for revision in published.revisions:
                 if isinstance(revision, PackageRevision):
                     found.update((f"Package/{pin}", advance.contents[f"Package/{pin}"]) for pin in revision.packages)
-                elif revision is not None:
+                else:
                     name, payload = template_resource(advance.templates[revision.template])
                     found[name] = payload
                     if revision.variables:
@@ -388,6 +405,17 @@ class Revisions:
 
 def _uses(revision: GlobalRevision, template: str) -> bool:
     return isinstance(revision, GlobalConfig) and revision.template == template
+
+
+def _observes(assignment: AnyAssignment) -> bool:
+    return isinstance(assignment, ConfigAssignment) and assignment.spec.observe_only
+
+
+def _is_whole(revision: GlobalRevision, catalog: Catalog) -> bool:
+    """Whether all that a revision is of is still there."""
+    if isinstance(revision, GlobalConfig):
+        return revision.template in catalog.templates
+    return revision.versions <= catalog.packages.keys()
 
 
 def _same_content(rollout: Rollout) -> bool:

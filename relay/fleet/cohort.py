@@ -11,18 +11,18 @@ from typing import Literal
 
 from relay.fleet.facts import facts_of
 from relay.opamp import capabilities
-from relay.opamp.offer import Offer, OfferedSlot, encode
+from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.record import Record
 from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator
 from relay.policy.packages import package_hash
-from relay.policy.snapshot import ConfigContent, Content, Snapshot
+from relay.policy.snapshot import CONFIG, PACKAGES, ConfigContent, Content, Snapshot
 
 
 class Cohort:
     """Agents that get one answer."""
 
-    __slots__ = ("decision", "generation", "key", "offer", "packages")
+    __slots__ = ("decision", "generation", "key", "offer", "packages", "withheld")
 
     def __init__(self, key: CohortKey, generation: int) -> None:
         self.key = key
@@ -30,6 +30,8 @@ class Cohort:
         self.decision = NOTHING
         self.offer: Offer | None = None
         self.packages: PackagesOffer | None = None
+        self.withheld: tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]] = ((), ())
+        """What its agents should have and are not offered: of configs, of packages."""
 
 
 class Cohorts:
@@ -112,7 +114,7 @@ class Cohorts:
         changed = False
         for cohort in self._cohorts.values():
             decision = evaluator.decide(cohort.key)
-            if decision.hashes != cohort.decision.hashes:
+            if (decision.hashes, decision.withheld) != (cohort.decision.hashes, cohort.decision.withheld):
                 changed = True
             self._decided(cohort, decision)
         return changed
@@ -121,6 +123,7 @@ class Cohorts:
         cohort.decision = decision
         cohort.offer = self._offer(decision)
         cohort.packages = _packages(decision)
+        cohort.withheld = _withheld(decision, CONFIG), _withheld(decision, PACKAGES)
 
     def place(self, record: Record) -> Cohort:
         """Find the cohort of an agent whose description or capabilities changed."""
@@ -131,6 +134,7 @@ class Cohorts:
             record.capabilities & capabilities.DECIDING,
             failed=tuple(f.attempt for f in record.failures),
             held=[slot.content_hash for slot in record.held],
+            applied=tuple((slot.slot, slot.content_hash) for slot in record.applied),
         )
         cohort = self._cohorts.get(key)
         if cohort is None:
@@ -153,6 +157,10 @@ class Cohorts:
     def packages(self, record: Record) -> PackagesOffer | None:
         """Which packages policy selects for an agent; None for none."""
         return self.of(record).packages
+
+    def withheld(self, record: Record) -> tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]:
+        """What an agent should have and is not offered: of configs, of packages."""
+        return self.of(record).withheld
 
     def hash_of(self, content: Content, record: Record) -> bytes | None:
         """The content hash of something for an agent; None where it has none for it."""
@@ -189,6 +197,12 @@ class Cohorts:
 def _slot(choice: Choice) -> OfferedSlot:
     published = choice.assignment.published
     return OfferedSlot(choice.slot, published.name, choice.content_hash, published.retry)
+
+
+def _withheld(decision: Decision, kind: str) -> tuple[WithheldSlot, ...]:
+    return tuple(
+        WithheldSlot(w.slot, w.assignment, w.content_hash, w.reason) for w in decision.withheld if w.kind == kind
+    )
 
 
 def _packages(decision: Decision) -> PackagesOffer | None:

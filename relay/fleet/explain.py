@@ -39,6 +39,7 @@ def explain_agent(
         state.capabilities & capabilities.DECIDING,
         failed=tuple(f.attempt for f in failed),
         held=[slot.content_hash for slot in slots_of([*config.slots, *fill.slots])],
+        applied=tuple((s.slot, s.content_hash) for s in slots_of([*config.applied, *fill.applied])),
     )
     notes = []
     if not state.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from relay.opamp.offering import FAILED
 from relay.opamp.record import Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
@@ -37,7 +38,7 @@ class Rollup:
             record.connected,
             record.transport,
             record.healthy(),
-            status_name(record.config_status().status),
+            FAILED if record.config.failure is not None else status_name(record.config_status().status),
         )
         if now == record.counted:
             return False

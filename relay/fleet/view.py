@@ -11,6 +11,8 @@ from relay.fleet.facts import labels_of
 from relay.fleet.rollup import status_name
 from relay.ids import format_uid
 from relay.opamp import capabilities, identity
+from relay.opamp.offer import Failure
+from relay.opamp.offering import FAILED, Offering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 
@@ -43,23 +45,52 @@ def _labels(subject: _Subject) -> dict[str, Any]:
 
 def _config(subject: _Subject) -> dict[str, Any]:
     status = pb.RemoteConfigStatus.FromString(subject.state.remote_config_status)
+    failure = _failure(subject.state.config)
     return {
         "offered_hash": subject.state.config.hash.hex(),
         "reported_hash": status.last_remote_config_hash.hex(),
-        "status": status_name(status.status),
-        "error_message": status.error_message,
-        "assignments": [slot.assignment for slot in subject.state.config.slots],
+        # It may well run and report what it had before: it has not what it should have.
+        "status": status_name(status.status) if failure is None else FAILED,
+        "error_message": status.error_message if failure is None else failure.error_message,
+        **_assigned(subject.state.config),
+    }
+
+
+def _failure(message: link_pb2.Offering) -> Failure | None:
+    if not message.withheld:
+        return None
+    offering = Offering()
+    offering.take(message)
+    return offering.failure
+
+
+def _assigned(message: link_pb2.Offering) -> dict[str, Any]:
+    """Which assignments an agent belongs to, and what of them it is not given."""
+    by_slot = {slot.slot: slot.assignment for slot in message.slots}
+    by_slot |= {slot.slot: slot.assignment for slot in message.withheld}
+    return {
+        "assignments": [by_slot[slot] for slot in sorted(by_slot)],
+        "withheld": [
+            {
+                "slot": slot.slot,
+                "assignment": slot.assignment,
+                "content_hash": slot.content_hash.hex() or None,
+                "reason": slot.reason or "the agent failed at it",
+            }
+            for slot in message.withheld
+        ],
     }
 
 
 def _packages(subject: _Subject) -> dict[str, Any]:
     reported = pb.PackageStatuses.FromString(subject.state.package_statuses)
     offering = subject.state.packages
+    failure = _failure(offering)
     return {
         "offered_hash": offering.hash.hex(),
-        "status": offering.status,
-        "error_message": offering.reason,
-        "assignments": [slot.assignment for slot in offering.slots],
+        "status": offering.status if failure is None else FAILED,
+        "error_message": offering.reason if failure is None else failure.error_message,
+        **_assigned(offering),
         "installed": {
             name: s.agent_has_version for name, s in sorted(reported.packages.items()) if s.agent_has_version
         },

@@ -117,18 +117,25 @@ class SyncReceiver:
                 resources[entry.name] = self.held[entry.name]
         return Candidate(version, resources, rejected, update.nonce)
 
-    def outcome(self, candidate: Candidate, refused: Mapping[str, str], keep: frozenset[str]) -> Outcome:
+    def outcome(
+        self,
+        candidate: Candidate,
+        refused: Mapping[str, str],
+        keep: frozenset[str],
+        salvaged: frozenset[str] = frozenset(),
+    ) -> Outcome:
         """What follows if the candidate is put in force, but for what its content does not allow. Changes nothing.
 
         Args:
             refused: name → why it could not be read; its last good form is what stays held.
             keep: names that what is in force still needs.
+            salvaged: of `refused`, those of which something is in force all the same: they are held.
         """
         held: dict[str, bytes] = {}
         for name, payload in candidate.resources.items():
-            if name in refused and name in self.held:
+            if name in refused and name in self.held and name not in salvaged:
                 held[name] = self.held[name]
-            elif name not in refused:
+            elif name not in refused or name in salvaged:
                 held[name] = payload
         for name in keep:
             if name not in held and name in self.held:

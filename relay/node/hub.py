@@ -138,6 +138,7 @@ class Hub:
             fresh_uid=self._fresh_uid,
             may_ask=self._may_ask,
             predecessor=registry.predecessor,
+            withheld=cohorts.withheld,
         )
 
     @property

@@ -106,7 +106,7 @@ class PolicyHolder:
         # In a thread: a thousand documents take a tenth of a second to check, and agents are answered meanwhile.
         snapshot = await asyncio.to_thread(build, candidate.resources, self._cohorts.snapshot)
         rendered = await asyncio.to_thread(self._cohorts.prepare, snapshot)
-        outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed)
+        outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed, snapshot.salvaged)
         writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
         writes[_VERSION_KEY] = json.dumps(candidate.version).encode()
         await self._store.commit(_BUCKET, writes)

@@ -36,6 +36,17 @@ class Failure(NamedTuple):
         return self.slot, self.content_hash, self.retry
 
 
+class WithheldSlot(NamedTuple):
+    """What an agent should have of its assignment, and is not offered."""
+
+    slot: str
+    assignment: str
+    content_hash: bytes
+    """What the agent failed at; empty where its node can make nothing of it."""
+    reason: str
+    """Why the node cannot make it; empty where the agent failed at it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Offer:
     """One distinct config. Compare by `config_hash`."""

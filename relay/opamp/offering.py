@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.opamp.offer import Failure, OfferedSlot
+from relay.opamp.offer import Failure, OfferedSlot, WithheldSlot
 from relay.pb.relay.v1 import link_pb2
 
 _REASON_CHARS = 1000
@@ -31,6 +31,7 @@ class Offering:
         "restarts",
         "slots",
         "status",
+        "withheld",
     )
 
     def __init__(self) -> None:
@@ -52,6 +53,14 @@ class Offering:
         """The last hash that the agent reported FAILED: not offered again."""
         self.status = ""
         """What it says of `hash`: APPLIED, APPLYING, FAILED; empty for nothing."""
+        self.withheld: tuple[WithheldSlot, ...] = ()
+        """What it should have, and is not offered."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The failure for which it has not what it should have; None where there is none."""
+        keys = {(w.slot, w.content_hash) for w in self.withheld if w.content_hash}
+        return next((f for f in reversed(self.failed) if (f.slot, f.content_hash) in keys), None)
 
     def offer(self, hash_: bytes, slots: tuple[OfferedSlot, ...], healthy: bool | None, *, held: bool = False) -> bool:
         """It is offered something, or has it already. False where nothing is new of that.
@@ -178,6 +187,7 @@ class Offering:
                 )
                 for f in self.failed
             ],
+            withheld=[link_pb2.WithheldSlot(**w._asdict()) for w in self.withheld],
         )
 
     def take(self, message: link_pb2.Offering) -> None:
@@ -189,6 +199,7 @@ class Offering:
         self.offered_at_ms = message.offered_at_unix_ms
         self.baseline = tuple(m.healthy_before if m.HasField("healthy_before") else None for m in message.slots)
         self.failed = failures_of(message.failed)
+        self.withheld = tuple(WithheldSlot(w.slot, w.assignment, w.content_hash, w.reason) for w in message.withheld)
 
 
 def slots_of(messages: Iterable[link_pb2.OfferedSlot]) -> tuple[OfferedSlot, ...]:

@@ -189,10 +189,10 @@ class Record:
         return changes
 
     def _take_status(self) -> None:
-        before = self.config.failed
+        before = self.config.failed, self.config.applied
         hash_, status, reason = self._said()
         self.config.said(hash_, status, reason)
-        if self.config.failed != before:
+        if (self.config.failed, self.config.applied) != before:
             self.cohort = None
 
     def _said(self) -> tuple[bytes, str, str]:
@@ -201,9 +201,9 @@ class Record:
         return status.last_remote_config_hash, _SAID.get(status.status, ""), status.error_message
 
     def _take_packages(self, packages: PackageOffering) -> None:
-        before = packages.failed
+        before = packages.failed, packages.applied
         packages.report(self.package_statuses)
-        if packages.failed != before:
+        if (packages.failed, packages.applied) != before:
             self.cohort = None
 
     def offer_config(self, hash_: bytes, slots: tuple[OfferedSlot, ...], *, held: bool = False) -> bool:
@@ -230,6 +230,11 @@ class Record:
     def held(self) -> tuple[OfferedSlot, ...]:
         """What it was last offered, of any kind."""
         return self.config.slots if self.packages is None else (*self.config.slots, *self.packages.slots)
+
+    @property
+    def applied(self) -> tuple[OfferedSlot, ...]:
+        """What it last applied, of any kind."""
+        return self.config.applied if self.packages is None else (*self.config.applied, *self.packages.applied)
 
     def packages_reported(self) -> bytes:
         """The all_packages_hash that the agent last spoke of; empty for none."""

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.opamp import body, capabilities
-from relay.opamp.offer import Offer
+from relay.opamp.offer import Offer, WithheldSlot
 from relay.opamp.outbox import Outbox
 from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
@@ -75,7 +75,7 @@ class Reply:
 class Services:
     """What sessions are lent by their node: the decision, and chance."""
 
-    __slots__ = ("decide", "decide_packages", "fresh_uid", "may_ask", "packages_field", "predecessor")
+    __slots__ = ("decide", "decide_packages", "fresh_uid", "may_ask", "packages_field", "predecessor", "withheld")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Services:
         fresh_uid: Callable[[], bytes],
         may_ask: Callable[[float], bool],
         predecessor: Callable[[Record], Record | None],
+        withheld: Callable[[Record], tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]],
     ) -> None:
         self.decide = decide
         """Record → the config that policy selects for it, None for none."""
@@ -99,6 +100,8 @@ class Services:
         """Whether one more agent may be asked for its full state now (a rate shared by the node)."""
         self.predecessor = predecessor
         """A record of the same agent under another uid that nobody uses any more; None for none."""
+        self.withheld = withheld
+        """Record → what it should have and is not offered, of configs and of packages."""
 
 
 class Session:
@@ -293,6 +296,11 @@ class Session:
         if not record.agent_description or self.disconnected:
             return Change.NONE
         changes = Change.NONE
+        configs, packages = self._services.withheld(record)
+        for offering, withheld in ((record.config, configs), (record.packages, packages)):
+            if offering is not None and offering.withheld != withheld:
+                offering.withheld = withheld
+                changes |= Change.OTHER
         if record.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:
             changes |= self._consider_config(record, now, mismatch)
         if record.capabilities & capabilities.ACCEPTS_PACKAGES:

@@ -1,12 +1,15 @@
 """From a snapshot and an agent to what it should run.
 
-An assignment gives an agent one thing: the candidate where the agent's bucket is below the rollout's threshold, else the
-stable revision; where the agent failed at that before, the next of them. Per slot, of all assignments that give it
-something, the one of the highest priority wins, then of the smallest name. Packages are one more slot, decided alike.
+An agent belongs, for each slot, to one assignment: of all that are for it, the one of the highest priority, then of the
+smallest name. Packages are one more slot, decided alike. Of its assignment it gets one thing: the candidate where its
+bucket is below the rollout's threshold, else the stable revision. Where it failed at that before, or its region can make
+nothing of it, it gets what it last applied of the same assignment, else the next best of it, else it keeps what it has:
+a failure never changes which assignment an agent belongs to.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,13 +18,25 @@ from relay.policy import packages, rollout
 from relay.policy.model import Selector
 from relay.policy.packages import PackageFile, PackageSet
 from relay.policy.selector import Facts, Matcher
-from relay.policy.snapshot import PACKAGES, Assignment, ConfigContent, Content, PackageContent, Rollout, Snapshot
+from relay.policy.snapshot import (
+    PACKAGES,
+    Assignment,
+    ConfigContent,
+    Content,
+    PackageContent,
+    Revision,
+    Rollout,
+    Snapshot,
+)
 
 EVERYBODY = Selector()
 Failed = tuple[tuple[str, bytes, int], ...]
 """(slot, content hash, retry generation) of all that an agent could not apply."""
-CohortKey = tuple[int, int, int, Failed]
-"""(outcomes of all selector terms, capability bits that decide, sides in all rollouts, failures)."""
+Applied = tuple[tuple[str, bytes], ...]
+"""(slot, content hash) of all that an agent last applied."""
+CohortKey = tuple[int, int, int, Failed, Applied]
+"""(outcomes of all selector terms, capability bits that decide, sides in all rollouts, failures, what was applied: of
+agents that cannot have what they should)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,33 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Withheld:
+    """What agents of a cohort should have of their assignment, and are not given."""
+
+    kind: str
+    """CONFIG or PACKAGES."""
+    slot: str
+    assignment: str
+    content_hash: bytes
+    """What they failed at; empty where their region can make nothing of it."""
+    reason: str
+    """Why their region cannot make it; empty where they failed: each has words of its own for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An assignment that a cohort belongs to, if no other one is before it."""
+
+    assignment: Assignment
+    slot: str
+    priority: int
+    """Of what the cohort should have of it, whatever it is given."""
+    given: Choice | None
+    """None: the cohort keeps what it has."""
+    withheld: Withheld | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What a cohort runs."""
 
@@ -62,6 +104,7 @@ class Decision:
     config_hash: ConfigHash
     packages: Choice | None = None
     packages_hash: bytes = b""
+    withheld: tuple[Withheld, ...] = ()
 
     @property
     def assignments(self) -> tuple[str, ...]:
@@ -95,7 +138,8 @@ class Evaluator:
         self._decided: dict[CohortKey, Decision] = {}
         branches = [branch for a in snapshot.assignments for branch in a.branches]
         contents = [c for a in snapshot.assignments for c in a.contents]
-        selectors = [*(c.revision.selector for c in contents), *(change.selector for change, _ in branches)]
+        revisions = [r for a in snapshot.assignments for r in a.revisions]
+        selectors = [*(r.selector for r in revisions), *(change.selector for change, _ in branches)]
         selectors += [s for c in contents if isinstance(c, PackageContent) for s in c.selectors.values()]
         # One that selects everybody needs no bit.
         distinct = {s.model_dump_json(): s for s in selectors if s != EVERYBODY}
@@ -110,13 +154,14 @@ class Evaluator:
             and (rollout.NOBODY < change.threshold < rollout.EVERYONE or (change.threshold and change.id in frozen))
         ]
         self._side_of = {change_id: i for i, (change_id, _, _) in enumerate(self._splitting)}
+        self._refuses = any(a.refused is not None for a in snapshot.assignments)
 
     @property
     def keying(self) -> tuple[object, ...]:
         """Equal for two evaluators that give every agent the same cohort key, so that no agent need be keyed anew."""
         splitting = [(name, threshold, content.revision if content else None)
                      for name, threshold, content in self._splitting]  # fmt: skip
-        return (self._matcher.mentions, splitting)
+        return (self._matcher.mentions, splitting, self._refuses)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -124,13 +169,20 @@ class Evaluator:
         return self._matcher.keys
 
     def key(
-        self, facts: Facts, deciding_capabilities: int, *, failed: Failed = (), held: Collection[bytes] = ()
+        self,
+        facts: Facts,
+        deciding_capabilities: int,
+        *,
+        failed: Failed = (),
+        held: Collection[bytes] = (),
+        applied: Applied = (),
     ) -> CohortKey:
         """The cohort of an agent.
 
         Args:
             failed: what it could not apply.
             held: content hashes of what it was last offered, or has.
+            applied: what it last applied.
         """
         vector = self._matcher.vector(facts)
         sides = 0
@@ -139,7 +191,7 @@ class Evaluator:
                 content is None or self.hash_of(content, vector) in held
             ):
                 sides |= 1 << i
-        return (vector, deciding_capabilities, sides, failed)
+        return (vector, deciding_capabilities, sides, failed, applied if failed or self._refuses else ())
 
     def matches(self, selector: Selector, vector: int) -> bool:
         """Whether a selector of the snapshot matches a cohort."""
@@ -154,47 +206,94 @@ class Evaluator:
 
     def decide(self, key: CohortKey) -> Decision:
         """What agents of this cohort run."""
-        chosen: dict[tuple[bool, str], Choice] = {}
+        claims: dict[tuple[bool, str], Claim] = {}
         for assignment in self.snapshot.assignments:  # by name
-            choice = self.given(assignment, key)
-            if choice is None:
+            claim = self.claim(assignment, key)
+            if claim is None:
                 continue
-            lane = (assignment.kind == PACKAGES, choice.slot)
-            if lane not in chosen or choice.priority > chosen[lane].priority:
-                chosen[lane] = choice
-        if not chosen:
+            lane = (assignment.kind == PACKAGES, claim.slot)
+            if lane not in claims or claim.priority > claims[lane].priority:
+                claims[lane] = claim
+        if not claims:
             return NOTHING
-        fill = chosen.pop((True, ""), None)
-        choices = tuple(chosen[lane] for lane in sorted(chosen))
+        withheld = tuple(claims[lane].withheld for lane in sorted(claims))
+        fill = claims.pop((True, ""), None)
+        choices = self._choices([claims[lane] for lane in sorted(claims)], key)
         hash_ = ConfigHash(b"")
         if choices:
             hash_ = config_hash([(c.slot, c.content_hash) for c in choices], _retry(choices, key[3]))
-        if fill is None or fill.files is None:
-            return Decision(choices, hash_)
+        decision = Decision(choices, hash_, withheld=tuple(w for w in withheld if w is not None))
+        if fill is None or fill.given is None or fill.given.files is None:
+            return decision
         options = list(self.options(fill.assignment, key))
         failed = sum(is_blocked(option, key[3]) for option in options)
-        return Decision(choices, hash_, fill, packages.all_packages_hash(fill.files, _retry([fill], key[3]), failed))
+        hash_of_all = packages.all_packages_hash(fill.given.files, _retry([fill.given], key[3]), failed)
+        return dataclasses.replace(decision, packages=fill.given, packages_hash=hash_of_all)
 
-    def given(self, assignment: Assignment, key: CohortKey) -> Choice | None:
-        """What a cohort would get of an assignment if no other were there; None for nothing."""
-        for choice in self.options(assignment, key):
-            if not is_blocked(choice, key[3]):
-                return choice
+    def _choices(self, claims: Sequence[Claim], key: CohortKey) -> tuple[Choice, ...]:
+        """The whole config of a cohort; empty where nothing can be offered."""
+        choices = [claim.given for claim in claims if claim.given is not None]
+        kept = [claim.slot for claim in claims if claim.given is None]
+        for slot in kept if choices else []:
+            # A config is always offered whole: what an agent keeps must be part of it, or nothing can be offered.
+            applied = next((content for name, content in key[4] if name == slot), None)
+            if applied is not None:
+                again = self._find(slot, applied)
+                if again is None:
+                    return ()
+                choices.append(again)
+        return tuple(sorted(choices, key=lambda choice: choice.slot))
+
+    def _find(self, slot: str, content_hash: bytes) -> Choice | None:
+        """A content of any assignment of the snapshot."""
+        for assignment in self.snapshot.assignments:
+            for content in assignment.contents:
+                if content.revision.slot == slot and self.hash_of(content, 0) == content_hash:
+                    return Choice(assignment, content, content_hash, "")
         return None
+
+    def claim(self, assignment: Assignment, key: CohortKey) -> Claim | None:
+        """What an assignment would give a cohort if no other were there; None where it is not for it."""
+        options = list(self.options(assignment, key))
+        refused = assignment.refused
+        if refused is not None and not self.matches(refused.revision.selector, key[0]):
+            refused = None
+        if refused is None and not options:
+            return None
+        able = [option for option in options if not is_blocked(option, key[3])]
+        given = able[0] if able else None
+        name = assignment.published.name
+        if refused is not None:
+            wanted: Revision = refused.revision
+            withheld = Withheld(assignment.kind, wanted.slot, name, b"", refused.reason)
+        elif given is options[0]:
+            return Claim(assignment, given.slot, given.priority, given, None)
+        else:
+            wanted = options[0].content.revision
+            withheld = Withheld(assignment.kind, wanted.slot, name, options[0].content_hash, "")
+        # What it last applied is known to be good for it.
+        given = next((option for option in able if (option.slot, option.content_hash) in key[4]), given)
+        return Claim(assignment, given.slot if given else wanted.slot, wanted.priority, given, withheld)
 
     def options(self, assignment: Assignment, key: CohortKey) -> Iterator[Choice]:
         """What a cohort may get of an assignment, the best first; nothing if it is not for it."""
-        vector, _, sides, _ = key
+        vector, sides = key[0], key[2]
         for change, content in assignment.branches:
             if self.is_on(change, vector, sides):
                 if not self.matches(content.revision.selector, vector):
                     return  # the change takes the assignment from these agents
                 if (choice := self._choice(assignment, content, change.id, vector)) is not None:
                     yield choice
-        stable = assignment.stable
+        stable, choice = assignment.stable, None
         if stable is not None and self.matches(stable.revision.selector, vector):
             choice = self._choice(assignment, stable, "", vector)
             if choice is not None:
+                yield choice
+        if choice is None and assignment.refused is None:
+            return
+        # For agents that cannot have what is stable: what it was before.
+        for content in assignment.earlier:
+            if (choice := self._choice(assignment, content, "", vector)) is not None:
                 yield choice
 
     def _choice(self, assignment: Assignment, content: Content, change: str, vector: int) -> Choice | None:

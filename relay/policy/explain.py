@@ -8,7 +8,7 @@ from typing import Any
 
 from relay.documents import canonical_json
 from relay.policy import rollout
-from relay.policy.evaluate import Choice, CohortKey, Evaluator, Failed, is_blocked
+from relay.policy.evaluate import Applied, Choice, CohortKey, Evaluator, Failed, Withheld, is_blocked
 from relay.policy.mask import Mask
 from relay.policy.model import Selector
 from relay.policy.selector import Facts, canonical
@@ -22,6 +22,7 @@ def explain(
     *,
     failed: Failed = (),
     held: Collection[bytes] = (),
+    applied: Applied = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """(one entry for each slot that any assignment fills, by name of the slot; one for packages, None where no assignment
     is of packages).
@@ -29,16 +30,19 @@ def explain(
     Args:
         failed: what the agent could not apply.
         held: content hashes of what it was last offered, or has.
+        applied: what it last applied.
     """
-    asked = _Asked(evaluator, facts, evaluator.key(facts, deciding_capabilities, failed=failed, held=held))
-    decision = evaluator.decide(asked.key)
+    key = evaluator.key(facts, deciding_capabilities, failed=failed, held=held, applied=applied)
+    asked = _Asked(evaluator, facts, key)
+    decision = evaluator.decide(key)
+    withheld = {(w.kind, w.slot): w for w in decision.withheld}
     chosen = {choice.slot: choice for choice in decision.choices}
     configs = [a for a in evaluator.snapshot.assignments if a.kind == CONFIG]
-    named = sorted({content.revision.slot for a in configs for content in a.contents})
+    named = sorted({revision.slot for a in configs for revision in a.revisions})
     slots = []
     for slot in named:
-        contending = [a for a in configs if any(content.revision.slot == slot for content in a.contents)]
-        found = _slot(asked, contending, chosen.get(slot))
+        contending = [a for a in configs if any(revision.slot == slot for revision in a.revisions)]
+        found = _slot(asked, contending, chosen.get(slot), withheld.get((CONFIG, slot)))
         values = chosen[slot].config.resolved if slot in chosen else None
         shown = Mask().tree(values.values) if values is not None else {}
         slots.append(
@@ -57,7 +61,7 @@ def explain(
     fill = decision.packages
     offered = fill.files.files if fill is not None and fill.files is not None else ()
     return slots, {
-        **_slot(asked, contending, fill),
+        **_slot(asked, contending, fill, withheld.get((PACKAGES, ""))),
         "packages_hash": decision.packages_hash.hex(),
         "packages": {p.name: {"version": p.version, "sha256": f.sha256} for p, f in offered},
     }
@@ -72,20 +76,28 @@ class _Asked:
     key: CohortKey
 
 
-def _slot(asked: _Asked, contending: Sequence[Assignment], choice: Choice | None) -> dict[str, Any]:
+def _slot(
+    asked: _Asked, contending: Sequence[Assignment], choice: Choice | None, withheld: Withheld | None
+) -> dict[str, Any]:
+    owner = next((a for a in contending if withheld is not None and a.published.name == withheld.assignment), None)
+    if owner is None and choice is not None:
+        owner = choice.assignment
     rejected = [
-        {"assignment": a.published.name, "reason": _why_not(asked, a, choice)}
+        {"assignment": a.published.name, "reason": _why_not(asked, a, owner)}
         for a in sorted(contending, key=_priority)
-        if choice is None or a is not choice.assignment
+        if a is not owner
     ]
-    if choice is None:
+    if choice is None or choice.assignment is not owner:
+        reasons = ["no assignment for this can be given to this agent"]
+        if owner is not None and withheld is not None:
+            reasons = [*_matches(owner, owner.revisions[0].selector, asked.facts), _why_withheld(withheld)]
         return {
-            "assignment": None,
+            "assignment": owner.published.name if owner is not None else None,
             "revision": "none",
             "bucket": None,
             "threshold": None,
             "rollout": None,
-            "reasons": ["no assignment for this can be given to this agent: it keeps what it has"],
+            "reasons": [*reasons[:-1], f"{reasons[-1]}: it keeps what it has"],
             "rejected": rejected,
         }
     published = choice.assignment.published
@@ -98,21 +110,30 @@ def _slot(asked: _Asked, contending: Sequence[Assignment], choice: Choice | None
         "bucket": rollout.bucket(change.id, asked.facts.agent_id) if change else None,
         "threshold": change.threshold if change else None,
         "rollout": change.id if change else None,
-        "reasons": _reasons(asked, choice),
+        "reasons": _reasons(asked, choice, withheld),
         "rejected": rejected,
     }
 
 
 def _priority(assignment: Assignment) -> tuple[int, str]:
-    return -max((c.revision.priority for c in assignment.contents), default=0), assignment.published.name
+    return -max((r.priority for r in assignment.revisions), default=0), assignment.published.name
 
 
-def _reasons(asked: _Asked, choice: Choice) -> list[str]:
-    published = choice.assignment.published
-    found = [f"{term} matches" for term, _, matches in _terms(choice.content.revision.selector, asked.facts) if matches]
-    if not found:
-        found.append(f"{choice.assignment.kind} {published.name} is for every agent")
-    found.append(f"priority {choice.priority} is the highest of those that can be given")
+def _matches(assignment: Assignment, selector: Selector, facts: Facts) -> list[str]:
+    found = [f"{term} matches" for term, _, matches in _terms(selector, facts) if matches]
+    return found or [f"{assignment.kind} {assignment.published.name} is for every agent"]
+
+
+def _why_withheld(withheld: Withheld) -> str:
+    if withheld.reason:
+        return f"its newest revision is refused here ({withheld.reason})"
+    return "the agent failed at it before; `opampctl rollout retry` forgives it"
+
+
+def _reasons(asked: _Asked, choice: Choice, withheld: Withheld | None) -> list[str]:
+    found = _matches(choice.assignment, choice.content.revision.selector, asked.facts)
+    claim = asked.evaluator.claim(choice.assignment, asked.key)
+    found.append(f"priority {claim.priority if claim is not None else choice.priority} is the highest")
     failed = {option.rollout for option in asked.evaluator.options(choice.assignment, asked.key)
               if is_blocked(option, asked.key[3])}  # fmt: skip
     for change, _ in choice.assignment.branches:
@@ -123,6 +144,8 @@ def _reasons(asked: _Asked, choice: Choice) -> list[str]:
             found.append(
                 f"the agent failed at the candidate of {change.id} before; `opampctl rollout retry` forgives it"
             )
+    if withheld is not None and not (choice.assignment.branches and failed):
+        found.append(f"{_why_withheld(withheld)}: it is given what the assignment was before")
     return found
 
 
@@ -146,10 +169,10 @@ def _side(asked: _Asked, change: Rollout) -> str:
     return f"{below} of rollout {change.id}{stage}"
 
 
-def _why_not(asked: _Asked, assignment: Assignment, winner: Choice | None) -> str:
+def _why_not(asked: _Asked, assignment: Assignment, owner: Assignment | None) -> str:
     evaluator, facts, key = asked.evaluator, asked.facts, asked.key
-    options = list(evaluator.options(assignment, key))
-    if not options:
+    claim = evaluator.claim(assignment, key)
+    if claim is None:
         contents = assignment.contents
         missing = [
             text
@@ -162,15 +185,13 @@ def _why_not(asked: _Asked, assignment: Assignment, winner: Choice | None) -> st
         lacking = [reason for content in contents if (reason := _no_file(evaluator, content, key[0]))]
         sides = [_side(asked, c) for c, _ in assignment.branches]
         return "; ".join([*sides, *dict.fromkeys(lacking)]) or "it has no revision in force"
-    given = evaluator.given(assignment, key)
-    if given is None:
-        return "the agent failed at it before; `opampctl rollout retry` forgives it"
-    if winner is None or winner.slot != given.slot:
-        return f"it gives the agent slot {given.slot or '(default)'}"
-    name = f"{winner.assignment.kind} {winner.assignment.published.name}"
-    if given.priority == winner.priority:
-        return f"{name} has the same priority {given.priority} and comes first by name"
-    return f"{name} has priority {winner.priority}, this one {given.priority}"
+    owned = evaluator.claim(owner, key) if owner is not None else None
+    if owner is None or owned is None or owned.slot != claim.slot:
+        return f"it gives the agent slot {claim.slot or '(default)'}"
+    name = f"{owner.kind} {owner.published.name}"
+    if claim.priority == owned.priority:
+        return f"{name} has the same priority {claim.priority} and comes first by name"
+    return f"{name} has priority {owned.priority}, this one {claim.priority}"
 
 
 def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
@@ -227,6 +248,8 @@ def lines(slots: Sequence[dict[str, Any]], packages: dict[str, Any] | None = Non
 
 def _entry(title: str, entry: dict[str, Any], details: list[str]) -> list[str]:
     chosen = f"{entry['assignment']}, {entry['revision']} revision" if entry["assignment"] else "nothing"
+    if entry["assignment"] and entry["revision"] == "none":
+        chosen = f"{entry['assignment']}, nothing of it"
     return [
         f"{title}: {chosen}",
         *(f"    {reason}" for reason in entry["reasons"]),

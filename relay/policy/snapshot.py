@@ -13,6 +13,8 @@ The control plane publishes these kinds, as canonical JSON under names of its ow
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,6 +95,14 @@ class Published(Model):
     """Rollouts that newer ones superseded, the newest first: their agents keep what they have until their turn comes."""
     retry: int = 0
     """Failures of an earlier retry generation are forgiven."""
+    earlier: list[Revision] = Field(default_factory=list)
+    """What was stable before, the newest first: for agents that cannot apply what came after it."""
+
+    @property
+    def revisions(self) -> list[Revision]:
+        """All of them."""
+        changes = [*([self.rollout] if self.rollout else []), *self.layers]
+        return [*(c.candidate for c in changes), *([self.stable] if self.stable else []), *self.earlier]
 
 
 class YankedVersions(Model):
@@ -149,6 +159,14 @@ Content = ConfigContent | PackageContent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Refused:
+    """A revision of which this region can make nothing. It says all the same whom the assignment is for."""
+
+    revision: Revision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
     """A published assignment made ready."""
 
@@ -160,11 +178,21 @@ class Assignment:
     """The rollout and its candidate, then those of superseded ones: the first that an agent is on counts."""
     inputs: frozenset[str]
     """Names of the resources that it was made of, its own included."""
+    earlier: tuple[Content, ...] = ()
+    """What was stable before, the newest first."""
+    refused: Refused | None = None
+    """What agents should have and cannot be given here; all else is the last good form."""
 
     @property
     def contents(self) -> list[Content]:
-        """All that agents may have of it: the candidates first."""
-        return [*(content for _, content in self.branches), *([self.stable] if self.stable is not None else [])]
+        """All that agents may have of it: the candidates first, what was stable before last."""
+        stable = [self.stable] if self.stable is not None else []
+        return [*(content for _, content in self.branches), *stable, *self.earlier]
+
+    @property
+    def revisions(self) -> list[Revision]:
+        """All that say whom it is for."""
+        return [*([self.refused.revision] if self.refused is not None else []), *(c.revision for c in self.contents)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +211,8 @@ class Snapshot:
     """Name → public key of whose signatures of packages are good, PEM."""
     prefetch: frozenset[str] = frozenset()
     """SHA-256 of files to be fetched before anybody needs them."""
+    salvaged: frozenset[str] = frozenset()
+    """Of `rejected`: assignments of which what is in force was made of the form that was refused."""
 
     @property
     def needed(self) -> frozenset[str]:
@@ -224,11 +254,15 @@ def prefetch_resource(files: Iterable[str]) -> tuple[str, bytes]:
 
 def assignment_resource(kind: str, published: Published) -> tuple[str, bytes]:
     """(resource name, payload) of an assignment."""
-    return f"{kind}/{published.name}", canonical_json(published.model_dump())
+    # A node of a version that knows no earlier revisions takes what has none.
+    without = None if published.earlier else {"earlier"}
+    return f"{kind}/{published.name}", canonical_json(published.model_dump(exclude=without))
 
 
 def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> Snapshot:
     """Compile resources; what is bad is refused by name and, for an assignment, its last good form stays in force.
+
+    An assignment that is refused keeps its agents: none of them falls to another one.
 
     Args:
         resources: name → payload; digests are verified already.
@@ -244,6 +278,8 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                 published[name] = Published.model_validate_json(payload)
                 if published[name].name != key:
                     raise ValueError(f"names itself {published[name].name}")
+                if any((kind == PACKAGES) != isinstance(r, PackageRevision) for r in published[name].revisions):
+                    raise ValueError("a revision is of another kind")
             else:
                 parts.read(kind, name, payload)  # one of a later version is held, and not looked at
         except (ValueError, ValidationError, RecursionError) as error:
@@ -251,6 +287,7 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
             rejected[name] = str(error).replace("\n", "; ")[:500]
     last_good = {f"{a.kind}/{a.published.name}": a for a in previous.assignments} if previous else {}
     assignments = []
+    salvaged: set[str] = set()
     for name in {n for n in resources if n.partition("/")[0] in (CONFIG, PACKAGES)}:
         if name in published:
             try:
@@ -258,7 +295,11 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                 continue
             except ValueError as error:
                 rejected[name] = str(error)
-        if name in last_good:
+                left, is_new = _refuse(name, published[name], str(error), parts, last_good.get(name))
+                assignments.append(left)
+                if is_new:
+                    salvaged.add(name)
+        elif name in last_good:
             assignments.append(last_good[name])
     assignments.sort(key=lambda a: (a.published.name, a.kind))
     if previous is not None:
@@ -266,7 +307,15 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
         parts.yanked = previous.yanked if _YANKED in rejected else parts.yanked
         if _KEYS in rejected:
             parts.download_keys, parts.signing_keys = previous.download_keys, previous.signing_keys
-    return Snapshot(tuple(assignments), rejected, parts.yanked, parts.download_keys, parts.signing_keys, parts.prefetch)
+    return Snapshot(
+        tuple(assignments),
+        rejected,
+        parts.yanked,
+        parts.download_keys,
+        parts.signing_keys,
+        parts.prefetch,
+        frozenset(salvaged),
+    )
 
 
 class _Parts:
@@ -308,13 +357,29 @@ class _Parts:
             self.prefetch = frozenset(Prefetch.model_validate(json.loads(payload)).sha256)
 
 
+def _refuse(
+    name: str, published: Published, reason: str, parts: _Parts, last_good: Assignment | None
+) -> tuple[Assignment, bool]:
+    """What stays in force of an assignment that cannot be compiled, and whether that was made of its new form."""
+    change, newest = published.rollout, published.stable
+    if change is not None and change.threshold >= EVERYONE:
+        newest = change.candidate  # of one that is not for everybody no agent is sure to be
+    refused = Refused(newest, reason) if newest is not None else None
+    for layers in [published.layers, []] if change is not None and published.stable is not None else []:
+        with contextlib.suppress(ValueError):
+            base = _compile(name, published.model_copy(update={"rollout": None, "layers": layers}), parts)
+            return dataclasses.replace(base, refused=refused if newest != published.stable else None), True
+    if last_good is None:
+        only_earlier = published.model_copy(update={"rollout": None, "layers": [], "stable": None})
+        return dataclasses.replace(_compile(name, only_earlier, parts), refused=refused), True
+    return dataclasses.replace(last_good, refused=refused), False
+
+
 def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
     kind = name.partition("/")[0]
     inputs = {name}
 
     def content(revision: Revision) -> Content:
-        if (kind == PACKAGES) != isinstance(revision, PackageRevision):
-            raise ValueError("a revision is of another kind")
         if isinstance(revision, PackageRevision):
             return _package_content(revision, parts, inputs)
         return _config_content(revision, parts, inputs)
@@ -326,10 +391,14 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
         try:
             stable = content(published.stable)
         except ValueError:
-            # Nobody is on it: what this region cannot render of it must not hold back the candidate.
-            if published.rollout is None or published.rollout.threshold < EVERYONE:
+            # A region that cannot make it never had it: that must not hold back the candidate, which it can make.
+            if published.rollout is None:
                 raise
-    return Assignment(kind, published, stable, branches, frozenset(inputs))
+    earlier: list[Content] = []
+    for revision in published.earlier:
+        with contextlib.suppress(ValueError):  # nobody asks for it now
+            earlier.append(content(revision))
+    return Assignment(kind, published, stable, branches, frozenset(inputs), tuple(earlier))
 
 
 def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:

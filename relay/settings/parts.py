@@ -227,7 +227,12 @@ class ConfigUpdate(Part):
     validation: Literal["warn", "enforce", "off"] = "warn"
     """What comes of errors in the structure of Collectors' configurations: see `opampctl validate`."""
     rollback_on_error: bool = True
-    """Where a strategy does not say what happens when a stage fails: roll back, else pause."""
+    """Where a strategy does not say what happens when a stage fails: roll back, else pause. A change without a strategy
+    is taken back where too many of its agents failed, or else stays."""
+    rollback_error_rate: float = Field(default=0.1, ge=0, lt=1)
+    """Of a change without a strategy: more than this share of its agents,"""
+    rollback_min_agents: int = Field(default=5, ge=1)
+    """of at least so many."""
 
 
 class PackageUpdate(Part):
@@ -237,6 +242,8 @@ class PackageUpdate(Part):
     approvals_needed: int = Field(default=1, ge=1, le=100)
     four_eyes: bool = False
     rollback_on_error: bool = True
+    rollback_error_rate: float = Field(default=0.1, ge=0, lt=1)
+    rollback_min_agents: int = Field(default=5, ge=1)
     canary_percentage: float = Field(default=0, ge=0, le=99)
     """Where an assignment names no strategy: the share of agents that go first; 0 for all at once."""
     canary_duration: Duration = 3600.0

@@ -1,5 +1,7 @@
+from relay.fleet.rollup import Rollup
 from relay.fleet.view import agent_view, rfc3339
-from relay.opamp.offer import OfferedSlot
+from relay.opamp.offer import OfferedSlot, WithheldSlot
+from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.fleet.agents import record
 
@@ -15,9 +17,37 @@ def test_an_agent_as_people_see_it() -> None:
     assert view["capabilities"] == ["ReportsStatus", "AcceptsRemoteConfig", "ReportsHealth", "ReportsRemoteConfig"]
     assert view["healthy"] is True
     assert view["config"] == {
-        "offered_hash": "", "reported_hash": "", "status": "UNSET", "error_message": "", "assignments": ["p"]
+        "offered_hash": "", "reported_hash": "", "status": "UNSET", "error_message": "", "assignments": ["p"],
+        "withheld": [],
     }  # fmt: skip
     assert view["first_seen"] == "1970-01-01T00:00:00.000Z"
+
+
+def test_an_agent_that_failed_shows_so_although_it_runs_what_it_had_before() -> None:
+    agent = record("a1")
+    agent.offer_config(b"2" * 32, (OfferedSlot("", "p", b"new"),))
+    failed = pb.RemoteConfigStatus(
+        last_remote_config_hash=b"2" * 32, status=pb.RemoteConfigStatuses_FAILED, error_message="no such receiver"
+    )
+    agent.merge(pb.AgentToServer(remote_config_status=failed), full=False)
+    agent.config.withheld = (WithheldSlot("", "p", b"new", ""),)
+    agent.offer_config(b"1" * 32, (OfferedSlot("", "p", b"old"),))
+    applied = pb.RemoteConfigStatus(last_remote_config_hash=b"1" * 32, status=pb.RemoteConfigStatuses_APPLIED)
+    agent.merge(pb.AgentToServer(remote_config_status=applied), full=False)
+    state = link_pb2.AgentState.FromString(agent.state())
+    config = agent_view(state, region="eu", node="n1", connected=True, trusted="all")["config"]
+    assert (config["status"], config["error_message"]) == ("FAILED", "no such receiver")
+    assert (config["assignments"], config["offered_hash"]) == (["p"], "31" * 32)
+    assert config["withheld"] == [
+        {"slot": "", "assignment": "p", "content_hash": b"new".hex(), "reason": "the agent failed at it"}
+    ]
+    rollup = Rollup()
+    agent.connected = True
+    rollup.count(agent)
+    assert dict(rollup.message().config_status) == {"FAILED": 1}
+    agent.config.withheld = ()
+    rollup.count(agent)
+    assert dict(rollup.message().config_status) == {"FAILED": 0, "APPLIED": 1}
 
 
 def test_what_nobody_knows_is_null() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from relay.ids import ConfigHash, InstanceUid
 from relay.opamp import session as sessions
-from relay.opamp.offer import Offer, OfferedSlot, encode
+from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.packages import encode as encode_packages
 from relay.opamp.record import Change, Record
@@ -29,6 +29,7 @@ class World:
         self.packages: PackagesOffer | None = None
         self.permits = 100
         self.old: Record | None = None
+        self.withheld: tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]] = ((), ())
         self.record = record or Record(UID, 0)
         services = Services(
             decide=lambda _: self.offer,
@@ -37,6 +38,7 @@ class World:
             fresh_uid=lambda: b"f" * 16,
             may_ask=self.may_ask,
             predecessor=lambda _: self.old,
+            withheld=lambda _: self.withheld,
         )
         self.session = Session(self.record, services, header)
         self.sequence = -1

@@ -1,6 +1,6 @@
 from typing import Any
 
-from relay.policy.evaluate import NOTHING, CohortKey, Evaluator, config_hash
+from relay.policy.evaluate import NOTHING, CohortKey, Decision, Evaluator, config_hash
 from relay.policy.model import Selector
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
@@ -14,6 +14,7 @@ from relay.policy.snapshot import (
     build,
 )
 from tests.policy.filled import LINUX, WINDOWS, filled, package
+from tests.policy.filled import resources as filled_resources
 from tests.policy.published import config, published, resources, revision
 
 
@@ -128,7 +129,7 @@ def test_what_failed_falls_back_and_is_tried_again_under_another_hash() -> None:
         *failed,
         ("", config(build(resources(published("a", stable=revision(1)))).assignments[0].stable).content_hash, 0),
     )
-    assert subject.decide(subject.key(facts(), 2, failed=both)) == NOTHING
+    assert subject.decide(subject.key(facts(), 2, failed=both)).hashes == NOTHING.hashes
 
 
 def test_halted_and_frozen_candidates() -> None:
@@ -229,6 +230,97 @@ def test_a_revision_of_another_kind_is_refused() -> None:
         PACKAGES, Published(name="q", stable=PackageRevision(packages=["a@1@x"]), rollout=None)
     )
     snapshot = build(dict([mixed, missing]))
-    assert snapshot.assignments == ()
+    assert [(a.published.name, a.contents) for a in snapshot.assignments] == [("q", [])], "q keeps its agents"
     assert snapshot.rejected["PackageAssignment/p"] == "a revision is of another kind"
     assert "Package/a@1@x is missing" in snapshot.rejected["PackageAssignment/q"]
+
+
+# ---- a failure never changes which assignment an agent belongs to
+
+
+def key_of(number: int) -> tuple[str, bytes, int]:
+    """The failure of a revision of this rate."""
+    return ("", content_of(number), 0)
+
+
+def content_of(number: int) -> bytes:
+    return config(build(resources(published("a", stable=revision(number)))).assignments[0].stable).content_hash
+
+
+def rates(decision: Decision) -> list[tuple[str, object]]:
+    return [(c.assignment.published.name, c.config.resolved.values["rate"]) for c in decision.choices]
+
+
+def test_an_agent_that_fails_gets_what_it_applied_last_of_its_assignment_never_another_one() -> None:
+    mine = published("a", stable=revision(4), priority=9).model_copy(update={"earlier": [revision(n) for n in (3, 2)]})
+    subject = evaluator(mine, published("default", stable=revision(50)))
+    four, three, two = (key_of(n) for n in (4, 3, 2))
+
+    def decide(*failed: tuple[str, bytes, int], applied: int = 0) -> Decision:
+        held = (("", content_of(applied)),) if applied else ()
+        return subject.decide(subject.key(facts(), 2, failed=failed, applied=held))
+
+    assert rates(decide()) == [("a", 4)]
+    assert decide().withheld == ()
+    assert rates(decide(four, applied=2)) == [("a", 2)], "what it applied last"
+    assert rates(decide(four)) == [("a", 3)], "else what the assignment was before"
+    assert rates(decide(four, three)) == [("a", 2)]
+    nothing = decide(four, three, two)
+    assert nothing.hashes == NOTHING.hashes, "it keeps what it has"
+    for decision in (decide(four, applied=2), nothing):
+        (withheld,) = decision.withheld
+        assert (withheld.assignment, withheld.content_hash, withheld.reason) == ("a", content_of(4), "")
+
+
+def test_other_slots_go_on_changing_beside_one_that_failed() -> None:
+    extra = published("extra", stable=revision(7), slot="x")
+    subject = evaluator(published("a", stable=revision(4), priority=9), published("b", stable=revision(50)), extra)
+
+    def decide(applied: bytes | None) -> Decision:
+        held = (("", applied),) if applied else ()
+        return subject.decide(subject.key(facts(), 2, failed=(key_of(4),), applied=held))
+
+    assert rates(decide(None)) == [("extra", 7)], "it never had anything in the slot"
+    assert rates(decide(content_of(50))) == [("b", 50), ("extra", 7)], "what it keeps is part of what it is offered"
+    assert rates(decide(b"nobody knows")) == [], "what it keeps cannot be offered, so nothing is"
+
+
+def test_an_assignment_that_a_region_refuses_keeps_its_agents() -> None:
+    both = [published("a", stable=revision(1000), priority=9), published("default", stable=revision(50))]
+    refused = build(resources(*both))
+    assert set(refused.rejected) == {"ConfigAssignment/a"}
+    first = Evaluator(refused).decide(Evaluator(refused).key(facts(), 2))
+    assert first.hashes == NOTHING.hashes, "they do not fall to a lower priority"
+    (withheld,) = first.withheld
+    assert (withheld.assignment, withheld.content_hash) == ("a", b"")
+    assert "above the most" in withheld.reason
+    good = build(resources(published("a", stable=revision(4), priority=9), both[1]))
+    after = Evaluator(build(resources(*both), good))
+    decision = after.decide(after.key(facts(), 2))
+    assert rates(decision) == [("a", 4)], "the last good revision"
+    assert len(decision.withheld) == 1
+    other = after.decide(after.key(facts(), 2, applied=(("x", b"?"),)))
+    assert rates(other) == [("a", 4)]
+    for_others = published("a", stable=revision(1000, selector=Selector(agent_ids=["y"])), priority=9)
+    elsewhere = Evaluator(build(resources(for_others, both[1])))
+    assert rates(elsewhere.decide(elsewhere.key(facts("x"), 2))) == [("default", 50)], "it was never for this one"
+
+
+def test_a_candidate_that_a_region_refuses_leaves_its_agents_on_the_stable_revision() -> None:
+    for threshold, told in ((5, 0), (EVERYONE, 1)):
+        going = published("a", stable=revision(4), candidate=revision(1000), threshold=threshold, priority=9)
+        snapshot = build(resources(going, published("default", stable=revision(50))))
+        assert set(snapshot.rejected) == {"ConfigAssignment/a"}
+        assert snapshot.salvaged == {"ConfigAssignment/a"}
+        subject = Evaluator(snapshot)
+        decision = subject.decide(subject.key(facts(), 2))
+        assert (rates(decision), len(decision.withheld)) == ([("a", 4)], told)
+
+
+def test_an_earlier_revision_is_no_downgrade_for_who_has_nothing_of_the_stable_one() -> None:
+    linux, newer = (package("agent", v, (v, {"os.type": "linux"})) for v in ("1", "2"))
+    held = filled_resources(linux) | filled_resources(newer, yanked=("agent@2",))
+    stable = PackageRevision(packages=[newer.pin])
+    assignment = Published(name="p", stable=stable, rollout=None, earlier=[PackageRevision(packages=[linux.pin])])
+    subject = Evaluator(build(held | dict([assignment_resource(PACKAGES, assignment)])))
+    assert subject.decide(subject.key(Facts("x", {}, {"os.type": "linux"}), 8)).packages is None

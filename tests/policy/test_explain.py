@@ -33,7 +33,7 @@ def test_the_winner_and_why_the_others_lost() -> None:
     assert slot["reasons"] == [
         "label tier = prod matches",
         "attribute os.type = linux matches",
-        "priority 9 is the highest of those that can be given",
+        "priority 9 is the highest",
     ]
     assert slot["values"]["rate"] == {"value": 5, "from": "assignment"}
     why = {r["assignment"]: r["reason"] for r in slot["rejected"]}
@@ -86,9 +86,23 @@ def test_what_failed_before() -> None:
     assert "failed at the candidate of a-1 before" in slot["reasons"][-1]
     only = published("only", stable=revision(2))
     (none,) = explained(only, failed=failed)
-    assert (none["assignment"], none["revision"]) == (None, "none")
-    assert none["rejected"][0]["reason"].startswith("the agent failed at it before")
-    assert explain.lines([none])[0] == "slot (default): nothing"
+    assert (none["assignment"], none["revision"], none["rejected"]) == ("only", "none", [])
+    assert none["reasons"] == [
+        "ConfigAssignment only is for every agent",
+        "the agent failed at it before; `opampctl rollout retry` forgives it: it keeps what it has",
+    ]
+    assert explain.lines([none])[0] == "slot (default): only, nothing of it"
+    fallback = published("a", stable=revision(2)).model_copy(update={"earlier": [revision(1)]})
+    (before,) = explained(fallback, published("low", stable=revision(9), priority=-1), failed=failed)
+    assert before["reasons"][-1].endswith("forgives it: it is given what the assignment was before")
+    assert before["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 0, this one -1"}]
+
+
+def test_a_revision_that_is_refused_here() -> None:
+    (slot,) = explained(published("a", stable=revision(1000), priority=3), published("low", stable=revision(9)))
+    assert (slot["assignment"], slot["revision"]) == ("a", "none")
+    assert slot["reasons"][-1].startswith("its newest revision is refused here (rate: 1000 is above the most 100)")
+    assert slot["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 3, this one 0"}]
 
 
 def test_an_assignment_that_is_taken_from_the_agent() -> None:

@@ -66,14 +66,17 @@ def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() 
     assert assignment.stable is None
     assert assignment.branches
     some = published(stable=revision(1000), candidate=revision(2), threshold=5)
-    assert "above the most" in build(resources(some)).rejected["ConfigAssignment/a"]
+    (assignment,) = build(resources(some)).assignments
+    assert (assignment.stable, assignment.refused, len(assignment.branches)) == (None, None, 1)
 
 
 def test_the_last_good_form_stays_in_force() -> None:
     before = build(resources(published(stable=revision(1))))
     after = build(resources(published(stable=revision(1000))), before)
     assert "ConfigAssignment/a" in after.rejected
-    assert after.assignments == before.assignments
+    assert after.salvaged == set()
+    assert [a.contents for a in after.assignments] == [a.contents for a in before.assignments]
+    assert after.assignments[0].refused is not None
     garbage = build({**resources(), "ConfigAssignment/a": b"?"}, before)
     assert garbage.assignments == before.assignments
     gone = build(resources(), before)
@@ -111,5 +114,5 @@ def test_a_package_that_is_not_valid_holds_back_its_assignment_alone() -> None:
     held = filled.resources(agent) | resources(published("good", stable=revision()))
     held[f"Package/{agent.pin}"] = b"{}"
     snapshot = build(held)
-    assert [a.published.name for a in snapshot.assignments] == ["good"]
+    assert [(a.published.name, len(a.contents)) for a in snapshot.assignments] == [("good", 1), ("p", 0)]
     assert set(snapshot.rejected) == {f"Package/{agent.pin}", "PackageAssignment/p"}

@@ -89,6 +89,11 @@ def _packages_hasher(revision: GlobalPackages, advance: Advance) -> Callable[[st
     return of
 
 
+def renders(advance: Advance, revision: GlobalRevision, region: str) -> bool:
+    """Whether a region can make anything of a revision."""
+    return not isinstance(revision, GlobalConfig) or content_hash(advance, revision, region) is not None
+
+
 def content_hash(advance: Advance, revision: GlobalConfig, region: str) -> bytes | None:
     """The content hash of a config in a region; None where its values do not resolve, or its template is gone."""
     if revision.template not in advance.templates:

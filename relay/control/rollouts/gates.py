@@ -157,6 +157,8 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
         if region.halted:
             return Gate(Verdict.FAIL, f"region {name} went back by itself: {region.halted}")
     missing = sorted(name for name, region in regions.items() if not region.connected)
+    if rollout.at_once:
+        return _judge_at_once(rollout, regions, missing)
     counted = [r for r in regions.values() if r.connected or strategy.on_missing == "hold"]
     total = Counts()
     for region in counted:
@@ -196,6 +198,27 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
     quiet = total.targets - decided
     rest = f", {quiet} away or silent" if quiet else ""
     return Gate(Verdict.PASS, f"{total.applied} of {total.targets} applied, {total.failed} failed{rest}")
+
+
+def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing: list[str]) -> Gate:
+    """Of a change without a strategy: everybody has been offered it, so that it is over when they have decided."""
+    total = total_of(regions)
+    decided = total.applied + total.failed
+    said = f"{total.applied} of {total.targets} applied, {total.failed} failed"
+    limit, least = rollout.current.success_criteria.error_rate_threshold, rollout.strategy.min_samples or 1
+    # Agents fail faster than they apply: until all have decided, the share is of all that it is for.
+    of = total.targets if total.undecided or missing else decided
+    if limit is not None and of >= least and _more(total.failed, limit, of):
+        return Gate(Verdict.FAIL, f"{total.failed} of {of} agents failed, more than {limit:.2%}")
+    if missing:
+        return Gate(Verdict.WAITING, f"region {', '.join(missing)} cannot be heard")
+    behind = sorted(name for name, region in regions.items() if not region.current and not region.refused)
+    if behind:
+        return Gate(Verdict.WAITING, f"region {', '.join(behind)} has yet to take the policy")
+    if total.undecided:
+        return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have yet to decide")
+    quiet = total.targets - decided
+    return Gate(Verdict.PASS, said + (f", {quiet} away or silent" if quiet else ""))
 
 
 def _failure(criteria: SuccessCriteria, total: Counts, samples: int, *, in_time: bool) -> str:

@@ -13,7 +13,7 @@ from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
 from relay.policy.snapshot import CONFIG, PACKAGES, ConfigRevision, PackageRevision
 from relay.policy.snapshot import Rollout as PublishedRollout
-from relay.policy.strategy import Stage, StrategySpec
+from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +303,8 @@ class Rollout:
     """Everybody who had a part in it, `created_by` among them."""
     failed: bool = False
     """A stage of it failed: nobody keeps its candidate."""
+    at_once: bool = False
+    """It goes out without a strategy: everybody is offered it, and nothing is waited for but that agents decide."""
     four_eyes: bool = False
     approvals: tuple[ApprovalGiven, ...] = ()
     ended_ms: int = 0
@@ -366,6 +368,16 @@ class Rollout:
         )
 
 
-AT_ONCE = StrategySpec(stages=[Stage(name="all", percentage=100)])
-"""What an assignment without a strategy does."""
+def at_once(error_rate: float | None = None, min_agents: int = 1) -> StrategySpec:
+    """What an assignment without a strategy does.
+
+    Args:
+        error_rate: it is taken back where more than this share of its agents failed; None: it never is.
+        min_agents: and there are at least so many of them.
+    """
+    criteria = SuccessCriteria(error_rate_threshold=error_rate)
+    stage = Stage(name="all", percentage=100, success_criteria=criteria)
+    return StrategySpec(stages=[stage], min_samples=min_agents)
+
+
 ALL = {"": EVERYONE}

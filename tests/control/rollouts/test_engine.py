@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay.control import views
 from relay.control.app import ControlPlane
 from relay.control.diff import Diffs
 from relay.errors import Conflict, NotFound, Refused
@@ -518,3 +519,85 @@ async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so
 
 def _identity(node: Node) -> Any:
     return node._identity()
+
+
+# ---- without a strategy
+
+
+async def agent_config(plane: ControlPlane, number: int, fleet: Fleet) -> dict[str, Any]:
+    uid = fleet.agents[number].uid
+    view: dict[str, Any] = views.of(plane.fleet, plane.fleet.agents[uid])["config"]
+    return view
+
+
+async def all_say(plane: ControlPlane, fleet: Fleet, status: str) -> None:
+    async def check() -> bool:
+        return all([(await agent_config(plane, i, fleet))["status"] == status for i in range(len(fleet.agents))])
+
+    await eventually(check)
+
+
+async def test_a_refused_change_of_one_assignment_puts_its_agents_on_no_other_one(
+    programs: Programs, fleet: Fleet
+) -> None:
+    lower = assignment("default", rate=50, priority=-1)
+    keep = {"policies": {"config_update": {"rollback_on_error": False}}}
+    plane, _ = await ready(programs, fleet, lower, count=10, **keep)
+    fleet.refuses = {9}
+    await change(plane, assignment("a", rate=9))
+    view = await state_is(plane, "a-2", "completed")
+    assert view["stages"][0]["percentage"] == 100
+    counts = {"targets": 10, "offered": 10, "applied": 0, "failed": 10, "silent": 0, "unhealthy": 0}
+    assert view["stages"][0]["counts"] == counts
+    await all_say(plane, fleet, "FAILED")
+    assert fleet.running(1) == 10, "what it applied last of the same assignment"
+    shown = await agent_config(plane, 0, fleet)
+    assert (shown["error_message"], shown["assignments"]) == ("9 is not for me", ["a"])
+    await eventually(lambda: views.regions(plane.fleet)[0]["config_status"].get("FAILED") == 10)
+    fleet.refuses = set()
+    await plane.rollouts.retry("a-2", "ann")
+    await all_say(plane, fleet, "APPLIED")
+    assert fleet.running(9) == 10
+
+
+async def test_a_change_without_a_strategy_is_taken_back_where_too_many_failed(
+    programs: Programs, fleet: Fleet
+) -> None:
+    plane, _ = await ready(programs, fleet, assignment("default", rate=50, priority=-1), count=10)
+    fleet.refuses = {9}
+    await change(plane, assignment("a", rate=9))
+    view = await state_is(plane, "a-2", "rolled_back")
+    assert view["stages"][0]["counts"]["failed"] > 1
+    await all_say(plane, fleet, "APPLIED")
+    assert fleet.running(1) == 10
+    fleet.refuses = {8}
+    await change(plane, assignment("a", rate=8))
+    await state_is(plane, "a-3", "rolled_back")
+    await all_say(plane, fleet, "APPLIED")
+
+
+async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_decide(
+    programs: Programs, fleet: Fleet
+) -> None:
+    plane, _ = await ready(programs, fleet, count=6)
+    fleet.silent = {9}
+    await change(plane, assignment("a", rate=9))
+    view = await state_is(plane, "a-2", "running")
+    await eventually(lambda: all(a.config.hash for a in plane.fleet.agents.values()))
+    view = await plane.rollouts.status("a-2")
+    assert view["stages"][0]["gate"]["reason"] in (
+        "6 of 6 agents have yet to decide",
+        "region local has yet to take the policy",
+    )
+    await change(plane, assignment("a", rate=3))
+    assert (await state_is(plane, "a-2", "superseded"))["name"] == "a-2"
+
+
+async def test_after_several_bad_changes_the_last_good_one_is_still_there(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, count=2)
+    for number in range(2, 9):
+        fleet.refuses.add(number)
+        await change(plane, assignment("a", rate=number))
+        assert (await state_is(plane, f"a-{number}", "completed"))["stages"][0]["counts"]["failed"] == 2
+    await all_say(plane, fleet, "FAILED")
+    assert fleet.running(1) == 2

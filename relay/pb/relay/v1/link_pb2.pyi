@@ -330,7 +330,7 @@ class AgentState(_message.Message):
     def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., components_digest: _Optional[bytes] = ..., config: _Optional[_Union[Offering, _Mapping]] = ..., packages: _Optional[_Union[Offering, _Mapping]] = ...) -> None: ...
 
 class Offering(_message.Message):
-    __slots__ = ("hash", "slots", "offered_at_unix_ms", "failed", "applied", "status", "reason", "packages")
+    __slots__ = ("hash", "slots", "offered_at_unix_ms", "failed", "applied", "status", "reason", "packages", "withheld")
     HASH_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     OFFERED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
@@ -339,6 +339,7 @@ class Offering(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    WITHHELD_FIELD_NUMBER: _ClassVar[int]
     hash: bytes
     slots: _containers.RepeatedCompositeFieldContainer[OfferedSlot]
     offered_at_unix_ms: int
@@ -347,7 +348,20 @@ class Offering(_message.Message):
     status: str
     reason: str
     packages: _containers.RepeatedCompositeFieldContainer[PackageHash]
-    def __init__(self, hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., offered_at_unix_ms: _Optional[int] = ..., failed: _Optional[_Iterable[_Union[FailedContent, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[PackageHash, _Mapping]]] = ...) -> None: ...
+    withheld: _containers.RepeatedCompositeFieldContainer[WithheldSlot]
+    def __init__(self, hash: _Optional[bytes] = ..., slots: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., offered_at_unix_ms: _Optional[int] = ..., failed: _Optional[_Iterable[_Union[FailedContent, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[OfferedSlot, _Mapping]]] = ..., status: _Optional[str] = ..., reason: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[PackageHash, _Mapping]]] = ..., withheld: _Optional[_Iterable[_Union[WithheldSlot, _Mapping]]] = ...) -> None: ...
+
+class WithheldSlot(_message.Message):
+    __slots__ = ("slot", "assignment", "content_hash", "reason")
+    SLOT_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    slot: str
+    assignment: str
+    content_hash: bytes
+    reason: str
+    def __init__(self, slot: _Optional[str] = ..., assignment: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PackageHash(_message.Message):
     __slots__ = ("name", "hash")
