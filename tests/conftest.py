@@ -100,7 +100,12 @@ class Programs:
             server[key] = {**server.get(key, {}), **value}
         settings = NodeSettings.model_validate(
             {
-                "node": {"region": region, "name": name, "data_dir": str(self.folder / f"node-{region}-{name}")},
+                "node": {
+                    "region": region,
+                    "name": name,
+                    "data_dir": str(self.folder / f"node-{region}-{name}"),
+                    **more.pop("node", {}),
+                },
                 "control_plane": {"endpoint": f"127.0.0.1:{upstream}"},
                 "server": server,
                 "telemetry": {"metrics": {"endpoint": "127.0.0.1:0"}},

@@ -45,6 +45,8 @@ from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
 from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
+_SELF_BUCKET = "self"
+"""What the node remembers of itself."""
 _SWEEP_S = 10.0
 _PROTECT_S = 1.0
 _EXPIRE_S = 3600.0
@@ -91,6 +93,7 @@ class Node:
             )
         batching = settings.server.batching
         sender = ReportSender(max_agents=batching.max_batch_size)
+        self._settle_in(store, region)
         self.cohorts = Cohorts(region, settings.trusted_attributes)
         self.registry = Registry(store, sender, clock=clock, wake=self._wake)
         self.packages = self._make_packages()
@@ -138,6 +141,17 @@ class Node:
             agents_known=len(self.registry),
             manifest=self.policy.receiver.version,
         )
+
+    def _settle_in(self, store: LocalStore, region: str) -> None:
+        """Begin anew where the data are of another region: its policy and its numbers mean nothing here."""
+        known = store.get(_SELF_BUCKET, b"region")
+        if known is not None and known != region.encode():
+            before = known.decode("utf-8", "replace")
+            _log.error(
+                "region_changed", before=before, now=region, consequence="policy and agents of before are forgotten"
+            )
+            store.clear()
+        store.put(_SELF_BUCKET, b"region", region.encode())
 
     def _make_packages(self) -> Packages:
         settings = self._settings.packages

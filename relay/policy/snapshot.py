@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -365,9 +365,9 @@ def _refuse(
     if change is not None and change.threshold >= EVERYONE:
         newest = change.candidate  # of one that is not for everybody no agent is sure to be
     refused = Refused(newest, reason) if newest is not None else None
-    for layers in [published.layers, []] if change is not None and published.stable is not None else []:
+    if change is not None and published.stable is not None:
         with contextlib.suppress(ValueError):
-            base = _compile(name, published.model_copy(update={"rollout": None, "layers": layers}), parts)
+            base = _compile(name, published.model_copy(update={"rollout": None}), parts)
             return dataclasses.replace(base, refused=refused if newest != published.stable else None), True
     if last_good is None:
         only_earlier = published.model_copy(update={"rollout": None, "layers": [], "stable": None})
@@ -384,21 +384,19 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
             return _package_content(revision, parts, inputs)
         return _config_content(revision, parts, inputs)
 
-    rollouts = ([published.rollout] if published.rollout else []) + published.layers
-    branches = tuple((change, content(change.candidate)) for change in rollouts)
-    stable = None
+    def able(revisions: Iterable[Revision]) -> Iterator[Content]:
+        for revision in revisions:
+            # A region that cannot make what went before never had it: that must not hold back what it can make.
+            with contextlib.suppress(ValueError):
+                yield content(revision)
+
+    change, stable = published.rollout, None
+    branches = [(change, content(change.candidate))] if change is not None else []
+    branches += [(layer, made) for layer in published.layers for made in able([layer.candidate])]
     if published.stable is not None:
-        try:
-            stable = content(published.stable)
-        except ValueError:
-            # A region that cannot make it never had it: that must not hold back the candidate, which it can make.
-            if published.rollout is None:
-                raise
-    earlier: list[Content] = []
-    for revision in published.earlier:
-        with contextlib.suppress(ValueError):  # nobody asks for it now
-            earlier.append(content(revision))
-    return Assignment(kind, published, stable, branches, frozenset(inputs), tuple(earlier))
+        stable = next(able([published.stable]), None) if branches else content(published.stable)
+    earlier = tuple(able(published.earlier))
+    return Assignment(kind, published, stable, tuple(branches), frozenset(inputs), earlier)
 
 
 def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:

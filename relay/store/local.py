@@ -112,6 +112,20 @@ class LocalStore:
 
     # ---- writing
 
+    def clear(self) -> None:
+        """Forget everything, at once. For start-up; blocks.
+
+        Raises:
+            StoreError: nothing was forgotten.
+        """
+        with self._guard:
+            self._pending.clear()
+        try:
+            with self._reading:
+                self._database.execute("DELETE FROM entries")
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+
     def put(self, bucket: str, key: bytes, value: bytes | None) -> None:
         """Write soon; None deletes. Never waits, never fails: see `problem`."""
         with self._guard:

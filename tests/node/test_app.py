@@ -231,3 +231,26 @@ async def test_the_components_of_an_agent_reach_the_control_plane(programs: Prog
     assert await eventually(lambda: digest in control_plane.fleet._bodies)
     assert await control_plane.fleet.components(digest) == listed
     await agent.close()
+
+
+async def test_a_node_whose_region_changes_starts_anew_in_the_new_one(
+    programs: Programs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control_plane = await programs.control_plane()
+    await apply(control_plane, TEMPLATE, assignment("all"))
+    folder = str(programs.folder / "moving")
+    link = control_plane.ports["link"]
+    node = await programs.node(link, node={"region": "eu", "name": "one", "data_dir": folder})
+    await eventually(lambda: node.policy.accepted)
+    for rate in (2, 3):
+        await apply(control_plane, assignment("all", rate=rate))
+    await eventually(lambda: node.policy.receiver.version == (1, 3))
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    await agent.hello()
+    await agent.close()
+    await programs.stop(node)
+    moved = await programs.node(link, node={"region": "us", "name": "one", "data_dir": folder})
+    assert not moved.policy.accepted
+    assert len(moved.registry) == 0
+    await eventually(lambda: moved.policy.receiver.version == (1, 1))
+    assert "region_changed" in capsys.readouterr().out

@@ -601,3 +601,66 @@ async def test_after_several_bad_changes_the_last_good_one_is_still_there(progra
         assert (await state_is(plane, f"a-{number}", "completed"))["stages"][0]["counts"]["failed"] == 2
     await all_say(plane, fleet, "FAILED")
     assert fleet.running(1) == 2
+
+
+# ---- a region that is added
+
+WHERE = """
+apiVersion: opamp.io/v1
+kind: ConfigTemplate
+metadata: {name: placed, version: v1}
+spec:
+  variables:
+    - {name: where, type: string, required: true}
+    - {name: rate, type: int, default: 1}
+  config: {rate: "{{.rate}}", where: "{{.where}}"}
+"""
+
+
+def variables(region: str) -> str:
+    return (
+        f"---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {{name: {region}}}\n"
+        f"spec: {{values: {{where: {region}}}}}\n"
+    )
+
+
+def placed(rate: int) -> str:
+    return staged(rate, "a", priority=9).replace("name: basic", "name: placed")
+
+
+@pytest.mark.parametrize("variables_first", [True, False])
+async def test_a_second_region_is_added_to_an_assignment_with_a_strategy(
+    programs: Programs, fleet: Fleet, variables_first: bool
+) -> None:
+    manual = strategy("name: canary, percentage: 25, manual: true", "name: all, percentage: 100")
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, "---" + WHERE, manual, assignment("default", rate=50), variables("eu"), placed(1))
+    eu = await programs.node(plane.ports["link"], region="eu")
+    await eventually(lambda: eu.policy.accepted)
+    await fleet.join(eu, 4)
+    await eventually(lambda: _promotes(plane, "a-1"))
+    await state_is(plane, "a-1", "completed")
+    assert fleet.running(1) == 4
+    if variables_first:
+        await change(plane, variables("us"))
+    us = await programs.node(plane.ports["link"], region="us")
+    await eventually(lambda: us.policy.accepted)
+    await fleet.join(us, 8)
+    if not variables_first:
+        await asyncio.sleep(0.3)
+        assert (fleet.running(1), fleet.running(50)) == (4, 0), "they do not fall to a lower priority"
+        await change(plane, variables("us"))
+    await eventually(lambda: fleet.running(1) == 6)
+    await eventually(lambda: fleet.running(50) == 6 if variables_first else True)
+    await eventually(lambda: _promotes(plane, "a-2"))
+    await state_is(plane, "a-2", "completed")
+    await eventually(lambda: fleet.running(1) == 12)
+
+
+async def _promotes(plane: ControlPlane, name: str) -> bool:
+    """Whether a rollout waits for a person in its first stage, and is promoted now."""
+    status = await plane.rollouts.status(name)
+    if status["state"] != "running" or "person" not in status["stages"][0]["gate"]["reason"]:
+        return False
+    await plane.rollouts.act(name, "promote", "ann", stage=0)
+    return True
