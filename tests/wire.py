@@ -103,8 +103,11 @@ class RawSocket:
             return first & 0x0F, await self.reader.readexactly(size)
 
     async def message(self) -> pb.ServerToAgent:
-        """The next message."""
+        """The next message; pings before it are answered."""
         opcode, payload = await self.read()
+        while opcode == PING:
+            self.write(frame(payload, PONG))
+            opcode, payload = await self.read()
         assert opcode == BINARY, (opcode, payload)
         assert payload[:1] == b"\0"
         return pb.ServerToAgent.FromString(payload[1:])

@@ -15,6 +15,7 @@ from relay.opamp.offer import Failure
 from relay.opamp.offering import FAILED, Offering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.snapshot import CONFIG, PACKAGES
 
 
 def rfc3339(unix_ms: int) -> str:
@@ -52,7 +53,7 @@ def _config(subject: _Subject) -> dict[str, Any]:
         # It may well run and report what it had before: it has not what it should have.
         "status": status_name(status.status) if failure is None else FAILED,
         "error_message": status.error_message if failure is None else failure.error_message,
-        **_assigned(subject.state.config),
+        "assignments": _assignments(subject.state.config),
     }
 
 
@@ -64,22 +65,27 @@ def _failure(message: link_pb2.Offering) -> Failure | None:
     return offering.failure
 
 
-def _assigned(message: link_pb2.Offering) -> dict[str, Any]:
-    """Which assignments an agent belongs to, and what of them it is not given."""
+def _assignments(message: link_pb2.Offering) -> list[str]:
+    """Which assignments an agent belongs to, by slot."""
     by_slot = {slot.slot: slot.assignment for slot in message.slots}
     by_slot |= {slot.slot: slot.assignment for slot in message.withheld}
-    return {
-        "assignments": [by_slot[slot] for slot in sorted(by_slot)],
-        "withheld": [
-            {
-                "slot": slot.slot,
-                "assignment": slot.assignment,
-                "content_hash": slot.content_hash.hex() or None,
-                "reason": slot.reason or "the agent failed at it",
-            }
-            for slot in message.withheld
-        ],
-    }
+    return [by_slot[slot] for slot in sorted(by_slot)]
+
+
+def _withheld(subject: _Subject) -> list[dict[str, Any]]:
+    """What an agent should have of its assignments and is not given, and why."""
+    offerings = ((CONFIG, subject.state.config), (PACKAGES, subject.state.packages))
+    return [
+        {
+            "kind": kind,
+            "slot": slot.slot,
+            "assignment": slot.assignment,
+            "content_hash": slot.content_hash.hex() or None,
+            "reason": slot.reason or "the agent failed at it",
+        }
+        for kind, offering in offerings
+        for slot in offering.withheld
+    ]
 
 
 def _packages(subject: _Subject) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def _packages(subject: _Subject) -> dict[str, Any]:
         "offered_hash": offering.hash.hex(),
         "status": offering.status if failure is None else FAILED,
         "error_message": offering.reason if failure is None else failure.error_message,
-        **_assigned(offering),
+        "assignments": _assignments(offering),
         "installed": {
             name: s.agent_has_version for name, s in sorted(reported.packages.items()) if s.agent_has_version
         },
@@ -111,6 +117,7 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "capabilities": lambda s: capabilities.names(s.state.capabilities),
     "config": _config,
     "packages": _packages,
+    "withheld": _withheld,
     "effective_config_digest": lambda s: s.state.effective_config_digest.hex(),
     "first_seen": lambda s: rfc3339(s.state.first_seen_unix_ms),
     "last_change": lambda s: rfc3339(s.state.last_change_unix_ms),

@@ -106,7 +106,10 @@ class Node:
             clock=clock,
             metrics=metrics,
             max_agents=limits.max_agents,
-            max_agents_per_connection=limits.max_agents_per_connection,
+            max_agents_per_connection=limits.max_agents_per_connection or limits.max_agents,
+            max_bad_messages=limits.max_bad_messages,
+            heartbeat_s=settings.server.heartbeat_interval,
+            idle_s=limits.idle_timeout,
             max_elements=limits.max_message_elements,
             full_state_per_second=limits.full_state_per_second,
             retry_after_s=limits.retry_after,
@@ -184,9 +187,7 @@ class Node:
         tls = _tls_context(settings) if server.tls.enabled else None
         budget = self._budget = AssemblyBudget(limits.assembly_budget_bytes)
         most = min(server.websocket.max_connections, server.max_connections or server.websocket.max_connections)
-        stream = StreamSettings(
-            limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout, limits.max_bad_messages
-        )
+        stream = StreamSettings(limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout)
         websockets = WebSocketFactory(self.hub, stream, budget=budget, metrics=metrics, clock=self._clock)
         exchange = HttpAgents(
             self.hub,

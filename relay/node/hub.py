@@ -7,6 +7,7 @@ writing a map. `policy_changed` and the paced requests for full state work in sl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable
@@ -14,14 +15,17 @@ from typing import Protocol
 
 from relay.aio.clock import Clock
 from relay.aio.tasks import Tasks
-from relay.errors import Overloaded
+from relay.errors import AgentError, Overloaded
 from relay.fleet.cohort import Cohorts
 from relay.fleet.rollup import status_name
 from relay.ids import format_uid, new_instance_uid
+from relay.node.contests import Contests
+from relay.node.live import Live
 from relay.node.registry import Registry
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
-from relay.opamp import body, identity
+from relay.opamp import body, capabilities
+from relay.opamp.contest import Verdict
 from relay.opamp.offer import Offer
 from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
@@ -33,8 +37,10 @@ _log = log.get("opamp-relay.hub")
 _SLICE_S = 0.005
 """How long one slice of a policy change may hold the loop."""
 _ASK_TICK_S = 0.05
+_POLLS = 3
+"""Polls or heartbeats that an agent may leave out."""
 _OFFLINE_AFTER_S = 90.0
-"""An HTTP agent counts as gone after three of its polls, and not before this."""
+"""An HTTP agent does not count as gone before this."""
 _LOGGED_CHARS = 500
 """Of what an agent says; the whole of it is in its record."""
 _SAY_AGAIN_S = 10.0
@@ -64,29 +70,6 @@ class PackageSource(Protocol):
         ...
 
 
-class Live:
-    """An agent with a session."""
-
-    __slots__ = ("asking", "connection", "interval_s", "new_uid", "session", "told")
-
-    def __init__(self, session: Session, connection: Connection) -> None:
-        self.session = session
-        self.connection = connection
-        self.asking = False
-        """Waits to be asked for its full state."""
-        self.told = b""
-        """The all_packages_hash that it last said to have installed."""
-        self.new_uid: bytes | None = None
-        """What it was told to use and has not used yet."""
-        self.interval_s = 0.0
-        """Observed between the polls of an HTTP agent; a longer one counts at once, a shorter one by and by."""
-
-    def polled(self, before: float, now: float) -> None:
-        """The agent was heard at `now`, and at `before` the time before that (0: never)."""
-        if before:
-            self.interval_s = max(self.interval_s * 0.5, now - before)
-
-
 class Hub:
     """All live agents of a node."""
 
@@ -99,6 +82,9 @@ class Hub:
         metrics: NodeMetrics,
         max_agents: int,
         max_agents_per_connection: int,
+        max_bad_messages: int,
+        heartbeat_s: float,
+        idle_s: float,
         max_elements: int,
         full_state_per_second: float,
         retry_after_s: float,
@@ -111,6 +97,9 @@ class Hub:
         self._metrics = metrics
         self._max_agents = max_agents
         self._max_per_connection = max_agents_per_connection
+        self._max_bad = max_bad_messages
+        self._heartbeat_s = heartbeat_s
+        self._idle_s = idle_s
         self._max_elements = max_elements
         self._retry_after_s = retry_after_s
         self._may_offer = may_offer
@@ -120,6 +109,11 @@ class Hub:
         self._renames: dict[bytes, bytes] = {}
         """New uid → old uid of agents that asked for a proper one and have not used it yet."""
         self._ignored: dict[Connection, int] = {}
+        self._bad: dict[Connection, int] = {}
+        """Bad messages of nobody that is attached there."""
+        self._shared: set[Connection] = set()
+        """Connections that ever carried a second agent: a proxy's."""
+        self._contests = Contests(won=self._newcomer_won, lost=self._newcomer_lost)
         self._asking: deque[Live] = deque()
         self._asking_timer: asyncio.TimerHandle | None = None
         self._rate = full_state_per_second
@@ -157,15 +151,14 @@ class Hub:
             reply = live.session.heartbeat(content, now)
             if reply is not None:
                 live.polled(before, now)
+                self._contests.heard(live)
                 return reply
         message = body.decode(content, self._max_elements)
         uid = message.instance_uid
         live = self._live.get(uid)
-        if live is None or live.connection is not connection or self._is_another(live, message):
-            attached = self._attach(connection, message, live)
-            if isinstance(attached, bytes):
-                return attached
-            live = attached
+        if live is not None and (refusal := self._contend(live, message, connection, content)) is not None:
+            return refusal
+        live = self._live.get(uid) or self._attach(connection, uid)
         live.polled(live.session.last_seen, now)
         if connection.transport_name != "http":
             connection.session = live.session
@@ -182,6 +175,21 @@ class Hub:
             self._ask_later(live)
         return answer.body
 
+    def misbehaved(self, connection: Connection, uid: bytes) -> None:
+        """See `ports.Agents`."""
+        live = self._by_connection.get(connection, {}).get(uid)
+        if live is None:
+            number = self._bad[connection] = self._bad.get(connection, 0) + 1
+        else:
+            number = live.misbehaved()
+        if number < self._max_bad:
+            return
+        if connection not in self._shared:
+            connection.close(CloseReason.BAD_MESSAGES)
+        elif live is not None:
+            self._by_connection[connection].pop(uid)
+            self._detach(uid, live)
+
     def resumed(self, connection: Connection) -> None:
         """Send what waited while the connection could not be written to."""
         for live in list(self._by_connection.get(connection, {}).values()):
@@ -190,37 +198,59 @@ class Hub:
     def disconnected(self, connection: Connection) -> None:
         """Detach the agents whose current connection this is; those that moved on stay."""
         self._ignored.pop(connection, None)
+        self._bad.pop(connection, None)
+        self._shared.discard(connection)
+        self._contests.disconnected(connection)
         for uid, live in self._by_connection.pop(connection, {}).items():
             if self._live.get(uid) is live:
                 self._detach(uid, live)
 
     # ---- attaching
 
-    def _is_another(self, live: Live, message: pb.AgentToServer) -> bool:
-        """Over HTTP all agents share one connection: a description tells whether two use one uid."""
-        if not message.HasField("agent_description") or live.connection.transport_name != "http":
-            return False
-        described = message.agent_description.SerializeToString(deterministic=True)
-        return live.session.record.agent_description != described and not identity.same_agent(
-            live.session.record.agent_description, described
-        )
-
-    def _attach(self, connection: Connection, message: pb.AgentToServer, other: Live | None) -> Live | bytes:
-        """Begin a session; where the uid is another agent's, give the answer that says so."""
+    def _contend(self, live: Live, message: pb.AgentToServer, connection: Connection, content: bytes) -> bytes | None:
+        """A message under a uid that is taken: the answer to who cannot have it, None where the message is to be taken."""
         uid = message.instance_uid
-        if other is not None and not message.HasField("agent_description") and self._is_alive(other, connection):
-            # It keeps its uid until the newcomer has said who it is.
-            return body.uid_field(uid) + (body.FULL_STATE if self._may_ask(self._clock.monotonic()) else b"")
-        if other is not None:
-            described = message.agent_description.SerializeToString() if message.HasField("agent_description") else b""
-            if not identity.same_agent(other.session.record.agent_description, described):
-                return self._refuse_uid(connection, uid)
+        elsewhere = live.connection is not connection
+        verdict = self._contests.hear(uid, live, message, connection)
+        if verdict is Verdict.NEWCOMER:
+            return self._refuse_uid(connection, uid)
+        if verdict is Verdict.RETURNED and elsewhere:
+            self._let_go(uid, live)
+            self._newcomer_lost(uid, live.connection)
+        elif verdict is Verdict.SAME and elsewhere:
+            self._replace(uid, live)
+        elif elsewhere and not message.HasField("agent_description"):
+            if self._is_alive(live, connection):
+                # It keeps its uid until the newcomer has said who it is.
+                return body.uid_field(uid) + (body.FULL_STATE if self._may_ask(self._clock.monotonic()) else b"")
+            self._replace(uid, live)
+        elif elsewhere:
+            ping = live.connection not in self._shared
+            self._contests.challenge(uid, live, message, connection, content, ping=ping)
+            return body.uid_field(uid)
+        return None
+
+    def _newcomer_won(self, uid: bytes, holder: Live, connection: Connection, content: bytes) -> None:
+        if self._live.get(uid) is holder:
+            self._replace(uid, holder)
+        with contextlib.suppress(AgentError, Overloaded):
+            reply = self.receive(connection, content)
+            if connection.writable:
+                connection.send(reply)
+
+    def _newcomer_lost(self, uid: bytes, connection: Connection) -> None:
+        if connection.writable:  # over HTTP it is told with its next message
+            connection.send(self._refuse_uid(connection, uid))
+
+    def _attach(self, connection: Connection, uid: bytes) -> Live:
+        """Begin a session."""
         mine = self._by_connection.setdefault(connection, {})
-        if connection.transport_name != "http" and len(mine) >= self._max_per_connection:
-            self._metrics.refused["agents_per_connection"] += 1
-            raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
-        if other is not None and other.connection is not connection:
-            self._replace(uid, other)
+        if connection.transport_name != "http":
+            if len(mine) >= self._max_per_connection:
+                self._metrics.refused["agents_per_connection"] += 1
+                raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
+            if mine:
+                self._shared.add(connection)
         record = self._registry.get(uid)
         old_uid = self._renames.pop(uid, None)
         if record is None and old_uid is not None:
@@ -244,7 +274,7 @@ class Hub:
         self._metrics.bad_messages["duplicate_uid"] += 1
         if connection.transport_name != "http":
             self._ignored[connection] = ignored
-            if ignored > _IGNORED_UIDS:
+            if ignored > _IGNORED_UIDS and connection not in self._shared:
                 connection.close(CloseReason.DUPLICATE_UID)
         now = self._clock.monotonic()
         if now >= self._say_duplicate_at:
@@ -253,14 +283,18 @@ class Hub:
         return body.uid_field(uid) + body.identification_field(self._fresh_uid())
 
     def _replace(self, uid: bytes, other: Live) -> None:
-        del self._live[uid]
-        self._renames.pop(other.new_uid or b"", None)
-        theirs = self._by_connection.get(other.connection, {})
-        theirs.pop(uid, None)
-        if other.connection.session is other.session:
-            other.connection.session = None
-        if not theirs:
+        """The same agent is on another connection now: the one before is of no use, unless it is a proxy's."""
+        self._let_go(uid, other)
+        if not self._by_connection.get(other.connection) and other.connection not in self._shared:
             other.connection.close(CloseReason.REPLACED)
+
+    def _let_go(self, uid: bytes, live: Live) -> None:
+        """The uid is no longer this one's."""
+        del self._live[uid]
+        self._renames.pop(live.new_uid or b"", None)
+        self._by_connection.get(live.connection, {}).pop(uid, None)
+        if live.connection.session is live.session:
+            live.connection.session = None
 
     def _rename(self, old_uid: bytes, uid: bytes) -> Record | None:
         record = self._registry.get(old_uid)
@@ -275,6 +309,9 @@ class Hub:
     def _detach(self, uid: bytes, live: Live) -> None:
         self._live.pop(uid, None)
         self._renames.pop(live.new_uid or b"", None)
+        if live.connection.session is live.session:
+            live.connection.session = None
+        self._contests.gone(uid, live)
         record = live.session.record
         if not record.agent_description:
             # It never said who it is: nothing worth a place among those that did.
@@ -283,6 +320,7 @@ class Hub:
         if record.connected:
             record.connected = False
             self._registry.changed(record)
+        self._registry.drop_ghosts(record.agent_id)
         if self._telling:
             _log.info("agent_disconnected", agent_id=record.agent_id)
 
@@ -313,6 +351,8 @@ class Hub:
             self._metrics.offers += 1
         self._stamp(record)
         self._registry.changed(record)
+        if changes & (Change.CONNECT | Change.DESCRIPTION):
+            self._registry.drop_ghosts(record.agent_id)
 
     def _stamp(self, record: Record) -> None:
         """Date what the session, which has no calendar, has left undated."""
@@ -454,28 +494,36 @@ class Hub:
 
     def release(self, uid: bytes) -> None:
         """The control plane says that another node has this agent, by a newer session."""
-        live = self._live.pop(uid, None)
+        live = self._live.get(uid)
         if live is not None:
-            self._renames.pop(live.new_uid or b"", None)
-            mine = self._by_connection.get(live.connection, {})
-            mine.pop(uid, None)
-            if live.connection.session is live.session:
-                live.connection.session = None
-            if not mine:
+            self._let_go(uid, live)
+            if not self._by_connection.get(live.connection):
                 live.connection.close(CloseReason.RELEASED)
         self._registry.remove(uid)
 
     def sweep(self) -> None:
-        """Now and then: HTTP agents that stopped polling are gone."""
+        """Now and then: agents that are gone without a word. A connection of its own says when an agent goes."""
         now = self._clock.monotonic()
         for uid, live in list(self._live.items()):
-            away_after_s = max(3 * live.interval_s, _OFFLINE_AFTER_S)
-            if live.connection.transport_name == "http" and now - live.session.last_seen > away_after_s:
+            away_after_s = self._away_after_s(live)
+            if away_after_s is not None and now - live.session.last_seen > away_after_s:
                 self._by_connection.get(live.connection, {}).pop(uid, None)
                 self._detach(uid, live)
+
+    def _away_after_s(self, live: Live) -> float | None:
+        """The silence after which an agent counts as gone; None where its connection tells."""
+        if live.connection.transport_name == "http":
+            return max(_POLLS * live.interval_s, _OFFLINE_AFTER_S)
+        if live.connection not in self._shared:
+            return None
+        # Neither of the known gateways tells that an agent behind it has died.
+        if live.session.record.capabilities & capabilities.REPORTS_HEARTBEAT:
+            return min(_POLLS * self._heartbeat_s, self._idle_s)
+        return self._idle_s
 
     async def close(self) -> None:
         """Stop what runs in the background."""
         if self._asking_timer is not None:
             self._asking_timer.cancel()
+        self._contests.close()
         await self._tasks.close()

@@ -47,6 +47,8 @@ class Registry:
         self._held = False
         self._uid_of: dict[str, bytes] = {}
         """Agent id → the uid that it was last seen under."""
+        self._ghosts: dict[str, set[bytes]] = {}
+        """Agent id → other uids that it has a record under."""
         self._body_of: dict[bytes, bytes] = {}
         """instance_uid → digest of its effective config that is on disk."""
         self._users: dict[bytes, int] = {}
@@ -67,8 +69,36 @@ class Registry:
                 continue
             self._records[record.instance_uid] = record
             self._use_body(record)
-            self._uid_of[record.agent_id] = record.instance_uid
+            self._name(record)
             self._account(record)
+
+    def _name(self, record: Record) -> None:
+        """Remember under which uid an agent was seen last, and under which before."""
+        before = self._records.get(self._uid_of.get(record.agent_id, b""))
+        if before is not None and before is not record and before.agent_id == record.agent_id:
+            newest, other = (record, before)
+            if not record.connected and before.session_started_ms > record.session_started_ms:
+                newest, other = before, record
+            self._ghosts.setdefault(record.agent_id, set()).add(other.instance_uid)
+            record = newest
+        self._uid_of[record.agent_id] = record.instance_uid
+
+    def drop_ghosts(self, agent_id: str) -> None:
+        """While an agent is connected, its records under uids that it no longer uses go."""
+        newest = self._records.get(self._uid_of.get(agent_id, b""))
+        if agent_id not in self._ghosts or newest is None or not newest.connected:
+            return
+        kept = set()
+        for uid in self._ghosts.pop(agent_id):
+            ghost = self._records.get(uid)
+            if ghost is None or ghost is newest or ghost.agent_id != agent_id:
+                continue
+            if ghost.connected:
+                kept.add(uid)
+            else:
+                self.remove(uid)
+        if kept:
+            self._ghosts[agent_id] = kept
 
     def __len__(self) -> int:
         return len(self._records)
@@ -84,7 +114,9 @@ class Registry:
         """Another record of the same agent, under a uid that it no longer uses; None for none."""
         uid = self._uid_of.get(record.agent_id, record.instance_uid)
         old = self._records.get(uid)
-        return None if old is None or old is record or old.connected else old
+        if old is None or old is record or old.connected or old.agent_id != record.agent_id:
+            return None
+        return old
 
     def new(self, uid: bytes) -> Record:
         """Begin the record of an agent that was never seen."""
@@ -120,7 +152,7 @@ class Registry:
     def changed(self, record: Record) -> None:
         """Something of the record is different; all that follows happens within moments."""
         record.last_change_ms = record.last_seen_ms = self._clock.unix_ms()
-        self._uid_of[record.agent_id] = record.instance_uid
+        self._name(record)
         self._dirty[record.instance_uid] = None
         self._work_off_soon()
 

@@ -1,4 +1,4 @@
-"""Who an agent is: its attributes, its agent id, whether two of one uid are the same (spec: AgentDescription)."""
+"""Who an agent is: its attributes, its agent id (spec: AgentDescription)."""
 
 from __future__ import annotations
 
@@ -45,24 +45,20 @@ def attributes(description: bytes, only: frozenset[str] | None = None) -> dict[s
     return found
 
 
-def agent_id(description: pb.AgentDescription, uid: bytes) -> AgentId:
-    """What the agent is known by across restarts: service.instance.id where it says one, else its uid."""
+def instance_id_of(description: pb.AgentDescription) -> str:
+    """What the agent says as service.instance.id; empty where it says none."""
     for attributes in (description.identifying_attributes, description.non_identifying_attributes):
         for kv in attributes:
             if kv.key == INSTANCE_ID and kv.value.string_value:
-                return AgentId(kv.value.string_value)
-    return AgentId(format_uid(uid))
+                return kv.value.string_value
+    return ""
 
 
-def same_agent(one: bytes, other: bytes) -> bool:
-    """Whether two serialised AgentDescriptions have equal identifying attributes, so are one agent under one uid.
+def instance_id(description: bytes) -> str:
+    """As `instance_id_of`, of a serialised AgentDescription."""
+    return instance_id_of(pb.AgentDescription.FromString(description))
 
-    A description that is missing settles nothing: an agent that reconnects may leave it out, so it counts as the same.
-    """
-    if not one or not other or one == other:
-        return True
-    sets = [
-        {kv.key: kv.value.SerializeToString(deterministic=True) for kv in identifying}
-        for identifying in (pb.AgentDescription.FromString(d).identifying_attributes for d in (one, other))
-    ]
-    return sets[0] == sets[1]
+
+def agent_id(description: pb.AgentDescription, uid: bytes) -> AgentId:
+    """What the agent is known by across restarts: service.instance.id where it says one, else its uid."""
+    return AgentId(instance_id_of(description) or format_uid(uid))

@@ -121,11 +121,12 @@ class Limits(Part):
     send_stall_timeout: Duration = 30.0
     """How long an agent may leave its socket full before it is closed as slow."""
     max_bad_messages: int = Field(default=10, ge=1)
-    """Undecodable messages before a connection is closed."""
+    """Bad messages of one agent before its connection is closed, or it is detached from one that others share. A hundred
+    good ones make up for one."""
     max_agents: int = Field(default=100_000, ge=1)
     """Agents known to one node; a newcomer past it is answered UNAVAILABLE."""
-    max_agents_per_connection: int = Field(default=1_000, ge=1)
-    """Agents that share one connection through a proxy."""
+    max_agents_per_connection: int | None = Field(default=None, ge=1)
+    """Agents that share one connection through a proxy; None: as many as the node may know."""
     full_state_per_second: float = Field(default=500.0, gt=0)
     """Agents asked for their full state in one second, so that a restart is no stampede."""
     retry_after: Duration = 30.0

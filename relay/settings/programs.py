@@ -21,6 +21,8 @@ class NodeServer(Part):
     limits: parts.Limits = parts.Limits()
     batching: parts.Batching = parts.Batching()
     compression: parts.Compression = parts.Compression()
+    heartbeat_interval: parts.Duration = Field(default=30.0, ge=1)
+    """Between the heartbeats of agents that send them. Behind a proxy an agent that leaves out three is gone."""
     max_connections: int | None = Field(default=None, ge=1)
     """The guide's second place for `websocket.max_connections`; the smaller one counts."""
 

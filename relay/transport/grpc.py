@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -51,7 +51,6 @@ class AgentStream:
         self.remote = remote
         self._settings = settings
         self._clock = clock
-        self.bad = 0
         self._outgoing: deque[bytes] = deque()
         self._outgoing_bytes = 0
         self._wake = asyncio.Event()
@@ -83,6 +82,9 @@ class AgentStream:
                 # It may be waiting for an agent that does not read.
                 linger_s = 0.0 if reason is CloseReason.SLOW_AGENT else _CLOSE_LINGER_S
                 asyncio.get_running_loop().call_later(linger_s, self.writer.cancel)
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """HTTP/2 pings are gRPC's own: who has this agent's uid is told by what it says."""
 
     def probe(self, now: float, idle_s: float) -> None:
         """Idle streams are kept by HTTP/2 pings; only one whose agent does not read is looked for."""
@@ -196,13 +198,15 @@ class GrpcAgents:
                 self._metrics.messages_received += 1
                 try:
                     reply = self._agents.receive(stream, content)
-                except (AgentError, Overloaded) as error:
-                    self._metrics.bad_messages[error.outcome.value] += 1
-                    stream.bad += 1
+                except Overloaded as error:
                     reply = body.error_body(body.uid_of_malformed(content), error)
+                except AgentError as error:
+                    self._metrics.bad_messages[error.outcome.value] += 1
+                    uid = body.uid_of_malformed(content)
+                    stream.send(body.error_body(uid, error))
+                    self._agents.misbehaved(stream, uid)
+                    continue
                 stream.send(reply)
-                if stream.bad >= self._settings.max_bad_messages:
-                    stream.close(CloseReason.BAD_MESSAGES)
             stream.close(CloseReason.AGENT_CLOSED)
         except Exception:
             stream.close(CloseReason.INTERNAL)

@@ -55,6 +55,9 @@ class Polling:
     def close(self, reason: CloseReason) -> None:
         """Nothing to close between polls."""
 
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Nothing to ping between polls."""
+
     def probe(self, now: float, idle_s: float) -> None:
         """Nothing to ping between polls."""
 

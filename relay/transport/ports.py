@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,7 +39,6 @@ class StreamSettings:
     max_message_bytes: int
     max_send_buffer_bytes: int
     send_stall_s: float
-    max_bad_messages: int
 
 
 class Connection(Protocol):
@@ -67,6 +67,10 @@ class Connection(Protocol):
         """End the connection politely."""
         ...
 
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Ask the other end whether it is there; `answered` is called when it says so, never where it cannot be asked."""
+        ...
+
     def probe(self, now: float, idle_s: float) -> None:
         """Ping if nothing came for `idle_s`; close if nothing came for twice that."""
         ...
@@ -84,6 +88,15 @@ class Agents(Protocol):
         Raises:
             AgentError: it was not valid. The caller answers with an error response.
             Overloaded: no room for one more agent.
+        """
+        ...
+
+    def misbehaved(self, connection: Connection, uid: bytes) -> None:
+        """A message was not valid, and was answered so. Too many of one agent detach it, or close a connection that it
+        has for itself.
+
+        Args:
+            uid: as far as it could be read; empty where it could not.
         """
         ...
 

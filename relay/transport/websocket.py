@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
@@ -45,7 +46,7 @@ class AgentSocket(WSListener):
 
     __slots__ = (
         "_agents",
-        "_bad",
+        "_answered",
         "_last_data",
         "_metrics",
         "_now",
@@ -80,7 +81,8 @@ class AgentSocket(WSListener):
         self._parts: list[bytes] | None = None
         """Fragments of a message that is not complete."""
         self._parts_bytes = 0
-        self._bad = 0
+        self._answered: Callable[[], None] | None = None
+        """Waits for a pong."""
         self._paused = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._last_data = self._now()
@@ -166,6 +168,9 @@ class AgentSocket(WSListener):
                 transport.send_pong(frame_.get_payload_as_bytes())
         elif kind is WSMsgType.PONG:
             self._pinged = False
+            if self._answered is not None:
+                answered, self._answered = self._answered, None
+                answered()
         elif frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
             self.close(CloseReason.BAD_FRAME)
         elif kind is _BINARY and self._parts is None:
@@ -214,15 +219,17 @@ class AgentSocket(WSListener):
             return
         try:
             reply = self._agents.receive(self, content)
-        except (AgentError, Overloaded) as error:
-            metrics.bad_messages[error.outcome.value] += 1
-            self._bad += 1
+        except Overloaded as error:
             reply = body.error_body(body.uid_of_malformed(content), error)
+        except AgentError as error:
+            metrics.bad_messages[error.outcome.value] += 1
+            uid = body.uid_of_malformed(content)
+            self.send(body.error_body(uid, error))
             if isinstance(error, TooLarge):
                 self.close(CloseReason.TOO_LARGE)
+            self._agents.misbehaved(self, uid)
+            return
         self.send(reply)
-        if self._bad >= self._shared.settings.max_bad_messages:
-            self.close(CloseReason.BAD_MESSAGES)
 
     # ---- the read buffer
 
@@ -286,6 +293,12 @@ class AgentSocket(WSListener):
         self._transport.send_close(_CODES.get(reason, WSCloseCode.OK), reason.value.encode())
         # The peer may answer the close; one that does not is not waited for.
         asyncio.get_running_loop().call_later(_CLOSE_LINGER_S, self._transport.disconnect, False)
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """See `ports.Connection`."""
+        if self._transport is not None:
+            self._answered = answered
+            self._transport.send_ping()
 
     def probe(self, now: float, idle_s: float) -> None:
         """See `ports.Connection`."""

@@ -9,7 +9,7 @@ import pytest
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-from tests.wire import BINARY, RawSocket, TestAgent, WebSocketPipe, describe, frame, is_gone, new_uid
+from tests.wire import BINARY, PING, PONG, RawSocket, TestAgent, WebSocketPipe, describe, frame, is_gone, new_uid
 
 TRANSPORTS = ("websocket", "http", "grpc")
 
@@ -79,19 +79,95 @@ async def test_labels_choose(programs: Programs) -> None:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_second_agent_under_one_uid_gets_another(programs: Programs, transport: str) -> None:
+async def test_in_turns_a_second_agent_under_one_uid_gets_another(programs: Programs, transport: str) -> None:
     node = await ready_node(programs)
     first = await TestAgent.over(transport, node.ports, "first")
     await first.hello()
+    await first.heartbeat()
     second = await TestAgent.over(transport, node.ports, "second", uid=first.uid)
     answer = await second.hello()
+    assert not answer.HasField("agent_identification"), "it may be the first one that has changed"
+    assert not (await first.heartbeat()).HasField("agent_identification")
+    answer = await second.heartbeat() if transport == "http" else await second.pipe.pushed()
     assert answer.instance_uid == first.uid
     second.uid = answer.agent_identification.new_instance_uid
     assert len(second.uid) == 16
     assert (await second.heartbeat()).flags == pb.ServerToAgentFlags_ReportFullState
     assert rate_of(await second.hello()) == b"rate: 1"
-    assert await first.heartbeat() == pb.ServerToAgent(instance_uid=first.uid), "the first goes on undisturbed"
+    again = await first.hello()
+    assert not again.HasField("agent_identification"), "the first never gets another uid"
+    records = {node.registry.get(a.uid).agent_id for a in (first, second)}  # type: ignore[union-attr]
+    assert records == {"first", "second"}
+    assert len(node.registry) == 2
     await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_an_agent_that_is_upgraded_is_the_same_agent(programs: Programs, transport: str) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over(transport, node.ports, "a")
+    await agent.hello(version="1")
+    half_open = agent.pipe
+    if transport != "http":
+        agent = await TestAgent.over(transport, node.ports, "a", uid=agent.uid)
+    agent.sequence = -1
+    answer = await agent.hello(version="2")
+    assert not answer.HasField("agent_identification")
+    assert rate_of(answer) == b"rate: 1"
+    assert len(node.registry) == 1
+    assert node.hub.connected == 1
+    await agent.close()
+    await half_open.close()
+
+
+async def test_a_newcomer_has_the_uid_of_one_that_does_not_answer_a_ping(programs: Programs) -> None:
+    node = await ready_node(programs)
+    silent = await RawSocket.open(node.ports["websocket"])
+    old = TestAgent(WebSocketPipe(silent), "old")
+    await old.hello()
+    new = await TestAgent.over("websocket", node.ports, "new", uid=old.uid)
+    assert not (await new.hello()).HasField("remote_config")
+    assert rate_of(await new.pipe.pushed()) == b"rate: 1"
+    record = node.registry.get(new.uid)
+    assert record is not None
+    assert record.agent_id == "new"
+    opcode, _ = await silent.read()
+    assert opcode == PING
+    assert await silent.close_code() == 1000
+    returned = await TestAgent.over("websocket", node.ports, "old", uid=old.uid)
+    returned.sequence = old.sequence
+    assert not (await returned.hello()).HasField("agent_identification"), "it was here first"
+    assert (await new.pipe.pushed()).HasField("agent_identification")
+    for agent in (old, new, returned):
+        await agent.close()
+
+
+async def test_a_pong_is_a_sign_of_life(programs: Programs) -> None:
+    node = await ready_node(programs)
+    socket = await RawSocket.open(node.ports["websocket"])
+    first = TestAgent(WebSocketPipe(socket), "first")
+    await first.hello()
+    second = await TestAgent.over("websocket", node.ports, "second", uid=first.uid)
+    await second.hello()
+    assert (await socket.read())[0] == PING
+    socket.write(frame(b"", PONG))
+    assert (await second.pipe.pushed()).HasField("agent_identification")
+    await first.close()
+    await second.close()
+
+
+async def test_who_waits_for_a_uid_has_it_when_its_agent_leaves(programs: Programs) -> None:
+    node = await ready_node(programs)
+    first = await TestAgent.over("websocket", node.ports, "first")
+    await first.hello()
+    gone, second = [await TestAgent.over("websocket", node.ports, n, uid=first.uid) for n in ("gone", "second")]
+    await gone.hello()
+    await gone.close()
+    await eventually(lambda: not node.hub._contests._challenges)
+    await second.hello()
+    await first.close()
+    assert rate_of(await second.pipe.pushed()) == b"rate: 1"
     await second.close()
 
 
@@ -100,8 +176,10 @@ async def test_a_client_that_ignores_its_new_uid_twice_is_closed(programs: Progr
     first = await TestAgent.over("websocket", node.ports, "first")
     await first.hello()
     second = await TestAgent.over("websocket", node.ports, "second", uid=first.uid)
-    for _ in range(2):
-        assert (await second.hello()).HasField("agent_identification")
+    await second.hello()
+    await first.heartbeat()
+    assert (await second.pipe.pushed()).HasField("agent_identification")
+    assert (await second.hello()).HasField("agent_identification")
     assert isinstance(second.pipe, WebSocketPipe)
     message = second.message()
     describe(message, "second")
@@ -110,6 +188,21 @@ async def test_a_client_that_ignores_its_new_uid_twice_is_closed(programs: Progr
     await eventually(lambda: node.metrics.closed["duplicate_uid"] == 1)
     await first.close()
     await second.close()
+
+
+async def test_an_agent_s_records_under_uids_that_it_no_longer_uses_go(programs: Programs) -> None:
+    node = await ready_node(programs)
+    one, two, three = [await TestAgent.over("http", node.ports, "a") for _ in range(3)]
+    for agent in (one, two, three):
+        await agent.hello()
+    assert len(node.registry) == 3, "all of them may be live"
+    for agent in (one, two):
+        node.hub._live[agent.uid].session.last_seen -= 200
+    node.hub.sweep()
+    await eventually(lambda: len(node.registry) == 1)
+    assert node.registry.get(three.uid) is not None
+    for agent in (one, two, three):
+        await agent.close()
 
 
 async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(programs: Programs) -> None:
@@ -121,7 +214,6 @@ async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(progr
     new.sequence = old.sequence
     record = node.registry.get(new.uid)
     assert record is not None
-    node.hub._live[new.uid].session.last_seen -= 61
     assert await new.heartbeat() == pb.ServerToAgent(instance_uid=new.uid, capabilities=0x1F)
     assert isinstance(old.pipe, WebSocketPipe)
     assert await old.pipe.socket.close_code() == 1000
@@ -196,8 +288,75 @@ async def test_caps_on_agents(programs: Programs) -> None:
     full = await third.hello()
     assert full.error_response.retry_info.retry_after_nanoseconds == 60 * 10**9
     assert node.metrics.refused["agents"] == node.metrics.refused["agents_per_connection"] == 1
+    for _ in range(20):
+        assert (await agents[1].hello()).HasField("error_response")
+    assert not (await agents[0].heartbeat()).HasField("error_response"), "being full is nobody's fault"
     for agent in (agents[0], other, third):
         await agent.close()
+
+
+async def test_a_shared_connection_is_not_closed_for_the_sins_of_one(programs: Programs) -> None:
+    node = await programs.node(server={"limits": {"max_bad_messages": 3}})
+    socket = await RawSocket.open(node.ports["websocket"])
+    good, bad = [TestAgent(WebSocketPipe(socket), name) for name in ("good", "bad")]
+    await good.hello()
+    await bad.hello()
+    garbage = frame(b"\0" + b"\x0a\x10" + bad.uid + b"\x1a\xff")
+    for _ in range(10):
+        socket.write(garbage)
+        assert (await socket.message()).error_response.type == pb.ServerErrorResponseType_BadRequest
+        assert not (await good.heartbeat()).HasField("error_response")
+    connected = [record.connected for record in node.registry]
+    assert connected == [True, False], "the one that sent them is detached"
+    await bad.heartbeat()
+    assert all(record.connected for record in node.registry), "and its next message brings it back"
+    await socket.close()
+
+
+async def test_good_messages_make_up_for_bad_ones(programs: Programs) -> None:
+    node = await programs.node(server={"limits": {"max_bad_messages": 2}})
+    agent = await TestAgent.over("websocket", node.ports)
+    await agent.hello()
+    assert isinstance(agent.pipe, WebSocketPipe)
+    garbage = frame(b"\0" + b"\x0a\x10" + agent.uid + b"\x1a\xff")
+    for _ in range(3):
+        agent.pipe.socket.write(garbage)
+        assert (await agent.pipe.socket.message()).HasField("error_response")
+        for _ in range(100):
+            await agent.heartbeat()
+    agent.pipe.socket.write(garbage * 2)
+    assert await agent.pipe.socket.close_code() == 1008
+    await agent.close()
+
+
+async def test_agents_that_die_behind_a_gateway_are_gone_and_come_back_with_their_next_message(
+    programs: Programs,
+) -> None:
+    node = await programs.node()
+    socket = await RawSocket.open(node.ports["websocket"])
+    beats, silent, quiet = [TestAgent(WebSocketPipe(socket), name) for name in ("beats", "silent", "quiet")]
+    for agent in (beats, silent):
+        await agent.hello()
+    message = quiet.message(capabilities=0x1807)
+    describe(message, "quiet")
+    await quiet.pipe.exchange(message)
+    live = {agent.name: node.hub._live[agent.uid] for agent in (beats, silent, quiet)}
+    for name in ("silent", "quiet"):
+        live[name].session.last_seen -= 91
+    node.hub.sweep()
+    records = {agent.name: node.registry.get(agent.uid) for agent in (beats, silent, quiet)}
+    assert {name: r.connected for name, r in records.items() if r} == {"beats": True, "silent": False, "quiet": True}
+    live["quiet"].session.last_seen -= 210
+    node.hub.sweep()
+    assert not records["quiet"].connected  # type: ignore[union-attr]
+    assert not (await silent.heartbeat()).flags
+    assert records["silent"].connected  # type: ignore[union-attr]
+    other = await TestAgent.over("websocket", node.ports, "beats", uid=beats.uid)
+    other.sequence = beats.sequence
+    await other.heartbeat()
+    await silent.heartbeat()
+    await other.close()
+    await socket.close()
 
 
 async def test_requests_for_full_state_are_paced(programs: Programs) -> None:

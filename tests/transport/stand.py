@@ -17,7 +17,7 @@ from relay.transport.door import Door, DoorSettings
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Denied, Downloads, DownloadSettings, File
 from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
-from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
+from relay.transport.ports import AssemblyBudget, CloseReason, Connection, StreamSettings
 from relay.transport.websocket import WebSocketFactory
 
 
@@ -29,6 +29,7 @@ class Echo:
         self.connections: list[Connection] = []
         self.remotes: list[str] = []
         self.gone: list[Connection] = []
+        self.bad: list[bytes] = []
         self.resumed_count = 0
         self.error: RelayError | None = None
         self.extra = b""
@@ -47,6 +48,11 @@ class Echo:
 
     def disconnected(self, connection: Connection) -> None:
         self.gone.append(connection)
+
+    def misbehaved(self, connection: Connection, uid: bytes) -> None:
+        self.bad.append(uid)
+        if len(self.bad) == 3:
+            connection.close(CloseReason.BAD_MESSAGES)
 
 
 class Stand:
@@ -75,7 +81,7 @@ async def stand(
     agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
     websockets = WebSocketFactory(
         agents,
-        StreamSettings(max_message_bytes, max_send_buffer_bytes, send_stall_s, 3),
+        StreamSettings(max_message_bytes, max_send_buffer_bytes, send_stall_s),
         budget=budget,
         metrics=metrics,
         clock=SystemClock(),

@@ -24,7 +24,7 @@ async def server(
     max_connections: int = 10, buffer_bytes: int = 1 << 20
 ) -> AsyncIterator[tuple[Echo, GrpcAgents, NodeMetrics]]:
     agents, metrics = Echo(), NodeMetrics("local")
-    settings = StreamSettings(8 << 20, buffer_bytes, 30, 3)
+    settings = StreamSettings(8 << 20, buffer_bytes, 30)
     running = GrpcAgents(
         agents, settings, max_connections=max_connections, retry_after_s=30, metrics=metrics, clock=SystemClock()
     )
@@ -133,7 +133,7 @@ async def test_a_message_over_the_limit_ends_the_stream() -> None:
 async def test_a_port_that_is_taken_is_an_error() -> None:
     async with server() as (_, running, _metrics):
         second = GrpcAgents(
-            Echo(), StreamSettings(1, 1, 1, 1), max_connections=1, retry_after_s=1, metrics=NodeMetrics("x"),
+            Echo(), StreamSettings(1, 1, 1), max_connections=1, retry_after_s=1, metrics=NodeMetrics("x"),
             clock=SystemClock(),
         )  # fmt: skip
         with pytest.raises(OSError, match="cannot be opened"):

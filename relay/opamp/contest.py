@@ -1,0 +1,90 @@
+"""Two agents under one instance_uid, told apart by what no upgrade changes: service.instance.id, and the sequence.
+
+An agent that restarts, reconnects or is upgraded looks like another one for a moment. So a stranger is believed at first,
+and only where both are heard in turns (A, B, A) it is certain that there are two: then the newcomer, B, is to get a uid of
+its own.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+_MAX_SEQUENCE = (1 << 64) - 1
+_STARTS = 1
+"""Sequences up to this are those of a process that has just begun (clients begin at 0 or 1)."""
+
+
+class Verdict(enum.Enum):
+    """Who it is that speaks."""
+
+    SAME = "same"
+    """The agent that has the uid."""
+    UNKNOWN = "unknown"
+    """It does not say who it is, and its sequence does not go on: perhaps something was missed."""
+    STRANGER = "stranger"
+    """Another one than before, which has not been heard since."""
+    RETURNED = "returned"
+    """The one before the stranger: there are two, and this one was here first."""
+    NEWCOMER = "newcomer"
+    """The other of two: it is to get another uid."""
+
+
+@dataclass(slots=True)
+class Speaker:
+    """What one of two is known by."""
+
+    instance_id: str
+    """service.instance.id; empty where it says none."""
+    sequence: int
+    """Of its last message."""
+
+
+class Contest:
+    """The agent of one uid, and the other one that was heard under it."""
+
+    __slots__ = ("_other", "settled")
+
+    def __init__(self) -> None:
+        self._other: Speaker | None = None
+        self.settled = False
+        """There are two for certain, and the other one is the newcomer."""
+
+    def hear(self, holder: Speaker, instance_id: str | None, sequence: int) -> Verdict:
+        """Say who sent a message.
+
+        Args:
+            holder: the agent that has the uid.
+            instance_id: what the message says; None where it has no description.
+            sequence: of the message.
+        """
+        other = self._other
+        if instance_id and instance_id == holder.instance_id:
+            return Verdict.SAME
+        is_other = other is not None and instance_id == other.instance_id
+        if instance_id:
+            goes_on = sequence > _STARTS and self._follows(sequence, holder) and not is_other
+        else:
+            goes_on = self._follows(sequence, holder)
+            is_other = other is not None and self._follows(sequence, other)
+        if goes_on:
+            return Verdict.SAME
+        if is_other and not self.settled:
+            self.settle(holder)
+            return Verdict.RETURNED
+        if self.settled and (is_other or instance_id):
+            self._other = Speaker(instance_id or (other.instance_id if other is not None else ""), sequence)
+            return Verdict.NEWCOMER
+        return Verdict.STRANGER if instance_id else Verdict.UNKNOWN
+
+    @staticmethod
+    def _follows(sequence: int, speaker: Speaker) -> bool:
+        return sequence == (speaker.sequence + 1) & _MAX_SEQUENCE
+
+    def replaced(self, holder: Speaker) -> None:
+        """A stranger has the uid from now on; it was `holder`'s."""
+        self._other, self.settled = holder, False
+
+    def settle(self, newcomer: Speaker) -> None:
+        """Both live: this one came later."""
+        self._other, self.settled = newcomer, True

@@ -1,0 +1,93 @@
+"""Who speaks, message by message."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.opamp.contest import Contest, Speaker, Verdict
+
+
+class Uid:
+    """One uid, and what its owner does about a verdict."""
+
+    def __init__(self, instance_id: str, sequence: int) -> None:
+        self.holder = Speaker(instance_id, sequence)
+        self.contest = Contest()
+
+    def hear(self, instance_id: str | None, sequence: int) -> str:
+        verdict = self.contest.hear(self.holder, instance_id, sequence)
+        if verdict is Verdict.STRANGER:
+            self.contest.replaced(self.holder)
+        if verdict in (Verdict.STRANGER, Verdict.RETURNED):
+            self.holder = Speaker(instance_id if instance_id is not None else "?", sequence)
+        elif verdict is not Verdict.NEWCOMER:
+            self.holder.sequence = sequence
+        return verdict.value
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ((None, 6), "same"),
+        (("a", 0), "same"),
+        (("a", 99), "same"),
+        (("b", 6), "same"),
+        (("", 0), "unknown"),
+        ((None, 9), "unknown"),
+        (("b", 0), "stranger"),
+        (("b", 77), "stranger"),
+    ],
+)
+def test_what_one_message_tells(message: tuple[str | None, int], expected: str) -> None:
+    assert Uid("a", 5).hear(*message) == expected
+
+
+def test_a_stranger_s_first_numbers_do_not_go_on_from_anything() -> None:
+    assert Uid("a", 0).hear("b", 1) == "stranger"
+    assert Uid("a", -1).hear("b", 0) == "stranger"
+
+
+def test_in_turns_the_newcomer_is_found_and_the_first_one_never_is() -> None:
+    uid = Uid("a", 5)
+    assert uid.hear("b", 0) == "stranger"
+    assert uid.hear(None, 1) == "same", "B goes on"
+    assert uid.hear(None, 6) == "returned", "A goes on"
+    uid.holder.instance_id = "a"
+    assert uid.contest.settled
+    assert uid.hear(None, 2) == "newcomer"
+    assert uid.hear(None, 3) == "newcomer", "it has not used its uid yet"
+    assert uid.hear(None, 7) == "same"
+    assert uid.hear("b", 0) == "newcomer"
+    assert uid.hear("c", 0) == "newcomer"
+    assert uid.hear("a", 8) == "same"
+
+
+def test_in_turns_by_their_descriptions_alone() -> None:
+    uid = Uid("a", 5)
+    assert [uid.hear("b", 0), uid.hear("a", 0), uid.hear("b", 1), uid.hear("a", 1)] == [
+        "stranger",
+        "returned",
+        "newcomer",
+        "same",
+    ]
+
+
+def test_who_was_replaced_and_is_not_heard_again_costs_the_new_one_nothing() -> None:
+    uid = Uid("a", 5)
+    uid.hear("b", 0)
+    assert [uid.hear(None, n) for n in range(1, 50)] == ["same"] * 49
+    assert uid.hear("c", 0) == "stranger", "and so on"
+
+
+def test_the_other_one_is_known_by_its_name_whatever_its_sequence_is() -> None:
+    uid = Uid("a", 1)
+    uid.contest.settle(Speaker("b", 1))
+    assert [uid.hear("b", 2), uid.hear("b", 3)] == ["newcomer", "newcomer"]
+    assert uid.hear("b", 2) == "newcomer"
+
+
+def test_two_are_known_to_live_by_other_means() -> None:
+    uid = Uid("", 5)
+    uid.contest.settle(Speaker("b", 0))
+    assert uid.hear("b", 1) == "newcomer"
+    assert uid.hear(None, 6) == "same"
