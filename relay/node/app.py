@@ -41,13 +41,17 @@ from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads, DownloadSettings
 from relay.transport.grpc import GrpcAgents
 from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
+from relay.transport.peers import TrustedProxies
+from relay.transport.places import Places, raise_descriptor_limit
 from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
+from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
 _SELF_BUCKET = "self"
 """What the node remembers of itself."""
 _SWEEP_S = 10.0
+_SLICE = 200
 _PROTECT_S = 1.0
 _EXPIRE_S = 3600.0
 _VERIFY_S = 60.0
@@ -188,12 +192,20 @@ class Node:
         budget = self._budget = AssemblyBudget(limits.assembly_budget_bytes)
         most = min(server.websocket.max_connections, server.max_connections or server.websocket.max_connections)
         stream = StreamSettings(limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout)
-        websockets = WebSocketFactory(self.hub, stream, budget=budget, metrics=metrics, clock=self._clock)
+        places = self.places = self._count_places(most)
+        proxies = self.proxies = TrustedProxies(server.trusted_proxies)
+        websockets = self.websockets = WebSocketFactory(
+            self.hub, stream, budget=budget, metrics=metrics, clock=self._clock
+        )
+        places.count(lambda: len(websockets.open))
+        upgrades = self._upgrades = Upgrades(websockets, proxies, PATH, metrics=metrics)
         exchange = HttpAgents(
             self.hub,
             HttpSettings(
                 limits.max_message_bytes, limits.body_timeout, limits.http_keepalive, server.compression.enabled
             ),
+            proxies,
+            upgrades,
             budget=budget,
             metrics=metrics,
         )
@@ -216,13 +228,15 @@ class Node:
         started.push_async_callback(downloads.close)
         self.metrics.downloads = lambda: (downloads.sent_bytes, downloads.done, downloads.broken)
         routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
-        http_runner, factory = await serve([*routes, *admin.routes()], limits.http_keepalive)
+        http_runner, factory = await serve([*routes, *admin.routes()], limits.http_keepalive, limits.max_header_bytes)
         started.push_async_callback(http_runner.cleanup)
         probes_runner, probes = await serve(admin.health_routes(), limits.http_keepalive)
         started.push_async_callback(probes_runner.cleanup)
         door = self.door = Door(
-            DoorSettings(most, limits.max_header_bytes, limits.header_timeout, limits.retry_after),
-            websockets,
+            DoorSettings(limits.max_header_bytes, limits.header_timeout, limits.retry_after),
+            places,
+            proxies,
+            upgrades,
             factory,
             probes,
             downloads,
@@ -235,7 +249,8 @@ class Node:
         self.grpc = GrpcAgents(
             self.hub,
             stream,
-            max_connections=most,
+            places=places,
+            proxies=proxies,
             retry_after_s=limits.retry_after,
             metrics=metrics,
             clock=self._clock,
@@ -249,6 +264,17 @@ class Node:
         site = web.TCPSite(metrics_runner, host, port)
         await site.start()
         self.ports["metrics"] = metrics_runner.addresses[0][1]
+
+    def _count_places(self, wanted: int) -> Places:
+        places = Places(wanted, raise_descriptor_limit())
+        if places.most < wanted:
+            _log.warning(
+                "few_descriptors",
+                max_connections=wanted,
+                places=places.most,
+                consequence="past that agents are answered 503; raise the limit of open files (ulimit -n)",
+            )
+        return places
 
     # ---- what the parts are given
 
@@ -320,6 +346,13 @@ class Node:
             degraded.append(f"policy: {len(self.policy.rejected)} resources rejected")
         degraded += [f"rollout {name} was halted here: {why}" for name, why in self.policy.halted().items()]
         degraded += [f"package {sha256[:12]}: {why}" for sha256, why in self.packages.problems.items()]
+        if self.proxies.unbelieved and not self._settings.packages.public_url:
+            degraded.append(
+                f"proxies: {self.proxies.unbelieved} says for whom it speaks and is not one of server.trusted_proxies:"
+                " addresses of packages and of agents may be the proxy's"
+            )
+        if self.places.most < self.places.wanted:
+            degraded.append(f"connections: file descriptors for {self.places.most} of {self.places.wanted}")
         if self.link.refusal:
             degraded.append(f"link: reports are refused: {self.link.refusal}")
         if not self._may_offer():
@@ -342,7 +375,7 @@ class Node:
             "policy_age_s": None if age is None else round(age, 3),
             "agents": len(self.registry),
             "connected": self.hub.connected,
-            "connections": self.door.connections,
+            "connections": self.places.used,
             "cohorts": len(self.cohorts),
             "halted": self.policy.halted(),
             "rejected": [{"name": r.name, "reason": r.reason} for r in self.policy.rejected.values()],
@@ -359,7 +392,7 @@ class Node:
             {
                 "opamp_server_connected_agents": ("Agents connected", lambda: self.registry.rollup.connected),
                 "opamp_relay_agents": ("Agents known", lambda: len(self.registry)),
-                "opamp_relay_connections": ("Open connections of all kinds", lambda: self.door.connections),
+                "opamp_relay_connections": ("Open connections of all kinds", lambda: self.places.used),
                 "opamp_relay_cohorts": ("Distinct answers", lambda: len(self.cohorts)),
                 "opamp_relay_link_up": ("1 while the control plane is there", lambda: float(self.link.connected)),
                 "opamp_relay_link_silent_seconds": ("Since the control plane was heard", self.link.silent_s),
@@ -404,8 +437,11 @@ class Node:
             self.hub.sweep()
             self.packages.tick()
             now = self._clock.monotonic()
-            for connection in self._connections():
-                connection.probe(now, self._settings.server.limits.idle_timeout)
+            limits = self._settings.server.limits
+            for i, connection in enumerate(self._connections()):
+                if i % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
+                connection.probe(self._clock.monotonic(), limits.ping_interval, limits.idle_timeout)
             self.metrics.store_failures = self.store.failures
             self._sender.tell = True
             if now >= verify_at:
@@ -429,7 +465,7 @@ class Node:
 
     def _connections(self) -> list[Connection]:
         """All connections that can be pushed to, also those that no agent has spoken on."""
-        return [*self.door.websockets.open, *self.grpc.open]
+        return [*self.websockets.open, *self.grpc.open]
 
     # ---- the end
 
@@ -437,6 +473,7 @@ class Node:
         """Send agents away evenly, then write everything, then close. Nothing that was answered is lost."""
         self._draining = True
         self.door.draining = self.grpc.draining = True
+        self._upgrades.accepting = False
         connections = self._connections()
         _log.info("node_draining", connections=len(connections), seconds=self._settings.drain.seconds)
         await drain(connections, self._settings.drain.seconds, self._clock)

@@ -66,6 +66,17 @@ def is_loopback(text: str) -> bool:
         return False
 
 
+def _network(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError("a network such as 10.0.0.0/8 is expected")
+    ipaddress.ip_network(value, strict=False)
+    return value
+
+
+Network = Annotated[str, BeforeValidator(_network)]
+"""As CIDR; an address alone is a network of one."""
+
+
 def _endpoint(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError("HOST:PORT is expected")
@@ -133,8 +144,10 @@ class Limits(Part):
     """What a refused client is told (the protocol recommends 30 s at least)."""
     http_keepalive: Duration = 90.0
     """Idle time of an HTTP connection: longer than two polls of 30 s, or polls race with the close."""
+    ping_interval: Duration = Field(default=25.0, ge=1)
+    """A WebSocket that is silent this long is pinged: proxies cut connections that are silent for 60 s."""
     idle_timeout: Duration = 300.0
-    """A WebSocket that is silent this long is pinged; without a pong in as long again it is closed."""
+    """A WebSocket that is silent this long, pings notwithstanding, is closed."""
 
 
 class Batching(Part):

@@ -23,6 +23,8 @@ class NodeServer(Part):
     compression: parts.Compression = parts.Compression()
     heartbeat_interval: parts.Duration = Field(default=30.0, ge=1)
     """Between the heartbeats of agents that send them. Behind a proxy an agent that leaves out three is gone."""
+    trusted_proxies: tuple[parts.Network, ...] = ()
+    """Proxies that are believed about whom they speak for: PROXY protocol, Forwarded, X-Forwarded-For, -Proto, -Host."""
     max_connections: int | None = Field(default=None, ge=1)
     """The guide's second place for `websocket.max_connections`; the smaller one counts."""
 

@@ -2,7 +2,11 @@
 
 Both ports take WebSocket and plain HTTP. The head is bounded in bytes and time, caps are applied, and what is refused is
 answered here; then the live transport becomes picows' or aiohttp's. On a TLS port the first byte is looked at without
-taking it: a TLS record begins with 0x16, anything else is plain HTTP and may only ask for health (probes do).
+taking it: a TLS record begins with 0x16, anything else is plain HTTP and may only ask for health (probes do). A PROXY
+header may stand before all that, from proxies that are trusted.
+
+Connections that have not said yet what they want have places of their own, so that idle ones keep nobody out: past those
+the one goes that has stood there longest.
 """
 
 from __future__ import annotations
@@ -12,19 +16,25 @@ import contextlib
 import socket
 import ssl
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads
+from relay.transport.head import Head, Refusal, parse_head
 from relay.transport.http import PATH
-from relay.transport.ports import base_url, peer_name
-from relay.transport.websocket import WebSocketFactory
+from relay.transport.peers import V2, Address, ProxyHeader, TrustedProxies, address_of, proxy_header, scheme_of
+from relay.transport.places import FOR_PROBES, Places
+from relay.transport.upgrade import Proxied, Upgrades
 
 _END = b"\r\n\r\n"
 _REFUSAL_LINGER_S = 0.5
-_RESERVED = 100
+_LEAST_WAITING = 8
+_PATIENCE_S = 0.5
+"""Ten thousand agents that connect at once have all come before the first was read."""
+_PEEK_BYTES = 4096
+_PEEK_AGAIN_S = 0.01
 _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
 
 
@@ -32,37 +42,9 @@ _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
 class DoorSettings:
     """Bounds of a connection before it is anybody's; see `relay.settings.parts.Limits`."""
 
-    max_connections: int
     max_header_bytes: int
     header_timeout_s: float
     retry_after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A request head."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    """Lower-case names; of a name that stands twice, the last."""
-    query: str = ""
-
-
-def parse_head(raw: bytes) -> Head | None:
-    """Read the head of an HTTP/1.1 request; None if it is none."""
-    lines = raw.decode("latin-1").split("\r\n")
-    parts = lines[0].split(" ")
-    if len(parts) != 3 or not parts[2].startswith("HTTP/1.") or not parts[1].startswith("/"):
-        return None
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or not name or name != name.strip():
-            return None
-        headers[name.lower()] = value.strip()
-    path, _, query = parts[1].partition("?")
-    return Head(parts[0], path, headers, query)
 
 
 class Door:
@@ -71,7 +53,9 @@ class Door:
     def __init__(
         self,
         settings: DoorSettings,
-        websockets: WebSocketFactory,
+        places: Places,
+        proxies: TrustedProxies,
+        upgrades: Upgrades,
         http: Any,
         probes: Any,
         downloads: Downloads,
@@ -79,23 +63,35 @@ class Door:
         metrics: NodeMetrics,
     ) -> None:
         self.settings = settings
-        self.websockets = websockets
+        self.places = places
+        self.proxies = proxies
+        self.upgrades = upgrades
         self.metrics = metrics
         self.http = http
         """aiohttp's Server: makes a protocol when called, and counts its connections."""
         self.probes = probes
         """Another one that answers probes alone: for plain HTTP on a TLS port."""
         self.downloads = downloads
-        self.waiting: set[_Entrance] = set()
+        self.waiting: dict[_Newcomer, float] = {}
+        """Connections that have not said yet what they want → since when, oldest first."""
         self.draining = False
         self._servers: list[asyncio.Server] = []
         self._listening: list[socket.socket] = []
         self._tasks = Tasks()
+        places.count(lambda: len(self.http.connections) + len(self.probes.connections))
 
-    @property
-    def connections(self) -> int:
-        """Open connections of all kinds."""
-        return len(self.waiting) + len(self.websockets.open) + len(self.http.connections) + len(self.probes.connections)
+    def enter(self, newcomer: _Newcomer) -> None:
+        """A connection has come; where there are too many of its kind, the oldest goes."""
+        now = asyncio.get_running_loop().time()
+        self.waiting[newcomer] = now
+        own, most = max(_LEAST_WAITING, self.places.most // 8), self.places.most_waiting
+        while len(self.waiting) > min(own, most):
+            oldest, since = next(iter(self.waiting.items()))
+            if len(self.waiting) <= most and now - since < _PATIENCE_S:
+                return  # a crowd that has just come, and is about to speak
+            self.metrics.refused["heads"] += 1
+            self.waiting.pop(oldest)
+            oldest.abort()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Open one port and give its number.
@@ -139,26 +135,11 @@ class Door:
                 loop.call_later(0.1, self._accept_again, listening, tls)
                 return
             connection.setblocking(False)
-            self._tasks.spawn(self._sniff(connection, tls), name="tls-accept")
+            _Sniffer(self, connection, tls).start(self._tasks)
 
     def _accept_again(self, listening: socket.socket, tls: ssl.SSLContext) -> None:
         if listening in self._listening:
             asyncio.get_running_loop().add_reader(listening.fileno(), self._accept, listening, tls)
-
-    async def _sniff(self, connection: socket.socket, tls: ssl.SSLContext) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self.settings.header_timeout_s):
-                first = await _peek(loop, connection)
-                if first == b"\x16":
-                    if self.connections >= 2 * self.settings.max_connections:
-                        raise ConnectionError("too many connections")
-                    await loop.connect_accepted_socket(lambda: _Entrance(self), connection, ssl=tls)
-                else:
-                    await loop.connect_accepted_socket(lambda: _Entrance(self, only=_PLAIN_ON_TLS), connection)
-        except (OSError, TimeoutError, asyncio.CancelledError):
-            self.metrics.refused["tls"] += 1
-            connection.close()
 
     def stop_listening(self) -> None:
         """Accept no more. What is open stays."""
@@ -173,34 +154,107 @@ class Door:
     async def close(self) -> None:
         """End what still stands in the door."""
         self.stop_listening()
-        for entrance in list(self.waiting):
-            entrance.abort()
+        for newcomer in list(self.waiting):
+            newcomer.abort()
+        self.waiting.clear()
         await self._tasks.close()
 
 
-async def _peek(loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:
-    ready: asyncio.Future[None] = loop.create_future()
+class _Newcomer(Protocol):
+    """A connection that has not said yet what it wants."""
 
-    def readable() -> None:
-        if not ready.done():
-            ready.set_result(None)
+    def abort(self) -> None:
+        """End it without a word."""
+        ...
 
-    loop.add_reader(connection.fileno(), readable)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(connection.fileno())
-    return connection.recv(1, socket.MSG_PEEK)
+
+class _Sniffer:
+    """A connection on a TLS port until its first byte is there, or a PROXY header and the byte behind it."""
+
+    def __init__(self, door: Door, connection: socket.socket, tls: ssl.SSLContext) -> None:
+        self._door = door
+        self._connection = connection
+        self._tls = tls
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, tasks: Tasks) -> None:
+        """Begin to look."""
+        self._door.enter(self)
+        self._task = tasks.spawn(self._run(), name="tls-accept")
+
+    def abort(self) -> None:
+        """See `_Newcomer`."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        door, connection = self._door, self._connection
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(door.settings.header_timeout_s):
+                address = await self._address(loop)
+                is_tls = (await self._peek(loop, 1))[:1] == b"\x16"
+                only = None if is_tls else _PLAIN_ON_TLS
+                await loop.connect_accepted_socket(
+                    lambda: _Entrance(door, only, address), connection, ssl=self._tls if is_tls else None
+                )
+        except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
+            door.metrics.refused["tls"] += 1
+            connection.close()
+        finally:
+            door.waiting.pop(self, None)
+
+    async def _address(self, loop: asyncio.AbstractEventLoop) -> Address | None:
+        """What a PROXY header says; None where there is none."""
+        peer = self._connection.getpeername()
+        size = 1
+        while True:
+            data = await self._peek(loop, size)
+            header = proxy_header(data) if data else False
+            if header is False:
+                return None
+            if not self._door.proxies.trusts(str(peer[0])):
+                # "POST" begins as a PROXY line does; what is one whole is refused.
+                if header is None and size < len(V2):
+                    size += 1
+                    continue
+                raise ValueError("a PROXY header of somebody who is not trusted")
+            if isinstance(header, ProxyHeader):
+                self._connection.recv(header.length)
+                return header.source
+            size = len(data) + 1
+
+    async def _peek(self, loop: asyncio.AbstractEventLoop, least: int) -> bytes:
+        """At least so many bytes, or all there are where the other end has closed; they stay unread."""
+        while True:
+            ready: asyncio.Future[None] = loop.create_future()
+            loop.add_reader(self._connection.fileno(), _settle, ready)
+            try:
+                await ready
+            finally:
+                loop.remove_reader(self._connection.fileno())
+            data = self._connection.recv(_PEEK_BYTES, socket.MSG_PEEK)
+            if len(data) >= least or not data:
+                return data
+            await asyncio.sleep(_PEEK_AGAIN_S)  # what is there already would wake us at once
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 class _Entrance(asyncio.Protocol):
     """One connection until its request head is whole."""
 
-    __slots__ = ("_door", "_only", "_read", "_timer", "_transport")
+    __slots__ = ("_address", "_door", "_only", "_past_proxy", "_read", "_timer", "_transport")
 
-    def __init__(self, door: Door, only: frozenset[str] | None = None) -> None:
+    def __init__(self, door: Door, only: frozenset[str] | None = None, address: Address | None = None) -> None:
         self._door = door
         self._only = only
+        self._address = address
+        """Of the other end, where a proxy said it."""
+        self._past_proxy = False
         self._read = b""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -208,21 +262,18 @@ class _Entrance(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._past_proxy = transport.get_extra_info("ssl_object") is not None or self._only is not None
         door = self._door
-        if door.connections >= 2 * door.settings.max_connections:
-            # Not even a refusal can be written to everybody.
-            door.metrics.refused["connections"] += 1
-            self._transport.abort()
-            return
-        door.waiting.add(self)
+        door.enter(self)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(door.settings.header_timeout_s, self._refuse, 408, "header_timeout")
+        late = Refusal(408, "header_timeout")
+        self._timer = loop.call_later(door.settings.header_timeout_s, self._refuse, late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
 
     def abort(self) -> None:
-        """End it without a word."""
+        """See `_Newcomer`."""
         if self._transport is not None:
             self._transport.abort()
         self._leave()
@@ -231,89 +282,90 @@ class _Entrance(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._door.waiting.discard(self)
+        self._door.waiting.pop(self, None)
 
     def data_received(self, data: bytes) -> None:
         if self not in self._door.waiting:
             return  # refused; the rest is read and dropped so that the answer is not lost to a reset
         self._read += data
-        end = self._read.find(_END)
-        if end < 0:
-            if len(self._read) > self._door.settings.max_header_bytes:
-                self._refuse(431, "header_too_large")
+        if not self._past_proxy and not self._take_proxy_header():
             return
-        if end > self._door.settings.max_header_bytes:
-            self._refuse(431, "header_too_large")
+        while self._read.startswith(b"\r\n"):
+            self._read = self._read[2:]  # a robust server takes these (RFC 9112, 2.2)
+        most = self._door.settings.max_header_bytes
+        end = self._read.find(_END)
+        if max(end, len(self._read) if end < 0 else 0) > most:
+            self._refuse(Refusal(431, "header_too_large"))
+            return
+        if end < 0:
             return
         head = parse_head(self._read[:end])
         if head is None:
-            self._refuse(400, "bad_request_line")
+            self._refuse(Refusal(400, "bad_request_line"))
             return
-        self._admit(head)
+        self._admit(head, self._read[end + len(_END) :])
 
-    def _admit(self, head: Head) -> None:
+    def _take_proxy_header(self) -> bool:
+        """Whether what was read may be looked at as a request."""
+        assert self._transport is not None
+        try:
+            header = proxy_header(self._read)
+        except ValueError:
+            self._refuse(Refusal(400, "proxy_header"))
+            return False
+        if header is None:
+            return False
+        if isinstance(header, ProxyHeader):
+            if not self._door.proxies.trusts(address_of(self._transport)[0]):
+                self._refuse(Refusal(400, "proxy_header"))
+                return False
+            self._address = header.source
+            self._read = self._read[header.length :]
+        self._past_proxy = True
+        return True
+
+    def _admit(self, head: Head, rest: bytes) -> None:
         door = self._door
         if self._only is not None and head.path not in self._only:
-            self._refuse(400, "plain_http_on_tls")
+            self._refuse(Refusal(400, "plain_http_on_tls"))
             return
         # Probes, metrics and people get a few connections of their own, or nobody could look at a full node.
-        room = door.settings.max_connections + (0 if head.path == PATH else _RESERVED)
-        if door.connections > room or (door.draining and head.path == PATH):
-            self._refuse(503, "draining" if door.draining else "connections")
+        room = door.places.most + (0 if head.path == PATH else FOR_PROBES)
+        if door.places.used >= room or (door.draining and head.path == PATH):
+            retry = ("Retry-After", str(max(1, round(door.settings.retry_after_s))))
+            self._refuse(Refusal(503, "draining" if door.draining else "connections", (retry,)))
             return
         transport = self._transport
         assert transport is not None
-        if head.headers.get("upgrade", "").lower() == "websocket" and head.method == "GET":
-            if head.path != PATH:
-                self._refuse(404, "path")
-            elif _cross_site(head):
-                self._refuse(403, "origin")
-            else:
-                self._leave()
-                where = base_url(head.headers.get("host", ""), transport)
-                door.websockets.take_over(transport, self._read, peer_name(transport), where)
+        address = self._address or address_of(transport)
+        if head.is_upgrade:
+            self._leave()
+            refusal = door.upgrades.take(head, transport, rest, address)
+            if refusal is not None:
+                self._answer(refusal)
             return
-        if head.path.startswith(DOWNLOADS) and transport.get_extra_info("ssl_object") is None:
+        if head.path.startswith(DOWNLOADS) and scheme_of(transport) == "http":
             self._leave()
             door.downloads.take_over(transport, head.method, f"{head.path}?{head.query}", head.headers)
             return
         self._leave()
         protocol = door.http() if self._only is None else door.probes()
         transport.set_protocol(protocol)
-        protocol.connection_made(transport)
+        protocol.connection_made(transport if self._address is None else Proxied(transport, self._address))
         protocol.data_received(self._read)
 
-    def _refuse(self, status: int, reason: str) -> None:
-        door = self._door
-        door.metrics.refused[reason] += 1
+    def _refuse(self, refusal: Refusal) -> None:
+        self._door.metrics.refused[refusal.reason] += 1
         self._leave()
+        self._answer(refusal)
+
+    def _answer(self, refusal: Refusal) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        retry = f"Retry-After: {max(1, round(door.settings.retry_after_s))}\r\n" if status == 503 else ""
-        body = f"{reason}\n"
-        transport.write(
-            f"HTTP/1.1 {status} {_PHRASES[status]}\r\n{retry}Connection: close\r\n"
-            f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-        )
+        transport.write(refusal.answer())
         # Closing with unread bytes would reset the connection and may lose the answer.
         with contextlib.suppress(OSError, NotImplementedError):
             if transport.can_write_eof():
                 transport.write_eof()
         asyncio.get_running_loop().call_later(_REFUSAL_LINGER_S, transport.abort)
-
-
-_PHRASES = {
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    408: "Request Timeout",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-}
-
-
-def _cross_site(head: Head) -> bool:
-    """A browser's page of another site: agents send no Origin, and a page must not pose as one."""
-    origin = head.headers.get("origin")
-    return origin is not None and origin.partition("://")[2] != head.headers.get("host", "")

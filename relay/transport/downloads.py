@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from relay.transport.head import SERVER
 from relay.transport.ranges import Part, part_of
 from relay.transport.sender import Job, Sender
 
@@ -204,5 +205,5 @@ class Downloads:
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:
-    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{k}: {v}" for k, v in headers.items()), "Connection: close"]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+    lines = [f"HTTP/1.1 {status} {_PHRASES[status]}", *(f"{k}: {v}" for k, v in headers.items())]
+    return ("\r\n".join([*lines, f"Server: {SERVER}", "Connection: close"]) + "\r\n\r\n").encode()

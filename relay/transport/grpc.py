@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -21,6 +22,8 @@ from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
 from relay.pb.relay.v1 import agents_pb2
+from relay.transport.peers import TrustedProxies
+from relay.transport.places import Places
 from relay.transport.ports import Agents, CloseReason, StreamSettings
 
 _CLOSE_LINGER_S = 1.0
@@ -86,7 +89,7 @@ class AgentStream:
     def ping(self, answered: Callable[[], None]) -> None:
         """HTTP/2 pings are gRPC's own: who has this agent's uid is told by what it says."""
 
-    def probe(self, now: float, idle_s: float) -> None:
+    def probe(self, now: float, ping_s: float, idle_s: float) -> None:
         """Idle streams are kept by HTTP/2 pings; only one whose agent does not read is looked for."""
         if self.blocked_since is not None and now - self.blocked_since > self._settings.send_stall_s:
             self.close(CloseReason.SLOW_AGENT)
@@ -114,14 +117,17 @@ class GrpcAgents:
         agents: Agents,
         settings: StreamSettings,
         *,
-        max_connections: int,
+        places: Places,
+        proxies: TrustedProxies,
         retry_after_s: float,
         metrics: NodeMetrics,
         clock: Clock,
     ) -> None:
         self._agents = agents
         self._settings = settings
-        self._max = max_connections
+        self._places = places
+        self._proxies = proxies
+        places.count(lambda: len(self.open))
         self._retry_after_s = retry_after_s
         self._metrics = metrics
         self._clock = clock
@@ -167,11 +173,11 @@ class GrpcAgents:
         await self._server.stop(0.5)
 
     async def _connect(self, requests: Any, context: Any) -> None:
-        if self.draining or len(self.open) >= self._max:
+        if self.draining or self._places.used >= self._places.most:
             self._metrics.refused["draining" if self.draining else "connections"] += 1
             context.set_trailing_metadata((("retry-after", str(round(self._retry_after_s))),))
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no room for one more connection; try again later")
-        stream = AgentStream(context.peer().removeprefix("ipv4:").removeprefix("ipv6:"), self._settings, self._clock)
+        stream = AgentStream(self._remote(context), self._settings, self._clock)
         stream.writer = asyncio.current_task()
         self.open[stream] = None
         reader = asyncio.create_task(self._read(stream, requests), name="agent-stream")
@@ -189,6 +195,14 @@ class GrpcAgents:
             self.open.pop(stream, None)
             self._metrics.closed[(stream.reason or CloseReason.LOST).value] += 1
             self._agents.disconnected(stream)
+
+    def _remote(self, context: Any) -> str:
+        """`IP:PORT` or `IP` of the other end."""
+        peer = context.peer().removeprefix("ipv4:").removeprefix("ipv6:")
+        host, _, port = unquote(peer).rpartition(":")
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        address = (host.strip("[]"), int(port) if port.isdigit() else None)
+        return self._proxies.peer(address, metadata, scheme="http").remote
 
     async def _read(self, stream: AgentStream, requests: Any) -> None:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -15,7 +15,10 @@ from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
-from relay.transport.ports import Agents, AssemblyBudget, CloseReason, base_url, peer_name
+from relay.transport.head import SERVER, Head
+from relay.transport.peers import TrustedProxies, address_of, scheme_of
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason
+from relay.transport.upgrade import Upgrades
 
 _log = log.get("opamp-relay.http")
 PATH = "/v1/opamp"
@@ -58,7 +61,7 @@ class Polling:
     def ping(self, answered: Callable[[], None]) -> None:
         """Nothing to ping between polls."""
 
-    def probe(self, now: float, idle_s: float) -> None:
+    def probe(self, now: float, ping_s: float, idle_s: float) -> None:
         """Nothing to ping between polls."""
 
 
@@ -75,8 +78,19 @@ class HttpSettings:
 class HttpAgents:
     """The handler of `POST /v1/opamp`."""
 
-    def __init__(self, agents: Agents, settings: HttpSettings, *, budget: AssemblyBudget, metrics: NodeMetrics) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        settings: HttpSettings,
+        proxies: TrustedProxies,
+        upgrades: Upgrades,
+        *,
+        budget: AssemblyBudget,
+        metrics: NodeMetrics,
+    ) -> None:
         self.polling = Polling()
+        self._proxies = proxies
+        self._upgrades = upgrades
         self._agents = agents
         self._settings = settings
         self._budget = budget
@@ -84,6 +98,10 @@ class HttpAgents:
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one poll. Only reading the body waits; the answer itself is local."""
+        if request.method == "GET":
+            head = Head(request.method, request.path, _joined(request.headers))
+            if head.is_upgrade:
+                return self._upgrades.take_from(request, head)
         if request.method != "POST":
             self._metrics.refused["method"] += 1
             if request.method == "GET":
@@ -112,8 +130,9 @@ class HttpAgents:
             if encoding == "gzip":
                 content = body.inflate(content, self._settings.max_message_bytes)
             uid = body.uid_of_malformed(content) or _header_uid(request)
-            self.polling.remote = peer_name(request.transport)
-            self.polling.base_url = base_url(request.headers.get("Host", ""), request.transport)
+            transport = request.transport
+            peer = self._proxies.peer(address_of(transport), _joined(request.headers), scheme=scheme_of(transport))
+            self.polling.remote, self.polling.base_url = peer.remote, peer.base_url
             reply = self._agents.receive(self.polling, content)
         except (TooLarge, Overloaded) as error:
             self._metrics.refused[error.outcome.value] += 1
@@ -158,6 +177,15 @@ def _refusal(error: RelayError) -> web.Response:
     return web.Response(status=STATUS[error.outcome], headers=headers, text=f"{error}\n")
 
 
+def _joined(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers as a `Head` has them."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        key = name.lower()
+        found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
+
+
 def _header_uid(request: web.Request) -> bytes:
     return parse_uid(request.headers.get("OpAMP-Instance-UID", "")) or b""
 
@@ -174,8 +202,13 @@ Route = tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]
 """(method or `*`, path, handler)."""
 
 
-async def serve(routes: list[Route], keepalive_s: float) -> tuple[web.AppRunner, Server]:
+async def serve(
+    routes: list[Route], keepalive_s: float, max_header_bytes: int = 16 << 10
+) -> tuple[web.AppRunner, Server]:
     """Make an aiohttp server that listens on nothing: the door hands it connections.
+
+    Args:
+        max_header_bytes: of one line of a head, and of the first line.
 
     Returns:
         (to be cleaned up at the end, the protocol factory).
@@ -183,12 +216,23 @@ async def serve(routes: list[Route], keepalive_s: float) -> tuple[web.AppRunner,
     app = web.Application(middlewares=[_errors])
     for method, path, handler in routes:
         app.router.add_route(method, path, handler)
+    app.on_response_prepare.append(_sign)
     runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=keepalive_s, auto_decompress=False, handle_signals=False
+        app,
+        access_log=None,
+        keepalive_timeout=keepalive_s,
+        auto_decompress=False,
+        handle_signals=False,
+        max_line_size=max_header_bytes,
+        max_field_size=max_header_bytes,
     )
     await runner.setup()
     assert runner.server is not None
     return runner, runner.server
+
+
+async def _sign(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SERVER
 
 
 @web.middleware

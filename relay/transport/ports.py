@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import enum
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -71,8 +69,8 @@ class Connection(Protocol):
         """Ask the other end whether it is there; `answered` is called when it says so, never where it cannot be asked."""
         ...
 
-    def probe(self, now: float, idle_s: float) -> None:
-        """Ping if nothing came for `idle_s`; close if nothing came for twice that."""
+    def probe(self, now: float, ping_s: float, idle_s: float) -> None:
+        """Ping if nothing came for `ping_s`; close if nothing came for `idle_s`."""
         ...
 
 
@@ -107,23 +105,6 @@ class Agents(Protocol):
     def disconnected(self, connection: Connection) -> None:
         """The connection has ended."""
         ...
-
-
-def peer_name(transport: asyncio.BaseTransport | None) -> str:
-    """HOST:PORT of the other end; empty where it is gone already."""
-    peer = transport.get_extra_info("peername") if transport is not None else None
-    return f"{peer[0]}:{peer[1]}" if peer else ""
-
-
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
-
-
-def base_url(host: str, transport: asyncio.BaseTransport | None) -> str:
-    """The address by which somebody reached us, from the Host header; empty if that is none."""
-    if _HOST.fullmatch(host) is None or transport is None:
-        return ""
-    scheme = "https" if transport.get_extra_info("ssl_object") is not None else "http"
-    return f"{scheme}://{host}"
 
 
 class AssemblyBudget:

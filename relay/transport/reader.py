@@ -39,10 +39,19 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
 
     def error(self, msg: object, *args: object, **kwargs: Any) -> None:
         self.debug(msg, *args, **kwargs)
+        # Before picows closes with 1002: what comes behind a Close frame is not looked at (RFC 6455, 1.4).
+        if _SECOND_CLOSE in str(args) and _reading is not None:
+            _reading.answer_close()
 
-    info = warning = error
+    def warning(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.debug(msg, *args, **kwargs)
+
+    info = warning
 
 
+_SECOND_CLOSE = "CLOSE for the second time"
+_reading: FrameReader | None = None
+"""The one that reads now: picows' errors do not say whose they are."""
 _LOGGER = _Quiet(logging.getLogger("picows"), {})
 
 
@@ -100,6 +109,8 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
 
     def get_buffer(self, size_hint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`. The length of the free part tells when the buffer has grown."""
+        global _reading
+        _reading = self
         view: memoryview = _get_buffer(self, size_hint)
         if len(view) > self._size:
             self._count_growth(len(view))
@@ -140,6 +151,10 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
             buffer[:size] = view[:size]
             view = view[size:]
             self.buffer_updated(size)
+
+    def answer_close(self) -> None:
+        """Answer the Close frame that came, though the listener has not heard of it yet."""
+        self.transport.send_close(self.transport.close_handshake.recv.code)
 
     def take_over(self, transport: asyncio.Transport) -> WSTransport:
         """Continue a WebSocket connection, all of which its reader has delivered, with a buffer of the first size."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport
 
 from relay.aio.clock import Clock
-from relay.errors import AgentError, Malformed, Overloaded, TooLarge
+from relay.errors import AgentError, Overloaded, TooLarge
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body, frame
 from relay.opamp.session import Session
@@ -36,6 +36,10 @@ _REASON_OF_CODE = {
 }
 
 
+_PEER_CODES = range(1000, 1016)
+"""Codes of others that have a label of their own."""
+
+
 def _may_be_sent(code: int) -> bool:
     """Whether a close frame may carry this code (RFC 6455, 7.4)."""
     return (1000 <= code <= 1014 and code not in (1004, 1005, 1006)) or 3000 <= code <= 4999
@@ -47,6 +51,7 @@ class AgentSocket(WSListener):
     __slots__ = (
         "_agents",
         "_answered",
+        "_closing",
         "_last_data",
         "_metrics",
         "_now",
@@ -83,6 +88,8 @@ class AgentSocket(WSListener):
         self._parts_bytes = 0
         self._answered: Callable[[], None] | None = None
         """Waits for a pong."""
+        self._closing = False
+        """The other side has said that it closes."""
         self._paused = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._last_data = self._now()
@@ -92,8 +99,7 @@ class AgentSocket(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The upgrade was answered."""
-        if self._transport is None:
-            self._transport = transport
+        if self not in self._shared.open:
             self._shared.open[self] = None
             self._metrics.websocket_connections += 1
 
@@ -101,6 +107,9 @@ class AgentSocket(WSListener):
         """A frame came. The first lines are the path of nearly all traffic."""
         now = self._now()
         self._last_data = now
+        if frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
+            self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
+            return
         if frame_.msg_type is not _BINARY or not frame_.fin or self._parts is not None:
             self._other_frame(transport, frame_)
             return
@@ -111,8 +120,6 @@ class AgentSocket(WSListener):
             transport.send(_BINARY, reply)
             if self._paused:
                 self._check_backlog()
-        elif frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
-            self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
         else:
             self._message(message)
             self._give_back_buffer(frame_)
@@ -126,17 +133,22 @@ class AgentSocket(WSListener):
             self._stall_timer.cancel()
         self._drop_parts()
         self._shared.open.pop(self, None)
-        reason = self._reason
-        if reason is None:
-            handshake = transport.close_handshake
-            sent = handshake.sent.code if handshake and handshake.sent else None
-            if sent in _REASON_OF_CODE:
-                reason = _REASON_OF_CODE[sent]
-            else:
-                reason = CloseReason.AGENT_CLOSED if handshake and handshake.recv else CloseReason.LOST
-        self._metrics.closed[reason.value] += 1
+        self._metrics.closed[self._ending(transport)] += 1
         self._agents.disconnected(self)
         self.session = None
+
+    def _ending(self, transport: WSTransport) -> str:
+        """The label of the metric: what we closed for, else the code of the one who did."""
+        if self._reason is not None:
+            return self._reason.value
+        handshake = transport.close_handshake
+        sent = handshake.sent.code if handshake and handshake.sent else None
+        if sent in _REASON_OF_CODE:
+            return _REASON_OF_CODE[sent].value
+        if not handshake or not handshake.recv:
+            return CloseReason.LOST.value
+        code = handshake.recv.code.value
+        return f"peer_{code}" if code in _PEER_CODES else "peer_other"
 
     def pause_writing(self) -> None:
         """The socket is full: pushes wait from here on, and the agent has `send_stall_s` to read on."""
@@ -157,7 +169,10 @@ class AgentSocket(WSListener):
 
     def _other_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
         kind = frame_.msg_type
+        if self._closing:
+            return  # what comes behind a Close frame is not looked at (RFC 6455, 1.4)
         if kind is WSMsgType.CLOSE:
+            self._closing = True
             code = frame_.get_close_code() if frame_.payload_size else WSCloseCode.OK
             transport.send_close(code if _may_be_sent(code.value) else WSCloseCode.PROTOCOL_ERROR)
             transport.disconnect()
@@ -171,8 +186,6 @@ class AgentSocket(WSListener):
             if self._answered is not None:
                 answered, self._answered = self._answered, None
                 answered()
-        elif frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
-            self.close(CloseReason.BAD_FRAME)
         elif kind is _BINARY and self._parts is None:
             self._parts = []
             self._fragment(frame_)
@@ -211,13 +224,9 @@ class AgentSocket(WSListener):
         metrics.messages_received += 1
         if self._reason is not None:
             return
+        content = b""
         try:
             content = frame.decode(message)
-        except Malformed:
-            metrics.bad_messages["frame_header"] += 1
-            self.close(CloseReason.BAD_FRAME)
-            return
-        try:
             reply = self._agents.receive(self, content)
         except Overloaded as error:
             reply = body.error_body(body.uid_of_malformed(content), error)
@@ -234,10 +243,9 @@ class AgentSocket(WSListener):
     # ---- the read buffer
 
     def start(self, transport: asyncio.Transport, received: bytes) -> None:
-        """Make a live transport, of which `received` was read, this connection."""
+        """Make a live transport, whose upgrade was answered and of which `received` was read since, this connection."""
         reader = self._reader = self._new_reader()
-        transport.set_protocol(reader)
-        reader.connection_made(transport)
+        self._transport = reader.take_over(transport)
         reader.feed(received)
 
     def _new_reader(self) -> FrameReader:
@@ -300,14 +308,14 @@ class AgentSocket(WSListener):
             self._answered = answered
             self._transport.send_ping()
 
-    def probe(self, now: float, idle_s: float) -> None:
+    def probe(self, now: float, ping_s: float, idle_s: float) -> None:
         """See `ports.Connection`."""
         silent = now - self._last_data
-        if self._transport is None or silent < idle_s:
+        if self._transport is None or silent < ping_s:
             return
-        if self._pinged and silent >= 2 * idle_s:
+        if silent >= idle_s:
             self.close(CloseReason.IDLE)
-        elif not self._pinged:
+        elif not self._pinged and self.writable:
             self._pinged = True
             self._transport.send_ping()
 
@@ -344,5 +352,5 @@ class WebSocketFactory:
         """Open connections, oldest first."""
 
     def take_over(self, transport: asyncio.Transport, received: bytes, remote: str, base_url: str) -> None:
-        """Make a live transport, of which `received` was read, a WebSocket connection."""
+        """Make a live transport, whose upgrade was answered and of which `received` was read since, a connection."""
         AgentSocket(self, remote, base_url).start(transport, received)

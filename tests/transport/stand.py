@@ -17,7 +17,10 @@ from relay.transport.door import Door, DoorSettings
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Denied, Downloads, DownloadSettings, File
 from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
+from relay.transport.peers import TrustedProxies
+from relay.transport.places import Places
 from relay.transport.ports import AssemblyBudget, CloseReason, Connection, StreamSettings
+from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
 
@@ -56,8 +59,16 @@ class Echo:
 
 
 class Stand:
-    def __init__(self, agents: Echo, door: Door, port: int, metrics: NodeMetrics, budget: AssemblyBudget) -> None:
-        self.websockets = door.websockets
+    def __init__(
+        self,
+        agents: Echo,
+        door: Door,
+        websockets: WebSocketFactory,
+        port: int,
+        metrics: NodeMetrics,
+        budget: AssemblyBudget,
+    ) -> None:
+        self.websockets = websockets
         self.agents = agents
         self.door = door
         self.port = port
@@ -77,6 +88,7 @@ async def stand(
     budget_bytes: int = 1 << 22,
     tls: ssl.SSLContext | None = None,
     downloads: Downloads | None = None,
+    trusted: tuple[str, ...] = (),
 ) -> AsyncIterator[Stand]:
     agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
     websockets = WebSocketFactory(
@@ -86,8 +98,16 @@ async def stand(
         metrics=metrics,
         clock=SystemClock(),
     )
+    places, proxies = Places(max_connections, 10_000), TrustedProxies(trusted)
+    places.count(lambda: len(websockets.open))
+    upgrades = Upgrades(websockets, proxies, PATH, metrics=metrics)
     exchange = HttpAgents(
-        agents, HttpSettings(max_message_bytes, body_timeout_s, 60, True), budget=budget, metrics=metrics
+        agents,
+        HttpSettings(max_message_bytes, body_timeout_s, 60, True),
+        proxies,
+        upgrades,
+        budget=budget,
+        metrics=metrics,
     )
 
     async def health(_: web.Request) -> web.Response:
@@ -98,11 +118,11 @@ async def stand(
     routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
     runner, factory = await serve([*routes, ("GET", "/health", health)], 60)
     probes_runner, probes = await serve([("GET", "/health", health)], 60)
-    limits = DoorSettings(max_connections, 2048, header_timeout_s, 7)
-    door = Door(limits, websockets, factory, probes, downloads, metrics=metrics)
+    limits = DoorSettings(2048, header_timeout_s, 7)
+    door = Door(limits, places, proxies, upgrades, factory, probes, downloads, metrics=metrics)
     port = await door.listen("127.0.0.1", 0, tls)
     try:
-        yield Stand(agents, door, port, metrics, budget)
+        yield Stand(agents, door, websockets, port, metrics, budget)
     finally:
         for socket in list(websockets.open):
             transport: Any = socket._transport

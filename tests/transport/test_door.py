@@ -1,14 +1,22 @@
 import asyncio
+import contextlib
+import socket as socket_module
 import ssl
 from pathlib import Path
 
 import pytest
 
 from relay.testing.certificates import Authority
-from relay.transport.door import parse_head
+from relay.transport.peers import V2
 from tests.conftest import eventually
 from tests.transport.stand import stand
-from tests.wire import UPGRADE, RawSocket, hang_up, is_gone
+from tests.wire import UPGRADE, RawSocket, frame, hang_up, is_gone
+
+PROXIED = {
+    1: b"PROXY TCP4 203.0.113.7 10.0.0.1 5555 4320\r\n",
+    2: V2 + b"\x21\x11\0\x0c" + bytes([203, 0, 113, 7, 10, 0, 0, 1]) + (5555).to_bytes(2, "big") + b"\x10\xe0",
+}
+MESSAGE = b"\0\x0a\x10" + b"u" * 16
 
 
 async def talk(port: int, data: bytes, *, piecewise: bool = False, tls: ssl.SSLContext | None = None) -> bytes:
@@ -22,15 +30,6 @@ async def talk(port: int, data: bytes, *, piecewise: bool = False, tls: ssl.SSLC
             return await reader.read(1000)
     finally:
         await hang_up(writer)
-
-
-def test_heads_are_parsed_strictly() -> None:
-    head = parse_head(b"GET /a?b=c HTTP/1.1\r\nHost: h\r\nX-Y:  z ")
-    assert head is not None
-    assert (head.method, head.path, head.headers) == ("GET", "/a", {"host": "h", "x-y": "z"})
-    for bad in (b"", b"GET /", b"GET / HTTP/2", b"GET http://x HTTP/1.1", b"GET / HTTP/1.1\r\nno colon",
-                b"GET / HTTP/1.1\r\n folded: x", b"GET / HTTP/1.1\r\n: x"):  # fmt: skip
-        assert parse_head(bad) is None, bad
 
 
 async def test_a_head_may_come_byte_by_byte() -> None:
@@ -79,19 +78,66 @@ async def test_past_the_cap_newcomers_are_told_when_to_come_back() -> None:
         assert it.metrics.refused["connections"] == 1
         assert (await talk(it.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")).startswith(b"HTTP/1.1 200")
         await held[0].close()
-        await eventually(lambda: it.door.connections <= 1)
+        await eventually(lambda: it.door.places.used <= 1)
         await (await RawSocket.open(it.port)).close()
         await held[1].close()
 
 
-async def test_far_past_the_cap_connections_are_dropped() -> None:
-    async with stand(max_connections=1) as it:
-        held = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(2)]
-        await eventually(lambda: len(it.door.waiting) == 2)
+async def test_idle_sockets_keep_nobody_out() -> None:
+    async with stand(max_connections=20) as it:
+        held = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(8)]
+        await eventually(lambda: len(it.door.waiting) == 8)
+        await asyncio.sleep(0.6)
+        newcomer = await RawSocket.open(it.port)
+        assert await is_gone(held[0][0]), "the one that has stood there longest"
+        assert it.metrics.refused["heads"] == 1
+        for _ in range(30):
+            held.append(await asyncio.open_connection("127.0.0.1", it.port))
+        await eventually(lambda: len(it.door.waiting) == 20)
+        for _, writer in held:
+            await hang_up(writer)
+        await newcomer.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_trusted_proxy_may_say_for_whom_it_speaks(version: int) -> None:
+    async with stand(trusted=("127.0.0.0/8",)) as it:
+        for request, opened in (
+            (UPGRADE.format(path="/v1/opamp", port=it.port, extra=""), b"HTTP/1.1 101"),
+            ("GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 200"),
+        ):
+            data = PROXIED[version] + request.encode()
+            assert (await talk(it.port, data, piecewise=True)).startswith(opened)
+            assert (await talk(it.port, request.encode())).startswith(opened), "it may also say nothing"
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
-        assert await is_gone(reader)
-        for _, other in [*held, (reader, writer)]:
-            await hang_up(other)
+        upgrade = UPGRADE.format(path="/v1/opamp", port=it.port, extra="").encode()
+        writer.write(PROXIED[version] + upgrade + frame(MESSAGE))
+        await reader.readuntil(b"\r\n\r\n")
+        await eventually(lambda: it.agents.remotes == ["203.0.113.7:5555"])
+        await hang_up(writer)
+
+
+async def test_a_proxy_header_of_somebody_else_is_refused() -> None:
+    async with stand() as it:
+        request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        for header in PROXIED.values():
+            assert (await talk(it.port, header + request)).startswith(b"HTTP/1.1 400")
+        assert it.metrics.refused["proxy_header"] == 2
+        assert b"400" in await talk(it.port, b"PROXY " + b"x" * 200)
+
+
+async def test_an_agent_over_http_is_where_its_proxy_says() -> None:
+    async with stand(trusted=("127.0.0.1",)) as it:
+        body = MESSAGE[1:]
+        head = (
+            f"POST /v1/opamp HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n"
+            f"X-Forwarded-For: 198.51.100.9, 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+        ).encode()
+        assert (await talk(it.port, PROXIED[1] + head.replace(b"X-Forwarded-For", b"X-Other") + body)).startswith(
+            b"HTTP/1.1 200"
+        )
+        assert (await talk(it.port, head + body)).startswith(b"HTTP/1.1 200")
+        assert it.agents.remotes == ["203.0.113.7:5555", "198.51.100.9"]
 
 
 async def test_a_draining_door_sends_agents_away_and_answers_probes() -> None:
@@ -124,6 +170,27 @@ async def test_tls_ports_take_tls_and_plain_probes(tmp_path: Path) -> None:
         await eventually(lambda: it.metrics.refused["tls"] == 1)
         socket = await RawSocket.open(it.port, ssl=client)
         await socket.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        writer.write(PROXIED[1] + health)
+        assert await is_gone(reader), "nobody is trusted"
+        with contextlib.suppress(ConnectionError):
+            await hang_up(writer)
+    async with stand(tls=server, trusted=("127.0.0.1",)) as it:
+        for header in (b"", *PROXIED.values()):
+            connection = await asyncio.to_thread(_tls_behind, it.port, header, client)
+            connection.sendall(UPGRADE.format(path="/v1/opamp", port=it.port, extra="").encode() + frame(MESSAGE))
+            answer = await asyncio.to_thread(connection.recv, 1000)
+            assert answer.startswith(b"HTTP/1.1 101")
+            await eventually(lambda: len(it.agents.remotes))
+            assert it.agents.remotes.pop().startswith("203.0.113.7:5555" if header else "127.0.0.1:")
+            connection.close()
+        assert (await talk(it.port, PROXIED[2] + health)).startswith(b"HTTP/1.1 200")
+
+
+def _tls_behind(port: int, header: bytes, context: ssl.SSLContext) -> ssl.SSLSocket:
+    plain = socket_module.create_connection(("127.0.0.1", port), timeout=10)
+    plain.sendall(header)
+    return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
 async def test_closing_ends_what_stands_in_the_door() -> None:

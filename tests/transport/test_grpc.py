@@ -10,6 +10,8 @@ from relay.errors import Malformed
 from relay.observe.metrics import NodeMetrics
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.grpc import SERVICE, GrpcAgents
+from relay.transport.peers import TrustedProxies
+from relay.transport.places import Places
 from relay.transport.ports import CloseReason, StreamSettings
 from tests.conftest import eventually
 from tests.transport.stand import Echo
@@ -26,7 +28,13 @@ async def server(
     agents, metrics = Echo(), NodeMetrics("local")
     settings = StreamSettings(8 << 20, buffer_bytes, 30)
     running = GrpcAgents(
-        agents, settings, max_connections=max_connections, retry_after_s=30, metrics=metrics, clock=SystemClock()
+        agents,
+        settings,
+        places=Places(max_connections, 10_000),
+        proxies=TrustedProxies(),
+        retry_after_s=30,
+        metrics=metrics,
+        clock=SystemClock(),
     )
     await running.start("127.0.0.1:0", None)
     try:
@@ -111,13 +119,13 @@ async def test_a_stalled_stream_is_found_by_the_probe() -> None:
         pipe = GrpcPipe(running.port)
         await pipe.exchange(MESSAGE)
         (connection,) = agents.connections
-        connection.probe(SystemClock().monotonic() + 1000, 1)
+        connection.probe(SystemClock().monotonic() + 1000, 1, 1)
         assert connection.writable, "nothing waits, so nothing stalls"
         big = pb.ServerToAgent(instance_uid=bytes(900_000)).SerializeToString()
         for _ in range(50):
             connection.send(big)
         await eventually(lambda: running.open and next(iter(running.open)).blocked_since)
-        connection.probe(SystemClock().monotonic() + 31, 1)
+        connection.probe(SystemClock().monotonic() + 31, 1, 1)
         await eventually(lambda: metrics.closed["slow_agent"] == 1)
         await pipe.close()
 
@@ -133,7 +141,8 @@ async def test_a_message_over_the_limit_ends_the_stream() -> None:
 async def test_a_port_that_is_taken_is_an_error() -> None:
     async with server() as (_, running, _metrics):
         second = GrpcAgents(
-            Echo(), StreamSettings(1, 1, 1), max_connections=1, retry_after_s=1, metrics=NodeMetrics("x"),
+            Echo(), StreamSettings(1, 1, 1), places=Places(1, 10_000), proxies=TrustedProxies(), retry_after_s=1,
+                metrics=NodeMetrics("x"),
             clock=SystemClock(),
         )  # fmt: skip
         with pytest.raises(OSError, match="cannot be opened"):

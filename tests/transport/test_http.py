@@ -143,6 +143,7 @@ def test_an_http_agent_cannot_be_pushed_to() -> None:
     polling = Polling()
     assert not polling.writable
     polling.close(CloseReason.DRAINING)
-    polling.probe(0, 1)
+    polling.probe(0, 1, 1)
+    polling.ping(lambda: None)
     with pytest.raises(AssertionError):
         polling.send(b"")

@@ -11,7 +11,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import CloseReason
 from tests.conftest import eventually
 from tests.transport.stand import Stand, stand
-from tests.wire import BINARY, CONTINUATION, PING, PONG, TEXT, RawSocket, frame
+from tests.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, RawSocket, frame
 
 UID = bytes(range(16))
 MESSAGE = b"\0" + pb.AgentToServer(instance_uid=UID, sequence_num=1).SerializeToString()
@@ -56,15 +56,16 @@ async def test_a_fragmented_message_is_put_together() -> None:
     [
         (frame(b"text", TEXT), 1003, "text_frame"),
         (frame(b"\0\0", 0x8), 1002, "bad_frame"),
-        (frame(b"\x01data"), 1002, "bad_frame"),
-        (frame(b""), 1002, "bad_frame"),
-        (frame(b"\x80\x80"), 1002, "bad_frame"),
-        (frame(b"\x0a\x10legacy"), 1002, "bad_frame"),
         (frame(MESSAGE, masked=False), 1002, "bad_frame"),
         (frame(b"", declare=2 << 20), 1009, "too_large"),
         (frame(MESSAGE[:2], fin=False) + frame(MESSAGE, BINARY), 1002, "bad_frame"),
         (frame(b"x", CONTINUATION), 1002, "bad_frame"),
         (bytes([0xC2]) + frame(MESSAGE)[1:], 1002, "bad_frame"),
+        (bytes([0xA2]) + frame(MESSAGE)[1:], 1002, "bad_frame"),
+        (bytes([0xC9]) + frame(b"", PING)[1:], 1002, "bad_frame"),
+        (bytes([0xD8]) + frame(b"", CLOSE)[1:], 1002, "bad_frame"),
+        (frame(b"\x03\xe8", CLOSE) * 2, 1000, "peer_1000"),
+        (frame(b"\x0f\xa0", CLOSE), 4000, "peer_other"),
         (frame(b"x" * 900_000, fin=False) + frame(b"x" * 900_000, CONTINUATION), 1009, "too_large"),
     ],
 )
@@ -75,6 +76,17 @@ async def test_what_may_not_be_sent_closes_with_its_code(data: bytes, code: int,
         assert await socket.close_code() == code
         await eventually(lambda: it.metrics.closed[reason] == 1)
         assert it.budget.used == 0
+        await socket.close()
+
+
+@pytest.mark.parametrize("message", [b"\x01data", b"", b"\x80\x80", b"\x0a\x10legacy"])
+async def test_a_message_header_that_is_not_0_is_a_bad_request_like_any_other(message: bytes) -> None:
+    async with stand() as it:
+        socket = await RawSocket.open(it.port)
+        socket.write(frame(message))
+        assert (await socket.message()).error_response.type == pb.ServerErrorResponseType_BadRequest
+        socket.write(frame(MESSAGE))
+        assert (await socket.message()).instance_uid == UID
         await socket.close()
 
 
@@ -125,7 +137,7 @@ async def test_a_close_is_answered_with_its_code() -> None:
         socket = await RawSocket.open(it.port)
         socket.write(frame(b"\x03\xe8", 0x8))
         assert await socket.close_code() == 1000
-        await eventually(lambda: it.metrics.closed["agent_closed"] == 1)
+        await eventually(lambda: it.metrics.closed["peer_1000"] == 1)
         await socket.close()
 
 
@@ -192,14 +204,14 @@ async def test_silent_connections_are_probed_and_closed() -> None:
         await socket.message()
         (connection,) = it.agents.connections
         now = asyncio.get_running_loop().time()
-        connection.probe(now, 100)
-        connection.probe(now + 150, 100)
+        connection.probe(now, 25, 100)
+        connection.probe(now + 30, 25, 100)
         assert await socket.read() == (PING, b"")
         socket.write(frame(b"", PONG))
         await asyncio.sleep(0.1)
-        connection.probe(now + 150, 100)
+        connection.probe(now + 30, 25, 100)
         assert await socket.read() == (PING, b"")
-        connection.probe(now + 250, 100)
+        connection.probe(now + 150, 25, 100)
         assert await socket.close_code() == 1000
         await eventually(lambda: it.metrics.closed["idle"] == 1)
         await socket.close()

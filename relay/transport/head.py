@@ -1,0 +1,137 @@
+"""The head of an HTTP/1.1 request as the door reads it, and whether it asks for a WebSocket (RFC 9112, RFC 6455)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+SERVER = "opamp-relay"
+"""What every answer says in its Server header."""
+_VERSION = "13"
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+"""RFC 6455, 1.3."""
+_KEY_BYTES = 16
+_PHRASES = {
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    408: "Request Timeout",
+    426: "Upgrade Required",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request head."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    """Lower-case names; the values of a name that stands more than once are joined by commas."""
+    query: str = ""
+
+    def tokens(self, name: str) -> list[str]:
+        """The members of a header that is a list of tokens, in lower case."""
+        return [token.strip().lower() for token in self.headers.get(name, "").split(",")]
+
+    @property
+    def is_upgrade(self) -> bool:
+        """Whether it asks for a WebSocket."""
+        asks = "websocket" in self.tokens("upgrade") and "upgrade" in self.tokens("connection")
+        return asks and self.method == "GET"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not taken."""
+
+    status: int
+    reason: str
+    """The label of the metric, and the text of the answer."""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def answer(self) -> bytes:
+        """The response, after which the connection ends."""
+        body = f"{self.reason}\n"
+        lines = [
+            f"HTTP/1.1 {self.status} {_PHRASES[self.status]}",
+            *(f"{name}: {value}" for name, value in self.headers),
+            f"Server: {SERVER}",
+            "Connection: close",
+            "Content-Type: text/plain",
+            f"Content-Length: {len(body)}",
+        ]
+        return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
+
+
+def parse_head(raw: bytes) -> Head | None:
+    """Read a request head without the empty line that ends it; None if it is none."""
+    lines = raw.decode("latin-1").split("\r\n")
+    parts = lines[0].split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+        return None
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or not name or name != name.strip():
+            return None
+        name, value = name.lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    target = parts[1]
+    if target.lower().startswith(("http://", "https://")):
+        # The absolute form, which a proxy may send and every server must take (RFC 9112, 3.2.2).
+        scheme, _, rest = target.partition("://")
+        authority, slash, path = rest.partition("/")
+        if not authority or not scheme:
+            return None
+        headers["host"] = authority
+        target = slash + path or "/"
+    if not target.startswith("/"):
+        return None
+    path, _, query = target.partition("?")
+    return Head(parts[0], path, headers, query)
+
+
+def upgrade_refusal(head: Head, path: str, host: str) -> Refusal | None:
+    """Why a request for a WebSocket is refused; None where it is not.
+
+    Args:
+        path: the only one that has WebSockets.
+        host: by which the other end reached us; see `relay.transport.peers`.
+    """
+    if head.path != path:
+        return Refusal(404, "path")
+    if _names_another_host(head.headers.get("origin", ""), host):
+        return Refusal(403, "origin")
+    if head.headers.get("sec-websocket-version") != _VERSION:
+        return Refusal(426, "websocket_version", (("Sec-WebSocket-Version", _VERSION), ("Upgrade", "websocket")))
+    try:
+        key = base64.b64decode(head.headers.get("sec-websocket-key", ""), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    return None if len(key) == _KEY_BYTES else Refusal(400, "websocket_key")
+
+
+def upgrade_answer(head: Head) -> bytes:
+    """The response that makes the connection a WebSocket."""
+    key = head.headers["sec-websocket-key"]
+    accept = base64.b64encode(hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()).decode()
+    return (
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Accept: {accept}\r\nServer: {SERVER}\r\n\r\n"
+    ).encode()
+
+
+def _names_another_host(origin: str, host: str) -> bool:
+    """A browser's page of another site: agents send no Origin, and a page must not pose as one."""
+    try:
+        named = urlsplit(origin).hostname
+        ours = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return True
+    return named is not None and named != ours

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from relay.transport.places import RESERVED, Places
+
+
+def test_as_many_as_the_settings_say_or_as_there_are_descriptors() -> None:
+    assert Places(1000, 1_000_000).most == 1000
+    few = Places(1000, 300)
+    assert (few.most, few.wanted) == (300 - RESERVED, 1000)
+    assert few.most_waiting <= RESERVED - 64
+    assert Places(1000, 0).most == 1
+
+
+def test_all_kinds_are_counted() -> None:
+    places = Places(10, 1000)
+    places.count(lambda: 2)
+    places.count(lambda: 3)
+    assert places.used == 5
+
+
+def test_the_limit_is_raised_to_what_is_allowed() -> None:
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256))\n"
+        "from relay.transport.places import raise_descriptor_limit\n"
+        "left = raise_descriptor_limit()\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (256, 256)\n"
+        "assert 200 < left < 256, left\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
