@@ -121,6 +121,9 @@ class ControlPlane:
         self._tasks.spawn(self.rollouts.run(_LOOK_S), name="rollouts")
         self._tasks.spawn(notifier.run(), name="notifier")
         self.metrics.regions = lambda: views.connected_by_region(fleet)
+        self.metrics.skews = lambda: {
+            (node.region, node.name): node.behind_ms / 1000 for node in fleet.nodes.values() if node.connected
+        }
         self.metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: len(fleet.agents))
         self.metrics.sources["opamp_control_plane_nodes_connected"] = (
             "Nodes whose link is up",

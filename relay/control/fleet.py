@@ -21,12 +21,12 @@ from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.errors import Conflict, Duplicate, NotFound
 from relay.fleet.facts import facts_of
-from relay.fleet.ownership import Claim, winner
+from relay.fleet.ownership import Claim, corrected, winner
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
 from relay.link.protocol import WINDOW, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.opamp import capabilities
+from relay.opamp import capabilities, identity
 from relay.opamp.offering import Offering
 from relay.opamp.packages import PackageOffering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -39,6 +39,10 @@ RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
 _KEPT_CHARS = 300
 _SILENT_NODE_S = 30.0
+_GONE_AFTER_MS = 15 * 60 * 1000
+_MOST_RELEASED = 100_000
+SKEW_MS = 5_000
+"""A clock of a node that is further off is worth a warning."""
 Trusted = Literal["all"] | tuple[str, ...]
 
 
@@ -68,6 +72,12 @@ class Agent:
     """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
     listed: tuple[tuple[frozenset[str], bool], str] | None = None
     """What it looks like in lists; see `views.listed`."""
+    started_ms: int = 0
+    """When its session began, by our clock."""
+    forgotten: bool = False
+    """It left, and its node holds no record of it any more."""
+    stream: int = 0
+    """The Report stream of its node that last told of it; see `NodeState.streams`."""
 
     def offering(self, kind: str) -> Offering:
         """What it was last offered by assignments of a kind."""
@@ -100,6 +110,20 @@ class NodeState:
     last_seen_ms: int = 0
     reporting: int = 0
     """Report streams that are up; more than one while an old one dies."""
+    streams: int = 0
+    """Counts its Report streams."""
+    verified: bool = False
+    """Since its Report stream came up both ends were found to hold the same agents in the same states."""
+    departed: bool = False
+    """It said goodbye."""
+    aside: dict[bytes, int] = field(default_factory=dict)
+    """Agents that it reports and that do not count as its own → their digests: refused, or of another node."""
+    refused: dict[bytes, str] = field(default_factory=dict)
+    """Of them: those whose state cannot be read → why."""
+    unstored: tuple[int, str] | None = None
+    """(since when its reports are not stored, why); None while they are."""
+    ahead: tuple[int, int] | None = None
+    """The manifest that it holds, where that is newer than ours or of another database."""
     sender: SyncSender | None = None
     """Its Sync stream, while up."""
     manifest: tuple[int, int] | None = None
@@ -147,6 +171,8 @@ class Fleet:
         self.nodes: dict[str, NodeState] = {}
         self._bodies: set[bytes] = set()
         """Digests of effective configs that are stored."""
+        self._released: set[tuple[bytes, str, str]] = set()
+        """(agent, node that lost it, node that has it): told once, or two clients of one uid would chase each other."""
         self._reporting = asyncio.Lock()
 
     async def load(self) -> None:
@@ -157,12 +183,16 @@ class Fleet:
                 node = self._node(row.region, row.name)
                 node.trusted = "all" if trusted == "all" else tuple(trusted)
                 node.software_version, node.last_seen_ms = row.software_version, row.last_seen_ms
+                node.departed = row.departed
             for row in (await connection.execute(sa.select(schema.agents))).all():
                 try:
-                    self._put(_agent(row.instance_uid, row.state, self._node(row.region, row.node)))
-                except DecodeError:
+                    agent = read_agent(row.instance_uid, row.state, self._node(row.region, row.node))
+                except ValueError as error:
                     # Its node finds out by the digests, and sends it again.
-                    _log.error("agent_unreadable", instance_uid=row.instance_uid.hex())
+                    _log.error("row_unreadable", table="agents", key=row.instance_uid.hex(), error=str(error))
+                else:
+                    agent.forgotten = row.forgotten
+                    self._put(agent)
             digests = await connection.execute(sa.select(schema.effective_configs.c.digest))
             self._bodies = set(digests.scalars())
 
@@ -174,14 +204,24 @@ class Fleet:
         node = self.nodes[agent.node]
         self.agents[agent.uid] = agent
         node.agents.add(agent.uid)
-        node.shards.replace(agent.uid, 0, agent.digest)
+        if not agent.forgotten:
+            node.shards.replace(agent.uid, 0, agent.digest)
 
     def _drop(self, uid: bytes) -> None:
         old = self.agents.pop(uid, None)
         if old is not None:
             node = self.nodes[old.node]
             node.agents.discard(uid)
-            node.shards.replace(uid, old.digest, 0)
+            if not old.forgotten:
+                node.shards.replace(uid, old.digest, 0)
+
+    def _put_aside(self, node: NodeState, uid: bytes, digest: int) -> None:
+        """Count what a node reports of an agent that is not its own; 0: it no longer does. So its sums can be compared."""
+        node.shards.replace(uid, node.aside.pop(uid, 0), digest)
+        if digest:
+            node.aside[uid] = digest
+        else:
+            node.refused.pop(uid, None)
 
     def policy_age_s(self, node: NodeState) -> float | None:
         """How old the policy of a connected node is now, as far as it can be told; None where it cannot."""
@@ -213,6 +253,8 @@ class Fleet:
                 _log.error("duplicate_node", region=node.region, node=node.name)
             raise Duplicate(f"another node {node.region}/{node.name} is connected; every node needs a name of its own")
         node.reporting += 1
+        node.streams += 1
+        node.verified = node.departed = False
         node.last_seen_ms = self._clock.unix_ms()
         node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
         node.software_version = identity_.software_version
@@ -248,6 +290,7 @@ class Fleet:
                 "trusted": json.dumps(node.trusted),
                 "software_version": node.software_version,
                 "last_seen_ms": node.last_seen_ms,
+                "departed": node.departed,
             }
             for node in nodes
         ]
@@ -287,53 +330,115 @@ class Fleet:
     async def _report(self, node: NodeState, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         self._metrics.reports += 1
         ack = link_pb2.ReportAck(sequence=report.sequence, window=WINDOW)
-        key = f"{node.region}/{node.name}"
+        key, now_ms = f"{node.region}/{node.name}", self._clock.unix_ms()
+        if report.HasField("status") and report.status.unix_ms:
+            node.behind_ms = now_ms - report.status.unix_ms
         accepted: list[Agent] = []
+        aside: list[tuple[bytes, int]] = []
         for entry in report.agents:
-            agent = _agent(entry.instance_uid, entry.state, node)
-            held = self.agents.get(agent.uid)
-            current = Claim(held.node, held.session_started_ms) if held is not None else None
-            if winner(current, Claim(key, agent.session_started_ms)).node != key:
-                ack.released.append(agent.uid)
+            digest = state_digest(entry.instance_uid, entry.state)
+            try:
+                agent = read_agent(entry.instance_uid, entry.state, node)
+            except ValueError as error:
+                self._refuse(node, entry.instance_uid, str(error))
+                aside.append((entry.instance_uid, digest))
                 continue
-            accepted.append(agent)
+            agent.started_ms = corrected(agent.session_started_ms, node.behind_ms, now_ms)
+            agent.stream = node.streams
+            if self._belongs_to(node, agent, key, ack):
+                accepted.append(agent)
+            else:
+                aside.append((agent.uid, digest))
         removed = [uid for uid in report.removed if uid in self.agents and self.agents[uid].node == key]
         for listing in report.listings:
-            mine = {u: self.agents[u].digest for u in node.agents if shard_of(u) == listing.shard}
+            mine = {u: self.agents[u].digest for u in node.agents if not self.agents[u].forgotten}
+            mine = {u: d for u, d in (mine | node.aside).items() if shard_of(u) == listing.shard}
             theirs = {a.instance_uid: a.digest for a in listing.agents}
             wanted, gone = difference(mine, theirs)
             ack.want_agents.extend(wanted)
-            removed += gone
-        await self._store(accepted, removed, report)
+            removed += [uid for uid in gone if uid in node.agents]
+            aside += [(uid, 0) for uid in gone if uid in node.aside]
+        aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
+        forgotten = [uid for uid in report.forgotten if uid in node.agents]
+        await self._store(accepted, removed, forgotten, report)
         for agent in accepted:
             held = self.agents.get(agent.uid)
             if held is not None and held.node != key:
-                self.nodes[held.node].to_release.add(agent.uid)
+                self._lose(held, key)
             node.to_release.discard(agent.uid)
             if held is not None:
                 agent.config.keep_baseline(held.config)
                 if agent.packages is not None and held.packages is not None:
                     agent.packages.keep_baseline(held.packages)
+            self._put_aside(node, agent.uid, 0)
             self._put(agent)
         for uid in removed:
             self._drop(uid)
+        for uid in forgotten:
+            left = self.agents[uid]
+            self._drop(uid)
+            left.forgotten, left.connected, left.listed = True, False, None
+            self._put(left)
+        for uid, digest in aside:
+            self._put_aside(node, uid, digest)
         ack.want_effective_configs.extend(self._missing_bodies(accepted))
         if report.shards:
             differing = node.shards.differing(report.shards) if len(report.shards) == 256 else []
             self._metrics.shard_mismatches += len(differing)
             ack.list_shards.extend(differing)
+            node.verified = not differing
         ack.released.extend(node.to_release)
         node.to_release = set()
-        self._status(node, report)
+        await self._status(node, report)
         return ack
 
-    async def _store(self, accepted: list[Agent], removed: list[bytes], report: link_pb2.StatusReport) -> None:
+    def _belongs_to(self, node: NodeState, agent: Agent, key: str, ack: link_pb2.ReportAck) -> bool:
+        """Whether an agent is the node's that reports it; a node that is to let go of it is told so, once for a pair."""
+        held = self.agents.get(agent.uid)
+        if held is None:
+            return True
+        owner = self.nodes[held.node]
+        current = Claim(held.node, held.started_ms, held.connected and not held.forgotten and owner.connected)
+        if winner(current, Claim(key, agent.started_ms, agent.connected)).node == key:
+            return True
+        pair = (agent.uid, key, held.node)
+        if not agent.connected or pair not in self._released:
+            ack.released.append(agent.uid)
+            self._remember_release(pair)
+        return False
+
+    def _lose(self, held: Agent, winner_key: str) -> None:
+        """A node lost an agent to another one."""
+        loser = self.nodes[held.node]
+        pair = (held.uid, held.node, winner_key)
+        if not held.connected or pair not in self._released:
+            loser.to_release.add(held.uid)
+            self._remember_release(pair)
+        if not held.forgotten:
+            # Until it lets go of it, it goes on counting it.
+            self._drop(held.uid)
+            self._put_aside(loser, held.uid, held.digest)
+
+    def _remember_release(self, pair: tuple[bytes, str, str]) -> None:
+        if len(self._released) >= _MOST_RELEASED:
+            self._released.clear()
+        self._released.add(pair)
+
+    def _refuse(self, node: NodeState, uid: bytes, reason: str) -> None:
+        self._metrics.agents_refused += 1
+        if uid not in node.refused:
+            _log.error("agent_refused", node=f"{node.region}/{node.name}", instance_uid=uid.hex(), reason=reason)
+        node.refused[uid] = reason
+
+    async def _store(
+        self, accepted: list[Agent], removed: list[bytes], forgotten: list[bytes], report: link_pb2.StatusReport
+    ) -> None:
         bodies = [
             {"digest": item.digest, "body": item.body}
             for item in report.effective_configs
             if item.digest not in self._bodies
         ]
-        if not accepted and not removed and not bodies:
+        if not accepted and not removed and not forgotten and not bodies:
             return
         rows = []
         for agent in accepted:
@@ -345,12 +450,18 @@ class Fleet:
                     "region": region,
                     "node": name,
                     "state": agent.state,
+                    "forgotten": False,
                 }
             )
         async with self._database.write() as connection:
             await replace(connection, schema.agents, rows)
             if removed:
                 await remove(connection, schema.agents, [{"instance_uid": uid} for uid in removed])
+            if forgotten:
+                table = schema.agents
+                await connection.execute(
+                    sa.update(table).where(table.c.instance_uid.in_(forgotten)).values(forgotten=True)
+                )
             await replace(connection, schema.effective_configs, bodies)
             offered = ((a.config.hash, a.config.slots) for a in accepted)
             fresh = await self._configs.keep_offered(connection, offered, self._clock.unix_ms())
@@ -361,7 +472,7 @@ class Fleet:
         digests = {d for a in agents for d in (a.effective_config_digest, a.components_digest)} - self._bodies
         return sorted(d for d in digests if d)
 
-    def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
+    async def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
         node.last_seen_ms = self._clock.unix_ms()
         if report.HasField("rollup"):
             node.rollup = report.rollup
@@ -371,10 +482,13 @@ class Fleet:
             node.status_at = self._clock.monotonic()
             node.blobs = frozenset(sha256.hex() for sha256 in status.blobs)
             node.blob_problems = {p.sha256.hex(): p.reason for p in status.blob_problems}
-            node.behind_ms = self._clock.unix_ms() - status.unix_ms if status.unix_ms else 0
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.halted = {h.rollout: h.reason for h in status.halted}
             node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
+            if status.leaving:
+                node.departed = True
+                await self._store_nodes([node])
+                _log.info("node_says_goodbye", region=node.region, node=node.name)
 
     async def expire(self) -> None:
         """Forget agents of nodes that never came back, and effective configs that no agent has any more."""
@@ -395,8 +509,27 @@ class Fleet:
             self._bodies -= unused
 
     def is_heard(self, node: NodeState) -> bool:
-        """Whether a node's link is up and it has lately said something: nodes tell how they are every 10 s."""
-        return node.connected and (not node.status_at or self._clock.monotonic() - node.status_at < _SILENT_NODE_S)
+        """Whether a node's link is up, it has lately said something (nodes tell how they are every 10 s), and since its link
+        came up both ends were found to hold the same."""
+        fresh = self._clock.monotonic() - node.status_at < _SILENT_NODE_S
+        return node.connected and node.verified and fresh
+
+    def is_gone(self, node: NodeState) -> bool:
+        """Whether nobody need wait for a node: it said goodbye, or is away for long while another of its region is up."""
+        if node.connected:
+            return False
+        away_ms = self._clock.unix_ms() - node.last_seen_ms
+        return node.departed or (
+            away_ms >= _GONE_AFTER_MS and any(n.connected for n in self.nodes.values() if n.region == node.region)
+        )
+
+    def connected(self, agent: Agent) -> bool | None:
+        """Whether an agent is connected; None where nobody knows: its node's link is down, or the node has not told of it
+        since, and the two ends were not found to hold the same yet."""
+        node = self.nodes[agent.node]
+        if not node.connected:
+            return None
+        return agent.connected if node.verified or agent.stream == node.streams else None
 
     def live_regions(self) -> set[str]:
         """Regions that have agents, or a node that is connected."""
@@ -439,9 +572,25 @@ class Fleet:
         return pb.EffectiveConfig.FromString(body)
 
 
-def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
-    message = link_pb2.AgentState.FromString(state)
-    health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
+def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
+    """Take a state apart, all of it: what cannot be read later must not be accepted now.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    try:
+        message = link_pb2.AgentState.FromString(state)
+        health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
+        identity.attributes(message.agent_description)
+        pb.RemoteConfigStatus.FromString(message.remote_config_status)
+        pb.PackageStatuses.FromString(message.package_statuses)
+        pb.CustomCapabilities.FromString(message.custom_capabilities)
+        pb.AvailableComponents.FromString(message.available_components)
+        pb.ConnectionSettingsStatus.FromString(message.connection_settings_status)
+    except (DecodeError, RecursionError) as error:
+        raise ValueError(f"its state cannot be read: {error}") from None
+    if message.instance_uid != uid:
+        raise ValueError("its state is of another agent")
     agent = Agent(
         uid,
         message.agent_id,
@@ -456,6 +605,7 @@ def _agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
         changed_ms=message.last_change_unix_ms,
         capabilities=message.capabilities,
+        started_ms=message.session_started_unix_ms,
     )
     agent.config.take(message.config)
     if message.HasField("packages"):

@@ -6,14 +6,16 @@ import json
 from collections import Counter
 from typing import Any
 
-from relay.control.fleet import Agent, Fleet
+from relay.control.fleet import SKEW_MS, Agent, Fleet, NodeState
 from relay.errors import NotFound, Problem, Refused
-from relay.fleet.view import agent_view
-from relay.ids import parse_uid
+from relay.fleet.view import agent_view, rfc3339
+from relay.ids import format_uid, parse_uid
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import canonical
 from relay.policy.snapshot import PACKAGES
+
+_SHOWN = 20
 
 
 def rows(fleet: Fleet) -> list[Agent]:
@@ -45,7 +47,7 @@ def of(fleet: Fleet, agent: Agent, fields: frozenset[str] = frozenset()) -> dict
         link_pb2.AgentState.FromString(agent.state),
         region=node.region,
         node=node.name,
-        connected=agent.connected if node.connected else None,
+        connected=fleet.connected(agent),
         trusted=node.trusted,
         fields=fields,
     )
@@ -55,7 +57,7 @@ def listed(fleet: Fleet, agent: Agent, fields: frozenset[str]) -> str:
     """`of` as JSON. That of some fields, as lists of all agents ask for them, is kept until the agent changes."""
     if not fields:
         return json.dumps(of(fleet, agent))
-    key = (fields, fleet.nodes[agent.node].connected)
+    key = (fields, fleet.connected(agent) is not None)
     if agent.listed is None or agent.listed[0] != key:
         agent.listed = (key, json.dumps(of(fleet, agent, fields)))
     return agent.listed[1]
@@ -91,9 +93,32 @@ def nodes(fleet: Fleet) -> list[dict[str, Any]]:
             "package_files": len(node.blobs),
             "package_problems": [{"sha256": k, "reason": v} for k, v in sorted(node.blob_problems.items())],
             "version": node.software_version,
+            "verified": node.verified,
+            "departed": node.departed,
+            "clock_behind_s": round(node.behind_ms / 1000, 3),
+            "refused_agents": [
+                {"instance_uid": format_uid(uid), "reason": reason}
+                for uid, reason in sorted(node.refused.items())[:_SHOWN]
+            ],
+            "problems": problems(node),
         }
         for _, node in sorted(fleet.nodes.items())
     ]
+
+
+def problems(node: NodeState) -> list[str]:
+    """What is not well with a node, in words."""
+    found = []
+    if node.ahead is not None:
+        found.append(f"holds manifest {node.ahead}, which this database never published: see /health")
+    if node.unstored is not None:
+        found.append(f"reports are not stored since {rfc3339(node.unstored[0])}: {node.unstored[1]}")
+    if abs(node.behind_ms) > SKEW_MS:
+        word = "behind" if node.behind_ms > 0 else "ahead"
+        found.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
+    if node.refused:
+        found.append(f"{len(node.refused)} of its agents are refused: their states cannot be read")
+    return found
 
 
 def regions(fleet: Fleet) -> list[dict[str, Any]]:

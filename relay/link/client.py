@@ -75,6 +75,8 @@ class LinkClient:
         self._clock = clock
         self._metrics = metrics
         self._wake = asyncio.Event()
+        self._told = asyncio.Event()
+        """Nothing waits to be reported or acknowledged."""
         self._fresh_at: float | None = None
         self._up_since: float | None = None
         """When Sync last came up; None while it is down."""
@@ -100,6 +102,12 @@ class LinkClient:
     def wake(self) -> None:
         """Something waits to be reported."""
         self._wake.set()
+
+    async def flush(self) -> None:
+        """Return when all that waits is reported, and acknowledged."""
+        self._told.clear()
+        self._wake.set()
+        await self._told.wait()
 
     # ---- running
 
@@ -157,6 +165,11 @@ class LinkClient:
                 if response.HasField("freshness"):
                     self._freshness(response.freshness)
                     continue
+                if response.HasField("behind"):
+                    version = response.behind.version
+                    self._down.receiver.ahead_of = (version.epoch, version.number)
+                    continue
+                self._down.receiver.ahead_of = None
                 answer = self._down.receiver.receive(response.update)
                 if isinstance(answer, Candidate):
                     candidate = answer
@@ -193,12 +206,13 @@ class LinkClient:
         try:
             await call.write(first)
             while not acks.done():
+                self._wake.clear()  # before looking: what comes while a report is written must not be lost
                 report = self._up.next_report()
                 if report is not None:
                     await call.write(report)
                     self._metrics.link_messages["report_sent"] += 1
-                    if len(sender) >= sender.max_agents:
-                        continue  # a backlog goes at the speed of the acknowledgements, not once a second
+                    if sender.hurries:
+                        continue
                 await self._pause(acks)
             await acks
         except asyncio.InvalidStateError:
@@ -211,18 +225,20 @@ class LinkClient:
 
     async def _pause(self, acks: asyncio.Task[None]) -> None:
         """Wait for something to report, then a little for company."""
-        self._wake.clear()
         waker = asyncio.ensure_future(self._wake.wait())
         await asyncio.wait([waker, acks], return_when=asyncio.FIRST_COMPLETED)
         waker.cancel()
-        if len(self._up.sender) < self._up.sender.max_agents and not self._up.sender.in_flight:
+        if not self._up.sender.hurries and not self._up.sender.in_flight:
             await asyncio.sleep(self._up.gather_s)
 
     async def _acks(self, call: Any) -> None:
         async for ack in call:
             self._metrics.link_messages["report_acked"] += 1
             self.refusal = ""
-            self._up.sender.acknowledged(ack)
+            sender = self._up.sender
+            sender.acknowledged(ack)
+            if not (sender.tell or len(sender) or sender.in_flight):
+                self._told.set()
             for uid in ack.released:
                 self._up.released(uid)
             self._wake.set()

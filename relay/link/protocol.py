@@ -68,10 +68,13 @@ class SyncReceiver:
         self.version = version
         self._staged: dict[str, bytes] = {}
         self._damaged: dict[str, link_pb2.Rejection] = {}
+        self.ahead_of: Version | None = None
+        """The control plane's own manifest, where it says that ours is newer or of another database."""
 
     def hello(self, node: link_pb2.NodeIdentity, renderers: frozenset[int]) -> link_pb2.SyncRequest:
         """The first message of a stream; what an earlier stream left unfinished is dropped."""
         self._staged, self._damaged = {}, {}
+        self.ahead_of = None
         hello = link_pb2.SyncHello(node=node, renderers=sorted(renderers))
         if self.version is not None:
             hello.manifest.CopyFrom(version_message(self.version))
@@ -245,11 +248,20 @@ class SyncSender:
 # ---- Report, the node's end
 
 
+_MOST_HURRIED = 5
+"""What differs after so many rounds is looked into without hurry."""
+_LISTED_BYTES = 32
+"""Of one agent in a listing, about."""
+
+
 @dataclass(slots=True)
 class _Flight:
-    agents: set[bytes]
-    removed: set[bytes]
-    bodies: set[bytes]
+    agents: set[bytes] = field(default_factory=set)
+    removed: set[bytes] = field(default_factory=set)
+    forgotten: set[bytes] = field(default_factory=set)
+    bodies: set[bytes] = field(default_factory=set)
+    verifies: bool = False
+    """It has the sums."""
 
 
 @dataclass(slots=True)
@@ -262,8 +274,14 @@ class ReportSender:
     bodies: dict[bytes, None] = field(default_factory=dict)
     """Digests of effective configs that the control plane wants."""
     listings: dict[int, None] = field(default_factory=dict)
+    forgotten: dict[bytes, None] = field(default_factory=dict)
+    """Agents that are no longer held here, and stay known above."""
     verify: bool = True
     """The shards should go up once nothing waits."""
+    agreed: bool = False
+    """Both ends were found to hold the same since the stream began."""
+    disagreements: int = 0
+    """How often in a row they were found not to."""
     tell: bool = True
     """The node's own status should go up, whatever else there is."""
     _flights: dict[int, _Flight] = field(default_factory=dict)
@@ -271,7 +289,18 @@ class ReportSender:
     _window: int = WINDOW
 
     def __len__(self) -> int:
-        return len(self.changed) + len(self.removed)
+        return len(self.changed) + len(self.removed) + len(self.forgotten)
+
+    @property
+    def hurries(self) -> bool:
+        """Whether what waits should go at the speed of the link: a backlog, or one end that is being brought up to date."""
+        catches_up = not self.agreed and self.disagreements < _MOST_HURRIED
+        return len(self) >= self.max_agents or catches_up
+
+    def is_known(self, uid: bytes) -> bool:
+        """Whether the control plane has acknowledged all that was to be said of an agent."""
+        waits = uid in self.changed or uid in self.removed or uid in self.forgotten
+        return self.agreed and not waits and not any(uid in flight.agents for flight in self._flights.values())
 
     @property
     def in_flight(self) -> int:
@@ -281,30 +310,41 @@ class ReportSender:
     def change(self, uid: bytes) -> None:
         """An agent changed."""
         self.removed.pop(uid, None)
+        self.forgotten.pop(uid, None)
         self.changed[uid] = None
         self.verify = True
 
     def remove(self, uid: bytes) -> None:
         """An agent is no longer held."""
         self.changed.pop(uid, None)
+        self.forgotten.pop(uid, None)
         self.removed[uid] = None
         self.verify = True
 
+    def forget(self, uid: bytes) -> None:
+        """An agent is no longer held here; the control plane is to go on knowing it."""
+        self.remove(uid)
+        del self.removed[uid]
+        self.forgotten[uid] = None
+
     def restart(self) -> None:
         """A new stream begins: what was in flight waits again, behind nothing."""
-        for flight in self._flights.values():
-            for uid in flight.agents:
-                if uid not in self.removed:
-                    self.changed.setdefault(uid)
-            for uid in flight.removed:
-                if uid not in self.changed:
-                    self.removed.setdefault(uid)
+        for flight in reversed(self._flights.values()):  # of an agent the newest word counts
+            for queue, uids in (
+                (self.changed, flight.agents),
+                (self.removed, flight.removed),
+                (self.forgotten, flight.forgotten),
+            ):
+                for uid in uids:
+                    if not (uid in self.changed or uid in self.removed or uid in self.forgotten):
+                        queue[uid] = None
             self.bodies.update(dict.fromkeys(flight.bodies))
         self._flights.clear()
         self.listings.clear()
         self._sequence = 0
         self._window = WINDOW
         self.verify = self.tell = True
+        self.agreed, self.disagreements = False, 0
 
     def next(
         self,
@@ -320,12 +360,12 @@ class ReportSender:
             state: uid → serialised AgentState now, None if gone meanwhile.
             body: digest → serialised EffectiveConfig, None if it is not here any more.
             listing: shard → uid → digest.
-            shards: the 256 sums now.
+            shards: the 256 sums of the states as they were last given.
         """
         if len(self._flights) >= self._window:
             return None
         report = link_pb2.StatusReport()
-        flight = _Flight(set(), set(), set())
+        flight = _Flight()
         size = 0
         while self.changed and len(flight.agents) < self.max_agents and size < CHUNK_BYTES:
             uid = next(iter(self.changed))
@@ -340,6 +380,11 @@ class ReportSender:
             del self.removed[uid]
             flight.removed.add(uid)
             report.removed.append(uid)
+        while self.forgotten and len(flight.forgotten) < self.max_agents:
+            uid = next(iter(self.forgotten))
+            del self.forgotten[uid]
+            flight.forgotten.add(uid)
+            report.forgotten.append(uid)
         size = 0
         while self.bodies and size < CHUNK_BYTES:
             digest = next(iter(self.bodies))
@@ -349,15 +394,17 @@ class ReportSender:
                 flight.bodies.add(digest)
                 report.effective_configs.add(digest=digest, body=content)
                 size += len(content)
-        while self.listings and len(report.listings) < 16:
+        size = 0
+        while self.listings and size < CHUNK_BYTES:
             shard = next(iter(self.listings))
             del self.listings[shard]
             agents = [link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in listing(shard).items()]
             report.listings.add(shard=shard, agents=agents)
-        if self.verify and not self and not self._flights and not flight.agents and not flight.removed:
-            # With nothing on its way, both ends should have the same sums.
+            size += _LISTED_BYTES * len(agents)
+        if self.verify and not self:
+            # Reports are taken in their order: when this one was, both ends should have the same sums.
             report.shards.extend(shards())
-            self.verify = False
+            flight.verifies, self.verify = True, False
         if not report.ListFields() and not self.tell:
             return None
         self.tell = False
@@ -375,7 +422,10 @@ class ReportSender:
         if ack.sequence > self._sequence:
             raise UpstreamError(f"report {ack.sequence} was acknowledged and never sent")
         for sequence in [s for s in self._flights if s <= ack.sequence]:
-            del self._flights[sequence]
+            if self._flights.pop(sequence).verifies:
+                self.agreed = not ack.list_shards
+                self.verify |= bool(ack.list_shards)
+                self.disagreements = 0 if self.agreed else self.disagreements + 1
         if ack.window:
             self._window = ack.window
         self.bodies.update(dict.fromkeys(ack.want_effective_configs))

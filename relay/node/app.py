@@ -52,6 +52,9 @@ _SELF_BUCKET = "self"
 """What the node remembers of itself."""
 _SWEEP_S = 10.0
 _SLICE = 200
+_NEARLY_FULL = 0.9
+_GOODBYE_S = 3.0
+"""How long the last report may take."""
 _PROTECT_S = 1.0
 _EXPIRE_S = 3600.0
 _VERIFY_S = 60.0
@@ -66,7 +69,7 @@ class Node:
         self._clock = clock or SystemClock()
         self._tasks = Tasks()
         self._started = contextlib.AsyncExitStack()
-        self._draining = False
+        self._draining = self._leaving = False
         self._withheld = False
         self._began = self._clock.monotonic()
         self._listening = False
@@ -327,6 +330,7 @@ class Node:
             unix_ms=self._clock.unix_ms(),
             policy_age_s=-1.0 if age is None else age,
             rejected=list(self.policy.rejected.values()),
+            leaving=self._leaving,
         )
         status.blobs.extend(bytes.fromhex(sha256) for sha256 in self.packages.held)
         for sha256, reason in self.packages.problems.items():
@@ -351,6 +355,9 @@ class Node:
                 f"proxies: {self.proxies.unbelieved} says for whom it speaks and is not one of server.trusted_proxies:"
                 " addresses of packages and of agents may be the proxy's"
             )
+        known, most = len(self.registry), self._settings.server.limits.max_agents
+        if known >= _NEARLY_FULL * most:
+            degraded.append(f"agents: {known} of {most} (server.limits.max_agents) are known")
         if self.places.most < self.places.wanted:
             degraded.append(f"connections: file descriptors for {self.places.most} of {self.places.wanted}")
         if self.link.refusal:
@@ -435,6 +442,7 @@ class Node:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.hub.sweep()
+            self.registry.forget_goodbyes(self._settings.node.goodbye_ttl)
             self.packages.tick()
             now = self._clock.monotonic()
             limits = self._settings.server.limits
@@ -477,9 +485,22 @@ class Node:
         connections = self._connections()
         _log.info("node_draining", connections=len(connections), seconds=self._settings.drain.seconds)
         await drain(connections, self._settings.drain.seconds, self._clock)
+        await self._say_goodbye()
         self._listening = False
         await self._started.aclose()
         _log.info("node_stopped")
+
+    async def _say_goodbye(self) -> None:
+        """Tell the control plane the last of this region's agents, and that nobody need wait for this node."""
+        if not self.link.connected:
+            return
+        self.registry.work_off()
+        self._leaving = self._sender.tell = True
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await self.link.flush()
+        except TimeoutError:
+            _log.warning("goodbye_not_heard", waiting=len(self._sender))
 
     async def _save(self) -> None:
         self.registry.save_all()

@@ -256,7 +256,7 @@ class Hub:
         if record is None and old_uid is not None:
             record = self._rename(old_uid, uid)
         if record is None:
-            if len(self._registry) >= self._max_agents:
+            if len(self._registry) >= self._max_agents and not self._registry.make_room(self._max_agents):
                 self._metrics.refused["agents"] += 1
                 raise Overloaded(f"this node knows {self._max_agents} agents", retry_after_s=self._retry_after_s)
             record = self._registry.new(uid)
@@ -329,13 +329,13 @@ class Hub:
     def _changed(self, live: Live, changes: int, effective_config: bytes | None, now: float) -> None:
         record = live.session.record
         if changes & Change.CONNECT:
-            record.connected = True
+            record.connected, record.said_goodbye = True, False
             record.transport = live.connection.transport_name
             record.session_started_ms = self._clock.unix_ms()
             if self._telling:
                 _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.connection.remote)
         if changes & Change.DISCONNECT:
-            record.connected = False
+            record.connected, record.said_goodbye = False, True
         if live.session.predecessor is not None:
             self._registry.remove(live.session.predecessor.instance_uid)
             live.session.predecessor = None

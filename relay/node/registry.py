@@ -7,6 +7,7 @@ offered a config and applies it is encoded once, and a heartbeat behind ten thou
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Callable, Iterable, Iterator
 
 from google.protobuf.message import DecodeError
@@ -27,6 +28,8 @@ EFFECTIVE_BUCKET = "effective"
 _GATHER_S = 0.2
 """What a kill -9 can lose: the agents concerned are asked for their state again."""
 _SLICE = 200
+_ROOM_SHARE = 100
+"""Where the places are full, one in so many is made free."""
 
 
 class Registry:
@@ -135,9 +138,20 @@ class Registry:
 
     def remove(self, uid: bytes) -> None:
         """Forget an agent: here, on disk, and upward."""
+        if self._drop(uid):
+            self._sender.remove(uid)
+            self._wake()
+
+    def forget(self, uid: bytes) -> None:
+        """Forget an agent here; the control plane is to go on knowing it."""
+        if self._drop(uid):
+            self._sender.forget(uid)
+            self._wake()
+
+    def _drop(self, uid: bytes) -> bool:
         record = self._records.pop(uid, None)
         if record is None:
-            return
+            return False
         self._dirty.pop(uid, None)
         if self._uid_of.get(record.agent_id) == uid:
             del self._uid_of[record.agent_id]
@@ -146,8 +160,20 @@ class Registry:
         self.shards.replace(uid, record.digest, 0)
         record.digest = 0
         self._store.put(BUCKET, uid, None)
-        self._sender.remove(uid)
-        self._wake()
+        return True
+
+    def make_room(self, most: int) -> bool:
+        """Forget some of the agents that are away the longest. False where nobody is away.
+
+        Args:
+            most: agents that may be known.
+        """
+        away = [r for r in self._records.values() if not r.connected]
+        # Some at a time: who looks for the one among a hundred thousand would look for each newcomer.
+        number = max(1, most // _ROOM_SHARE)
+        for record in heapq.nsmallest(number, away, key=lambda r: r.last_seen_ms):
+            self.forget(record.instance_uid)
+        return bool(away)
 
     def changed(self, record: Record) -> None:
         """Something of the record is different; all that follows happens within moments."""
@@ -187,6 +213,14 @@ class Registry:
             self._timer = loop.call_later(0, self._work_off)
         self._wake()
 
+    def work_off(self) -> None:
+        """At the end: all that follows from changes, now."""
+        self._held = False
+        while self._dirty:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._work_off()
+
     def _account(self, record: Record) -> bytes:
         self.rollup.count(record)
         state = record.state()
@@ -223,9 +257,9 @@ class Registry:
     # ---- for the report upward
 
     def state(self, uid: bytes) -> bytes | None:
-        """The serialised state of an agent now."""
+        """The serialised state of an agent now, which is what the sums are of from here on."""
         record = self._records.get(uid)
-        return None if record is None else record.state()
+        return None if record is None else self._account(record)
 
     def effective_config(self, digest: bytes) -> bytes | None:
         """The serialised EffectiveConfig of a digest; None if it is not here or cannot be read."""
@@ -240,6 +274,14 @@ class Registry:
         return {uid: r.digest for uid, r in self._records.items() if r.digest and shard_of(uid) == shard}
 
     # ---- housekeeping
+
+    def forget_goodbyes(self, ttl_s: float) -> None:
+        """Forget agents that said that they leave, so long ago, once the control plane knows."""
+        limit = self._clock.unix_ms() - int(ttl_s * 1000)
+        for record in self:
+            gone = record.said_goodbye and not record.connected and record.last_seen_ms <= limit
+            if gone and self._sender.is_known(record.instance_uid):
+                self.forget(record.instance_uid)
 
     def expire(self, ttl_s: float, digests: Iterable[bytes]) -> None:
         """Forget agents that are away for longer than `ttl_s`, and of the effective configs those that none has."""

@@ -143,6 +143,10 @@ class ControlPlaneMetrics:
         self.notices: Counter[str] = Counter(sent=0, failed=0)
         """Notices to people, by what became of the attempt."""
         self.shard_mismatches = 0
+        self.agents_refused = 0
+        """States of agents that could not be read."""
+        self.skews: Callable[[], dict[tuple[str, str], float]] = dict
+        """(region, node) → how far its clock is behind, in seconds; read at scrape time."""
         self.regions: Callable[[], dict[str, int]] = dict
         """Region → connected agents, read at scrape time."""
         self.rollouts: Callable[[], dict[str, int]] = dict
@@ -171,6 +175,13 @@ class ControlPlaneMetrics:
         yield connected
         yield _counter("opamp_control_plane_reports", "Status reports from nodes", self.reports)
         yield _counter("opamp_control_plane_shard_mismatches", "Digest shards that differed", self.shard_mismatches)
+        yield _counter("opamp_control_plane_agents_refused", "States of agents not readable", self.agents_refused)
+        skews = GaugeMetricFamily(
+            "opamp_control_plane_node_clock_skew_seconds", "How far a node's clock is ahead", labels=["region", "node"]
+        )
+        for names, behind_s in sorted(self.skews().items()):
+            skews.add_metric(list(names), -behind_s)
+        yield skews
         applies = CounterMetricFamily("opamp_control_plane_applies", "apply calls", labels=["outcome"])
         for outcome, count in sorted(self.applies.items()):
             applies.add_metric([outcome], count)

@@ -78,6 +78,7 @@ class Record:
         "package_statuses",
         "packages",
         "remote_config_status",
+        "said_goodbye",
         "sequence_exact",
         "sequence_num",
         "session_started_ms",
@@ -110,6 +111,8 @@ class Record:
         self.packages: PackageOffering | None = None
         """What packages it was offered; None for never any, as most agents."""
         self.connected = False
+        self.said_goodbye = False
+        """It left with a word (agent_disconnect)."""
         self.transport = ""
         self.first_seen_ms = first_seen_ms
         self.last_change_ms = first_seen_ms
@@ -318,6 +321,7 @@ class Record:
             failed_hash=self.config.failed_hash,
             restarts=self.config.restarts,
             failed_packages=self.packages.failed_hash if self.packages is not None else b"",
+            said_goodbye=self.said_goodbye,
         ).SerializeToString()
 
     @classmethod
@@ -336,6 +340,7 @@ class Record:
         record.config.take(state.config)
         record.config.failed_hash, record.config.restarts = stored.failed_hash, stored.restarts
         record.last_seen_ms = stored.last_seen_unix_ms
+        record.said_goodbye = stored.said_goodbye
         record.last_change_ms = state.last_change_unix_ms
         record.session_started_ms = state.session_started_unix_ms
         record.transport = state.transport

@@ -229,6 +229,8 @@ class NodeIdentity(Part):
     data_dir: str = ".data/node"
     record_ttl: Duration = 30 * 86400.0
     """How long an agent that is away is remembered."""
+    goodbye_ttl: Duration = 3600.0
+    """How long one that said that it leaves is; the control plane goes on knowing it."""
 
 
 class ConfigUpdate(Part):

@@ -199,3 +199,139 @@ async def test_everything_survives_a_restart(programs: Programs) -> None:
     assert again.fleet.nodes["eu/one"].shards.sums() == sums
     assert views.of(again.fleet, views.find(again.fleet, "a"))["labels"]["tier"] == "x"
     assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}
+
+
+# ---- what is known of a node, and since when
+
+
+def sums_of(*entries: link_pb2.AgentEntry) -> list[int]:
+    sums = Shards()
+    for e in entries:
+        sums.replace(e.instance_uid, 0, state_digest(e.instance_uid, e.state))
+    return sums.sums()
+
+
+async def test_a_node_is_heard_when_both_ends_were_found_to_agree(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    node = fleet.nodes["eu/one"]
+    status = link_pb2.NodeStatus(unix_ms=1)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")], status=status))
+    assert not fleet.is_heard(node)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a"), entry("b"))))
+    assert not fleet.is_heard(node)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=3, shards=sums_of(entry("a"))))
+    assert fleet.is_heard(node)
+    fleet.node_gone(ONE)
+    await up(fleet, ONE)
+    assert not fleet.is_heard(node), "what it told before the break may be old"
+
+
+async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    both = [entry("a"), entry("b")]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=both, shards=sums_of(*both)))
+    fleet.node_gone(ONE)
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
+    shown = {name: views.of(fleet, views.find(fleet, name))["connected"] for name in ("a", "b")}
+    assert shown == {"a": True, "b": None}
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a", started=2), entry("b"))))
+    assert views.of(fleet, views.find(fleet, "b"))["connected"] is True
+
+
+async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    fleet = plane.fleet
+    await up(fleet, ONE, TWO)
+    one, two = fleet.nodes["eu/one"], fleet.nodes["eu/two"]
+    assert not fleet.is_gone(one)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, status=link_pb2.NodeStatus(unix_ms=1, leaving=True)))
+    fleet.node_gone(ONE)
+    assert fleet.is_gone(one)
+    await programs.stop(plane)
+    plane = await programs.control_plane()
+    assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "also after a restart"
+    await up(plane.fleet, ONE)
+    plane.fleet.node_gone(ONE)
+    assert not plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "it came back, and went without a word"
+    plane.fleet.nodes["eu/one"].last_seen_ms -= 16 * 60 * 1000
+    assert not plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "nobody else is there"
+    await up(plane.fleet, TWO)
+    assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"])
+    assert two.name == "two"
+
+
+async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_other(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    good = entry("good")
+    broken = []
+    for i, field in enumerate(("agent_description", "health", "remote_config_status", "package_statuses")):
+        made = record(f"bad{i}")
+        setattr(made, field, b"\x0a\xff")
+        broken.append(link_pb2.AgentEntry(instance_uid=made.instance_uid, state=made.state()))
+    broken.append(link_pb2.AgentEntry(instance_uid=b"x" * 16, state=b"\xff"))
+    broken.append(link_pb2.AgentEntry(instance_uid=b"y" * 16, state=good.state))
+    ack = await fleet.report(
+        ONE, link_pb2.StatusReport(sequence=1, agents=[good, *broken], shards=sums_of(good, *broken))
+    )
+    assert list(ack.list_shards) == [], "both ends agree that there is such an agent"
+    assert [a.agent_id for a in fleet.agents.values()] == ["good"]
+    (node,) = views.nodes(fleet)
+    assert len(node["refused_agents"]) == len(broken)
+    assert "cannot be read" in node["problems"][0]
+    mended = entry("bad0")
+    await fleet.report(
+        ONE, link_pb2.StatusReport(sequence=2, agents=[mended], removed=[e.instance_uid for e in broken])
+    )
+    assert views.nodes(fleet)[0]["refused_agents"] == []
+    assert {a.agent_id for a in fleet.agents.values()} == {"good", "bad0"}
+
+
+async def test_a_clock_that_is_ahead_keeps_no_agent_from_a_healthy_node(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    now_ms = fleet._clock.unix_ms()
+    ahead = link_pb2.NodeStatus(unix_ms=now_ms + 60_000)
+    stale = entry("a", started=now_ms + 60_000, connected=False)
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[stale], status=ahead))
+    live = entry("a", started=now_ms - 30_000)
+    for sequence in range(1, 4):
+        ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=sequence, agents=[live]))
+        assert list(ack.released) == [], "it is connected there"
+    assert fleet.agents[live.instance_uid].node == "eu/one"
+    two = next(n for n in views.nodes(fleet) if n["name"] == "two")
+    assert two["clock_behind_s"] < -59
+    assert any("ahead" in problem for problem in two["problems"])
+
+
+async def test_a_connected_agent_is_released_once_for_a_pair_of_nodes(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    released = 0
+    for sequence in range(1, 10):
+        for identity in (ONE, TWO):
+            ack = await fleet.report(
+                identity, link_pb2.StatusReport(sequence=sequence, agents=[entry("a", started=sequence * 2)])
+            )
+            released += len(ack.released)
+    assert released <= 2, "two clients under one uid do not chase each other for ever"
+    both = [await fleet.report(i, link_pb2.StatusReport(sequence=99)) for i in (ONE, TWO)]
+    assert sum(len(ack.released) for ack in both) <= 2
+
+
+async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    a, b = entry("a"), entry("b", connected=False)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[a, b]))
+    ack = await plane.fleet.report(
+        ONE, link_pb2.StatusReport(sequence=2, forgotten=[b.instance_uid], shards=sums_of(a))
+    )
+    assert list(ack.list_shards) == []
+    for _ in range(2):
+        found = views.of(plane.fleet, views.find(plane.fleet, "b"))
+        assert (found["agent_id"], found["connected"] in (False, None)) == ("b", True)
+        await programs.stop(plane)
+        plane = await programs.control_plane()
+        await up(plane.fleet, ONE)
+        assert not (await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, shards=sums_of(a)))).list_shards
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("b", started=9)]))
+    assert views.of(plane.fleet, views.find(plane.fleet, "b"))["connected"] is True

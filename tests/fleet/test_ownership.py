@@ -1,4 +1,4 @@
-from relay.fleet.ownership import Claim, winner
+from relay.fleet.ownership import Claim, corrected, winner
 
 
 def test_the_newest_session_wins_and_a_tie_goes_by_name() -> None:
@@ -12,3 +12,16 @@ def test_the_newest_session_wins_and_a_tie_goes_by_name() -> None:
 
 def test_a_node_s_own_claim_is_renewed_whatever_its_start() -> None:
     assert winner(Claim("eu/a", 5), Claim("eu/a", 1)).session_started_ms == 1
+
+
+def test_who_has_it_live_wins_whatever_clocks_say() -> None:
+    live, stale = Claim("eu/a", 1), Claim("eu/b", 99, live=False)
+    assert winner(live, stale) is live
+    assert winner(stale, live) is live
+    assert winner(Claim("eu/a", 1, live=False), stale) is stale
+
+
+def test_starts_are_told_by_our_clock_and_are_never_in_the_future() -> None:
+    assert corrected(1_000, 200, 5_000) == 1_200
+    assert corrected(61_000, -60_000, 5_000) == 1_000
+    assert corrected(61_000, 0, 5_000) == 5_000

@@ -195,14 +195,14 @@ def test_changes_go_up_once_latest_state_only() -> None:
     assert first is not None
     assert [(a.instance_uid, a.state) for a in first.agents] == [(b"a", b"xx"), (b"b", b"x")]
     assert first.sequence == 1
-    assert node.agents() == [b"c"]
+    last = node.next()
+    assert last is not None
+    assert [a.instance_uid for a in last.agents] == [b"c"]
+    assert (len(first.shards), len(last.shards)) == (0, 256), "the sums go behind the last change"
     assert node.next() is None
     assert node.sender.in_flight == 2
     node.sender.acknowledged(link_pb2.ReportAck(sequence=2))
-    assert node.sender.in_flight == 0
-    verifying = node.next()
-    assert verifying is not None
-    assert len(verifying.shards) == 256
+    assert (node.sender.in_flight, node.sender.agreed) == (0, True)
     assert node.next() is None
 
 
@@ -302,3 +302,55 @@ def test_the_node_s_own_status_goes_up_when_there_is_nothing_else() -> None:
     report = node.next()
     assert report is not None
     assert report.sequence == 2
+
+
+def test_until_both_ends_agree_everything_goes_at_the_speed_of_the_link() -> None:
+    node = Node()
+    assert node.sender.hurries
+    assert node.next() is not None
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=1, list_shards=[1]))
+    assert node.sender.hurries
+    again = node.next()
+    assert again is not None
+    assert (len(again.listings), len(again.shards)) == (1, 256)
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=2))
+    assert (node.sender.agreed, node.sender.hurries) == (True, False)
+    node.sender.restart()
+    assert not node.sender.agreed
+    for number in range(1, 7):
+        node.sender.verify = True
+        assert node.next() is not None
+        node.sender.acknowledged(link_pb2.ReportAck(sequence=number, list_shards=[1]))
+    assert not node.sender.hurries, "what differs for ever is no reason to hurry for ever"
+
+
+def test_listings_are_bounded_in_bytes() -> None:
+    node = Node()
+    node.next()
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=1, list_shards=list(range(256))))
+    many = {n.to_bytes(16, "big"): n for n in range(CHUNK_BYTES // 32 // 10)}
+    report = node.sender.next(
+        state=node.states.get, body=lambda _: None, listing=lambda _: many, shards=lambda: [0] * 256
+    )
+    assert report is not None
+    assert len(report.listings) == 11
+
+
+def test_agents_that_are_forgotten_here_stay_known_above() -> None:
+    node = Node()
+    node.change(b"a")
+    node.next()
+    node.sender.forget(b"a")
+    assert not node.sender.is_known(b"a")
+    report = node.next()
+    assert report is not None
+    assert (list(report.removed), list(report.forgotten)) == ([], [b"a"])
+    node.sender.restart()
+    again = node.next()
+    assert again is not None
+    assert list(again.forgotten) == [b"a"]
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=1))
+    assert node.sender.is_known(b"a")
+    node.sender.forget(b"b")
+    node.sender.change(b"b")
+    assert not node.sender.forgotten, "it came back"

@@ -37,6 +37,7 @@ from relay.control.rollouts.model import (
     Troubled,
     Verdict,
 )
+from relay.control.rollouts.soak import Soak
 from relay.control.rollouts.view import rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
@@ -49,6 +50,8 @@ from relay.policy import rollout as buckets
 _log = log.get("opamp-relay.rollouts")
 _SETTLE_S = 30.0
 _MOST_PAUSE_S = 15.0
+_MOST_PAUSES = 3
+"""Of the time between two looks, so many pauses count: while the control plane was down nobody looked."""
 _STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
 MOST_TROUBLED = 20
 """Agents that are named when a rollout is shown."""
@@ -90,6 +93,9 @@ class Rollouts:
         self._began = clock.monotonic()
         self._looked_s = 0.0
         """How long the last looks held the loop; waiting for the database is no part of it."""
+        self._pause_s = _MOST_PAUSE_S
+        """Between the last looks and the next."""
+        self._soak = Soak()
 
     # ---- looking
 
@@ -132,6 +138,7 @@ class Rollouts:
         goals = []
         troubled: list[Troubled] = []
         made = Contents(rollout, self.revisions.same())
+        gone = {key for key, node in self._fleet.nodes.items() if self._fleet.is_gone(node)}
         for target, agent in self._targets(rollout, self.revisions.states):
             contents = made.of(target)
             if _is_same(contents, target, state.layers):
@@ -151,9 +158,11 @@ class Rollouts:
                     retry=state.retry,
                     now_ms=now_ms,
                     node_now_ms=now_ms - self._fleet.nodes[agent.node].behind_ms,
+                    is_last=rollout.stage + 1 == len(rollout.strategy.stages),
                 )
                 offering = agent.offering(rollout.candidate.kind)
-                one = gates.count(agent, offering, case)
+                subject = agent if agent.node not in gone else dataclasses.replace(agent, connected=False)
+                one = gates.count(subject, offering, case)
                 if len(troubled) < MOST_TROUBLED and (found := gates.trouble(agent, offering, case, one)):
                     troubled.append(Troubled(agent.agent_id, target.region, *found))
             tally[target.region, one] += 1
@@ -178,15 +187,23 @@ class Rollouts:
 
     def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
         wanted = self._version(region)
-        nodes = [n for n in self._fleet.nodes.values() if n.region == region and (n.agents or n.connected)]
+        nodes = [
+            n
+            for n in self._fleet.nodes.values()
+            if n.region == region and (n.agents or n.connected) and not self._fleet.is_gone(n)
+        ]
+        unheard = [n for n in nodes if not self._fleet.is_heard(n)]
         resource = f"{rollout.candidate.kind}/{rollout.assignment}"
         refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
         if not made.renders(region):
             refused.append("its values do not resolve there")
         return RegionView(
             counts,
-            connected=all(self._fleet.is_heard(n) for n in nodes),
-            current=wanted is None or all(n.sender is None or n.sender.acked >= wanted for n in nodes),
+            connected=not unheard,
+            catching_up=bool(unheard) and all(n.connected and not n.verified for n in unheard),
+            # What was refused as a whole is not taken, nor is a manifest that we have yet to publish.
+            current=wanted is None
+            or all(n.sender is None or (n.sender.acked == wanted and not n.sender.refused) for n in nodes),
             halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
             refused="; ".join(dict.fromkeys(refused)),
         )
@@ -196,7 +213,8 @@ class Rollouts:
     async def run(self, every_s: float) -> None:
         """Look and step until cancelled; with very many agents less often, so that looking takes a tenth of the time."""
         while True:
-            await asyncio.sleep(min(max(every_s, 9 * self._looked_s), _MOST_PAUSE_S))
+            self._pause_s = min(max(every_s, 9 * self._looked_s), _MOST_PAUSE_S)
+            await asyncio.sleep(self._pause_s)
             self._looked_s = 0.0
             try:
                 await self.tick()
@@ -214,6 +232,7 @@ class Rollouts:
                 # Whatever it is, it must not stand in the way of all other rollouts.
                 _log.exception("rollout_failed", assignment=name)
             await asyncio.sleep(0)
+        self._soak.forget_others([s.rollout.name for s in self.revisions.states.values() if s.rollout is not None])
         await self._publish()
 
     async def _step(self, name: str) -> None:
@@ -228,6 +247,7 @@ class Rollouts:
             began = self._clock.monotonic()
             seen = self.look(state, before)
             self._looked_s += self._clock.monotonic() - began
+            before = self._looked_at(before, began)
             if self._clock.monotonic() - self._began < _SETTLE_S and not all(
                 r.connected for r in seen.regions.values()
             ):
@@ -236,6 +256,28 @@ class Rollouts:
             after = plan.hold(before, lacking) if lacking else plan.step(before, seen.regions, seen.goals, self._now)
             if after is not before:
                 await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
+            elif self._soak.is_due(before.name):
+                await self._keep(before)
+
+    def _looked_at(self, rollout: Rollout, now: float) -> Rollout:
+        """With the time that its stage was observed, this look included."""
+        observed_s = self._soak.look(
+            rollout.name,
+            rollout.stage_started_ms,
+            rollout.observed_s,
+            now,
+            most_s=_MOST_PAUSES * self._pause_s,
+            counts=rollout.state in (State.RUNNING, State.HELD),
+        )
+        return dataclasses.replace(rollout, observed_s=observed_s)
+
+    async def _keep(self, rollout: Rollout) -> None:
+        """Store how long a stage was looked at: no step, so nobody is told."""
+        advance = self.revisions.step(rollout)
+        async with self._database.write() as connection:
+            await self.revisions.store(connection, advance)
+        self.revisions.put_in_force(advance)
+        self._soak.kept(rollout.name)
 
     def _yet_to_fetch(self, rollout: Rollout, seen: Look) -> str:
         """What stands in the way of a rollout that begins when its regions have the files; empty for nothing."""
@@ -410,6 +452,8 @@ class Rollouts:
         gate: Gate | None = None
         if rollout.state in GOING:
             lacking = self._yet_to_fetch(rollout, seen)
+            observed_s = self._soak.observed_s(rollout.name, rollout.stage_started_ms, rollout.observed_s)
+            rollout = dataclasses.replace(rollout, observed_s=observed_s)
             gate = Gate(Verdict.HOLD, lacking) if lacking else plan.verdict(rollout, seen.regions, self._now)
         return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self.failed(rollout))
 

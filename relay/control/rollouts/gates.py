@@ -56,6 +56,8 @@ class Case:
     now_ms: int
     node_now_ms: int
     """The same moment by the clock of the agent's node, which dates what the agent does."""
+    is_last: bool = False
+    """The stage is the last: who is away is waited for no more, and counts as silent."""
 
     def failures(self, offering: Offering) -> set[Given]:
         """What the agent could not apply, and nobody has forgiven."""
@@ -87,7 +89,9 @@ def count(subject: Subject, offering: Offering, case: Case) -> Counts:
     if not offered:
         # Its turn has just come, or it is away, or its node holds the candidate back.
         late = _is_late(case, case.now_ms - case.rollout.stage_started_ms)
-        return Counts(targets=1, undecided=int(subject.connected and not late), silent=int(subject.connected and late))
+        if not subject.connected:
+            return Counts(targets=1, silent=int(case.is_last))
+        return Counts(targets=1, undecided=int(not late), silent=int(late))
     before = next((health for slot, health in zip(offering.slots, offering.baseline, strict=True)
                    if (slot.slot, slot.content_hash) == case.candidate), None)  # fmt: skip
     return _count_offered(subject, offering, case, before, holding)
@@ -144,15 +148,14 @@ def trouble(subject: Subject, offering: Offering, case: Case, counted: Counts) -
     return ("silent", "") if counted.silent else None
 
 
-def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Gate:
+def judge(rollout: Rollout, regions: Mapping[str, RegionView]) -> Gate:
     """What the gate of the current stage says.
 
     Args:
         regions: those that have targets on the candidate's side.
     """
     stage, strategy = rollout.current, rollout.strategy
-    # A clock that went back makes a stage longer, never shorter.
-    left_s = stage.duration_s - max(0, now_ms - rollout.stage_started_ms) / 1000
+    left_s = stage.duration_s - rollout.observed_s
     for name, region in sorted(regions.items()):
         if region.halted:
             return Gate(Verdict.FAIL, f"region {name} went back by itself: {region.halted}")
@@ -169,7 +172,7 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
     if failure:
         return Gate(Verdict.FAIL, failure)
     if missing and strategy.on_missing == "hold":
-        return Gate(Verdict.HOLD, f"region {', '.join(missing)} cannot be heard")
+        return Gate(Verdict.HOLD, _unheard(regions, missing))
     for name, region in sorted(regions.items()):
         if region.refused and region.connected:
             return Gate(Verdict.HOLD, f"region {name} cannot take it: {region.refused}")
@@ -192,12 +195,20 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> G
         return Gate(Verdict.HOLD, f"only {total.reporting} of {decided} agents on the candidate tell of their health")
     if missing and rollout.stage + 1 == len(strategy.stages):
         # An excluded region must not be given at once, unjudged, what all others took by stages.
-        return Gate(Verdict.HOLD, f"all that can be heard is well; the end waits for region {', '.join(missing)}")
+        return Gate(Verdict.HOLD, f"all that can be heard is well; the end waits: {_unheard(regions, missing)}")
     if stage.manual:
         return Gate(Verdict.WAITING, "waits for a person to promote it")
     quiet = total.targets - decided
     rest = f", {quiet} away or silent" if quiet else ""
     return Gate(Verdict.PASS, f"{total.applied} of {total.targets} applied, {total.failed} failed{rest}")
+
+
+def _unheard(regions: Mapping[str, RegionView], missing: Iterable[str]) -> str:
+    """Why regions cannot be heard."""
+    dark = [name for name in missing if not regions[name].catching_up]
+    if dark:
+        return f"region {', '.join(dark)} cannot be heard"
+    return f"region {', '.join(missing)} is being brought up to date"
 
 
 def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing: list[str]) -> Gate:
@@ -211,7 +222,7 @@ def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing:
     if limit is not None and of >= least and _more(total.failed, limit, of):
         return Gate(Verdict.FAIL, f"{total.failed} of {of} agents failed, more than {limit:.2%}")
     if missing:
-        return Gate(Verdict.WAITING, f"region {', '.join(missing)} cannot be heard")
+        return Gate(Verdict.WAITING, _unheard(regions, missing))
     behind = sorted(name for name, region in regions.items() if not region.current and not region.refused)
     if behind:
         return Gate(Verdict.WAITING, f"region {', '.join(behind)} has yet to take the policy")

@@ -221,6 +221,8 @@ class RegionView:
     counts: Counts = Counts()
     connected: bool = True
     """All of its nodes can be heard."""
+    catching_up: bool = False
+    """Where they cannot: their links are up, and what they told before has yet to be compared."""
     current: bool = True
     """All of its nodes have the newest policy."""
     halted: str = ""
@@ -292,6 +294,8 @@ class Rollout:
     """Why it is in this state, in words."""
     stage: int = 0
     stage_started_ms: int = 0
+    observed_s: float = 0.0
+    """How long the current stage was looked at, by a clock that nobody sets: what its duration is measured with."""
     thresholds: dict[str, int] = field(default_factory=dict)
     """Region → threshold; `""` for every region that is not named."""
     passed: tuple[Passed, ...] = ()

@@ -81,7 +81,13 @@ def complete_at_once(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
 def _enter(rollout: Rollout, stage: int, targets: Targets, now_ms: int) -> Rollout:
     found = thresholds(rollout.name, rollout.strategy, stage, targets, rollout.thresholds)
     return dataclasses.replace(
-        rollout, state=State.RUNNING, stage=stage, stage_started_ms=now_ms, thresholds=found, reason=""
+        rollout,
+        state=State.RUNNING,
+        stage=stage,
+        stage_started_ms=now_ms,
+        observed_s=0.0,
+        thresholds=found,
+        reason="",
     )
 
 
@@ -133,7 +139,7 @@ def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, 
 
 def verdict(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Gate:
     """The gate of the current stage, with the windows in which stages may end."""
-    gate = judge(rollout, regions, now_ms)
+    gate = judge(rollout, regions)
     if gate.verdict is Verdict.PASS and not open_now(rollout.strategy.windows, now_ms):
         return Gate(
             Verdict.WAITING, f"outside of the windows in which stages may advance; else it passes: {gate.reason}"
@@ -233,6 +239,7 @@ def try_again(rollout: Rollout, now_ms: int) -> Rollout:
     """Begin the current stage anew, its failures forgiven."""
     _expect(rollout, GOING, "tried again")
     going = dataclasses.replace(rollout, state=State.RUNNING, reason="", failed=False, stage_started_ms=now_ms)
+    going = dataclasses.replace(going, observed_s=0.0)
     return dataclasses.replace(going, passed=rollout.passed[: rollout.stage])
 
 

@@ -119,6 +119,14 @@ secrets = sa.Table(
 )
 """What this control plane made for itself: what the regions' download keys are derived from."""
 
+facts = sa.Table(
+    "facts",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+"""What the database says of itself."""
+
 nodes = sa.Table(
     "nodes",
     metadata,
@@ -127,6 +135,7 @@ nodes = sa.Table(
     sa.Column("trusted", sa.Text, nullable=False),
     sa.Column("software_version", sa.String(64), nullable=False),
     sa.Column("last_seen_ms", sa.BigInteger, nullable=False),
+    sa.Column("departed", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 agents = sa.Table(
@@ -137,6 +146,7 @@ agents = sa.Table(
     sa.Column("region", sa.String(64), nullable=False),
     sa.Column("node", sa.String(64), nullable=False),
     sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 """The latest state of every agent, as its node serialised it."""
 

@@ -121,19 +121,21 @@ CRITERIA = {"error_rate_threshold": 0.1, "health_check_pass_rate": 0.9}
 
 
 def judged(
-    now_ms: int = NOW, connected: bool = True, spec: dict[str, Any] | None = None, **numbers: Any
+    observed_s: float = 10, connected: bool = True, spec: dict[str, Any] | None = None, **numbers: Any
 ) -> tuple[Verdict, str]:
     stage = {"name": "one", "percentage": 50, "duration": "10s", "success_criteria": CRITERIA}
     stage |= numbers.pop("stage", {})
-    going = rollout(spec=strategy(stages=[stage], **(spec or {})), stage_started_ms=NOW - 10_000)
+    going = rollout(spec=strategy(stages=[stage], **(spec or {})), observed_s=observed_s)
+    going = dataclasses.replace(going, at_once=numbers.pop("at_once", False))
     view = RegionView(
-        Counts(**{k: v for k, v in numbers.items() if k not in ("current", "halted", "refused")}),
+        Counts(**{k: v for k, v in numbers.items() if k not in ("current", "halted", "refused", "catching_up")}),
         connected=connected,
+        catching_up=numbers.get("catching_up", False),
         current=numbers.get("current", True),
         halted=numbers.get("halted", ""),
         refused=numbers.get("refused", ""),
     )
-    gate = judge(going, {"eu": view}, now_ms)
+    gate = judge(going, {"eu": view})
     return gate.verdict, gate.reason
 
 
@@ -142,8 +144,8 @@ def judged(
     [
         ({"targets": 10, "applied": 10, "reporting": 10}, Verdict.PASS, "10 of 10 applied, 0 failed"),
         ({"targets": 10, "applied": 8, "reporting": 8}, Verdict.PASS, "2 away or silent"),
-        ({"targets": 10, "applied": 10, "reporting": 10, "now_ms": NOW - 1}, Verdict.WAITING, "1s of 10s left"),
-        ({"targets": 10, "applied": 10, "reporting": 10, "now_ms": 0}, Verdict.WAITING, "10s of 10s left"),
+        ({"targets": 10, "applied": 10, "reporting": 10, "observed_s": 9.999}, Verdict.WAITING, "1s of 10s left"),
+        ({"targets": 10, "applied": 10, "reporting": 10, "observed_s": 0}, Verdict.WAITING, "10s of 10s left"),
         ({"targets": 10, "applied": 8, "reporting": 8, "undecided": 2}, Verdict.WAITING, "2 of 10 agents have yet"),
         ({"targets": 10, "applied": 4, "reporting": 4}, Verdict.HOLD, "too few samples: 4 decided, 5 needed"),
         ({"targets": 3, "applied": 2, "reporting": 2}, Verdict.HOLD, "too few samples: 2 decided, 3 needed"),
@@ -171,12 +173,12 @@ def judged(
             "2 of 10 agents on the candidate",
         ),
         (
-            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2, "now_ms": NOW - 5000},
+            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2, "observed_s": 5},
             Verdict.WAITING,
             "5s of 10s left",
         ),
         (
-            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2, "lasting": 2, "now_ms": NOW - 5000},
+            {"targets": 10, "applied": 10, "reporting": 10, "unhealthy": 2, "lasting": 2, "observed_s": 5},
             Verdict.FAIL,
             "unhealthy",
         ),
@@ -185,6 +187,11 @@ def judged(
             {"targets": 10, "applied": 10, "reporting": 10, "connected": False},
             Verdict.HOLD,
             "region eu cannot be heard",
+        ),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "connected": False, "catching_up": True},
+            Verdict.HOLD,
+            "region eu is being brought up to date",
         ),
         (
             {"targets": 10, "applied": 10, "reporting": 10, "connected": False, "spec": {"on_missing": "exclude"}},
@@ -218,15 +225,15 @@ def test_all_regions_count_together() -> None:
     going = rollout(spec=strategy(stages=stages))
     good = RegionView(Counts(targets=8, applied=8))
     bad = RegionView(Counts(targets=2, failed=2))
-    assert judge(going, {"eu": good, "us": bad}, NOW).verdict is Verdict.PASS
-    assert judge(going, {"us": bad}, NOW).verdict is Verdict.FAIL
+    assert judge(going, {"eu": good, "us": bad}).verdict is Verdict.PASS
+    assert judge(going, {"us": bad}).verdict is Verdict.FAIL
     excluded = dataclasses.replace(bad, connected=False)
     missing = rollout(spec=strategy(on_missing="exclude", stages=stages))
-    waits = judge(missing, {"eu": good, "us": excluded}, NOW)
-    assert (waits.verdict, "the end waits for region us" in waits.reason) == (Verdict.HOLD, True)
+    waits = judge(missing, {"eu": good, "us": excluded})
+    assert (waits.verdict, "the end waits: region us" in waits.reason) == (Verdict.HOLD, True)
     stages.append({"name": "two", "percentage": 60})
     earlier = rollout(spec=strategy(on_missing="exclude", stages=stages))
-    assert judge(earlier, {"eu": good, "us": excluded}, NOW).verdict is Verdict.PASS
+    assert judge(earlier, {"eu": good, "us": excluded}).verdict is Verdict.PASS
 
 
 def test_who_is_not_well() -> None:
@@ -253,3 +260,37 @@ def test_thresholds_are_exact() -> None:
 def test_as_many_samples_as_are_asked_for() -> None:
     verdict, reason = judged(targets=2, applied=2, reporting=2, spec={"min_samples": 10})
     assert (verdict, reason) == (Verdict.HOLD, "too few samples: 2 decided, 10 needed")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict", "reason"),
+    [
+        ({"targets": 10, "applied": 10}, Verdict.PASS, "10 of 10 applied, 0 failed"),
+        ({"targets": 10, "applied": 9, "silent": 1}, Verdict.PASS, "1 away or silent"),
+        ({"targets": 10, "applied": 9, "undecided": 1}, Verdict.WAITING, "1 of 10 agents have yet to decide"),
+        ({"targets": 10, "applied": 9, "failed": 1}, Verdict.PASS, "1 failed"),
+        ({"targets": 10, "applied": 8, "failed": 2}, Verdict.FAIL, "2 of 10 agents failed, more than 10.00%"),
+        ({"targets": 10, "failed": 1, "undecided": 9}, Verdict.WAITING, "yet to decide"),
+        ({"targets": 10, "failed": 2, "undecided": 8}, Verdict.FAIL, "2 of 10"),
+        ({"targets": 4, "failed": 4}, Verdict.PASS, "0 of 4 applied, 4 failed"),
+        ({"targets": 20, "failed": 3, "silent": 17}, Verdict.PASS, ""),
+        ({"targets": 20, "failed": 3, "applied": 3}, Verdict.FAIL, "3 of 6"),
+        ({"targets": 10, "applied": 10, "connected": False}, Verdict.WAITING, "cannot be heard"),
+        ({"targets": 10, "applied": 10, "current": False}, Verdict.WAITING, "has yet to take the policy"),
+        ({"targets": 10, "applied": 10, "current": False, "refused": "no"}, Verdict.PASS, ""),
+        (
+            {"targets": 10, "failed": 10, "stage": {"success_criteria": {}}},
+            Verdict.PASS,
+            "0 of 10 applied, 10 failed",
+        ),
+    ],
+)
+def test_without_a_strategy(numbers: dict[str, Any], verdict: Verdict, reason: str) -> None:
+    stage = {"success_criteria": {"error_rate_threshold": 0.1}, **numbers.pop("stage", {})}
+    said = judged(at_once=True, observed_s=0, spec={"min_samples": 5}, stage=stage, **numbers)
+    assert (said[0], reason in said[1]) == (verdict, True), said
+
+
+def test_at_the_last_stage_who_is_away_counts_as_silent() -> None:
+    assert counted(connected=False, offers=(), is_last=False) == Counts(targets=1)
+    assert counted(connected=False, offers=(), is_last=True) == Counts(targets=1, silent=1)

@@ -157,10 +157,13 @@ def test_windows(window: dict[str, Any], moment: tuple[int, int], is_open: bool)
     assert plan.open_now([], now_ms)
 
 
-def test_a_clock_that_goes_back_never_ends_a_stage() -> None:
+def test_no_clock_that_somebody_sets_ends_a_stage() -> None:
     slow = begun(stages=[{**STAGES[0], "duration": "1h"}, STAGES[1]])
-    assert plan.step(slow, GOOD, agents("eu", 20), NOW - 7_200_000).stage == 0
-    assert plan.step(slow, GOOD, agents("eu", 20), NOW + 3_600_000).stage == 1
+    for moved_ms in (-7_200_000, 86_400_000):
+        assert plan.step(slow, GOOD, agents("eu", 20), NOW + moved_ms).stage == 0
+    observed = dataclasses.replace(slow, observed_s=3600.0)
+    after = plan.step(observed, GOOD, agents("eu", 20), NOW)
+    assert (after.stage, after.observed_s) == (1, 0.0)
 
 
 def test_approvals() -> None:

@@ -66,12 +66,20 @@ class Rejection(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
-    __slots__ = ("update", "freshness")
+    __slots__ = ("update", "freshness", "behind")
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
     update: Update
     freshness: Freshness
-    def __init__(self, update: _Optional[_Union[Update, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ...) -> None: ...
+    behind: Behind
+    def __init__(self, update: _Optional[_Union[Update, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ...) -> None: ...
+
+class Behind(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: ManifestVersion
+    def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ...) -> None: ...
 
 class Update(_message.Message):
     __slots__ = ("nonce", "resources", "removed", "manifest")
@@ -150,7 +158,7 @@ class NodeIdentity(_message.Message):
     def __init__(self, region: _Optional[str] = ..., name: _Optional[str] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ..., trusted_attributes: _Optional[_Iterable[str]] = ..., all_attributes_trusted: _Optional[bool] = ...) -> None: ...
 
 class StatusReport(_message.Message):
-    __slots__ = ("sequence", "hello", "agents", "removed", "rollup", "effective_configs", "shards", "listings", "status")
+    __slots__ = ("sequence", "hello", "agents", "removed", "rollup", "effective_configs", "shards", "listings", "status", "forgotten")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     AGENTS_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +168,7 @@ class StatusReport(_message.Message):
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     LISTINGS_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     hello: NodeIdentity
     agents: _containers.RepeatedCompositeFieldContainer[AgentEntry]
@@ -169,7 +178,8 @@ class StatusReport(_message.Message):
     shards: _containers.RepeatedScalarFieldContainer[int]
     listings: _containers.RepeatedCompositeFieldContainer[ShardListing]
     status: NodeStatus
-    def __init__(self, sequence: _Optional[int] = ..., hello: _Optional[_Union[NodeIdentity, _Mapping]] = ..., agents: _Optional[_Iterable[_Union[AgentEntry, _Mapping]]] = ..., removed: _Optional[_Iterable[bytes]] = ..., rollup: _Optional[_Union[Rollup, _Mapping]] = ..., effective_configs: _Optional[_Iterable[_Union[EffectiveConfigBody, _Mapping]]] = ..., shards: _Optional[_Iterable[int]] = ..., listings: _Optional[_Iterable[_Union[ShardListing, _Mapping]]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ...) -> None: ...
+    forgotten: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, sequence: _Optional[int] = ..., hello: _Optional[_Union[NodeIdentity, _Mapping]] = ..., agents: _Optional[_Iterable[_Union[AgentEntry, _Mapping]]] = ..., removed: _Optional[_Iterable[bytes]] = ..., rollup: _Optional[_Union[Rollup, _Mapping]] = ..., effective_configs: _Optional[_Iterable[_Union[EffectiveConfigBody, _Mapping]]] = ..., shards: _Optional[_Iterable[int]] = ..., listings: _Optional[_Iterable[_Union[ShardListing, _Mapping]]] = ..., status: _Optional[_Union[NodeStatus, _Mapping]] = ..., forgotten: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AgentEntry(_message.Message):
     __slots__ = ("instance_uid", "state")
@@ -234,7 +244,7 @@ class Rollup(_message.Message):
     def __init__(self, agents: _Optional[int] = ..., connected: _Optional[int] = ..., healthy: _Optional[int] = ..., unhealthy: _Optional[int] = ..., config_status: _Optional[_Mapping[str, int]] = ..., by_transport: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms", "blobs", "blob_problems")
+    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms", "blobs", "blob_problems", "leaving")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_AGE_S_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +252,7 @@ class NodeStatus(_message.Message):
     UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     BLOBS_FIELD_NUMBER: _ClassVar[int]
     BLOB_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
     manifest: ManifestVersion
     policy_age_s: float
     rejected: _containers.RepeatedCompositeFieldContainer[Rejection]
@@ -249,7 +260,8 @@ class NodeStatus(_message.Message):
     unix_ms: int
     blobs: _containers.RepeatedScalarFieldContainer[bytes]
     blob_problems: _containers.RepeatedCompositeFieldContainer[BlobProblem]
-    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ..., blobs: _Optional[_Iterable[bytes]] = ..., blob_problems: _Optional[_Iterable[_Union[BlobProblem, _Mapping]]] = ...) -> None: ...
+    leaving: bool
+    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ..., blobs: _Optional[_Iterable[bytes]] = ..., blob_problems: _Optional[_Iterable[_Union[BlobProblem, _Mapping]]] = ..., leaving: _Optional[bool] = ...) -> None: ...
 
 class BlobProblem(_message.Message):
     __slots__ = ("sha256", "reason")
@@ -400,7 +412,7 @@ class FailedContent(_message.Message):
     def __init__(self, slot: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ..., error_message: _Optional[str] = ..., at_unix_ms: _Optional[int] = ...) -> None: ...
 
 class StoredRecord(_message.Message):
-    __slots__ = ("state", "sequence_num", "sequence_exact", "last_seen_unix_ms", "failed_hash", "restarts", "failed_packages")
+    __slots__ = ("state", "sequence_num", "sequence_exact", "last_seen_unix_ms", "failed_hash", "restarts", "failed_packages", "said_goodbye")
     STATE_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_NUM_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_EXACT_FIELD_NUMBER: _ClassVar[int]
@@ -408,6 +420,7 @@ class StoredRecord(_message.Message):
     FAILED_HASH_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     FAILED_PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    SAID_GOODBYE_FIELD_NUMBER: _ClassVar[int]
     state: bytes
     sequence_num: int
     sequence_exact: bool
@@ -415,4 +428,5 @@ class StoredRecord(_message.Message):
     failed_hash: bytes
     restarts: int
     failed_packages: bytes
-    def __init__(self, state: _Optional[bytes] = ..., sequence_num: _Optional[int] = ..., sequence_exact: _Optional[bool] = ..., last_seen_unix_ms: _Optional[int] = ..., failed_hash: _Optional[bytes] = ..., restarts: _Optional[int] = ..., failed_packages: _Optional[bytes] = ...) -> None: ...
+    said_goodbye: bool
+    def __init__(self, state: _Optional[bytes] = ..., sequence_num: _Optional[int] = ..., sequence_exact: _Optional[bool] = ..., last_seen_unix_ms: _Optional[int] = ..., failed_hash: _Optional[bytes] = ..., restarts: _Optional[int] = ..., failed_packages: _Optional[bytes] = ..., said_goodbye: _Optional[bool] = ...) -> None: ...

@@ -1,0 +1,43 @@
+from relay.control.rollouts.soak import KEEP_S, Soak
+
+
+def looked(soak: Soak, now: float, *, began_ms: int = 1, kept_s: float = 0.0, counts: bool = True) -> float:
+    return soak.look("a-1", began_ms, kept_s, now, most_s=3, counts=counts)
+
+
+def test_it_adds_up_looks_and_not_the_time_between_them() -> None:
+    soak = Soak()
+    assert looked(soak, 100) == 0, "the first look has seen no time"
+    assert looked(soak, 101) == 1
+    assert looked(soak, 1000) == 4, "while nobody looked nothing was observed"
+    assert looked(soak, 1001, counts=False) == 4, "nor while it was paused"
+    assert looked(soak, 1002) == 5
+    assert soak.observed_s("a-1", 1, 0.0) == 5
+    assert soak.observed_s("a-2", 1, 7.0) == 7
+
+
+def test_it_goes_on_after_a_restart_with_what_was_kept() -> None:
+    soak = Soak()
+    assert looked(soak, 5, kept_s=40) == 40
+    assert looked(soak, 6, kept_s=40) == 41
+
+
+def test_the_next_stage_begins_anew() -> None:
+    soak = Soak()
+    looked(soak, 1)
+    looked(soak, 3)
+    assert looked(soak, 4, began_ms=2) == 0
+
+
+def test_it_is_worth_storing_now_and_then() -> None:
+    soak = Soak()
+    assert not soak.is_due("a-1")
+    for now in range(12):
+        looked(soak, now)
+    assert soak.is_due("a-1")
+    soak.kept("a-1")
+    soak.kept("nobody")
+    assert not soak.is_due("a-1")
+    assert KEEP_S == 10
+    soak.forget_others([])
+    assert soak.observed_s("a-1", 1, 0.0) == 0
