@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from relay import __version__
+
 _TIMEOUT_S = 15.0
+VERSION_HEADER = "X-OpAMP-Relay-Version"
+_answered_by: list[str] = []
+"""Versions of the servers that answered."""
 
 
 class Unreachable(Exception):
@@ -29,6 +34,12 @@ class RefusedByServer(Exception):
 def api_of(server: str, actor: str) -> Api:
     """The server, as somebody: who they say, else the user of this machine."""
     return Api(server, actor or getpass.getuser())
+
+
+def versions_apart() -> str:
+    """`: who is too old for what`, where the server that answered is of another version; empty where not."""
+    theirs = _answered_by[-1] if _answered_by else __version__
+    return "" if theirs == __version__ else f": the server is of version {theirs}, this opampctl of {__version__}"
 
 
 class Api:
@@ -124,8 +135,10 @@ class Api:
             value = json.loads(data)
         except ValueError:
             raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
+        _answered_by.append(answer.headers.get(VERSION_HEADER, "before 0.2"))
         if answer.status >= http.client.BAD_REQUEST:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""
-            raise RefusedByServer(answer.status, [p["text"] for p in problems] or [detail or f"status {answer.status}"])
+            lines = [p["text"] for p in problems] or [detail or f"status {answer.status}"]
+            raise RefusedByServer(answer.status, [*lines, *filter(None, [versions_apart().removeprefix(": ")])])
         return value

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from relay.cli import package, records, review, rollout
-from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions_apart
 from relay.cli.listing import tables
 from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
@@ -28,6 +28,7 @@ app.add_typer(package.app, name="package")
 app.add_typer(package.bundle_app, name="bundle")
 app.add_typer(records.audit_app, name="audit")
 app.add_typer(records.history_app, name="history")
+app.add_typer(records.epoch_app, name="epoch")
 app.command()(review.diff)
 app.command()(review.validate)
 app.command()(package.prefetch)
@@ -75,6 +76,10 @@ def main() -> None:
     except RefusedByServer as error:
         for line in error.lines:
             print(line, file=sys.stderr)
+        raise SystemExit(EXIT_REFUSED) from None
+    except KeyError as error:
+        # A field that every answer of our own version has.
+        print(f"the server's answer has no {error}{versions_apart() or ': it is no OpAMP relay'}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED) from None
     except BrokenPipeError:
         raise SystemExit(0) from None

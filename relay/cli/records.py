@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from relay.cli.client import Api
-from relay.cli.options import DEFAULT_SERVER, Output, Server, usage
+from relay.cli.client import Api, api_of
+from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
 from relay.cli.output import EXIT_REFUSED, form_of, show, table
 
+epoch_app = typer.Typer(no_args_is_help=True, help="The epoch of what is published.")
 audit_app = typer.Typer(help="Who did what.")
 history_app = typer.Typer(no_args_is_help=True, help="What was in force before.")
 
@@ -76,3 +77,14 @@ def audit_verify(server: Server = DEFAULT_SERVER) -> None:
         print(f"broken at entry {found['broken_at']}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED)
     print(f"{found['entries']} entries, whole; the last hash is {found['hash']}")
+
+
+@epoch_app.command("raise")
+def raise_epoch(
+    reason: Annotated[str, typer.Option(help="why; it stands in the audit")],
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """After another database was put in place: what nodes hold gives way to what this control plane has."""
+    answer = api_of(server, who).post("epoch", body={"reason": reason})
+    print(f"epoch {answer['epoch']}")

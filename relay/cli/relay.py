@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from relay import __version__
+from relay.cli import database
 from relay.cli.output import print_version
 from relay.errors import RelayError, SettingsError
 from relay.settings.load import Loaded, load
@@ -203,6 +204,9 @@ def check(
         raise typer.Exit(EXIT_SETTINGS)
     loaded = _load(kinds[name], config)
     raise typer.Exit(EXIT_SETTINGS if check_settings(name, loaded, config) else 0)
+
+
+app.add_typer(database.app, name="database")
 
 
 @app.command()

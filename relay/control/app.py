@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
+from relay import __version__
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.tasks import Tasks
 from relay.control import views
@@ -17,6 +18,7 @@ from relay.control.api.app import build_api
 from relay.control.audit import Audit
 from relay.control.blobs import Blobs, open_store
 from relay.control.checks import Checks
+from relay.control.condition import Condition
 from relay.control.configs import Configs
 from relay.control.diff import Diffs
 from relay.control.documents import Documents
@@ -30,7 +32,7 @@ from relay.control.rollouts.engine import Rollouts
 from relay.control.rollouts.model import at_once
 from relay.control.storage.database import Database
 from relay.errors import StoreError
-from relay.link.protocol import RegionPolicy, SyncSender
+from relay.link.protocol import RegionPolicy, SyncSender, Version
 from relay.link.server import LinkServer
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
@@ -42,7 +44,9 @@ from relay.settings.programs import ControlPlaneSettings
 from relay.store.blobs import BlobStore
 
 _log = log.get("opamp-relay.control-plane")
+SERVER = "opamp-relay"
 _EXPIRE_S = 3600.0
+_PROBE_S = 10.0
 _LOOK_S = 0.5
 """How often rollouts are looked at."""
 
@@ -105,6 +109,8 @@ class ControlPlane:
         await fleet.load()
         await self.configs.load()
         self.publisher = Publisher(database, revisions, self.configs, clock=clock, packages=packages.resources)
+        await self.publisher.load()
+        self.condition = Condition(database, fleet)
         self.rollouts = Rollouts(
             database,
             revisions,
@@ -131,6 +137,7 @@ class ControlPlane:
         )
         started.push_async_callback(self._save)
         self._tasks.spawn(self._housekeeping(), name="housekeeping")
+        self._tasks.spawn(self._probe(database), name="probe")
         link = LinkServer(self, clock)
         started.push_async_callback(link.stop)
         await link.start(settings.server.link.endpoint)
@@ -154,6 +161,7 @@ class ControlPlane:
             Diffs(self.documents, self.revisions, self.fleet, clock=self._clock),
             self.packages,
             self.publisher,
+            self.condition,
             published=self.publisher.publish,
             metrics=self.metrics,
             max_body_bytes=settings.server.limits.max_body_bytes,
@@ -168,6 +176,8 @@ class ControlPlane:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                server_header=False,
+                headers=[("Server", SERVER), ("X-OpAMP-Relay-Version", __version__)],
                 timeout_graceful_shutdown=2,
             )
             server = _Server(config)
@@ -179,6 +189,16 @@ class ControlPlane:
             self._servers.append(server)
             self._serving.append(task)
             self.ports[name] = server.servers[0].sockets[0].getsockname()[1]
+
+    async def _probe(self, database: Database) -> None:
+        """Look whether the database can be written: nobody may write for hours, and people ask now."""
+        said = None
+        while True:
+            await asyncio.sleep(_PROBE_S)
+            await database.probe()
+            if database.problem != said:
+                said = database.problem
+                _log.error("database_degraded", problem=said) if said else _log.info("database_recovered")
 
     async def _housekeeping(self) -> None:
         while True:
@@ -223,6 +243,12 @@ class ControlPlane:
     async def policy(self, region: str) -> RegionPolicy:
         """What a region is to hold."""
         return await self.publisher.policy(region)
+
+    async def behind(self, node: link_pb2.NodeIdentity, held: Version | None) -> Version | None:
+        """Our manifest, where a node holds a newer one or one of another database."""
+        ours = await self.publisher.behind(node.region, held)
+        self.fleet.node_ahead(node, held if ours is not None else None)
+        return ours
 
     def watch(self, event: asyncio.Event) -> None:
         """Set `event` at every change of policy."""

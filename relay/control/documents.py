@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio.clock import Clock
@@ -20,6 +19,7 @@ from relay.control.revisions import Revisions
 from relay.control.rollouts.model import GlobalConfig, GlobalRevision
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
+from relay.control.storage.sealed import read_truth
 from relay.documents import Document, canonical_json, parse
 from relay.errors import NotFound, Outcome, Problem, Refused, StoreError
 from relay.ids import sha256
@@ -95,7 +95,7 @@ class Documents:
     async def load(self) -> None:
         """Read all documents."""
         async with self._database.read() as connection:
-            rows = (await connection.execute(sa.select(schema.documents))).all()
+            rows = await read_truth(connection, schema.documents)
         for row in rows:
             try:
                 document = kinds.KINDS[row.kind].model_validate(json.loads(row.body))

@@ -19,7 +19,8 @@ from relay.aio.clock import Clock
 from relay.control.configs import Configs
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
-from relay.errors import Conflict, Duplicate, NotFound
+from relay.control.storage.sealed import read_all
+from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, corrected, winner
 from relay.fleet.shards import Shards, difference, shard_of, state_digest
@@ -178,13 +179,17 @@ class Fleet:
     async def load(self) -> None:
         """Read everything that was known."""
         async with self._database.read() as connection:
+            rows, damaged = await read_all(connection, schema.agents)
+            for key in damaged:
+                # Its node finds out by the digests, and sends it again.
+                _log.error("row_damaged", table="agents", key=key)
             for row in (await connection.execute(sa.select(schema.nodes))).all():
                 trusted = json.loads(row.trusted)
                 node = self._node(row.region, row.name)
                 node.trusted = "all" if trusted == "all" else tuple(trusted)
                 node.software_version, node.last_seen_ms = row.software_version, row.last_seen_ms
                 node.departed = row.departed
-            for row in (await connection.execute(sa.select(schema.agents))).all():
+            for row in rows:
                 try:
                     agent = read_agent(row.instance_uid, row.state, self._node(row.region, row.node))
                 except ValueError as error:
@@ -239,6 +244,13 @@ class Fleet:
         elif node.sender is sender:
             node.sender = None
 
+    def node_ahead(self, identity_: link_pb2.NodeIdentity, held: tuple[int, int] | None) -> None:
+        """A node holds a manifest that this database never published; None: it does not."""
+        node = self._node(identity_.region, identity_.name)
+        if held is not None and node.ahead != held:
+            _log.error("node_ahead", region=node.region, node=node.name, manifest=held)
+        node.ahead = held
+
     async def node_reporting(self, identity_: link_pb2.NodeIdentity) -> None:
         """A node's Report stream came up; `node_gone` follows, unless this raises.
 
@@ -264,8 +276,10 @@ class Fleet:
             self.agents[uid].facts = self.agents[uid].listed = None
         try:
             await self._store_nodes([node])
-        except BaseException:
+        except BaseException as error:
             node.reporting -= 1
+            if isinstance(error, StoreError):
+                self._unstored(node, str(error))
             raise
         _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
 
@@ -323,9 +337,20 @@ class Fleet:
         Raises:
             StoreError: nothing of it counts; the node sends it again.
         """
-        # One at a time: ownership is decided by what is in memory, which changes after the commit.
-        async with self._reporting:
-            return await self._report(self._node(identity_.region, identity_.name), report)
+        node = self._node(identity_.region, identity_.name)
+        try:
+            # One at a time: ownership is decided by what is in memory, which changes after the commit.
+            async with self._reporting:
+                ack = await self._report(node, report)
+        except StoreError as error:
+            self._unstored(node, str(error))
+            raise
+        node.unstored = None
+        return ack
+
+    def _unstored(self, node: NodeState, reason: str) -> None:
+        since_ms = node.unstored[0] if node.unstored is not None else self._clock.unix_ms()
+        node.unstored = (since_ms, reason)
 
     async def _report(self, node: NodeState, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         self._metrics.reports += 1
@@ -527,7 +552,7 @@ class Fleet:
         """Whether an agent is connected; None where nobody knows: its node's link is down, or the node has not told of it
         since, and the two ends were not found to hold the same yet."""
         node = self.nodes[agent.node]
-        if not node.connected:
+        if not node.connected or node.unstored is not None:
             return None
         return agent.connected if node.verified or agent.stream == node.streams else None
 

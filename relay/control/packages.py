@@ -26,6 +26,7 @@ from relay.control.documents import Documents
 from relay.control.revisions import Revisions
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
+from relay.control.storage.sealed import read_truth
 from relay.documents import canonical_json
 from relay.errors import Conflict, NotFound, Problem, Refused, TooLarge
 from relay.fleet.view import rfc3339
@@ -81,7 +82,7 @@ class Packages:
     async def load(self, catalog: Catalog) -> None:
         """Read all versions into `catalog`, before anything is made of them."""
         async with self._database.write() as connection:
-            rows = (await connection.execute(sa.select(schema.packages))).all()
+            rows = await read_truth(connection, schema.packages)
             wanted = (await connection.execute(sa.select(schema.prefetches))).all()
             secret = sa.select(schema.secrets.c.value).where(schema.secrets.c.name == _MASTER)
             self._master = (await connection.execute(secret)).scalar_one_or_none() or b""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 
 from relay.aio.clock import Clock
+from relay.control import audit
 from relay.control.configs import Configs
 from relay.control.revisions import Revisions
 from relay.control.storage import schema
@@ -23,6 +24,8 @@ from relay.policy.snapshot import build
 
 _log = log.get("opamp-relay.publish")
 FIRST_EPOCH = 1
+EPOCH = "epoch"
+"""The fact that says which epoch it is."""
 
 
 class Publisher:
@@ -46,6 +49,43 @@ class Publisher:
         self._digests: dict[str, bytes] = {}
         self._watchers: set[asyncio.Event] = set()
         self._publishing = asyncio.Lock()
+        self._epoch = FIRST_EPOCH
+
+    async def load(self) -> None:
+        """Read the epoch."""
+        query = sa.select(schema.facts.c.value).where(schema.facts.c.name == EPOCH)
+        async with self._database.read() as connection:
+            value = (await connection.execute(query)).scalar_one_or_none()
+        self._epoch = int(value) if value is not None else FIRST_EPOCH
+
+    async def behind(self, region: str, held: Version | None) -> Version | None:
+        """What we have for a region, where a node holds something newer, or of another database; None where not."""
+        if held is None:
+            return None
+        query = sa.select(schema.manifests).where(schema.manifests.c.region == region)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        # A region that never was published to has the number 0: a node that holds anything of this epoch is ahead.
+        ours = (max(row.epoch, self._epoch), row.number) if row is not None else (self._epoch, 0)
+        return ours if held > ours else None
+
+    async def raise_epoch(self, reason: str, *, actor: str, beyond: int = 0) -> int:
+        """Begin a new epoch: whatever nodes hold of earlier ones is older than what is published from now on.
+
+        Args:
+            beyond: an epoch that was seen elsewhere.
+        """
+        async with self._publishing:
+            async with self._database.write() as connection:
+                highest = (await connection.execute(sa.select(sa.func.max(schema.manifests.c.epoch)))).scalar()
+                epoch = max(self._epoch, highest or FIRST_EPOCH, beyond) + 1
+                await replace(connection, schema.facts, [{"name": EPOCH, "value": str(epoch)}])
+                entry = audit.Entry(actor, "raise-epoch", f"Epoch/{epoch}", str(epoch - 1), str(epoch), reason)
+                await audit.add(connection, [entry], self._clock.unix_ms())
+            self._epoch = epoch
+        _log.warning("epoch_raised", epoch=epoch, reason=reason, actor=actor)
+        await self.publish()
+        return epoch
 
     async def policy(self, region: str) -> RegionPolicy:
         """The policy of a region; a region that is new gets its first manifest."""
@@ -74,14 +114,15 @@ class Publisher:
     async def _publish(self, region: str) -> None:
         resources = {**self._revisions.resources(region), **self._packages(region)}
         digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in resources.items()}))
-        if self._digests.get(region) == digest:
+        published = self._policies.get(region)
+        if self._digests.get(region) == digest and published is not None and published.version[0] >= self._epoch:
             return
         async with self._database.write() as connection:
             query = sa.select(schema.manifests).where(schema.manifests.c.region == region)
             row = (await connection.execute(query)).one_or_none()
-            epoch, number = (row.epoch, row.number) if row else (FIRST_EPOCH, 0)
-            if row is None or row.digest != digest:
-                number += 1
+            epoch, number = (row.epoch, row.number) if row else (self._epoch, 0)
+            if row is None or row.digest != digest or epoch < self._epoch:
+                epoch, number = max(epoch, self._epoch), number + 1
                 new = {"region": region, "epoch": epoch, "number": number, "digest": digest}
                 await replace(connection, schema.manifests, [new])
         self._policies[region] = RegionPolicy((epoch, number), resources)

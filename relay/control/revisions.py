@@ -12,7 +12,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.control.assignments import Advance, AssignmentState, Inputs, packages_of
@@ -30,7 +29,9 @@ from relay.control.rollouts.model import (
 )
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
+from relay.control.storage.sealed import read_all, read_truth
 from relay.documents import canonical_json
+from relay.errors import StoreError
 from relay.ids import sha256
 from relay.policy.model import ConfigAssignment, ConfigTemplate
 from relay.policy.packages import PublishedPackage
@@ -80,15 +81,18 @@ class Revisions:
     async def load(self, catalog: Catalog) -> None:
         """Read where every assignment is; the documents are read already."""
         async with self._database.read() as connection:
-            rows = (await connection.execute(sa.select(schema.assignments))).all()
-            contents = (await connection.execute(sa.select(schema.contents))).all()
-            bodies = (await connection.execute(sa.select(schema.rollouts.c.name, schema.rollouts.c.body))).all()
+            rows = await read_truth(connection, schema.assignments)
+            contents = await read_truth(connection, schema.contents)
+            bodies, damaged = await read_all(connection, schema.rollouts)
         self._templates = dict(catalog.templates)
         self._contents = {row.name: row.payload for row in contents}
         rollouts = {row.name: Rollout.from_plain(json.loads(row.body)) for row in bodies}
         kinds = {a.key: a.kind for a in catalog.all_assignments()}
         for row in rows:
             held = json.loads(row.body)
+            lost = {held.get("rollout"), held.get("pending"), *held.get("layers", ())} & set(damaged)
+            if lost:
+                raise StoreError(f"table rollouts: {', '.join(map(str, lost))} is damaged: restore a backup")
             if row.name not in kinds:
                 self._gone[row.name] = (held["number"], held["retry"])
                 continue
@@ -116,6 +120,9 @@ class Revisions:
             ]
         for name, assignment in assignments.items():
             revision = inputs.revision(assignment)
+            known = self.states[name].declared if name in self.states else None
+            if known is not None and revision.as_rendered_by(known) == known:
+                revision = known  # a new renderer comes in where something changes anyway
             number, retry = advance.gone.pop(name, (0, 0))
             state = self.states.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
             advance.states[name] = state

@@ -12,6 +12,7 @@ from typing import Literal
 from relay.fleet.facts import facts_of
 from relay.opamp import capabilities
 from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
+from relay.opamp.offering import Offering
 from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.record import Record
 from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator
@@ -48,6 +49,7 @@ class Cohorts:
         self._evaluator = Evaluator(Snapshot())
         self._halted: frozenset[str] = frozenset()
         self._frozen: frozenset[str] = frozenset()
+        self._missing: frozenset[str] = frozenset()
         self._generation = 0
         self._cohorts: dict[CohortKey, Cohort] = {}
         # Of the policy in force and of the one before: what did not change is not made again, what is gone is dropped.
@@ -74,7 +76,7 @@ class Cohorts:
         if (halted, frozen) == (self._halted, self._frozen):
             return False
         self._halted, self._frozen = halted, frozen
-        return self.change(self.snapshot)
+        return self.change(self.snapshot, missing=self._missing)
 
     def prepare(self, snapshot: Snapshot) -> dict[bytes, bytes]:
         """Render what the cohorts there are would get by a policy. Slow, and changes nothing: to be called in a thread.
@@ -93,15 +95,23 @@ class Cohorts:
                     rendered[key] = choice.config.render()
         return rendered
 
-    def change(self, snapshot: Snapshot, rendered: Mapping[bytes, bytes] | None = None) -> bool:
+    def change(
+        self,
+        snapshot: Snapshot,
+        rendered: Mapping[bytes, bytes] | None = None,
+        *,
+        missing: frozenset[str] = frozenset(),
+    ) -> bool:
         """Put a new policy in force. Offers are made when first asked for.
 
         Args:
             rendered: what `prepare` gave.
+            missing: assignments of it that are not here: whoever may belong to them keeps what they have.
 
         Returns:
             Whether any agent's answer may have changed.
         """
+        self._missing = missing
         evaluator = Evaluator(snapshot, halted=self._halted, frozen=self._frozen)
         keying_changed = evaluator.keying != self._evaluator.keying
         self._evaluator = evaluator
@@ -152,11 +162,18 @@ class Cohorts:
 
     def offer(self, record: Record) -> Offer | None:
         """What policy selects for an agent; None for nothing. The `decide` of every session."""
-        return self.of(record).offer
+        return None if self._may_miss(record.config) else self.of(record).offer
 
     def packages(self, record: Record) -> PackagesOffer | None:
         """Which packages policy selects for an agent; None for none."""
-        return self.of(record).packages
+        return None if self._may_miss(record.packages) else self.of(record).packages
+
+    def _may_miss(self, offering: Offering | None) -> bool:
+        """Whether an agent belongs to an assignment that is not here, as far as is known. Without a word of that it may."""
+        if not self._missing:
+            return False
+        known = {slot.assignment for slot in offering.slots} if offering is not None else set()
+        return not known or bool(known & self._missing)
 
     def withheld(self, record: Record) -> tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]:
         """What an agent should have and is not offered: of configs, of packages."""

@@ -81,6 +81,8 @@ class LinkClient:
         self._up_since: float | None = None
         """When Sync last came up; None while it is down."""
         self._last_heard: float = clock.monotonic()
+        self._acked_at = clock.monotonic()
+        """When a report was last acknowledged, or could first have been."""
         self.refusal = ""
         """Why the control plane takes no reports of this node; empty while it does, or cannot be heard."""
 
@@ -98,6 +100,10 @@ class LinkClient:
     def policy_age_s(self) -> float | None:
         """Seconds since the policy in force was last known to be the newest; None if it never was in this process."""
         return None if self._fresh_at is None else self._clock.monotonic() - self._fresh_at
+
+    def unheard_s(self) -> float:
+        """Seconds for which the control plane, which is there, has acknowledged no report."""
+        return self._clock.monotonic() - self._acked_at if self.connected else 0.0
 
     def wake(self) -> None:
         """Something waits to be reported."""
@@ -159,7 +165,7 @@ class LinkClient:
             async for response in _until_silent(call, _FRESH_S):
                 self._metrics.link_messages["sync_received"] += 1
                 if self._up_since is None:
-                    self._up_since = self._clock.monotonic()
+                    self._up_since = self._acked_at = self._clock.monotonic()
                     _log.info("link_up", control_plane=self._endpoint)
                 self._last_heard = self._clock.monotonic()
                 if response.HasField("freshness"):
@@ -235,6 +241,7 @@ class LinkClient:
         async for ack in call:
             self._metrics.link_messages["report_acked"] += 1
             self.refusal = ""
+            self._acked_at = self._clock.monotonic()
             sender = self._up.sender
             sender.acknowledged(ack)
             if not (sender.tell or len(sender) or sender.in_flight):

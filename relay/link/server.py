@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
 from relay.errors import Duplicate, RelayError
 from relay.link.channel import SERVER
-from relay.link.protocol import RegionPolicy, SyncSender, version_message
+from relay.link.protocol import RegionPolicy, SyncSender, Version, version_message
 from relay.observe import log
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
@@ -31,6 +32,10 @@ class ControlPlane(Protocol):
 
     async def policy(self, region: str) -> RegionPolicy:
         """What the region is to hold now."""
+        ...
+
+    async def behind(self, node: link_pb2.NodeIdentity, held: Version | None) -> Version | None:
+        """Our manifest, where the node holds a newer one or one of another database; None where all is well."""
         ...
 
     def watch(self, event: asyncio.Event) -> None:
@@ -86,6 +91,9 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with a region")
         node = first.hello.node
         sender = SyncSender(first.hello)
+        held: Version | None = None
+        if first.hello.HasField("manifest"):
+            held = (first.hello.manifest.epoch, first.hello.manifest.number)
         wake = asyncio.Event()
         self._control_plane.watch(wake)
         self._control_plane.node_synced(node, sender, True)
@@ -94,6 +102,14 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         try:
             while not reader.done():
                 wake.clear()
+                if (ours := await self._control_plane.behind(node, held)) is not None:
+                    # Nothing is sent: whose policy is right is for an operator to say.
+                    yield link_pb2.SyncResponse(behind=link_pb2.Behind(version=version_message(ours)))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(FRESHNESS_S):
+                            await wake.wait()
+                    continue
+                held = None  # from here on it holds what it was sent
                 policy = await self._control_plane.policy(node.region)
                 now = self._clock.monotonic()
                 if now - fresh_at >= FRESHNESS_S:

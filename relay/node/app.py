@@ -53,6 +53,8 @@ _SELF_BUCKET = "self"
 _SWEEP_S = 10.0
 _SLICE = 200
 _NEARLY_FULL = 0.9
+_UNHEARD_S = 30.0
+"""Reports go up every 10 s."""
 _GOODBYE_S = 3.0
 """How long the last report may take."""
 _PROTECT_S = 1.0
@@ -346,6 +348,18 @@ class Node:
         degraded = []
         if self.store.problem is not None:
             degraded.append(f"store: {self.store.problem}")
+        if self.store.damaged:
+            named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(self.store.damaged)[:3]]
+            degraded.append(f"store: {len(self.store.damaged)} values were damaged and dropped: {', '.join(named)}")
+        if self.policy.missing:
+            degraded.append(
+                f"policy: {', '.join(sorted(self.policy.missing)[:5])} was damaged and is to be fetched anew"
+            )
+        if self.policy.receiver.ahead_of is not None:
+            degraded.append(
+                f"policy: {list(self.policy.receiver.version or ())} is newer than the control plane's"
+                f" {list(self.policy.receiver.ahead_of)}, or of another database; it is served on"
+            )
         if self.policy.rejected:
             degraded.append(f"policy: {len(self.policy.rejected)} resources rejected")
         degraded += [f"rollout {name} was halted here: {why}" for name, why in self.policy.halted().items()]
@@ -360,6 +374,8 @@ class Node:
             degraded.append(f"agents: {known} of {most} (server.limits.max_agents) are known")
         if self.places.most < self.places.wanted:
             degraded.append(f"connections: file descriptors for {self.places.most} of {self.places.wanted}")
+        if self.link.unheard_s() > _UNHEARD_S:
+            degraded.append(f"link: no report was acknowledged for {self.link.unheard_s():.0f} s")
         if self.link.refusal:
             degraded.append(f"link: reports are refused: {self.link.refusal}")
         if not self._may_offer():
@@ -470,6 +486,7 @@ class Node:
             _log.error("expiry_failed", error=str(error))
         else:
             self.registry.expire(self._settings.node.record_ttl, digests)
+            self.store.damaged.clear()
 
     def _connections(self) -> list[Connection]:
         """All connections that can be pushed to, also those that no agent has spoken on."""

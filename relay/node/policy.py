@@ -12,7 +12,7 @@ from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import build
+from relay.policy.snapshot import CONFIG, PACKAGES, build
 from relay.store.local import LocalStore
 
 _log = log.get("opamp-relay.policy")
@@ -35,16 +35,20 @@ class PolicyHolder:
         self._changed = changed
         held: dict[str, bytes] = {}
         version: Version | None = None
-        try:
-            for key, value in store.load(_BUCKET):
-                if key == _VERSION_KEY:
-                    epoch, number = json.loads(value)
-                    version = (int(epoch), int(number))
-                else:
-                    held[key.decode()] = value
-        except (ValueError, TypeError) as error:
-            _log.error("policy_unreadable", error=str(error), consequence="none is in force until the link brings it")
-            held, version = {}, None
+        named: list[str] = []
+        for key, value in store.load(_BUCKET):
+            if key == _VERSION_KEY:
+                version, named = _manifest(value)
+            else:
+                held[key.decode("utf-8", "replace")] = value
+        self.missing = frozenset(named) - held.keys()
+        """Names of the manifest in force of which nothing can be read any more."""
+        for name in sorted(self.missing):
+            _log.error(
+                "policy_damaged", resource=name, consequence="its agents keep what they have until it is fetched"
+            )
+        if held and version is None:
+            _log.error("policy_damaged", resource="manifest", consequence="it is fetched anew")
         self.receiver = SyncReceiver(region, held, version)
         self.halts: Halts = {
             name.decode("utf-8", "replace"): reason.decode("utf-8", "replace")
@@ -53,17 +57,22 @@ class PolicyHolder:
         """What this node took back by itself; see `relay.fleet.guard`."""
         self.rejected: dict[str, link_pb2.Rejection] = {}
         """What of the manifest in force could not be used."""
-        if version is not None:
+        if self.accepted:
             snapshot = build(held)
             for name, reason in snapshot.rejected.items():
                 _log.error("resource_rejected", resource=name, reason=reason)
-            cohorts.change(snapshot)
+            cohorts.change(snapshot, missing=self._missing_assignments())
             self._restrict(frozenset())
 
     @property
     def accepted(self) -> bool:
         """Whether this node ever had a policy, were it an empty one."""
-        return self.receiver.version is not None
+        return self.receiver.version is not None or bool(self.receiver.held)
+
+    def _missing_assignments(self) -> frozenset[str]:
+        return frozenset(
+            name.partition("/")[2] for name in self.missing if name.partition("/")[0] in (CONFIG, PACKAGES)
+        )
 
     def _restrict(self, frozen: frozenset[str]) -> bool:
         return self._cohorts.restrict(halted_rollouts(self._cohorts.snapshot, self.halts), frozen)
@@ -108,8 +117,9 @@ class PolicyHolder:
         rendered = await asyncio.to_thread(self._cohorts.prepare, snapshot)
         outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed, snapshot.salvaged)
         writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
-        writes[_VERSION_KEY] = json.dumps(candidate.version).encode()
+        writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
         await self._store.commit(_BUCKET, writes)
+        self.missing = frozenset()
         changed = self._cohorts.change(snapshot, rendered)
         self._forget_halts()
         changed |= self._restrict(frozenset())
@@ -125,3 +135,10 @@ class PolicyHolder:
         )
         self._changed(changed)
         return ack
+
+
+def _manifest(value: bytes) -> tuple[Version, list[str]]:
+    """(number, names of what belongs to it) of the manifest in force; a version of before wrote no names."""
+    plain = json.loads(value)
+    epoch, number = plain["version"] if isinstance(plain, dict) else plain
+    return (int(epoch), int(number)), list(plain["names"]) if isinstance(plain, dict) else []

@@ -66,6 +66,7 @@ class Registry:
                 record = Record.from_stored(value)
                 if record.instance_uid != key:
                     raise DecodeError("stored under another uid")
+                self._account(record)
             except DecodeError:
                 _log.error("record_unreadable", instance_uid=key.hex())
                 self._store.put(BUCKET, key, None)
@@ -73,7 +74,6 @@ class Registry:
             self._records[record.instance_uid] = record
             self._use_body(record)
             self._name(record)
-            self._account(record)
 
     def _name(self, record: Record) -> None:
         """Remember under which uid an agent was seen last, and under which before."""

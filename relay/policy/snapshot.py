@@ -282,7 +282,10 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                     raise ValueError("a revision is of another kind")
             else:
                 parts.read(kind, name, payload)  # one of a later version is held, and not looked at
-        except (ValueError, ValidationError, RecursionError) as error:
+        except ValidationError as error:
+            published.pop(name, None)
+            rejected[name] = _invalid(error)
+        except (ValueError, RecursionError) as error:
             published.pop(name, None)
             rejected[name] = str(error).replace("\n", "; ")[:500]
     last_good = {f"{a.kind}/{a.published.name}": a for a in previous.assignments} if previous else {}
@@ -316,6 +319,15 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
         parts.prefetch,
         frozenset(salvaged),
     )
+
+
+def _invalid(error: ValidationError) -> str:
+    """In one line, and if it is of a later version: who is too old for what."""
+    problems = error.errors(include_url=False)
+    unknown = [".".join(map(str, p["loc"])) for p in problems if p["type"] == "extra_forbidden"]
+    if unknown:
+        return f"has {', '.join(unknown[:5])}, which this node is too old for: upgrade it"
+    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)[:500]
 
 
 class _Parts:
@@ -401,7 +413,7 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
 
 def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:
     if revision.renderer not in RENDERERS:
-        raise ValueError(f"renderer {revision.renderer} is not known here")
+        raise ValueError(f"needs renderer {revision.renderer}, which this node is too old for: upgrade it")
     template_name = f"ConfigTemplate/{revision.template}"
     template = parts.templates.get(template_name)
     if template is None:

@@ -4,12 +4,15 @@
 one transaction. A write that fails (disk full) stays in memory and is tried again; `problem` says so meanwhile. `commit`
 is for what must be on disk before it counts. With WAL and synchronous=NORMAL a killed process loses nothing committed;
 a machine that loses power may lose the last commits, never the file.
+
+Every value carries a digest of itself and its key: SQLite does not notice one bad byte. What does not fit is not given.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import sqlite3
 import threading
@@ -20,7 +23,10 @@ from typing import Any
 
 from relay.errors import StoreError
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
+_WITHOUT_DIGESTS = 1
+"""The layout before."""
+_DIGEST_BYTES = 8
 _GATHER_S = 0.02
 _RETRY_S = 1.0
 
@@ -40,6 +46,8 @@ class LocalStore:
         self.problem: str | None = None
         """Why the last write failed; None while all is well."""
         self.failures = 0
+        self.damaged: dict[tuple[str, bytes], None] = {}
+        """(bucket, key) of what was not as it was written, until it is written anew."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = self._open(path)
@@ -75,12 +83,24 @@ class LocalStore:
     # ---- reading
 
     def load(self, bucket: str) -> list[tuple[bytes, bytes]]:
-        """All entries of a bucket as they are on disk.
+        """All entries of a bucket as they are on disk. What is damaged is left out, and dropped; see `damaged`.
 
         Raises:
             StoreError: they cannot be read.
         """
-        return self._query("SELECT key, value FROM entries WHERE bucket = ?", bucket)
+        found = []
+        for key, stored in self._query("SELECT key, value FROM entries WHERE bucket = ?", bucket):
+            value = self._unsealed(bucket, bytes(key), bytes(stored))
+            if value is not None:
+                found.append((bytes(key), value))
+        return found
+
+    def _unsealed(self, bucket: str, key: bytes, stored: bytes) -> bytes | None:
+        value = _unseal(bucket, key, stored)
+        if value is None:
+            self.put(bucket, key, None)
+            self.damaged[bucket, key] = None
+        return value
 
     def keys(self, bucket: str) -> list[bytes]:
         """All keys of a bucket as they are on disk.
@@ -108,7 +128,7 @@ class LocalStore:
                 if (bucket, key) in writes:
                     return writes[bucket, key]
         rows = self._query("SELECT value FROM entries WHERE bucket = ? AND key = ?", bucket, key)
-        return bytes(rows[0][0]) if rows else None
+        return self._unsealed(bucket, key, bytes(rows[0][0])) if rows else None
 
     # ---- writing
 
@@ -130,6 +150,8 @@ class LocalStore:
         """Write soon; None deletes. Never waits, never fails: see `problem`."""
         with self._guard:
             self._pending[bucket, key] = value
+        if self.damaged and value is not None:
+            self.damaged.pop((bucket, key), None)
         self._wake.set()
 
     async def commit(self, bucket: str, entries: Mapping[bytes, bytes | None]) -> None:
@@ -144,6 +166,9 @@ class LocalStore:
             self._commits.append(({(bucket, key): value for key, value in entries.items()}, loop, done))
         self._wake.set()
         await done
+        for key, value in entries.items():
+            if value is not None:
+                self.damaged.pop((bucket, key), None)
 
     async def flush(self) -> None:
         """Wait until all that was `put` is on disk.
@@ -196,7 +221,7 @@ class LocalStore:
 
     def _transaction(self, writes: Writes) -> sqlite3.Error | None:
         removed = [key for key, value in writes.items() if value is None]
-        written = [(*key, value) for key, value in writes.items() if value is not None]
+        written = [(*key, _seal(*key, value)) for key, value in writes.items() if value is not None]
         with self._reading:
             try:
                 self._database.execute("BEGIN IMMEDIATE")
@@ -220,18 +245,46 @@ def _connect(path: Path) -> sqlite3.Connection:
         if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("the file does not pass its own check")
         version = database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _SCHEMA_VERSION):
-            raise sqlite3.OperationalError(f"the file has layout {version}, this version knows {_SCHEMA_VERSION}")
+        if version > _SCHEMA_VERSION:
+            raise sqlite3.OperationalError(
+                f"the data are of a later version (layout {version}, this one knows {_SCHEMA_VERSION}): upgrade, or give"
+                " it another folder"
+            )
         database.execute(
             "CREATE TABLE IF NOT EXISTS entries"
             " (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID"
         )
         database.execute("SELECT bucket, key, value FROM entries LIMIT 0")
+        if version == _WITHOUT_DIGESTS:
+            _add_digests(database)
         database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _add_digests(database: sqlite3.Connection) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    rows = database.execute("SELECT bucket, key, value FROM entries").fetchall()
+    sealed = [(bucket, key, _seal(bucket, bytes(key), bytes(value))) for bucket, key, value in rows]
+    database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", sealed)
+    database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    database.execute("COMMIT")
+
+
+def _digest(bucket: str, key: bytes, value: bytes) -> bytes:
+    return hashlib.blake2b(b"\0".join((bucket.encode(), key, value)), digest_size=_DIGEST_BYTES).digest()
+
+
+def _seal(bucket: str, key: bytes, value: bytes) -> bytes:
+    return _digest(bucket, key, value) + value
+
+
+def _unseal(bucket: str, key: bytes, stored: bytes) -> bytes | None:
+    """The value; None where it is not what was written."""
+    value = stored[_DIGEST_BYTES:]
+    return value if stored[:_DIGEST_BYTES] == _digest(bucket, key, value) else None
 
 
 def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], error: Exception | None) -> None:

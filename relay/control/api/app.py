@@ -22,6 +22,7 @@ from relay.control import views
 from relay.control.api.packages import add_package_routes
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
+from relay.control.condition import Condition
 from relay.control.configs import Configs
 from relay.control.diff import Diffs
 from relay.control.documents import ANONYMOUS, Applied, Documents
@@ -47,6 +48,8 @@ STATUS = {
 }
 """The admin API's table."""
 _PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
+_NO_CHANGES = frozenset({"/api/v1/diff", "/api/v1/epoch"})
+"""What is posted and changes no policy."""
 _SLICE = 500
 Published = Callable[[], Awaitable[None]]
 
@@ -68,6 +71,12 @@ class UndoRequest(_Body):
     to: str = Field(default="", max_length=200, description="a rollout of the assignment; empty for the one before")
 
 
+class EpochRequest(_Body):
+    """Why nodes are to give up what is newer."""
+
+    reason: str = Field(min_length=1, max_length=2000)
+
+
 class ApplyRequest(_Body):
     """Documents that are applied as one."""
 
@@ -85,6 +94,7 @@ def build_api(
     diffs: Diffs,
     packages: Packages,
     publisher: Publisher,
+    condition: Condition,
     *,
     published: Published,
     metrics: ControlPlaneMetrics,
@@ -104,7 +114,7 @@ def build_api(
         docs_url=None,
         redoc_url=None,
     )
-    _add_guards(api, max_body_bytes, hosts)
+    _add_guards(api, max_body_bytes, hosts, condition)
     _add_document_routes(api, documents, published, metrics)
     _add_fleet_routes(api, fleet, previews)
     add_rollout_routes(api, rollouts, audit)
@@ -134,12 +144,20 @@ def build_api(
         return await configs.get(config_hash)
 
     @api.get("/health", include_in_schema=False)
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> dict[str, Any]:
+        degraded = condition.degraded
+        return {"status": "degraded" if degraded else "ok", "degraded": degraded}
 
     @api.get("/ready", include_in_schema=False)
-    async def ready() -> dict[str, bool]:
-        return {"ready": True}
+    async def ready() -> Response:
+        reason = condition.unwritable
+        return JSONResponse({"ready": not reason, "reason": reason}, status_code=503 if reason else 200)
+
+    @api.post("/api/v1/epoch")
+    async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
+        seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
+        return {"epoch": await publisher.raise_epoch(request.reason, actor=actor, beyond=max(seen, default=0))}
 
     @api.get("/metrics", include_in_schema=False)
     async def scrape() -> Response:
@@ -267,7 +285,9 @@ def _applied(applied: Applied) -> dict[str, Any]:
     }
 
 
-def _add_guards(api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None) -> None:
+def _add_guards(
+    api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None, condition: Condition
+) -> None:
     @api.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if hosts is not None and request.headers.get("host", "") not in hosts():
@@ -284,6 +304,9 @@ def _add_guards(api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset
                 return problem(411, "Content-Length is needed")
             if int(length) > max_body_bytes:
                 return problem(413, f"the body is larger than {max_body_bytes} bytes")
+        is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGES
+        if is_change and not request.url.path.startswith("/api/v1/nodes/") and condition.refusal:
+            return problem(409, condition.refusal)
         return await call_next(request)
 
     @api.exception_handler(RelayError)

@@ -51,6 +51,10 @@ class GlobalConfig:
         """Names of the resources whose contents it needs."""
         return frozenset(f"RegionVariables/{pin}" for pin in self.variables.values())
 
+    def as_rendered_by(self, other: GlobalRevision) -> GlobalConfig:
+        """The same with the renderer of another revision."""
+        return dataclasses.replace(self, renderer=other.renderer) if isinstance(other, GlobalConfig) else self
+
     def for_region(self, region: str) -> ConfigRevision:
         """As one region gets it."""
         return ConfigRevision(
@@ -109,6 +113,10 @@ class GlobalPackages:
     def observe_only(self) -> bool:
         """Packages are offered, or not assigned."""
         return False
+
+    def as_rendered_by(self, _: GlobalRevision) -> GlobalPackages:
+        """The same: nothing of it is rendered."""
+        return self
 
     def for_region(self, region: str) -> PackageRevision:
         """As one region gets it."""

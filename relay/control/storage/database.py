@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +17,11 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from relay.control.storage import schema
 from relay.errors import StoreError
+from relay.store.lock import FolderLock
 
+_PROBE_CHARS = 1 << 18
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -28,26 +32,56 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path.parent}: {error.strerror}") from error
         self._path = path
+        self._lock = FolderLock(path.parent)
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that is open."""
+        self._probed = 0
+        self.problem: str | None = None
+        """Why the last write failed, or why no write may be made; None while all is well."""
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 10})
         self._writing = asyncio.Lock()
         sa.event.listen(self._engine.sync_engine, "connect", _on_connect)
 
     async def open(self) -> None:
-        """Bring the schema up to date.
+        """Take the folder, look whether the file is whole, and bring its schema up to date.
 
         Raises:
-            StoreError: no database, or one of a later version.
+            StoreError: no database, one that is damaged or of a later version, or another process has the folder.
         """
+        self._lock.take()
         try:
+            async with self._engine.connect() as connection:
+                found = (await connection.execute(sa.text("PRAGMA quick_check(1)"))).scalar_one()
+            if found != "ok":
+                raise StoreError(f"{self._path}: damaged ({_line(found)}): restore a backup")
             async with self._engine.begin() as connection:
                 await connection.run_sync(_migrate)
-        except (SQLAlchemyError, sqlite3.Error, CommandError) as error:
-            raise StoreError(f"{self._path}: {error}") from error
+            self._file = self._identity()
+        except CommandError as error:
+            reason = "the data are of a later version: upgrade, or give it another folder"
+            raise StoreError(f"{self._path}: {reason if 'locate revision' in str(error) else _line(error)}") from error
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(f"{self._path}: {_line(error.__cause__ or error)}") from error
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    async def probe(self) -> None:
+        """Now and then: whether the file is still the one that was opened, and can be written. Sets `problem`."""
+        if self._identity() != self._file:
+            self.problem = f"{self._path} was replaced or deleted while it was open: stop, restore, start again"
+            return
+        # Where a write failed, a small one may find room that the next report does not.
+        self._probed += 1
+        row = {"name": "probe", "value": str(self._probed).ljust(_PROBE_CHARS if self.problem else 0)}
+        with contextlib.suppress(StoreError):
+            async with self.write() as connection:
+                await replace(connection, schema.facts, [row])
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -70,15 +104,21 @@ class Database:
             StoreError: the database failed; nothing was written.
         """
         async with self._writing:
+            if self._file is not None and self._identity() != self._file:
+                self.problem = f"{self._path} was replaced or deleted while it was open: stop, restore, start again"
+                raise StoreError(self.problem)
             try:
                 async with self._engine.begin() as connection:
                     yield connection
             except SQLAlchemyError as error:
-                raise StoreError(str(error.__cause__ or error)) from error
+                self.problem = _line(error.__cause__ or error)
+                raise StoreError(self.problem) from error
+            self.problem = None
 
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
+        self._lock.release()
 
 
 async def replace(connection: AsyncConnection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
@@ -97,6 +137,10 @@ async def remove(connection: AsyncConnection, table: sa.Table, rows: list[dict[s
         return
     for row in rows:
         await connection.execute(sa.delete(table).where(*(key == row[key.name] for key in keys)))
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _on_connect(connection: Any, _: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from relay.control.storage.sealed import SealedBytes, SealedText
+
 metadata = sa.MetaData()
 
 documents = sa.Table(
@@ -11,7 +13,7 @@ documents = sa.Table(
     metadata,
     sa.Column("kind", sa.String(64), primary_key=True),
     sa.Column("key", sa.String(256), primary_key=True),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("body", SealedText, nullable=False),
     sa.Column("updated_ms", sa.BigInteger, nullable=False),
 )
 """What people applied, as canonical JSON."""
@@ -20,7 +22,7 @@ contents = sa.Table(
     "contents",
     metadata,
     sa.Column("name", sa.String(320), primary_key=True),
-    sa.Column("payload", sa.LargeBinary, nullable=False),
+    sa.Column("payload", SealedBytes, nullable=False),
 )
 """Resources under the names that revisions pin: old contents of region variables stay while they are pinned."""
 
@@ -28,7 +30,7 @@ assignments = sa.Table(
     "assignments",
     metadata,
     sa.Column("name", sa.String(128), primary_key=True),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("body", SealedText, nullable=False),
 )
 """Where each assignment is between its revisions, as JSON."""
 
@@ -38,7 +40,7 @@ rollouts = sa.Table(
     sa.Column("name", sa.String(160), primary_key=True),
     sa.Column("assignment", sa.String(128), nullable=False, index=True),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("body", SealedText, nullable=False),
 )
 """Every rollout that there was, as JSON: the revisions of an assignment in their order."""
 
@@ -96,7 +98,7 @@ packages = sa.Table(
     metadata,
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("version", sa.String(64), primary_key=True),
-    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("body", SealedText, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.String(256), nullable=False),
     sa.Column("yanked", sa.Text, nullable=False),
@@ -145,7 +147,7 @@ agents = sa.Table(
     sa.Column("agent_id", sa.String(512), nullable=False, index=True),
     sa.Column("region", sa.String(64), nullable=False),
     sa.Column("node", sa.String(64), nullable=False),
-    sa.Column("state", sa.LargeBinary, nullable=False),
+    sa.Column("state", SealedBytes, nullable=False),
     sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 """The latest state of every agent, as its node serialised it."""

@@ -1,0 +1,78 @@
+"""`opamp-relay database`: a control plane's data saved and brought back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relay.errors import SettingsError, StoreError
+from relay.settings.load import load
+from relay.settings.programs import ControlPlaneSettings, StandaloneSettings
+
+app = typer.Typer(no_args_is_help=True, help="A control plane's data: saved while it runs, and brought back.")
+Archive = Annotated[Path, typer.Argument(metavar="FILE", help="the archive")]
+Config = Annotated[
+    str | None, typer.Option("-c", "--config", help="settings file of the control plane, or of standalone")
+]
+Data = Annotated[str | None, typer.Option(help="folder of its data, in the place of a settings file")]
+_EXIT_FAILED, _EXIT_SETTINGS = 1, 2
+
+
+def _settings(config: str | None, data: str | None) -> ControlPlaneSettings:
+    from relay.cli.check import program_of
+
+    flags = {"data_dir": data}
+    try:
+        if config is not None and program_of(Path(config)) == "standalone":
+            standalone = load(StandaloneSettings, file=config, environment=os.environ, flags=flags)
+            return standalone.settings.for_control_plane()
+        return load(ControlPlaneSettings, file=config, environment=os.environ, flags=flags).settings
+    except SettingsError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        raise typer.Exit(_EXIT_SETTINGS) from None
+
+
+def _fail(error: StoreError) -> typer.Exit:
+    print(f"opamp-relay: {error}", file=sys.stderr)
+    return typer.Exit(_EXIT_FAILED)
+
+
+@app.command()
+def backup(
+    file: Archive,
+    config: Config = None,
+    data: Data = None,
+    with_keys: Annotated[
+        bool, typer.Option("--with-keys", help="with what addresses of packages are signed with: then keep it secret")
+    ] = False,
+) -> None:
+    """Write everything into one file; the control plane may run meanwhile."""
+    from relay.control.storage import backup as archives
+
+    settings = _settings(config, data)
+    in_folder = settings.storage.packages.type == "folder"
+    try:
+        made = archives.backup(Path(settings.data_dir), file, packages=in_folder, with_keys=with_keys)
+    except StoreError as error:
+        raise _fail(error) from None
+    print(f"{file}: {made.size} bytes, {made.files} package files; verified")
+    if not in_folder:
+        print(f"package files are in {settings.storage.packages.type}, and not in it", file=sys.stderr)
+
+
+@app.command()
+def restore(file: Archive, config: Config = None, data: Data = None) -> None:
+    """Make the data folder of a backup; it must not be there, or be empty."""
+    from relay.control.storage import backup as archives
+
+    settings = _settings(config, data)
+    try:
+        made = archives.restore(file, Path(settings.data_dir))
+    except StoreError as error:
+        raise _fail(error) from None
+    print(f"{settings.data_dir}: restored, {made.files} package files; epoch {made.epoch} begins when it is started")

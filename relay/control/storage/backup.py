@@ -1,0 +1,244 @@
+"""A consistent copy of a control plane's data in one file, taken while it runs or not, and the way back.
+
+The copy is made by SQLite itself: a copy of the file alone would miss what is still in the write-ahead log. The archive is a
+tar with a list of digests; everything is verified before anything is put in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from relay import __version__
+from relay.errors import StoreError
+
+DATABASE = "control-plane.sqlite3"
+PACKAGES = "packages"
+_CONTENTS = "contents.json"
+_FORMAT = 1
+_PIECE_BYTES = 1 << 20
+_SECRETS = "secrets"
+"""The table of what the control plane made for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an archive holds."""
+
+    files: int
+    """Package files."""
+    size: int
+    """In bytes."""
+    epoch: int = 0
+    """Of what is published after a restore."""
+
+
+def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> Summary:
+    """Write an archive of a control plane's data folder.
+
+    Args:
+        packages: whether its package files are in the folder too.
+        with_keys: whether what the control plane made for itself goes along.
+
+    Raises:
+        StoreError: there are no data, or the archive cannot be written; none is left behind then.
+    """
+    source = data_dir / DATABASE
+    if not source.is_file():
+        raise StoreError(f"{source}: there is no database")
+    if target.exists():
+        raise StoreError(f"{target}: exists; a backup never replaces a file")
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    try:
+        with _removed(unfinished), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
+            copy = Path(scratch) / DATABASE
+            _copy_database(source, copy, with_keys=with_keys)
+            wanted = _package_files(copy) if packages else {}
+            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                found = _write(file, copy, data_dir / PACKAGES, wanted)
+                file.flush()
+                os.fsync(file.fileno())
+            _verify(unfinished)
+            os.link(unfinished, target)  # not a rename: what is there meanwhile stays
+    except FileExistsError as error:
+        raise StoreError(f"{error.filename2 or error.filename}: exists") from None
+    except (OSError, sqlite3.Error, tarfile.TarError) as error:
+        raise StoreError(f"{target}: {error}") from error
+    return Summary(found, target.stat().st_size)
+
+
+@contextlib.contextmanager
+def _removed(path: Path) -> Iterator[None]:
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _copy_database(source: Path, copy: Path, *, with_keys: bool) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as held,
+        contextlib.closing(sqlite3.connect(copy)) as made,
+    ):
+        held.backup(made)
+        if not with_keys:
+            made.execute(f"DELETE FROM {_SECRETS}")  # noqa: S608
+            made.commit()
+            made.execute("VACUUM")  # what was deleted must not be in the free pages
+        _check(made, source)
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise StoreError(f"{path}: damaged ({found})")
+
+
+def _package_files(copy: Path) -> dict[str, int]:
+    """SHA-256 of the files that versions of packages have → bytes."""
+    with contextlib.closing(sqlite3.connect(copy)) as database:
+        bodies = [row[0] for row in database.execute("SELECT body FROM packages")]
+    found: dict[str, int] = {}
+    for body in bodies:
+        version = json.loads(body[body.index("{") :])
+        found.update({file["sha256"]: file["size"] for file in version["files"]})
+    return found
+
+
+def _write(file: IO[bytes], copy: Path, folder: Path, wanted: dict[str, int]) -> int:
+    digests: dict[str, str] = {}
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        digests[DATABASE] = _add(archive, DATABASE, copy)
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()) if wanted else []:
+            if path.name in wanted:
+                name = f"{PACKAGES}/{path.relative_to(folder)}"
+                digests[name] = _add(archive, name, path)
+                if digests[name] != path.name:
+                    raise StoreError(f"{path}: damaged; push it again, or delete its version")
+        lost = wanted.keys() - {name.rpartition("/")[2] for name in digests}
+        if lost:
+            raise StoreError(f"{folder}: {len(lost)} package files are missing, {sorted(lost)[0]} among them")
+        contents = json.dumps({"format": _FORMAT, "version": __version__, "files": digests}, indent=1).encode()
+        entry = tarfile.TarInfo(_CONTENTS)
+        entry.size = len(contents)
+        archive.addfile(entry, io.BytesIO(contents))
+    return len(digests) - 1
+
+
+def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
+    digest = _digest_of(path)
+    entry = tarfile.TarInfo(name)
+    with path.open("rb") as source:
+        entry.size = os.fstat(source.fileno()).st_size
+        archive.addfile(entry, source)
+    return digest
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
+
+
+def _verify(path: Path) -> dict[str, str]:
+    """Read a whole archive, and give the names of its files with their digests.
+
+    Raises:
+        StoreError: it is none, or damaged.
+    """
+    found: dict[str, str] = {}
+    contents: Any = None
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            for entry in archive:
+                source = archive.extractfile(entry)
+                if source is None or not entry.isreg() or entry.name in found:
+                    raise StoreError(f"{path}: {entry.name} is nothing that a backup holds")
+                if entry.name == _CONTENTS:
+                    contents = json.loads(source.read())
+                else:
+                    found[entry.name] = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (OSError, tarfile.TarError, ValueError) as error:
+        raise StoreError(f"{path}: not a backup, or damaged: {error}") from error
+    if not isinstance(contents, dict) or contents.get("files") != found or DATABASE not in found:
+        raise StoreError(f"{path}: not a backup, or damaged: its list does not fit what it holds")
+    if contents.get("format") != _FORMAT:
+        raise StoreError(f"{path}: a backup of a later version; upgrade")
+    return found
+
+
+def restore(archive: Path, data_dir: Path) -> Summary:
+    """Make a data folder of an archive, in a new epoch: what nodes hold of the time since gives way to it.
+
+    Raises:
+        StoreError: the folder is not empty, or the archive is damaged; nothing was touched then.
+    """
+    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise StoreError(f"{data_dir}: is not empty; a restore never replaces data")
+    names = _verify(archive)
+    scratch: Path | None = None
+    try:
+        data_dir.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=data_dir.parent, prefix=f".{data_dir.name}-"))
+        with tarfile.open(archive, mode="r:") as source:
+            for name, digest in names.items():
+                _extract(source, name, digest, scratch)
+        epoch = _begin_epoch(scratch / DATABASE, archive)
+        if data_dir.exists():
+            data_dir.rmdir()
+        scratch.rename(data_dir)
+        data_dir.chmod(0o755)
+    except (OSError, sqlite3.Error, tarfile.TarError) as error:
+        raise StoreError(f"{data_dir}: {error}") from error
+    finally:
+        if scratch is not None and scratch.exists():
+            shutil.rmtree(scratch, ignore_errors=True)
+    return Summary(len(names) - 1, archive.stat().st_size, epoch)
+
+
+def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> None:
+    parts = Path(name).parts
+    if Path(name).is_absolute() or ".." in parts or parts[0] not in (DATABASE, PACKAGES):
+        raise StoreError(f"{name} is nothing that a backup holds")
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = archive.extractfile(name)
+    assert source is not None
+    hashed = hashlib.sha256()
+    with target.open("xb") as file:
+        while piece := source.read(_PIECE_BYTES):
+            hashed.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    if hashed.hexdigest() != digest:
+        raise StoreError(f"{name} is damaged")
+
+
+def _begin_epoch(path: Path, archive: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        _check(database, archive)
+        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        (highest,) = database.execute("SELECT max(epoch) FROM manifests").fetchone()
+        if "facts" not in tables:  # data of a version before epochs were a fact
+            database.execute("UPDATE manifests SET epoch = ?", ((highest or 1) + 1,))
+            database.commit()
+            return (highest or 1) + 1
+        known = database.execute("SELECT value FROM facts WHERE name = 'epoch'").fetchone()
+        epoch = max(highest or 1, int(known[0]) if known else 1) + 1
+        facts = [("epoch", str(epoch)), ("restored", json.dumps({"epoch": epoch, "archive": archive.name}))]
+        database.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", facts)
+        database.commit()
+    return epoch

@@ -1,0 +1,104 @@
+"""Columns whose values carry a digest: a database does not notice one bad byte. What is not as written must not count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.errors import StoreError
+from relay.ids import sha256
+
+_BYTES = 8
+
+
+class Damaged(StoreError):
+    """A value is not as it was written."""
+
+
+def seal_text(value: str) -> str:
+    """The value behind its digest."""
+    return sha256(value.encode()).hex()[: 2 * _BYTES] + value
+
+
+def seal_bytes(value: bytes) -> bytes:
+    """The value behind its digest."""
+    return sha256(value)[:_BYTES] + value
+
+
+class SealedText(sa.TypeDecorator[str]):
+    """Text behind its digest."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
+        """On its way in."""
+        return None if value is None else seal_text(value)
+
+    def process_result_value(self, value: Any, dialect: Any) -> str | None:
+        """On its way out. Raises Damaged."""
+        if value is None:
+            return None
+        text = str(value)[2 * _BYTES :]
+        if seal_text(text) != value:
+            raise Damaged("a value is not as it was written")
+        return text
+
+
+class SealedBytes(sa.TypeDecorator[bytes]):
+    """Bytes behind their digest."""
+
+    impl = sa.LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Any) -> bytes | None:
+        """On its way in."""
+        return None if value is None else seal_bytes(value)
+
+    def process_result_value(self, value: Any, dialect: Any) -> bytes | None:
+        """On its way out. Raises Damaged."""
+        if value is None:
+            return None
+        content = bytes(value)[_BYTES:]
+        if seal_bytes(content) != value:
+            raise Damaged("a value is not as it was written")
+        return content
+
+
+async def read_all(connection: AsyncConnection, table: sa.Table) -> tuple[list[Any], list[str]]:
+    """All rows that are as they were written, and the keys of the others."""
+    try:
+        return list((await connection.execute(sa.select(table))).all()), []
+    except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError) as error:
+        if isinstance(error, sa.exc.DBAPIError) and not _is_text(error):
+            raise
+    keys = list(table.primary_key.columns)
+    good, bad = [], []
+    for key in (await connection.execute(sa.select(*keys))).all():
+        query = sa.select(table).where(*(column == value for column, value in zip(keys, key, strict=True)))
+        try:
+            good.append((await connection.execute(query)).one())
+        except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError):
+            bad.append(" ".join(value.hex() if isinstance(value, bytes) else str(value) for value in key))
+    return good, bad
+
+
+def _is_text(error: sa.exc.DBAPIError) -> bool:
+    """Whether a text column holds what is no text."""
+    return "decode" in str(error).lower()
+
+
+async def read_truth(connection: AsyncConnection, table: sa.Table) -> list[Any]:
+    """All rows of a table of which none may be missing.
+
+    Raises:
+        StoreError: one is not as it was written.
+    """
+    rows, bad = await read_all(connection, table)
+    if bad:
+        raise StoreError(
+            f"table {table.name}: {', '.join(bad[:5])} is damaged: restore a backup (opamp-relay database restore)"
+        )
+    return rows
