@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from relay.errors import SettingsError, StoreError
+from relay.errors import Problem, SettingsError, StoreError
 from relay.settings.load import load
 from relay.settings.programs import ControlPlaneSettings, StandaloneSettings
 
@@ -20,21 +21,27 @@ Config = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(help="folder of its data, in the place of a settings file")]
 _EXIT_FAILED, _EXIT_SETTINGS = 1, 2
+DATABASE = "control-plane.sqlite3"
 
 
 def _settings(config: str | None, data: str | None) -> ControlPlaneSettings:
-    from relay.cli.check import program_of
-
+    """Of the control plane, also where the file is standalone's: what only that knows tells, or where the data are."""
     flags = {"data_dir": data}
+    problems: list[Problem] = []
+    found: list[ControlPlaneSettings] = []
     try:
-        if config is not None and program_of(Path(config)) == "standalone":
-            standalone = load(StandaloneSettings, file=config, environment=os.environ, flags=flags)
-            return standalone.settings.for_control_plane()
-        return load(ControlPlaneSettings, file=config, environment=os.environ, flags=flags).settings
+        found.append(load(ControlPlaneSettings, file=config, environment=os.environ, flags=flags).settings)
     except SettingsError as error:
-        for problem in error.problems:
+        problems = list(error.problems)
+    if config is not None:
+        with contextlib.suppress(SettingsError):
+            standalone = load(StandaloneSettings, file=config, environment=os.environ, flags=flags)
+            found.append(standalone.settings.for_control_plane())
+    if not found:
+        for problem in problems:
             print(problem, file=sys.stderr)
-        raise typer.Exit(_EXIT_SETTINGS) from None
+        raise typer.Exit(_EXIT_SETTINGS)
+    return next((s for s in found if (Path(s.data_dir) / DATABASE).is_file()), found[0])
 
 
 def _fail(error: StoreError) -> typer.Exit:

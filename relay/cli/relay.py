@@ -100,8 +100,7 @@ def node(
         running = Node(loaded.settings)
         await running.start()
         await stop.wait()
-        await running.stop()
-        return 0
+        return 0 if await running.stop() else EXIT_FAILED
 
     _serve(loaded.settings, "opamp-relay", program)
 

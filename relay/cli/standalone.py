@@ -28,10 +28,10 @@ async def run_standalone(settings: StandaloneSettings, stop: asyncio.Event, *, d
                 await _demo(control_plane, node, stop)
             await stop.wait()
         finally:
-            await node.stop()
+            all_written = await node.stop()
     finally:
         await control_plane.stop()
-    return 0
+    return 0 if all_written else 1
 
 
 def sample_policy() -> list[tuple[str, str]]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from relay.aio.clock import Clock
 from relay.control import views
+from relay.control.agents import Agent
 from relay.control.documents import Documents, read
-from relay.control.fleet import Agent, Fleet
+from relay.control.fleet import Fleet
 from relay.control.revisions import Revisions
 from relay.errors import Refused
 from relay.opamp import capabilities

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from relay.control import views
+from relay.control.agents import Agent
 from relay.control.assignments import content_inputs
-from relay.control.fleet import Agent, Fleet
+from relay.control.fleet import Fleet
 from relay.control.revisions import Revisions
 from relay.control.rollouts.model import GlobalConfig
 from relay.documents import parse

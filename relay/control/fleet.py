@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
 
 import sqlalchemy as sa
-from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
+from relay.control.agents import Agent, NodeState, read_agent
 from relay.control.configs import Configs
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
@@ -23,141 +21,22 @@ from relay.control.storage.sealed import read_all
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, corrected, winner
-from relay.fleet.shards import Shards, difference, shard_of, state_digest
+from relay.fleet.shards import difference, shard_of, state_digest
 from relay.link.protocol import WINDOW, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.opamp import capabilities, identity
-from relay.opamp.offering import Offering
-from relay.opamp.packages import PackageOffering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import Facts
-from relay.policy.snapshot import CONFIG
 
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
-_KEPT_CHARS = 300
 _SILENT_NODE_S = 30.0
 _GONE_AFTER_MS = 15 * 60 * 1000
 _MOST_RELEASED = 100_000
 SKEW_MS = 5_000
 """A clock of a node that is further off is worth a warning."""
-Trusted = Literal["all"] | tuple[str, ...]
-
-
-@dataclass(slots=True)
-class Agent:
-    """One agent as its node reported it."""
-
-    uid: bytes
-    agent_id: str
-    node: str
-    """REGION/NAME."""
-    connected: bool
-    session_started_ms: int
-    state: bytes
-    digest: int
-    effective_config_digest: bytes
-    components_digest: bytes = b""
-    config: Offering = field(default_factory=Offering)
-    """What config it was last offered, and what became of it."""
-    packages: PackageOffering | None = None
-    """What packages; None for never any."""
-    healthy: bool | None = None
-    last_error: str = ""
-    changed_ms: int = 0
-    capabilities: int = 0
-    facts: Facts | None = None
-    """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
-    listed: tuple[tuple[frozenset[str], bool], str] | None = None
-    """What it looks like in lists; see `views.listed`."""
-    started_ms: int = 0
-    """When its session began, by our clock."""
-    forgotten: bool = False
-    """It left, and its node holds no record of it any more."""
-    stream: int = 0
-    """The Report stream of its node that last told of it; see `NodeState.streams`."""
-
-    def offering(self, kind: str) -> Offering:
-        """What it was last offered by assignments of a kind."""
-        return self.config if kind == CONFIG else self.packages or _NEVER
-
-    def accepts(self, kind: str) -> bool:
-        """Whether it takes what assignments of a kind offer."""
-        bit = capabilities.ACCEPTS_REMOTE_CONFIG if kind == CONFIG else capabilities.ACCEPTS_PACKAGES
-        return bool(self.capabilities & bit)
-
-    def reports(self, kind: str) -> bool:
-        """Whether it tells what became of it."""
-        bit = capabilities.REPORTS_REMOTE_CONFIG if kind == CONFIG else capabilities.REPORTS_PACKAGE_STATUSES
-        return bool(self.capabilities & bit)
-
-
-_NEVER = PackageOffering()
-"""Of an agent that was never offered packages; never changed."""
-
-
-@dataclass(slots=True)
-class NodeState:
-    """One node as it is known."""
-
-    region: str
-    name: str
-    trusted: Trusted = ()
-    software_version: str = ""
-    incarnation: str = ""
-    last_seen_ms: int = 0
-    reporting: int = 0
-    """Report streams that are up; more than one while an old one dies."""
-    streams: int = 0
-    """Counts its Report streams."""
-    verified: bool = False
-    """Since its Report stream came up both ends were found to hold the same agents in the same states."""
-    departed: bool = False
-    """It said goodbye."""
-    aside: dict[bytes, int] = field(default_factory=dict)
-    """Agents that it reports and that do not count as its own → their digests: refused, or of another node."""
-    refused: dict[bytes, str] = field(default_factory=dict)
-    """Of them: those whose state cannot be read → why."""
-    unstored: tuple[int, str] | None = None
-    """(since when its reports are not stored, why); None while they are."""
-    ahead: tuple[int, int] | None = None
-    """The manifest that it holds, where that is newer than ours or of another database."""
-    sender: SyncSender | None = None
-    """Its Sync stream, while up."""
-    manifest: tuple[int, int] | None = None
-    policy_age_s: float | None = None
-    rejected: list[dict[str, str]] = field(default_factory=list)
-    rollup: link_pb2.Rollup | None = None
-    halted: dict[str, str] = field(default_factory=dict)
-    """Rollout → why the node took it back by itself."""
-    shards: Shards = field(default_factory=Shards)
-    agents: set[bytes] = field(default_factory=set)
-    turned_away: set[str] = field(default_factory=set)
-    """Incarnations of other processes that tried to report under this name."""
-    status_at: float = 0.0
-    """When `policy_age_s` was told."""
-    blobs: frozenset[str] = frozenset()
-    """SHA-256 of package files that can be downloaded from it."""
-    blob_problems: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of files that it should have and cannot get → why."""
-    behind_ms: int = 0
-    """How far its clock is behind ours."""
-    to_release: set[bytes] = field(default_factory=set)
-    """Agents that moved away and that the node has yet to be told of."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether its link is up."""
-        return self.reporting > 0 or self.sender is not None
-
-    @property
-    def refusals(self) -> list[dict[str, str]]:
-        """What of the policy it does not take, the policy as a whole among it."""
-        whole = self.sender.refused if self.sender is not None else ""
-        return [*([{"name": "policy", "digest": "", "reason": whole}] if whole else []), *self.rejected]
 
 
 class Fleet:
@@ -375,16 +254,17 @@ class Fleet:
             else:
                 aside.append((agent.uid, digest))
         removed = [uid for uid in report.removed if uid in self.agents and self.agents[uid].node == key]
+        forgotten = [uid for uid in report.forgotten if uid in node.agents]
         for listing in report.listings:
             mine = {u: self.agents[u].digest for u in node.agents if not self.agents[u].forgotten}
             mine = {u: d for u, d in (mine | node.aside).items() if shard_of(u) == listing.shard}
             theirs = {a.instance_uid: a.digest for a in listing.agents}
             wanted, gone = difference(mine, theirs)
             ack.want_agents.extend(wanted)
-            removed += [uid for uid in gone if uid in node.agents]
+            # Its data may be new, under an old name: what it has not removed itself stays known.
+            forgotten += [uid for uid in gone if uid in node.agents]
             aside += [(uid, 0) for uid in gone if uid in node.aside]
         aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
-        forgotten = [uid for uid in report.forgotten if uid in node.agents]
         await self._store(accepted, removed, forgotten, report)
         for agent in accepted:
             held = self.agents.get(agent.uid)
@@ -521,6 +401,7 @@ class Fleet:
         async with self._reporting:
             away = [n for n in self.nodes.values() if not n.connected and n.last_seen_ms < limit]
             gone = [uid for node in away for uid in node.agents]
+            gone += [a.uid for a in self.agents.values() if a.forgotten and a.changed_ms < limit]
             staying = [a for a in self.agents.values() if a.uid not in set(gone)]
             kept = {d for a in staying for d in (a.effective_config_digest, a.components_digest)}
             unused = self._bodies - kept
@@ -595,45 +476,3 @@ class Fleet:
         if body is None:
             raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again")
         return pb.EffectiveConfig.FromString(body)
-
-
-def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
-    """Take a state apart, all of it: what cannot be read later must not be accepted now.
-
-    Raises:
-        ValueError: it is not valid.
-    """
-    try:
-        message = link_pb2.AgentState.FromString(state)
-        health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
-        identity.attributes(message.agent_description)
-        pb.RemoteConfigStatus.FromString(message.remote_config_status)
-        pb.PackageStatuses.FromString(message.package_statuses)
-        pb.CustomCapabilities.FromString(message.custom_capabilities)
-        pb.AvailableComponents.FromString(message.available_components)
-        pb.ConnectionSettingsStatus.FromString(message.connection_settings_status)
-    except (DecodeError, RecursionError) as error:
-        raise ValueError(f"its state cannot be read: {error}") from None
-    if message.instance_uid != uid:
-        raise ValueError("its state is of another agent")
-    agent = Agent(
-        uid,
-        message.agent_id,
-        f"{node.region}/{node.name}",
-        message.connected,
-        message.session_started_unix_ms,
-        state,
-        state_digest(uid, state),
-        message.effective_config_digest,
-        components_digest=message.components_digest,
-        healthy=health.healthy if health is not None else None,
-        last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
-        changed_ms=message.last_change_unix_ms,
-        capabilities=message.capabilities,
-        started_ms=message.session_started_unix_ms,
-    )
-    agent.config.take(message.config)
-    if message.HasField("packages"):
-        agent.packages = PackageOffering()
-        agent.packages.take(message.packages)
-    return agent

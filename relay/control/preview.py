@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.control.fleet import Agent, Fleet
+from relay.control.agents import Agent
+from relay.control.fleet import Fleet
 from relay.control.publish import Publisher
 from relay.fleet.explain import explain_agent
 from relay.fleet.guard import frozen_rollouts

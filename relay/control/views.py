@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from relay.control.fleet import SKEW_MS, Agent, Fleet, NodeState
+from relay.control.agents import Agent, NodeState
+from relay.control.fleet import SKEW_MS, Fleet
 from relay.errors import NotFound, Problem, Refused
 from relay.fleet.view import agent_view, rfc3339
 from relay.ids import format_uid, parse_uid

@@ -185,6 +185,17 @@ class Cohorts:
             return content.content_hash
         return self._evaluator.hash_of(content, self.of(record).key[0])
 
+    def contents_with(self, sha256: str) -> frozenset[bytes]:
+        """Content hashes of all sets of packages that hold a file."""
+        return frozenset(
+            choice.content_hash
+            for cohort in self._cohorts.values()
+            for assignment in self.snapshot.assignments
+            if assignment.kind == PACKAGES
+            for choice in self._evaluator.options(assignment, cohort.key)
+            if choice.files is not None and any(file.sha256 == sha256 for _, file in choice.files.files)
+        )
+
     def wanted(self) -> Iterator[PackagesOffer]:
         """What is offered to some agent, or would be if its files were here."""
         return (cohort.packages for cohort in self._cohorts.values() if cohort.packages is not None)

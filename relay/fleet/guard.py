@@ -53,7 +53,7 @@ def judge(
             content = hash_of(candidate, record)
             if content is None:
                 continue
-            if any(f.content_hash == content and f.retry >= retry for f in record.failures):
+            if any(f.content_hash == content and f.retry >= retry and not f.forgiven for f in record.failures):
                 bad, decided = bad + 1, decided + 1
             elif record.runs(content):
                 decided += 1

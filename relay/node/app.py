@@ -96,6 +96,8 @@ class Node:
         limits = settings.server.limits
         store = self.store = LocalStore(Path(settings.node.data_dir) / "node.sqlite3")
         started.push_async_callback(self._close_store)
+        if store.problem is not None:
+            _log.error("store_degraded", problem=store.problem, consequence="starting with what can be read")
         if store.set_aside is not None:
             _log.error(
                 "store_corrupt", set_aside=str(store.set_aside), consequence="starting empty; all is fetched anew"
@@ -177,6 +179,7 @@ class Node:
             metrics=self.metrics,
             wanted=self.cohorts.wanted,
             ready=self._package_came,
+            damaged=lambda sha256: self.hub.was_damaged(sha256),
         )
 
     def _identity(self) -> link_pb2.NodeIdentity:
@@ -494,8 +497,12 @@ class Node:
 
     # ---- the end
 
-    async def stop(self) -> None:
-        """Send agents away evenly, then write everything, then close. Nothing that was answered is lost."""
+    async def stop(self) -> bool:
+        """Send agents away evenly, then write everything, then close.
+
+        Returns:
+            Whether all was written: nothing that was answered is lost.
+        """
         self._draining = True
         self.door.draining = self.grpc.draining = True
         self._upgrades.accepting = False
@@ -505,7 +512,10 @@ class Node:
         await self._say_goodbye()
         self._listening = False
         await self._started.aclose()
+        if self.store.lost:
+            _log.error("records_lost", count=self.store.lost, problem=self.store.problem)
         _log.info("node_stopped")
+        return not self.store.lost
 
     async def _say_goodbye(self) -> None:
         """Tell the control plane the last of this region's agents, and that nobody need wait for this node."""

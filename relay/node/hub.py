@@ -122,6 +122,8 @@ class Hub:
         self.last_change_s = 0.0
         """How long it took to offer the last policy change to everybody connected."""
         self._say_duplicate_at = 0.0
+        self._damaged_at: dict[str, float] = {}
+        """SHA-256 of package files → when they were found not to be what they should be."""
         self._telling = log.enabled("info")
         self._tasks = Tasks()
         self._sweep: asyncio.Task[None] | None = None
@@ -346,7 +348,7 @@ class Hub:
         if changes & Change.CONFIG_STATUS:
             self._config_status(live, now)
         if changes & Change.PACKAGES:
-            self._package_status(live)
+            self._package_status(live, now)
         if changes & (Change.OFFERED | Change.PACKAGES_OFFERED):
             self._metrics.offers += 1
         self._stamp(record)
@@ -379,19 +381,23 @@ class Hub:
             self._metrics.config_updates["failure"] += 1
             _log.error("config_update_failed", error=status.error_message[:_LOGGED_CHARS], **common)
 
-    def _package_status(self, live: Live) -> None:
+    def _package_status(self, live: Live, now: float) -> None:
         record = live.session.record
         offering = record.packages
         if offering is None:
             return
+        doubted, offering.doubted = offering.doubted, frozenset()
+        for package in live.packages.packages if live.packages is not None else ():
+            sha256 = package.sha256.hex()
+            if package.name in doubted or "" in doubted:
+                self._packages.doubt(sha256)
+            if self._damaged_at.get(sha256, -1.0) >= live.session.packages_offered_at and self._forgive(record, sha256):
+                self._offer_if_changed(live, now)
+                return
         common = {"agent_id": record.agent_id, "packages_hash": offering.hash.hex()}
         if offering.failed and not offering.failed[-1].at_ms:  # what it is offered instead stands there already
             self._metrics.package_updates["failure"] += 1
             _log.error("packages_not_installed", error=offering.failed[-1].error_message[:_LOGGED_CHARS], **common)
-        elif offering.again:
-            offer = self._cohorts.packages(record)
-            for package in offer.packages if offer is not None else ():
-                self._packages.doubt(package.sha256.hex())
         elif offering.status == "APPLIED" and live.told != offering.hash:
             live.told = offering.hash
             self._metrics.package_updates["success"] += 1
@@ -411,7 +417,9 @@ class Hub:
         return offer if self._packages.available(offer) else None
 
     def _packages_field(self, record: Record, offer: PackagesOffer) -> bytes:
-        return self._packages.field(offer, self._live[record.instance_uid].connection.base_url)
+        live = self._live[record.instance_uid]
+        live.packages = offer
+        return self._packages.field(offer, live.connection.base_url)
 
     def _fresh_uid(self) -> bytes:
         return new_instance_uid(self._clock.unix_ms(), os.urandom(10))
@@ -432,6 +440,21 @@ class Hub:
         if self._sweep is not None:
             self._sweep.cancel()
         self._sweep = self._tasks.spawn(self._offer_to_all(), name="offer-to-all")
+
+    def was_damaged(self, sha256: str) -> None:
+        """A package file was not what it should be: who failed at it is offered it again when it is here."""
+        self._damaged_at[sha256] = self._clock.monotonic()
+        for record in self._registry:
+            self._forgive(record, sha256)
+
+    def _forgive(self, record: Record, sha256: str) -> bool:
+        if record.packages is None or not record.packages.failed:
+            return False
+        if not record.packages.forgive(self._cohorts.contents_with(sha256)):
+            return False
+        record.cohort = None
+        self._registry.changed(record)
+        return True
 
     async def _offer_to_all(self) -> None:
         clock = self._clock

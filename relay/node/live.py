@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relay.opamp import identity
 from relay.opamp.contest import Speaker
+from relay.opamp.packages import PackagesOffer
 from relay.opamp.session import Session
 from relay.transport.ports import Connection
 
@@ -14,13 +15,15 @@ _FORGIVEN_BY = 100
 class Live:
     """An agent with a session on a connection."""
 
-    __slots__ = ("_bad", "_bad_at", "asking", "connection", "interval_s", "new_uid", "session", "told")
+    __slots__ = ("_bad", "_bad_at", "asking", "connection", "interval_s", "new_uid", "packages", "session", "told")
 
     def __init__(self, session: Session, connection: Connection) -> None:
         self.session = session
         self.connection = connection
         self.asking = False
         """Waits to be asked for its full state."""
+        self.packages: PackagesOffer | None = None
+        """What was last sent to it."""
         self.told = b""
         """The all_packages_hash that it last said to have installed."""
         self.new_uid: bytes | None = None

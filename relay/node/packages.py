@@ -59,6 +59,7 @@ class Packages:
         fetch: gets a file from the control plane.
         wanted: offers that some agent would get; their files are kept.
         ready: called when a file has come that agents wait for.
+        damaged: called with the SHA-256 of a file that agents were given and that is not what it should be.
         lock: see `Lock`; by default this node fetches for itself.
     """
 
@@ -72,6 +73,7 @@ class Packages:
         metrics: NodeMetrics,
         wanted: Callable[[], Iterable[PackagesOffer]],
         ready: Callable[[], None],
+        damaged: Callable[[str], None],
         lock: Lock = lambda _: contextlib.nullcontext(),
     ) -> None:
         self._blobs = blobs
@@ -81,6 +83,7 @@ class Packages:
         self._metrics = metrics
         self._wanted = wanted
         self._ready = ready
+        self._damaged = damaged
         self._lock = lock
         self._tasks = Tasks()
         self._slots = asyncio.Semaphore(rules.fetches)
@@ -90,6 +93,8 @@ class Packages:
         self._fields: dict[tuple[bytes, str, int], bytes] = {}
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self._checked: dict[str, float] = {}
+        self._doubted: set[str] = set()
+        """Files that are to be looked at; of each one check waits at the most."""
         self.problems: dict[str, str] = {}
         """SHA-256 of files that are wanted and cannot be had → why."""
 
@@ -214,15 +219,21 @@ class Packages:
 
     def doubt(self, sha256: str) -> None:
         """An agent could not install a file: perhaps it is no longer what it was. Look, once a minute at most."""
-        now = self._clock.monotonic()
-        if self._blobs.holds(sha256) and now - self._checked.get(sha256, float("-inf")) >= _CHECK_AGAIN_S:
-            self._checked[sha256] = now
+        if self._blobs.holds(sha256) and sha256 not in self._doubted:
+            self._doubted.add(sha256)
             self._tasks.spawn(self._check(sha256), name="package-check")
 
     async def _check(self, sha256: str) -> None:
+        wait_s = self._checked.get(sha256, float("-inf")) + _CHECK_AGAIN_S - self._clock.monotonic()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        self._checked[sha256] = self._clock.monotonic()
+        self._doubted.discard(sha256)  # what fails from here on is another doubt
         with contextlib.suppress(StoreError):
-            if not await self._is_undamaged(sha256) and self._is_wanted(sha256):
-                self._want(sha256)
+            if not await self._is_undamaged(sha256):
+                self._damaged(sha256)
+                if self._is_wanted(sha256):
+                    self._want(sha256)
 
     async def _is_undamaged(self, sha256: str) -> bool:
         """Whether a file is still what it was; one that is not is gone."""

@@ -37,10 +37,14 @@ class PolicyHolder:
         version: Version | None = None
         named: list[str] = []
         for key, value in store.load(_BUCKET):
-            if key == _VERSION_KEY:
-                version, named = _manifest(value)
-            else:
-                held[key.decode("utf-8", "replace")] = value
+            try:
+                if key == _VERSION_KEY:
+                    version, named = _manifest(value)
+                else:
+                    held[key.decode()] = value
+            except (ValueError, TypeError, KeyError) as error:
+                _log.error("policy_unreadable", key=key.hex(), error=str(error), consequence="it is fetched anew")
+                store.put(_BUCKET, key, None)
         self.missing = frozenset(named) - held.keys()
         """Names of the manifest in force of which nothing can be read any more."""
         for name in sorted(self.missing):

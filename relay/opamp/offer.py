@@ -9,6 +9,9 @@ from typing import NamedTuple
 from relay.ids import ConfigHash
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
+FORGIVEN = -1
+"""In the place of the retry generation of a failure that is forgiven."""
+
 
 class OfferedSlot(NamedTuple):
     """What one slot of an offer is made of."""
@@ -29,11 +32,14 @@ class Failure(NamedTuple):
     """Forgiven once the assignment has a higher one."""
     error_message: str
     at_ms: int
+    forgiven: bool = False
+    """It was no fault of the content's: it may be offered again."""
 
     @property
     def attempt(self) -> tuple[str, bytes, int]:
-        """What failed, without the words and the time: what a decision depends on."""
-        return self.slot, self.content_hash, self.retry
+        """What failed, without the words and the time: what a decision depends on. One that is forgiven is of no generation
+        that counts."""
+        return self.slot, self.content_hash, FORGIVEN if self.forgiven else self.retry
 
 
 class WithheldSlot(NamedTuple):

@@ -5,7 +5,7 @@ There is one for the agent's config and one for its packages. Nothing here knows
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from relay.opamp.offer import Failure, OfferedSlot, WithheldSlot
 from relay.pb.relay.v1 import link_pb2
@@ -120,6 +120,14 @@ class Offering:
         self.failed = (*(f for f in self.failed if f[:2] not in keys), *fresh)[-_MAX_FAILURES:]
         self.restarts = 0
 
+    def forgive(self, contents: Collection[bytes]) -> bool:
+        """Failures at some contents were no fault of theirs. Returns whether there were any."""
+        failed = tuple(f._replace(forgiven=True) if f.content_hash in contents else f for f in self.failed)
+        if failed == self.failed:
+            return False
+        self.failed, self.failed_hash = failed, b""
+        return True
+
     @property
     def undecided(self) -> bool:
         """Whether it was offered something and has neither applied it nor failed at it."""
@@ -184,6 +192,7 @@ class Offering:
                     retry=f.retry,
                     error_message=f.error_message,
                     at_unix_ms=f.at_ms,
+                    forgiven=f.forgiven,
                 )
                 for f in self.failed
             ],
@@ -209,4 +218,4 @@ def slots_of(messages: Iterable[link_pb2.OfferedSlot]) -> tuple[OfferedSlot, ...
 
 def failures_of(messages: Iterable[link_pb2.FailedContent]) -> tuple[Failure, ...]:
     """As they are kept."""
-    return tuple(Failure(m.slot, m.content_hash, m.retry, m.error_message, m.at_unix_ms) for m in messages)
+    return tuple(Failure(m.slot, m.content_hash, m.retry, m.error_message, m.at_unix_ms, m.forgiven) for m in messages)

@@ -6,7 +6,7 @@ the node's own as the agent reached it, and carries a permission that ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ def encode(offer: PackagesOffer, url_of: Callable[[bytes], str]) -> bytes:
 class PackageOffering(Offering):
     """The last offer of packages, and what the agent's reports of it come to."""
 
-    __slots__ = ("_failing", "_failures", "_stale", "again", "hashes", "reason", "reported")
+    __slots__ = ("_failing", "_failures", "_stale", "again", "doubted", "hashes", "reason", "reported")
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,6 +78,8 @@ class PackageOffering(Offering):
         """The all_packages_hash that the agent last spoke of."""
         self.reason = ""
         """What it says of a failure."""
+        self.doubted: frozenset[str] = frozenset()
+        """Packages that it could not install, and nobody has looked after yet; the empty name stands for all of them."""
         self.again = False
         """A package of `hash` failed for the first time: the same is to be offered once more."""
         self._stale: bytes | None = None
@@ -117,6 +119,7 @@ class PackageOffering(Offering):
             return
         self._stale = None
         failing = self._failing_now(message)
+        self.doubted |= failing.keys() - self._failing
         for name in failing.keys() - self._failing:
             self._failures[name] = self._failures.get(name, 0) + 1
             self.again |= self._failures[name] < _TRIES
@@ -147,6 +150,13 @@ class PackageOffering(Offering):
             and status.agent_has_hash != wanted[name]
         }
         return {**found, "": message.error_message} if message.error_message else found
+
+    def forgive(self, contents: Collection[bytes]) -> bool:
+        """See `Offering.forgive`."""
+        if not super().forgive(contents):
+            return False
+        self.again, self._failures, self._failing = False, {}, frozenset()
+        return True
 
     def inherit(self, old: Offering) -> None:
         """Take over what is remembered of the same agent under another instance_uid."""

@@ -226,7 +226,10 @@ class Evaluator:
         if fill is None or fill.given is None or fill.given.files is None:
             return decision
         options = list(self.options(fill.assignment, key))
+        # An agent must not take the old hash for what it failed at, nor for what it was forgiven.
+        mine = (fill.given.slot, fill.given.content_hash)
         failed = sum(is_blocked(option, key[3]) for option in options)
+        failed += sum((slot, content) == mine and generation < 0 for slot, content, generation in key[3])
         hash_of_all = packages.all_packages_hash(fill.given.files, _retry([fill.given], key[3]), failed)
         return dataclasses.replace(decision, packages=fill.given, packages_hash=hash_of_all)
 

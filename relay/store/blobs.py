@@ -7,6 +7,7 @@ All methods block and may be called from any thread; one file is written by one 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -45,7 +46,9 @@ class BlobStore:
             folder.mkdir(parents=True, exist_ok=True)
             found = sorted((entry.stat().st_mtime, entry.name, entry.stat().st_size) for entry in os.scandir(folder))
         except OSError as error:
-            raise StoreError(f"{folder}: {error.strerror}") from error
+            if error.errno not in (errno.ENOSPC, errno.EROFS):
+                raise StoreError(f"{folder}: {error.strerror}") from error
+            found = []  # what comes later tries again
         for _, name, size in found:
             if _NAME.fullmatch(name.removesuffix(_PARTIAL)):
                 self._sizes[name] = size

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import sqlite3
@@ -27,6 +28,13 @@ _SCHEMA_VERSION = 2
 _WITHOUT_DIGESTS = 1
 """The layout before."""
 _DIGEST_BYTES = 8
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS entries"
+    " (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID"
+)
+_LAST_TRY_S = 5.0
+"""How long what waits is tried to be written at the end."""
+_LAST_PAUSE_S = 0.25
 _GATHER_S = 0.02
 _RETRY_S = 1.0
 
@@ -36,8 +44,10 @@ Writes = dict[tuple[str, bytes], bytes | None]
 class LocalStore:
     """The store of one process. Reads (`load`, `get`) are for start-up and rare requests; they block.
 
+    On a disk that is full or cannot be written it begins with what can be read; writes wait in memory, see `problem`.
+
     Raises:
-        StoreError: the folder cannot be made or written, or another process has the file.
+        StoreError: the folder is not this user's to use, or another process has the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,9 +58,15 @@ class LocalStore:
         self.failures = 0
         self.damaged: dict[tuple[str, bytes], None] = {}
         """(bucket, key) of what was not as it was written, until it is written anew."""
+        self.lost = 0
+        """Writes that could not be made before the end."""
+        self._unopened: Path | None = None
+        """The file, while it cannot be opened for writing."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = self._open(path)
+            self._database = self._begin(path)
+        except PermissionError as error:
+            reason = f"this user may not use the folder ({error.strerror})"
+            raise StoreError(f"{path.parent}: {reason}") from error
         except (OSError, sqlite3.Error) as error:
             hint = " (another process has it: each needs a data folder of its own)" if "locked" in str(error) else ""
             raise StoreError(f"{path}: {error}{hint}") from error
@@ -63,8 +79,22 @@ class LocalStore:
         self._commits: list[tuple[Writes, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._flushes: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._closing = False
+        self._last_try = 0.0
+        """When the last try to write at the end ends; 0 before the end."""
         self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._thread.start()
+
+    def _begin(self, path: Path) -> sqlite3.Connection:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK | os.X_OK) and not _is_read_only(path.parent):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return self._open(path)
+        except (OSError, sqlite3.OperationalError) as error:
+            if not _is_of_the_disk(error):
+                raise
+            self.problem, self._unopened = str(error), path
+            return _readable(path)
 
     def _open(self, path: Path) -> sqlite3.Connection:
         try:
@@ -89,7 +119,7 @@ class LocalStore:
             StoreError: they cannot be read.
         """
         found = []
-        for key, stored in self._query("SELECT key, value FROM entries WHERE bucket = ?", bucket):
+        for key, stored in self._query("SELECT key, CAST(value AS BLOB) FROM entries WHERE bucket = ?", bucket):
             value = self._unsealed(bucket, bytes(key), bytes(stored))
             if value is not None:
                 found.append((bytes(key), value))
@@ -127,7 +157,7 @@ class LocalStore:
             for writes in (self._pending, self._in_flight):
                 if (bucket, key) in writes:
                     return writes[bucket, key]
-        rows = self._query("SELECT value FROM entries WHERE bucket = ? AND key = ?", bucket, key)
+        rows = self._query("SELECT CAST(value AS BLOB) FROM entries WHERE bucket = ? AND key = ?", bucket, key)
         return self._unsealed(bucket, key, bytes(rows[0][0])) if rows else None
 
     # ---- writing
@@ -163,7 +193,10 @@ class LocalStore:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         with self._guard:
-            self._commits.append(({(bucket, key): value for key, value in entries.items()}, loop, done))
+            writes: Writes = {(bucket, key): value for key, value in entries.items()}
+            for entry in writes:
+                self._pending.pop(entry, None)  # older than this, and would be written after it
+            self._commits.append((writes, loop, done))
         self._wake.set()
         await done
         for key, value in entries.items():
@@ -184,7 +217,7 @@ class LocalStore:
         await done
 
     def close(self) -> None:
-        """Write what waits, once, and close. Blocks for as long as that takes."""
+        """Write what waits, and close. Blocks for as long as that takes; what cannot be written within seconds is `lost`."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -207,8 +240,9 @@ class LocalStore:
             for writes, loop, done in commits:
                 failed = self._transaction(writes)
                 _resolve(loop, done, failed)
-            error = self._transaction(pending) if pending else None
-            if commits or pending:
+            reopens = self._unopened is not None
+            error = self._transaction(pending) if pending or reopens else None
+            if commits or pending or reopens:
                 self.problem = str(error or failed) if error or failed else None
             with self._guard:
                 self._in_flight = {}
@@ -216,24 +250,72 @@ class LocalStore:
                     self._pending = pending | self._pending
             for loop, done in flushes:
                 _resolve(loop, done, error)
-            if self._closing and (error or not self._pending):
+            if not self._closing:
+                continue
+            if not self._pending:
                 return
+            self._last_try = self._last_try or time.monotonic() + _LAST_TRY_S
+            if time.monotonic() >= self._last_try:
+                self.lost = len(self._pending)
+                return
+            self._wake.set()
+            time.sleep(_LAST_PAUSE_S)
 
-    def _transaction(self, writes: Writes) -> sqlite3.Error | None:
+    def _transaction(self, writes: Writes) -> Exception | None:
         removed = [key for key, value in writes.items() if value is None]
         written = [(*key, _seal(*key, value)) for key, value in writes.items() if value is not None]
         with self._reading:
             try:
+                if self._unopened is not None:
+                    self._reopen(self._unopened)
                 self._database.execute("BEGIN IMMEDIATE")
                 self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", written)
                 self._database.executemany("DELETE FROM entries WHERE bucket = ? AND key = ?", removed)
                 self._database.execute("COMMIT")
-            except sqlite3.Error as error:
+            except (sqlite3.Error, OSError) as error:
                 self.failures += 1
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 return error
         return None
+
+    def _reopen(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = _connect(path)
+        self._database.close()
+        self._database, self._unopened = opened, None
+
+
+def _is_read_only(folder: Path) -> bool:
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether it is the disk that cannot be written, and not that the file is not ours."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN"))
+
+
+def _readable(path: Path) -> sqlite3.Connection:
+    """What can be read of a file that cannot be written, in memory: nothing where there is none."""
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    memory.execute(_TABLE)
+    # Without the log where that cannot be opened either: what it has is the newest, but better old than nothing.
+    for options in ("mode=ro", "immutable=1"):
+        if not path.exists():
+            break
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{path}?{options}", uri=True)) as held:
+                if held.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
+                    break
+                rows = held.execute("SELECT bucket, key, value FROM entries").fetchall()
+        except sqlite3.Error:
+            continue
+        memory.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+        break
+    return memory
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -250,14 +332,12 @@ def _connect(path: Path) -> sqlite3.Connection:
                 f"the data are of a later version (layout {version}, this one knows {_SCHEMA_VERSION}): upgrade, or give"
                 " it another folder"
             )
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS entries"
-            " (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (bucket, key)) WITHOUT ROWID"
-        )
+        database.execute(_TABLE)
         database.execute("SELECT bucket, key, value FROM entries LIMIT 0")
         if version == _WITHOUT_DIGESTS:
             _add_digests(database)
-        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        if version != _SCHEMA_VERSION:  # else nothing is written: the disk may be full
+            database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     except BaseException:
         database.close()
         raise

@@ -86,7 +86,8 @@ async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> 
     listing.agents.extend(link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in truth.items())
     wanted = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, listings=[listing]))
     assert {fleet_name(u) for u in wanted.want_agents} == {"b", "d"}
-    assert {a.agent_id for a in fleet.agents.values()} == {"a", "b"}
+    assert {a.agent_id for a in fleet.agents.values() if not a.forgotten} == {"a", "b"}
+    assert views.of(fleet, views.find(fleet, "c"))["connected"] is False, "what the node did not remove stays known"
     await fleet.report(ONE, link_pb2.StatusReport(sequence=4, agents=[entry("b", healthy=False), entry("d")]))
     assert not (await fleet.report(ONE, link_pb2.StatusReport(sequence=5, shards=sums.sums()))).list_shards
 

@@ -9,7 +9,7 @@ import pytest
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-from tests.wire import BINARY, PING, PONG, RawSocket, TestAgent, WebSocketPipe, describe, frame, is_gone, new_uid
+from tests.wire import BINARY, RawSocket, TestAgent, WebSocketPipe, describe, frame, is_gone, new_uid
 
 TRANSPORTS = ("websocket", "http", "grpc")
 
@@ -78,118 +78,6 @@ async def test_labels_choose(programs: Programs) -> None:
     await prod.close()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_in_turns_a_second_agent_under_one_uid_gets_another(programs: Programs, transport: str) -> None:
-    node = await ready_node(programs)
-    first = await TestAgent.over(transport, node.ports, "first")
-    await first.hello()
-    await first.heartbeat()
-    second = await TestAgent.over(transport, node.ports, "second", uid=first.uid)
-    answer = await second.hello()
-    assert not answer.HasField("agent_identification"), "it may be the first one that has changed"
-    assert not (await first.heartbeat()).HasField("agent_identification")
-    answer = await second.heartbeat() if transport == "http" else await second.pipe.pushed()
-    assert answer.instance_uid == first.uid
-    second.uid = answer.agent_identification.new_instance_uid
-    assert len(second.uid) == 16
-    assert (await second.heartbeat()).flags == pb.ServerToAgentFlags_ReportFullState
-    assert rate_of(await second.hello()) == b"rate: 1"
-    again = await first.hello()
-    assert not again.HasField("agent_identification"), "the first never gets another uid"
-    records = {node.registry.get(a.uid).agent_id for a in (first, second)}  # type: ignore[union-attr]
-    assert records == {"first", "second"}
-    assert len(node.registry) == 2
-    await first.close()
-    await second.close()
-
-
-@pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_an_agent_that_is_upgraded_is_the_same_agent(programs: Programs, transport: str) -> None:
-    node = await ready_node(programs)
-    agent = await TestAgent.over(transport, node.ports, "a")
-    await agent.hello(version="1")
-    half_open = agent.pipe
-    if transport != "http":
-        agent = await TestAgent.over(transport, node.ports, "a", uid=agent.uid)
-    agent.sequence = -1
-    answer = await agent.hello(version="2")
-    assert not answer.HasField("agent_identification")
-    assert rate_of(answer) == b"rate: 1"
-    assert len(node.registry) == 1
-    assert node.hub.connected == 1
-    await agent.close()
-    await half_open.close()
-
-
-async def test_a_newcomer_has_the_uid_of_one_that_does_not_answer_a_ping(programs: Programs) -> None:
-    node = await ready_node(programs)
-    silent = await RawSocket.open(node.ports["websocket"])
-    old = TestAgent(WebSocketPipe(silent), "old")
-    await old.hello()
-    new = await TestAgent.over("websocket", node.ports, "new", uid=old.uid)
-    assert not (await new.hello()).HasField("remote_config")
-    assert rate_of(await new.pipe.pushed()) == b"rate: 1"
-    record = node.registry.get(new.uid)
-    assert record is not None
-    assert record.agent_id == "new"
-    opcode, _ = await silent.read()
-    assert opcode == PING
-    assert await silent.close_code() == 1000
-    returned = await TestAgent.over("websocket", node.ports, "old", uid=old.uid)
-    returned.sequence = old.sequence
-    assert not (await returned.hello()).HasField("agent_identification"), "it was here first"
-    assert (await new.pipe.pushed()).HasField("agent_identification")
-    for agent in (old, new, returned):
-        await agent.close()
-
-
-async def test_a_pong_is_a_sign_of_life(programs: Programs) -> None:
-    node = await ready_node(programs)
-    socket = await RawSocket.open(node.ports["websocket"])
-    first = TestAgent(WebSocketPipe(socket), "first")
-    await first.hello()
-    second = await TestAgent.over("websocket", node.ports, "second", uid=first.uid)
-    await second.hello()
-    assert (await socket.read())[0] == PING
-    socket.write(frame(b"", PONG))
-    assert (await second.pipe.pushed()).HasField("agent_identification")
-    await first.close()
-    await second.close()
-
-
-async def test_who_waits_for_a_uid_has_it_when_its_agent_leaves(programs: Programs) -> None:
-    node = await ready_node(programs)
-    first = await TestAgent.over("websocket", node.ports, "first")
-    await first.hello()
-    gone, second = [await TestAgent.over("websocket", node.ports, n, uid=first.uid) for n in ("gone", "second")]
-    await gone.hello()
-    await gone.close()
-    await eventually(lambda: not node.hub._contests._challenges)
-    await second.hello()
-    await first.close()
-    assert rate_of(await second.pipe.pushed()) == b"rate: 1"
-    await second.close()
-
-
-async def test_a_client_that_ignores_its_new_uid_twice_is_closed(programs: Programs) -> None:
-    node = await ready_node(programs)
-    first = await TestAgent.over("websocket", node.ports, "first")
-    await first.hello()
-    second = await TestAgent.over("websocket", node.ports, "second", uid=first.uid)
-    await second.hello()
-    await first.heartbeat()
-    assert (await second.pipe.pushed()).HasField("agent_identification")
-    assert (await second.hello()).HasField("agent_identification")
-    assert isinstance(second.pipe, WebSocketPipe)
-    message = second.message()
-    describe(message, "second")
-    second.pipe.socket.write(frame(b"\0" + message.SerializeToString()))
-    assert await second.pipe.socket.close_code() == 1008
-    await eventually(lambda: node.metrics.closed["duplicate_uid"] == 1)
-    await first.close()
-    await second.close()
-
-
 async def test_an_agent_s_records_under_uids_that_it_no_longer_uses_go(programs: Programs) -> None:
     node = await ready_node(programs)
     one, two, three = [await TestAgent.over("http", node.ports, "a") for _ in range(3)]
@@ -203,44 +91,6 @@ async def test_an_agent_s_records_under_uids_that_it_no_longer_uses_go(programs:
     assert node.registry.get(three.uid) is not None
     for agent in (one, two, three):
         await agent.close()
-
-
-async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(programs: Programs) -> None:
-    node = await ready_node(programs)
-    old = await TestAgent.over("websocket", node.ports, "a")
-    answer = await old.hello()
-    await old.applied(answer.remote_config.config_hash)
-    new = await TestAgent.over("websocket", node.ports, "a", uid=old.uid)
-    new.sequence = old.sequence
-    record = node.registry.get(new.uid)
-    assert record is not None
-    assert await new.heartbeat() == pb.ServerToAgent(instance_uid=new.uid, capabilities=0x1F)
-    assert isinstance(old.pipe, WebSocketPipe)
-    assert await old.pipe.socket.close_code() == 1000
-    await old.close()
-    await eventually(lambda: node.metrics.closed["replaced"] == 1)
-    record = node.registry.get(new.uid)
-    assert record is not None
-    assert record.connected, "the end of the old connection does not make the agent disconnected"
-    await new.heartbeat()
-    await new.close()
-
-
-async def test_a_uid_is_not_taken_over_by_who_does_not_say_who_it_is(programs: Programs) -> None:
-    node = await ready_node(programs)
-    agent = await TestAgent.over("websocket", node.ports)
-    await agent.hello()
-    other = await TestAgent.over("websocket", node.ports)
-    answer = await other.pipe.exchange(pb.AgentToServer(instance_uid=agent.uid, sequence_num=7, capabilities=0x3807))
-    assert answer == pb.ServerToAgent(instance_uid=agent.uid, flags=pb.ServerToAgentFlags_ReportFullState)
-    assert (await agent.heartbeat()) == pb.ServerToAgent(instance_uid=agent.uid), "it was not moved"
-    await agent.close()
-    record = node.registry.get(agent.uid)
-    assert record is not None
-    await eventually(lambda: not record.connected)
-    await other.pipe.exchange(pb.AgentToServer(instance_uid=agent.uid, sequence_num=8, capabilities=0x3807))
-    assert record.connected
-    await other.close()
 
 
 async def test_many_agents_share_one_connection(programs: Programs) -> None:

@@ -366,3 +366,41 @@ async def test_agents_over_grpc_need_a_public_url(programs: Programs, agents: li
     agents.append(await PackageAgent.join(named, "grpc"))
     offer = await agents[1].wait()
     assert offer.packages["otelcol"].file.download_url.startswith("https://relay.example.test/v1/packages/")
+
+
+async def test_a_file_that_is_damaged_on_disk_is_fetched_anew_and_who_failed_at_it_is_offered_it_again(
+    programs: Programs, agents: list[PackageAgent]
+) -> None:
+    plane = await programs.control_plane()
+    node = await programs.node(plane.ports["link"])
+    sha256 = await push(plane, CONTENT)
+    await apply(plane, package_assignment())
+    agents += [await PackageAgent.join(node) for _ in range(3)]
+    offers = [await agent.wait() for agent in agents]
+    path = node.packages.find(sha256, _query(offers[0].packages["otelcol"].file.download_url)).path
+    await asyncio.to_thread(_flip, path)
+    for agent, offer in zip(agents, offers, strict=True):
+        url = offer.packages["otelcol"].file.download_url
+        assert digest((await download(url))[1]) != sha256, "nobody has noticed yet"
+        await agent.say(offer, INSTALLING)
+    for agent, offer in zip(agents, offers, strict=True):
+        again = await agent.say(offer, FAILED, "hash mismatch")
+        if again.HasField("packages_available"):
+            await agent.say(again.packages_available, INSTALLING)
+            await agent.say(again.packages_available, FAILED, "hash mismatch")
+    await eventually(lambda: node.metrics.verification_failures == 1)
+    for agent in agents:
+        await agent.install(await agent.wait())
+        assert agent.content["otelcol"] == CONTENT
+    assert node.metrics.blob_fetch_bytes == 2 * len(CONTENT)
+    await eventually(lambda: all(r.packages is not None and r.packages.status == "APPLIED" for r in node.registry))
+
+
+def _query(url: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in url.partition("?")[2].split("&"))
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from relay.errors import StoreError
 from relay.testing.control_plane import ScriptedControlPlane
 from tests.conftest import Programs, eventually
-from tests.policy.published import published, resources, revision
+from tests.policy.published import TEMPLATE, published, resources, revision
 from tests.wire import TestAgent
 
 
@@ -119,7 +121,46 @@ async def test_a_stored_policy_that_cannot_be_read_is_fetched_anew(
     await node.store.commit("policy", {key: value})
     await programs.stop(node)
     again = await programs.node(upstream.port)
-    assert not again.policy.accepted
+    assert (again.policy.receiver.version is None) is (key == b"\0manifest")
+    assert await rate(programs, again) == b"rate: 4", "each resource is verified by itself"
     upstream.send(resources(published(stable=revision(5))), (1, 2))
     await upstream.acks.get()
     assert await rate(programs, again) == b"rate: 5"
+
+
+def damage(programs: Programs, name: str) -> None:
+    """Flip one bit of a stored resource."""
+    file = sqlite3.connect(programs.folder / "node-local-one" / "node.sqlite3")
+    key = name.encode()
+    (value,) = file.execute("SELECT value FROM entries WHERE bucket = 'policy' AND key = ?", (key,)).fetchone()
+    broken = value[:-20] + bytes([value[-20] ^ 1]) + value[-19:]
+    file.execute("UPDATE entries SET value = ? WHERE bucket = 'policy' AND key = ?", (broken, key))
+    file.commit()
+    file.close()
+
+
+@pytest.mark.parametrize("name", ["ConfigAssignment/high", f"ConfigTemplate/{TEMPLATE.key}"])
+async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
+    programs: Programs, upstream: ScriptedControlPlane, name: str
+) -> None:
+    both = (published("high", stable=revision(4), priority=9), published("low", stable=revision(50)))
+    node = await programs.node(upstream.port)
+    upstream.send(resources(*both), (1, 1))
+    await upstream.acks.get()
+    known = await TestAgent.over("websocket", node.ports, "known")
+    await known.applied((await known.hello()).remote_config.config_hash)
+    await programs.stop(node)
+    await asyncio.to_thread(damage, programs, name)
+    again = await programs.node(upstream.port)
+    degraded = again.condition().status["degraded"]
+    assert any("damaged" in line for line in degraded), degraded
+    for agent_name in ("known", "new"):
+        agent = await TestAgent.over("websocket", again.ports, agent_name)
+        answer = await agent.hello()
+        assert not answer.HasField("remote_config"), "it keeps what it has"
+        await agent.close()
+    upstream.send(resources(*both), (1, 2))
+    await upstream.acks.get()
+    await eventually(lambda: not again.condition().status["degraded"])
+    assert await rate(programs, again) == b"rate: 4"
+    await known.close()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay.errors import StoreError
+from relay.store import local
 from relay.store.local import LocalStore
+from tests.conftest import eventually
 
 
 async def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
@@ -132,3 +134,107 @@ def test_a_file_of_a_later_layout_is_refused_and_left_alone(tmp_path: Path) -> N
     with pytest.raises(StoreError, match="layout 99"):
         LocalStore(tmp_path / "s")
     assert not list(tmp_path.glob("*corrupt*"))
+
+
+# ---- one bad byte
+
+
+async def test_a_value_with_one_bad_byte_is_dropped_and_said_until_it_is_written_anew(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    store = LocalStore(path)
+    for key in (b"good", b"bad", b"worse"):
+        store.put("b", key, b"value of " + key)
+    await store.flush()
+    store.close()
+    plain = sqlite3.connect(path)
+    plain.execute("UPDATE entries SET value = substr(value, 1, 8) || x'00' || substr(value, 10) WHERE key = x'626164'")
+    plain.execute("UPDATE entries SET value = x'' WHERE key = x'776f727365'")
+    plain.commit()
+    plain.close()
+    again = LocalStore(path)
+    assert again.load("b") == [(b"good", b"value of good")]
+    assert set(again.damaged) == {("b", b"bad"), ("b", b"worse")}
+    again.put("b", b"bad", b"anew")
+    await again.commit("b", {b"worse": b"anew"})
+    assert again.damaged == {}
+    assert again.get("b", b"worse") == b"anew"
+    again.close()
+
+
+async def test_a_file_without_digests_is_given_them(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    plain = sqlite3.connect(path)
+    plain.execute(
+        "CREATE TABLE entries (bucket TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL,"
+        " PRIMARY KEY (bucket, key)) WITHOUT ROWID"
+    )
+    plain.execute("INSERT INTO entries VALUES ('b', x'01', x'02')")
+    plain.execute("PRAGMA user_version = 1")
+    plain.commit()
+    plain.close()
+    store = LocalStore(path)
+    assert store.load("b") == [(b"\x01", b"\x02")]
+    store.close()
+
+
+async def test_data_of_a_later_version_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "s.sqlite3"
+    LocalStore(path).close()
+    plain = sqlite3.connect(path)
+    plain.execute("PRAGMA user_version = 99")
+    plain.close()
+    with pytest.raises(StoreError, match="the data are of a later version"):
+        LocalStore(path)
+
+
+# ---- a disk that cannot be written
+
+
+async def test_it_begins_with_what_can_be_read_and_writes_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.sqlite3"
+    store = LocalStore(path)
+    store.put("b", b"k", b"v")
+    await store.flush()
+    store.close()
+    real = local._connect
+
+    def full(_: Path) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorname = "SQLITE_FULL"
+        raise error
+
+    monkeypatch.setattr(local, "_connect", full)
+    again = LocalStore(path)
+    assert again.problem == "database or disk is full"
+    assert again.load("b") == [(b"k", b"v")]
+    again.put("b", b"n", b"new")
+    assert again.get("b", b"n") == b"new"
+    with pytest.raises(StoreError):
+        await again.flush()
+    monkeypatch.setattr(local, "_connect", real)
+    await eventually(lambda: again.problem is None)
+    await again.flush()
+    again.close()
+    assert again.lost == 0
+    last = LocalStore(path)
+    assert dict(last.load("b")) == {b"k": b"v", b"n": b"new"}
+    last.close()
+
+
+async def test_what_cannot_be_written_at_the_end_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_LAST_TRY_S", 0.5)
+    path = tmp_path / "s.sqlite3"
+    store = LocalStore(path)
+    monkeypatch.setattr(store, "_transaction", lambda writes: sqlite3.OperationalError("disk I/O error"))
+    for number in range(3):
+        store.put("b", bytes([number]), b"v")
+    await asyncio.to_thread(store.close)
+    assert store.lost == 3
+
+
+async def test_a_folder_that_is_not_ours_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StoreError, match=r"this user may not use the folder \(Permission denied\)"):
+        LocalStore(tmp_path / "s.sqlite3")

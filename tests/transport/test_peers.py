@@ -49,7 +49,7 @@ def test_what_a_trusted_proxy_says_is_believed(headers: dict[str, str], remote: 
     assert (found.remote, found.base_url) == (remote, base_url)
 
 
-def test_what_anybody_else_says_is_not_and_is_remembered_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_anybody_else_says_is_not_and_the_first_is_remembered() -> None:
     proxies = TrustedProxies(["10.0.0.0/8"])
     for ip in ("192.0.2.1", "192.0.2.2"):
         found = proxies.peer(
@@ -57,7 +57,6 @@ def test_what_anybody_else_says_is_not_and_is_remembered_once(capsys: pytest.Cap
         )
         assert (found.remote, found.base_url) == (f"{ip}:1", "http://h")
     assert proxies.unbelieved == "192.0.2.1"
-    assert capsys.readouterr().out.count("forwarding_not_believed") == 1
 
 
 def test_who_is_trusted() -> None:

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from relay import __version__
 from relay.control import views
+from relay.control.agents import Agent
 from relay.control.api.packages import add_package_routes
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
@@ -27,7 +28,7 @@ from relay.control.configs import Configs
 from relay.control.diff import Diffs
 from relay.control.documents import ANONYMOUS, Applied, Documents
 from relay.control.drift import drift
-from relay.control.fleet import Agent, Fleet
+from relay.control.fleet import Fleet
 from relay.control.packages import Packages
 from relay.control.preview import Previews
 from relay.control.publish import Publisher

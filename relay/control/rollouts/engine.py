@@ -18,9 +18,10 @@ import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit, notify
+from relay.control.agents import Agent
 from relay.control.assignments import Advance, AssignmentState, packages_of
 from relay.control.catalog import Catalog
-from relay.control.fleet import Agent, Fleet
+from relay.control.fleet import Fleet
 from relay.control.revisions import Revisions
 from relay.control.rollouts import gates, plan, targets
 from relay.control.rollouts.contents import Contents

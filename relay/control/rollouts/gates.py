@@ -61,7 +61,7 @@ class Case:
 
     def failures(self, offering: Offering) -> set[Given]:
         """What the agent could not apply, and nobody has forgiven."""
-        return {(f.slot, f.content_hash) for f in offering.failed if f.retry >= self.retry}
+        return {(f.slot, f.content_hash) for f in offering.failed if f.retry >= self.retry and not f.forgiven}
 
     def is_in(self, slots: Iterable[OfferedSlot], given: Given | None) -> bool:
         """Whether something of this assignment is among slots."""

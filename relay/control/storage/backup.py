@@ -28,6 +28,8 @@ PACKAGES = "packages"
 _CONTENTS = "contents.json"
 _FORMAT = 1
 _PIECE_BYTES = 1 << 20
+_TRAILER_BYTES = 65
+"""Behind the tar, which readers of tars do not look at: the digest of all of it."""
 _SECRETS = "secrets"
 """The table of what the control plane made for itself."""
 
@@ -68,6 +70,8 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 found = _write(file, copy, data_dir / PACKAGES, wanted)
+                file.flush()
+                file.write(f"{_digest_of(unfinished)}\n".encode())
                 file.flush()
                 os.fsync(file.fileno())
             _verify(unfinished)
@@ -161,10 +165,12 @@ def _verify(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     contents: Any = None
     try:
+        if not _is_whole(path):
+            raise StoreError(f"{path}: not a backup, or damaged: its last line is not the digest of the rest")
         with tarfile.open(path, mode="r:") as archive:
             for entry in archive:
-                source = archive.extractfile(entry)
-                if source is None or not entry.isreg() or entry.name in found:
+                source = archive.extractfile(entry) if entry.isreg() else None
+                if source is None or entry.name in found:
                     raise StoreError(f"{path}: {entry.name} is nothing that a backup holds")
                 if entry.name == _CONTENTS:
                     contents = json.loads(source.read())
@@ -177,6 +183,16 @@ def _verify(path: Path) -> dict[str, str]:
     if contents.get("format") != _FORMAT:
         raise StoreError(f"{path}: a backup of a later version; upgrade")
     return found
+
+
+def _is_whole(path: Path) -> bool:
+    left = path.stat().st_size - _TRAILER_BYTES
+    hashed = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (piece := file.read(min(_PIECE_BYTES, left))):
+            hashed.update(piece)
+            left -= len(piece)
+        return file.read() == f"{hashed.hexdigest()}\n".encode()
 
 
 def restore(archive: Path, data_dir: Path) -> Summary:

@@ -1,3 +1,4 @@
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -49,5 +50,23 @@ async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 async def test_what_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError):
-        Database(tmp_path / "file" / "d")
+    with pytest.raises(StoreError, match="file: "):
+        await Database(tmp_path / "file" / "d").open()
+
+
+async def test_a_database_that_is_damaged_or_of_a_later_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d")
+    await database.open()
+    await database.close()
+    plain = sqlite3.connect(tmp_path / "d")
+    plain.execute("UPDATE alembic_version SET version_num = '9999'")
+    plain.commit()
+    plain.close()
+    with pytest.raises(StoreError, match="the data are of a later version") as later:
+        await Database(tmp_path / "d").open()
+    assert "\n" not in str(later.value)
+    content = (tmp_path / "e").with_name("d").read_bytes()
+    (tmp_path / "e").write_bytes(content[:4096] + b"\xff" * 4096 + content[8192:])
+    with pytest.raises(StoreError) as damaged:
+        await Database(tmp_path / "e").open()
+    assert "\n" not in str(damaged.value)

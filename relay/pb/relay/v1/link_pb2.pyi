@@ -398,18 +398,20 @@ class OfferedSlot(_message.Message):
     def __init__(self, slot: _Optional[str] = ..., assignment: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ..., healthy_before: _Optional[bool] = ...) -> None: ...
 
 class FailedContent(_message.Message):
-    __slots__ = ("slot", "content_hash", "retry", "error_message", "at_unix_ms")
+    __slots__ = ("slot", "content_hash", "retry", "error_message", "at_unix_ms", "forgiven")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     CONTENT_HASH_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    FORGIVEN_FIELD_NUMBER: _ClassVar[int]
     slot: str
     content_hash: bytes
     retry: int
     error_message: str
     at_unix_ms: int
-    def __init__(self, slot: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ..., error_message: _Optional[str] = ..., at_unix_ms: _Optional[int] = ...) -> None: ...
+    forgiven: bool
+    def __init__(self, slot: _Optional[str] = ..., content_hash: _Optional[bytes] = ..., retry: _Optional[int] = ..., error_message: _Optional[str] = ..., at_unix_ms: _Optional[int] = ..., forgiven: _Optional[bool] = ...) -> None: ...
 
 class StoredRecord(_message.Message):
     __slots__ = ("state", "sequence_num", "sequence_exact", "last_seen_unix_ms", "failed_hash", "restarts", "failed_packages", "said_goodbye")

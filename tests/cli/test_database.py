@@ -1,0 +1,46 @@
+"""Saving and bringing back, as a user does."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.cli.run import run
+from tests.cli.test_relay import plane_args_of, process
+
+
+async def test_a_running_control_plane_is_saved_and_a_second_one_is_refused(tmp_path: Path) -> None:
+    data, archive = str(tmp_path / "plane"), str(tmp_path / "b.tar")
+    async with process(*plane_args_of(tmp_path), "--link=127.0.0.1:0", "--api=127.0.0.1:0"):
+        saved = await run("opamp-relay", "database", "backup", archive, "--data", data)
+        assert (saved.status, saved.err) == (0, "")
+        assert saved.out.endswith("0 package files; verified\n")
+        second = await run("opamp-relay", *plane_args_of(tmp_path), "--link=127.0.0.1:0", "--api=127.0.0.1:0")
+        assert second.status == 1
+        assert (
+            second.err.strip()
+            .splitlines()[-1]
+            .endswith(f"{data}: another process has this data folder; each needs one of its own")
+        )
+        refused = await run("opamp-relay", "database", "restore", archive, "--data", data)
+        assert (refused.status, "is not empty" in refused.err) == (1, True)
+    target = str(tmp_path / "new" / "plane")
+    settings = tmp_path / "control-plane.yaml"
+    await asyncio.to_thread(settings.write_text, f"data_dir: {target}\n")
+    restored = await run("opamp-relay", "database", "restore", archive, "-c", str(settings))
+    assert (restored.status, "epoch 2 begins" in restored.out) == (0, True)
+    assert (await run("opamp-relay", "database", "backup", archive, "-c", str(settings))).status == 1
+    other = str(tmp_path / "c.tar")
+    assert (await run("opamp-relay", "database", "backup", other, "-c", str(settings))).status == 0
+
+
+async def test_wrong_settings_are_wrong_usage(tmp_path: Path) -> None:
+    done = await run("opamp-relay", "database", "backup", "x", "-c", str(tmp_path / "none.yaml"))
+    assert (done.status, "none.yaml" in done.err) == (2, True)
+
+
+async def test_standalone_s_data_are_known_by_its_settings(tmp_path: Path) -> None:
+    settings = tmp_path / "s.yaml"
+    await asyncio.to_thread(settings.write_text, f"data_dir: {tmp_path / 'data'}\nnode: {{region: eu}}\n")
+    done = await run("opamp-relay", "database", "backup", str(tmp_path / "b.tar"), "-c", str(settings))
+    assert (done.status, f"{tmp_path}/data/control-plane" in done.err) == (1, True)

@@ -1,0 +1,104 @@
+"""Backups of a control plane that runs, and the way back."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from relay.control.storage.backup import DATABASE, backup, restore
+from relay.errors import StoreError
+from relay.ids import sha256
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+
+BYTES = b"package bytes" * 1000
+
+
+async def running(programs: Programs) -> Path:
+    """A control plane with documents, a package and a node; its data folder."""
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, assignment("a", rate=7))
+    digest = sha256(BYTES).hex()
+    folder = programs.folder / "control-plane"
+    (folder / "packages").mkdir(exist_ok=True)
+    (folder / "packages" / digest).write_bytes(BYTES)
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    return folder
+
+
+async def test_a_running_control_plane_is_saved_and_comes_back_in_a_new_epoch(programs: Programs) -> None:
+    folder = await running(programs)
+    archive = programs.folder / "b.tar"
+    made = backup(folder, archive, packages=True, with_keys=False)
+    assert made.size == archive.stat().st_size
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    assert [p.name for p in programs.folder.glob(".*")] == [], "nothing is left beside it"
+    with pytest.raises(StoreError, match="exists"):
+        backup(folder, archive, packages=True, with_keys=False)
+    with pytest.raises(StoreError, match="is not empty"):
+        restore(archive, folder)
+    await programs.stop_all()
+    folder.rename(programs.folder / "lost")
+    assert restore(archive, folder).epoch == 2
+    back = await programs.control_plane()
+    assert set(back.documents.current.assignments) == {"a"}
+    node = await programs.node(back.ports["link"])
+    await eventually(lambda: node.policy.receiver.version is not None and node.policy.receiver.version[0] == 2)
+    assert not back.condition.degraded
+
+
+async def test_keys_go_along_only_where_that_is_asked_for(programs: Programs) -> None:
+    folder = await running(programs)
+    for with_keys in (False, True):
+        archive = programs.folder / f"{with_keys}.tar"
+        backup(folder, archive, packages=False, with_keys=with_keys)
+        restore(archive, programs.folder / str(with_keys))
+        database = sqlite3.connect(programs.folder / str(with_keys) / DATABASE)
+        assert bool(database.execute("SELECT count(*) FROM secrets").fetchone()[0]) is with_keys
+        database.close()
+
+
+async def test_an_archive_with_one_bad_byte_leaves_nothing_behind(programs: Programs) -> None:
+    folder = await running(programs)
+    archive = programs.folder / "b.tar"
+    backup(folder, archive, packages=True, with_keys=True)
+    good = archive.read_bytes()
+    target = programs.folder / "target"
+    for position in (0, 600, len(good) // 2, len(good) - 11_000, len(good) - 1_000, len(good) - 1):
+        archive.write_bytes(good[:position] + bytes([good[position] ^ 0x01]) + good[position + 1 :])
+        with pytest.raises(StoreError):
+            restore(archive, target)
+        assert not target.exists()
+    for bad in (b"", b"nonsense", good[:5000], good[: len(good) // 2]):
+        archive.write_bytes(bad)
+        with pytest.raises(StoreError, match="not a backup"):
+            restore(archive, target)
+    assert not target.exists()
+    target.mkdir()
+    archive.write_bytes(good)
+    assert restore(archive, target).epoch == 2, "an empty folder will do"
+
+
+def test_what_is_no_data_folder_or_no_place_for_an_archive(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no database"):
+        backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
+    sqlite3.connect(tmp_path / DATABASE).close()
+    (tmp_path / DATABASE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(StoreError):
+        backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "b.tar"
+    with tarfile.open(archive, "w") as file:
+        entry = tarfile.TarInfo("link")
+        entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(entry)
+    archive.write_bytes(archive.read_bytes() + f"{sha256(archive.read_bytes()).hex()}\n".encode())
+    with pytest.raises(StoreError, match="nothing that a backup holds"):
+        restore(archive, tmp_path / "target")

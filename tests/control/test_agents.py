@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+
+from relay.control.agents import Agent, NodeState, read_agent
+from relay.policy.snapshot import CONFIG, PACKAGES
+from tests.fleet.agents import record
+
+
+def test_a_state_is_taken_apart() -> None:
+    made = record("a", healthy=False)
+    agent = read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
+    assert (agent.agent_id, agent.node, agent.healthy) == ("a", "eu/one", False)
+    assert agent.accepts(CONFIG)
+    assert not agent.accepts(PACKAGES)
+    assert agent.reports(CONFIG)
+    assert agent.offering(PACKAGES).hash == b""
+
+
+@pytest.mark.parametrize("field", ["agent_description", "health", "remote_config_status", "custom_capabilities"])
+def test_what_cannot_be_read_is_refused(field: str) -> None:
+    made = record("a")
+    setattr(made, field, b"\x0a\xff")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
+    with pytest.raises(ValueError, match="of another agent"):
+        read_agent(b"x" * 16, record("a").state(), NodeState("eu", "one"))
+
+
+def test_a_policy_that_is_refused_as_a_whole_is_among_the_refusals() -> None:
+    node = NodeState("eu", "one", rejected=[{"name": "a", "digest": "", "reason": "no"}])
+    assert [r["name"] for r in node.refusals] == ["a"]
+    assert not node.connected
+    assert isinstance(Agent(b"", "a", "eu/one", True, 0, b"", 0, b"").config.hash, bytes)

@@ -1,0 +1,86 @@
+"""What a control plane says of itself, and when it takes no changes: through the admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from relay.control.app import ControlPlane
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+
+
+async def ask(plane: ControlPlane, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    url = f"http://127.0.0.1:{plane.ports['api']}{path}"
+    async with aiohttp.ClientSession() as client, client.request(method, url, json=body) as answer:
+        return answer.status, json.loads(await answer.text())
+
+
+def documents(*texts: str) -> dict[str, Any]:
+    return {"sources": [{"source": "t", "text": "".join(texts)}]}
+
+
+async def test_another_database_overrules_no_node_until_somebody_says_so(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, assignment("a", rate=7))
+    ports = plane.ports
+    node = await programs.node(ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    await programs.stop(plane)
+    (programs.folder / "control-plane").rename(programs.folder / "aside")
+    empty = await programs.control_plane(link=ports["link"], api=ports["api"])
+    await eventually(lambda: node.policy.receiver.ahead_of == (1, 0))
+    status, health = await ask(empty, "GET", "/health")
+    assert (status, health["status"]) == (200, "degraded")
+    assert "holds manifest [1, 1]" in health["degraded"][0]
+    assert any("newer than the control plane's" in line for line in node.condition().status["degraded"])
+    status, refused = await ask(empty, "POST", "/api/v1/apply", documents(TEMPLATE))
+    assert status == 409
+    assert "epoch raise" in refused["detail"]
+    (shown,) = (await ask(empty, "GET", "/api/v1/nodes"))[1]
+    assert "never published" in shown["problems"][0]
+    assert node.policy.receiver.version == (1, 1), "it serves what it has"
+    assert (await ask(empty, "POST", "/api/v1/epoch", {}))[0] == 422
+    assert await ask(empty, "POST", "/api/v1/epoch", {"reason": "new start"}) == (200, {"epoch": 2})
+    await eventually(lambda: node.policy.receiver.version == (2, 1))
+    assert (await ask(empty, "POST", "/api/v1/apply", documents(TEMPLATE, assignment("a"))))[0] == 200
+    await eventually(lambda: node.policy.receiver.version == (2, 2))
+    assert (await ask(empty, "GET", "/health"))[1] == {"status": "ok", "degraded": []}
+    entries = (await ask(empty, "GET", "/api/v1/audit"))[1]
+    assert any(e["action"] == "raise-epoch" and e["reason"] == "new start" for e in entries)
+
+
+async def test_a_control_plane_that_cannot_write_says_so_and_when_it_can_again(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    database = plane.condition._database
+    path = programs.folder / "control-plane" / "control-plane.sqlite3"
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+    database._engine.dialect  # noqa: B018
+    other.execute("BEGIN IMMEDIATE")
+    probing = asyncio.create_task(database.probe())
+    await asyncio.wait([probing], timeout=15)
+    assert await ask(plane, "GET", "/ready") == (503, {"ready": False, "reason": "database: database is locked"})
+    assert (await ask(plane, "GET", "/health"))[1]["degraded"] == ["database: database is locked"]
+    other.execute("ROLLBACK")
+    other.close()
+    await database.probe()
+    assert (await ask(plane, "GET", "/ready"))[0] == 200
+
+
+async def test_a_database_that_is_replaced_while_it_is_open_takes_no_changes(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    path = programs.folder / "control-plane" / "control-plane.sqlite3"
+    await asyncio.to_thread(_replace, path)
+    status, refused = await ask(plane, "POST", "/api/v1/apply", documents(TEMPLATE))
+    assert (status, "was replaced or deleted" in refused["detail"]) == (503, True)
+    await plane.condition._database.probe()
+    assert "was replaced or deleted" in (await ask(plane, "GET", "/health"))[1]["degraded"][0]
+
+
+def _replace(path: Path) -> None:
+    path.rename(path.with_suffix(".moved"))
+    path.write_bytes(b"")
