@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 # The constraints name everything that is needed: without --no-deps an older pip looks for newer releases all the same,
 # and stops at the first it finds.
@@ -15,15 +16,24 @@ help: ## these words
 
 setup: $(READY) ## make .venv with everything that is needed
 
-$(READY): constraints.txt pyproject.toml
+$(RUNS): constraints-run.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --no-deps --require-hashes -r constraints.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) lacks venv: install it (on Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  echo "Making $(VENV) ..."; rm -rf $(VENV); $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; }
+	@echo "Installing what the programs run with ($$(grep -c '==' $<) packages, about 250 MB; once, a minute or so) ..."
+	@$(PIP) install --quiet --no-deps --require-hashes -r $<
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(READY): $(RUNS) constraints.txt
+	@echo "Installing what tests and checks need besides ($$(grep -c '==' constraints.txt) packages; once, a minute or so) ..."
+	@$(PIP) install --quiet --no-deps --require-hashes -r constraints.txt
 	@$(PIP) check
 	@touch $@
 
-run: setup ## control plane, a node and 20 simulated agents, live in this terminal
+run: $(RUNS) ## control plane, a node and 20 simulated agents, live in this terminal
 	@$(BIN)/opamp-relay standalone --demo
 
 test: setup ## all tests; those whose tools are missing say so
@@ -54,6 +64,8 @@ bench: setup ## measure, and print the figures as a table (needs Go)
 constraints: ## pin all dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --prerelease if-necessary-or-explicit --generate-hashes \
 	  --no-emit-index-url --no-header --all-extras pyproject.toml -o constraints.txt
+	uv pip compile --quiet --universal --python-version 3.11 --prerelease if-necessary-or-explicit --generate-hashes \
+	  --no-emit-index-url --no-header --extra build -c constraints.txt pyproject.toml -o constraints-run.txt
 
 clean: ## remove what make made, not your data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage*

@@ -95,6 +95,8 @@ def validate(
                     print(problem, file=sys.stderr)
                 if problems or value.get("kind") != "ConfigTemplate":
                     continue
+                if "text" in value["spec"]:
+                    continue  # nobody here knows its language
                 value, prefix = value["spec"]["config"], "spec.config."
             if not isinstance(value, dict):
                 wrong += 1

@@ -154,7 +154,7 @@ class Checks:
             ]
         if self.validation == "off" or not isinstance(document, ConfigTemplate):
             return []
-        if not collector.is_collector_config(document.spec.config):
+        if document.spec.config is None or not collector.is_collector_config(document.spec.config):
             return []
         return [
             (source.problem(f"spec.config.{f.path}", f.reason), f.is_error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import difflib
 from collections import Counter
 from collections.abc import Iterable
@@ -141,7 +142,7 @@ class Diffs:
 def _components(decision: Decision) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for choice in decision.choices:
-        for section, names in collector.components(choice.config.template.spec.config).items():
+        for section, names in collector.components(choice.config.template.spec.config or {}).items():
             found.setdefault(section, set()).update(names)
     return found
 
@@ -199,7 +200,10 @@ def _texts(decision: Decision, mask: Mask) -> dict[str, str]:
     texts = {}
     for choice in decision.choices:
         template = choice.config.template
-        tree = mask.tree(templates.substituted(template, choice.config.resolved))
+        resolved = choice.config.resolved
+        if template.spec.text is not None:  # in text nothing but the values' names tells what is secret
+            resolved = dataclasses.replace(resolved, values=mask.tree(resolved.values))
+        tree = mask.tree(templates.substituted(template, resolved))
         texts[choice.slot or "(default)"] = templates.as_bytes(tree, template.spec.content_type).decode()
     if decision.packages is not None and decision.packages.files is not None:
         files = decision.packages.files.files

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from relay.fleet.facts import facts_of
 from relay.fleet.rollup import status_name
 from relay.fleet.view import rfc3339
 from relay.opamp import capabilities
+from relay.opamp.offer import Failure
 from relay.opamp.offering import failures_of, slots_of
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
@@ -46,6 +47,7 @@ def explain_agent(
         notes.append("the agent does not accept remote configs: it is offered nothing")
     if not state.agent_description:
         notes.append("the agent has not said who it is: it is offered nothing until it does")
+    notes += _stuck(failed)
     attempts = [
         {"hash": f.content_hash.hex(), "status": "FAILED", "error_message": f.error_message, "at": rfc3339(f.at_ms)}
         for f in failed
@@ -83,3 +85,18 @@ def explain_agent(
         "attempts": attempts,
         "notes": notes,
     }
+
+
+def _stuck(failed: Iterable[Failure]) -> list[str]:
+    """A hint, where several configs failed with one and the same text: then it is hardly the configs."""
+    contents: dict[str, set[bytes]] = {}
+    for failure in failed:
+        if failure.error_message:
+            contents.setdefault(failure.error_message, set()).add(failure.content_hash)
+    return [
+        f"{len(hashes)} different contents failed with one and the same text: perhaps the agent repeats an old failure."
+        " opampsupervisor 0.149 with `validate_config: true` does so from a restart on: set it to false, restart it, then"
+        " `opampctl rollout retry`"
+        for hashes in contents.values()
+        if len(hashes) > 1
+    ]

@@ -449,6 +449,7 @@ class Node:
         """Look after the region every second, link or no link."""
         while True:
             await asyncio.sleep(_PROTECT_S)
+            self.hub.settle()
             if self.policy.protect(self.registry, self._age_or_unknown()):
                 self.hub.policy_changed()
                 self._sender.tell = True

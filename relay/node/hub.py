@@ -24,7 +24,7 @@ from relay.node.live import Live
 from relay.node.registry import Registry
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
-from relay.opamp import body, capabilities
+from relay.opamp import body, capabilities, gateway
 from relay.opamp.contest import Verdict
 from relay.opamp.offer import Offer
 from relay.opamp.packages import PackagesOffer
@@ -37,6 +37,7 @@ _log = log.get("opamp-relay.hub")
 _SLICE_S = 0.005
 """How long one slice of a policy change may hold the loop."""
 _ASK_TICK_S = 0.05
+_DESCRIBE_WITHIN_S = 10.0
 _POLLS = 3
 """Polls or heartbeats that an agent may leave out."""
 _OFFLINE_AFTER_S = 90.0
@@ -116,6 +117,8 @@ class Hub:
         self._contests = Contests(won=self._newcomer_won, lost=self._newcomer_lost)
         self._asking: deque[Live] = deque()
         self._asking_timer: asyncio.TimerHandle | None = None
+        self._undescribed: deque[tuple[float, Live]] = deque()
+        """(until when they have time to say who they are, agents), the earliest first."""
         self._rate = full_state_per_second
         self._tokens = max(1.0, full_state_per_second)
         self._tokens_at = clock.monotonic()
@@ -155,6 +158,9 @@ class Hub:
                 live.polled(before, now)
                 self._contests.heard(live)
                 return reply
+        if (greeting := gateway.answer(content)) is not None:
+            self._shared.add(connection)
+            return greeting
         message = body.decode(content, self._max_elements)
         uid = message.instance_uid
         live = self._live.get(uid)
@@ -175,6 +181,9 @@ class Hub:
             self._changed(live, answer.changes, answer.effective_config, now)
         if live.session.needs_full:
             self._ask_later(live)
+        if not live.session.record.agent_description and not live.waiting:
+            live.waiting = True
+            self._undescribed.append((now + _DESCRIBE_WITHIN_S, live))
         return answer.body
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
@@ -315,7 +324,7 @@ class Hub:
             live.connection.session = None
         self._contests.gone(uid, live)
         record = live.session.record
-        if not record.agent_description:
+        if not record.agent_id:
             # It never said who it is: nothing worth a place among those that did.
             self._registry.remove(uid)
             return
@@ -514,6 +523,18 @@ class Hub:
         self._asking_timer = asyncio.get_running_loop().call_later(_ASK_TICK_S, self._ask_some) if again else None
 
     # ---- housekeeping
+
+    def settle(self) -> None:
+        """Every second or so: agents that were asked who they are and do not say so are decided by what is known."""
+        now = self._clock.monotonic()
+        while self._undescribed and self._undescribed[0][0] <= now:
+            _, live = self._undescribed.popleft()
+            live.waiting = False
+            record = live.session.record
+            if self._live.get(record.instance_uid) is live and not record.agent_description:
+                record.call_by_uid()
+                self._registry.changed(record)
+                self._offer_if_changed(live, now)
 
     def release(self, uid: bytes) -> None:
         """The control plane says that another node has this agent, by a newer session."""

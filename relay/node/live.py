@@ -15,7 +15,18 @@ _FORGIVEN_BY = 100
 class Live:
     """An agent with a session on a connection."""
 
-    __slots__ = ("_bad", "_bad_at", "asking", "connection", "interval_s", "new_uid", "packages", "session", "told")
+    __slots__ = (
+        "_bad",
+        "_bad_at",
+        "asking",
+        "connection",
+        "interval_s",
+        "new_uid",
+        "packages",
+        "session",
+        "told",
+        "waiting",
+    )
 
     def __init__(self, session: Session, connection: Connection) -> None:
         self.session = session
@@ -24,6 +35,8 @@ class Live:
         """Waits to be asked for its full state."""
         self.packages: PackagesOffer | None = None
         """What was last sent to it."""
+        self.waiting = False
+        """Has yet to say who it is, and time for that."""
         self.told = b""
         """The all_packages_hash that it last said to have installed."""
         self.new_uid: bytes | None = None

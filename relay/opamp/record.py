@@ -6,7 +6,7 @@ are small. Who wants to look inside parses.
 
 from __future__ import annotations
 
-from relay.ids import AgentId, InstanceUid, sha256
+from relay.ids import AgentId, InstanceUid, format_uid, sha256
 from relay.opamp import body, capabilities, identity
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.offering import APPLIED, APPLYING, FAILED, Offering
@@ -124,6 +124,12 @@ class Record:
         """The class last counted in the node's roll-up; see `relay.fleet.rollup`."""
         self.cohort: object = None
         """See `relay.fleet.cohort`, which sets it; None where it must be found anew."""
+
+    def call_by_uid(self) -> None:
+        """It does not say who it is (Java clients over WebSocket never do): it is known by its uid, without attributes."""
+        if not self.agent_id:
+            self.agent_id = AgentId(format_uid(self.instance_uid))
+            self.cohort = None
 
     def merge(self, message: pb.AgentToServer, *, full: bool) -> int:
         """Take over what a report carries; with `full`, what it leaves out is forgotten.

@@ -9,8 +9,9 @@ What the session decides:
 - Full state is asked for when something was missed: an agent nobody knows, or a sequence that does not go on. The answer
   to that request is taken as the whole truth; it is never asked again at once, whatever comes (some clients answer each
   request immediately, others never).
-- A config is offered while the agent's reported hash differs from the one that policy selects, once per session and
-  config, again after something was missed, never one that it reported FAILED. Packages likewise.
+- A config is offered while the agent's reported hash differs from the one that policy selects: once per session and
+  config, again after something was missed, and a few times where a status names yet another hash; never one that it
+  reported FAILED. Packages likewise.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ ASK_AGAIN_S = 30.0
 ASK_AGAIN_MOST_S = 600.0
 OFFER_AGAIN_S = 30.0
 """An agent that goes on reporting another hash is offered the config again this long after the last time."""
+
+_REPEATS = 3
+"""How often a status of yet another hash is answered with the same offer."""
 
 _CAPABILITIES = body.capabilities_field(capabilities.SERVER)
 _NOTHING = b""
@@ -124,6 +128,8 @@ class Session:
         "_framed_ack",
         "_framed_uid",
         "_header",
+        "_held_before",
+        "_repeats",
         "_services",
         "disconnected",
         "last_seen",
@@ -152,6 +158,10 @@ class Session:
         """Something was missed and full state has not come since."""
         self.sent_hash = b""
         """Hash of the config that this session last sent."""
+        self._held_before = b""
+        """What the agent reported when it was sent that."""
+        self._repeats = 0
+        """How often it was sent that again because of a status."""
         self.sent_packages_hash = b""
         """all_packages_hash of the packages that this session last sent."""
         self.offered_at = self.packages_offered_at = 0.0
@@ -293,7 +303,7 @@ class Session:
             OFFERED and PACKAGES_OFFERED where an offer was put, OTHER where only the memory of one changed.
         """
         record = self.record
-        if not record.agent_description or self.disconnected:
+        if not record.agent_id or self.disconnected:
             return Change.NONE
         changes = Change.NONE
         configs, packages = self._services.withheld(record)
@@ -322,7 +332,9 @@ class Session:
                 self._withdraw()
                 return self._remember(offer, held=True)
             # Else it was sent something since, and may be about to apply that: what it says to have is no longer sure.
-        if self.sent_hash == wanted and not (mismatch and now - self.offered_at >= OFFER_AGAIN_S):
+        if self.sent_hash != wanted:
+            self._held_before, self._repeats = record.config_status().last_remote_config_hash, 0
+        elif not (mismatch and self._is_due(record, now)):
             return Change.NONE
         self.outbox.offer = offer
         self._expected = _NOTHING
@@ -330,6 +342,16 @@ class Session:
         self.offered_at = now
         self._remember(offer)
         return Change.OFFERED
+
+    def _is_due(self, record: Record, now: float) -> bool:
+        """Whether a status of another hash than was offered asks for the offer again (spec: remote_config MUST be included).
+
+        Not at once where it is of the hash from before the offer: it may have been sent before the offer came.
+        """
+        if record.config_status().last_remote_config_hash != self._held_before and self._repeats < _REPEATS:
+            self._repeats += 1
+            return True
+        return now - self.offered_at >= OFFER_AGAIN_S
 
     def _consider_packages(self, record: Record, now: float, mismatch: bool) -> int:
         offer = self._services.decide_packages(record)

@@ -97,6 +97,9 @@ def _type_problem(kind: str, value: Any) -> str | None:
     return None if fits else f"{value!r} is not of type {kind}"
 
 
+TREE_TYPES = ("text/yaml", "application/json")
+
+
 class TemplateMetadata(Metadata):
     """NAME@VERSION of a template; immutable once applied."""
 
@@ -107,8 +110,32 @@ class TemplateSpec(Model):
     """The body of a template."""
 
     variables: list[Variable] = Field(default_factory=list)
-    config: dict[str, Any] = Field(min_length=1)
-    content_type: Literal["text/yaml", "application/json"] = "text/yaml"
+    config: dict[str, Any] | None = Field(default=None, min_length=1)
+    """A tree; placeholders take typed values."""
+    text: str | None = Field(default=None, min_length=1)
+    """Any other config (Fluent Bit, telegraf, …); placeholders take text."""
+    content_type: Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9.+_-]+$", max_length=64)] = "text/yaml"
+    """Of a tree one of YAML and JSON; of text whatever the agent expects."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_by_default(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "text" in value and "content_type" not in value:
+            return {**value, "content_type": "text/plain"}
+        return value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> TemplateSpec:
+        if (self.config is None) == (self.text is None):
+            raise ValueError("a template has config or text, one of the two")
+        if self.config is not None and self.content_type not in TREE_TYPES:
+            raise ValueError(f"content_type: of config one of {', '.join(TREE_TYPES)}; any other goes with text")
+        return self
+
+    @property
+    def body(self) -> dict[str, Any] | str:
+        """The one that it has."""
+        return self.config if self.config is not None else self.text or ""
 
     @field_validator("variables")
     @classmethod

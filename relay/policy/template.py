@@ -33,7 +33,8 @@ class Resolved:
 
 def placeholders(template: ConfigTemplate) -> Iterator[tuple[str, str]]:
     """(path, variable) of each placeholder in the config."""
-    for path, value in leaves(template.spec.config, "spec.config"):
+    name = "spec.config" if template.spec.config is not None else "spec.text"
+    for path, value in leaves(template.spec.body, name):
         if isinstance(value, str):
             for match in _PLACEHOLDER.finditer(value):
                 yield path, match.group(1)
@@ -93,16 +94,20 @@ def render(template: ConfigTemplate, resolved: Resolved) -> bytes:
 
 
 def substituted(template: ConfigTemplate, resolved: Resolved) -> Any:
-    """The config with its placeholders replaced, as a plain value.
+    """The config with its placeholders replaced, as a plain value; text as text.
 
     A scalar that is one placeholder takes the typed value; inside text it takes the value's canonical text. A variable
     without a value is null, or empty inside text.
     """
+    if template.spec.text is not None:
+        return _in_text(template.spec.text, resolved.values)
     return _substitute(template.spec.config, resolved.values)
 
 
 def as_bytes(tree: Any, content_type: str) -> bytes:
     """Write a config. Keys are sorted: the order of a document is lost on its way."""
+    if isinstance(tree, str):
+        return tree.encode()
     if content_type == "application/json":
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     # The pure Python emitter: libyaml's breaks long lines elsewhere. Aliases are off, so equal parts stay plain.
@@ -126,7 +131,11 @@ def _substitute(node: Any, values: Mapping[str, Any]) -> Any:
     whole = _PLACEHOLDER.fullmatch(node.strip())
     if whole:
         return values.get(whole.group(1))
-    return _PLACEHOLDER.sub(lambda match: _as_text(values.get(match.group(1))), node)
+    return _in_text(node, values)
+
+
+def _in_text(text: str, values: Mapping[str, Any]) -> str:
+    return _PLACEHOLDER.sub(lambda match: _as_text(values.get(match.group(1))), text)
 
 
 def _as_text(value: Any) -> str:

@@ -3,6 +3,7 @@ from relay.fleet.explain import explain_agent
 from relay.opamp.offer import Failure
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.evaluate import Evaluator
 from relay.policy.snapshot import build
 from tests.fleet.agents import record
 from tests.policy.filled import filled, package
@@ -60,3 +61,13 @@ def test_attempts_at_packages() -> None:
     assert found["attempts"][-1]["hash"] == offer.hash.hex()
     assert found["attempts"][-1]["status"] == "OFFERED"
     assert found["notes"] == ["the agent does not accept packages: it is offered none"]
+
+
+def test_several_configs_that_fail_with_one_text_are_hardly_all_bad() -> None:
+    evaluator = Evaluator(build(resources()))
+    state = link_pb2.AgentState(agent_id="a", agent_description=b"", capabilities=2)
+    for content, text in ((b"1", "same"), (b"2", "same"), (b"3", "other"), (b"4", ""), (b"5", "")):
+        state.config.failed.add(content_hash=content, error_message=text)
+    notes = explain_agent(evaluator, state, region="eu", trusted="all")["notes"]
+    (hint,) = [note for note in notes if "validate_config" in note]
+    assert hint.startswith("2 different contents failed with one and the same text: perhaps the agent repeats")

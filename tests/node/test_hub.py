@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from relay.ids import format_uid
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
@@ -336,3 +338,41 @@ async def test_heartbeats_are_answered_while_a_policy_goes_out(programs: Program
         last = int(rate_of(pushed[-1]).split()[-1])
     for agent in agents:
         await agent.close()
+
+
+async def test_the_bindplane_gateway_s_handshake_is_answered_and_its_agents_are_served(programs: Programs) -> None:
+    node = await ready_node(programs)
+    socket = await RawSocket.open(node.ports["websocket"])
+    for number in range(20):
+        custom = pb.CustomMessage(
+            capability="com.bindplane.opamp-gateway",
+            type="connect",
+            data=json.dumps({"request_uid": f"r{number}", "remote_address": "x", "headers": {}}).encode(),
+        )
+        socket.write(frame(b"\0" + pb.AgentToServer(custom_message=custom).SerializeToString()))
+        answer = await socket.message()
+        assert json.loads(answer.custom_message.data)["request_uid"] == f"r{number}"
+        assert json.loads(answer.custom_message.data)["accept"] is True
+    agent = TestAgent(WebSocketPipe(socket))
+    assert rate_of(await agent.hello()) == b"rate: 1"
+    assert sum(node.metrics.bad_messages.values()) == 0
+    await socket.close()
+
+
+async def test_an_agent_that_never_says_who_it_is_is_decided_by_what_is_known(programs: Programs) -> None:
+    node = await ready_node(
+        programs, assignment("all"), assignment("prod", priority=9, rate=9, selector="{labels: {t: p}}")
+    )
+    agent = await TestAgent.over("websocket", node.ports)
+    assert (await agent.heartbeat()).flags == pb.ServerToAgentFlags_ReportFullState
+    node.hub.settle()
+    record = node.registry.get(agent.uid)
+    assert record is not None
+    assert not record.agent_id, "it has ten seconds"
+    node.hub._undescribed[0] = (0.0, node.hub._undescribed[0][1])
+    node.hub.settle()
+    assert rate_of(await agent.pipe.pushed()) == b"rate: 1"
+    assert record.agent_id == format_uid(agent.uid)
+    answer = await agent.hello(t="p")
+    assert rate_of(answer) == b"rate: 9", "what it says later counts"
+    await agent.close()

@@ -545,3 +545,40 @@ def test_a_failed_download_is_offered_once_more_and_then_no_more() -> None:
     later = World(world.record)
     later.packages = SET
     assert not later.hello(capabilities=PACKAGES, package_statuses=failed).HasField("packages_available")
+
+
+# ---- a status of another hash
+
+
+def status(hash_: bytes, word: int = pb.RemoteConfigStatuses_APPLIED) -> Status:
+    return Status(last_remote_config_hash=hash_, status=word)  # type: ignore[arg-type]
+
+
+def test_a_status_of_another_hash_gets_the_offer_in_its_answer_a_few_times() -> None:
+    world = World()
+    world.offer = ONE
+    assert world.hello(remote_config_status=status(b"before")).HasField("remote_config")
+    assert not world.report(1.0, remote_config_status=status(b"before")).HasField("remote_config"), (
+        "sent before the offer"
+    )
+    for number in range(3):
+        answer = world.report(2.0, remote_config_status=status(b"else%d" % number))
+        assert answer.remote_config.config_hash == ONE.config_hash
+    assert not world.report(3.0, remote_config_status=status(b"else4")).HasField("remote_config")
+    assert world.report(40.0, remote_config_status=status(b"else5")).HasField("remote_config"), (
+        "as before, now and then"
+    )
+    world.offer = TWO
+    assert world.report(41.0).HasField("remote_config")
+    assert world.report(41.0, remote_config_status=status(b"else6")).HasField("remote_config"), "three for each hash"
+
+
+def test_what_an_agent_should_have_and_is_not_offered_is_remembered() -> None:
+    world = World()
+    world.offer = ONE
+    world.withheld = ((WithheldSlot("", "a", b"x", ""),), ())
+    world.hello()
+    assert world.record.config.withheld == world.withheld[0]
+    world.withheld = ((), ())
+    assert world.session.consider(1.0) == Change.OTHER
+    assert not world.record.config.withheld

@@ -1,12 +1,16 @@
 import json
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Variable
+from relay.policy.snapshot import template_resource
+from tests.policy.published import TEMPLATE
 
 
 def template(config: dict[str, Any], *variables: Variable, content_type: str = "text/yaml") -> ConfigTemplate:
@@ -116,3 +120,52 @@ def test_the_content_hash_covers_all_inputs() -> None:
     one = templates.content_hash(b"t", base, 1)
     assert one == templates.content_hash(b"t", templates.Resolved({"a": 1}, {"a": "region"}), 1)
     assert len({one, templates.content_hash(b"u", base, 1), templates.content_hash(b"t", base, 2)}) == 3
+
+
+def text_template(**spec: Any) -> ConfigTemplate:
+    return ConfigTemplate.model_validate(
+        {
+            "apiVersion": "opamp.io/v1",
+            "kind": "ConfigTemplate",
+            "metadata": {"name": "fluent-bit", "version": "v1"},
+            "spec": {
+                "variables": [{"name": "flush", "type": "int", "default": 5}, {"name": "tags", "type": "list"}],
+                **spec,
+            },
+        }
+    )
+
+
+def test_a_config_that_is_no_yaml_is_text_with_placeholders() -> None:
+    template = text_template(
+        text="[SERVICE]\n    flush {{.flush}}\n    tags {{ .tags }}\n    {{other}} ${ENV}\n",
+        content_type="application/x-fluent-bit",
+    )
+    resolved, problems = templates.resolve(template, {"tags": ["a", 1]}, {})
+    assert problems == []
+    expected = b'[SERVICE]\n    flush 5\n    tags ["a",1]\n    {{other}} ${ENV}\n'
+    assert templates.render(template, resolved) == expected
+    assert template.spec.content_type == "application/x-fluent-bit"
+    assert text_template(text="x").spec.content_type == "text/plain"
+    assert templates.problems_of(text_template(text="{{.typo}}")) == [("spec.text", "variable typo is not declared")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason"),
+    [
+        ({}, "config or text, one of the two"),
+        ({"text": "x", "config": {"a": 1}}, "config or text, one of the two"),
+        ({"config": {"a": 1}, "content_type": "application/toml"}, "any other goes with text"),
+        ({"text": "x", "content_type": "no type"}, "pattern"),
+        ({"text": ""}, "at least 1"),
+    ],
+)
+def test_forms_of_a_template(spec: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        text_template(**spec)
+
+
+def test_the_payload_of_a_tree_is_as_it_was_before_there_was_text() -> None:
+    _, payload = template_resource(TEMPLATE)
+    assert b'"text":' not in payload
+    assert b'"config":' not in template_resource(text_template(text="x"))[1]
