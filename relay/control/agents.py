@@ -7,10 +7,11 @@ from typing import Literal
 
 from google.protobuf.message import DecodeError
 
+from relay.fleet.rollup import status_name
 from relay.fleet.shards import Shards, state_digest
 from relay.link.protocol import SyncSender
 from relay.opamp import capabilities, identity
-from relay.opamp.offering import Offering
+from relay.opamp.offering import FAILED, Offering
 from relay.opamp.packages import PackageOffering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
@@ -45,7 +46,9 @@ class Agent:
     capabilities: int = 0
     facts: Facts | None = None
     """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
-    listed: tuple[tuple[frozenset[str], bool], str] | None = None
+    status: str = "UNSET"
+    """What has become of its config, as people see it."""
+    listed: tuple[tuple[frozenset[str], bool | None], str] | None = None
     """What it looks like in lists; see `views.listed`."""
     started_ms: int = 0
     """When its session began, by our clock."""
@@ -144,7 +147,7 @@ def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         message = link_pb2.AgentState.FromString(state)
         health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
         identity.attributes(message.agent_description)
-        pb.RemoteConfigStatus.FromString(message.remote_config_status)
+        status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
         pb.PackageStatuses.FromString(message.package_statuses)
         pb.CustomCapabilities.FromString(message.custom_capabilities)
         pb.AvailableComponents.FromString(message.available_components)
@@ -170,6 +173,7 @@ def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         started_ms=message.session_started_unix_ms,
     )
     agent.config.take(message.config)
+    agent.status = FAILED if agent.config.failure is not None else status_name(status.status)
     if message.HasField("packages"):
         agent.packages = PackageOffering()
         agent.packages.take(message.packages)

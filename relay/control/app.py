@@ -130,7 +130,7 @@ class ControlPlane:
         self.metrics.skews = lambda: {
             (node.region, node.name): node.behind_ms / 1000 for node in fleet.nodes.values() if node.connected
         }
-        self.metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: len(fleet.agents))
+        self.metrics.agents = lambda: views.agents_by_class(fleet)
         self.metrics.sources["opamp_control_plane_nodes_connected"] = (
             "Nodes whose link is up",
             lambda: sum(node.connected for node in fleet.nodes.values()),

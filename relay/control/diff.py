@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.aio.clock import Clock
-from relay.control import views
+from relay.control import query
 from relay.control.agents import Agent
 from relay.control.documents import Documents, read
 from relay.control.fleet import Fleet
@@ -71,7 +71,7 @@ class Diffs:
         orphans: list[str] = []
         lacking: list[dict[str, Any]] = []
         lists: dict[bytes, pb.AvailableComponents] = {}
-        for i, agent in enumerate(views.rows(self._fleet)):
+        for i, agent in enumerate(query.rows(self._fleet)):
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             region = self._fleet.nodes[agent.node].region

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from relay.control import views
+from relay.control import query
 from relay.control.agents import Agent
 from relay.control.assignments import content_inputs
 from relay.control.fleet import Fleet
@@ -34,7 +34,7 @@ async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
         if state.observe_only and isinstance(state.stable, GlobalConfig)
     ]
     wanted: dict[tuple[str, str], Mapping[str, Any] | None] = {}
-    for i, agent in enumerate(views.rows(fleet) if watching else []):
+    for i, agent in enumerate(query.rows(fleet) if watching else []):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         region = fleet.nodes[agent.node].region

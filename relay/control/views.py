@@ -6,39 +6,16 @@ import json
 from collections import Counter
 from typing import Any
 
+from relay.control import query
 from relay.control.agents import Agent, NodeState
 from relay.control.fleet import SKEW_MS, Fleet
-from relay.errors import NotFound, Problem, Refused
 from relay.fleet.view import agent_view, rfc3339
-from relay.ids import format_uid, parse_uid
+from relay.ids import format_uid
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.selector import canonical
 from relay.policy.snapshot import PACKAGES
 
 _SHOWN = 20
-
-
-def rows(fleet: Fleet) -> list[Agent]:
-    """One agent a row: of several uids of one agent id the live ones, or if none is live the newest."""
-    first: dict[str, Agent] = {}
-    more: dict[str, list[Agent]] = {}
-    for agent in fleet.agents.values():
-        name = agent.agent_id or agent.uid.hex()
-        held = first.setdefault(name, agent)
-        if held is not agent:
-            more.setdefault(name, [held]).append(agent)
-    for name, agents in more.items():
-        live = [agent for agent in agents if agent.connected]
-        first[name], *others = live or [max(agents, key=lambda a: a.session_started_ms)]
-        more[name] = others
-    return [*first.values(), *(agent for agents in more.values() for agent in agents)]
-
-
-def matches(fleet: Fleet, agent: Agent, wanted: dict[str, str]) -> bool:
-    """Whether an agent has all these labels (values as text)."""
-    labels = fleet.facts_of(agent).labels
-    return all(key in labels and _as_text(labels[key]) == value for key, value in wanted.items())
 
 
 def of(fleet: Fleet, agent: Agent, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -58,25 +35,38 @@ def listed(fleet: Fleet, agent: Agent, fields: frozenset[str]) -> str:
     """`of` as JSON. That of some fields, as lists of all agents ask for them, is kept until the agent changes."""
     if not fields:
         return json.dumps(of(fleet, agent))
-    key = (fields, fleet.connected(agent) is not None)
+    key = (fields, fleet.connected(agent))
     if agent.listed is None or agent.listed[0] != key:
         agent.listed = (key, json.dumps(of(fleet, agent, fields)))
     return agent.listed[1]
 
 
-def find(fleet: Fleet, name: str) -> Agent:
-    """An agent by instance_uid or agent id.
+async def whole(fleet: Fleet, agent: Agent) -> dict[str, Any]:
+    """`of`, with the tree of its health and the components that it has."""
+    state = link_pb2.AgentState.FromString(agent.state)
+    health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
+    components = await fleet.components(agent.components_digest) if agent.components_digest else None
+    return {
+        **of(fleet, agent),
+        "health": None if health is None else _health(health),
+        "components": {}
+        if components is None
+        else {section: sorted(part.sub_component_map) for section, part in sorted(components.components.items())},
+    }
 
-    Raises:
-        NotFound: nobody knows it.
-    """
-    uid = parse_uid(name)
-    if uid is not None and uid in fleet.agents:
-        return fleet.agents[uid]
-    named = [a for a in rows(fleet) if a.agent_id == name]
-    if not named:
-        raise NotFound(f"no agent {name} is known")
-    return named[0]
+
+def _health(health: pb.ComponentHealth) -> dict[str, Any]:
+    """A component's health and that of its parts; what it did not say is left out."""
+    found: dict[str, Any] = {"healthy": health.healthy}
+    if health.status:
+        found["status"] = health.status
+    if health.last_error:
+        found["last_error"] = health.last_error
+    if health.start_time_unix_nano:
+        found["started"] = rfc3339(health.start_time_unix_nano // 1_000_000)
+    if health.component_health_map:
+        found["components"] = {name: _health(part) for name, part in sorted(health.component_health_map.items())}
+    return found
 
 
 def nodes(fleet: Fleet) -> list[dict[str, Any]]:
@@ -158,21 +148,6 @@ def connected_by_region(fleet: Fleet) -> dict[str, int]:
     return {view["name"]: view["connected"] for view in regions(fleet)}
 
 
-def wanted_labels(terms: list[str]) -> dict[str, str]:
-    """`k=v` terms, as `matches` takes them.
-
-    Raises:
-        Refused: one is not k=v.
-    """
-    wanted = {}
-    for term in terms:
-        key, equals, value = term.partition("=")
-        if not equals:
-            raise Refused([Problem("request", 0, "label", f"{term!r} is not k=v")])
-        wanted[key] = value
-    return wanted
-
-
 _PACKAGE_STATES = {
     pb.PackageStatusEnum_Installed: "installed",
     pb.PackageStatusEnum_InstallPending: "installing",
@@ -191,8 +166,8 @@ def package_status(fleet: Fleet, wanted: dict[str, str]) -> dict[str, Any]:
     """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
     telling = []
-    for agent in rows(fleet):
-        if not agent.reports(PACKAGES) or (wanted and not matches(fleet, agent, wanted)):
+    for agent in query.rows(fleet):
+        if not agent.reports(PACKAGES) or (wanted and not query.has_labels(fleet, agent, wanted)):
             continue
         region = fleet.nodes[agent.node].region
         state = link_pb2.AgentState.FromString(agent.state)
@@ -224,5 +199,11 @@ def package_status(fleet: Fleet, wanted: dict[str, str]) -> dict[str, Any]:
     return {"packages": packages, "agents": telling}
 
 
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else canonical(value).decode()
+def agents_by_class(fleet: Fleet) -> dict[tuple[str, str, str], int]:
+    """(region, config status, healthy: `true`, `false` or `unknown`) → agents; for the metric."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for agent in query.rows(fleet):
+        healthy = query.healthy(fleet, agent)
+        word = "unknown" if healthy is None else str(healthy).lower()
+        found[fleet.nodes[agent.node].region, agent.status, word] += 1
+    return dict(found)

@@ -35,13 +35,20 @@ class _Subject:
 
 
 def _healthy(subject: _Subject) -> bool | None:
+    """None where nobody knows: it never told, or is not connected."""
     state = subject.state
+    if not subject.connected:
+        return None
     return pb.ComponentHealth.FromString(state.health).healthy if state.HasField("health") else None
 
 
 def _labels(subject: _Subject) -> dict[str, Any]:
     attributes = identity.attributes(subject.state.agent_description)
     return labels_of(attributes, subject.region, subject.trusted)
+
+
+def _attribute(subject: _Subject, name: str) -> Any:
+    return identity.attributes(subject.state.agent_description, frozenset({name})).get(name)
 
 
 def _config(subject: _Subject) -> dict[str, Any]:
@@ -113,6 +120,8 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "healthy": _healthy,
     "health_error": lambda s: pb.ComponentHealth.FromString(s.state.health).last_error,
     "labels": _labels,
+    "host_name": lambda s: _attribute(s, "host.name"),
+    "version": lambda s: _attribute(s, "service.version"),
     "attributes": lambda s: identity.attributes(s.state.agent_description),
     "capabilities": lambda s: capabilities.names(s.state.capabilities),
     "config": _config,

@@ -149,6 +149,8 @@ class ControlPlaneMetrics:
         """(region, node) → how far its clock is behind, in seconds; read at scrape time."""
         self.regions: Callable[[], dict[str, int]] = dict
         """Region → connected agents, read at scrape time."""
+        self.agents: Callable[[], dict[tuple[str, str, str], int]] = dict
+        """(region, config status, healthy) → agents, read at scrape time."""
         self.rollouts: Callable[[], dict[str, int]] = dict
         """State → active rollouts, read at scrape time."""
         self.rollout_steps: Counter[str] = Counter()
@@ -163,6 +165,10 @@ class ControlPlaneMetrics:
         for state, count in sorted(self.rollouts().items()):
             active.add_metric([state], count)
         yield active
+        agents = GaugeMetricFamily("opamp_control_plane_agents", "Agents known", labels=["region", "status", "healthy"])
+        for labels, count in sorted(self.agents().items()):
+            agents.add_metric(list(labels), count)
+        yield agents
         steps = CounterMetricFamily(
             "opamp_control_plane_rollout_steps", "States that rollouts entered", labels=["state"]
         )

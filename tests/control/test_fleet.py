@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from relay.control import views
+from relay.control import query, views
 from relay.control.fleet import Fleet
 from relay.control.storage import schema
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
@@ -43,14 +43,14 @@ async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> Non
     await up(fleet, ONE)
     ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
     assert ack.sequence == 1
-    view = views.of(fleet, views.find(fleet, "a"))
+    view = views.of(fleet, query.find(fleet, "a"))
     assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
-    assert views.find(fleet, view["instance_uid"]).agent_id == "a"
-    assert views.matches(fleet, views.find(fleet, "a"), {"tier": "prod", "region": "eu"})
-    assert not views.matches(fleet, views.find(fleet, "a"), {"tier": "dev"})
-    assert views.of(fleet, views.find(fleet, "a"), frozenset({"node"})) == {"node": "one"}
+    assert query.find(fleet, view["instance_uid"]).agent_id == "a"
+    assert query.has_labels(fleet, query.find(fleet, "a"), {"tier": "prod", "region": "eu"})
+    assert not query.has_labels(fleet, query.find(fleet, "a"), {"tier": "dev"})
+    assert views.of(fleet, query.find(fleet, "a"), frozenset({"node"})) == {"node": "one"}
     with pytest.raises(NotFound):
-        views.find(fleet, "b")
+        query.find(fleet, "b")
 
 
 async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
@@ -87,7 +87,7 @@ async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> 
     wanted = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, listings=[listing]))
     assert {fleet_name(u) for u in wanted.want_agents} == {"b", "d"}
     assert {a.agent_id for a in fleet.agents.values() if not a.forgotten} == {"a", "b"}
-    assert views.of(fleet, views.find(fleet, "c"))["connected"] is False, "what the node did not remove stays known"
+    assert views.of(fleet, query.find(fleet, "c"))["connected"] is False, "what the node did not remove stays known"
     await fleet.report(ONE, link_pb2.StatusReport(sequence=4, agents=[entry("b", healthy=False), entry("d")]))
     assert not (await fleet.report(ONE, link_pb2.StatusReport(sequence=5, shards=sums.sums()))).list_shards
 
@@ -102,7 +102,7 @@ async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
     await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Duplicate):
         await fleet.node_reporting(second)
-    assert views.of(fleet, views.find(fleet, "a"))["connected"] is True
+    assert views.of(fleet, query.find(fleet, "a"))["connected"] is True
     fleet.node_gone(first)
     await fleet.node_reporting(second)
 
@@ -167,15 +167,15 @@ async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
     report.agents.add(instance_uid=made.instance_uid, state=made.state())
     assert list((await fleet.report(ONE, report)).want_effective_configs) == [sha256(body)]
     with pytest.raises(NotFound, match="not arrived yet"):
-        await fleet.effective_config(views.find(fleet, "a"))
+        await fleet.effective_config(query.find(fleet, "a"))
     answer = link_pb2.StatusReport(sequence=2)
     answer.effective_configs.add(digest=sha256(body), body=body)
     await fleet.report(ONE, answer)
-    assert await fleet.effective_config(views.find(fleet, "a")) == effective
+    assert await fleet.effective_config(query.find(fleet, "a")) == effective
     assert not (await fleet.report(ONE, report)).want_effective_configs
     await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("b")]))
     with pytest.raises(NotFound, match="reported no"):
-        await fleet.effective_config(views.find(fleet, "b"))
+        await fleet.effective_config(query.find(fleet, "b"))
 
 
 async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> None:
@@ -198,7 +198,7 @@ async def test_everything_survives_a_restart(programs: Programs) -> None:
     await programs.stop(plane)
     again = await programs.control_plane()
     assert again.fleet.nodes["eu/one"].shards.sums() == sums
-    assert views.of(again.fleet, views.find(again.fleet, "a"))["labels"]["tier"] == "x"
+    assert views.of(again.fleet, query.find(again.fleet, "a"))["labels"]["tier"] == "x"
     assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}
 
 
@@ -234,10 +234,10 @@ async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet
     fleet.node_gone(ONE)
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
-    shown = {name: views.of(fleet, views.find(fleet, name))["connected"] for name in ("a", "b")}
+    shown = {name: views.of(fleet, query.find(fleet, name))["connected"] for name in ("a", "b")}
     assert shown == {"a": True, "b": None}
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a", started=2), entry("b"))))
-    assert views.of(fleet, views.find(fleet, "b"))["connected"] is True
+    assert views.of(fleet, query.find(fleet, "b"))["connected"] is True
 
 
 async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(programs: Programs) -> None:
@@ -328,11 +328,11 @@ async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) 
     )
     assert list(ack.list_shards) == []
     for _ in range(2):
-        found = views.of(plane.fleet, views.find(plane.fleet, "b"))
+        found = views.of(plane.fleet, query.find(plane.fleet, "b"))
         assert (found["agent_id"], found["connected"] in (False, None)) == ("b", True)
         await programs.stop(plane)
         plane = await programs.control_plane()
         await up(plane.fleet, ONE)
         assert not (await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, shards=sums_of(a)))).list_shards
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("b", started=9)]))
-    assert views.of(plane.fleet, views.find(plane.fleet, "b"))["connected"] is True
+    assert views.of(plane.fleet, query.find(plane.fleet, "b"))["connected"] is True

@@ -1,6 +1,6 @@
 """The fleet as people ask for it."""
 
-from relay.control import views
+from relay.control import query, views
 from relay.control.fleet import Fleet
 from relay.pb.relay.v1 import link_pb2
 from tests.control.test_fleet import ONE, entry, fleet, up
@@ -13,9 +13,9 @@ async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet:
     old = entry("a", started=1, connected=False, uid=b"1" * 16)
     new = entry("a", started=2, uid=b"2" * 16)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[old, new]))
-    assert [a.uid for a in views.rows(fleet)] == [b"2" * 16]
+    assert [a.uid for a in query.rows(fleet)] == [b"2" * 16]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", started=1, uid=b"1" * 16)]))
-    assert len(views.rows(fleet)) == 2
+    assert len(query.rows(fleet)) == 2
 
 
 async def test_nodes_and_regions(fleet: Fleet) -> None:
@@ -36,7 +36,7 @@ async def test_nodes_and_regions(fleet: Fleet) -> None:
     fleet.node_gone(ONE)
     (region,) = views.regions(fleet)
     assert (region["connected"], region["unknown"]) == (0, 2)
-    assert views.of(fleet, views.find(fleet, "a"))["connected"] is None
+    assert views.of(fleet, query.find(fleet, "a"))["connected"] is None
 
 
 async def test_lists_are_kept_until_something_changes(fleet: Fleet) -> None:
@@ -45,7 +45,7 @@ async def test_lists_are_kept_until_something_changes(fleet: Fleet) -> None:
     fields = frozenset({"agent_id", "connected"})
 
     def listed() -> str:
-        return views.listed(fleet, views.find(fleet, "a"), fields)
+        return views.listed(fleet, query.find(fleet, "a"), fields)
 
     assert listed() == '{"agent_id": "a", "connected": true}'
     assert listed() is listed()
@@ -54,4 +54,4 @@ async def test_lists_are_kept_until_something_changes(fleet: Fleet) -> None:
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", connected=False)]))
     assert listed() == '{"agent_id": "a", "connected": false}'
-    assert '"labels"' in views.listed(fleet, views.find(fleet, "a"), frozenset())
+    assert '"labels"' in views.listed(fleet, query.find(fleet, "a"), frozenset())

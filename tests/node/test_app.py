@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.control import views
+from relay.control import query, views
 from relay.errors import StoreError
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -37,9 +37,9 @@ async def test_the_control_plane_goes_and_connected_agents_notice_nothing(progra
     assert node.link.silent_s() > 0
     back = await programs.control_plane(link=ports["link"], api=ports["api"])
     await eventually(lambda: len(back.fleet.agents) == 2)
-    view = await eventually(lambda: views.of(back.fleet, views.find(back.fleet, "new")))
-    await eventually(lambda: views.of(back.fleet, views.find(back.fleet, "new"))["config"]["status"] == "FAILED")
-    view = views.of(back.fleet, views.find(back.fleet, "new"))
+    view = await eventually(lambda: views.of(back.fleet, query.find(back.fleet, "new")))
+    await eventually(lambda: views.of(back.fleet, query.find(back.fleet, "new"))["config"]["status"] == "FAILED")
+    view = views.of(back.fleet, query.find(back.fleet, "new"))
     assert view["config"]["error_message"] == "my own words"
     assert view["connected"] is True
     await known.close()
@@ -127,9 +127,9 @@ async def test_agents_of_a_node_whose_link_is_down_are_unknown(programs: Program
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()
     await eventually(lambda: control_plane.fleet.agents)
-    assert views.of(control_plane.fleet, views.find(control_plane.fleet, "a"))["connected"] is True
+    assert views.of(control_plane.fleet, query.find(control_plane.fleet, "a"))["connected"] is True
     await programs.stop(node)
-    await eventually(lambda: views.of(control_plane.fleet, views.find(control_plane.fleet, "a"))["connected"] is None)
+    await eventually(lambda: views.of(control_plane.fleet, query.find(control_plane.fleet, "a"))["connected"] is None)
     (region,) = views.regions(control_plane.fleet)
     assert (region["unknown"], region["connected"]) == (1, 0)
     await agent.close()

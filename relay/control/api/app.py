@@ -6,20 +6,31 @@ must be application/json, which such a page may not send unasked, and the Host m
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 from relay import __version__
-from relay.control import views
-from relay.control.agents import Agent
+from relay.control.api import models
+from relay.control.api.fleet import add_fleet_routes
+from relay.control.api.models import (
+    ApplyAnswer,
+    ConfigAnswer,
+    DiffAnswer,
+    DriftEntry,
+    Epoch,
+    StoredDocument,
+    Undone,
+    answers,
+)
 from relay.control.api.packages import add_package_routes
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
@@ -33,7 +44,7 @@ from relay.control.packages import Packages
 from relay.control.preview import Previews
 from relay.control.publish import Publisher
 from relay.control.rollouts.engine import Rollouts
-from relay.errors import NotFound, Outcome, Refused, RelayError
+from relay.errors import NotFound, Outcome, Problem, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
 from relay.policy import kinds
 
@@ -51,7 +62,6 @@ STATUS = {
 _PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
 _NO_CHANGES = frozenset({"/api/v1/diff", "/api/v1/epoch"})
 """What is posted and changes no policy."""
-_SLICE = 500
 Published = Callable[[], Awaitable[None]]
 
 
@@ -114,33 +124,36 @@ def build_api(
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(_only_known_parameters)],
+        generate_unique_id_function=lambda route: route.name,
     )
+    api.openapi = lambda: models.describe(api)  # type: ignore[method-assign]
     _add_guards(api, max_body_bytes, hosts, condition)
     _add_document_routes(api, documents, published, metrics)
-    _add_fleet_routes(api, fleet, previews)
+    add_fleet_routes(api, fleet, previews)
     add_rollout_routes(api, rollouts, audit)
     add_package_routes(api, packages, fleet, publisher)
 
-    @api.post("/api/v1/diff")
-    async def diff(request: ApplyRequest) -> dict[str, Any]:
+    @api.post("/api/v1/diff", **answers(DiffAnswer, "documents"))
+    async def diff_documents(request: ApplyRequest) -> dict[str, Any]:
         """What applying these documents would do; nothing changes."""
         return await diffs.diff((s.source, s.text) for s in request.sources)
 
-    @api.get("/api/v1/drift")
+    @api.get("/api/v1/drift", **answers(list[DriftEntry], "documents"))
     async def list_drift() -> list[dict[str, Any]]:
         """Agents that assignments observe, and what of their configs is otherwise."""
         return await drift(fleet, rollouts.revisions)
 
-    @api.post("/api/v1/assignments/{name}/undo")
-    async def undo(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    @api.post("/api/v1/assignments/{name}/undo", **answers(Undone, "rollouts"))
+    async def undo_assignment(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Ask again for what an assignment was before; a new rollout."""
         earlier = await rollouts.earlier(name, request.to)
         applied = await documents.again(name, earlier.candidate, actor=actor)
         await published()
         return {**_applied(applied), "rollout": rollouts.latest(name), "to": earlier.candidate.title}
 
-    @api.get("/api/v1/configs/{config_hash}")
-    async def config(config_hash: str) -> dict[str, Any]:
+    @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
+    async def get_config(config_hash: str) -> dict[str, Any]:
         """What exactly a hash stands for, by slot."""
         return await configs.get(config_hash)
 
@@ -154,7 +167,7 @@ def build_api(
         reason = condition.unwritable
         return JSONResponse({"ready": not reason, "reason": reason}, status_code=503 if reason else 200)
 
-    @api.post("/api/v1/epoch")
+    @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
     async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
         seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
@@ -170,8 +183,8 @@ def build_api(
 def _add_document_routes(
     api: FastAPI, documents: Documents, published: Published, metrics: ControlPlaneMetrics
 ) -> None:
-    @api.post("/api/v1/apply")
-    async def apply(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    @api.post("/api/v1/apply", **answers(ApplyAnswer, "documents"))
+    async def apply_documents(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Apply documents: all or none. With dry_run nothing changes."""
         try:
             texts = [(s.source, s.text) for s in request.sources]
@@ -187,86 +200,22 @@ def _add_document_routes(
             "rollouts": [dataclasses.asdict(begun) for begun in outcomes.rollouts],
         }
 
-    @api.get("/api/v1/documents/{plural}")
+    @api.get("/api/v1/documents/{plural}", **answers(list[StoredDocument], "documents"))
     async def list_documents(plural: str) -> list[dict[str, Any]]:
         """All documents of a kind: templates, assignments, regionvariables."""
         return documents.listing(_kind(plural))
 
-    @api.get("/api/v1/documents/{plural}/{name}")
+    @api.get("/api/v1/documents/{plural}/{name}", **answers(StoredDocument, "documents"))
     async def get_document(plural: str, name: str) -> dict[str, Any]:
         """One document; a template by NAME@VERSION."""
         return documents.get(_kind(plural), name)
 
-    @api.delete("/api/v1/documents/{plural}/{name}")
+    @api.delete("/api/v1/documents/{plural}/{name}", **answers(models.Applied, "documents"))
     async def delete_document(plural: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Delete one document that nothing uses."""
         applied = await documents.delete(_kind(plural), name, actor=actor)
         await published()
         return _applied(applied)
-
-
-def _add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
-    @api.get("/api/v1/regions")
-    async def regions() -> list[dict[str, Any]]:
-        """Sums by region."""
-        return views.regions(fleet)
-
-    @api.get("/api/v1/nodes")
-    async def nodes() -> list[dict[str, Any]]:
-        """All nodes."""
-        return views.nodes(fleet)
-
-    @api.delete("/api/v1/nodes/{region}/{name}")
-    async def forget_node(region: str, name: str) -> dict[str, str]:
-        """Forget a node that is away, and its agents."""
-        await fleet.forget_node(region, name)
-        return {"kind": "Node", "name": f"{region}/{name}", "action": "deleted"}
-
-    @api.get("/api/v1/agents")
-    async def agents(
-        label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
-        connected: Annotated[bool, Query(description="only agents that are connected")] = False,
-        fields: Annotated[str, Query(description="top-level fields to give, separated by commas")] = "",
-    ) -> StreamingResponse:
-        """All agents, as a list; written in slices, so that nodes are answered meanwhile."""
-        wanted = views.wanted_labels(label or [])
-        rows = [a for a in views.rows(fleet) if not connected or (a.connected and fleet.nodes[a.node].connected)]
-        keep = frozenset(f for f in fields.split(",") if f)
-        return StreamingResponse(_agents(fleet, rows, wanted, keep), media_type="application/json")
-
-    @api.get("/api/v1/agents/{agent_id}")
-    async def agent(agent_id: str) -> dict[str, Any]:
-        """One agent, by instance_uid or agent id."""
-        return views.of(fleet, views.find(fleet, agent_id))
-
-    @api.get("/api/v1/agents/{agent_id}/explain")
-    async def explain(agent_id: str) -> dict[str, Any]:
-        """Why an agent gets what it gets."""
-        return await previews.explain(views.find(fleet, agent_id))
-
-    @api.get("/api/v1/agents/{agent_id}/config")
-    async def agent_config(agent_id: str) -> dict[str, dict[str, str]]:
-        """The effective config that an agent reported, by slot."""
-        config = await fleet.effective_config(views.find(fleet, agent_id))
-        return {
-            slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
-            for slot, item in sorted(config.config_map.config_map.items())
-        }
-
-
-async def _agents(
-    fleet: Fleet, rows: list[Agent], wanted: dict[str, str], keep: frozenset[str]
-) -> AsyncIterator[bytes]:
-    part, separator = "[", ""
-    for i, row in enumerate(rows):
-        if not wanted or views.matches(fleet, row, wanted):
-            part += separator + views.listed(fleet, row, keep)
-            separator = ",\n"
-        if i % _SLICE == _SLICE - 1:
-            yield part.encode()
-            part = ""
-            await asyncio.sleep(0)
-    yield (part + "]\n").encode()
 
 
 def _kind(plural: str) -> str:
@@ -325,8 +274,11 @@ def _add_guards(
         return problem(500, f"internal error ({type(error).__name__}); the log has it")
 
     @api.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return problem(error.status_code, str(error.detail))
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        answer = problem(error.status_code, str(error.detail))
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["Allow"] = ", ".join(_methods(api, request))
+        return answer
 
     @api.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -337,6 +289,26 @@ def _add_guards(
         for detail in details:
             detail["text"] = f"request: {detail['path']}: {detail['reason']}"
         return problem(422, "the request is not valid", problems=details)
+
+
+def _methods(api: FastAPI, request: Request) -> list[str]:
+    """What may be done with the path of a request."""
+    return sorted(
+        method
+        for route in api.routes
+        if isinstance(route, Route) and route.path_regex.match(request.url.path)
+        for method in route.methods or ()
+    )
+
+
+async def _only_known_parameters(request: Request) -> None:
+    """A filter that nobody knows must not be taken for one that matches everything."""
+    route = request.scope["route"]
+    known = {field.alias for field in route.dependant.query_params}
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        has = ", ".join(sorted(known)) or "none"
+        raise Refused([Problem("request", 0, name, f"unknown parameter; there are: {has}") for name in unknown])
 
 
 def problem(status: int, detail: str, *, problems: list[dict[str, Any]] | None = None) -> Response:

@@ -9,7 +9,8 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.control import views
+from relay.control import query, views
+from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers
 from relay.control.api.rollouts import Actor
 from relay.control.documents import ANONYMOUS
 from relay.control.fleet import Fleet
@@ -55,20 +56,20 @@ class PrefetchRequest(_Body):
 def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher: Publisher) -> None:
     """Put them into the application."""
 
-    @api.get("/api/v1/uploads/{sha256}")
-    async def upload_status(sha256: Digest) -> dict[str, Any]:
+    @api.get("/api/v1/uploads/{sha256}", **answers(Uploaded, "packages"))
+    async def get_upload(sha256: Digest) -> dict[str, Any]:
         """How much of a file is here."""
         offset, complete = await packages.blobs.received(sha256)
         return {"offset": offset, "complete": complete}
 
-    @api.patch("/api/v1/uploads/{sha256}")
-    async def upload(sha256: Digest, request: Request, offset: Annotated[int, Query(ge=0)]) -> dict[str, Any]:
+    @api.patch("/api/v1/uploads/{sha256}", **answers(Uploaded, "packages"))
+    async def upload_piece(sha256: Digest, request: Request, offset: Annotated[int, Query(ge=0)]) -> dict[str, Any]:
         """The next piece of a file; 409 says where it goes on."""
         content = await request.body()
         return {"offset": await packages.blobs.receive(sha256, offset, content), "complete": False}
 
-    @api.get("/api/v1/blobs/{sha256}")
-    async def blob(sha256: Digest) -> StreamingResponse:
+    @api.get("/api/v1/blobs/{sha256}", tags=["packages"], response_model=None)
+    async def get_blob(sha256: Digest) -> StreamingResponse:
         """The bytes of a file."""
         size = await packages.blobs.size(sha256)
         if size is None:
@@ -77,13 +78,13 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
             _pieces(packages, sha256), media_type="application/octet-stream", headers={"Content-Length": str(size)}
         )
 
-    @api.get("/api/v1/packages")
+    @api.get("/api/v1/packages", **answers(list[PackageView], "packages"))
     async def list_packages() -> list[dict[str, Any]]:
         """All versions."""
         return packages.listing()
 
-    @api.post("/api/v1/packages")
-    async def push(request: PushRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    @api.post("/api/v1/packages", **answers(PackageView, "packages"))
+    async def push_package(request: PushRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Add a file to a version; the first makes the version."""
         file = PackageFile(**request.model_dump(exclude={"name", "version", "type"}))
         package = PublishedPackage(name=request.name, version=request.version, type=request.type, files=[file])
@@ -91,20 +92,22 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
         await publisher.publish()
         return {"action": action, **packages.view(package.key)}
 
-    @api.get("/api/v1/packages/{name}/{version}")
-    async def show(name: str, version: str) -> dict[str, Any]:
+    @api.get("/api/v1/packages/{name}/{version}", **answers(PackageView, "packages"))
+    async def get_package(name: str, version: str) -> dict[str, Any]:
         """One version."""
         return packages.view(f"{name}@{version}")
 
-    @api.post("/api/v1/packages/{name}/{version}/yank")
-    async def yank(name: str, version: str, request: ReasonRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    @api.post("/api/v1/packages/{name}/{version}/yank", **answers(PackageView, "packages"))
+    async def yank_package(name: str, version: str, request: ReasonRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Refuse a version everywhere."""
         await packages.yank(f"{name}@{version}", request.reason, actor=actor)
         await publisher.publish()
         return packages.view(f"{name}@{version}")
 
-    @api.post("/api/v1/packages/{name}/{version}/prefetch")
-    async def prefetch(name: str, version: str, request: PrefetchRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    @api.post("/api/v1/packages/{name}/{version}/prefetch", **answers(Prefetched, "packages"))
+    async def prefetch_package(
+        name: str, version: str, request: PrefetchRequest, actor: Actor = ANONYMOUS
+    ) -> dict[str, Any]:
         """Let regions fetch a version before anybody needs it."""
         regions = request.regions or sorted(fleet.live_regions())
         if not regions:
@@ -113,18 +116,18 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
         await publisher.publish()
         return {"name": name, "version": version, "regions": told, "unknown": sorted(set(told) - fleet.live_regions())}
 
-    @api.delete("/api/v1/packages/{name}/{version}")
-    async def delete(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
+    @api.delete("/api/v1/packages/{name}/{version}", **answers(Done, "packages"))
+    async def delete_package(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
         """Delete a version that no assignment uses."""
         await packages.delete(f"{name}@{version}", actor=actor)
         return {"kind": "Package", "name": f"{name}@{version}", "action": "deleted"}
 
-    @api.get("/api/v1/package-status")
-    async def package_status(
+    @api.get("/api/v1/package-status", **answers(PackageStatus, "packages"))
+    async def get_package_status(
         label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
     ) -> dict[str, Any]:
         """What agents say of packages, by package and region, and those that are not there yet by name."""
-        return views.package_status(fleet, views.wanted_labels(label or []))
+        return views.package_status(fleet, query.wanted_labels(label or []))
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

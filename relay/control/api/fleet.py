@@ -1,0 +1,115 @@
+"""Routes of the fleet: regions, nodes, agents."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Query
+from fastapi.responses import StreamingResponse
+
+from relay.control import query, views
+from relay.control.agents import Agent
+from relay.control.api.models import (
+    AgentView,
+    ConfigBody,
+    Done,
+    Explanation,
+    NodeView,
+    RegionView,
+    WholeAgent,
+    answers,
+)
+from relay.control.fleet import Fleet
+from relay.control.preview import Previews
+
+_SLICE = 500
+NEXT = "X-Next-After"
+"""The header that names what `after` is to be for the next page."""
+Status = Literal["APPLIED", "APPLYING", "FAILED", "UNSET"]
+
+
+def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
+    """Put them into the application."""
+
+    @api.get("/api/v1/regions", **answers(list[RegionView], "fleet"))
+    async def list_regions() -> list[dict[str, Any]]:
+        """Sums by region."""
+        return views.regions(fleet)
+
+    @api.get("/api/v1/nodes", **answers(list[NodeView], "fleet"))
+    async def list_nodes() -> list[dict[str, Any]]:
+        """All nodes."""
+        return views.nodes(fleet)
+
+    @api.delete("/api/v1/nodes/{region}/{name}", **answers(Done, "fleet"))
+    async def forget_node(region: str, name: str) -> dict[str, str]:
+        """Forget a node that is away, and its agents."""
+        await fleet.forget_node(region, name)
+        return {"kind": "Node", "name": f"{region}/{name}", "action": "deleted"}
+
+    @api.get("/api/v1/agents", **answers(list[AgentView], "fleet"))
+    async def list_agents(
+        status: Annotated[Status | None, Query(description="of the config")] = None,
+        healthy: Annotated[bool | None, Query(description="of agents that are connected")] = None,
+        connected: Annotated[bool | None, Query()] = None,
+        region: Annotated[str, Query()] = "",
+        node: Annotated[str, Query(description="NAME or REGION/NAME")] = "",
+        version: Annotated[str, Query(description="service.version")] = "",
+        label: Annotated[list[str] | None, Query(description="k=v; several must all match")] = None,
+        sort: Annotated[
+            str, Query(description=f"{', '.join(query.SORTS)}; with - before it the other way")
+        ] = "agent_id",
+        limit: Annotated[int | None, Query(ge=1, le=100_000)] = None,
+        after: Annotated[str, Query(description="the last agent of the page before")] = "",
+        fields: Annotated[str, Query(description="top-level fields to give, separated by commas")] = "",
+    ) -> StreamingResponse:
+        """Agents, as a list; written in slices, so that nodes are answered meanwhile."""
+        wanted = query.Query(
+            status=status or "",
+            healthy=healthy,
+            connected=connected,
+            region=region,
+            node=node,
+            version=version,
+            labels=query.wanted_labels(label or []),
+            sort=sort,
+            limit=limit,
+            after=after,
+        )
+        chosen, more = query.choose(fleet, wanted)
+        keep = frozenset(f for f in fields.split(",") if f)
+        headers = {NEXT: chosen[-1].agent_id} if more and chosen else {}
+        return StreamingResponse(_agents(fleet, chosen, keep), media_type="application/json", headers=headers)
+
+    @api.get("/api/v1/agents/{agent_id}", **answers(WholeAgent, "fleet"))
+    async def get_agent(agent_id: str) -> dict[str, Any]:
+        """One agent, with all that it says of its health and its components."""
+        return await views.whole(fleet, query.find(fleet, agent_id))
+
+    @api.get("/api/v1/agents/{agent_id}/explain", **answers(Explanation, "fleet"))
+    async def explain_agent(agent_id: str) -> dict[str, Any]:
+        """Why an agent gets what it gets."""
+        return await previews.explain(query.find(fleet, agent_id))
+
+    @api.get("/api/v1/agents/{agent_id}/config", **answers(dict[str, ConfigBody], "fleet"))
+    async def get_agent_config(agent_id: str) -> dict[str, dict[str, str]]:
+        """The effective config that an agent reported, by slot."""
+        config = await fleet.effective_config(query.find(fleet, agent_id))
+        return {
+            slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
+            for slot, item in sorted(config.config_map.config_map.items())
+        }
+
+
+async def _agents(fleet: Fleet, chosen: list[Agent], keep: frozenset[str]) -> AsyncIterator[bytes]:
+    part, separator = "[", ""
+    for i, agent in enumerate(chosen):
+        part += separator + views.listed(fleet, agent, keep)
+        separator = ",\n"
+        if i % _SLICE == _SLICE - 1:
+            yield part.encode()
+            part = ""
+            await asyncio.sleep(0)
+    yield (part + "]\n").encode()
