@@ -53,6 +53,18 @@ class Document:
         return Problem(self.source, self.lines.get(probe, self.line), path, reason)
 
 
+def parts_of(document: Document) -> list[Document]:
+    """The documents of one that is a list of them, as `get … -o yaml` prints it; else the document itself."""
+    if not isinstance(document.value, list):
+        return [document]
+    found = []
+    for i, value in enumerate(document.value):
+        prefix = f"{i}."
+        lines = {path.removeprefix(prefix): line for path, line in document.lines.items() if path.startswith(prefix)}
+        found.append(Document(document.source, value, document.lines.get(str(i), document.line), lines))
+    return found
+
+
 def parse(text: str | bytes, source: str) -> list[Document]:
     """Read all documents of a YAML (so also JSON) text; empty documents are left out.
 

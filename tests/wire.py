@@ -226,7 +226,7 @@ class TestAgent:
         parts.setdefault("capabilities", CAPABILITIES)
         return pb.AgentToServer(instance_uid=self.uid, sequence_num=self.sequence, **parts)
 
-    async def hello(self, status: pb.RemoteConfigStatus | None = None, **attributes: str) -> pb.ServerToAgent:
+    async def hello(self, status: pb.RemoteConfigStatus | None = None, /, **attributes: str) -> pb.ServerToAgent:
         """The first report: everything."""
         message = self.message(health=pb.ComponentHealth(healthy=True))
         message.remote_config_status.CopyFrom(status or pb.RemoteConfigStatus())

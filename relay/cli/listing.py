@@ -11,24 +11,7 @@ def tables(resource: str, found: list[dict[str, Any]]) -> None:
     """Print what `opampctl get` found."""
     rows: list[tuple[Any, ...]]
     columns: tuple[str, ...]
-    if resource == "agents":
-        columns = ("agent", "region", "node", "connected", "transport", "healthy", "config", "status", "assignments")
-        rows = [
-            (
-                a["agent_id"],
-                a["region"],
-                a["node"],
-                "unknown" if a["connected"] is None else a["connected"],
-                a["transport"],
-                a["healthy"],
-                a["config"]["reported_hash"][:12],
-                " ".join(f"{a['config']['status']} {a['config']['error_message']}".split())[:160],
-                a["config"]["assignments"],
-            )
-            for a in sorted(found, key=lambda a: a["agent_id"])
-        ]
-        table(columns, rows)
-    elif resource == "drift":
+    if resource == "drift":
         columns = ("agent", "region", "assignment", "slot", "state", "differences")
         for entry in found:
             entry["differences"] = [d["path"] for d in entry["differences"]]

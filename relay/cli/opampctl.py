@@ -1,7 +1,7 @@
 """`opampctl`: the people's client of the admin API.
 
-Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reached. Errors go to stderr as
-`FILE:LINE: path: reason`.
+Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reached, 4 what `diff` was given was refused, 5
+`apply --wait` ran out of time. Errors go to stderr as `FILE:LINE: path: reason`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 import typer
 
-from relay.cli import package, records, review, rollout
+from relay.cli import agents, applying, package, records, review, rollout
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions_apart
 from relay.cli.listing import tables
-from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
+from relay.cli.options import DEFAULT_SERVER, As, Output, Server, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -29,6 +29,7 @@ app.add_typer(package.bundle_app, name="bundle")
 app.add_typer(records.audit_app, name="audit")
 app.add_typer(records.history_app, name="history")
 app.add_typer(records.epoch_app, name="epoch")
+app.command()(applying.apply)
 app.command()(review.diff)
 app.command()(review.validate)
 app.command()(package.prefetch)
@@ -99,23 +100,6 @@ def _options(
 
 
 @app.command()
-def apply(
-    filename: Files,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server, change nothing")] = False,
-    who: As = "",
-    server: Server = DEFAULT_SERVER,
-) -> None:
-    """Apply documents: all of them, or none."""
-    answer = api_of(server, who).post("apply", body={"sources": read_files(filename), "dry_run": dry_run})
-    for item in answer["documents"]:
-        print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}")
-        for warning in item["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
-    for begun in answer["rollouts"]:
-        print(f"rollout {rollout.headline(begun)}")
-
-
-@app.command()
 def delete(
     resource: Annotated[
         str | None,
@@ -158,14 +142,14 @@ def delete(
 
 def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
     """(kind, name) of the documents of some texts; assignments first, since they use the others."""
-    from relay.documents import parse
+    from relay.documents import parse, parts_of
     from relay.errors import Refused
     from relay.policy.kinds import read
 
     found, problems = [], []
     for source in sources:
         try:
-            for raw in parse(source["text"], source["source"]):
+            for raw in (part for d in parse(source["text"], source["source"]) for part in parts_of(d)):
                 document, wrong = read(raw)
                 problems += [str(problem) for problem in wrong]
                 if document is not None:
@@ -182,14 +166,36 @@ def get(
     resource: Annotated[str, typer.Argument(help=_RESOURCES)],
     name: Annotated[str | None, typer.Argument(help="one of them")] = None,
     label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v; several must all match")] = None,
-    connected: Annotated[bool, typer.Option("--connected", help="only agents that are connected")] = False,
-    output: Output = "table",
+    connected: Annotated[bool | None, typer.Option("--connected/--not-connected", help="agents that are")] = None,
+    unhealthy: Annotated[bool, typer.Option("--unhealthy", help="agents that are connected and unhealthy")] = False,
+    status: Annotated[str, typer.Option(help="agents: APPLIED, APPLYING, FAILED or UNSET")] = "",
+    region: Annotated[str, typer.Option(help="agents of this one")] = "",
+    node: Annotated[str, typer.Option(help="agents at this one: NAME or REGION/NAME")] = "",
+    version: Annotated[str, typer.Option(help="agents of this service.version")] = "",
+    sort: Annotated[str, typer.Option(help="agents by agent_id, region, node, status, version, last_change")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="so many agents")] = None,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="agents, again at each change")] = False,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="table, json or yaml; of agents wide or name too")
+    ] = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """List documents, regions, nodes or agents."""
-    form = form_of(output)
-    if connected and resource not in ("agents", "agent"):
-        raise usage(f"--connected chooses agents, not {resource}")
+    of_agents = resource in ("agents", "agent")
+    form = form_of(output, ("wide", "name") if of_agents else ())
+    chosen = {
+        "connected": connected if connected is None else str(connected).lower(),
+        "healthy": "false" if unhealthy else None,
+        "status": status.upper() or None,
+        "region": region or None,
+        "node": node or None,
+        "version": version or None,
+        "sort": sort or None,
+        "limit": limit,
+    }
+    if not of_agents and (watch or any(value is not None for value in chosen.values())):
+        named = next((key for key, value in chosen.items() if value is not None), "watch")
+        raise usage(f"--{named} chooses agents, not {resource}")
     if label and resource not in ("agents", "agent", "package-status"):
         raise usage(f"-l chooses agents, not {resource}")
     wanted = _labels(label or [])
@@ -205,13 +211,9 @@ def get(
     elif resource in ("config", "configs"):
         _config(api, name, form)
         return
-    elif resource in ("agents", "agent"):
-        resource = "agents"
-        fields = "agent_id,region,node,connected,transport,healthy,config" if form == "table" else None
-        if name:
-            found = [api.get("agents", name)]
-        else:
-            found = api.get("agents", label=wanted or None, connected="true" if connected else None, fields=fields)
+    elif of_agents:
+        agents.list_agents(api, name, {"label": wanted or None, **chosen}, form, watch=watch)
+        return
     elif resource in ("nodes", "node", "regions", "region"):
         resource = resource.removesuffix("s") + "s"
         found = [item for item in api.get(resource) if name in (None, item["name"])]

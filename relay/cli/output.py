@@ -11,7 +11,7 @@ import typer
 
 from relay import __version__
 
-EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_DIFF_REFUSED, EXIT_TIME_OVER = 1, 2, 3, 4, 5
 
 
 def print_version(wanted: bool) -> None:
@@ -41,10 +41,15 @@ def counts_of(counts: dict[str, int]) -> str:
     return " ".join(f"{name}={count}" for name, count in sorted(counts.items()) if count)
 
 
-def form_of(output: str) -> str:
-    """Check `-o`; ends the command with status 2 if it is wrong."""
-    if output not in ("table", "json", "yaml"):
-        print(f"-o {output}: table, json or yaml is expected", file=sys.stderr)
+def form_of(output: str, also: tuple[str, ...] = ()) -> str:
+    """Check `-o`; ends the command with status 2 if it is wrong.
+
+    Args:
+        also: forms besides table, json and yaml.
+    """
+    forms = ("table", *also, "json", "yaml")
+    if output not in forms:
+        print(f"-o {output}: {', '.join(forms[:-1])} or {forms[-1]} is expected", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
     return output
 

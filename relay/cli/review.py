@@ -9,7 +9,7 @@ import typer
 
 from relay.cli.client import Api, RefusedByServer, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
-from relay.cli.output import EXIT_REFUSED, as_yaml, counts_of, form_of, show
+from relay.cli.output import EXIT_DIFF_REFUSED, EXIT_REFUSED, as_yaml, counts_of, form_of, show
 
 
 def diff(
@@ -18,9 +18,15 @@ def diff(
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Show what apply would change, and at which agents; exits 1 where there is a difference."""
+    """Show what apply would change, and at which agents; exits 0 for nothing, 1 for something, 4 where it is refused."""
     form = form_of(output)
-    found = Api(server).post("diff", body={"sources": read_files(filename)})
+    sources = read_files(filename)
+    try:
+        found = Api(server).post("diff", body={"sources": sources})
+    except RefusedByServer as error:
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        raise SystemExit(EXIT_DIFF_REFUSED) from None
     changed = [item for item in found["documents"] if item["action"] != "unchanged"]
     if form != "table":
         show(found if agents else {**found, "diffs": [_unnamed(pair) for pair in found["diffs"]]}, form)
@@ -68,7 +74,7 @@ def validate(
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="the same, as apply takes it")] = None,
 ) -> None:
     """Check the structure of Collectors' configurations here, without a server; exits 1 where one is wrong."""
-    from relay.documents import parse
+    from relay.documents import parse, parts_of
     from relay.errors import Refused
     from relay.policy import collector
     from relay.policy.kinds import read
@@ -86,7 +92,7 @@ def validate(
             if not documents:
                 wrong += 1
                 print(f"{source['source']}: holds no document", file=sys.stderr)
-        for raw in documents:
+        for raw in (part for document in documents for part in parts_of(document)):
             value, prefix = raw.value, ""
             if isinstance(value, dict) and ("kind" in value or "apiVersion" in value):
                 _, problems = read(raw)

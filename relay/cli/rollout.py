@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Changes on their way to agents.")
 Reason = Annotated[str, typer.Option("--reason", help="why; kept in the audit")]
 Name = Annotated[str, typer.Argument(help="ASSIGNMENT-NUMBER")]
 _WATCH_S = 1.0
-_OVER = ("rolled_back", "completed", "superseded", "rejected", "aborted")
+OVER = ("rolled_back", "completed", "superseded", "rejected", "aborted")
 
 
 @app.command("list")
@@ -86,7 +86,7 @@ def _watch(api: Api, name: str) -> str:
             elif text != shown:
                 print(text, flush=True)
             shown = text
-            if found["state"] in _OVER:
+            if found["state"] in OVER:
                 return str(found["state"])
             time.sleep(_WATCH_S)
 

@@ -91,7 +91,11 @@ class ControlPlane:
         )
         channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
         checks = Checks(
-            facts=fleet.facts, regions=fleet.live_regions, validation=update.validation, channels=channels.keys()
+            facts=fleet.facts,
+            regions=fleet.live_regions,
+            validation=update.validation,
+            channels=channels.keys(),
+            require_strategy=update.require_strategy,
         )
         documents = self.documents = Documents(database, revisions, checks, clock=clock)
         await documents.load()

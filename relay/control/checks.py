@@ -5,7 +5,7 @@ Templates that exist, values that every region can resolve, assignments that do 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from zoneinfo import ZoneInfo
 
 from relay.control.catalog import AnyAssignment, Catalog
@@ -28,6 +28,7 @@ class Checks:
         regions: names of those that have agents or a node that is connected.
         validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
         channels: names of those that notices can be sent to.
+        require_strategy: assignments that may match agents with these labels must name a strategy; None: none must.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Checks:
         regions: Callable[[], Set[str]],
         validation: str = "warn",
         channels: Set[str] = frozenset(),
+        require_strategy: Mapping[str, str] | None = None,
     ) -> None:
         self._facts = facts
         self._regions = regions
         self.validation = validation
         self._channels = channels
+        self._require_strategy = require_strategy
 
     def live(self, region: str) -> Set[str]:
         """The region, if it has agents or a node that is connected."""
@@ -72,6 +75,10 @@ class Checks:
                     problems.append(blamed.problem("spec.values", f"ConfigAssignment {assignment.key}: {reason}"))
         for document in changed:
             source = sources[document.kind, document.key]
+            if isinstance(document, ConfigAssignment) and self._lacks_strategy(document):
+                wanted = ", ".join(f"{k}={v}" for k, v in (self._require_strategy or {}).items())
+                reason = f"is needed for agents with {wanted} (policies.config_update.require_strategy)"
+                problems.append(source.problem("spec.strategy", reason))
             if isinstance(document, ConfigAssignment | PackageAssignment):
                 problems += [source.problem(path, reason) for path, reason in _assignment_problems(catalog, document)]
         for strategy in (d for d in changed if isinstance(d, RolloutStrategy)):
@@ -81,6 +88,13 @@ class Checks:
                     path = f"spec.windows.{i}.time_zone"
                     problems.append(source.problem(path, f"{window.time_zone!r} is not a time zone"))
         return problems
+
+    def _lacks_strategy(self, assignment: ConfigAssignment) -> bool:
+        spec = assignment.spec
+        if self._require_strategy is None or spec.strategy or spec.observe_only:
+            return False
+        labels = spec.target_selector.labels
+        return all(str(labels.get(key, value)) == value for key, value in self._require_strategy.items())
 
     def unresolved(
         self, catalog: Catalog, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
@@ -152,6 +166,8 @@ class Checks:
                 for i, name in enumerate(document.spec.failure_policy.notification)
                 if name not in self._channels
             ]
+        if isinstance(document, RegionVariables) and (known := self._regions()) and document.key not in known:
+            return [(source.problem("metadata.name", f"no node of region {document.key} is known"), False)]
         if self.validation == "off" or not isinstance(document, ConfigTemplate):
             return []
         if document.spec.config is None or not collector.is_collector_config(document.spec.config):
@@ -160,6 +176,17 @@ class Checks:
             (source.problem(f"spec.config.{f.path}", f.reason), f.is_error)
             for f in collector.check(document.spec.config)
         ]
+
+    def unmatched(self, assignments: Sequence[AnyAssignment]) -> tuple[set[str], int]:
+        """Keys of assignments that match no agent that is known, and how many agents are; none where nobody is known."""
+        facts = list(self._facts()) if assignments else []
+        matcher = Matcher([assignment.spec.target_selector for assignment in assignments])
+        vectors = {matcher.vector(agent) for agent in facts}
+        return {
+            assignment.key
+            for i, assignment in enumerate(assignments)
+            if vectors and not any(matcher.matches(i, vector) for vector in vectors)
+        }, len(facts)
 
 
 def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:

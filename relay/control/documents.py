@@ -20,7 +20,7 @@ from relay.control.rollouts.model import GlobalConfig, GlobalRevision
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.control.storage.sealed import read_truth
-from relay.documents import Document, canonical_json, parse
+from relay.documents import Document, canonical_json, parse, parts_of
 from relay.errors import NotFound, Outcome, Problem, Refused, StoreError
 from relay.ids import sha256
 from relay.policy import kinds
@@ -28,6 +28,7 @@ from relay.policy import template as templates
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment
+from relay.policy.snapshot import template_resource
 from relay.policy.strategy import RolloutStrategy
 
 _NEEDS_APPROVAL = (
@@ -138,13 +139,20 @@ class Documents:
         """What documents would make of the catalog, and all that is wrong with that; nothing changes."""
         catalog = self.current.copy()
         proposal = Proposal(catalog)
+        lonely, known = self._checks.unmatched(
+            [d for _, d in parsed if isinstance(d, ConfigAssignment | PackageAssignment)]
+        )
         for source, document in parsed:
             held = catalog.of(document)
             before = held.get(document.key)
             if before == document:
                 proposal.applied.append(_applied(document, "unchanged", before, self._taken_back(document)))
                 continue
-            if before is not None and isinstance(document, ConfigTemplate):
+            if (
+                isinstance(before, ConfigTemplate)
+                and isinstance(document, ConfigTemplate)
+                and not _same(before, document)
+            ):
                 reason = f"{document.key} exists with other content; a version never changes, use a new one"
                 proposal.problems.append(source.problem("metadata.version", reason))
                 continue
@@ -152,7 +160,10 @@ class Documents:
             proposal.changed.append(document)
             findings = self._checks.findings(source, document)
             proposal.findings += [problem for problem, is_error in findings if is_error]
-            warnings = tuple(str(problem) for problem, _ in findings)
+            warnings = tuple(str(problem) for problem, _ in findings) + _given_up(before, document)
+            if document.key in lonely and isinstance(document, ConfigAssignment | PackageAssignment):
+                reason = f"matches none of the {known} agents that are known"
+                warnings += (str(source.problem("spec.target_selector", reason)),)
             proposal.applied.append(_applied(document, "configured" if before else "created", before, warnings))
         sources: dict[tuple[str, str], Document] = {(d.kind, d.key): s for s, d in parsed}
         proposal.problems += self._checks.problems(catalog, proposal.changed, sources)
@@ -262,7 +273,7 @@ class Documents:
             }
             for d in changed
         ]
-        states = self._revisions.advance(catalog, actor=actor, now_ms=now)
+        states = self._revisions.advance(catalog, actor=actor, now_ms=now, before=self.current)
         if problems := self._revisions.unpublishable(states):
             raise Refused([Problem(name, 0, "", reason) for name, reason in problems])
         entries = [
@@ -329,6 +340,26 @@ class Documents:
         return value
 
 
+def _given_up(before: AnyDocument | None, after: AnyDocument) -> tuple[str, ...]:
+    """Warnings of an assignment that gives up what made its changes safe."""
+    kinds_ = ConfigAssignment | PackageAssignment
+    if not isinstance(before, kinds_) or not isinstance(after, kinds_):
+        return ()
+    found = []
+    if before.spec.strategy and not after.spec.strategy:
+        found.append(
+            f"it names no strategy any more: this change still goes out by {before.spec.strategy}, later ones at once"
+        )
+    if before.spec.approval is not None and after.spec.approval is None:
+        found.append("it asks for no approval of its own any more: this change still needs those that were asked for")
+    return tuple(found)
+
+
+def _same(one: ConfigTemplate, other: ConfigTemplate) -> bool:
+    """Whether two templates of one version say the same; labels of documents are for people."""
+    return template_resource(one) == template_resource(other)
+
+
 def _digest(document: AnyDocument | None) -> str:
     return "" if document is None else sha256(canonical_json(document.model_dump(exclude_unset=True))).hex()[:16]
 
@@ -356,7 +387,7 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
             continue
         if not documents:
             problems.append(Problem(source, 0, "", "holds no document"))
-        for raw in documents:
+        for raw in (part for document in documents for part in parts_of(document)):
             document, wrong = kinds.read(raw)
             problems += wrong
             if document is None:

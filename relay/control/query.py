@@ -169,5 +169,5 @@ def find(fleet: Fleet, name: str) -> Agent:
     return fits[0]
 
 
-def _names(fleet: Fleet, agent: Agent) -> tuple[str, str, str]:
-    return agent.agent_id, format_uid(agent.uid), text_of(fleet, agent, HOST)
+def _names(fleet: Fleet, agent: Agent) -> tuple[str, ...]:
+    return agent.agent_id, format_uid(agent.uid), agent.uid.hex(), text_of(fleet, agent, HOST)

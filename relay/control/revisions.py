@@ -100,8 +100,12 @@ class Revisions:
 
     # ---- what follows from documents
 
-    def advance(self, catalog: Catalog, *, actor: str, now_ms: int) -> Advance:
-        """Give the states that follow from documents; nothing changes yet."""
+    def advance(self, catalog: Catalog, *, actor: str, now_ms: int, before: Catalog | None = None) -> Advance:
+        """Give the states that follow from documents; nothing changes yet.
+
+        Args:
+            before: the documents until now: a change that gives up its strategy still goes out by it.
+        """
         variables = dict(variables_resource(v) for v in catalog.variables.values())
         packages = dict(package_resource(p) for p in catalog.packages.values())
         inputs = Inputs(
@@ -126,12 +130,12 @@ class Revisions:
             number, retry = advance.gone.pop(name, (0, 0))
             state = self.states.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
             advance.states[name] = state
-            strategy = self.strategy(catalog, assignment)
+            strategy, at_once = self._way(catalog, before, assignment)
             edited = state.pending is not None and not self._as_pending(state.pending, assignment, strategy)
             if state.declared != revision or edited:
                 authors = (actor, *(state.pending.authors if state.pending is not None else ()))
                 state = dataclasses.replace(state, declared=revision)
-                self._change(advance, state, assignment, strategy, authors, now_ms)
+                self._change(advance, state, assignment, (strategy, at_once), authors, now_ms)
         self._end_yanked(advance, catalog, now_ms)
         for name, state in advance.states.items():
             # Nobody is kept from deleting what agents could only fall back to.
@@ -163,6 +167,14 @@ class Revisions:
         """Whether changes go out without a strategy."""
         return _observes(assignment) or (not assignment.spec.strategy and self._rules[assignment.kind].at_once)
 
+    def _way(self, catalog: Catalog, before: Catalog | None, assignment: AnyAssignment) -> tuple[StrategySpec, bool]:
+        """(strategy, whether that is none) by which a change goes out."""
+        old = before.of(assignment).get(assignment.key) if before is not None else None
+        given_up = old.spec.strategy if old is not None and not assignment.spec.strategy else None
+        if given_up and given_up in catalog.strategies and not _observes(assignment):
+            return catalog.strategies[given_up].spec, False
+        return self.strategy(catalog, assignment), self._at_once(assignment)
+
     def _asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
         """(approvals that a change needs by its own documents, whether its author's does not count)."""
         rules, own = self._rules[assignment.kind], assignment.spec.approval
@@ -179,12 +191,13 @@ class Revisions:
         advance: Advance,
         state: AssignmentState,
         assignment: AnyAssignment,
-        strategy: StrategySpec,
+        way: tuple[StrategySpec, bool],
         authors: Sequence[str],
         now_ms: int,
     ) -> None:
         """Begin the rollout to what `state` declares, in the place of one that waits."""
         assert state.declared is not None
+        strategy, at_once = way
         asked, before = self._asked(assignment), state.asked
         # Who may not change something alone may not change alone that they may not.
         needed, four_eyes = max(asked[0], before[0]), asked[1] or before[1]
@@ -204,7 +217,7 @@ class Revisions:
             four_eyes=four_eyes,
             asked=asked,
             authors=tuple(dict.fromkeys(authors)),
-            at_once=self._at_once(assignment),
+            at_once=at_once,
         )
         if state.pending is not None:
             advance.rollouts.append(plan.supersede(state.pending, rollout.name, now_ms))
@@ -253,8 +266,7 @@ class Revisions:
     def again(self, advance: Advance, catalog: Catalog, name: str, authors: Sequence[str], now_ms: int) -> None:
         """Put into `advance` a new rollout to what an assignment asks for and did not get, by the rules of today."""
         assignment = next(a for a in catalog.all_assignments() if a.key == name)
-        strategy = self.strategy(catalog, assignment)
-        self._change(advance, advance.states[name], assignment, strategy, authors, now_ms)
+        self._change(advance, advance.states[name], assignment, self._way(catalog, None, assignment), authors, now_ms)
 
     def step(self, rollout: Rollout) -> Advance:
         """What follows from a rollout that took a step."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from relay.documents import canonical_json
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$"
 Name = Annotated[str, Field(pattern=NAME)]
 
 
@@ -33,6 +34,10 @@ class Metadata(Model):
     """Names a document."""
 
     name: Name
+    labels: dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict
+    )
+    """Of the document, for people: `apply --prune -l` goes by them. No part of what it says."""
 
 
 class Selector(Model):

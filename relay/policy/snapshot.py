@@ -224,12 +224,14 @@ def template_resource(template: ConfigTemplate) -> tuple[str, bytes]:
     """(resource name, payload) of a template."""
     # Without the form that it has not: what nodes of before know must not change its digest.
     other = "text" if template.spec.text is None else "config"
-    return f"ConfigTemplate/{template.key}", canonical_json(template.model_dump(exclude={"spec": {other}}))
+    return f"ConfigTemplate/{template.key}", canonical_json(
+        template.model_dump(exclude={"spec": {other}, "metadata": {"labels"}})
+    )
 
 
 def variables_resource(variables: RegionVariables) -> tuple[str, bytes]:
     """(resource name, payload) of a region's variables."""
-    payload = canonical_json(variables.model_dump())
+    payload = canonical_json(variables.model_dump(exclude={"metadata": {"labels"}}))
     return f"RegionVariables/{variables.key}@{sha256(payload).hex()[:16]}", payload
 
 

@@ -249,6 +249,8 @@ class ConfigUpdate(Part):
     """Of a change without a strategy: more than this share of its agents,"""
     rollback_min_agents: int = Field(default=5, ge=1)
     """of at least so many."""
+    require_strategy: dict[str, str] | None = None
+    """Labels: an assignment that may match agents with these must name a strategy. `{}`: every one."""
 
 
 class PackageUpdate(Part):

@@ -160,12 +160,16 @@ def build_api(
     @api.get("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
         degraded = condition.degraded
-        return {"status": "degraded" if degraded else "ok", "degraded": degraded}
+        return {"status": "degraded", "degraded": degraded} if degraded else {"status": "ok"}
 
     @api.get("/ready", include_in_schema=False)
     async def ready() -> Response:
         reason = condition.unwritable
-        return JSONResponse({"ready": not reason, "reason": reason}, status_code=503 if reason else 200)
+        return (
+            JSONResponse({"ready": False, "reason": reason}, status_code=503)
+            if reason
+            else JSONResponse({"ready": True})
+        )
 
     @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
     async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -327,13 +327,22 @@ class StoredDocument(Answer):
 _PROBLEM = "application/problem+json"
 
 
-def answers(model: Any, tag: str, *, media_type: str = "application/json") -> dict[str, Any]:
-    """What a route's decorator takes: the description of its answers, without checking each of them."""
-    refusals = {"4XX": {"description": "Refused", "content": {_PROBLEM: {"schema": _REFERENCE}}}}
-    return {"response_model": None, "tags": [tag], "responses": {200: {"model": model}, **refusals}}
-
-
 _REFERENCE = {"$ref": "#/components/schemas/Problem"}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "Refused", "content": {_PROBLEM: {"schema": _REFERENCE}}}
+}
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+def answers(model: Any, tag: str) -> dict[str, Any]:
+    """What a route's decorator takes: the description of its answers, without checking each of them."""
+    return {"response_model": None, "tags": [tag], "responses": {200: {"model": model}, **_REFUSALS}}
+
+
+def answers_bytes(tag: str) -> dict[str, Any]:
+    """As `answers`, of a route that gives a file."""
+    done = {"description": "The bytes", "content": _BYTES}
+    return {"response_class": Response, "tags": [tag], "responses": {200: done, **_REFUSALS}}
 
 
 def describe(api: FastAPI) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from relay.control import query, views
-from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers
+from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers, answers_bytes
 from relay.control.api.rollouts import Actor
 from relay.control.documents import ANONYMOUS
 from relay.control.fleet import Fleet
@@ -68,7 +68,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
         content = await request.body()
         return {"offset": await packages.blobs.receive(sha256, offset, content), "complete": False}
 
-    @api.get("/api/v1/blobs/{sha256}", tags=["packages"], response_model=None)
+    @api.get("/api/v1/blobs/{sha256}", **answers_bytes("packages"))
     async def get_blob(sha256: Digest) -> StreamingResponse:
         """The bytes of a file."""
         size = await packages.blobs.size(sha256)

@@ -440,6 +440,8 @@ class Rollouts:
         Raises:
             NotFound: there never was one of that name.
         """
+        if name in self.revisions.states and self.latest(name):
+            name = self.latest(name)  # the assignment's own name is its newest rollout
         try:
             state, rollout = self._find(name)
         except (NotFound, Conflict):

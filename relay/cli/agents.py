@@ -1,0 +1,102 @@
+"""`opampctl get agents`: chosen, sorted, watched."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from relay.cli.client import Api
+from relay.cli.output import show, table
+
+_WATCH_S = 2.0
+_FIELDS = "agent_id,region,node,connected,transport,healthy,config"
+_WIDE = f"{_FIELDS},host_name,version,instance_uid,last_change"
+
+
+def list_agents(api: Api, name: str | None, filters: dict[str, Any], form: str, *, watch: bool) -> None:
+    """Print agents.
+
+    Args:
+        filters: as the API takes them.
+        form: `table`, `wide`, `name`, `json` or `yaml`.
+        watch: go on, until interrupted: again each time that something has changed.
+    """
+    if not watch:
+        _print(_ask(api, name, filters, form), form, one=name is not None)
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        for text in _texts(api, name, filters, form):
+            if sys.stdout.isatty():
+                print("\x1b[2J\x1b[H", end="")
+            print(text, end="", flush=True)
+
+
+def _texts(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Iterator[str]:
+    shown = ""
+    while True:
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            _print(_ask(api, name, filters, form), form, one=name is not None)
+        if text.getvalue() != shown:
+            shown = text.getvalue()
+            yield shown
+        time.sleep(_WATCH_S)
+
+
+def _ask(api: Api, name: str | None, filters: dict[str, Any], form: str) -> list[dict[str, Any]]:
+    if name:
+        return [api.get("agents", name)]
+    fields = {"table": _FIELDS, "wide": _WIDE, "name": "agent_id"}.get(form)
+    found: list[dict[str, Any]] = api.get("agents", **filters, fields=fields)
+    return found
+
+
+def _print(found: list[dict[str, Any]], form: str, *, one: bool) -> None:
+    if form == "name":
+        sys.stdout.writelines(f"{agent['agent_id']}\n" for agent in found)
+        return
+    if form not in ("table", "wide"):
+        show(found[0] if one else found, form)
+        return
+    columns = ["agent", "region", "node", "connected", "transport", "healthy", "config", "status", "assignments"]
+    rows = [_row(agent) for agent in found]
+    if form == "wide":
+        columns[1:1] = ["host", "version"]
+        columns += ["instance_uid", "last_change"]
+        rows = [
+            [row[0], a["host_name"], a["version"], *row[1:], a["instance_uid"], a["last_change"]]
+            for row, a in zip(rows, found, strict=True)
+        ]
+    table(columns, rows)
+    if not one:
+        print(_foot(found))
+
+
+def _row(agent: dict[str, Any]) -> list[Any]:
+    config = agent["config"]
+    return [
+        agent["agent_id"],
+        agent["region"],
+        agent["node"],
+        "unknown" if agent["connected"] is None else agent["connected"],
+        agent["transport"],
+        agent["healthy"],
+        config["reported_hash"][:12],
+        " ".join(f"{config['status']} {config['error_message']}".split())[:160],
+        config["assignments"],
+    ]
+
+
+def _foot(found: list[dict[str, Any]]) -> str:
+    connected = Counter({True: "connected", False: "away", None: "unknown"}[agent["connected"]] for agent in found)
+    health = Counter({True: "healthy", False: "unhealthy"}.get(agent["healthy"], "") for agent in found)
+    status = Counter(agent["config"]["status"] for agent in found)
+    parts = [
+        ", ".join(f"{number} {word}" for word, number in sorted(counts.items()) if word)
+        for counts in (connected, health, status)
+    ]
+    return f"{len(found)} agents" + (": " + "; ".join(part for part in parts if part) if found else "")

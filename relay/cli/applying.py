@@ -1,0 +1,148 @@
+"""`opampctl apply`: documents to the server, and what becomes of the rollouts that they begin."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from relay.cli import rollout
+from relay.cli.client import Api, RefusedByServer, api_of
+from relay.cli.options import DEFAULT_SERVER, As, Files, Server, read_files, usage
+from relay.cli.output import EXIT_REFUSED, EXIT_TIME_OVER, form_of, show
+
+_LOOK_S = 0.5
+_KINDS = ("assignments", "packageassignments", "templates", "strategies", "regionvariables", "signingkeys")
+"""What is pruned, users of others first."""
+
+
+def apply(
+    filename: Files,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server, change nothing")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="until its rollouts are over; exits 1 unless all completed, 5 if time is over"),
+    ] = False,
+    timeout: Annotated[str, typer.Option(help="how long to wait: 40s, 10m")] = "",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="delete what carries the labels of -l and is not given")
+    ] = False,
+    label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v of documents' metadata.labels")] = None,
+    output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Apply documents: all of them, or none."""
+    within_s = _seconds(timeout) if timeout else None
+    form = output if output == "text" else form_of(output)
+    if form == "table":
+        raise usage("-o table: text, json or yaml is expected")
+    if bool(label) is not prune:
+        raise usage("--prune and -l go together: what carries which labels is to be deleted?")
+    if timeout and not wait:
+        raise usage("--timeout goes with --wait")
+    api = api_of(server, who)
+    sources = read_files(filename)
+    answer = api.post("apply", body={"sources": sources, "dry_run": dry_run})
+    progress = sys.stdout if form == "text" else sys.stderr
+    for item in answer["documents"]:
+        print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}", file=progress)
+        for warning in item["warnings"]:
+            print(f"warning: {warning}", file=sys.stderr)
+    pruned = (
+        _prune(api, answer["documents"], dict(_pair(term) for term in label or []), dry_run, progress) if prune else []
+    )
+    for begun in answer["rollouts"]:
+        print(f"rollout {rollout.headline(begun)}", file=progress)
+    status = 0
+    if wait and not dry_run:
+        status = _wait(api, answer["rollouts"], within_s, progress)
+    if form != "text":
+        show({**answer, "pruned": pruned}, form)
+    if status:
+        raise SystemExit(status)
+
+
+def _seconds(text: str) -> float:
+    from relay.documents import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise usage(f"--timeout {text}: a duration such as 40s or 10m is expected") from None
+
+
+def _pair(term: str) -> tuple[str, str]:
+    key, equals, value = term.partition("=")
+    if not equals or not key:
+        raise usage(f"-l {term}: k=v is expected")
+    return key, value
+
+
+def _prune(
+    api: Api, given: list[dict[str, Any]], labels: dict[str, str], dry_run: bool, progress: Any
+) -> list[dict[str, str]]:
+    """Delete documents that carry all labels and were not given."""
+    kept = {(item["kind"], item["name"]) for item in given}
+    doomed = [
+        (plural, document["kind"], _key(document))
+        for plural in _KINDS
+        for document in api.get("documents", plural)
+        if labels.items() <= document["metadata"].get("labels", {}).items()
+        and (document["kind"], _key(document)) not in kept
+    ]
+    for _, kind, key in doomed:
+        print(f"{kind}/{key} {'would be deleted' if dry_run else 'is to be deleted'}", file=progress)
+    for plural, kind, key in doomed if not dry_run else []:
+        api.delete("documents", plural, key)
+        print(f"{kind}/{key} deleted", file=progress)
+    return [{"kind": kind, "name": key} for _, kind, key in doomed]
+
+
+def _key(document: dict[str, Any]) -> str:
+    metadata = document["metadata"]
+    return (
+        f"{metadata['name']}@{metadata['version']}" if document["kind"] == "ConfigTemplate" else str(metadata["name"])
+    )
+
+
+def _wait(api: Api, begun: list[dict[str, Any]], within_s: float | None, progress: Any) -> int:
+    """Wait until rollouts are over, and put their last state into `begun`. Gives the exit code."""
+    deadline = None if within_s is None else time.monotonic() + within_s
+    said: dict[str, str] = {}
+    left = list(begun)
+    while left:
+        for item in list(left):
+            found = _look(api, item["name"])
+            item.update(state=found["state"], reason=found["reason"], stages=found["stages"])
+            gate = found["stages"][found["stage"]]["gate"]["reason"]
+            line = rollout.headline(found) + (f" ({gate})" if gate and not found["reason"] else "")
+            if said.get(item["name"]) != line:
+                said[item["name"]] = line
+                print(f"rollout {line}", file=progress, flush=True)
+            if found["state"] in rollout.OVER:
+                left.remove(item)
+        if not left:
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            names = ", ".join(item["name"] for item in left)
+            print(f"time is over: {names} {'is' if len(left) == 1 else 'are'} still under way", file=sys.stderr)
+            return EXIT_TIME_OVER
+        time.sleep(_LOOK_S)
+    return 0 if all(item["state"] == "completed" for item in begun) else EXIT_REFUSED
+
+
+def _look(api: Api, name: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = api.get("rollouts", name)
+    except RefusedByServer as error:
+        return {
+            "name": name,
+            "state": "aborted",
+            "reason": str(error),
+            "stage": 0,
+            "stages": [{"gate": {"reason": ""}}],
+        }
+    return found

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+
+from tests.cli.test_opampctl import Desk, desk
+from tests.conftest import TEMPLATE, assignment, eventually
+from tests.control.rollouts.test_engine import staged, strategy
+from tests.wire import TestAgent
+
+__all__ = ["desk"]
+MANUAL = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+
+
+def labelled(text: str, label: str) -> str:
+    return text.replace("metadata: {", f"metadata: {{labels: {{team: {label}}}, ", 1)
+
+
+async def test_a_wait_ends_as_the_rollouts_do(desk: Desk) -> None:
+    done = await desk.ctl("apply", "--wait", "-f", desk.file("a.yaml", TEMPLATE + assignment("a")))
+    assert (done.status, done.err) == (0, "")
+    name = desk.file("b.yaml", MANUAL + staged(1, "b", priority=1))
+    done = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
+    assert (done.status, done.err) == (5, "time is over: b-1 is still under way\n")
+    await desk.ctl("rollout", "abort", "b-1", "--reason", "no")
+    agent = await TestAgent.over("websocket", desk.node.ports, "x")
+    await agent.hello()
+    await eventually(lambda: len(desk.plane.fleet.agents) == 1)
+    late = await desk.ctl(
+        "apply", "--wait", "--timeout", "1s", "-o", "json", "-f", desk.file("c.yaml", assignment("a", rate=2))
+    )
+    assert late.status == 5
+    (rollout,) = json.loads(late.out)["rollouts"]
+    assert (rollout["name"], rollout["state"]) == ("a-2", "running")
+    assert "rollout a-2 running" in late.err
+    await agent.close()
+    done = await desk.ctl("rollout", "status", "a")
+    assert done.out.startswith("a-2 ")
+
+
+async def test_wrong_usage(desk: Desk) -> None:
+    name = desk.file("a.yaml", TEMPLATE)
+    for options in (("--timeout", "1s"), ("--wait", "--timeout", "soon"), ("--prune",), ("-l", "a=b"), ("-o", "table")):
+        done = await desk.ctl("apply", "-f", name, *options)
+        assert (done.status, bool(done.err)) == (2, True), options
+
+
+async def test_what_carries_the_labels_and_is_not_given_is_pruned(desk: Desk) -> None:
+    mine = labelled(assignment("mine"), "blue"), labelled(assignment("old", priority=1), "blue")
+    others = assignment("plain", priority=2) + labelled(assignment("theirs", priority=3), "red")
+    await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + others + "".join(mine)))
+    name = desk.file("mine.yaml", mine[0])
+    tried = await desk.ctl("apply", "--prune", "-l", "team=blue", "--dry-run", "-f", name)
+    assert tried.out == "ConfigAssignment/mine unchanged (dry run)\nConfigAssignment/old would be deleted\n"
+    done = await desk.ctl("apply", "--prune", "-l", "team=blue", "-o", "json", "-f", name)
+    assert json.loads(done.out)["pruned"] == [{"kind": "ConfigAssignment", "name": "old"}]
+    listed = json.loads((await desk.ctl("get", "assignments", "-o", "json")).out)
+    assert [d["metadata"]["name"] for d in listed] == ["mine", "plain", "theirs"]
+
+
+async def test_what_is_got_can_be_applied(desk: Desk) -> None:
+    await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + assignment("a") + assignment("b", priority=1)))
+    for plural in ("assignments", "templates"):
+        got = await desk.ctl("get", plural, "-o", "yaml")
+        again = await desk.ctl("apply", "-f", "-", stdin=got.out)
+        assert again.status == 0, again
+        assert {line.split()[1] for line in again.out.splitlines()} == {"unchanged"}
+
+
+async def test_diff_says_what_it_found_by_its_status(desk: Desk) -> None:
+    name = desk.file("a.yaml", TEMPLATE + assignment("a"))
+    assert (await desk.ctl("diff", "-f", name)).status == 1
+    await desk.ctl("apply", "-f", name)
+    assert (await desk.ctl("diff", "-f", name)).status == 0
+    assert (await desk.ctl("diff", "-f", desk.file("b.yaml", assignment("a", rate=1000)))).status == 4
+    assert (await desk.ctl("diff", "-f", desk.file("c.yaml", "a: [\n"))).status == 4
+    assert (await desk.ctl("diff", "--nonsense", "-f", name)).status == 2
+    assert (await desk.ctl("diff", "-f", "/nonexistent.yaml")).status == 2

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import aiohttp
+
+from relay.control.app import ControlPlane
+from tests.conftest import Programs, eventually
+from tests.control.api.test_app import Client, started
+from tests.wire import TestAgent
+
+
+async def fleet(programs: Programs, count: int = 5) -> tuple[ControlPlane, Client]:
+    plane, client = await started(programs)
+    node = await programs.node(plane.ports["link"])
+    for i in range(count):
+        agent = await TestAgent.over("websocket", node.ports, f"agent-{i}")
+        await agent.hello(**{"service.version": f"1.{i}"})
+    await eventually(lambda: len(plane.fleet.agents) == count)
+    return plane, client
+
+
+async def test_a_filter_that_nobody_knows_is_refused_and_named(programs: Programs) -> None:
+    _, client = await started(programs)
+    for path in ("agents?helthy=false", "nodes?region=eu", "rollouts?state=held", "audit?who=ann", "drift?x=1"):
+        status, answer = await client.call("GET", f"/api/v1/{path}")
+        assert isinstance(answer, dict)
+        name = path.partition("?")[2].partition("=")[0]
+        assert (status, answer["problems"][0]["path"]) == (422, name)
+    for path in ("agents?healthy=perhaps", "agents?status=WELL", "agents?limit=0", "agents?sort=colour"):
+        assert (await client.call("GET", f"/api/v1/{path}"))[0] == 422
+
+
+async def test_agents_by_what_is_asked(programs: Programs) -> None:
+    _, client = await fleet(programs)
+    for asked, expected in {
+        "version=1.3": ["agent-3"],
+        "sort=-agent_id&limit=2": ["agent-4", "agent-3"],
+        "limit=2&after=agent-1": ["agent-2", "agent-3"],
+        "connected=false": [],
+        "region=eu": [],
+        "node=local/one&version=1.0": ["agent-0"],
+        "status=UNSET&connected=true&limit=1": ["agent-0"],
+    }.items():
+        _, answer = await client.call("GET", f"/api/v1/agents?{asked}")
+        assert isinstance(answer, list)
+        assert [agent["agent_id"] for agent in answer] == expected, asked
+
+
+async def test_a_method_that_is_not_allowed_names_those_that_are(programs: Programs) -> None:
+    _, client = await started(programs)
+    url = f"{client.url}/api/v1/documents/templates/a@v1"
+    async with aiohttp.ClientSession() as session, session.put(url, json={}) as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "DELETE, GET")
+        assert answer.content_type == "application/problem+json"
+
+
+async def test_the_metric_counts_by_region_status_and_health(programs: Programs) -> None:
+    _, client = await fleet(programs, 2)
+    text = (await client.call("GET", "/metrics"))[1]
+    assert isinstance(text, str)
+    found = [line for line in text.splitlines() if line.startswith("opamp_control_plane_agents{")]
+    assert found == ['opamp_control_plane_agents{healthy="true",region="local",status="UNSET"} 2.0']
