@@ -21,11 +21,12 @@ Config = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(help="folder of its data, in the place of a settings file")]
 _EXIT_FAILED, _EXIT_SETTINGS = 1, 2
-DATABASE = "control-plane.sqlite3"
 
 
 def _settings(config: str | None, data: str | None) -> ControlPlaneSettings:
     """Of the control plane, also where the file is standalone's: what only that knows tells, or where the data are."""
+    from relay.control.storage.database import FILE
+
     flags = {"data_dir": data}
     problems: list[Problem] = []
     found: list[ControlPlaneSettings] = []
@@ -41,7 +42,7 @@ def _settings(config: str | None, data: str | None) -> ControlPlaneSettings:
         for problem in problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(_EXIT_SETTINGS)
-    return next((s for s in found if (Path(s.data_dir) / DATABASE).is_file()), found[0])
+    return next((s for s in found if (Path(s.data_dir) / FILE).is_file()), found[0])
 
 
 def _fail(error: StoreError) -> typer.Exit:

@@ -30,7 +30,7 @@ from relay.control.publish import Publisher
 from relay.control.revisions import Revisions, Rules
 from relay.control.rollouts.engine import Rollouts
 from relay.control.rollouts.model import at_once
-from relay.control.storage.database import Database
+from relay.control.storage.database import FILE, Database
 from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender, Version
 from relay.link.server import LinkServer
@@ -78,7 +78,7 @@ class ControlPlane:
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         settings, clock = self._settings, self._clock
-        database = Database(Path(settings.data_dir) / "control-plane.sqlite3")
+        database = Database(Path(settings.data_dir) / FILE)
         started.push_async_callback(database.close)
         await database.open()
         self.configs = Configs(database)
@@ -114,7 +114,7 @@ class ControlPlane:
         await self.configs.load()
         self.publisher = Publisher(database, revisions, self.configs, clock=clock, packages=packages.resources)
         await self.publisher.load()
-        self.condition = Condition(database, fleet)
+        self.condition = Condition(database, fleet, self.publisher)
         self.rollouts = Rollouts(
             database,
             revisions,

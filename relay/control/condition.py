@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from relay.control import views
 from relay.control.fleet import Fleet
+from relay.control.publish import Publisher
 from relay.control.storage.database import Database
 
 
 class Condition:
     """Asks those who know; holds nothing."""
 
-    def __init__(self, database: Database, fleet: Fleet) -> None:
+    def __init__(self, database: Database, fleet: Fleet, publisher: Publisher) -> None:
         self._database = database
         self._fleet = fleet
+        self._publisher = publisher
 
     @property
     def unwritable(self) -> str:
@@ -33,7 +35,8 @@ class Condition:
     @property
     def refusal(self) -> str:
         """Why no change is taken; empty where it is."""
-        ahead = [(name, node.ahead) for name, node in sorted(self._fleet.nodes.items()) if node.ahead is not None]
+        nodes = sorted(self._fleet.nodes.items())
+        ahead = [(name, node.ahead) for name, node in nodes if node.ahead and node.ahead[0] >= self._publisher.epoch]
         if not ahead:
             return ""
         name, version = ahead[0]

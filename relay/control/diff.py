@@ -21,7 +21,7 @@ from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
 from relay.policy import template as templates
-from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator
+from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator, applied_of
 from relay.policy.mask import Mask
 from relay.policy.snapshot import CONFIG, PACKAGES, build
 
@@ -115,8 +115,7 @@ class Diffs:
             return NOTHING
         failures = (*agent.config.failed, *(agent.packages.failed if agent.packages is not None else ()))
         failed = tuple(f.attempt for f in failures)
-        slots = (*agent.config.applied, *(agent.packages.applied if agent.packages is not None else ()))
-        applied = tuple((slot.slot, slot.content_hash) for slot in slots)
+        applied = applied_of(agent.config.applied, agent.packages.applied if agent.packages is not None else ())
         key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed, applied=applied)
         decision = evaluator.decide_once(key)
         if not takes_config:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 
 import sqlalchemy as sa
+from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
 from relay.control.agents import Agent, NodeState, read_agent
@@ -62,7 +63,11 @@ class Fleet:
             for key in damaged:
                 # Its node finds out by the digests, and sends it again.
                 _log.error("row_damaged", table="agents", key=key)
-            for row in (await connection.execute(sa.select(schema.nodes))).all():
+            nodes, damaged = await read_all(connection, schema.nodes)
+            for key in damaged:
+                # It tells all of this again when it comes.
+                _log.error("row_damaged", table="nodes", key=key)
+            for row in nodes:
                 trusted = json.loads(row.trusted)
                 node = self._node(row.region, row.name)
                 node.trusted = "all" if trusted == "all" else tuple(trusted)
@@ -217,6 +222,8 @@ class Fleet:
             StoreError: nothing of it counts; the node sends it again.
         """
         node = self._node(identity_.region, identity_.name)
+        if report.HasField("status") and report.status.unix_ms:
+            node.behind_ms = self._clock.unix_ms() - report.status.unix_ms  # before it waits for others
         try:
             # One at a time: ownership is decided by what is in memory, which changes after the commit.
             async with self._reporting:
@@ -235,8 +242,6 @@ class Fleet:
         self._metrics.reports += 1
         ack = link_pb2.ReportAck(sequence=report.sequence, window=WINDOW)
         key, now_ms = f"{node.region}/{node.name}", self._clock.unix_ms()
-        if report.HasField("status") and report.status.unix_ms:
-            node.behind_ms = now_ms - report.status.unix_ms
         accepted: list[Agent] = []
         aside: list[tuple[bytes, int]] = []
         for entry in report.agents:
@@ -255,14 +260,15 @@ class Fleet:
                 aside.append((agent.uid, digest))
         removed = [uid for uid in report.removed if uid in self.agents and self.agents[uid].node == key]
         forgotten = [uid for uid in report.forgotten if uid in node.agents]
+        by_shard = self._by_shard(node, {listing.shard for listing in report.listings})
+        removing = set(removed)
         for listing in report.listings:
-            mine = {u: self.agents[u].digest for u in node.agents if not self.agents[u].forgotten}
-            mine = {u: d for u, d in (mine | node.aside).items() if shard_of(u) == listing.shard}
+            mine = by_shard[listing.shard]
             theirs = {a.instance_uid: a.digest for a in listing.agents}
             wanted, gone = difference(mine, theirs)
             ack.want_agents.extend(wanted)
             # Its data may be new, under an old name: what it has not removed itself stays known.
-            forgotten += [uid for uid in gone if uid in node.agents]
+            forgotten += [uid for uid in gone if uid in node.agents and uid not in removing]
             aside += [(uid, 0) for uid in gone if uid in node.aside]
         aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
         await self._store(accepted, removed, forgotten, report)
@@ -296,6 +302,19 @@ class Fleet:
         node.to_release = set()
         await self._status(node, report)
         return ack
+
+    def _by_shard(self, node: NodeState, shards: set[int]) -> dict[int, dict[bytes, int]]:
+        """What a node is known to report, of some shards: uid → digest."""
+        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
+        if not shards:
+            return found
+        for uid in node.agents:
+            if shard_of(uid) in found and not self.agents[uid].forgotten:
+                found[shard_of(uid)][uid] = self.agents[uid].digest
+        for uid, digest in node.aside.items():
+            if shard_of(uid) in found:
+                found[shard_of(uid)][uid] = digest
+        return found
 
     def _belongs_to(self, node: NodeState, agent: Agent, key: str, ack: link_pb2.ReportAck) -> bool:
         """Whether an agent is the node's that reports it; a node that is to let go of it is told so, once for a pair."""
@@ -402,7 +421,8 @@ class Fleet:
             away = [n for n in self.nodes.values() if not n.connected and n.last_seen_ms < limit]
             gone = [uid for node in away for uid in node.agents]
             gone += [a.uid for a in self.agents.values() if a.forgotten and a.changed_ms < limit]
-            staying = [a for a in self.agents.values() if a.uid not in set(gone)]
+            leaving = set(gone)
+            staying = [a for a in self.agents.values() if a.uid not in leaving]
             kept = {d for a in staying for d in (a.effective_config_digest, a.components_digest)}
             unused = self._bodies - kept
             async with self._database.write() as connection:
@@ -460,8 +480,12 @@ class Fleet:
             return (await connection.execute(query)).scalar_one_or_none()
 
     async def components(self, digest: bytes) -> pb.AvailableComponents:
-        """The components that an agent listed; empty where the list has not arrived."""
-        return pb.AvailableComponents.FromString(await self._body(digest) or b"")
+        """The components that an agent listed; empty where the list has not arrived, or is damaged."""
+        try:
+            return pb.AvailableComponents.FromString(await self._body(digest) or b"")
+        except (StoreError, DecodeError) as error:
+            _log.error("row_damaged", table="effective_configs", key=digest.hex(), error=str(error))
+            return pb.AvailableComponents()
 
     async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
         """What an agent reported to run.

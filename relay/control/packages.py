@@ -84,8 +84,8 @@ class Packages:
         async with self._database.write() as connection:
             rows = await read_truth(connection, schema.packages)
             wanted = (await connection.execute(sa.select(schema.prefetches))).all()
-            secret = sa.select(schema.secrets.c.value).where(schema.secrets.c.name == _MASTER)
-            self._master = (await connection.execute(secret)).scalar_one_or_none() or b""
+            secrets = await read_truth(connection, schema.secrets, schema.secrets.c.name == _MASTER)
+            self._master = secrets[0].value if secrets else b""
             if not self._master:
                 self._master = os.urandom(_KEY_BYTES)
                 await connection.execute(sa.insert(schema.secrets), [{"name": _MASTER, "value": self._master}])

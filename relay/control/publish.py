@@ -6,9 +6,12 @@ A number is written before anybody is sent it: after a crash the next one is hig
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio.clock import Clock
 from relay.control import audit
@@ -16,6 +19,8 @@ from relay.control.configs import Configs
 from relay.control.revisions import Revisions
 from relay.control.storage import schema
 from relay.control.storage.database import Database, replace
+from relay.control.storage.schema import EPOCH, FIRST_EPOCH
+from relay.control.storage.sealed import read_truth
 from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.link.protocol import RegionPolicy, Version
@@ -23,9 +28,6 @@ from relay.observe import log
 from relay.policy.snapshot import build
 
 _log = log.get("opamp-relay.publish")
-FIRST_EPOCH = 1
-EPOCH = "epoch"
-"""The fact that says which epoch it is."""
 
 
 class Publisher:
@@ -49,24 +51,28 @@ class Publisher:
         self._digests: dict[str, bytes] = {}
         self._watchers: set[asyncio.Event] = set()
         self._publishing = asyncio.Lock()
-        self._epoch = FIRST_EPOCH
+        self.epoch = FIRST_EPOCH
+        """Of all that is published from now on."""
 
     async def load(self) -> None:
-        """Read the epoch."""
-        query = sa.select(schema.facts.c.value).where(schema.facts.c.name == EPOCH)
+        """Read the epoch.
+
+        Raises:
+            StoreError: it, or what was published, is damaged.
+        """
         async with self._database.read() as connection:
-            value = (await connection.execute(query)).scalar_one_or_none()
-        self._epoch = int(value) if value is not None else FIRST_EPOCH
+            facts = await read_truth(connection, schema.facts, schema.facts.c.name == EPOCH)
+            await read_truth(connection, schema.manifests)
+        self.epoch = int(facts[0].value) if facts else FIRST_EPOCH
 
     async def behind(self, region: str, held: Version | None) -> Version | None:
         """What we have for a region, where a node holds something newer, or of another database; None where not."""
         if held is None:
             return None
-        query = sa.select(schema.manifests).where(schema.manifests.c.region == region)
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
+            known = await _manifest(connection, region)
         # A region that never was published to has the number 0: a node that holds anything of this epoch is ahead.
-        ours = (max(row.epoch, self._epoch), row.number) if row is not None else (self._epoch, 0)
+        ours = (max(known["epoch"], self.epoch), known["number"]) if known is not None else (self.epoch, 0)
         return ours if held > ours else None
 
     async def raise_epoch(self, reason: str, *, actor: str, beyond: int = 0) -> int:
@@ -77,12 +83,11 @@ class Publisher:
         """
         async with self._publishing:
             async with self._database.write() as connection:
-                highest = (await connection.execute(sa.select(sa.func.max(schema.manifests.c.epoch)))).scalar()
-                epoch = max(self._epoch, highest or FIRST_EPOCH, beyond) + 1
+                epoch = max(self.epoch, await _highest_epoch(connection), beyond) + 1
                 await replace(connection, schema.facts, [{"name": EPOCH, "value": str(epoch)}])
                 entry = audit.Entry(actor, "raise-epoch", f"Epoch/{epoch}", str(epoch - 1), str(epoch), reason)
                 await audit.add(connection, [entry], self._clock.unix_ms())
-            self._epoch = epoch
+            self.epoch = epoch
         _log.warning("epoch_raised", epoch=epoch, reason=reason, actor=actor)
         await self.publish()
         return epoch
@@ -115,16 +120,15 @@ class Publisher:
         resources = {**self._revisions.resources(region), **self._packages(region)}
         digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in resources.items()}))
         published = self._policies.get(region)
-        if self._digests.get(region) == digest and published is not None and published.version[0] >= self._epoch:
+        if self._digests.get(region) == digest and published is not None and published.version[0] >= self.epoch:
             return
         async with self._database.write() as connection:
-            query = sa.select(schema.manifests).where(schema.manifests.c.region == region)
-            row = (await connection.execute(query)).one_or_none()
-            epoch, number = (row.epoch, row.number) if row else (self._epoch, 0)
-            if row is None or row.digest != digest or epoch < self._epoch:
-                epoch, number = max(epoch, self._epoch), number + 1
-                new = {"region": region, "epoch": epoch, "number": number, "digest": digest}
-                await replace(connection, schema.manifests, [new])
+            known = await _manifest(connection, region)
+            epoch, number = (known["epoch"], known["number"]) if known is not None else (self.epoch, 0)
+            if known is None or known["digest"] != digest.hex() or epoch < self.epoch:
+                epoch, number = max(epoch, self.epoch), number + 1
+                body = json.dumps({"epoch": epoch, "number": number, "digest": digest.hex()})
+                await replace(connection, schema.manifests, [{"region": region, "body": body}])
         self._policies[region] = RegionPolicy((epoch, number), resources)
         self._digests[region] = digest
         _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(resources))
@@ -141,3 +145,14 @@ class Publisher:
     def unwatch(self, event: asyncio.Event) -> None:
         """Undo `watch`."""
         self._watchers.discard(event)
+
+
+async def _manifest(connection: AsyncConnection, region: str) -> dict[str, Any] | None:
+    query = sa.select(schema.manifests.c.body).where(schema.manifests.c.region == region)
+    body = (await connection.execute(query)).scalar_one_or_none()
+    return None if body is None else dict(json.loads(body))
+
+
+async def _highest_epoch(connection: AsyncConnection) -> int:
+    bodies = (await connection.execute(sa.select(schema.manifests.c.body))).scalars()
+    return max((json.loads(body)["epoch"] for body in bodies), default=FIRST_EPOCH)

@@ -6,7 +6,7 @@ changes it makes every cohort stale, and agents are placed anew when they are ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 from relay.fleet.facts import facts_of
@@ -15,7 +15,7 @@ from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.offering import Offering
 from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.record import Record
-from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator
+from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator, applied_of
 from relay.policy.packages import package_hash
 from relay.policy.snapshot import CONFIG, PACKAGES, ConfigContent, Content, Snapshot
 
@@ -50,6 +50,7 @@ class Cohorts:
         self._halted: frozenset[str] = frozenset()
         self._frozen: frozenset[str] = frozenset()
         self._missing: frozenset[str] = frozenset()
+        self._strangers_wait = False
         self._generation = 0
         self._cohorts: dict[CohortKey, Cohort] = {}
         # Of the policy in force and of the one before: what did not change is not made again, what is gone is dropped.
@@ -76,7 +77,7 @@ class Cohorts:
         if (halted, frozen) == (self._halted, self._frozen):
             return False
         self._halted, self._frozen = halted, frozen
-        return self.change(self.snapshot, missing=self._missing)
+        return self.change(self.snapshot, missing=self._missing, strangers_wait=self._strangers_wait)
 
     def prepare(self, snapshot: Snapshot) -> dict[bytes, bytes]:
         """Render what the cohorts there are would get by a policy. Slow, and changes nothing: to be called in a thread.
@@ -101,17 +102,19 @@ class Cohorts:
         rendered: Mapping[bytes, bytes] | None = None,
         *,
         missing: frozenset[str] = frozenset(),
+        strangers_wait: bool = False,
     ) -> bool:
         """Put a new policy in force. Offers are made when first asked for.
 
         Args:
             rendered: what `prepare` gave.
-            missing: assignments of it that are not here: whoever may belong to them keeps what they have.
+            missing: assignments of it that are not here: agents that belong to them keep what they have.
+            strangers_wait: so do agents of which nobody knows where they belong.
 
         Returns:
             Whether any agent's answer may have changed.
         """
-        self._missing = missing
+        self._missing, self._strangers_wait = missing, strangers_wait
         evaluator = Evaluator(snapshot, halted=self._halted, frozen=self._frozen)
         keying_changed = evaluator.keying != self._evaluator.keying
         self._evaluator = evaluator
@@ -144,7 +147,7 @@ class Cohorts:
             record.capabilities & capabilities.DECIDING,
             failed=tuple(f.attempt for f in record.failures),
             held=[slot.content_hash for slot in record.held],
-            applied=tuple((slot.slot, slot.content_hash) for slot in record.applied),
+            applied=applied_of(record.config.applied, record.installed),
         )
         cohort = self._cohorts.get(key)
         if cohort is None:
@@ -152,6 +155,11 @@ class Cohorts:
             self._decided(cohort, self._evaluator.decide(key))
         record.cohort = cohort
         return cohort
+
+    def drop_unused(self, records: Iterable[Record]) -> None:
+        """Now and then: cohorts go that no agent is in any more."""
+        used = {id(record.cohort) for record in records}
+        self._cohorts = {key: cohort for key, cohort in self._cohorts.items() if id(cohort) in used}
 
     def of(self, record: Record) -> Cohort:
         """The current cohort of an agent."""
@@ -169,11 +177,11 @@ class Cohorts:
         return None if self._may_miss(record.packages) else self.of(record).packages
 
     def _may_miss(self, offering: Offering | None) -> bool:
-        """Whether an agent belongs to an assignment that is not here, as far as is known. Without a word of that it may."""
-        if not self._missing:
+        """Whether an agent belongs to an assignment that is not here, as far as is known."""
+        if not self._missing and not self._strangers_wait:
             return False
         known = {slot.assignment for slot in offering.slots} if offering is not None else set()
-        return not known or bool(known & self._missing)
+        return bool(known & self._missing) if known else self._strangers_wait
 
     def withheld(self, record: Record) -> tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]:
         """What an agent should have and is not offered: of configs, of packages."""

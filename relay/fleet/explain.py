@@ -13,7 +13,7 @@ from relay.opamp.offer import Failure
 from relay.opamp.offering import failures_of, slots_of
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.evaluate import Evaluator
+from relay.policy.evaluate import Evaluator, applied_of
 from relay.policy.explain import explain
 
 
@@ -40,7 +40,7 @@ def explain_agent(
         state.capabilities & capabilities.DECIDING,
         failed=tuple(f.attempt for f in failed),
         held=[slot.content_hash for slot in slots_of([*config.slots, *fill.slots])],
-        applied=tuple((s.slot, s.content_hash) for s in slots_of([*config.applied, *fill.applied])),
+        applied=applied_of(config.applied, fill.applied),
     )
     notes = []
     if not state.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:

@@ -6,7 +6,7 @@ next stream begins with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from relay.errors import UpstreamError
@@ -351,7 +351,7 @@ class ReportSender:
         *,
         state: Callable[[bytes], bytes | None],
         body: Callable[[bytes], bytes | None],
-        listing: Callable[[int], Mapping[bytes, int]],
+        listings: Callable[[Collection[int]], Mapping[int, Mapping[bytes, int]]],
         shards: Callable[[], list[int]],
     ) -> link_pb2.StatusReport | None:
         """The next report, or None if nothing waits or the window is full.
@@ -359,7 +359,7 @@ class ReportSender:
         Args:
             state: uid → serialised AgentState now, None if gone meanwhile.
             body: digest → serialised EffectiveConfig, None if it is not here any more.
-            listing: shard → uid → digest.
+            listings: shards → shard → uid → digest.
             shards: the 256 sums of the states as they were last given.
         """
         if len(self._flights) >= self._window:
@@ -395,10 +395,11 @@ class ReportSender:
                 report.effective_configs.add(digest=digest, body=content)
                 size += len(content)
         size = 0
-        while self.listings and size < CHUNK_BYTES:
-            shard = next(iter(self.listings))
+        for shard, listed in listings(list(self.listings)).items() if self.listings else ():
+            if size >= CHUNK_BYTES:
+                break
             del self.listings[shard]
-            agents = [link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in listing(shard).items()]
+            agents = [link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in listed.items()]
             report.listings.add(shard=shard, agents=agents)
             size += _LISTED_BYTES * len(agents)
         if self.verify and not self:

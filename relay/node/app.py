@@ -321,7 +321,7 @@ class Node:
         report = self._sender.next(
             state=registry.state,
             body=registry.effective_config,
-            listing=registry.listing,
+            listings=registry.listings,
             shards=registry.shards.sums,
         )
         if report is not None:
@@ -490,6 +490,7 @@ class Node:
             _log.error("expiry_failed", error=str(error))
         else:
             self.registry.expire(self._settings.node.record_ttl, digests)
+            self.cohorts.drop_unused(self.registry)
             self.store.damaged.clear()
 
     def _connections(self) -> list[Connection]:

@@ -151,7 +151,9 @@ class Hub:
         """Answer one message; see `ports.Agents`."""
         now = self._clock.monotonic()
         live = self._live.get(content[2:18])
-        if live is not None and live.connection is connection and not connection.header:
+        if live is not None and self._registry.get(content[2:18]) is not live.session.record:
+            self._let_go(content[2:18], live)  # its record was given up since it said goodbye: it begins anew
+        elif live is not None and live.connection is connection and not connection.header:
             before = live.session.last_seen
             reply = live.session.heartbeat(content, now)
             if reply is not None:
@@ -244,10 +246,12 @@ class Hub:
     def _newcomer_won(self, uid: bytes, holder: Live, connection: Connection, content: bytes) -> None:
         if self._live.get(uid) is holder:
             self._replace(uid, holder)
+        if connection.transport_name == "http":
+            # An answer would reach nobody. Its next poll begins its session, and it is to say anew who it is.
+            holder.session.record.sequence_exact = False
+            return
         with contextlib.suppress(AgentError, Overloaded):
-            reply = self.receive(connection, content)
-            if connection.writable:
-                connection.send(reply)
+            connection.send(self.receive(connection, content))
 
     def _newcomer_lost(self, uid: bytes, connection: Connection) -> None:
         if connection.writable:  # over HTTP it is told with its next message
@@ -400,7 +404,8 @@ class Hub:
             sha256 = package.sha256.hex()
             if package.name in doubted or "" in doubted:
                 self._packages.doubt(sha256)
-            if self._damaged_at.get(sha256, -1.0) >= live.session.packages_offered_at and self._forgive(record, sha256):
+            was_damaged = self._damaged_at.get(sha256, -1.0) >= live.session.packages_offered_at
+            if was_damaged and offering.failed and self._forgive(record, self._cohorts.contents_with(sha256)):
                 self._offer_if_changed(live, now)
                 return
         common = {"agent_id": record.agent_id, "packages_hash": offering.hash.hex()}
@@ -453,13 +458,12 @@ class Hub:
     def was_damaged(self, sha256: str) -> None:
         """A package file was not what it should be: who failed at it is offered it again when it is here."""
         self._damaged_at[sha256] = self._clock.monotonic()
+        contents = self._cohorts.contents_with(sha256)
         for record in self._registry:
-            self._forgive(record, sha256)
+            self._forgive(record, contents)
 
-    def _forgive(self, record: Record, sha256: str) -> bool:
-        if record.packages is None or not record.packages.failed:
-            return False
-        if not record.packages.forgive(self._cohorts.contents_with(sha256)):
+    def _forgive(self, record: Record, contents: frozenset[bytes]) -> bool:
+        if record.packages is None or not record.packages.failed or not record.packages.forgive(contents):
             return False
         record.cohort = None
         self._registry.changed(record)
@@ -541,7 +545,7 @@ class Hub:
         live = self._live.get(uid)
         if live is not None:
             self._let_go(uid, live)
-            if not self._by_connection.get(live.connection):
+            if not self._by_connection.get(live.connection) and live.connection not in self._shared:
                 live.connection.close(CloseReason.RELEASED)
         self._registry.remove(uid)
 

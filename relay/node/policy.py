@@ -12,7 +12,7 @@ from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import CONFIG, PACKAGES, build
+from relay.policy.snapshot import CONFIG, PACKAGES, Snapshot, build
 from relay.store.local import LocalStore
 
 _log = log.get("opamp-relay.policy")
@@ -65,7 +65,7 @@ class PolicyHolder:
             snapshot = build(held)
             for name, reason in snapshot.rejected.items():
                 _log.error("resource_rejected", resource=name, reason=reason)
-            cohorts.change(snapshot, missing=self._missing_assignments())
+            cohorts.change(snapshot, missing=self._not_here(snapshot), strangers_wait=bool(self.missing))
             self._restrict(frozenset())
 
     @property
@@ -73,10 +73,12 @@ class PolicyHolder:
         """Whether this node ever had a policy, were it an empty one."""
         return self.receiver.version is not None or bool(self.receiver.held)
 
-    def _missing_assignments(self) -> frozenset[str]:
-        return frozenset(
-            name.partition("/")[2] for name in self.missing if name.partition("/")[0] in (CONFIG, PACKAGES)
-        )
+    def _not_here(self, snapshot: Snapshot) -> frozenset[str]:
+        """Assignments whose agents keep what they have, since nobody can say what they are to have."""
+        in_force = {f"{a.kind}/{a.published.name}" for a in snapshot.assignments}
+        # Where parts were damaged, what is rejected may be for lack of them: it comes again with them.
+        names = self.missing | (snapshot.rejected.keys() if self.missing else snapshot.rejected.keys() - in_force)
+        return frozenset(name.partition("/")[2] for name in names if name.partition("/")[0] in (CONFIG, PACKAGES))
 
     def _restrict(self, frozen: frozenset[str]) -> bool:
         return self._cohorts.restrict(halted_rollouts(self._cohorts.snapshot, self.halts), frozen)
@@ -124,7 +126,7 @@ class PolicyHolder:
         writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
         await self._store.commit(_BUCKET, writes)
         self.missing = frozenset()
-        changed = self._cohorts.change(snapshot, rendered)
+        changed = self._cohorts.change(snapshot, rendered, missing=self._not_here(snapshot))
         self._forget_halts()
         changed |= self._restrict(frozenset())
         ack = self.receiver.accept(outcome)

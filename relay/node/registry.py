@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from google.protobuf.message import DecodeError
 
@@ -155,6 +155,10 @@ class Registry:
         self._dirty.pop(uid, None)
         if self._uid_of.get(record.agent_id) == uid:
             del self._uid_of[record.agent_id]
+        if (ghosts := self._ghosts.get(record.agent_id)) is not None:
+            ghosts.discard(uid)
+            if not ghosts:
+                del self._ghosts[record.agent_id]
         self._use_body(record, gone=True)
         self.rollup.forget(record)
         self.shards.replace(uid, record.digest, 0)
@@ -168,6 +172,8 @@ class Registry:
         Args:
             most: agents that may be known.
         """
+        if self.rollup.connected >= len(self):
+            return False  # as each newcomer finds while all places are taken: it must cost nothing
         away = [r for r in self._records.values() if not r.connected]
         # Some at a time: who looks for the one among a hundred thousand would look for each newcomer.
         number = max(1, most // _ROOM_SHARE)
@@ -269,9 +275,13 @@ class Registry:
             _log.error("effective_config_unreadable", error=str(error))
             return None
 
-    def listing(self, shard: int) -> dict[bytes, int]:
-        """The agents of a shard with their digests."""
-        return {uid: r.digest for uid, r in self._records.items() if r.digest and shard_of(uid) == shard}
+    def listings(self, shards: Collection[int]) -> dict[int, dict[bytes, int]]:
+        """The agents of some shards with their digests."""
+        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
+        for uid, record in self._records.items() if shards else ():
+            if record.digest and shard_of(uid) in found:
+                found[shard_of(uid)][uid] = record.digest
+        return found
 
     # ---- housekeeping
 
@@ -289,6 +299,8 @@ class Registry:
         for record in self:
             if not record.connected and record.last_seen_ms < limit:
                 self.remove(record.instance_uid)
+        names = {(r.agent_id, uid) for uid, r in self._records.items()}
+        self._uid_of = {name: uid for name, uid in self._uid_of.items() if (name, uid) in names}
         used = {d for r in self._records.values() for d in (r.effective_config_digest, r.components_digest)}
         for digest in digests:
             if digest not in used:

@@ -241,9 +241,9 @@ class Record:
         return self.config.slots if self.packages is None else (*self.config.slots, *self.packages.slots)
 
     @property
-    def applied(self) -> tuple[OfferedSlot, ...]:
-        """What it last applied, of any kind."""
-        return self.config.applied if self.packages is None else (*self.config.applied, *self.packages.applied)
+    def installed(self) -> tuple[OfferedSlot, ...]:
+        """The packages that it last said to have installed."""
+        return () if self.packages is None else self.packages.applied
 
     def packages_reported(self) -> bytes:
         """The all_packages_hash that the agent last spoke of; empty for none."""

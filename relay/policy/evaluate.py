@@ -10,8 +10,9 @@ a failure never changes which assignment an agent belongs to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from relay.ids import ConfigHash, sha256
 from relay.policy import packages, rollout
@@ -19,6 +20,7 @@ from relay.policy.model import Selector
 from relay.policy.packages import PackageFile, PackageSet
 from relay.policy.selector import Facts, Matcher
 from relay.policy.snapshot import (
+    CONFIG,
     PACKAGES,
     Assignment,
     ConfigContent,
@@ -32,11 +34,31 @@ from relay.policy.snapshot import (
 EVERYBODY = Selector()
 Failed = tuple[tuple[str, bytes, int], ...]
 """(slot, content hash, retry generation) of all that an agent could not apply."""
-Applied = tuple[tuple[str, bytes], ...]
-"""(slot, content hash) of all that an agent last applied."""
+Applied = tuple[tuple[str, str, bytes], ...]
+"""(kind of the assignment, slot, content hash) of all that an agent last applied."""
 CohortKey = tuple[int, int, int, Failed, Applied]
 """(outcomes of all selector terms, capability bits that decide, sides in all rollouts, failures, what was applied: of
 agents that cannot have what they should)."""
+
+
+class Slot(Protocol):
+    """What an agent has of an assignment."""
+
+    @property
+    def slot(self) -> str:
+        """Its name; empty for packages."""
+
+    @property
+    def content_hash(self) -> bytes:
+        """Of what."""
+
+
+def applied_of(configs: Iterable[Slot], fills: Iterable[Slot]) -> Applied:
+    """What an agent last applied, of configs and of packages: both have a slot with an empty name."""
+    return (
+        *((CONFIG, slot.slot, slot.content_hash) for slot in configs),
+        *((PACKAGES, slot.slot, slot.content_hash) for slot in fills),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +261,7 @@ class Evaluator:
         kept = [claim.slot for claim in claims if claim.given is None]
         for slot in kept if choices else []:
             # A config is always offered whole: what an agent keeps must be part of it, or nothing can be offered.
-            applied = next((content for name, content in key[4] if name == slot), None)
+            applied = next((content for kind, name, content in key[4] if (kind, name) == (CONFIG, slot)), None)
             if applied is not None:
                 again = self._find(slot, applied)
                 if again is None:
@@ -248,10 +270,12 @@ class Evaluator:
         return tuple(sorted(choices, key=lambda choice: choice.slot))
 
     def _find(self, slot: str, content_hash: bytes) -> Choice | None:
-        """A content of any assignment of the snapshot."""
+        """A config of any assignment of the snapshot."""
         for assignment in self.snapshot.assignments:
             for content in assignment.contents:
-                if content.revision.slot == slot and self.hash_of(content, 0) == content_hash:
+                if not isinstance(content, ConfigContent) or content.revision.slot != slot:
+                    continue
+                if content.content_hash == content_hash:
                     return Choice(assignment, content, content_hash, "")
         return None
 
@@ -263,6 +287,8 @@ class Evaluator:
             refused = None
         if refused is None and not options:
             return None
+        if refused is not None and refused.revision is assignment.published.stable and options and options[0].rollout:
+            refused = None  # what is refused is not what this cohort should have: it is on a candidate
         able = [option for option in options if not is_blocked(option, key[3])]
         given = able[0] if able else None
         name = assignment.published.name
@@ -275,7 +301,8 @@ class Evaluator:
             wanted = options[0].content.revision
             withheld = Withheld(assignment.kind, wanted.slot, name, options[0].content_hash, "")
         # What it last applied is known to be good for it.
-        given = next((option for option in able if (option.slot, option.content_hash) in key[4]), given)
+        had = {(slot, content) for kind, slot, content in key[4] if kind == assignment.kind}
+        given = next((option for option in able if (option.slot, option.content_hash) in had), given)
         return Claim(assignment, given.slot if given else wanted.slot, wanted.priority, given, withheld)
 
     def options(self, assignment: Assignment, key: CohortKey) -> Iterator[Choice]:
@@ -292,7 +319,8 @@ class Evaluator:
             choice = self._choice(assignment, stable, "", vector)
             if choice is not None:
                 yield choice
-        if choice is None and assignment.refused is None:
+        refused = assignment.refused
+        if choice is None and (refused is None or not self.matches(refused.revision.selector, vector)):
             return
         # For agents that cannot have what is stable: what it was before.
         for content in assignment.earlier:

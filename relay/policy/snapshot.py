@@ -18,9 +18,9 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from relay.documents import canonical_json
 from relay.ids import sha256
@@ -66,14 +66,24 @@ class PackageRevision(Model):
         return ""
 
 
+def _revision_kind(value: Any) -> str:
+    is_of_packages = "packages" in value if isinstance(value, dict) else isinstance(value, PackageRevision)
+    return PACKAGES if is_of_packages else CONFIG
+
+
 Revision = ConfigRevision | PackageRevision
+# Told apart by what they hold, so that what is wrong with one is not looked for in the other.
+_AnyRevision = Annotated[
+    Annotated[ConfigRevision, Tag(CONFIG)] | Annotated[PackageRevision, Tag(PACKAGES)],
+    Discriminator(_revision_kind),
+]
 
 
 class Rollout(Model):
     """A change under way."""
 
     id: RolloutName
-    candidate: Revision
+    candidate: _AnyRevision
     threshold: int = Field(ge=0)
     """Agents whose bucket is below it are on the candidate; see `relay.policy.rollout`."""
     selector: Selector = Selector()
@@ -89,13 +99,13 @@ class Published(Model):
     """An assignment as nodes get it."""
 
     name: Name
-    stable: Revision | None
+    stable: _AnyRevision | None
     rollout: Rollout | None
     layers: list[Rollout] = Field(default_factory=list)
     """Rollouts that newer ones superseded, the newest first: their agents keep what they have until their turn comes."""
     retry: int = 0
     """Failures of an earlier retry generation are forgiven."""
-    earlier: list[Revision] = Field(default_factory=list)
+    earlier: list[_AnyRevision] = Field(default_factory=list)
     """What was stable before, the newest first: for agents that cannot apply what came after it."""
 
     @property
@@ -275,6 +285,7 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
     rejected: dict[str, str] = {}
     parts = _Parts()
     published: dict[str, Published] = {}
+    later: dict[str, Published] = {}
     for name, payload in resources.items():
         kind, _, key = name.partition("/")
         try:
@@ -289,6 +300,8 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
         except ValidationError as error:
             published.pop(name, None)
             rejected[name] = _invalid(error)
+            if kind in (CONFIG, PACKAGES) and (known := _without_unknown(payload, error)) is not None:
+                later[name] = known
         except (ValueError, RecursionError) as error:
             published.pop(name, None)
             rejected[name] = str(error).replace("\n", "; ")[:500]
@@ -306,6 +319,8 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                 assignments.append(left)
                 if is_new:
                     salvaged.add(name)
+        elif name in later:
+            assignments.append(_too_old_for(name, later[name], rejected[name], last_good.get(name)))
         elif name in last_good:
             assignments.append(last_good[name])
     assignments.sort(key=lambda a: (a.published.name, a.kind))
@@ -325,13 +340,50 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
     )
 
 
+def _without_unknown(payload: bytes, error: ValidationError) -> Published | None:
+    """An assignment of a later version without what this one does not know: it still says whom it is for.
+
+    None where something else is wrong with it.
+    """
+    problems = error.errors(include_url=False)
+    if any(problem["type"] != "extra_forbidden" for problem in problems):
+        return None
+    value = json.loads(payload)
+    for problem in problems:
+        *path, last = problem["loc"]
+        part: Any = value
+        for step in path:
+            # Between the steps stands which member of a union it is.
+            part = part if step in (CONFIG, PACKAGES) else part[step]
+        part.pop(last, None)
+    with contextlib.suppress(ValidationError):
+        return Published.model_validate(value)
+    return None
+
+
+def _too_old_for(name: str, published: Published, reason: str, last_good: Assignment | None) -> Assignment:
+    """What stays in force of an assignment of a later version: nothing of its new form may be made of the half of it."""
+    change, newest = published.rollout, published.stable
+    if newest is None or (change is not None and change.threshold >= EVERYONE):
+        newest = change.candidate if change is not None else newest
+    refused = Refused(newest, reason) if newest is not None else None
+    if last_good is not None:
+        return dataclasses.replace(last_good, refused=refused)
+    empty = published.model_copy(update={"stable": None, "rollout": None, "layers": [], "earlier": []})
+    return Assignment(name.partition("/")[0], empty, None, (), frozenset({name}), refused=refused)
+
+
 def _invalid(error: ValidationError) -> str:
     """In one line, and if it is of a later version: who is too old for what."""
     problems = error.errors(include_url=False)
-    unknown = [".".join(map(str, p["loc"])) for p in problems if p["type"] == "extra_forbidden"]
+    unknown = [_path(p["loc"]) for p in problems if p["type"] == "extra_forbidden"]
     if unknown:
         return f"has {', '.join(unknown[:5])}, which this node is too old for: upgrade it"
-    return "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems)[:500]
+    return "; ".join(f"{_path(p['loc'])}: {p['msg']}" for p in problems)[:500]
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    return ".".join(str(step) for step in loc if step not in (CONFIG, PACKAGES))
 
 
 class _Parts:
@@ -384,7 +436,7 @@ def _refuse(
     if change is not None and published.stable is not None:
         with contextlib.suppress(ValueError):
             base = _compile(name, published.model_copy(update={"rollout": None}), parts)
-            return dataclasses.replace(base, refused=refused if newest != published.stable else None), True
+            return dataclasses.replace(base, refused=refused if newest != published.stable else base.refused), True
     if last_good is None:
         only_earlier = published.model_copy(update={"rollout": None, "layers": [], "stable": None})
         return dataclasses.replace(_compile(name, only_earlier, parts), refused=refused), True
@@ -406,13 +458,18 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
             with contextlib.suppress(ValueError):
                 yield content(revision)
 
-    change, stable = published.rollout, None
+    change, stable, refused = published.rollout, None, None
     branches = [(change, content(change.candidate))] if change is not None else []
     branches += [(layer, made) for layer in published.layers for made in able([layer.candidate])]
     if published.stable is not None:
-        stable = next(able([published.stable]), None) if branches else content(published.stable)
+        try:
+            stable = content(published.stable)
+        except ValueError as error:
+            if not branches:
+                raise
+            refused = Refused(published.stable, str(error))
     earlier = tuple(able(published.earlier))
-    return Assignment(kind, published, stable, tuple(branches), frozenset(inputs), earlier)
+    return Assignment(kind, published, stable, tuple(branches), frozenset(inputs), earlier, refused)
 
 
 def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:

@@ -168,6 +168,8 @@ class LocalStore:
         Raises:
             StoreError: nothing was forgotten.
         """
+        if self._unopened is not None:
+            raise StoreError(f"{self._unopened}: cannot be written, so nothing of it can be forgotten: {self.problem}")
         with self._guard:
             self._pending.clear()
         try:

@@ -46,6 +46,8 @@ async def test_another_database_overrules_no_node_until_somebody_says_so(program
     assert node.policy.receiver.version == (1, 1), "it serves what it has"
     assert (await ask(empty, "POST", "/api/v1/epoch", {}))[0] == 422
     assert await ask(empty, "POST", "/api/v1/epoch", {"reason": "new start"}) == (200, {"epoch": 2})
+    # At once, also while the node is away: what it holds is of an epoch that is over.
+    assert (await ask(empty, "POST", "/api/v1/apply", documents(TEMPLATE)))[0] == 200
     await eventually(lambda: node.policy.receiver.version == (2, 1))
     assert (await ask(empty, "POST", "/api/v1/apply", documents(TEMPLATE, assignment("a"))))[0] == 200
     await eventually(lambda: node.policy.receiver.version == (2, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from relay.control import query, views
 from relay.control.fleet import Fleet
 from relay.control.storage import schema
+from relay.control.storage.database import FILE
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.shards import Shards, state_digest
 from relay.ids import sha256
@@ -336,3 +338,47 @@ async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) 
         assert not (await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, shards=sums_of(a)))).list_shards
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("b", started=9)]))
     assert views.of(plane.fleet, query.find(plane.fleet, "b"))["connected"] is True
+
+
+async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_trouble(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
+    uid = record("a").instance_uid
+    listing = link_pb2.ShardListing(shard=uid[-1])
+    both = link_pb2.StatusReport(sequence=2, removed=[uid], listings=[listing])
+    assert (await fleet.report(ONE, both)).sequence == 2
+    assert {a.agent_id for a in fleet.agents.values()} == {"b"}
+
+
+async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    body = pb.AvailableComponents(hash=b"c").SerializeToString()
+    await plane.fleet.report(
+        ONE, link_pb2.StatusReport(sequence=2, effective_configs=[{"digest": sha256(body), "body": body}])
+    )
+    await programs.stop(plane)
+    file = sqlite3.connect(programs.folder / "control-plane" / FILE)
+    file.execute("UPDATE nodes SET trusted = 'x' || trusted")
+    file.execute("UPDATE effective_configs SET body = x'00'")
+    file.commit()
+    file.close()
+    again = await programs.control_plane()
+    assert query.find(again.fleet, "a").agent_id == "a"
+    assert await again.fleet.components(sha256(body)) == pb.AvailableComponents()
+
+
+@pytest.mark.parametrize("table", ["facts", "manifests", "secrets"])
+async def test_what_the_database_says_of_itself_is_verified(programs: Programs, table: str) -> None:
+    plane = await programs.control_plane()
+    await plane.publisher.policy("eu")
+    await plane.publisher.raise_epoch("test", actor="ann")
+    await programs.stop(plane)
+    column = "body" if table == "manifests" else "value"
+    file = sqlite3.connect(programs.folder / "control-plane" / FILE)
+    file.execute(f"UPDATE {table} SET {column} = CAST('x' || {column} AS BLOB)")
+    file.commit()
+    file.close()
+    with pytest.raises(StoreError, match=f"table {table}: .* is damaged: restore a backup"):
+        await programs.control_plane()

@@ -179,7 +179,7 @@ class Node:
         return self.sender.next(
             state=self.states.get,
             body=lambda digest: b"body" if digest == b"d" else None,
-            listing=lambda shard: {b"u": shard},
+            listings=lambda shards: {shard: {b"u": shard} for shard in shards},
             shards=lambda: [0] * 256,
         )
 
@@ -330,7 +330,10 @@ def test_listings_are_bounded_in_bytes() -> None:
     node.sender.acknowledged(link_pb2.ReportAck(sequence=1, list_shards=list(range(256))))
     many = {n.to_bytes(16, "big"): n for n in range(CHUNK_BYTES // 32 // 10)}
     report = node.sender.next(
-        state=node.states.get, body=lambda _: None, listing=lambda _: many, shards=lambda: [0] * 256
+        state=node.states.get,
+        body=lambda _: None,
+        listings=lambda shards: dict.fromkeys(shards, many),
+        shards=lambda: [0] * 256,
     )
     assert report is not None
     assert len(report.listings) == 11

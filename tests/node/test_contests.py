@@ -158,3 +158,17 @@ async def test_a_uid_is_not_taken_over_by_who_does_not_say_who_it_is(programs: P
     await other.pipe.exchange(pb.AgentToServer(instance_uid=agent.uid, sequence_num=8, capabilities=0x3807))
     assert record.connected
     await other.close()
+
+
+async def test_over_http_a_newcomer_that_wins_is_offered_its_config(programs: Programs) -> None:
+    node = await ready_node(programs)
+    silent = await RawSocket.open(node.ports["websocket"])
+    old = TestAgent(WebSocketPipe(silent), "old")
+    await old.hello()
+    newcomer = await TestAgent.over("http", node.ports, "new", uid=old.uid)
+    assert not (await newcomer.hello()).HasField("remote_config")
+    await eventually(lambda: node.hub.connected == 0)
+    assert (await newcomer.heartbeat()).flags == pb.ServerToAgentFlags_ReportFullState
+    assert rate_of(await newcomer.hello()) == b"rate: 1"
+    await newcomer.close()
+    await old.close()

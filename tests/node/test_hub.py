@@ -376,3 +376,18 @@ async def test_an_agent_that_never_says_who_it_is_is_decided_by_what_is_known(pr
     answer = await agent.hello(t="p")
     assert rate_of(answer) == b"rate: 9", "what it says later counts"
     await agent.close()
+
+
+async def test_an_agent_that_comes_back_after_its_record_was_given_up_is_known_again(programs: Programs) -> None:
+    node = await ready_node(programs)
+    agent = await TestAgent.over("http", node.ports, "a")
+    await agent.hello()
+    await agent.report(agent_disconnect=pb.AgentDisconnect())
+    node.registry.forget(agent.uid)  # as where its place is needed, or an hour later
+    answer = await agent.heartbeat()
+    assert answer.flags == pb.ServerToAgentFlags_ReportFullState
+    assert rate_of(await agent.hello()) == b"rate: 1"
+    record = node.registry.get(agent.uid)
+    assert record is not None
+    assert (record.agent_id, record.connected) == ("a", True)
+    await agent.close()

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from relay.ids import AgentId
 from relay.link.protocol import ReportSender
 from relay.node.registry import BUCKET, EFFECTIVE_BUCKET, Registry
 from relay.opamp.record import Record
@@ -37,7 +38,7 @@ async def test_a_change_reaches_the_disk_the_sums_and_the_report(tmp_path: Path)
     assert desk.registry.state(made.instance_uid) == made.state()
     assert desk.registry.state(b"?" * 16) is None
     assert sum(desk.registry.shards.sums()) == made.digest
-    assert desk.registry.listing(made.instance_uid[-1]) == {made.instance_uid: made.digest}
+    assert desk.registry.listings([made.instance_uid[-1]]) == {made.instance_uid[-1]: {made.instance_uid: made.digest}}
     await desk.store.flush()
     desk.store.close()
     again = Desk(tmp_path)
@@ -166,3 +167,30 @@ async def test_records_that_cannot_be_read_are_dropped(tmp_path: Path) -> None:
     again = Desk(tmp_path)
     assert [r.instance_uid for r in again.registry] == [made.instance_uid]
     again.store.close()
+
+
+async def test_where_all_places_are_taken_nobody_is_looked_for(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = [desk.add(str(i)) for i in range(3)]
+    await eventually(lambda: desk.registry.rollup.connected == 3)
+    assert not desk.registry.make_room(3)
+    made[1].connected = False
+    desk.registry.changed(made[1])
+    await eventually(lambda: desk.registry.rollup.connected == 2)
+    assert desk.registry.make_room(3)
+    assert {r.agent_id for r in desk.registry} == {"0", "2"}
+    desk.store.close()
+
+
+async def test_names_that_no_record_has_are_forgotten(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    made = desk.add("a")
+    made.agent_id = AgentId("b")
+    desk.registry.changed(made)
+    assert set(desk.registry._uid_of) == {"a", "b"}
+    desk.registry.expire(3600, [])
+    assert set(desk.registry._uid_of) == {"b"}
+    desk.registry.remove(made.instance_uid)
+    assert not desk.registry._uid_of
+    assert not desk.registry._ghosts
+    desk.store.close()

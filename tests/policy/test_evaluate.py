@@ -5,6 +5,7 @@ from relay.policy.model import Selector
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
 from relay.policy.snapshot import (
+    CONFIG,
     PACKAGES,
     PackageRevision,
     Published,
@@ -257,7 +258,7 @@ def test_an_agent_that_fails_gets_what_it_applied_last_of_its_assignment_never_a
     four, three, two = (key_of(n) for n in (4, 3, 2))
 
     def decide(*failed: tuple[str, bytes, int], applied: int = 0) -> Decision:
-        held = (("", content_of(applied)),) if applied else ()
+        held = ((CONFIG, "", content_of(applied)),) if applied else ()
         return subject.decide(subject.key(facts(), 2, failed=failed, applied=held))
 
     assert rates(decide()) == [("a", 4)]
@@ -277,7 +278,7 @@ def test_other_slots_go_on_changing_beside_one_that_failed() -> None:
     subject = evaluator(published("a", stable=revision(4), priority=9), published("b", stable=revision(50)), extra)
 
     def decide(applied: bytes | None) -> Decision:
-        held = (("", applied),) if applied else ()
+        held = ((CONFIG, "", applied),) if applied else ()
         return subject.decide(subject.key(facts(), 2, failed=(key_of(4),), applied=held))
 
     assert rates(decide(None)) == [("extra", 7)], "it never had anything in the slot"
@@ -299,7 +300,7 @@ def test_an_assignment_that_a_region_refuses_keeps_its_agents() -> None:
     decision = after.decide(after.key(facts(), 2))
     assert rates(decision) == [("a", 4)], "the last good revision"
     assert len(decision.withheld) == 1
-    other = after.decide(after.key(facts(), 2, applied=(("x", b"?"),)))
+    other = after.decide(after.key(facts(), 2, applied=((CONFIG, "x", b"?"),)))
     assert rates(other) == [("a", 4)]
     for_others = published("a", stable=revision(1000, selector=Selector(agent_ids=["y"])), priority=9)
     elsewhere = Evaluator(build(resources(for_others, both[1])))
@@ -315,6 +316,44 @@ def test_a_candidate_that_a_region_refuses_leaves_its_agents_on_the_stable_revis
         subject = Evaluator(snapshot)
         decision = subject.decide(subject.key(facts(), 2))
         assert (rates(decision), len(decision.withheld)) == ([("a", 4)], told)
+
+
+def test_what_is_refused_of_an_assignment_reaches_nobody_that_it_is_not_for() -> None:
+    prod = Selector(labels={"env": "prod"})
+    both = [
+        published("a", stable=revision(1000), priority=9, selector=prod).model_copy(
+            update={"earlier": [revision(3, selector=prod).model_copy(update={"priority": 9})]}
+        ),
+        published("default", stable=revision(50)),
+    ]
+    subject = Evaluator(build(resources(*both)))
+    assert rates(subject.decide(subject.key(facts(env="prod"), 2))) == [("a", 3)]
+    assert rates(subject.decide(subject.key(facts(env="dev"), 2))) == [("default", 50)]
+
+
+def test_a_stable_revision_that_is_refused_keeps_its_agents_while_a_candidate_goes_out() -> None:
+    limit = bucket("a-1", "x")
+    for threshold, expected in ((limit, []), (limit + 1, [("a", 4)])):
+        going = published("a", stable=revision(1000), candidate=revision(4), threshold=threshold, priority=9)
+        subject = Evaluator(build(resources(going, published("default", stable=revision(50)))))
+        decision = subject.decide(subject.key(facts("x"), 2))
+        assert rates(decision) == expected
+        assert bool(decision.withheld) is not bool(expected), "who is on the candidate lacks nothing"
+
+
+def test_packages_that_an_agent_has_are_no_config_for_a_slot() -> None:
+    agent = package("agent", "1", ("1", {}))
+    one = resources(published("a", stable=revision(1)), published("b", stable=revision(2), slot="extra"))
+    assignment = Published(name="p", stable=PackageRevision(packages=[agent.pin]), rollout=None)
+    held = one | filled_resources(agent) | dict([assignment_resource(PACKAGES, assignment)])
+    subject = Evaluator(build(held))
+    first = subject.decide(subject.key(facts(), 10))
+    assert first.packages is not None
+    failed = tuple((c.slot, c.content_hash, 0) for c in first.choices if c.slot == "")
+    installed = ((PACKAGES, "", first.packages.content_hash),)
+    decision = subject.decide(subject.key(facts(), 10, failed=failed, applied=installed))
+    assert rates(decision) == [("b", 2)], "it never had anything in the other slot"
+    assert decision.packages is not None
 
 
 def test_an_earlier_revision_is_no_downgrade_for_who_has_nothing_of_the_stable_one() -> None:

@@ -1,3 +1,6 @@
+import json
+
+from relay.policy.model import Selector
 from relay.policy.rollout import EVERYONE
 from relay.policy.snapshot import (
     CONFIG,
@@ -65,9 +68,28 @@ def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() 
     (assignment,) = build(resources(everyone)).assignments
     assert assignment.stable is None
     assert assignment.branches
+    assert build(resources(everyone)).rejected == {}
     some = published(stable=revision(1000), candidate=revision(2), threshold=5)
     (assignment,) = build(resources(some)).assignments
-    assert (assignment.stable, assignment.refused, len(assignment.branches)) == (None, None, 1)
+    assert (assignment.stable, len(assignment.branches)) == (None, 1)
+    assert assignment.refused is not None
+    assert assignment.refused.revision == some.stable
+
+
+def test_an_assignment_of_a_later_version_keeps_its_agents() -> None:
+    before = build(resources(published(stable=revision(1), selector=Selector(agent_ids=["x"]))))
+    for other in ({"stable": {"novel": 1}}, {"novel": 1}, {"rollout": {"novel": 1}, "stable": {"novel": 2}}):
+        newer = json.loads(resources(published(stable=revision(2), candidate=revision(3)))["ConfigAssignment/a"])
+        for part, value in other.items():
+            newer[part] = {**newer[part], **value} if isinstance(value, dict) else value
+        held = {**resources(), "ConfigAssignment/a": json.dumps(newer).encode()}
+        for previous, contents in ((None, []), (before, before.assignments[0].contents)):
+            snapshot = build(held, previous)
+            assert "novel, which this node is too old for: upgrade it" in snapshot.rejected["ConfigAssignment/a"]
+            (assignment,) = snapshot.assignments
+            assert assignment.contents == contents, "half of what it says must not be served"
+            assert assignment.refused is not None
+            assert assignment.refused.revision.selector == Selector()
 
 
 def test_the_last_good_form_stays_in_force() -> None:

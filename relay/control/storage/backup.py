@@ -20,18 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import sqlalchemy as sa
+
 from relay import __version__
+from relay.control.storage import schema
+from relay.control.storage.database import FILE, migrated
+from relay.control.storage.schema import EPOCH, FIRST_EPOCH
 from relay.errors import StoreError
 
-DATABASE = "control-plane.sqlite3"
 PACKAGES = "packages"
 _CONTENTS = "contents.json"
 _FORMAT = 1
 _PIECE_BYTES = 1 << 20
 _TRAILER_BYTES = 65
 """Behind the tar, which readers of tars do not look at: the digest of all of it."""
-_SECRETS = "secrets"
-"""The table of what the control plane made for itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
     Raises:
         StoreError: there are no data, or the archive cannot be written; none is left behind then.
     """
-    source = data_dir / DATABASE
+    source = data_dir / FILE
     if not source.is_file():
         raise StoreError(f"{source}: there is no database")
     if target.exists():
@@ -64,7 +66,7 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         with _removed(unfinished), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
-            copy = Path(scratch) / DATABASE
+            copy = Path(scratch) / FILE
             _copy_database(source, copy, with_keys=with_keys)
             wanted = _package_files(copy) if packages else {}
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -75,12 +77,23 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
                 file.flush()
                 os.fsync(file.fileno())
             _verify(unfinished)
-            os.link(unfinished, target)  # not a rename: what is there meanwhile stays
+            _put(unfinished, target)
     except FileExistsError as error:
         raise StoreError(f"{error.filename2 or error.filename}: exists") from None
     except (OSError, sqlite3.Error, tarfile.TarError) as error:
         raise StoreError(f"{target}: {error}") from error
     return Summary(found, target.stat().st_size)
+
+
+def _put(unfinished: Path, target: Path) -> None:
+    """Give a file its name. What has that name meanwhile stays: a rename would take its place."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.replace(unfinished, target)
 
 
 @contextlib.contextmanager
@@ -98,11 +111,13 @@ def _copy_database(source: Path, copy: Path, *, with_keys: bool) -> None:
         contextlib.closing(sqlite3.connect(copy)) as made,
     ):
         held.backup(made)
-        if not with_keys:
-            made.execute(f"DELETE FROM {_SECRETS}")  # noqa: S608
-            made.commit()
-            made.execute("VACUUM")  # what was deleted must not be in the free pages
         _check(made, source)
+    with migrated(copy) as connection:
+        if not with_keys:
+            connection.execute(sa.delete(schema.secrets))
+    if not with_keys:
+        with contextlib.closing(sqlite3.connect(copy)) as made:
+            made.execute("VACUUM")  # what was deleted must not be in the free pages
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
@@ -113,19 +128,15 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
 
 def _package_files(copy: Path) -> dict[str, int]:
     """SHA-256 of the files that versions of packages have → bytes."""
-    with contextlib.closing(sqlite3.connect(copy)) as database:
-        bodies = [row[0] for row in database.execute("SELECT body FROM packages")]
-    found: dict[str, int] = {}
-    for body in bodies:
-        version = json.loads(body[body.index("{") :])
-        found.update({file["sha256"]: file["size"] for file in version["files"]})
-    return found
+    with migrated(copy) as connection:
+        versions = [json.loads(body) for body in connection.execute(sa.select(schema.packages.c.body)).scalars()]
+    return {file["sha256"]: file["size"] for version in versions for file in version["files"]}
 
 
 def _write(file: IO[bytes], copy: Path, folder: Path, wanted: dict[str, int]) -> int:
     digests: dict[str, str] = {}
     with tarfile.open(fileobj=file, mode="w") as archive:
-        digests[DATABASE] = _add(archive, DATABASE, copy)
+        digests[FILE] = _add(archive, FILE, copy)
         for path in sorted(p for p in folder.rglob("*") if p.is_file()) if wanted else []:
             if path.name in wanted:
                 name = f"{PACKAGES}/{path.relative_to(folder)}"
@@ -178,7 +189,7 @@ def _verify(path: Path) -> dict[str, str]:
                     found[entry.name] = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
     except (OSError, tarfile.TarError, ValueError) as error:
         raise StoreError(f"{path}: not a backup, or damaged: {error}") from error
-    if not isinstance(contents, dict) or contents.get("files") != found or DATABASE not in found:
+    if not isinstance(contents, dict) or contents.get("files") != found or FILE not in found:
         raise StoreError(f"{path}: not a backup, or damaged: its list does not fit what it holds")
     if contents.get("format") != _FORMAT:
         raise StoreError(f"{path}: a backup of a later version; upgrade")
@@ -211,7 +222,7 @@ def restore(archive: Path, data_dir: Path) -> Summary:
         with tarfile.open(archive, mode="r:") as source:
             for name, digest in names.items():
                 _extract(source, name, digest, scratch)
-        epoch = _begin_epoch(scratch / DATABASE, archive)
+        epoch = _begin_epoch(scratch / FILE, archive)
         if data_dir.exists():
             data_dir.rmdir()
         scratch.rename(data_dir)
@@ -226,7 +237,7 @@ def restore(archive: Path, data_dir: Path) -> Summary:
 
 def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> None:
     parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts or parts[0] not in (DATABASE, PACKAGES):
+    if Path(name).is_absolute() or ".." in parts or parts[0] not in (FILE, PACKAGES):
         raise StoreError(f"{name} is nothing that a backup holds")
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,15 +257,11 @@ def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> 
 def _begin_epoch(path: Path, archive: Path) -> int:
     with contextlib.closing(sqlite3.connect(path)) as database:
         _check(database, archive)
-        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        (highest,) = database.execute("SELECT max(epoch) FROM manifests").fetchone()
-        if "facts" not in tables:  # data of a version before epochs were a fact
-            database.execute("UPDATE manifests SET epoch = ?", ((highest or 1) + 1,))
-            database.commit()
-            return (highest or 1) + 1
-        known = database.execute("SELECT value FROM facts WHERE name = 'epoch'").fetchone()
-        epoch = max(highest or 1, int(known[0]) if known else 1) + 1
-        facts = [("epoch", str(epoch)), ("restored", json.dumps({"epoch": epoch, "archive": archive.name}))]
-        database.executemany("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", facts)
-        database.commit()
+    with migrated(path) as connection:
+        known = connection.execute(sa.select(schema.facts.c.value).where(schema.facts.c.name == EPOCH)).scalar()
+        published = connection.execute(sa.select(schema.manifests.c.body)).scalars()
+        epochs = [int(json.loads(body)["epoch"]) for body in published]
+        epoch = max(int(known or FIRST_EPOCH), FIRST_EPOCH, *epochs) + 1
+        connection.execute(sa.delete(schema.facts).where(schema.facts.c.name == EPOCH))
+        connection.execute(sa.insert(schema.facts).values(name=EPOCH, value=str(epoch)))
     return epoch

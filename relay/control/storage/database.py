@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from relay.control.storage import schema
 from relay.errors import StoreError
 from relay.store.lock import FolderLock
 
+FILE = "control-plane.sqlite3"
+"""Its name in the data folder."""
 _PROBE_CHARS = 1 << 18
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -58,11 +60,11 @@ class Database:
             async with self._engine.begin() as connection:
                 await connection.run_sync(_migrate)
             self._file = self._identity()
-        except CommandError as error:
-            reason = "the data are of a later version: upgrade, or give it another folder"
-            raise StoreError(f"{self._path}: {reason if 'locate revision' in str(error) else _line(error)}") from error
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreError(f"{self._path}: {_line(error.__cause__ or error)}") from error
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, CommandError | SQLAlchemyError | sqlite3.Error):
+                raise StoreError(f"{self._path}: {_reason(error)}") from error
+            raise
 
     def _identity(self) -> tuple[int, int] | None:
         try:
@@ -148,6 +150,30 @@ def _on_connect(connection: Any, _: Any) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+@contextlib.contextmanager
+def migrated(path: Path) -> Iterator[sa.Connection]:
+    """A transaction on a file that nobody has open, its schema brought up to date. Blocks.
+
+    Raises:
+        StoreError: it is no database of ours, or of a later version.
+    """
+    engine = sa.create_engine(f"sqlite:///{path}")
+    try:
+        with engine.begin() as connection:
+            _migrate(connection)
+            yield connection
+    except (CommandError, SQLAlchemyError) as error:
+        raise StoreError(f"{path}: {_reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, CommandError) and "locate revision" in str(error):
+        return "the data are of a later version: upgrade, or give it another folder"
+    return _line(error.__cause__ or error)
 
 
 def _migrate(connection: sa.Connection) -> None:

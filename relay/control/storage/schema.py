@@ -7,6 +7,9 @@ import sqlalchemy as sa
 from relay.control.storage.sealed import SealedBytes, SealedText
 
 metadata = sa.MetaData()
+EPOCH = "epoch"
+"""The fact that says which epoch it is."""
+FIRST_EPOCH = 1
 
 documents = sa.Table(
     "documents",
@@ -17,6 +20,18 @@ documents = sa.Table(
     sa.Column("updated_ms", sa.BigInteger, nullable=False),
 )
 """What people applied, as canonical JSON."""
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("kind", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(256), primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("body", SealedText, nullable=False),
+    sa.Column("actor", sa.String(256), nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+)
+"""Every form that a document ever had, from generation 1 on; a body is empty where it was deleted."""
 
 contents = sa.Table(
     "contents",
@@ -49,7 +64,7 @@ configs = sa.Table(
     metadata,
     sa.Column("hash", sa.LargeBinary(32), primary_key=True),
     sa.Column("content_type", sa.String(64), nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("body", SealedBytes, nullable=False),
     sa.Column("published_ms", sa.BigInteger, nullable=False),
 )
 """The rendered contents of all published revisions, by content hash."""
@@ -87,11 +102,9 @@ manifests = sa.Table(
     "manifests",
     metadata,
     sa.Column("region", sa.String(64), primary_key=True),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
-    sa.Column("number", sa.BigInteger, nullable=False),
-    sa.Column("digest", sa.LargeBinary, nullable=False),
+    sa.Column("body", SealedText, nullable=False),
 )
-"""The last manifest that was published to a region; its number never goes back."""
+"""The last manifest that was published to a region: `{epoch, number, digest}`; its number never goes back."""
 
 packages = sa.Table(
     "packages",
@@ -117,7 +130,7 @@ secrets = sa.Table(
     "secrets",
     metadata,
     sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("value", sa.LargeBinary, nullable=False),
+    sa.Column("value", SealedBytes, nullable=False),
 )
 """What this control plane made for itself: what the regions' download keys are derived from."""
 
@@ -125,7 +138,7 @@ facts = sa.Table(
     "facts",
     metadata,
     sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
+    sa.Column("value", SealedText, nullable=False),
 )
 """What the database says of itself."""
 
@@ -134,7 +147,7 @@ nodes = sa.Table(
     metadata,
     sa.Column("region", sa.String(64), primary_key=True),
     sa.Column("name", sa.String(64), primary_key=True),
-    sa.Column("trusted", sa.Text, nullable=False),
+    sa.Column("trusted", SealedText, nullable=False),
     sa.Column("software_version", sa.String(64), nullable=False),
     sa.Column("last_seen_ms", sa.BigInteger, nullable=False),
     sa.Column("departed", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -156,5 +169,5 @@ effective_configs = sa.Table(
     "effective_configs",
     metadata,
     sa.Column("digest", sa.LargeBinary(32), primary_key=True),
-    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("body", SealedBytes, nullable=False),
 )

@@ -67,16 +67,18 @@ class SealedBytes(sa.TypeDecorator[bytes]):
         return content
 
 
-async def read_all(connection: AsyncConnection, table: sa.Table) -> tuple[list[Any], list[str]]:
+async def read_all(
+    connection: AsyncConnection, table: sa.Table, *where: sa.ColumnElement[bool]
+) -> tuple[list[Any], list[str]]:
     """All rows that are as they were written, and the keys of the others."""
     try:
-        return list((await connection.execute(sa.select(table))).all()), []
+        return list((await connection.execute(sa.select(table).where(*where))).all()), []
     except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError) as error:
         if isinstance(error, sa.exc.DBAPIError) and not _is_text(error):
             raise
     keys = list(table.primary_key.columns)
     good, bad = [], []
-    for key in (await connection.execute(sa.select(*keys))).all():
+    for key in (await connection.execute(sa.select(*keys).where(*where))).all():
         query = sa.select(table).where(*(column == value for column, value in zip(keys, key, strict=True)))
         try:
             good.append((await connection.execute(query)).one())
@@ -90,13 +92,13 @@ def _is_text(error: sa.exc.DBAPIError) -> bool:
     return "decode" in str(error).lower()
 
 
-async def read_truth(connection: AsyncConnection, table: sa.Table) -> list[Any]:
-    """All rows of a table of which none may be missing.
+async def read_truth(connection: AsyncConnection, table: sa.Table, *where: sa.ColumnElement[bool]) -> list[Any]:
+    """All rows of a table, or some, of which none may be missing.
 
     Raises:
         StoreError: one is not as it was written.
     """
-    rows, bad = await read_all(connection, table)
+    rows, bad = await read_all(connection, table, *where)
     if bad:
         raise StoreError(
             f"table {table.name}: {', '.join(bad[:5])} is damaged: restore a backup (opamp-relay database restore)"

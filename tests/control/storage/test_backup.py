@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.control.storage.backup import DATABASE, backup, restore
+from relay.control.storage.backup import backup, restore
+from relay.control.storage.database import FILE
 from relay.errors import StoreError
 from relay.ids import sha256
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
@@ -57,7 +58,7 @@ async def test_keys_go_along_only_where_that_is_asked_for(programs: Programs) ->
         archive = programs.folder / f"{with_keys}.tar"
         backup(folder, archive, packages=False, with_keys=with_keys)
         restore(archive, programs.folder / str(with_keys))
-        database = sqlite3.connect(programs.folder / str(with_keys) / DATABASE)
+        database = sqlite3.connect(programs.folder / str(with_keys) / FILE)
         assert bool(database.execute("SELECT count(*) FROM secrets").fetchone()[0]) is with_keys
         database.close()
 
@@ -86,8 +87,8 @@ async def test_an_archive_with_one_bad_byte_leaves_nothing_behind(programs: Prog
 def test_what_is_no_data_folder_or_no_place_for_an_archive(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no database"):
         backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
-    sqlite3.connect(tmp_path / DATABASE).close()
-    (tmp_path / DATABASE).write_bytes(b"no database at all" * 100)
+    sqlite3.connect(tmp_path / FILE).close()
+    (tmp_path / FILE).write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError):
         backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
     assert not (tmp_path / "b.tar").exists()
