@@ -89,7 +89,7 @@ class Record:
     def __init__(self, instance_uid: InstanceUid, first_seen_ms: int) -> None:
         self.instance_uid = instance_uid
         self.agent_id = AgentId("")
-        """Empty until a description is known."""
+        """Empty until a description is known, or nobody waits for one any more: see `call_by_uid`."""
         self.sequence_num = -1
         self.sequence_exact = True
         """False for a record from disk whose sequence may have moved on since it was written."""

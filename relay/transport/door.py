@@ -181,6 +181,13 @@ class _Sniffer:
         """Begin to look."""
         self._door.enter(self)
         self._task = tasks.spawn(self._run(), name="tls-accept")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._door.waiting.pop(self, None)
+        if task.cancelled():  # before it began: nobody else has closed it
+            self._door.metrics.refused["tls"] += 1
+            self._connection.close()
 
     def abort(self) -> None:
         """See `_Newcomer`."""
@@ -201,8 +208,6 @@ class _Sniffer:
         except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
             door.metrics.refused["tls"] += 1
             connection.close()
-        finally:
-            door.waiting.pop(self, None)
 
     async def _address(self, loop: asyncio.AbstractEventLoop) -> Address | None:
         """What a PROXY header says; None where there is none."""
@@ -247,7 +252,7 @@ def _settle(ready: asyncio.Future[None]) -> None:
 class _Entrance(asyncio.Protocol):
     """One connection until its request head is whole."""
 
-    __slots__ = ("_address", "_door", "_only", "_past_proxy", "_read", "_timer", "_transport")
+    __slots__ = ("_address", "_blank", "_door", "_only", "_past_proxy", "_read", "_timer", "_transport")
 
     def __init__(self, door: Door, only: frozenset[str] | None = None, address: Address | None = None) -> None:
         self._door = door
@@ -256,6 +261,8 @@ class _Entrance(asyncio.Protocol):
         """Of the other end, where a proxy said it."""
         self._past_proxy = False
         self._read = b""
+        self._blank = 0
+        """Bytes of empty lines before the request."""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -290,9 +297,14 @@ class _Entrance(asyncio.Protocol):
         self._read += data
         if not self._past_proxy and not self._take_proxy_header():
             return
-        while self._read.startswith(b"\r\n"):
-            self._read = self._read[2:]  # a robust server takes these (RFC 9112, 2.2)
         most = self._door.settings.max_header_bytes
+        if self._read.startswith(b"\r\n"):  # a robust server takes some (RFC 9112, 2.2)
+            before = len(self._read)
+            self._read = self._read.lstrip(b"\r\n")
+            self._blank += before - len(self._read)
+            if self._blank > most:
+                self._refuse(Refusal(431, "header_too_large"))
+                return
         end = self._read.find(_END)
         if max(end, len(self._read) if end < 0 else 0) > most:
             self._refuse(Refusal(431, "header_too_large"))

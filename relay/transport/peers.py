@@ -17,6 +17,7 @@ from relay.observe import log
 _log = log.get("opamp-relay.peers")
 V1 = b"PROXY "
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
+_PORT = re.compile(r"[0-9]{1,5}")
 _V1_MOST_BYTES = 107
 _V2_HEAD_BYTES = 16
 _V2_MOST_BYTES = 4096
@@ -42,7 +43,9 @@ class Peer:
     def remote(self) -> str:
         """`IP:PORT`, or `IP`; empty where it is gone already."""
         ip, port = self.address
-        return ip if port is None else f"{ip}:{port}"
+        if port is None:
+            return ip
+        return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
     @property
     def base_url(self) -> str:
@@ -152,7 +155,7 @@ def _v1(data: bytes) -> ProxyHeader | None:
     words = data[:end].decode("ascii", "replace").split(" ")
     if words[1:2] == ["UNKNOWN"]:
         return ProxyHeader(end + 2, None)
-    if len(words) != 6 or words[1] not in ("TCP4", "TCP6") or not words[4].isdigit():
+    if len(words) != 6 or words[1] not in ("TCP4", "TCP6") or not _PORT.fullmatch(words[4]):
         raise ValueError("a PROXY line is malformed")
     return ProxyHeader(end + 2, (str(ipaddress.ip_address(words[2])), int(words[4])))
 
@@ -226,4 +229,4 @@ def _address(text: str) -> Address | None:
         ip = str(ipaddress.ip_address(host))
     except ValueError:
         return None
-    return ip, int(port) if port.isdigit() else None
+    return ip, int(port) if _PORT.fullmatch(port) else None

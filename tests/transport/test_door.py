@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from relay.testing.certificates import Authority
+from relay.transport.door import _Sniffer
 from relay.transport.peers import V2
 from tests.conftest import eventually
 from tests.transport.stand import stand
@@ -46,6 +47,7 @@ async def test_a_head_may_come_byte_by_byte() -> None:
         (b"\x16\x03\x01 garbage\r\n\r\n", 400, "bad_request_line"),
         (b"GET /health HTTP/1.1\r\nX: " + b"y" * 3000 + b"\r\n\r\n", 431, "header_too_large"),
         (b"GET /health HTTP/1.1\r\nX: " + b"y" * 3000, 431, "header_too_large"),
+        (b"\r\n" * 200_000, 431, "header_too_large"),
         (UPGRADE.format(path="/other", port=1, extra="").encode(), 404, "path"),
         (UPGRADE.format(path="/v1/opamp", port=1, extra="Origin: http://evil\r\n").encode(), 403, "origin"),
     ],
@@ -202,3 +204,15 @@ async def test_closing_ends_what_stands_in_the_door() -> None:
         await hang_up(writer)
         with pytest.raises(OSError):
             await asyncio.open_connection("127.0.0.1", it.port)
+
+
+async def test_a_connection_that_is_ended_before_anybody_looked_at_it_is_closed() -> None:
+    async with stand() as it:
+        ours, theirs = socket_module.socketpair()
+        theirs.setblocking(False)
+        sniffer = _Sniffer(it.door, theirs, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        sniffer.start(it.door._tasks)
+        sniffer.abort()
+        await eventually(lambda: theirs.fileno() < 0)
+        assert sniffer not in it.door.waiting
+        ours.close()

@@ -23,6 +23,8 @@ def peer(ip: str = "10.0.0.1", **headers: str) -> Peer:
         ({"x_forwarded_for": "10.1.1.1, 10.9.9.9"}, "10.1.1.1", ""),
         ({"x_forwarded_for": "unknown"}, "10.0.0.1:4000", ""),
         ({"x_forwarded_for": "203.0.113.7:99"}, "203.0.113.7:99", ""),
+        ({"x_forwarded_for": "203.0.113.7:²"}, "203.0.113.7", ""),
+        ({"x_forwarded_for": "203.0.113.7:" + 5000 * "9"}, "203.0.113.7", ""),
         (
             {"x_forwarded_for": "203.0.113.7", "x_forwarded_proto": "https", "x_forwarded_host": "relay.example"},
             "203.0.113.7",
@@ -33,7 +35,7 @@ def peer(ip: str = "10.0.0.1", **headers: str) -> Peer:
         ({"x_forwarded_host": "bad host", "host": "h"}, "10.0.0.1:4000", ""),
         (
             {"forwarded": 'for="[2001:db8::1]:55";proto=https;host="a.example:1"'},
-            "2001:db8::1:55",
+            "[2001:db8::1]:55",
             "https://a.example:1",
         ),
         (
