@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types layers protos-unchanged protos bench constraints clean
+.PHONY: help setup run demo-failure test check lint types layers protos-unchanged protos bench constraints clean
 
 help: ## these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,10 @@ $(READY): $(RUNS) constraints.txt
 
 run: $(RUNS) ## control plane, a node and 20 simulated agents, live in this terminal
 	@$(BIN)/opamp-relay standalone --demo
+
+demo-failure: $(RUNS) ## the same with a change that the agents refuse: a canary that fails and is rolled back
+	@rm -rf .data/demo-failure
+	@$(BIN)/opamp-relay standalone --demo-failure --data .data/demo-failure
 
 test: setup ## all tests; those whose tools are missing say so
 	$(BIN)/python -m pytest

@@ -98,12 +98,19 @@ def parse(text: str | bytes, source: str) -> list[Document]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if mark and _begins_with_tab(decoded, mark.line):
+            reason = "a line begins with a tab; YAML is indented with spaces"
         raise Refused([Problem(source, mark.line + 1 if mark else 0, "", f"not YAML: {reason}")]) from None
     except RecursionError:
         raise Refused([Problem(source, 0, "", "nested too deep")]) from None
     finally:
         loader.dispose()
     return documents
+
+
+def _begins_with_tab(text: str, line: int) -> bool:
+    found = next(iter(text.splitlines()[line : line + 1]), "")
+    return "\t" in found[: len(found) - len(found.lstrip())]
 
 
 def _check_depth(text: str, source: str) -> None:

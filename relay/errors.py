@@ -69,6 +69,12 @@ class StoreError(RelayError):
     outcome = Outcome.UNAVAILABLE
 
 
+class Unopened(RelayError):
+    """A port that is to be listened on cannot be opened."""
+
+    outcome = Outcome.INTERNAL
+
+
 class NotFound(RelayError):
     """What was named does not exist."""
 

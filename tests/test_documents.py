@@ -110,3 +110,8 @@ def test_only_documented_errors_come_out(data: bytes) -> None:
 
 def test_leaves_name_every_scalar() -> None:
     assert list(leaves({"a": [1, {"b": 2}], "c": None})) == [("a.0", 1), ("a.1.b", 2), ("c", None)]
+
+
+def test_a_tab_is_called_a_tab() -> None:
+    with pytest.raises(Refused, match=r"f:2: not YAML: a line begins with a tab; YAML is indented with spaces"):
+        parse("a:\n\tb: 1\n", "f")

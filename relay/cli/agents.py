@@ -62,7 +62,7 @@ def _print(found: list[dict[str, Any]], form: str, *, one: bool) -> None:
     if form not in ("table", "wide"):
         show(found[0] if one else found, form)
         return
-    columns = ["agent", "region", "node", "connected", "transport", "healthy", "config", "status", "assignments"]
+    columns = ["agent", "region", "node", "connected", "transport", "healthy", "config_hash", "status", "assignments"]
     rows = [_row(agent) for agent in found]
     if form == "wide":
         columns[1:1] = ["host", "version"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import ssl
 import sys
 from pathlib import Path
 from typing import Any
 
+from relay.aio.ports import obstacle
 from relay.documents import leaves, parse
 from relay.errors import Refused
 from relay.settings.load import Loaded
@@ -81,12 +81,5 @@ def _unwritable(folder: Path) -> str | None:
 
 
 def _untakeable(endpoint: str) -> str | None:
-    host, port = split_endpoint(endpoint)
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return f"{endpoint}: {error.strerror or error}"
-    return None
+    reason = obstacle(*split_endpoint(endpoint))
+    return f"{endpoint}: {reason}" if reason else None

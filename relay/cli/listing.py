@@ -7,8 +7,12 @@ from typing import Any
 from relay.cli.output import counts_of, table
 
 
-def tables(resource: str, found: list[dict[str, Any]]) -> None:
-    """Print what `opampctl get` found."""
+def tables(resource: str, found: list[dict[str, Any]], in_force: dict[str, Any] | None = None) -> None:
+    """Print what `opampctl get` found.
+
+    Args:
+        in_force: name of an assignment → what is in force of it.
+    """
     rows: list[tuple[Any, ...]]
     columns: tuple[str, ...]
     if resource == "drift":
@@ -36,10 +40,11 @@ def tables(resource: str, found: list[dict[str, Any]]) -> None:
                 d["spec"].get("priority", 0),
                 d["spec"].get("slot", ""),
                 _selector(d["spec"].get("target_selector", {})),
+                *_state(in_force or {}, d),
             )
             for d in found
         ]
-        table(("name", "template", "priority", "slot", "for"), rows)
+        table(("name", "template", "priority", "slot", "for", "in force", "taken back"), rows)
     elif resource.startswith("packageassignment"):
         rows = [
             (
@@ -47,10 +52,11 @@ def tables(resource: str, found: list[dict[str, Any]]) -> None:
                 [f"{p['name']}@{p['version']}" for p in d["spec"]["packages"]],
                 d["spec"].get("priority", 0),
                 _selector(d["spec"].get("target_selector", {})),
+                *_state(in_force or {}, d),
             )
             for d in found
         ]
-        table(("name", "packages", "priority", "for"), rows)
+        table(("name", "packages", "priority", "for", "in force", "taken back"), rows)
     elif "signingkey" in resource:
         table(("name",), [(d["metadata"]["name"],) for d in found])
     elif resource.startswith(("template", "configtemplate")):
@@ -59,6 +65,18 @@ def tables(resource: str, found: list[dict[str, Any]]) -> None:
         table(("name", "stages"), [(d["metadata"]["name"], [s["name"] for s in d["spec"]["stages"]]) for d in found])
     else:
         table(("name", "values"), [(d["metadata"]["name"], sorted(d["spec"]["values"])) for d in found])
+
+
+def _state(in_force: dict[str, Any], document: dict[str, Any]) -> tuple[str, str]:
+    """What is in force of an assignment, and what was taken back of what it asks for."""
+    state = in_force.get(document["metadata"]["name"])
+    if state is None:
+        return "", ""
+    return _revision(state["in_force"]) or "nothing", _revision(state["taken_back"])
+
+
+def _revision(revision: dict[str, str] | None) -> str:
+    return f"{revision['template']} ({revision['revision']})" if revision is not None else ""
 
 
 def _selector(selector: dict[str, Any]) -> str:

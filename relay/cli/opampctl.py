@@ -19,6 +19,8 @@ from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions
 from relay.cli.listing import tables
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
+from relay.cli.resources import DOCUMENTS, plural_of
+from relay.words import close_to
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
@@ -37,29 +39,6 @@ app.command("import")(review.import_agent)
 
 _NOT_FOUND = 404
 
-_DOCUMENTS = {
-    "configtemplates": ("ConfigTemplate", "templates"),
-    "configassignments": ("ConfigAssignment", "assignments"),
-    "variables": ("RegionVariables", "regionvariables"),
-    "templates": ("ConfigTemplate", "templates"),
-    "template": ("ConfigTemplate", "templates"),
-    "configtemplate": ("ConfigTemplate", "templates"),
-    "assignments": ("ConfigAssignment", "assignments"),
-    "assignment": ("ConfigAssignment", "assignments"),
-    "configassignment": ("ConfigAssignment", "assignments"),
-    "regionvariables": ("RegionVariables", "regionvariables"),
-    "regionvariable": ("RegionVariables", "regionvariables"),
-    "strategies": ("RolloutStrategy", "strategies"),
-    "strategy": ("RolloutStrategy", "strategies"),
-    "rolloutstrategies": ("RolloutStrategy", "strategies"),
-    "rolloutstrategy": ("RolloutStrategy", "strategies"),
-    "packageassignments": ("PackageAssignment", "packageassignments"),
-    "packageassignment": ("PackageAssignment", "packageassignments"),
-    "signingkeys": ("PackageSigningKey", "signingkeys"),
-    "signingkey": ("PackageSigningKey", "signingkeys"),
-    "packagesigningkeys": ("PackageSigningKey", "signingkeys"),
-    "packagesigningkey": ("PackageSigningKey", "signingkeys"),
-}
 _RESOURCES = (
     "templates, assignments, packageassignments, strategies, regionvariables, signingkeys, regions, nodes, agents, "
     "package-status, drift, config HASH"
@@ -109,15 +88,19 @@ def delete(
         str | None, typer.Argument(help="its name; a template's is NAME@VERSION, a node's REGION/NAME")
     ] = None,
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="also where agents would match nothing any more")] = False,
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Delete documents. Agents that nothing else matches keep what they have."""
     api = api_of(server, who)
     if filename and resource is None:
-        for kind, key in _named(read_files(filename)):
+        named = _named(read_files(filename))
+        for kind, key in named if not yes else ():
+            _spare(api, kind, plural_of(kind), key)
+        for kind, key in named:
             try:
-                api.delete("documents", _DOCUMENTS[kind.lower()][1], key)
+                api.delete("documents", plural_of(kind), key)
                 print(f"{kind}/{key} deleted")
             except RefusedByServer as error:
                 if error.status != _NOT_FOUND:
@@ -133,11 +116,30 @@ def delete(
         api.delete("nodes", region, node)
         print(f"Node/{name} deleted")
         return
-    kind, plural = _DOCUMENTS.get(resource.lower(), ("", ""))
+    kind, plural = DOCUMENTS.get(resource.lower(), ("", ""))
     if not kind:
         raise usage(f"{resource} cannot be deleted; templates, assignments, strategies, regionvariables and nodes can")
+    if not yes:
+        _spare(api, kind, plural, name)
     api.delete("documents", plural, name)
     print(f"{kind}/{name} deleted")
+
+
+def _spare(api: Api, kind: str, plural: str, key: str) -> None:
+    """End the command where agents would match nothing any more."""
+    if not kind.endswith("Assignment"):
+        return
+    try:
+        orphans = api.get("documents", plural, key, "orphans")["agents"]
+    except RefusedByServer as error:
+        if error.status != _NOT_FOUND:
+            raise
+        return
+    if orphans:
+        agents = f"{orphans} agents" if orphans > 1 else "1 agent"
+        raise RefusedByServer(
+            409, [f"{kind}/{key}: without it {agents} would match nothing, and keep what they have; --yes deletes it"]
+        )
 
 
 def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
@@ -200,9 +202,8 @@ def get(
         raise usage(f"-l chooses agents, not {resource}")
     wanted = _labels(label or [])
     api = Api(server)
-    if resource.lower() in _DOCUMENTS:
-        plural = _DOCUMENTS[resource.lower()][1]
-        found = [api.get("documents", plural, name)] if name else api.get("documents", plural)
+    if resource.lower() in DOCUMENTS:
+        found = [_document(api, plural_of(resource), name)] if name else api.get("documents", plural_of(resource))
     elif resource in ("package-status", "packagestatus"):
         package.package_status(api, wanted or None, form)
         return
@@ -221,11 +222,25 @@ def get(
             raise RefusedByServer(404, [f"there is no {resource.removesuffix('s')} {name}"])
     else:
         hint = "; packages are listed by `opampctl package list`" if resource.startswith("package") else ""
+        hint = hint or close_to(
+            resource, (*DOCUMENTS, "agents", "nodes", "regions", "drift", "package-status", "config")
+        )
         raise usage(f"{resource} is not one of {_RESOURCES}{hint}")
     if form != "table":
         show(found[0] if name else found, form)
-    else:
-        tables(resource.lower(), found)
+        return
+    in_force = {}
+    if resource.lower() in DOCUMENTS and DOCUMENTS[resource.lower()][0].endswith("Assignment"):
+        in_force = {a["name"]: a for a in api.get("assignments")}
+    tables(resource.lower(), found, in_force)
+
+
+def _document(api: Api, plural: str, name: str) -> Any:
+    """A document as it is, or NAME@GENERATION: as it was."""
+    name_, at, generation = name.rpartition("@")
+    if at and generation.isdigit() and plural != "templates":
+        return api.get("documents", plural, name_, "versions", generation)
+    return api.get("documents", plural, name)
 
 
 def _config(api: Api, name: str | None, form: str) -> None:
@@ -235,6 +250,8 @@ def _config(api: Api, name: str | None, form: str) -> None:
     if form != "table":
         show(found, form)
         return
+    if found["kind"] not in ("config", "content"):
+        print(f"# {found['kind']} {found['hash']}: {found['name']}")
     _bodies(found["slots"])
 
 

@@ -10,6 +10,8 @@ import typer
 
 from relay.cli.output import EXIT_USAGE
 
+_MOST_BYTES = 1 << 20
+"""Of a file: `relay.documents.MAX_DOCUMENT_BYTES`, which is not imported for the sake of a quick start."""
 DEFAULT_SERVER = "http://127.0.0.1:4340"
 Server = Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="URL of the control plane's admin API")]
 Output = Annotated[str, typer.Option("-o", "--output", help="table, json or yaml")]
@@ -36,6 +38,9 @@ def read_files(files: list[str]) -> list[dict[str, str]]:
             raise usage(f"{name}: holds no .yaml, .yml or .json file")
         for file in found:
             try:
+                size = file.stat().st_size
+                if size > _MOST_BYTES:
+                    raise usage(f"{file}: {size} bytes; a file may have {_MOST_BYTES}")
                 sources.append({"source": str(file), "text": file.read_text()})
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not UTF-8"

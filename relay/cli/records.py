@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from relay.cli.client import Api, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
 from relay.cli.output import EXIT_REFUSED, form_of, show, table
+from relay.cli.resources import plural_of
+from relay.cli.rollout import headline
 
 epoch_app = typer.Typer(no_args_is_help=True, help="The epoch of what is published.")
 audit_app = typer.Typer(help="Who did what.")
@@ -19,24 +22,72 @@ history_app = typer.Typer(no_args_is_help=True, help="What was in force before."
 @history_app.command("assignment")
 def history_assignment(
     name: Annotated[str, typer.Argument(help="of an assignment")],
+    diff: Annotated[bool, typer.Option("--diff", help="what each of them changed")] = False,
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """All rollouts of an assignment that are kept, oldest first."""
     form = form_of(output)
-    found = Api(server).get("assignments", name, "history")
+    api = Api(server)
+    found = api.get("assignments", name, "history")
+    if diff:
+        for rollout in found:
+            rollout["diff"] = api.get("rollouts", rollout["name"], "diff")
     if form != "table":
         show(found, form)
         return
-    columns = ("name", "state", "template", "candidate", "created", "ended", "created_by", "reason")
-    table(columns, [[r[c] for c in columns] for r in found])
+    if diff:
+        for rollout in found:
+            print(
+                "\n".join(
+                    [f"{headline(rollout)}, {rollout['created']} by {rollout['created_by']}", *lines(rollout["diff"])]
+                )
+            )
+        return
+    columns = ("name", "state", "template", "revision", "created", "ended", "created_by", "reason")
+    table(columns, [[r["candidate" if c == "revision" else c] for c in columns] for r in found])
+
+
+@history_app.command("document")
+def history_document(
+    resource: Annotated[str, typer.Argument(help="assignment, strategy, regionvariables, ...")],
+    name: Annotated[str, typer.Argument(help="of the document")],
+    output: Output = "table",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """When a document was changed, and by whom; `get RESOURCE NAME@GENERATION` gives it as it was."""
+    form = form_of(output)
+    found = Api(server).get("documents", plural_of(resource), name, "versions")
+    if form != "table":
+        show(found, form)
+        return
+    columns = ("generation", "at", "actor", "deleted", "document_digest")
+    table(columns, [[v[c] for c in columns] for v in found])
+
+
+def lines(diff: dict[str, Any]) -> list[str]:
+    """What a rollout changes, in lines of text."""
+    before = f"{diff['from']['template']} (revision {diff['from']['revision']})" if diff["from"] else "nothing"
+    found = [f"  {before} -> {diff['to']['template']} (revision {diff['to']['revision']})"]
+    found += [f"  {c['path']}: {_value(c['before'])} -> {_value(c['after'])}" for c in diff["changes"]]
+    for config in diff["configs"]:
+        where = f" in {', '.join(config['regions'])}" if config["regions"] else ""
+        found.append(f"  config{where}:" if config["text"] else f"  config{where}: the same")
+        found += [f"    {line}" for line in config["text"].splitlines()]
+    return [*found, *(f"  note: {note}" for note in diff["notes"])]
+
+
+def _value(value: Any) -> str:
+    return "nothing" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 @audit_app.callback(invoke_without_command=True)
 def audit(
     context: typer.Context,
     since: Annotated[str, typer.Option(help="a duration (24h) or a date (2026-11-24)")] = "",
+    until: Annotated[str, typer.Option(help="likewise: what was before that")] = "",
     actor: Annotated[str, typer.Option(help="only what they did")] = "",
+    subject: Annotated[str, typer.Option(help="only what was done to it: KIND/NAME, or a beginning of that")] = "",
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -44,15 +95,42 @@ def audit(
     if context.invoked_subcommand is not None:
         return
     form = form_of(output)
-    found = Api(server).get("audit", since_ms=_since_ms(since) if since else None, actor=actor or None)
+    found = Api(server).get(
+        "audit",
+        since_ms=_moment_ms("--since", since) if since else None,
+        until_ms=_moment_ms("--until", until) if until else None,
+        actor=actor or None,
+        subject=subject or None,
+    )
     if form != "table":
         show(found, form)
         return
-    columns = ("at", "actor", "action", "subject", "before", "after", "reason")
+    columns = ("number", "at", "actor", "action", "subject", "before", "after", "reason")
     table(columns, [[e[c] for c in columns] for e in found])
 
 
-def _since_ms(text: str) -> int:
+@audit_app.command("show")
+def audit_show(
+    number: Annotated[int, typer.Argument(help="of the entry")],
+    output: Annotated[str, typer.Option("-o", "--output", help="yaml or json")] = "yaml",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Show one entry, and of a document what it was changed to."""
+    form = form_of(output)
+    api = Api(server)
+    entry = api.get("audit", str(number))
+    kind, _, name = entry["subject"].partition("/")
+    if entry["action"] == "apply" and entry["after"]:
+        versions = api.get("documents", plural_of(kind), name, "versions")
+        same = [v["generation"] for v in versions if v["document_digest"] == entry["after"]]
+        if same:
+            entry["document"] = api.get("documents", plural_of(kind), name, "versions", str(same[-1]))
+    elif kind == "Rollout":
+        entry["diff"] = api.get("rollouts", name, "diff")
+    show(entry, form if form != "table" else "yaml")
+
+
+def _moment_ms(option: str, text: str) -> int:
     import time
     from datetime import UTC, datetime
 
@@ -65,7 +143,7 @@ def _since_ms(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise usage(f"--since {text}: a duration (24h) or a date (2026-11-24) is expected") from None
+        raise usage(f"{option} {text}: a duration (24h) or a date (2026-11-24) is expected") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 

@@ -142,17 +142,38 @@ def standalone(
     config: ConfigFile = None,
     data: Annotated[str | None, typer.Option(help="folder of all data")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="with a sample policy and 20 simulated agents")] = False,
+    demo_failure: Annotated[
+        bool, typer.Option("--demo-failure", help="as --demo, and a canary that fails and is rolled back")
+    ] = False,
+    websocket: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
+    http: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
+    grpc: Annotated[str | None, typer.Option(help="HOST:PORT for agents over gRPC")] = None,
+    metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
+    link: Annotated[str | None, typer.Option(help="HOST:PORT for nodes")] = None,
+    api: Annotated[str | None, typer.Option(help="HOST:PORT of the admin API")] = None,
     log_level: LogLevel = None,
 ) -> None:
     """Run a control plane and a node of region `local` in one process."""
+    demo = demo or demo_failure
     if demo and log_level is None:
-        log_level = "warn"
-    loaded = _load(StandaloneSettings, config, data_dir=data, telemetry__logs__level=log_level)
+        log_level = "error" if demo_failure else "warn"
+    loaded = _load(
+        StandaloneSettings,
+        config,
+        data_dir=data,
+        server__websocket__endpoint=websocket,
+        server__http__endpoint=http,
+        server__grpc__endpoint=grpc,
+        server__link__endpoint=link,
+        server__api__endpoint=api,
+        telemetry__metrics__endpoint=metrics,
+        telemetry__logs__level=log_level,
+    )
 
     async def program(stop: asyncio.Event) -> int:
         from relay.cli.standalone import run_standalone
 
-        return await run_standalone(loaded.settings, stop, demo=demo)
+        return await run_standalone(loaded.settings, stop, demo=demo, failure=demo_failure)
 
     _serve(loaded.settings, "opamp-relay", program)
 

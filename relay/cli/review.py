@@ -8,18 +8,31 @@ from typing import Annotated, Any
 import typer
 
 from relay.cli.client import Api, RefusedByServer, api_of
-from relay.cli.options import DEFAULT_SERVER, As, Files, Output, Server, read_files, usage
+from relay.cli.options import DEFAULT_SERVER, As, Output, Server, read_files, usage
 from relay.cli.output import EXIT_DIFF_REFUSED, EXIT_REFUSED, as_yaml, counts_of, form_of, show
+from relay.cli.records import lines
 
 
 def diff(
-    filename: Files,
+    what: Annotated[list[str] | None, typer.Argument(metavar="[rollout NAME]", help="what a rollout changes")] = None,
+    filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="a file, a folder, or -")] = None,
     agents: Annotated[bool, typer.Option("--agents", help="name the agents, not only count them")] = False,
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Show what apply would change, and at which agents; exits 0 for nothing, 1 for something, 4 where it is refused."""
+    """Show what apply would change, and at which agents; exits 0 for nothing, 1 for something, 4 where it is refused.
+
+    Or what a rollout has changed: `diff rollout NAME`.
+    """
     form = form_of(output)
+    if what:
+        if len(what) != 2 or what[0] not in ("rollout", "rollouts") or filename:
+            raise usage("either -f FILE or rollout NAME is expected")
+        found = Api(server).get("rollouts", what[1], "diff")
+        print("\n".join([found["rollout"], *lines(found)])) if form == "table" else show(found, form)
+        return
+    if not filename:
+        raise usage("either -f FILE or rollout NAME is expected")
     sources = read_files(filename)
     try:
         found = Api(server).post("diff", body={"sources": sources})

@@ -93,14 +93,13 @@ def _watch(api: Api, name: str) -> str:
 
 def picture(rollout: dict[str, Any]) -> list[str]:
     """A rollout in lines of text: a bar for each stage, a row for each region."""
-    before = f"{rollout['stable_template']} ({rollout['stable']})" if rollout["stable"] else "nothing"
-    change = f"{before} -> {rollout['template']} ({rollout['candidate']})"
+    before = f"{rollout['stable_template']} (revision {rollout['stable']})" if rollout["stable"] else "nothing"
+    change = f"{before} -> {rollout['template']} (revision {rollout['candidate']})"
     lines = [headline(rollout), f"  {change}, by {rollout['created_by']} at {rollout['created']}"]
     if rollout["state"] == "pending_approval":
         given = ", ".join(a["actor"] for a in rollout["approvals"]) or "nobody yet"
-        lines.append(
-            f"  approvals of {rollout['digest'][:16]}: {len(rollout['approvals'])} of {rollout['approvals_needed']}: {given}"
-        )
+        count = f"{len(rollout['approvals'])} of {rollout['approvals_needed']}"
+        lines.append(f"  approvals of digest {rollout['digest'][:16]}: {count}: {given}")
     width = max(len(stage["name"]) for stage in rollout["stages"])
     for stage in rollout["stages"]:
         counts, gate = stage["counts"], stage["gate"]

@@ -6,6 +6,7 @@ import asyncio
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 from relay.testing.agents import SimulatedAgent, Simulation, fleet
 
@@ -21,11 +22,20 @@ _WORDS = {
 }
 
 
-class Narrator:
-    """Tells what agents do, a line an event; and counts."""
+def _print(line: str) -> None:
+    print(line, flush=True)
 
-    def __init__(self, *, quiet: bool = False) -> None:
+
+class Narrator:
+    """Tells what agents do, a line an event; and counts.
+
+    Args:
+        tell: takes the lines; they are printed if it is left out.
+    """
+
+    def __init__(self, *, quiet: bool = False, tell: Callable[[str], None] | None = None) -> None:
         self._quiet = quiet
+        self._tell = tell or _print
         self.counts: Counter[str] = Counter()
 
     def told(self, agent: SimulatedAgent, event: str, detail: str) -> None:
@@ -34,7 +44,7 @@ class Narrator:
         if not self._quiet:
             shown = detail[:12] if event in ("received", "applied") else detail
             kind = agent.attributes.get("role", "")
-            print(f"  {agent.name:<12} {kind:<8} {_WORDS[event]} {shown}".rstrip(), flush=True)
+            self._tell(f"  {agent.name:<12} {kind:<8} {_WORDS[event]} {shown}".rstrip())
 
     def line(self) -> str:
         """All counts in one line."""

@@ -6,6 +6,7 @@ import asyncio
 import random
 from pathlib import Path
 
+from relay.cli.live import LiveView
 from relay.cli.simulate import Narrator
 from relay.control.app import ControlPlane
 from relay.node.app import Node
@@ -13,11 +14,19 @@ from relay.settings.programs import StandaloneSettings
 from relay.testing.agents import Simulation, fleet
 
 SAMPLE_POLICY = Path("config/policy")
+FAILURE = Path("config/demo/failure.yaml")
 _AGENTS = 20
 
 
-async def run_standalone(settings: StandaloneSettings, stop: asyncio.Event, *, demo: bool) -> int:
-    """Run both programs until `stop`."""
+async def run_standalone(
+    settings: StandaloneSettings, stop: asyncio.Event, *, demo: bool, failure: bool = False
+) -> int:
+    """Run both programs until `stop`.
+
+    Args:
+        demo: with the sample policy and simulated agents.
+        failure: and with a change that they refuse.
+    """
     control_plane = ControlPlane(settings.for_control_plane())
     node = Node(settings.for_node())
     await control_plane.start()
@@ -25,7 +34,7 @@ async def run_standalone(settings: StandaloneSettings, stop: asyncio.Event, *, d
         await node.start()
         try:
             if demo:
-                await _demo(control_plane, node, stop)
+                await _demo(control_plane, node, stop, failure)
             await stop.wait()
         finally:
             all_written = await node.stop()
@@ -36,10 +45,14 @@ async def run_standalone(settings: StandaloneSettings, stop: asyncio.Event, *, d
 
 def sample_policy() -> list[tuple[str, str]]:
     """(file name, text) of the sample policy; empty where the program does not run in the project's folder."""
-    return [(str(path), path.read_text()) for path in sorted(SAMPLE_POLICY.glob("*.yaml"))]
+    return _texts(*sorted(SAMPLE_POLICY.glob("*.yaml")))
 
 
-async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event) -> None:
+def _texts(*files: Path) -> list[tuple[str, str]]:
+    return [(str(path), path.read_text()) for path in files if path.is_file()]
+
+
+async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event, failure: bool) -> None:
     print(f"OpAMP relay: control plane and one node of region {node.metrics.region}, in this process.\n")
     if not control_plane.documents.current.assignments:
         texts = sample_policy()
@@ -49,7 +62,8 @@ async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event) ->
             print(f"Applied the sample policy of {SAMPLE_POLICY}/.")
     else:
         print("Policy of an earlier run is in force.")
-    narrator = Narrator()
+    view = LiveView(control_plane)
+    narrator = Narrator(tell=view.tell)
     print(f"Starting {_AGENTS} simulated agents of two kinds:\n")
     chance = random.Random(1)  # noqa: S311
     agents = fleet(_AGENTS, prefix="demo", chance=chance, told=narrator.told)
@@ -61,15 +75,45 @@ async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event) ->
                 break
             await asyncio.sleep(0.1)
         _explain(control_plane, node)
-        await stop.wait()
+        if failure:
+            await _fail(control_plane)
+        await view.run(stop)
         print("\nStopping.")
     finally:
         await simulation.stop()
 
 
+async def _fail(control_plane: ControlPlane) -> None:
+    """Apply a change that agents refuse, by a strategy that finds it out with some of them."""
+    if not (texts := _texts(FAILURE)):
+        print(f"{FAILURE} is not here: start this in the project's folder.")
+        return
+    outcomes = await control_plane.documents.apply(texts, actor="demo")
+    await control_plane.publisher.publish()
+    print(f"Applied {FAILURE}: a template that no Collector starts with, by the strategy canary (30 %, then everyone).")
+    for applied in outcomes.applied:
+        for warning in applied.warnings:
+            print(f"warning: {warning}")
+    server = _server(control_plane)
+    print(
+        f"""
+The canary's agents refuse it, and it is rolled back; nobody else ever got it. Then see
+
+  .venv/bin/opampctl rollout status production{server}
+  .venv/bin/opampctl diff rollout production{server}
+  .venv/bin/opampctl explain agent demo-0001{server}
+""",
+        flush=True,
+    )
+
+
+def _server(control_plane: ControlPlane) -> str:
+    api = control_plane.ports["api"]
+    return "" if api == 4340 else f" --server http://127.0.0.1:{api}"
+
+
 def _explain(control_plane: ControlPlane, node: Node) -> None:
-    ports, api = node.ports, control_plane.ports["api"]
-    server = "" if api == 4340 else f" --server http://127.0.0.1:{api}"
+    ports, server = node.ports, _server(control_plane)
     print(
         f"""
 All agents run what the policy selects for them. While this runs:

@@ -12,11 +12,13 @@ import uvicorn
 
 from relay import __version__
 from relay.aio.clock import Clock, SystemClock
+from relay.aio.ports import opening
 from relay.aio.tasks import Tasks
 from relay.control import views
 from relay.control.api.app import build_api
 from relay.control.audit import Audit
 from relay.control.blobs import Blobs, open_store
+from relay.control.changes import Changes
 from relay.control.checks import Checks
 from relay.control.condition import Condition
 from relay.control.configs import Configs
@@ -31,6 +33,7 @@ from relay.control.revisions import Revisions, Rules
 from relay.control.rollouts.engine import Rollouts
 from relay.control.rollouts.model import at_once
 from relay.control.storage.database import FILE, Database
+from relay.control.versions import Versions
 from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender, Version
 from relay.link.server import LinkServer
@@ -99,6 +102,7 @@ class ControlPlane:
         )
         documents = self.documents = Documents(database, revisions, checks, clock=clock)
         await documents.load()
+        self._versions = Versions(database)
         data, kept = Path(settings.data_dir), settings.storage.packages
         blobs = Blobs(
             open_store(kept, data / "packages"),
@@ -144,7 +148,8 @@ class ControlPlane:
         self._tasks.spawn(self._probe(database), name="probe")
         link = LinkServer(self, clock)
         started.push_async_callback(link.stop)
-        await link.start(settings.server.link.endpoint)
+        with opening("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
+            await link.start(settings.server.link.endpoint)
         self.ports["link"] = link.port
         started.push_async_callback(self._stop_http)
         await self._start_http()
@@ -162,6 +167,8 @@ class ControlPlane:
             self.audit,
             Previews(self.publisher, self.fleet),
             self.configs,
+            Changes(self.documents, self.rollouts, self.fleet, self._versions),
+            self._versions,
             Diffs(self.documents, self.revisions, self.fleet, clock=self._clock),
             self.packages,
             self.publisher,
@@ -171,7 +178,10 @@ class ControlPlane:
             max_body_bytes=settings.server.limits.max_body_bytes,
             hosts=self._hosts if is_loopback(endpoint) else None,
         )
-        for name, where in (("api", endpoint), ("metrics", settings.telemetry.metrics.endpoint)):
+        for name, key, where in (
+            ("api", "server.api.endpoint", endpoint),
+            ("metrics", "telemetry.metrics.endpoint", settings.telemetry.metrics.endpoint),
+        ):
             host, port = split_endpoint(where)
             config = uvicorn.Config(
                 api,
@@ -188,7 +198,8 @@ class ControlPlane:
             task = self._tasks.spawn(server.serve(), name=f"http-{name}")
             while not server.started:
                 if task.done():
-                    raise OSError(f"{where} cannot be opened")
+                    with opening(key, f"--{name}", host, port):
+                        raise OSError("cannot be opened")
                 await asyncio.sleep(0.005)
             self._servers.append(server)
             self._serving.append(task)

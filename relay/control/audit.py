@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.documents import canonical_json
+from relay.errors import NotFound
 from relay.fleet.view import rfc3339
 from relay.ids import sha256
 
@@ -64,24 +65,62 @@ def _hash(row: dict[str, Any], before: bytes) -> bytes:
     return sha256(before + canonical_json(row))
 
 
+def _view(row: sa.RowMapping) -> dict[str, Any]:
+    plain = {str(name): value for name, value in row.items() if name != "at_ms"}
+    return {**plain, "at": rfc3339(row["at_ms"]), "hash": row["hash"].hex()}
+
+
 class Audit:
     """Reading it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def listing(self, *, since_ms: int = 0, actor: str = "", limit: int = 1000) -> list[dict[str, Any]]:
-        """The newest entries, oldest of them first."""
-        query = sa.select(schema.audit).where(schema.audit.c.at_ms >= since_ms)
+    async def listing(
+        self,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        actor: str = "",
+        subject: str = "",
+        limit: int = 1000,
+        after: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """The newest entries, or the first behind one; oldest of them first.
+
+        Args:
+            subject: KIND/NAME, or a beginning of it.
+            after: number of an entry.
+        """
+        table = schema.audit.c
+        query = sa.select(schema.audit)
+        if since_ms is not None:
+            query = query.where(table.at_ms >= since_ms)
+        if until_ms is not None:
+            query = query.where(table.at_ms < until_ms)
         if actor:
-            query = query.where(schema.audit.c.actor == actor)
-        query = query.order_by(schema.audit.c.number.desc()).limit(limit)
+            query = query.where(table.actor == actor)
+        if subject:
+            query = query.where(table.subject.startswith(subject, autoescape=True))
+        if after is not None:
+            query = query.where(table.number > after)
+        query = query.order_by(table.number if after is not None else table.number.desc()).limit(limit)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [
-            {**{k: v for k, v in row.items() if k != "at_ms"}, "at": rfc3339(row["at_ms"]), "hash": row["hash"].hex()}
-            for row in reversed(rows)
-        ]
+        return [_view(row) for row in (rows if after is not None else reversed(rows))]
+
+    async def get(self, number: int) -> dict[str, Any]:
+        """One entry.
+
+        Raises:
+            NotFound: there is none of that number.
+        """
+        query = sa.select(schema.audit).where(schema.audit.c.number == number)
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"the audit has no entry {number}")
+        return _view(row)
 
     async def verify(self) -> dict[str, Any]:
         """Whether every row is as it was written, and none is missing between the first and the last.

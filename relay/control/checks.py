@@ -18,6 +18,7 @@ from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment
 from relay.policy.selector import Facts, Matcher, implies
 from relay.policy.strategy import RolloutStrategy
+from relay.words import close_to
 
 
 class Checks:
@@ -65,7 +66,7 @@ class Checks:
             reference = assignment.spec.template
             template = catalog.templates.get(reference.key)
             if template is None:
-                reason = f"there is no ConfigTemplate {reference.key}"
+                reason = f"there is no ConfigTemplate {reference.key}{close_to(reference.key, catalog.templates)}"
                 problems.append(blamed.problem("spec.template", reason))
                 continue
             for path, reason in self.unresolved(catalog, assignment, template):

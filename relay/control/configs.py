@@ -63,18 +63,18 @@ class Configs:
         """One config, by the hash that agents see or by a content hash; the first digits will do.
 
         Returns:
-            `{hash, slots: {SLOT: {hash, content_type, body, published}}}`
+            `{hash, kind, name, slots: {SLOT: {hash, content_type, body, published}}}`; the kind is `config` or `content`.
 
         Raises:
             NotFound: none has that hash, or several begin so.
         """
         row = await self._find(prefix)
         if row.content_type != _SLOTS:
-            return {"hash": row.hash.hex(), "slots": {"": _view(row)}}
+            return {"hash": row.hash.hex(), "kind": "content", "name": "", "slots": {"": _view(row)}}
         slots = {}
         for slot, content in json.loads(row.body).items():
             slots[slot] = _view(await self._find(content))
-        return {"hash": row.hash.hex(), "slots": slots}
+        return {"hash": row.hash.hex(), "kind": "config", "name": "", "slots": slots}
 
     async def _find(self, prefix: str) -> Any:
         if not 8 <= len(prefix) <= 2 * _HASH_BYTES or not set(prefix) <= set("0123456789abcdef"):

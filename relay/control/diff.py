@@ -13,6 +13,8 @@ from typing import Any
 from relay.aio.clock import Clock
 from relay.control import query
 from relay.control.agents import Agent
+from relay.control.assignments import Advance
+from relay.control.catalog import Catalog
 from relay.control.documents import Documents, read
 from relay.control.fleet import Fleet
 from relay.control.revisions import Revisions
@@ -58,13 +60,7 @@ class Diffs:
         proposal = self._documents.propose(parsed)
         if proposal.problems:
             raise Refused(proposal.problems)
-        catalog = proposal.after
-        after = self._revisions.advance(catalog, actor="", now_ms=self._clock.unix_ms())
-        before = self._revisions.same()
-        evaluators = {
-            region: tuple(Evaluator(build(self._revisions.aimed(advance, region))) for advance in (before, after))
-            for region in {node.region for node in self._fleet.nodes.values()}
-        }
+        evaluators = self._evaluators(proposal.after)
         pairs: dict[tuple[Hashes, Hashes], _Pair] = {}
         by_region: Counter[str] = Counter()
         by_assignment: Counter[str] = Counter()
@@ -108,6 +104,38 @@ class Diffs:
             "missing_components": lacking,
             "warnings": [warning for a in proposal.applied for warning in a.warnings],
         }
+
+    async def orphans(self, kind: str, key: str) -> dict[str, Any]:
+        """Agents that would match nothing any more without a document: `{agents, names}`.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        self._documents.get(kind, key)
+        catalog = self._documents.current.copy()
+        del catalog.of(kind)[key]
+        names = []
+        if kind in (CONFIG, PACKAGES):
+            evaluators = self._evaluators(catalog)
+            for i, agent in enumerate(query.rows(self._fleet)):
+                if i % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
+                pair = evaluators[self._fleet.nodes[agent.node].region]
+                old, new = (self._decide(evaluator, agent) for evaluator in pair)
+                if new == NOTHING and old != NOTHING:
+                    names.append(agent.agent_id)
+        return {"agents": len(names), "names": sorted(names)}
+
+    def _evaluators(self, catalog: Catalog) -> dict[str, tuple[Evaluator, Evaluator]]:
+        """Region → (as declared, as it would be)."""
+        after = self._revisions.advance(catalog, actor="", now_ms=self._clock.unix_ms())
+        before = self._revisions.same()
+
+        def made(advance: Advance, region: str) -> Evaluator:
+            return Evaluator(build(self._revisions.aimed(advance, region)))
+
+        regions = {node.region for node in self._fleet.nodes.values()}
+        return {region: (made(before, region), made(after, region)) for region in regions}
 
     def _decide(self, evaluator: Evaluator, agent: Agent) -> Decision:
         takes_config, takes_packages = agent.accepts(CONFIG), agent.accepts(PACKAGES)

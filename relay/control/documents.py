@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio.clock import Clock
-from relay.control import audit
+from relay.control import audit, versions
 from relay.control.assignments import Advance
 from relay.control.catalog import Catalog
 from relay.control.checks import Checks
@@ -30,6 +30,7 @@ from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment
 from relay.policy.snapshot import template_resource
 from relay.policy.strategy import RolloutStrategy
+from relay.words import close_to
 
 _NEEDS_APPROVAL = (
     "its changes need approval, and a deletion is one: first have a change approved that ends it for all agents "
@@ -232,7 +233,7 @@ class Documents:
         held = catalog.of(kind)
         document = held.pop(key, None)
         if document is None:
-            raise NotFound(f"there is no {kind} {key}")
+            raise NotFound(f"there is no {kind} {key}{close_to(key, held)}")
         source = Document(f"{kind}/{key}", None, 0)
         problems: list[Problem] = []
         if isinstance(document, ConfigTemplate):
@@ -287,6 +288,7 @@ class Documents:
         async with self._database.write() as connection:
             await replace(connection, schema.documents, rows)
             await remove(connection, schema.documents, [{"kind": d.kind, "key": d.key} for d in deleted])
+            await versions.add(connection, [*rows, *({"kind": d.kind, "key": d.key} for d in deleted)], actor, now)
             await self._revisions.store(connection, states)
             await audit.add(connection, entries, now)
         return self._in_force(catalog, states)
@@ -322,10 +324,10 @@ class Documents:
 
     # ---- views
 
-    def listing(self, kind: str) -> list[dict[str, Any]]:
-        """All documents of a kind, by name."""
+    def listing(self, kind: str, *, after: str = "") -> list[dict[str, Any]]:
+        """All documents of a kind, by name, from behind one on."""
         held = self.current.of(kind)
-        return [held[key].model_dump(exclude_unset=True) for key in sorted(held)]
+        return [held[key].model_dump(exclude_unset=True) for key in sorted(held) if key > after]
 
     def get(self, kind: str, key: str) -> dict[str, Any]:
         """One document.
@@ -335,7 +337,7 @@ class Documents:
         """
         document = self.current.of(kind).get(key)
         if document is None:
-            raise NotFound(f"there is no {kind} {key}")
+            raise NotFound(f"there is no {kind} {key}{close_to(key, self.current.of(kind))}")
         value: dict[str, Any] = document.model_dump(exclude_unset=True)
         return value
 

@@ -143,6 +143,8 @@ class LinkClient:
                 reason = f"{error.code().name}: {error.details()}"
                 if error.code() is grpc.StatusCode.ALREADY_EXISTS:
                     self.refusal = error.details() or "refused"
+                elif error.code() is grpc.StatusCode.UNAVAILABLE:
+                    self.refusal = ""
             except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
                 reason = str(error) or "silent too long"
             except Exception as error:

@@ -16,6 +16,7 @@ from aiohttp import web
 from relay import __version__
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
+from relay.aio.ports import opening
 from relay.aio.tasks import Tasks
 from relay.errors import StoreError
 from relay.fleet.cohort import Cohorts
@@ -253,7 +254,8 @@ class Node:
         started.push_async_callback(door.close)
         for port_name, endpoint in (("websocket", server.websocket.endpoint), ("http", server.http.endpoint)):
             host, port = split_endpoint(endpoint)
-            self.ports[port_name] = await door.listen(host, port, tls)
+            with opening(f"server.{port_name}.endpoint", f"--{port_name}", host, port):
+                self.ports[port_name] = await door.listen(host, port, tls)
         self.grpc = GrpcAgents(
             self.hub,
             stream,
@@ -264,13 +266,15 @@ class Node:
             clock=self._clock,
         )
         started.push_async_callback(self.grpc.stop)
-        await self.grpc.start(server.grpc.endpoint, _grpc_credentials(settings) if server.tls.enabled else None)
+        with opening("server.grpc.endpoint", "--grpc", *split_endpoint(server.grpc.endpoint)):
+            await self.grpc.start(server.grpc.endpoint, _grpc_credentials(settings) if server.tls.enabled else None)
         self.ports["grpc"] = self.grpc.port
         metrics_runner, _ = await serve(admin.probe_routes(), limits.http_keepalive)
         started.push_async_callback(metrics_runner.cleanup)
         host, port = split_endpoint(settings.telemetry.metrics.endpoint)
         site = web.TCPSite(metrics_runner, host, port)
-        await site.start()
+        with opening("telemetry.metrics.endpoint", "--metrics", host, port):
+            await site.start()
         self.ports["metrics"] = metrics_runner.addresses[0][1]
 
     def _count_places(self, wanted: int) -> Places:

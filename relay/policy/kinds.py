@@ -12,6 +12,7 @@ from relay.policy.model import NAME, ConfigAssignment, ConfigTemplate, RegionVar
 from relay.policy.packages import PackageAssignment
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
+from relay.words import close_to, fields_at
 
 AnyDocument = (
     ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy | PackageAssignment | PackageSigningKey
@@ -40,18 +41,21 @@ def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
         return None, [document.problem("", "kind is missing")]
     model = KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:
-        return None, [document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}")]
+        return None, [
+            document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}{close_to(str(kind), KINDS)}")
+        ]
     try:
         return model.model_validate(value), []
     except ValidationError as error:
-        return None, [_problem(document, item) for item in error.errors(include_url=False)]
+        return None, [_problem(document, model, item) for item in error.errors(include_url=False)]
 
 
-def _problem(document: Document, item: Any) -> Problem:
+def _problem(document: Document, model: type[AnyDocument], item: Any) -> Problem:
     path = ".".join(str(part) for part in item["loc"] if part not in ("str", "int", "float", "bool"))
     reason = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        reason = "unknown key"
+        *parents, key = item["loc"]
+        reason = f"unknown key{close_to(str(key), fields_at(model, parents))}"
     elif item["type"] == "missing":
         reason = "is missing"
     elif item["type"] == "string_pattern_mismatch":

@@ -14,6 +14,7 @@ from relay.errors import Problem, Refused, SettingsError
 from relay.settings import guide
 from relay.settings.parts import Part
 from relay.settings.programs import cross_check
+from relay.words import close_to, fields_at
 
 ENVIRONMENT_PREFIX = "OPAMP_RELAY_"
 S = TypeVar("S", bound=Part)
@@ -76,7 +77,7 @@ def load(
     try:
         settings = kind.model_validate(values)
     except ValidationError as invalid:
-        raise SettingsError(_unique([*problems, *_pydantic_problems(invalid, problem)])) from None
+        raise SettingsError(_unique([*problems, *_pydantic_problems(kind, invalid, problem)])) from None
     problems += [problem(path, reason) for path, reason in cross_check(settings)]
     if problems:
         raise SettingsError(problems)
@@ -127,12 +128,13 @@ def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
     return problems
 
 
-def _pydantic_problems(error: ValidationError, problem: Any) -> list[Problem]:
+def _pydantic_problems(kind: type[Part], error: ValidationError, problem: Any) -> list[Problem]:
     found = []
     for item in error.errors(include_url=False, include_context=False):
         path = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal", "tuple", "function")))
         if item["type"] == "extra_forbidden":
-            reason = "unknown key"
+            *parents, key = item["loc"]
+            reason = f"unknown key{close_to(str(key), fields_at(kind, parents))}"
         else:
             reason = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             if reason[:1].islower() and item["type"] != "value_error":

@@ -28,7 +28,9 @@ class FolderLock:
             self._folder.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self._folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"{self._folder}: {error.strerror}") from error
+            not_ours = isinstance(error, PermissionError)
+            reason = "this user may not use the folder" if not_ours else "no data folder can be made here"
+            raise StoreError(f"{self._folder}: {reason} ({error.strerror})") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

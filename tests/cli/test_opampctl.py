@@ -101,7 +101,7 @@ async def test_agents_nodes_and_regions(desk: Desk) -> None:
         "CONNECTED",
         "TRANSPORT",
         "HEALTHY",
-        "CONFIG",
+        "CONFIG_HASH",
         "STATUS",
         "ASSIGNMENTS",
     ]

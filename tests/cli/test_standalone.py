@@ -53,3 +53,19 @@ async def test_without_the_demo_nothing_is_there(tmp_path: Path) -> None:
 def test_the_sample_policy_is_only_where_the_project_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert sample_policy() == []
+
+
+async def test_the_demo_of_a_failure_is_rolled_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    stop = asyncio.Event()
+    running = asyncio.create_task(run_standalone(settings(tmp_path), stop, demo=True, failure=True))
+    out = ""
+    async with asyncio.timeout(60):
+        while "rollout production-2 rolled back: stage canary failed" not in out:
+            await asyncio.sleep(0.1)
+            out += capsys.readouterr().out
+    stop.set()
+    assert await running == 0
+    assert "FAILED: service::pipelines::traces: references exporter 'otlphttp' which is not configured" in out

@@ -35,7 +35,7 @@ def test_every_problem_at_once_with_file_and_line(tmp_path: Path) -> None:
     text = "node:\n  regoin: eu\n  name: 5\nserver:\n  limits:\n    header_timeout: soon\n"
     assert refused(NodeSettings, text, tmp_path) == [
         "s.yaml:3: node.name: should be a valid string",
-        "s.yaml:2: node.regoin: unknown key",
+        "s.yaml:2: node.regoin: unknown key; did you mean region?",
         "s.yaml:6: server.limits.header_timeout: 'soon' is not a duration such as 30s, 15m, 1h30m, 90d",
     ]
 

@@ -7,11 +7,12 @@ must be application/json, which such a page may not send unasked, and the Host m
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,13 +21,16 @@ from starlette.routing import Route
 
 from relay import __version__
 from relay.control.api import models
+from relay.control.api.audit import add_audit_routes
 from relay.control.api.fleet import add_fleet_routes
 from relay.control.api.models import (
     ApplyAnswer,
     ConfigAnswer,
     DiffAnswer,
+    DocumentVersion,
     DriftEntry,
-    Epoch,
+    Limit,
+    Orphans,
     StoredDocument,
     Undone,
     answers,
@@ -34,6 +38,7 @@ from relay.control.api.models import (
 from relay.control.api.packages import add_package_routes
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
+from relay.control.changes import Changes
 from relay.control.condition import Condition
 from relay.control.configs import Configs
 from relay.control.diff import Diffs
@@ -44,6 +49,7 @@ from relay.control.packages import Packages
 from relay.control.preview import Previews
 from relay.control.publish import Publisher
 from relay.control.rollouts.engine import Rollouts
+from relay.control.versions import Versions
 from relay.errors import NotFound, Outcome, Problem, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
 from relay.policy import kinds
@@ -82,12 +88,6 @@ class UndoRequest(_Body):
     to: str = Field(default="", max_length=200, description="a rollout of the assignment; empty for the one before")
 
 
-class EpochRequest(_Body):
-    """Why nodes are to give up what is newer."""
-
-    reason: str = Field(min_length=1, max_length=2000)
-
-
 class ApplyRequest(_Body):
     """Documents that are applied as one."""
 
@@ -102,6 +102,8 @@ def build_api(
     audit: Audit,
     previews: Previews,
     configs: Configs,
+    changes: Changes,
+    versions: Versions,
     diffs: Diffs,
     packages: Packages,
     publisher: Publisher,
@@ -129,15 +131,21 @@ def build_api(
     )
     api.openapi = lambda: models.describe(api)  # type: ignore[method-assign]
     _add_guards(api, max_body_bytes, hosts, condition)
-    _add_document_routes(api, documents, published, metrics)
+    _add_document_routes(api, documents, versions, published, metrics)
     add_fleet_routes(api, fleet, previews)
-    add_rollout_routes(api, rollouts, audit)
+    add_rollout_routes(api, rollouts, changes)
+    add_audit_routes(api, audit, publisher, fleet)
     add_package_routes(api, packages, fleet, publisher)
 
     @api.post("/api/v1/diff", **answers(DiffAnswer, "documents"))
     async def diff_documents(request: ApplyRequest) -> dict[str, Any]:
         """What applying these documents would do; nothing changes."""
         return await diffs.diff((s.source, s.text) for s in request.sources)
+
+    @api.get("/api/v1/documents/{plural}/{name}/orphans", **answers(Orphans, "documents"))
+    async def list_orphans(plural: str, name: str) -> dict[str, Any]:
+        """Agents that would match nothing any more if a document were deleted; they would keep what they have."""
+        return await diffs.orphans(_kind(plural), name)
 
     @api.get("/api/v1/drift", **answers(list[DriftEntry], "documents"))
     async def list_drift() -> list[dict[str, Any]]:
@@ -154,8 +162,16 @@ def build_api(
 
     @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
     async def get_config(config_hash: str) -> dict[str, Any]:
-        """What exactly a hash stands for, by slot."""
-        return await configs.get(config_hash)
+        """What exactly a hash stands for: of a config or a content by slot, of a revision by region, a document."""
+        try:
+            return await configs.get(config_hash)
+        except NotFound as error:
+            if not re.fullmatch("[0-9a-f]{8,64}", config_hash):
+                raise
+            try:
+                return await changes.stands_for(config_hash)
+            except NotFound:
+                raise error from None
 
     @api.get("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
@@ -171,12 +187,6 @@ def build_api(
             else JSONResponse({"ready": True})
         )
 
-    @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
-    async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
-        seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
-        return {"epoch": await publisher.raise_epoch(request.reason, actor=actor, beyond=max(seen, default=0))}
-
     @api.get("/metrics", include_in_schema=False)
     async def scrape() -> Response:
         return Response(metrics.expose(), media_type=CONTENT_TYPE)
@@ -185,7 +195,7 @@ def build_api(
 
 
 def _add_document_routes(
-    api: FastAPI, documents: Documents, published: Published, metrics: ControlPlaneMetrics
+    api: FastAPI, documents: Documents, versions: Versions, published: Published, metrics: ControlPlaneMetrics
 ) -> None:
     @api.post("/api/v1/apply", **answers(ApplyAnswer, "documents"))
     async def apply_documents(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
@@ -205,14 +215,26 @@ def _add_document_routes(
         }
 
     @api.get("/api/v1/documents/{plural}", **answers(list[StoredDocument], "documents"))
-    async def list_documents(plural: str) -> list[dict[str, Any]]:
-        """All documents of a kind: templates, assignments, regionvariables."""
-        return documents.listing(_kind(plural))
+    async def list_documents(
+        plural: str, limit: Limit = None, after: Annotated[str, Query(description="the last name before")] = ""
+    ) -> list[dict[str, Any]]:
+        """All documents of a kind, by name: templates, assignments, regionvariables, ..."""
+        return documents.listing(_kind(plural), after=after)[:limit]
 
     @api.get("/api/v1/documents/{plural}/{name}", **answers(StoredDocument, "documents"))
     async def get_document(plural: str, name: str) -> dict[str, Any]:
         """One document; a template by NAME@VERSION."""
         return documents.get(_kind(plural), name)
+
+    @api.get("/api/v1/documents/{plural}/{name}/versions", **answers(list[DocumentVersion], "documents"))
+    async def list_document_versions(plural: str, name: str) -> list[dict[str, Any]]:
+        """When a document was changed, by whom: its generations, oldest first."""
+        return await versions.listing(_kind(plural), name)
+
+    @api.get("/api/v1/documents/{plural}/{name}/versions/{generation}", **answers(StoredDocument, "documents"))
+    async def get_document_version(plural: str, name: str, generation: int) -> dict[str, Any]:
+        """A document as it was."""
+        return await versions.get(_kind(plural), name, generation)
 
     @api.delete("/api/v1/documents/{plural}/{name}", **answers(models.Applied, "documents"))
     async def delete_document(plural: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, Any]:

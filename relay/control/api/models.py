@@ -5,9 +5,9 @@ Answers are made as plain values by the views; `tests/control/api/test_models.py
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Query, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -274,6 +274,8 @@ class ConfigAnswer(Answer):
     """What a hash stands for."""
 
     hash: str
+    kind: str
+    name: str
     slots: dict[str, dict[str, Any]]
 
 
@@ -315,6 +317,62 @@ class Epoch(Answer):
     epoch: int
 
 
+class Orphans(Answer):
+    """Agents that would match nothing any more."""
+
+    agents: int
+    names: list[str]
+
+
+class DocumentVersion(Answer):
+    """A generation of a document."""
+
+    generation: int
+    at: str
+    actor: str
+    deleted: bool
+    document_digest: str
+
+
+class RevisionName(Answer):
+    """Which revision."""
+
+    template: str
+    revision: str
+
+
+class AssignmentView(Answer):
+    """What is in force of an assignment, and what was taken back of what it asks for."""
+
+    name: str
+    kind: str
+    in_force: RevisionName | None
+    taken_back: RevisionName | None
+    rollout: str | None
+    state: str | None
+
+
+class Change(Answer):
+    """A value that a rollout changes."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+class RolloutDiff(Answer):
+    """What a rollout changes."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    rollout: str
+    assignment: str
+    from_: RevisionName | None = Field(alias="from")
+    to: RevisionName
+    changes: list[Change]
+    configs: list[dict[str, Any]]
+    notes: list[str]
+
+
 class StoredDocument(Answer):
     """A document as people wrote it."""
 
@@ -324,6 +382,7 @@ class StoredDocument(Answer):
     spec: dict[str, Any]
 
 
+Limit = Annotated[int | None, Query(ge=1, le=100_000, description="the most that are given")]
 _PROBLEM = "application/problem+json"
 
 

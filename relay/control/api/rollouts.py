@@ -1,4 +1,4 @@
-"""Routes of rollouts and of the audit."""
+"""Routes of rollouts, and of the assignments that they change."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.control.api.models import AuditCheck, AuditEntry, RolloutAnswer, answers
-from relay.control.audit import Audit
+from relay.control.api.models import AssignmentView, Limit, RolloutAnswer, RolloutDiff, answers
+from relay.control.changes import Changes
 from relay.control.documents import ANONYMOUS
 from relay.control.rollouts.engine import Rollouts
+from relay.errors import NotFound
 
 Actor = Annotated[str, Header(alias="X-OpAMP-Actor", max_length=256, description="who asks; not verified")]
 Action = Literal["reject", "pause", "resume", "promote", "rollback", "abort"]
@@ -31,18 +32,30 @@ class ActRequest(BaseModel):
     stage: int | None = Field(default=None, ge=0, description="to promote: index of the stage that the person saw")
 
 
-def add_rollout_routes(api: FastAPI, rollouts: Rollouts, audit: Audit) -> None:
+def add_rollout_routes(api: FastAPI, rollouts: Rollouts, changes: Changes) -> None:
     """Put them into the application."""
 
     @api.get("/api/v1/rollouts", **answers(list[RolloutAnswer], "rollouts"))
-    async def list_rollouts() -> list[dict[str, Any]]:
+    async def list_rollouts(
+        limit: Limit = None, after: Annotated[str, Query(description="the last name before")] = ""
+    ) -> list[dict[str, Any]]:
         """What is going on, and the latest rollout of each assignment."""
-        return await rollouts.listing()
+        return behind(await rollouts.listing(), after)[:limit]
 
     @api.get("/api/v1/rollouts/{name}", **answers(RolloutAnswer, "rollouts"))
     async def get_rollout(name: str) -> dict[str, Any]:
-        """One rollout."""
+        """One rollout; of an assignment's own name the latest."""
         return await rollouts.status(name)
+
+    @api.get("/api/v1/rollouts/{name}/diff", **answers(RolloutDiff, "rollouts"))
+    async def diff_rollout(name: str) -> dict[str, Any]:
+        """What a rollout changes: values, and the configs that are made of them; secrets are masked."""
+        return await changes.of(name)
+
+    @api.get("/api/v1/assignments", **answers(list[AssignmentView], "rollouts"))
+    async def list_assignments() -> list[dict[str, Any]]:
+        """What is in force of each assignment, and what was taken back or refused."""
+        return rollouts.assignments()
 
     @api.post("/api/v1/rollouts/{name}/approve", **answers(RolloutAnswer, "rollouts"))
     async def approve_rollout(name: str, request: ApproveRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
@@ -62,20 +75,22 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, audit: Audit) -> None:
         return await rollouts.act(name, action, actor, reason=request.reason, stage=request.stage)
 
     @api.get("/api/v1/assignments/{name}/history", **answers(list[RolloutAnswer], "rollouts"))
-    async def list_history(name: str) -> list[dict[str, Any]]:
-        """All rollouts of an assignment that are kept, oldest first."""
-        return await rollouts.history(name)
-
-    @api.get("/api/v1/audit", **answers(list[AuditEntry], "audit"))
-    async def list_audit(
-        since_ms: Annotated[int, Query(ge=0, le=1 << 53, description="Unix milliseconds")] = 0,
-        actor: Annotated[str, Query(max_length=256)] = "",
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    async def list_history(
+        name: str, limit: Limit = None, after: Annotated[str, Query(description="the last name before")] = ""
     ) -> list[dict[str, Any]]:
-        """The newest entries of the audit, oldest of them first."""
-        return await audit.listing(since_ms=since_ms, actor=actor, limit=limit)
+        """All rollouts of an assignment that are kept, oldest first."""
+        return behind(await rollouts.history(name), after)[:limit]
 
-    @api.get("/api/v1/audit/verify", **answers(AuditCheck, "audit"))
-    async def verify_audit() -> dict[str, Any]:
-        """Whether the chain of hashes is whole."""
-        return await audit.verify()
+
+def behind(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The rows behind the one of a name; all where no name is given.
+
+    Raises:
+        NotFound: none has it.
+    """
+    if not name:
+        return rows
+    for i, row in enumerate(rows):
+        if row["name"] == name:
+            return rows[i + 1 :]
+    raise NotFound(f"after: {name} is not in this list")

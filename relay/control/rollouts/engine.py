@@ -31,6 +31,7 @@ from relay.control.rollouts.model import (
     Counts,
     Gate,
     GlobalPackages,
+    GlobalRevision,
     Look,
     RegionView,
     Rollout,
@@ -39,7 +40,7 @@ from relay.control.rollouts.model import (
     Verdict,
 )
 from relay.control.rollouts.soak import Soak
-from relay.control.rollouts.view import rollout_view
+from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import Conflict, NotFound, StoreError
@@ -434,18 +435,29 @@ class Rollouts:
 
     # ---- views
 
+    async def get(self, name: str) -> Rollout:
+        """One rollout, also one that is over. An assignment's own name stands for its newest rollout.
+
+        Raises:
+            NotFound: there never was one of that name.
+        """
+        if name in self.revisions.states and self.latest(name):
+            name = self.latest(name)
+        try:
+            return self._find(name)[1]
+        except (NotFound, Conflict):
+            return await self._stored(name)
+
     async def status(self, name: str) -> dict[str, Any]:
         """One rollout as people see it.
 
         Raises:
             NotFound: there never was one of that name.
         """
-        if name in self.revisions.states and self.latest(name):
-            name = self.latest(name)  # the assignment's own name is its newest rollout
-        try:
-            state, rollout = self._find(name)
-        except (NotFound, Conflict):
-            return rollout_view(await self._stored(name), {}, None, [])
+        rollout = await self.get(name)
+        state = self.revisions.states.get(rollout.assignment)
+        if state is None or rollout not in (state.rollout, state.pending):
+            return rollout_view(rollout, {}, None, [])
         return self._view(state, rollout)
 
     def _view(self, state: AssignmentState, rollout: Rollout) -> dict[str, Any]:
@@ -459,6 +471,23 @@ class Rollouts:
             rollout = dataclasses.replace(rollout, observed_s=observed_s)
             gate = Gate(Verdict.HOLD, lacking) if lacking else plan.verdict(rollout, seen.regions, self._now)
         return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self.failed(rollout))
+
+    async def by_hash(self, digits: str) -> tuple[Rollout, GlobalRevision] | None:
+        """The newest rollout whose digest begins so, or whose candidate's or stable revision's hash does; and that one."""
+        query = sa.select(schema.rollouts.c.body).order_by(schema.rollouts.c.created_ms.desc())
+        async with self._database.read() as connection:
+            bodies = (await connection.execute(query)).scalars().all()
+        for rollout in (Rollout.from_plain(json.loads(body)) for body in bodies):
+            if rollout.digest.startswith(digits):
+                return rollout, rollout.candidate
+            for revision in (rollout.candidate, rollout.stable):
+                if revision is not None and (revision_hash(revision) or "").startswith(digits):
+                    return rollout, revision
+        return None
+
+    def assignments(self) -> list[dict[str, Any]]:
+        """What is in force of each assignment, by name."""
+        return [assignment_view(state) for _, state in sorted(self.revisions.states.items())]
 
     async def listing(self) -> list[dict[str, Any]]:
         """Every rollout that is active, and the latest of each assignment, by name of the assignment."""

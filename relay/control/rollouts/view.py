@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from relay.control.assignments import AssignmentState
 from relay.control.rollouts.gates import total_of
-from relay.control.rollouts.model import GOING, Counts, Gate, RegionView, Rollout, State, Troubled
+from relay.control.rollouts.model import GOING, Counts, Gate, GlobalRevision, RegionView, Rollout, State, Troubled
 from relay.documents import canonical_json
 from relay.fleet.view import rfc3339
 from relay.ids import sha256
@@ -35,8 +36,8 @@ def rollout_view(
         "regions": {
             name: {**r.counts.plain(), "state": _region_state(rollout, r)} for name, r in sorted(regions.items())
         },
-        "stable": _hash(rollout.stable),
-        "candidate": _hash(rollout.candidate),
+        "stable": revision_hash(rollout.stable),
+        "candidate": revision_hash(rollout.candidate),
         "template": rollout.candidate.title,
         "stable_template": rollout.stable.title if rollout.stable else None,
         "troubled": [t._asdict() for t in troubled],
@@ -91,5 +92,25 @@ def _region_state(rollout: Rollout, region: RegionView) -> str:
     return "following" if region.connected else "dark"
 
 
-def _hash(revision: Any) -> str | None:
+def assignment_view(state: AssignmentState) -> dict[str, Any]:
+    """What is in force of an assignment, and what was taken back or refused of what it asks for."""
+    latest = state.pending or state.rollout
+    waits = latest is not None and latest.active
+    taken_back = state.declared is not None and state.declared != state.stable and not waits
+    return {
+        "name": state.name,
+        "kind": state.kind,
+        "in_force": _named(state.stable),
+        "taken_back": _named(state.declared) if taken_back else None,
+        "rollout": latest.name if latest is not None else None,
+        "state": latest.state.value if latest is not None else None,
+    }
+
+
+def _named(revision: GlobalRevision | None) -> dict[str, str | None] | None:
+    return None if revision is None else {"template": revision.title, "revision": revision_hash(revision)}
+
+
+def revision_hash(revision: GlobalRevision | None) -> str | None:
+    """The first digits of what tells a revision from others; None for none."""
     return None if revision is None else sha256(canonical_json(revision.plain())).hex()[:_PREFIX]

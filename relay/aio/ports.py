@@ -1,0 +1,47 @@
+"""Ports that are to be opened: what is in the way, in words, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+
+from relay.errors import Unopened
+
+_COLLECTORS_PORT = 8888
+"""Both we and an OpenTelemetry Collector serve our metrics there unless told otherwise."""
+
+
+@contextlib.contextmanager
+def opening(key: str, flag: str, host: str, port: int) -> Iterator[None]:
+    """Say which setting and which flag name a port that cannot be opened in this block.
+
+    Raises:
+        Unopened: in the place of what the block raised.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = obstacle(host, port) or str(error)
+        hint = " (an OpenTelemetry Collector takes 8888 for its own metrics)" if port == _COLLECTORS_PORT else ""
+        raise Unopened(f"{host}:{port}: {reason}{hint}: set {key}, or {flag} HOST:PORT") from error
+
+
+def obstacle(host: str, port: int) -> str | None:
+    """Why a port cannot be opened now; None where it can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        words = {
+            errno.EADDRINUSE: "address already in use by another process",
+            errno.EADDRNOTAVAIL: "no address of this machine",
+            errno.EACCES: "this user may not open ports below 1024",
+        }
+        return words.get(error.errno or 0) or error.strerror or os.strerror(error.errno or 0)
+    return None

@@ -1,0 +1,60 @@
+"""Routes of the audit, and of the epoch, which is its gravest entry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from relay.control.api.models import AuditCheck, AuditEntry, Epoch, answers
+from relay.control.api.rollouts import Actor
+from relay.control.audit import Audit
+from relay.control.documents import ANONYMOUS
+from relay.control.fleet import Fleet
+from relay.control.publish import Publisher
+
+Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
+
+
+class EpochRequest(BaseModel):
+    """Why nodes are to give up what is newer."""
+
+    model_config = ConfigDict(extra="forbid")
+    reason: str = Field(min_length=1, max_length=2000)
+
+
+def add_audit_routes(api: FastAPI, audit: Audit, publisher: Publisher, fleet: Fleet) -> None:
+    """Put them into the application."""
+
+    @api.get("/api/v1/audit", **answers(list[AuditEntry], "audit"))
+    async def list_audit(
+        since_ms: Moment = None,
+        until_ms: Moment = None,
+        actor: Annotated[str, Query(max_length=256)] = "",
+        subject: Annotated[str, Query(max_length=320, description="KIND/NAME, or a beginning of it")] = "",
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+        after: Annotated[
+            int | None, Query(ge=0, description="number of an entry: those behind it, oldest first")
+        ] = None,
+    ) -> list[dict[str, Any]]:
+        """The newest entries of the audit, or those behind one; oldest of them first."""
+        return await audit.listing(
+            since_ms=since_ms, until_ms=until_ms, actor=actor, subject=subject, limit=limit, after=after
+        )
+
+    @api.get("/api/v1/audit/verify", **answers(AuditCheck, "audit"))
+    async def verify_audit() -> dict[str, Any]:
+        """Whether the chain of hashes is whole."""
+        return await audit.verify()
+
+    @api.get("/api/v1/audit/{number}", **answers(AuditEntry, "audit"))
+    async def get_audit_entry(number: int) -> dict[str, Any]:
+        """One entry."""
+        return await audit.get(number)
+
+    @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
+    async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
+        seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
+        return {"epoch": await publisher.raise_epoch(request.reason, actor=actor, beyond=max(seen, default=0))}

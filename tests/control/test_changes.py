@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay.control.app import ControlPlane
+from relay.control.changes import Changes
+from relay.errors import NotFound
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+
+VARIABLES = """---
+apiVersion: opamp.io/v1
+kind: RegionVariables
+metadata: {name: local}
+spec: {values: {level: WORD}}
+"""
+SECRET = """---
+apiVersion: opamp.io/v1
+kind: ConfigTemplate
+metadata: {name: basic, version: v2}
+spec:
+  variables:
+    - {name: rate, type: int, default: 1}
+    - {name: password, type: string, default: hush}
+  config: {rate: "{{.rate}}", exporter: {password: "{{.password}}"}}
+"""
+
+
+async def over(plane: ControlPlane, name: str) -> Any:
+    await plane.publisher.publish()
+
+    async def state() -> bool:
+        return bool((await plane.rollouts.status(name))["state"] == "completed")
+
+    await eventually(state)
+    return await changes(plane).of(name)
+
+
+def changes(plane: ControlPlane) -> Changes:
+    return Changes(plane.documents, plane.rollouts, plane.fleet, plane._versions)
+
+
+async def test_what_a_rollout_changed_in_values_and_in_configs(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, VARIABLES.replace("WORD", "warn"), assignment("a", rate=33))
+    first = await over(plane, "a-1")
+    assert first["from"] is None
+    assert "+rate: 33\n" in first["configs"][0]["text"]
+    await apply(plane, assignment("a", rate=44))
+    second = await over(plane, "a-2")
+    assert second["changes"] == [{"path": "values.rate", "before": 33, "after": 44}]
+    (config,) = second["configs"]
+    assert config["regions"] == ["local"]
+    assert "-rate: 33\n+rate: 44\n" in config["text"]
+    await apply(plane, VARIABLES.replace("WORD", "debug"))
+    third = await over(plane, "a-3")
+    assert [c["path"] for c in third["changes"]] == ["variables.local"]
+    assert "level: warn" in third["configs"][0]["text"]
+    assert await changes(plane).of("a") == third, "an assignment's own name is its latest"
+    assert (await changes(plane).of("a-2"))["configs"] == second["configs"], "long after"
+    with pytest.raises(NotFound):
+        await changes(plane).of("b-1")
+
+
+async def test_secrets_are_masked_and_their_change_is_seen(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    one = assignment("a", version="v2").replace("rate: 1", "rate: 1, password: one")
+    await apply(plane, SECRET, one)
+    await over(plane, "a-1")
+    await apply(plane, one.replace("password: one", "password: two"))
+    shown = await over(plane, "a-2")
+    assert [c["path"] for c in shown["changes"]] == ["values.password"]
+    assert shown["changes"][0]["before"] != shown["changes"][0]["after"]
+    assert "one" not in str(shown["changes"][0]["before"])
+    assert "password: two" not in shown["configs"][0]["text"]
+    assert "+  password: '[secret" in shown["configs"][0]["text"]
+
+
+async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, assignment("a", rate=33))
+    await over(plane, "a-1")
+    status = await plane.rollouts.status("a-1")
+    found = await changes(plane).stands_for(status["candidate"])
+    assert (found["kind"], found["name"]) == ("revision", "basic@v1 of a-1")
+    assert "rate: 33" in found["slots"][""]["body"]
+    assert (await changes(plane).stands_for(status["digest"][:16]))["kind"] == "change"
+    (version,) = await plane._versions.listing("ConfigAssignment", "a")
+    document = await changes(plane).stands_for(version["document_digest"])
+    assert (document["kind"], document["name"]) == ("document", "ConfigAssignment/a@1")
+    with pytest.raises(NotFound):
+        await changes(plane).stands_for("0" * 16)
