@@ -14,7 +14,7 @@ from relay.cli.client import Api
 from relay.cli.output import show, table
 
 _WATCH_S = 2.0
-_FIELDS = "agent_id,region,node,connected,transport,healthy,config"
+_FIELDS = "agent_id,region,node,connected,transport,healthy,config,withheld"
 _WIDE = f"{_FIELDS},host_name,version,instance_uid,last_change"
 
 
@@ -78,6 +78,8 @@ def _print(found: list[dict[str, Any]], form: str, *, one: bool) -> None:
 
 def _row(agent: dict[str, Any]) -> list[Any]:
     config = agent["config"]
+    kept = next((w["reason"] for w in agent["withheld"] if w["reason"]), "")
+    words = f"{config['status']} {config['error_message']}" + (f" (keeps what it has: {kept})" if kept else "")
     return [
         agent["agent_id"],
         agent["region"],
@@ -86,7 +88,7 @@ def _row(agent: dict[str, Any]) -> list[Any]:
         agent["transport"],
         agent["healthy"],
         config["reported_hash"][:12],
-        " ".join(f"{config['status']} {config['error_message']}".split())[:160],
+        " ".join(words.split())[:160],
         config["assignments"],
     ]
 

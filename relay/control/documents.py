@@ -103,6 +103,10 @@ class Documents:
                 document = kinds.KINDS[row.kind].model_validate(json.loads(row.body))
             except (KeyError, ValueError) as error:
                 raise StoreError(f"{row.kind} {row.key} in the database cannot be read: {error}") from error
+            if (document.kind, document.key) != (row.kind, row.key):
+                # A digest says that a value is as it was written, and not that it stands under its own name.
+                name = f"{row.kind} {row.key} holds {document.kind} {document.key}"
+                raise StoreError(f"table documents: {name}: it is damaged: restore a backup")
             self.current.of(document)[document.key] = document
 
     # ---- apply

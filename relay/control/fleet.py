@@ -33,7 +33,7 @@ from relay.policy.selector import Facts
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
-_SILENT_NODE_S = 30.0
+_SILENT_NODE_S = 15.0
 _GONE_AFTER_MS = 15 * 60 * 1000
 _MOST_RELEASED = 100_000
 SKEW_MS = 5_000
@@ -173,6 +173,7 @@ class Fleet:
         node.reporting -= 1
         node.last_seen_ms = self._clock.unix_ms()
         if not node.reporting:
+            node.verified = False
             node.rollup = None
             _log.warning("node_disconnected", region=node.region, node=node.name)
 
@@ -435,10 +436,10 @@ class Fleet:
             self._bodies -= unused
 
     def is_heard(self, node: NodeState) -> bool:
-        """Whether a node's link is up, it has lately said something (nodes tell how they are every 10 s), and since its link
+        """Whether a node reports, has lately said something (it tells how it is every few seconds), and since its stream
         came up both ends were found to hold the same."""
         fresh = self._clock.monotonic() - node.status_at < _SILENT_NODE_S
-        return node.connected and node.verified and fresh
+        return node.reporting > 0 and node.verified and fresh
 
     def is_gone(self, node: NodeState) -> bool:
         """Whether nobody need wait for a node: it said goodbye, or is away for long while another of its region is up."""
@@ -453,7 +454,7 @@ class Fleet:
         """Whether an agent is connected; None where nobody knows: its node's link is down, or the node has not told of it
         since, and the two ends were not found to hold the same yet."""
         node = self.nodes[agent.node]
-        if not node.connected or node.unstored is not None:
+        if not node.reporting or node.unstored is not None:
             return None
         return agent.connected if node.verified or agent.stream == node.streams else None
 

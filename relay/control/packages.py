@@ -28,7 +28,7 @@ from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
 from relay.control.storage.sealed import read_truth
 from relay.documents import canonical_json
-from relay.errors import Conflict, NotFound, Problem, Refused, TooLarge
+from relay.errors import Conflict, NotFound, Problem, Refused, StoreError, TooLarge
 from relay.fleet.view import rfc3339
 from relay.policy.packages import MAX_FILES, PackageFile, PublishedPackage
 from relay.policy.signatures import problem_with, public_key
@@ -91,6 +91,9 @@ class Packages:
                 await connection.execute(sa.insert(schema.secrets), [{"name": _MASTER, "value": self._master}])
         for row in rows:
             package = PublishedPackage.model_validate(json.loads(row.body))
+            if package.key != f"{row.name}@{row.version}":
+                name = f"{row.name} {row.version} holds {package.key}"
+                raise StoreError(f"table packages: {name}: it is damaged: restore a backup")
             self._entries[package.key] = Entry(package, row.created_ms, row.created_by, row.yanked)
         for row in wanted:
             self._prefetch.setdefault(row.region, set()).add(row.sha256)

@@ -22,6 +22,7 @@ from relay.control.storage.database import Database, replace
 from relay.control.storage.schema import EPOCH, FIRST_EPOCH
 from relay.control.storage.sealed import read_truth
 from relay.documents import canonical_json
+from relay.errors import StoreError
 from relay.ids import sha256
 from relay.link.protocol import RegionPolicy, Version
 from relay.observe import log
@@ -62,7 +63,9 @@ class Publisher:
         """
         async with self._database.read() as connection:
             facts = await read_truth(connection, schema.facts, schema.facts.c.name == EPOCH)
-            await read_truth(connection, schema.manifests)
+            for row in await read_truth(connection, schema.manifests):
+                if json.loads(row.body)["region"] != row.region:
+                    raise StoreError(f"table manifests: {row.region} is damaged: restore a backup")
         self.epoch = int(facts[0].value) if facts else FIRST_EPOCH
 
     async def behind(self, region: str, held: Version | None) -> Version | None:
@@ -127,7 +130,7 @@ class Publisher:
             epoch, number = (known["epoch"], known["number"]) if known is not None else (self.epoch, 0)
             if known is None or known["digest"] != digest.hex() or epoch < self.epoch:
                 epoch, number = max(epoch, self.epoch), number + 1
-                body = json.dumps({"epoch": epoch, "number": number, "digest": digest.hex()})
+                body = json.dumps({"region": region, "epoch": epoch, "number": number, "digest": digest.hex()})
                 await replace(connection, schema.manifests, [{"region": region, "body": body}])
         self._policies[region] = RegionPolicy((epoch, number), resources)
         self._digests[region] = digest

@@ -97,6 +97,13 @@ class Revisions:
                 self._gone[row.name] = (held["number"], held["retry"])
                 continue
             self.states[row.name] = AssignmentState.from_plain(row.name, kinds[row.name], held, rollouts)
+        # A digest says that a value is as it was written, and not that it stands under its own name.
+        if misplaced := [
+            *(f"assignments: {name}" for name in kinds.keys() - self.states.keys()),
+            *(f"rollouts: {name}" for name, rollout in rollouts.items() if rollout.name != name),
+            *(f"contents: {row.name}" for row in contents if not _is_named_for(row.name, row.payload)),
+        ]:
+            raise StoreError(f"table {', '.join(sorted(misplaced)[:5])} is damaged: restore a backup")
 
     # ---- what follows from documents
 
@@ -445,3 +452,9 @@ def _same_content(rollout: Rollout) -> bool:
     if isinstance(candidate, GlobalPackages) and isinstance(stable, GlobalPackages):
         return candidate.packages == stable.packages
     return False
+
+
+def _is_named_for(name: str, payload: bytes) -> bool:
+    """Whether a content is the one of its name; the name of what is of a region ends with a digest of it."""
+    kind, _, rest = name.partition("/")
+    return kind != "RegionVariables" or sha256(payload).hex().startswith(rest.rpartition("@")[2])

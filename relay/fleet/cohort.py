@@ -50,7 +50,7 @@ class Cohorts:
         self._halted: frozenset[str] = frozenset()
         self._frozen: frozenset[str] = frozenset()
         self._missing: frozenset[str] = frozenset()
-        self._strangers_wait = False
+        self._in_doubt = False
         self._generation = 0
         self._cohorts: dict[CohortKey, Cohort] = {}
         # Of the policy in force and of the one before: what did not change is not made again, what is gone is dropped.
@@ -77,7 +77,7 @@ class Cohorts:
         if (halted, frozen) == (self._halted, self._frozen):
             return False
         self._halted, self._frozen = halted, frozen
-        return self.change(self.snapshot, missing=self._missing, strangers_wait=self._strangers_wait)
+        return self.change(self.snapshot, missing=self._missing, in_doubt=self._in_doubt)
 
     def prepare(self, snapshot: Snapshot) -> dict[bytes, bytes]:
         """Render what the cohorts there are would get by a policy. Slow, and changes nothing: to be called in a thread.
@@ -102,19 +102,19 @@ class Cohorts:
         rendered: Mapping[bytes, bytes] | None = None,
         *,
         missing: frozenset[str] = frozenset(),
-        strangers_wait: bool = False,
+        in_doubt: bool = False,
     ) -> bool:
         """Put a new policy in force. Offers are made when first asked for.
 
         Args:
             rendered: what `prepare` gave.
             missing: assignments of it that are not here: agents that belong to them keep what they have.
-            strangers_wait: so do agents of which nobody knows where they belong.
+            in_doubt: others may be missing: so do agents that belong to none that is here.
 
         Returns:
             Whether any agent's answer may have changed.
         """
-        self._missing, self._strangers_wait = missing, strangers_wait
+        self._missing, self._in_doubt = missing, in_doubt
         evaluator = Evaluator(snapshot, halted=self._halted, frozen=self._frozen)
         keying_changed = evaluator.keying != self._evaluator.keying
         self._evaluator = evaluator
@@ -178,10 +178,11 @@ class Cohorts:
 
     def _may_miss(self, offering: Offering | None) -> bool:
         """Whether an agent belongs to an assignment that is not here, as far as is known."""
-        if not self._missing and not self._strangers_wait:
+        if not self._missing and not self._in_doubt:
             return False
         known = {slot.assignment for slot in offering.slots} if offering is not None else set()
-        return bool(known & self._missing) if known else self._strangers_wait
+        lost = not known or not known <= {a.published.name for a in self.snapshot.assignments}
+        return bool(known & self._missing) or (self._in_doubt and lost)
 
     def withheld(self, record: Record) -> tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]:
         """What an agent should have and is not offered: of configs, of packages."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import ssl
 import uuid
@@ -59,6 +60,7 @@ _UNHEARD_S = 30.0
 _GOODBYE_S = 3.0
 """How long the last report may take."""
 _PROTECT_S = 1.0
+_TELL_EVERY = 2
 _EXPIRE_S = 3600.0
 _VERIFY_S = 60.0
 """How often both ends compare their sums although nothing has changed."""
@@ -450,10 +452,13 @@ class Node:
         return math.inf if age is None else age
 
     async def _protect(self) -> None:
-        """Look after the region every second, link or no link."""
-        while True:
+        """Look after the region every second, link or no link, and tell how it is every other."""
+        for number in itertools.count():
             await asyncio.sleep(_PROTECT_S)
             self.hub.settle()
+            if number % _TELL_EVERY == 0:
+                self._sender.tell = True
+                self._wake()
             if self.policy.protect(self.registry, self._age_or_unknown()):
                 self.hub.policy_changed()
                 self._sender.tell = True

@@ -150,10 +150,12 @@ class Hub:
     def receive(self, connection: Connection, content: bytes) -> bytes:
         """Answer one message; see `ports.Agents`."""
         now = self._clock.monotonic()
-        live = self._live.get(content[2:18])
-        if live is not None and self._registry.get(content[2:18]) is not live.session.record:
-            self._let_go(content[2:18], live)  # its record was given up since it said goodbye: it begins anew
-        elif live is not None and live.connection is connection and not connection.header:
+        named = content[2:18]
+        live = self._live.get(named)
+        if live is not None and self._registry.get(named) is not live.session.record:
+            self._let_go(named, live)  # its record was given up since it said goodbye: it begins anew
+            live = None
+        if live is not None and self._speaks_alone(named, live, connection):
             before = live.session.last_seen
             reply = live.session.heartbeat(content, now)
             if reply is not None:
@@ -187,6 +189,10 @@ class Hub:
             live.waiting = True
             self._undescribed.append((now + _DESCRIBE_WITHIN_S, live))
         return answer.body
+
+    def _speaks_alone(self, uid: bytes, live: Live, connection: Connection) -> bool:
+        """Whether a heartbeat of an agent is answered without another look at who sent it."""
+        return live.connection is connection and not connection.header and not self._contests.is_open(uid)
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
         """See `ports.Agents`."""
@@ -227,6 +233,9 @@ class Hub:
         verdict = self._contests.hear(uid, live, message, connection)
         if verdict is Verdict.NEWCOMER:
             return self._refuse_uid(connection, uid)
+        if verdict is Verdict.EITHER and not elsewhere:
+            live.session.record.sequence_exact = False  # so that it is asked who it is
+            return None
         if verdict is Verdict.RETURNED and elsewhere:
             self._let_go(uid, live)
             self._newcomer_lost(uid, live.connection)

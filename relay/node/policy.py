@@ -20,6 +20,8 @@ _BUCKET = "policy"
 _HALTS_BUCKET = "halts"
 _VERSION_KEY = b"\0manifest"
 """Sorts before every resource name and cannot be one."""
+_DOUBT_KEY = b"\0doubt"
+"""There while something of the policy is lost, and nobody knows what."""
 
 
 class PolicyHolder:
@@ -36,10 +38,13 @@ class PolicyHolder:
         held: dict[str, bytes] = {}
         version: Version | None = None
         named: list[str] = []
+        doubted = False
         for key, value in store.load(_BUCKET):
             try:
                 if key == _VERSION_KEY:
                     version, named = _manifest(value)
+                elif key == _DOUBT_KEY:
+                    doubted = True
                 else:
                     held[key.decode()] = value
             except (ValueError, TypeError, KeyError) as error:
@@ -53,6 +58,10 @@ class PolicyHolder:
             )
         if held and version is None:
             _log.error("policy_damaged", resource="manifest", consequence="it is fetched anew")
+            if any(bucket == _BUCKET and key != _VERSION_KEY for bucket, key in store.damaged):
+                # Nobody knows any more what it was; nor will the next start, where it is not even damaged.
+                doubted = True
+                store.put(_BUCKET, _DOUBT_KEY, b"1")
         self.receiver = SyncReceiver(region, held, version)
         self.halts: Halts = {
             name.decode("utf-8", "replace"): reason.decode("utf-8", "replace")
@@ -65,7 +74,8 @@ class PolicyHolder:
             snapshot = build(held)
             for name, reason in snapshot.rejected.items():
                 _log.error("resource_rejected", resource=name, reason=reason)
-            cohorts.change(snapshot, missing=self._not_here(snapshot), strangers_wait=bool(self.missing))
+            in_doubt = bool(self.missing) or doubted
+            cohorts.change(snapshot, missing=self._not_here(snapshot), in_doubt=in_doubt)
             self._restrict(frozenset())
 
     @property
@@ -124,8 +134,10 @@ class PolicyHolder:
         outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed, snapshot.salvaged)
         writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
         writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
+        writes[_DOUBT_KEY] = None
         await self._store.commit(_BUCKET, writes)
         self.missing = frozenset()
+        self._store.forgive(_BUCKET)
         changed = self._cohorts.change(snapshot, rendered, missing=self._not_here(snapshot))
         self._forget_halts()
         changed |= self._restrict(frozenset())

@@ -26,6 +26,8 @@ class Verdict(enum.Enum):
     """Another one than before, which has not been heard since."""
     RETURNED = "returned"
     """The one before the stranger: there are two, and this one was here first."""
+    EITHER = "either"
+    """One of two that may both be there, by its sequence: it has to say which."""
     NEWCOMER = "newcomer"
     """The other of two: it is to get another uid."""
 
@@ -67,6 +69,8 @@ class Contest:
         else:
             goes_on = self._follows(sequence, holder)
             is_other = other is not None and self._follows(sequence, other)
+            if goes_on and is_other and not self.settled:
+                return Verdict.EITHER
         if goes_on:
             return Verdict.SAME
         if is_other and not self.settled:

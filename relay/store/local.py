@@ -178,6 +178,11 @@ class LocalStore:
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
 
+    def forgive(self, bucket: str) -> None:
+        """All of a bucket was written anew: what was damaged of it is no loss any more."""
+        for entry in [entry for entry in self.damaged if entry[0] == bucket]:
+            del self.damaged[entry]
+
     def put(self, bucket: str, key: bytes, value: bytes | None) -> None:
         """Write soon; None deletes. Never waits, never fails: see `problem`."""
         with self._guard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from pathlib import Path
 
 from relay.errors import StoreError
@@ -12,11 +13,18 @@ _NAME = ".lock"
 
 
 class FolderLock:
-    """Held from `take` to `release`, or to the end of the process."""
+    """Held from `take` to `release`, or to the end of the process.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        file: of the folder, to be locked as well: who deletes the lock's own file does not unlock the folder.
+    """
+
+    def __init__(self, folder: Path, file: Path | None = None) -> None:
         self._folder = folder
-        self._descriptor: int | None = None
+        # Elsewhere such a lock and those of SQLite are of one kind, and would meet.
+        more = [file] if file is not None and sys.platform == "linux" else []
+        self._files = [folder / _NAME, *more]
+        self._descriptors: list[int] = []
 
     def take(self) -> None:
         """Take it.
@@ -26,22 +34,23 @@ class FolderLock:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / _NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for file in self._files:
+                self._descriptors.append(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
+            self.release()
             not_ours = isinstance(error, PermissionError)
             reason = "this user may not use the folder" if not_ours else "no data folder can be made here"
             raise StoreError(f"{self._folder}: {reason} ({error.strerror})") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for descriptor in self._descriptors:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(descriptor)
+            self.release()
             raise StoreError(
                 f"{self._folder}: another process has this data folder; each needs one of its own"
             ) from None
-        self._descriptor = descriptor
 
     def release(self) -> None:
         """Give it back."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        while self._descriptors:
+            os.close(self._descriptors.pop())

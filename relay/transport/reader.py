@@ -24,6 +24,8 @@ from relay.transport.ports import AssemblyBudget
 
 _INITIAL_BYTES = 4096
 _WORTH_RENEWING_BYTES = 16 << 10
+_NORMAL_CLOSURE = 1000
+"""The answer to a Close frame that says no code."""
 _get_buffer = WSProtocol.get_buffer
 _REQUEST = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
@@ -154,7 +156,7 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
 
     def answer_close(self) -> None:
         """Answer the Close frame that came, though the listener has not heard of it yet."""
-        self.transport.send_close(self.transport.close_handshake.recv.code)
+        self.transport.send_close(self.transport.close_handshake.recv.code or _NORMAL_CLOSURE)
 
     def take_over(self, transport: asyncio.Transport) -> WSTransport:
         """Continue a WebSocket connection, all of which its reader has delivered, with a buffer of the first size."""

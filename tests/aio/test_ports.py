@@ -13,7 +13,9 @@ def test_a_taken_port_names_its_setting_and_its_flag() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
         port = taken.getsockname()[1]
-        words = f"127.0.0.1:{port}: address already in use by another process: set server.api.endpoint, or --api HOST:PORT"
+        words = (
+            f"127.0.0.1:{port}: address already in use by another process: set server.api.endpoint, or --api HOST:PORT"
+        )
         with pytest.raises(Unopened, match=words), opening("server.api.endpoint", "--api", "127.0.0.1", port):
             raise RuntimeError("whatever the server said")
 

@@ -178,7 +178,10 @@ async def test_a_port_that_is_taken_is_one_line_and_1(tmp_path: Path) -> None:
         taken = [*node_args(tmp_path / "other", 1), f"--websocket=127.0.0.1:{ports['websocket']}"]
         done = await run("opamp-relay", *taken)
         assert done.status == 1
-        assert "address already in use by another process: set server.websocket.endpoint, or --websocket HOST:PORT" in done.err
+        assert (
+            "address already in use by another process: set server.websocket.endpoint, or --websocket HOST:PORT"
+            in done.err
+        )
         assert "Traceback" not in done.err
 
 

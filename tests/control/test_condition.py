@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from relay.control.app import ControlPlane
+from relay.errors import StoreError
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 
 
@@ -86,3 +89,17 @@ async def test_a_database_that_is_replaced_while_it_is_open_takes_no_changes(pro
 def _replace(path: Path) -> None:
     path.rename(path.with_suffix(".moved"))
     path.write_bytes(b"")
+
+
+async def test_a_log_that_is_taken_away_is_noticed_and_a_lock_that_is_deleted_still_holds(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE)
+    folder = programs.folder / "control-plane"
+    (folder / ".lock").unlink()
+    if sys.platform == "linux":
+        with pytest.raises(StoreError, match="another process has this data folder"):
+            await programs.control_plane()
+    (folder / "control-plane.sqlite3-wal").unlink()
+    await plane.condition._database.probe()
+    assert "was replaced or deleted" in (await ask(plane, "GET", "/health"))[1]["degraded"][0]
+    assert (await ask(plane, "POST", "/api/v1/apply", documents(TEMPLATE, assignment("a"))))[0] == 503

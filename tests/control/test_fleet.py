@@ -15,6 +15,7 @@ from relay.control.storage.database import FILE
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.shards import Shards, state_digest
 from relay.ids import sha256
+from relay.link.protocol import SyncSender
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import Programs
@@ -382,3 +383,20 @@ async def test_what_the_database_says_of_itself_is_verified(programs: Programs, 
     file.close()
     with pytest.raises(StoreError, match=f"table {table}: .* is damaged: restore a backup"):
         await programs.control_plane()
+
+
+async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_up(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    made = entry("a")
+    sums = Shards()
+    sums.replace(made.instance_uid, 0, state_digest(made.instance_uid, made.state))
+    status = link_pb2.NodeStatus(policy_age_s=0)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[made], shards=sums.sums(), status=status))
+    node = fleet.nodes["eu/one"]
+    assert fleet.is_heard(node)
+    fleet.node_gone(ONE)
+    fleet.node_synced(ONE, SyncSender(link_pb2.SyncHello(node=ONE)), True)
+    assert not fleet.is_heard(node), "its Sync stream is up first"
+    assert fleet.connected(query.find(fleet, "a")) is None
+    await fleet.node_reporting(ONE)
+    assert not fleet.is_heard(node)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 import pytest
 
 from relay.control.app import ControlPlane
-from relay.errors import Conflict, Refused
+from relay.control.storage.database import FILE
+from relay.errors import Conflict, Refused, StoreError
 from tests.conftest import TEMPLATE, Programs, apply, assignment
 from tests.control.rollouts.test_engine import TWO, change, staged
 
@@ -95,3 +97,23 @@ async def test_a_change_that_changes_nothing_for_anybody_is_over_at_once(program
     await change(plane, TEMPLATE + TWO + assignment("a"))
     await change(plane, staged(1, priority=7))
     assert (await rollout_of(plane, "a-2"))["reason"] == "it changes nothing for any agent that is known"
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("assignments", "name = 'b'"),
+        ("documents", "key = 'b' WHERE kind = 'ConfigAssignment'"),
+        ("rollouts", "name = 'a-9'"),
+    ],
+)
+async def test_a_row_under_another_name_is_damage(programs: Programs, table: str, change: str) -> None:
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, assignment("a"))
+    await programs.stop(plane)
+    file = sqlite3.connect(programs.folder / "control-plane" / FILE)
+    file.execute(f"UPDATE {table} SET {change}")
+    file.commit()
+    file.close()
+    with pytest.raises(StoreError, match="damaged: restore a backup"):
+        await programs.control_plane()

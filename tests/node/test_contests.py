@@ -175,3 +175,24 @@ async def test_over_http_a_newcomer_that_wins_is_offered_its_config(programs: Pr
     await eventually(lambda: node.registry.get(newcomer.uid).agent_id == "new")  # type: ignore[union-attr]
     await newcomer.close()
     await old.close()
+
+
+async def test_of_two_clones_that_begin_together_the_second_gets_another_uid(programs: Programs) -> None:
+    node = await ready_node(programs)
+    first = await TestAgent.over("http", node.ports, "first")
+    second = await TestAgent.over("http", node.ports, "second", uid=first.uid)
+    await first.hello()
+    await second.hello()
+    uid = first.uid
+    for _ in range(6):
+        for agent in (first, second):
+            answer = await agent.heartbeat()
+            if answer.flags & pb.ServerToAgentFlags_ReportFullState:
+                answer = await agent.hello()
+            if answer.HasField("agent_identification"):
+                agent.uid = answer.agent_identification.new_instance_uid
+    assert first.uid == uid, "who was here first never changes"
+    assert second.uid != uid
+    assert {record.agent_id for record in node.registry} == {"first", "second"}
+    await first.close()
+    await second.close()

@@ -164,3 +164,26 @@ async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
     await eventually(lambda: not again.condition().status["degraded"])
     assert await rate(programs, again) == b"rate: 4"
     await known.close()
+
+
+async def test_what_is_lost_with_the_manifest_gives_nobody_another_config(
+    programs: Programs, upstream: ScriptedControlPlane
+) -> None:
+    both = (published("high", stable=revision(4), priority=9), published("low", stable=revision(50)))
+    node = await programs.node(upstream.port)
+    upstream.send(resources(*both), (1, 1))
+    await upstream.acks.get()
+    known = await TestAgent.over("websocket", node.ports, "known")
+    await known.applied((await known.hello()).remote_config.config_hash)
+    await programs.stop(node)
+    for name in ("ConfigAssignment/high", "\0manifest"):
+        await asyncio.to_thread(damage, programs, name)
+    await upstream.stop()
+    for _ in range(2):  # nor after a second start, where nothing is damaged any more
+        again = await programs.node(1)
+        for agent_name in ("known", "new"):
+            agent = await TestAgent.over("websocket", again.ports, agent_name)
+            assert not (await agent.hello()).HasField("remote_config"), "it keeps what it has"
+            await agent.close()
+        await programs.stop(again)
+    await known.close()

@@ -72,10 +72,12 @@ def test_in_turns_by_their_descriptions_alone() -> None:
     ]
 
 
-def test_who_was_replaced_and_is_not_heard_again_costs_the_new_one_nothing() -> None:
+def test_who_was_replaced_and_is_not_heard_again_costs_the_new_one_a_word() -> None:
     uid = Uid("a", 5)
     uid.hear("b", 0)
-    assert [uid.hear(None, n) for n in range(1, 50)] == ["same"] * 49
+    heard = [uid.hear(None, n) for n in range(1, 50)]
+    assert [n for n, verdict in enumerate(heard, 1) if verdict == "either"] == [6], "where both would go on so"
+    assert set(heard) == {"same", "either"}
     assert uid.hear("c", 0) == "stranger", "and so on"
 
 

@@ -34,13 +34,17 @@ def test_the_gateway_is_told_that_its_agent_may_connect(uid: bytes) -> None:
         b"",
         b"\x0a\x10" + b"u" * 16,
         gateway.CAPABILITY.encode(),
-        asked(b"{}"),
-        asked(b"[]"),
-        asked(b"\xff"),
-        asked(b"[" * 100_000),
         asked(b'{"request_uid": 1}', kind="other"),
         asked(b'{"request_uid": 1}', capability=gateway.CAPABILITY + ".next"),
     ],
 )
 def test_every_other_message_is_none_of_it(content: bytes) -> None:
     assert gateway.answer(content) is None
+
+
+@pytest.mark.parametrize("data", [b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"request_uid": 1}'])
+def test_a_question_that_nobody_can_read_is_answered_with_no(data: bytes) -> None:
+    reply = gateway.answer(asked(data))
+    assert reply is not None
+    result = json.loads(pb.ServerToAgent.FromString(reply).custom_message.data)
+    assert result == {"request_uid": "", "accept": False, "http_status_code": 400, "response_headers": {}}

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit, notify
-from relay.control.agents import Agent
+from relay.control.agents import Agent, NodeState
 from relay.control.assignments import Advance, AssignmentState, packages_of
 from relay.control.catalog import Catalog
 from relay.control.fleet import Fleet
@@ -39,7 +39,7 @@ from relay.control.rollouts.model import (
     Troubled,
     Verdict,
 )
-from relay.control.rollouts.soak import Soak
+from relay.control.rollouts.soak import Confirmations, Soak
 from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
@@ -98,6 +98,7 @@ class Rollouts:
         self._pause_s = _MOST_PAUSE_S
         """Between the last looks and the next."""
         self._soak = Soak()
+        self._confirmations = Confirmations()
 
     # ---- looking
 
@@ -189,11 +190,7 @@ class Rollouts:
 
     def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
         wanted = self._version(region)
-        nodes = [
-            n
-            for n in self._fleet.nodes.values()
-            if n.region == region and (n.agents or n.connected) and not self._fleet.is_gone(n)
-        ]
+        nodes = self._nodes_of(region)
         unheard = [n for n in nodes if not self._fleet.is_heard(n)]
         resource = f"{rollout.candidate.kind}/{rollout.assignment}"
         refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
@@ -256,10 +253,29 @@ class Rollouts:
                 return  # we have just begun, and regions that are well have yet to come back to us
             lacking = self._yet_to_fetch(before, seen)
             after = plan.hold(before, lacking) if lacking else plan.step(before, seen.regions, seen.goals, self._now)
+            if self._lacks_confirmation(before, after, seen):
+                return
             if after is not before:
                 await self._put(before, after, audit.SYSTEM, _action(before, after), after.reason)
             elif self._soak.is_due(before.name):
                 await self._keep(before)
+
+    def _lacks_confirmation(self, before: Rollout, after: Rollout, seen: Look) -> bool:
+        """Whether a gate would pass on what may be old news."""
+        passes = after.stage > before.stage or (after.state is State.COMPLETED and before.state is not State.COMPLETED)
+        if not passes or before.at_once:
+            self._confirmations.forget(before.name)
+            return False
+        heard_at = [node.status_at for region in seen.regions for node in self._nodes_of(region)]
+        if not self._confirmations.is_confirmed(before.name, before.stage, heard_at, self._clock.monotonic()):
+            return True
+        self._confirmations.forget(before.name)
+        return False
+
+    def _nodes_of(self, region: str) -> list[NodeState]:
+        """Those of a region that are waited for."""
+        nodes = self._fleet.nodes.values()
+        return [n for n in nodes if n.region == region and (n.agents or n.connected) and not self._fleet.is_gone(n)]
 
     def _looked_at(self, rollout: Rollout, now: float) -> Rollout:
         """With the time that its stage was observed, this look included."""

@@ -217,10 +217,10 @@ def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing:
     decided = total.applied + total.failed
     said = f"{total.applied} of {total.targets} applied, {total.failed} failed"
     limit, least = rollout.current.success_criteria.error_rate_threshold, rollout.strategy.min_samples or 1
-    # Agents fail faster than they apply: until all have decided, the share is of all that it is for.
-    of = total.targets if total.undecided or missing else decided
-    if limit is not None and of >= least and _more(total.failed, limit, of):
-        return Gate(Verdict.FAIL, f"{total.failed} of {of} agents failed, more than {limit:.2%}")
+    # Agents fail faster than they apply: until all have decided, the share is of all that it is for, not of the first ones.
+    for of in (total.targets,) if total.undecided or missing else (total.targets, decided):
+        if limit is not None and of >= least and _more(total.failed, limit, of):
+            return Gate(Verdict.FAIL, f"{total.failed} of {of} agents failed, more than {limit:.2%}")
     if missing:
         return Gate(Verdict.WAITING, _unheard(regions, missing))
     behind = sorted(name for name, region in regions.items() if not region.current and not region.refused)

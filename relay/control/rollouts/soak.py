@@ -1,8 +1,10 @@
-"""How long the stages of rollouts were looked at: by a clock that nobody sets, and only while somebody looked."""
+"""Time in rollouts: how long stages were looked at, by a clock that nobody sets and only while somebody looked; and whether
+what a gate passes on was said after it first would.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 KEEP_S = 10.0
@@ -64,3 +66,29 @@ class Soak:
         """Rollouts that are over are looked at no more."""
         for name in self._stages.keys() - set(going):
             del self._stages[name]
+
+
+class Confirmations:
+    """A gate passes on what its regions say after it first would: what they said before may be over.
+
+    A link that has stopped carrying anything is found out only after a while; until then its region looks as it last did.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[str, tuple[int, float]] = {}
+
+    def is_confirmed(self, rollout: str, stage: int, heard_at: Iterable[float], now: float) -> bool:
+        """Whether every node was heard since the gate of a stage first would pass.
+
+        Args:
+            heard_at: when each node that counts last told how it is, in seconds of the clock of `now`.
+        """
+        known, since = self._since.get(rollout, (-1, 0.0))
+        if known != stage:
+            self._since[rollout] = stage, now
+            since = now
+        return all(at > since for at in heard_at)
+
+    def forget(self, rollout: str) -> None:
+        """Its gate would not pass now, or has passed."""
+        self._since.pop(rollout, None)

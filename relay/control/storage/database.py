@@ -35,14 +35,17 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = FolderLock(path.parent)
-        self._file: tuple[int, int] | None = None
-        """Device and inode of the file that is open."""
+        self._lock = FolderLock(path.parent, path)
+        self._files: dict[str, tuple[int, int]] = {}
+        """Device and inode of what is open: the file, and beside it the log of what was written last."""
+        self._anchor: sqlite3.Connection | None = None
+        """Never used: while a connection is open the log stays, so that one that is gone was taken away."""
         self._probed = 0
         self.problem: str | None = None
         """Why the last write failed, or why no write may be made; None while all is well."""
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 10})
         self._writing = asyncio.Lock()
+        self._replaced = f"{path}, or its -wal, was replaced or deleted while it was open: stop, restore, start again"
         sa.event.listen(self._engine.sync_engine, "connect", _on_connect)
 
     async def open(self) -> None:
@@ -59,24 +62,32 @@ class Database:
                 raise StoreError(f"{self._path}: damaged ({_line(found)}): restore a backup")
             async with self._engine.begin() as connection:
                 await connection.run_sync(_migrate)
-            self._file = self._identity()
+            self._anchor = sqlite3.connect(self._path, check_same_thread=False)
+            self._anchor.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            self._is_another()
         except BaseException as error:
             await self.close()
             if isinstance(error, CommandError | SQLAlchemyError | sqlite3.Error):
                 raise StoreError(f"{self._path}: {_reason(error)}") from error
             raise
 
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_dev, status.st_ino
+    def _is_another(self) -> bool:
+        """Whether a file that is open was replaced or deleted."""
+        for suffix in ("", "-wal"):
+            found: tuple[int, int] | None = None
+            with contextlib.suppress(OSError):
+                status = self._path.with_name(self._path.name + suffix).stat()
+                found = status.st_dev, status.st_ino
+            if found is not None:
+                self._files.setdefault(suffix, found)
+            if self._files.get(suffix) != found:
+                return True
+        return False
 
     async def probe(self) -> None:
         """Now and then: whether the file is still the one that was opened, and can be written. Sets `problem`."""
-        if self._identity() != self._file:
-            self.problem = f"{self._path} was replaced or deleted while it was open: stop, restore, start again"
+        if self._is_another():
+            self.problem = self._replaced
             return
         # Where a write failed, a small one may find room that the next report does not.
         self._probed += 1
@@ -106,8 +117,8 @@ class Database:
             StoreError: the database failed; nothing was written.
         """
         async with self._writing:
-            if self._file is not None and self._identity() != self._file:
-                self.problem = f"{self._path} was replaced or deleted while it was open: stop, restore, start again"
+            if self._files and self._is_another():
+                self.problem = self._replaced
                 raise StoreError(self.problem)
             try:
                 async with self._engine.begin() as connection:
@@ -120,6 +131,9 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
         self._lock.release()
 
 

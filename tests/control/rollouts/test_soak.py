@@ -1,4 +1,4 @@
-from relay.control.rollouts.soak import KEEP_S, Soak
+from relay.control.rollouts.soak import KEEP_S, Confirmations, Soak
 
 
 def looked(soak: Soak, now: float, *, began_ms: int = 1, kept_s: float = 0.0, counts: bool = True) -> float:
@@ -41,3 +41,14 @@ def test_it_is_worth_storing_now_and_then() -> None:
     assert KEEP_S == 10
     soak.forget_others([])
     assert soak.observed_s("a-1", 1, 0.0) == 0
+
+
+def test_a_gate_passes_on_what_was_said_after_it_first_would() -> None:
+    said = Confirmations()
+    assert not said.is_confirmed("a-1", 0, [9.0, 12.0], 10.0)
+    assert not said.is_confirmed("a-1", 0, [11.0, 9.5], 12.0)
+    assert said.is_confirmed("a-1", 0, [11.0, 10.5], 12.0)
+    assert not said.is_confirmed("a-1", 1, [11.0, 10.5], 12.0), "of the next stage anew"
+    said.forget("a-1")
+    assert not said.is_confirmed("a-1", 1, [13.0], 14.0)
+    assert said.is_confirmed("a-1", 2, [], 20.0), "where there is no node nobody is waited for"

@@ -55,7 +55,7 @@ def upgrade() -> None:
         "manifests", sa.Column("region", sa.String(64), primary_key=True), sa.Column("body", sa.Text, nullable=False)
     )
     for region, epoch, number, digest in manifests:
-        body = json.dumps({"epoch": epoch, "number": number, "digest": bytes(digest).hex()})
+        body = json.dumps({"region": region, "epoch": epoch, "number": number, "digest": bytes(digest).hex()})
         connection.execute(sa.insert(published), {"region": region, "body": seal_text(body)})
     for table, column, keys in _SEALED:
         names = ", ".join(keys)
