@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ from relay.store.blobs import BlobStore
 
 _log = log.get("opamp-relay.control-plane")
 SERVER = "opamp-relay"
+_LOOK_AGAIN_S = 600.0
 _EXPIRE_S = 3600.0
 _PROBE_S = 10.0
 _LOOK_S = 0.5
@@ -67,6 +69,8 @@ class ControlPlane:
         self.metrics = ControlPlaneMetrics()
         self.ports: dict[str, int] = {}
         """`link`, `api`, `metrics` → the port that is open."""
+        self._look_again: dict[str, float] = {}
+        """SHA-256 of a package file that a node could not get → when it is worth another look."""
 
     async def start(self) -> None:
         """Open the database, then the ports.
@@ -118,7 +122,7 @@ class ControlPlane:
         await self.configs.load()
         self.publisher = Publisher(database, revisions, self.configs, clock=clock, packages=packages.resources)
         await self.publisher.load()
-        self.condition = Condition(database, fleet, self.publisher)
+        self.condition = Condition(database, fleet, self.publisher, blobs)
         self.rollouts = Rollouts(
             database,
             revisions,
@@ -279,7 +283,21 @@ class ControlPlane:
 
     async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Store a report."""
-        return await self.fleet.report(node, report)
+        ack = await self.fleet.report(node, report)
+        for problem in report.status.blob_problems:
+            self._look_at(problem.sha256.hex())
+        return ack
+
+    def _look_at(self, sha256: str) -> None:
+        """A node cannot get a package file: perhaps it is damaged here."""
+        now = self._clock.monotonic()
+        if now >= self._look_again.get(sha256, -math.inf):
+            self._look_again[sha256] = now + _LOOK_AGAIN_S
+            self._tasks.spawn(self._verify(sha256), name="verify-blob")
+
+    async def _verify(self, sha256: str) -> None:
+        with contextlib.suppress(StoreError):
+            await self.packages.blobs.verify(sha256)
 
     async def node_reporting(self, node: link_pb2.NodeIdentity) -> None:
         """A node's Report stream came up."""

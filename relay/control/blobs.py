@@ -7,6 +7,7 @@ Azure) under its SHA-256. Memory stays small whatever the size: nothing is held 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -17,9 +18,11 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 
 from relay.errors import Conflict, NotFound, StoreError, TooLarge
+from relay.observe import log
 from relay.settings.parts import PackageStorage
 from relay.store.blobs import BlobStore
 
+_log = log.get("opamp-relay.blobs")
 PIECE_BYTES = 1 << 20
 _AT_ONCE = 2
 """Pieces of one upload to the store under way together."""
@@ -71,6 +74,25 @@ class Blobs:
         self._spool = spool
         self._max_file_bytes = max_file_bytes
         self._writing: dict[str, asyncio.Lock] = {}
+        self.damaged: dict[str, None] = {}
+        """SHA-256 of files that were not what they should be, and are gone until somebody pushes them again."""
+
+    async def verify(self, sha256: str) -> None:
+        """Read a whole file; one that is not what its name says goes: it helps nobody, and stands in the way of a good one.
+
+        Raises:
+            StoreError: the store cannot be asked.
+        """
+        digest = hashlib.sha256()
+        try:
+            async for piece in self.read(sha256):
+                digest.update(piece)
+        except NotFound:
+            return
+        if digest.hexdigest() != sha256:
+            await self.delete(sha256)
+            self.damaged[sha256] = None
+            _log.error("package_file_damaged", sha256=sha256, consequence="it is gone; push it again")
 
     async def size(self, sha256: str) -> int | None:
         """Bytes of a file in the store; None where it is not there.
@@ -145,6 +167,7 @@ class Blobs:
                 raise StoreError(f"storage.packages: {_short(error)}") from None
             finally:
                 await asyncio.to_thread(self._spool.remove, sha256)
+            self.damaged.pop(sha256, None)
         self._writing.pop(sha256, None)
 
     async def read(self, sha256: str, offset: int = 0) -> AsyncIterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relay.control import views
+from relay.control.blobs import Blobs
 from relay.control.fleet import Fleet
 from relay.control.publish import Publisher
 from relay.control.storage.database import Database
@@ -11,7 +12,8 @@ from relay.control.storage.database import Database
 class Condition:
     """Asks those who know; holds nothing."""
 
-    def __init__(self, database: Database, fleet: Fleet, publisher: Publisher) -> None:
+    def __init__(self, database: Database, fleet: Fleet, publisher: Publisher, blobs: Blobs) -> None:
+        self._blobs = blobs
         self._database = database
         self._fleet = fleet
         self._publisher = publisher
@@ -27,6 +29,7 @@ class Condition:
         found = [self.unwritable] if self.unwritable else []
         if self.refusal:
             found.append(self.refusal)
+        found += [f"package file {sha256} was damaged, and is gone: push it again" for sha256 in self._blobs.damaged]
         for name, node in sorted(self._fleet.nodes.items()):
             if node.connected:
                 found += [f"node {name}: {problem}" for problem in views.problems(node)]

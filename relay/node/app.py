@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from aiohttp import web
 
 from relay import __version__
 from relay.aio.clock import Clock, SystemClock
@@ -42,9 +41,9 @@ from relay.transport.door import Door, DoorSettings
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads, DownloadSettings
 from relay.transport.grpc import GrpcAgents
-from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
+from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, bounded, serve
 from relay.transport.peers import TrustedProxies
-from relay.transport.places import Places, raise_descriptor_limit
+from relay.transport.places import FOR_PROBES, Places, raise_descriptor_limit
 from relay.transport.ports import AssemblyBudget, Connection, StreamSettings
 from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
@@ -271,13 +270,13 @@ class Node:
         with opening("server.grpc.endpoint", "--grpc", *split_endpoint(server.grpc.endpoint)):
             await self.grpc.start(server.grpc.endpoint, _grpc_credentials(settings) if server.tls.enabled else None)
         self.ports["grpc"] = self.grpc.port
-        metrics_runner, _ = await serve(admin.probe_routes(), limits.http_keepalive)
+        metrics_runner, probed = await serve(admin.probe_routes(), limits.http_keepalive)
         started.push_async_callback(metrics_runner.cleanup)
         host, port = split_endpoint(settings.telemetry.metrics.endpoint)
-        site = web.TCPSite(metrics_runner, host, port)
         with opening("telemetry.metrics.endpoint", "--metrics", host, port):
-            await site.start()
-        self.ports["metrics"] = metrics_runner.addresses[0][1]
+            listening = await asyncio.get_running_loop().create_server(bounded(probed, FOR_PROBES), host, port)
+        started.callback(listening.close)
+        self.ports["metrics"] = listening.sockets[0].getsockname()[1]
 
     def _count_places(self, wanted: int) -> Places:
         places = Places(wanted, raise_descriptor_limit())

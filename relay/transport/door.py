@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -30,6 +31,7 @@ from relay.transport.upgrade import Proxied, Upgrades
 
 _END = b"\r\n\r\n"
 _REFUSAL_LINGER_S = 0.5
+_MOST_LINGERING = 64
 _LEAST_WAITING = 8
 _PATIENCE_S = 0.5
 """Ten thousand agents that connect at once have all come before the first was read."""
@@ -77,6 +79,7 @@ class Door:
         self.draining = False
         self._servers: list[asyncio.Server] = []
         self._listening: list[socket.socket] = []
+        self._lingering: deque[asyncio.Transport] = deque()
         self._tasks = Tasks()
         places.count(lambda: len(self.http.connections) + len(self.probes.connections))
 
@@ -150,6 +153,13 @@ class Door:
             loop.remove_reader(listening.fileno())
             listening.close()
         self._servers, self._listening = [], []
+
+    def linger(self, transport: asyncio.Transport) -> None:
+        """Close a connection that was refused once it has had time to read why; of very many the oldest at once."""
+        self._lingering.append(transport)
+        if len(self._lingering) > _MOST_LINGERING:
+            self._lingering.popleft().abort()
+        asyncio.get_running_loop().call_later(_REFUSAL_LINGER_S, transport.abort)
 
     async def close(self) -> None:
         """End what still stands in the door."""
@@ -380,4 +390,4 @@ class _Entrance(asyncio.Protocol):
         with contextlib.suppress(OSError, NotImplementedError):
             if transport.can_write_eof():
                 transport.write_eof()
-        asyncio.get_running_loop().call_later(_REFUSAL_LINGER_S, transport.abort)
+        self._door.linger(transport)

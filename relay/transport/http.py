@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import web, web_response
 from aiohttp.web_server import Server
 
 from relay.errors import AgentError, Outcome, Overloaded, RelayError, TooLarge
@@ -25,6 +25,10 @@ PATH = "/v1/opamp"
 CONTENT_TYPE = "application/x-protobuf"
 """Exactly this: the Node.js client takes anything more for a failure."""
 _GZIP_FROM_BYTES = 1024
+_LEAST_HEADER_BYTES = 5
+"""A header of a name and a value of one character each."""
+# What aiohttp answers by itself, to a request that it cannot read, says who we are too.
+vars(web_response)["SERVER_SOFTWARE"] = SERVER
 
 STATUS = {
     Outcome.BAD_REQUEST: 400,
@@ -225,10 +229,22 @@ async def serve(
         handle_signals=False,
         max_line_size=max_header_bytes,
         max_field_size=max_header_bytes,
+        max_headers=max_header_bytes // _LEAST_HEADER_BYTES,
     )
     await runner.setup()
     assert runner.server is not None
     return runner, runner.server
+
+
+def bounded(server: Server, most: int) -> Callable[[], asyncio.Protocol]:
+    """A protocol factory of which the oldest connection ends for each newcomer beyond `most`: nobody can take all places."""
+
+    def make() -> asyncio.Protocol:
+        if len(open_ := server.connections) >= most:
+            open_[0].force_close()
+        return server()
+
+    return make
 
 
 async def _sign(_: web.Request, response: web.StreamResponse) -> None:

@@ -122,3 +122,22 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     )
     unit = 1024 if sys.platform != "darwin" else 1
     assert int(done.stdout) * unit < 100 << 20, "of 512 MiB"
+
+
+async def test_a_damaged_file_goes_and_can_be_pushed_again(tmp_path: Path) -> None:
+    blobs = Blobs(
+        open_store(PackageStorage(), tmp_path / "store"), BlobStore(tmp_path / "spool", 1 << 30), max_file_bytes=1 << 30
+    )
+    content = b"x" * 1000
+    sha256 = digest(content)
+    for _ in range(2):
+        assert await blobs.received(sha256) == (0, False)
+        await blobs.receive(sha256, 0, content)
+        await blobs.finish(sha256, len(content))
+        await blobs.verify(sha256)
+        assert not blobs.damaged
+        (path,) = list((tmp_path / "store").rglob(sha256))
+        path.write_bytes(b"y" + content[1:])
+        await blobs.verify(sha256)
+        assert list(blobs.damaged) == [sha256]
+        await blobs.verify(sha256)

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from relay.control import query, views
@@ -15,7 +16,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.testing.certificates import Authority
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-from tests.wire import RawSocket, TestAgent, WebSocketPipe, describe
+from tests.wire import RawSocket, TestAgent, WebSocketPipe, describe, hang_up
 
 
 async def test_the_control_plane_goes_and_connected_agents_notice_nothing(programs: Programs) -> None:
@@ -254,3 +255,16 @@ async def test_a_node_whose_region_changes_starts_anew_in_the_new_one(
     assert len(moved.registry) == 0
     await eventually(lambda: moved.policy.receiver.version == (1, 1))
     assert "region_changed" in capsys.readouterr().out
+
+
+async def test_idle_connections_to_the_metrics_port_keep_nobody_out(programs: Programs) -> None:
+    node = await programs.node()
+    idle = [await asyncio.open_connection("127.0.0.1", node.ports["metrics"]) for _ in range(40)]
+    async with (
+        aiohttp.ClientSession() as client,
+        client.get(f"http://127.0.0.1:{node.ports['metrics']}/health") as answer,
+    ):
+        assert answer.status == 200
+    assert await asyncio.wait_for(idle[0][0].read(), 10) == b"", "the oldest has given way"
+    for _, writer in idle:
+        await hang_up(writer)

@@ -147,3 +147,16 @@ def test_an_http_agent_cannot_be_pushed_to() -> None:
     polling.ping(lambda: None)
     with pytest.raises(AssertionError):
         polling.send(b"")
+
+
+async def test_many_small_headers_are_served_and_a_bad_head_is_answered_by_us() -> None:
+    async with stand() as it:
+        status, _, _ = await post(it.port, BODY, **{f"h{i}": "" for i in range(150)})
+        assert status == 200
+        reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
+        writer.write(b"POST /v1/opamp HTTP/1.1\r\nHost: h\r\nBad Header: x\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(1000), 10)
+        assert answer.split(b" ")[1] == b"400"
+        assert b"Server: opamp-relay" in answer
+        assert b"aiohttp" not in answer
+        await hang_up(writer)

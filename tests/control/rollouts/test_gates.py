@@ -274,7 +274,7 @@ def test_as_many_samples_as_are_asked_for() -> None:
         ({"targets": 10, "failed": 2, "undecided": 8}, Verdict.FAIL, "2 of 10"),
         ({"targets": 4, "failed": 4}, Verdict.PASS, "0 of 4 applied, 4 failed"),
         ({"targets": 20, "failed": 3, "silent": 17}, Verdict.FAIL, "3 of 20"),
-        ({"targets": 20, "failed": 3, "applied": 3}, Verdict.FAIL, "3 of 6"),
+        ({"targets": 40, "failed": 3, "applied": 3}, Verdict.FAIL, "3 of 6"),
         ({"targets": 10, "applied": 10, "connected": False}, Verdict.WAITING, "cannot be heard"),
         ({"targets": 10, "applied": 10, "current": False}, Verdict.WAITING, "has yet to take the policy"),
         ({"targets": 10, "applied": 10, "current": False, "refused": "no"}, Verdict.PASS, ""),
