@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.client import Api, RefusedByServer, api_of
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, read_files, usage
 from relay.cli.output import EXIT_DIFF_REFUSED, EXIT_REFUSED, as_yaml, counts_of, form_of, show
 from relay.cli.records import lines
+
+if TYPE_CHECKING:
+    from relay.documents import Document
+    from relay.policy.kinds import AnyDocument
 
 
 def diff(
@@ -85,14 +90,19 @@ def validate(
         list[str] | None, typer.Argument(help="templates, or configurations of a Collector; - for standard input")
     ] = None,
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="the same, as apply takes it")] = None,
+    server: Annotated[str, typer.Option(envvar="OPAMPCTL_SERVER", help="that knows what documents name")] = "",
 ) -> None:
-    """Check the structure of Collectors' configurations here, without a server; exits 1 where one is wrong."""
+    """Check documents, and the structure of Collectors' configurations, here; exits 1 where one is wrong.
+
+    That what they name exists is checked against the server, where one is named, or else within a folder.
+    """
     from relay.documents import parse, parts_of
     from relay.errors import Refused
     from relay.policy import collector
     from relay.policy.kinds import read
 
     wrong = 0
+    whole: list[tuple[Document, AnyDocument]] = []
     if not (names := [*(files or []), *(filename or [])]):
         raise usage("name a file, a folder, or - for standard input")
     for source in read_files(names):
@@ -108,10 +118,12 @@ def validate(
         for raw in (part for document in documents for part in parts_of(document)):
             value, prefix = raw.value, ""
             if isinstance(value, dict) and ("kind" in value or "apiVersion" in value):
-                _, problems = read(raw)
+                document, problems = read(raw)
                 wrong += len(problems)
                 for problem in problems:
                     print(problem, file=sys.stderr)
+                if document is not None:
+                    whole.append((raw, document))
                 if problems or value.get("kind") != "ConfigTemplate":
                     continue
                 if "text" in value["spec"]:
@@ -125,8 +137,52 @@ def validate(
                 wrong += finding.is_error
                 line = raw.problem(prefix + finding.path, finding.reason)
                 print(line if finding.is_error else f"warning: {line}", file=sys.stderr)
+    if whole and not wrong:
+        lacking = _asked(server, names) if server else _unnamed_in(whole) if any(map(_is_folder, names)) else []
+        wrong += len(lacking)
+        for said in lacking:
+            print(said, file=sys.stderr)
     if wrong:
         raise SystemExit(EXIT_REFUSED)
+
+
+def _is_folder(name: str) -> bool:
+    return name != "-" and Path(name).is_dir()
+
+
+def _asked(server: str, names: list[str]) -> list[str]:
+    """What a server has against documents; nothing where it is away, which is said."""
+    if "-" in names:
+        return []  # standard input is read by now
+    try:
+        Api(server).post("apply", body={"sources": read_files(names), "dry_run": True})
+    except RefusedByServer as error:
+        return error.lines
+    except Unreachable as error:
+        print(f"warning: what the documents name is not checked: {error}", file=sys.stderr)
+    return []
+
+
+def _unnamed_in(whole: list[tuple[Document, AnyDocument]]) -> list[str]:
+    """References of assignments to what is not among the documents."""
+    from relay.policy.model import ConfigAssignment
+    from relay.words import close_to
+
+    held: dict[str, set[str]] = {}
+    for _, document in whole:
+        held.setdefault(document.kind, set()).add(document.key)
+    found = []
+    for raw, document in whole:
+        named = []
+        if isinstance(document, ConfigAssignment):
+            named.append(("spec.template", "ConfigTemplate", document.spec.template.key))
+        if strategy := getattr(document.spec, "strategy", None):
+            named.append(("spec.strategy", "RolloutStrategy", strategy))
+        for path, kind, name in named:
+            known = held.get(kind, set())
+            if name not in known:
+                found.append(str(raw.problem(path, f"there is no {kind} {name} here{close_to(name, known)}")))
+    return found
 
 
 def import_agent(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+from tests.cli.run import run
 from tests.cli.test_opampctl import Desk, desk
 from tests.conftest import TEMPLATE, assignment, eventually
 from tests.wire import TestAgent
@@ -93,3 +94,21 @@ async def test_undo_and_config_by_hash(desk: Desk, to: str) -> None:
     assert (await desk.ctl("get", "config")).status == 2
     explained = await desk.ctl("explain", "agent", "nobody")
     assert explained.status == 1
+
+
+async def test_what_documents_name_is_checked_in_a_folder_or_against_a_server(desk: Desk, tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "a.yaml").write_text(assignment("a"))
+    alone = await run("opampctl", "validate", str(folder), OPAMPCTL_SERVER="")
+    assert alone.status == 1
+    assert "a.yaml:6: spec.template: there is no ConfigTemplate basic@v1 here" in alone.err
+    assert (await run("opampctl", "validate", str(folder / "a.yaml"), OPAMPCTL_SERVER="")).status == 0
+    asked = await desk.ctl("validate", str(folder))
+    assert asked.status == 1
+    assert "there is no ConfigTemplate basic@v1" in asked.err
+    await desk.ctl("apply", "-f", "-", stdin=TEMPLATE)
+    assert (await desk.ctl("validate", str(folder))).status == 0
+    assert (await desk.ctl("get", "assignments", "-o", "json")).out == "[]\n"
+    away = await run("opampctl", "validate", str(folder), OPAMPCTL_SERVER="http://127.0.0.1:1")
+    assert (away.status, "is not checked" in away.err) == (0, True)
