@@ -223,6 +223,15 @@ class Record:
             self.config.compare(said, status)
         return changed
 
+    def failed_elsewhere(self, hash_: bytes, slots: tuple[OfferedSlot, ...]) -> bool:
+        """It said to have failed at a config before anybody here knew what that is. False where that was known."""
+        known = {(failure.slot, failure.content_hash) for failure in self.config.failed}
+        if self.config.hash == hash_ or any((slot.slot, slot.content_hash) in known for slot in slots):
+            return False
+        self.config.offer(hash_, slots, self.healthy(), held=True)
+        self._take_status()
+        return True
+
     def offer_packages(self, offer: PackagesOffer, *, held: bool = False) -> bool:
         """It is offered packages, or has them already. False where nothing is new of that."""
         held = held and self.packages is None

@@ -327,7 +327,11 @@ class Session:
             held = record.config_status().last_remote_config_hash
             if record.config.failed_hash == wanted:
                 self._withdraw()
-                return Change.NONE
+                if not record.failed_elsewhere(wanted, offer.slots):
+                    return Change.NONE
+                # It comes with a failure at what it would be offered here: what instead?
+                record.config.withheld, _ = self._services.withheld(record)
+                return Change.OTHER | self._consider_config(record, now, mismatch)
             if held == wanted and (self.outbox.offer is not None or self.sent_hash in (b"", wanted)):
                 self._withdraw()
                 return self._remember(offer, held=True)

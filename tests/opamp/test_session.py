@@ -582,3 +582,16 @@ def test_what_an_agent_should_have_and_is_not_offered_is_remembered() -> None:
     world.withheld = ((), ())
     assert world.session.consider(1.0) == Change.OTHER
     assert not world.record.config.withheld
+
+
+def test_who_failed_elsewhere_comes_with_its_failure_and_is_told_of_its_assignment() -> None:
+    world = World()
+    world.offer = ONE
+    failed = Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_FAILED, error_message="no")
+    answer = world.hello(remote_config_status=failed)
+    assert not answer.HasField("remote_config")
+    (failure,) = world.record.config.failed
+    assert (failure.content_hash, failure.error_message) == (ONE.slots[0].content_hash, "no")
+    assert [slot.assignment for slot in world.record.config.slots] == ["a"]
+    world.offer = TWO
+    assert world.report().remote_config.config_hash == TWO.config_hash
