@@ -72,7 +72,7 @@ def _print_diff(found: dict[str, Any], changed: list[dict[str, Any]], names: boo
                 print("; " + title.replace("_", " ") + ": " + counts_of(found[title]), end="")
         print()
     for pair in found["diffs"]:
-        print(f"\n{pair['agents']} agents, {pair['from'] or 'nothing'} -> {pair['to'] or 'nothing'}")
+        print(f"\n{pair['agents']} agents, config hash {pair['from'] or 'nothing'} -> {pair['to'] or 'nothing'}")
         if names:
             print("  " + "\n  ".join(pair["names"]))
         print(pair["text"], end="")
