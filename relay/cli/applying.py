@@ -58,6 +58,7 @@ def apply(
         print(f"rollout {rollout.headline(begun)}", file=progress)
     status = 0
     if wait and not dry_run:
+        answer["rollouts"] += _latest(api, answer)
         status = _wait(api, answer["rollouts"], within_s, progress)
     if form != "text":
         show({**answer, "pruned": pruned}, form)
@@ -132,6 +133,18 @@ def _wait(api: Api, begun: list[dict[str, Any]], within_s: float | None, progres
             return EXIT_TIME_OVER
         time.sleep(_LOOK_S)
     return 0 if all(item["state"] == "completed" for item in begun) else EXIT_REFUSED
+
+
+def _latest(api: Api, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The latest rollouts of assignments that were given as they are, and began none: they may be under way still."""
+    begun = {item["assignment"] for item in answer["rollouts"]}
+    given = {d["name"] for d in answer["documents"] if d["kind"].endswith("Assignment")} - begun
+    known = [a for a in api.get("assignments") if a["name"] in given and a["rollout"]] if given else []
+    return [
+        {"name": a["rollout"], "assignment": a["name"], "state": a["state"], "reason": ""}
+        for a in known
+        if a["state"] != "completed" or a["taken_back"]
+    ]
 
 
 def _look(api: Api, name: str) -> dict[str, Any]:

@@ -21,13 +21,12 @@ def tables(resource: str, found: list[dict[str, Any]], in_force: dict[str, Any] 
             entry["differences"] = [d["path"] for d in entry["differences"]]
         table(columns, [[entry[c] for c in columns] for entry in found])
     elif resource == "nodes":
-        columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "rejected")
+        columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "problems")
         for node in found:
             node["policy_age_s"] = None if node["policy_age_s"] is None else round(node["policy_age_s"], 1)
             refused = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
-            node["rejected"] = refused + [
-                f"package {p['sha256'][:12]}: {p['reason']}" for p in node["package_problems"]
-            ]
+            lacking = [f"package {p['sha256'][:12]}: {p['reason']}" for p in node["package_problems"]]
+            node["problems"] = [*node["problems"], *refused, *lacking]
         table(columns, [[node[c] for c in columns] for node in found])
     elif resource == "regions":
         columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")

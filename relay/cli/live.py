@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from collections import Counter, deque
 from typing import Any
@@ -85,4 +86,5 @@ class LiveView:
             stage = rollout["stages"][rollout["stage"]]
             counts = "  ".join(f"{key} {stage['counts'][key]}" for key in ("targets", "applied", "failed", "silent"))
             lines.append(f"rollout {headline(rollout)}  [{stage['name']}: {counts}]")
-        return [line[:_WIDTH] for line in [*lines, "", *self._events]]
+        width = shutil.get_terminal_size((_WIDTH, 40)).columns - 1
+        return [line if len(line) <= width else f"{line[: width - 3]}..." for line in [*lines, "", *self._events]]

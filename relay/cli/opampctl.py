@@ -38,6 +38,7 @@ app.command()(package.prefetch)
 app.command("import")(review.import_agent)
 
 _NOT_FOUND = 404
+_STATUSES = ("APPLIED", "APPLYING", "FAILED", "UNSET")
 
 _RESOURCES = (
     "templates, assignments, packageassignments, strategies, regionvariables, signingkeys, regions, nodes, agents, "
@@ -118,7 +119,8 @@ def delete(
         return
     kind, plural = DOCUMENTS.get(resource.lower(), ("", ""))
     if not kind:
-        raise usage(f"{resource} cannot be deleted; templates, assignments, strategies, regionvariables and nodes can")
+        kinds = "templates, assignments, packageassignments, strategies, regionvariables, signingkeys and nodes"
+        raise usage(f"{resource} cannot be deleted{close_to(resource, (*DOCUMENTS, 'node'))}; {kinds} can")
     if not yes:
         _spare(api, kind, plural, name)
     api.delete("documents", plural, name)
@@ -200,6 +202,8 @@ def get(
         raise usage(f"--{named} chooses agents, not {resource}")
     if label and resource not in ("agents", "agent", "package-status"):
         raise usage(f"-l chooses agents, not {resource}")
+    if status and status.upper() not in _STATUSES:
+        raise usage(f"--status {status}: one of {', '.join(_STATUSES)} is expected{close_to(status, _STATUSES)}")
     wanted = _labels(label or [])
     api = Api(server)
     if resource.lower() in DOCUMENTS:
@@ -226,6 +230,8 @@ def get(
             resource, (*DOCUMENTS, "agents", "nodes", "regions", "drift", "package-status", "config")
         )
         raise usage(f"{resource} is not one of {_RESOURCES}{hint}")
+    if form == "table" and name and resource.lower() in DOCUMENTS and _generation(resource, name):
+        form = "yaml"  # a table says what is in force now
     if form != "table":
         show(found[0] if name else found, form)
         return
@@ -237,10 +243,15 @@ def get(
 
 def _document(api: Api, plural: str, name: str) -> Any:
     """A document as it is, or NAME@GENERATION: as it was."""
-    name_, at, generation = name.rpartition("@")
-    if at and generation.isdigit() and plural != "templates":
-        return api.get("documents", plural, name_, "versions", generation)
+    if generation := _generation(plural, name):
+        return api.get("documents", plural, name.rpartition("@")[0], "versions", generation)
     return api.get("documents", plural, name)
+
+
+def _generation(resource: str, name: str) -> str:
+    """Of NAME@GENERATION; empty where it is none."""
+    _, at, generation = name.rpartition("@")
+    return generation if at and generation.isdigit() and plural_of(resource) != "templates" else ""
 
 
 def _config(api: Api, name: str | None, form: str) -> None:

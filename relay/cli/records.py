@@ -11,7 +11,7 @@ import typer
 from relay.cli.client import Api, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
 from relay.cli.output import EXIT_REFUSED, form_of, show, table
-from relay.cli.resources import plural_of
+from relay.cli.resources import DOCUMENTS, plural_of
 from relay.cli.rollout import headline
 
 epoch_app = typer.Typer(no_args_is_help=True, help="The epoch of what is published.")
@@ -100,13 +100,20 @@ def audit(
         since_ms=_moment_ms("--since", since) if since else None,
         until_ms=_moment_ms("--until", until) if until else None,
         actor=actor or None,
-        subject=subject or None,
+        subject=_subject(subject) or None,
     )
     if form != "table":
         show(found, form)
         return
     columns = ("number", "at", "actor", "action", "subject", "before", "after", "reason")
     table(columns, [[e[c] for c in columns] for e in found])
+
+
+def _subject(text: str) -> str:
+    """KIND/NAME, where people may call the kind as they do elsewhere."""
+    kind, slash, name = text.partition("/")
+    known = DOCUMENTS.get(kind.lower())
+    return f"{known[0]}{slash}{name}" if known is not None else text
 
 
 @audit_app.command("show")

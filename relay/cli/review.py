@@ -146,6 +146,9 @@ def validate(
         raise SystemExit(EXIT_REFUSED)
 
 
+_INVALID = 422
+
+
 def _is_folder(name: str) -> bool:
     return name != "-" and Path(name).is_dir()
 
@@ -157,7 +160,9 @@ def _asked(server: str, names: list[str]) -> list[str]:
     try:
         Api(server).post("apply", body={"sources": read_files(names), "dry_run": True})
     except RefusedByServer as error:
-        return error.lines
+        if error.status == _INVALID:
+            return error.lines
+        print(f"warning: what the documents name is not checked: {error}", file=sys.stderr)
     except Unreachable as error:
         print(f"warning: what the documents name is not checked: {error}", file=sys.stderr)
     return []

@@ -122,7 +122,8 @@ class Diffs:
                     await asyncio.sleep(0)
                 pair = evaluators[self._fleet.nodes[agent.node].region]
                 old, new = (self._decide(evaluator, agent) for evaluator in pair)
-                if new == NOTHING and old != NOTHING:
+                had, has = (d.packages if kind == PACKAGES else d.choices for d in (old, new))
+                if had and not has:
                     names.append(agent.agent_id)
         return {"agents": len(names), "names": sorted(names)}
 

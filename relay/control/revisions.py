@@ -246,7 +246,7 @@ class Revisions:
         else:
             targets = self._targets(rollout, advance)
             if rollout.at_once and not targets:
-                begun = plan.complete_at_once(rollout, "no agent is known that it is for", now_ms)
+                begun = plan.complete_at_once(rollout, "no agent was known that it is for", now_ms)
             elif targets or not _same_content(rollout):
                 begun = plan.begin(rollout, targets, now_ms)
                 if isinstance(rollout.candidate, GlobalPackages) and rollout.candidate.prefetch:

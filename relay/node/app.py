@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import math
 import ssl
 import uuid
@@ -59,7 +58,6 @@ _UNHEARD_S = 30.0
 _GOODBYE_S = 3.0
 """How long the last report may take."""
 _PROTECT_S = 1.0
-_TELL_EVERY = 2
 _EXPIRE_S = 3600.0
 _VERIFY_S = 60.0
 """How often both ends compare their sums although nothing has changed."""
@@ -451,17 +449,14 @@ class Node:
         return math.inf if age is None else age
 
     async def _protect(self) -> None:
-        """Look after the region every second, link or no link, and tell how it is every other."""
-        for number in itertools.count():
+        """Look after the region every second, link or no link, and tell how it is: gates wait for a fresh word."""
+        while True:
             await asyncio.sleep(_PROTECT_S)
             self.hub.settle()
-            if number % _TELL_EVERY == 0:
-                self._sender.tell = True
-                self._wake()
+            self._sender.tell = True
+            self._wake()
             if self.policy.protect(self.registry, self._age_or_unknown()):
                 self.hub.policy_changed()
-                self._sender.tell = True
-                self._wake()
 
     async def _housekeeping(self) -> None:
         expire_at = self._clock.monotonic() + _EXPIRE_S

@@ -75,3 +75,17 @@ async def test_diff_says_what_it_found_by_its_status(desk: Desk) -> None:
     assert (await desk.ctl("diff", "-f", desk.file("c.yaml", "a: [\n"))).status == 4
     assert (await desk.ctl("diff", "--nonsense", "-f", name)).status == 2
     assert (await desk.ctl("diff", "-f", "/nonexistent.yaml")).status == 2
+
+
+async def test_a_wait_for_what_was_given_before_ends_as_that_does(desk: Desk) -> None:
+    name = desk.file("b.yaml", TEMPLATE + MANUAL + staged(1, "b"))
+    agent = await TestAgent.over("websocket", desk.node.ports, "x")
+    await agent.hello()
+    await eventually(lambda: len(desk.plane.fleet.agents) == 1)
+    await desk.ctl("apply", "-f", name)
+    again = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
+    assert (again.status, again.err) == (5, "time is over: b-1 is still under way\n")
+    await desk.ctl("rollout", "abort", "b", "--reason", "no")  # an assignment's name is its latest rollout
+    ended = await desk.ctl("apply", "--wait", "--timeout", "5s", "-f", name)
+    assert ended.status == 1, ended
+    await agent.close()

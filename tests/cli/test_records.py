@@ -39,8 +39,9 @@ async def test_what_changed(desk: Desk) -> None:
     assert [line.split()[0] for line in versions.out.splitlines()[1:]] == ["1", "2"]
     assert "rate: 33" in (await desk.ctl("get", "assignment", "a@1", "-o", "yaml")).out
     assert "rate: 44" in (await desk.ctl("get", "assignment", "a@2", "-o", "yaml")).out
+    assert "rate: 33" in (await desk.ctl("get", "assignment", "a@1")).out
     assert (await desk.ctl("get", "assignment", "a@3")).status == 1
-    entries = json.loads((await desk.ctl("audit", "--subject", "ConfigAssignment/a", "-o", "json")).out)
+    entries = json.loads((await desk.ctl("audit", "--subject", "assignment/a", "-o", "json")).out)
     assert [e["actor"] for e in entries] == ["ann", "bob"]
     shown = await desk.ctl("audit", "show", str(entries[0]["number"]))
     assert "actor: ann\n" in shown.out

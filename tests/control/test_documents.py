@@ -84,7 +84,7 @@ async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane
     problems = await refused(plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9", priority=1))
     assert [p.split(": ", 1)[1] for p in problems] == [
         "spec.values.rate: 1000 is above the most 100",
-        "spec.template: there is no ConfigTemplate basic@v9",
+        "spec.template: there is no ConfigTemplate basic@v9; did you mean basic@v1?",
     ]
     assert problems[0].startswith("f.yaml:18: ")
 

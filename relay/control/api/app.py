@@ -68,6 +68,8 @@ STATUS = {
 _PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
 _NO_CHANGES = frozenset({"/api/v1/diff", "/api/v1/epoch"})
 """What is posted and changes no policy."""
+_NO_POLICY = ("/api/v1/nodes/", "/api/v1/uploads/")
+"""Likewise, all below them."""
 Published = Callable[[], Awaitable[None]]
 
 
@@ -281,7 +283,7 @@ def _add_guards(
             if int(length) > max_body_bytes:
                 return problem(413, f"the body is larger than {max_body_bytes} bytes")
         is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGES
-        if is_change and not request.url.path.startswith("/api/v1/nodes/") and condition.refusal:
+        if is_change and not request.url.path.startswith(_NO_POLICY) and condition.refusal:
             return problem(409, condition.refusal)
         return await call_next(request)
 

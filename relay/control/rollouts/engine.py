@@ -345,6 +345,8 @@ class Rollouts:
     # ---- what people do
 
     def _find(self, name: str) -> tuple[AssignmentState, Rollout]:
+        if name in self.revisions.states:
+            name = self.latest(name) or name  # an assignment's own name stands for its newest rollout
         for state in self.revisions.states.values():
             for rollout in (state.pending, state.rollout):
                 if rollout is not None and rollout.name == name:
@@ -452,13 +454,11 @@ class Rollouts:
     # ---- views
 
     async def get(self, name: str) -> Rollout:
-        """One rollout, also one that is over. An assignment's own name stands for its newest rollout.
+        """One rollout, also one that is over.
 
         Raises:
             NotFound: there never was one of that name.
         """
-        if name in self.revisions.states and self.latest(name):
-            name = self.latest(name)
         try:
             return self._find(name)[1]
         except (NotFound, Conflict):

@@ -228,6 +228,8 @@ def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing:
         return Gate(Verdict.WAITING, f"region {', '.join(behind)} has yet to take the policy")
     if total.undecided:
         return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have yet to decide")
+    if total.targets and not decided:
+        return Gate(Verdict.WAITING, f"none of {total.targets} agents has decided")
     quiet = total.targets - decided
     return Gate(Verdict.PASS, said + (f", {quiet} away or silent" if quiet else ""))
 

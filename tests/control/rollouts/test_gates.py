@@ -267,6 +267,7 @@ def test_as_many_samples_as_are_asked_for() -> None:
     [
         ({"targets": 10, "applied": 10}, Verdict.PASS, "10 of 10 applied, 0 failed"),
         ({"targets": 10, "applied": 9, "silent": 1}, Verdict.PASS, "1 away or silent"),
+        ({"targets": 10, "silent": 10}, Verdict.WAITING, "none of 10 agents has decided"),
         ({"targets": 10, "applied": 9, "undecided": 1}, Verdict.WAITING, "1 of 10 agents have yet to decide"),
         ({"targets": 10, "applied": 9, "failed": 1}, Verdict.PASS, "1 failed"),
         ({"targets": 10, "applied": 8, "failed": 2}, Verdict.FAIL, "2 of 10 agents failed, more than 10.00%"),
