@@ -21,6 +21,9 @@ from relay.policy.model import ConfigTemplate, RegionVariables
 from relay.policy.snapshot import variables_resource
 
 _NOTHING: dict[str, Any] = {}
+_DEFAULTS: tuple[Any, ...] = ("", False, 0, [], {}, None)
+_INTERNAL = ("template_digest", "renderer")
+"""Follow from what else is named, or change nothing that people wrote."""
 
 
 class Changes:
@@ -55,6 +58,7 @@ class Changes:
                 for path, old, new in _differences(
                     mask.tree(before.plain()) if before is not None else _NOTHING, mask.tree(after.plain())
                 )
+                if path not in _INTERNAL and (before is not None or new not in _DEFAULTS)
             ],
             "configs": configs,
             "notes": notes,
@@ -150,6 +154,8 @@ def _untouched(value: Any) -> Any:
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(path, value before, value after) of all leaves that differ; None for what is not there."""
+    if before is None and isinstance(after, dict):
+        before = {}
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted(before.keys() | after.keys()):
             yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)

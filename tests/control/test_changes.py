@@ -46,6 +46,7 @@ async def test_what_a_rollout_changed_in_values_and_in_configs(programs: Program
     await apply(plane, TEMPLATE, VARIABLES.replace("WORD", "warn"), assignment("a", rate=33))
     first = await over(plane, "a-1")
     assert first["from"] is None
+    assert [c["path"] for c in first["changes"]] == ["template", "values.rate", "variables.local"]
     assert "+rate: 33\n" in first["configs"][0]["text"]
     await apply(plane, assignment("a", rate=44))
     second = await over(plane, "a-2")
