@@ -133,6 +133,10 @@ def validate(
                 wrong += 1
                 print(raw.problem("", "not a mapping"), file=sys.stderr)
                 continue
+            if not prefix and "service" not in value and _OF_SETTINGS & value.keys():
+                wrong += 1
+                print(raw.problem("", "settings of a program: `opamp-relay check -c` looks at those"), file=sys.stderr)
+                continue
             for finding in collector.check(value):
                 wrong += finding.is_error
                 line = raw.problem(prefix + finding.path, finding.reason)
@@ -147,6 +151,7 @@ def validate(
 
 
 _INVALID = 422
+_OF_SETTINGS = frozenset({"node", "server", "control_plane", "data_dir"})
 
 
 def _is_folder(name: str) -> bool:

@@ -112,3 +112,9 @@ async def test_what_documents_name_is_checked_in_a_folder_or_against_a_server(de
     assert (await desk.ctl("get", "assignments", "-o", "json")).out == "[]\n"
     away = await run("opampctl", "validate", str(folder), OPAMPCTL_SERVER="http://127.0.0.1:1")
     assert (away.status, "is not checked" in away.err) == (0, True)
+
+
+async def test_settings_are_taken_for_settings(desk: Desk) -> None:
+    done = await desk.ctl("validate", desk.file("relay.yaml", "node: {region: eu}\n"))
+    assert done.status == 1
+    assert "settings of a program: `opamp-relay check -c` looks at those" in done.err

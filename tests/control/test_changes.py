@@ -86,8 +86,11 @@ async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
     found = await changes(plane).stands_for(status["candidate"])
     assert (found["kind"], found["name"]) == ("revision", "basic@v1 of a-1")
     assert "rate: 33" in found["slots"][""]["body"]
+    await apply(plane, assignment("a", rate=44))
+    await over(plane, "a-2")
+    assert (await changes(plane).stands_for(status["candidate"]))["name"] == "basic@v1 of a-1", "whose candidate it was"
     assert (await changes(plane).stands_for(status["digest"][:16]))["kind"] == "change"
-    (version,) = await plane._versions.listing("ConfigAssignment", "a")
+    version, _ = await plane._versions.listing("ConfigAssignment", "a")
     document = await changes(plane).stands_for(version["document_digest"])
     assert (document["kind"], document["name"]) == ("document", "ConfigAssignment/a@1")
     with pytest.raises(NotFound):

@@ -489,17 +489,16 @@ class Rollouts:
         return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self.failed(rollout))
 
     async def by_hash(self, digits: str) -> tuple[Rollout, GlobalRevision] | None:
-        """The newest rollout whose digest begins so, or whose candidate's or stable revision's hash does; and that one."""
+        """The rollout whose digest or candidate's hash begins so, else one whose stable revision's does; and what does."""
         query = sa.select(schema.rollouts.c.body).order_by(schema.rollouts.c.created_ms.desc())
         async with self._database.read() as connection:
             bodies = (await connection.execute(query)).scalars().all()
-        for rollout in (Rollout.from_plain(json.loads(body)) for body in bodies):
-            if rollout.digest.startswith(digits):
+        known = [Rollout.from_plain(json.loads(body)) for body in bodies]
+        for rollout in known:
+            if rollout.digest.startswith(digits) or (revision_hash(rollout.candidate) or "").startswith(digits):
                 return rollout, rollout.candidate
-            for revision in (rollout.candidate, rollout.stable):
-                if revision is not None and (revision_hash(revision) or "").startswith(digits):
-                    return rollout, revision
-        return None
+        stable = ((r, r.stable) for r in known if r.stable is not None)
+        return next(((r, s) for r, s in stable if (revision_hash(s) or "").startswith(digits)), None)
 
     def assignments(self) -> list[dict[str, Any]]:
         """What is in force of each assignment, by name."""

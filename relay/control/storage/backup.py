@@ -214,6 +214,8 @@ def restore(archive: Path, data_dir: Path) -> Summary:
     """
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise StoreError(f"{data_dir}: is not empty; a restore never replaces data")
+    if not archive.is_file():
+        raise StoreError(f"{archive}: there is no such file")
     names = _verify(archive)
     scratch: Path | None = None
     try:
