@@ -45,10 +45,12 @@ class Speaker:
 class Contest:
     """The agent of one uid, and the other one that was heard under it."""
 
-    __slots__ = ("_other", "settled")
+    __slots__ = ("_before", "_other", "settled")
 
     def __init__(self) -> None:
         self._other: Speaker | None = None
+        self._before: Speaker | None = None
+        """The holder as it was before a message that may have been the other one's was counted as its own."""
         self.settled = False
         """There are two for certain, and the other one is the newcomer."""
 
@@ -62,6 +64,7 @@ class Contest:
         """
         other = self._other
         if instance_id and instance_id == holder.instance_id:
+            self._before = None
             return Verdict.SAME
         is_other = other is not None and instance_id == other.instance_id
         if instance_id:
@@ -69,12 +72,15 @@ class Contest:
         else:
             goes_on = self._follows(sequence, holder)
             is_other = other is not None and self._follows(sequence, other)
+            if self._before is not None and (is_other or self._follows(sequence, self._before)):
+                return Verdict.EITHER  # it was asked, and has yet to say
             if goes_on and is_other and not self.settled:
+                self._before = Speaker(holder.instance_id, holder.sequence)
                 return Verdict.EITHER
         if goes_on:
             return Verdict.SAME
         if is_other and not self.settled:
-            self.settle(holder)
+            self.settle(self._before or holder)
             return Verdict.RETURNED
         if self.settled and (is_other or instance_id):
             self._other = Speaker(instance_id or (other.instance_id if other is not None else ""), sequence)
@@ -87,8 +93,8 @@ class Contest:
 
     def replaced(self, holder: Speaker) -> None:
         """A stranger has the uid from now on; it was `holder`'s."""
-        self._other, self.settled = holder, False
+        self._other, self.settled, self._before = holder, False, None
 
     def settle(self, newcomer: Speaker) -> None:
         """Both live: this one came later."""
-        self._other, self.settled = newcomer, True
+        self._other, self.settled, self._before = newcomer, True, None

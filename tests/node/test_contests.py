@@ -184,15 +184,18 @@ async def test_of_two_clones_that_begin_together_the_second_gets_another_uid(pro
     await first.hello()
     await second.hello()
     uid = first.uid
+    assert (await first.heartbeat()).flags == pb.ServerToAgentFlags_ReportFullState, "either may have sent it"
+    assert not (await first.hello()).HasField("agent_identification"), "who was here first never changes"
+    answer = await second.heartbeat()
+    assert answer.HasField("agent_identification"), "the other one does with its next message"
+    second.uid = answer.agent_identification.new_instance_uid
     for _ in range(6):
         for agent in (first, second):
             answer = await agent.heartbeat()
             if answer.flags & pb.ServerToAgentFlags_ReportFullState:
                 answer = await agent.hello()
-            if answer.HasField("agent_identification"):
-                agent.uid = answer.agent_identification.new_instance_uid
-    assert first.uid == uid, "who was here first never changes"
-    assert second.uid != uid
+            assert not answer.HasField("agent_identification")
+    assert (first.uid, second.uid != uid) == (uid, True)
     assert {record.agent_id for record in node.registry} == {"first", "second"}
     await first.close()
     await second.close()

@@ -93,3 +93,12 @@ def test_two_are_known_to_live_by_other_means() -> None:
     uid.contest.settle(Speaker("b", 0))
     assert uid.hear("b", 1) == "newcomer"
     assert uid.hear(None, 6) == "same"
+
+
+def test_both_may_be_asked_before_either_says_who_it_is() -> None:
+    uid = Uid("a", 0)
+    assert uid.hear("b", 0) == "stranger"
+    assert uid.hear(None, 1) == "either", "of a, as it happens"
+    assert uid.hear(None, 1) == "either", "and of b"
+    assert uid.hear("a", 2) == "returned"
+    assert uid.hear(None, 1) == "newcomer"
