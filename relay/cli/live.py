@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 from collections import Counter, deque
 from typing import Any
@@ -14,7 +13,6 @@ from relay.control.app import ControlPlane
 
 _LOOK_S = 0.5
 _EVENTS = 8
-_WIDTH = 110
 
 
 class LiveView:
@@ -44,7 +42,11 @@ class LiveView:
         self.is_drawn = True
         try:
             with Live(auto_refresh=False) as live:
-                await self._look(stop, lambda lines: live.update(Text("\n".join(lines)), refresh=True))
+
+                def draw(lines: list[str]) -> None:
+                    live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+                await self._look(stop, draw)
         finally:
             self.is_drawn = False
 
@@ -86,5 +88,4 @@ class LiveView:
             stage = rollout["stages"][rollout["stage"]]
             counts = "  ".join(f"{key} {stage['counts'][key]}" for key in ("targets", "applied", "failed", "silent"))
             lines.append(f"rollout {headline(rollout)}  [{stage['name']}: {counts}]")
-        width = shutil.get_terminal_size((_WIDTH, 40)).columns - 1
-        return [line if len(line) <= width else f"{line[: width - 3]}..." for line in [*lines, "", *self._events]]
+        return [*lines, "", *self._events]
