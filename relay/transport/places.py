@@ -50,8 +50,7 @@ class Places:
     def __init__(self, wanted: int, descriptors: int) -> None:
         self.most = max(1, min(wanted, descriptors - RESERVED))
         self.wanted = wanted
-        self.most_waiting = max(1, min(self.most, descriptors - self.most - _FOR_HEADS))
-        """Connections that have not said yet what they want, at the very most."""
+        self._descriptors = descriptors
         self._sources: list[Callable[[], int]] = []
 
     def count(self, source: Callable[[], int]) -> None:
@@ -62,3 +61,8 @@ class Places:
     def used(self) -> int:
         """Connections there are."""
         return sum(source() for source in self._sources)
+
+    @property
+    def most_waiting(self) -> int:
+        """Connections that have not said yet what they want, at the very most: a place that nobody has is one for them."""
+        return max(1, min(self.most, self._descriptors - self.used - (RESERVED - _FOR_HEADS)))

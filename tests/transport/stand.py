@@ -89,6 +89,7 @@ async def stand(
     tls: ssl.SSLContext | None = None,
     downloads: Downloads | None = None,
     trusted: tuple[str, ...] = (),
+    descriptors: int = 10_000,
 ) -> AsyncIterator[Stand]:
     agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
     websockets = WebSocketFactory(
@@ -98,7 +99,7 @@ async def stand(
         metrics=metrics,
         clock=SystemClock(),
     )
-    places, proxies = Places(max_connections, 10_000), TrustedProxies(trusted)
+    places, proxies = Places(max_connections, descriptors), TrustedProxies(trusted)
     places.count(lambda: len(websockets.open))
     upgrades = Upgrades(websockets, proxies, PATH, metrics=metrics)
     exchange = HttpAgents(

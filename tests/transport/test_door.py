@@ -101,6 +101,15 @@ async def test_idle_sockets_keep_nobody_out() -> None:
         await newcomer.close()
 
 
+async def test_a_crowd_is_let_in_also_where_descriptors_are_few() -> None:
+    async with stand(max_connections=2000, descriptors=428) as it:
+        crowd = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", it.port) for _ in range(250)))
+        await eventually(lambda: len(it.door.waiting) + it.metrics.refused["heads"] == 250)
+        assert it.metrics.refused["heads"] == 0
+        for _, writer in crowd:
+            await hang_up(writer)
+
+
 @pytest.mark.parametrize("version", [1, 2])
 async def test_a_trusted_proxy_may_say_for_whom_it_speaks(version: int) -> None:
     async with stand(trusted=("127.0.0.0/8",)) as it:
