@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,16 +53,20 @@ class Document:
         return Problem(self.source, self.lines.get(probe, self.line), path, reason)
 
 
-def parts_of(document: Document) -> list[Document]:
-    """The documents of one that is a list of them, as `get … -o yaml` prints it; else the document itself."""
-    if not isinstance(document.value, list):
-        return [document]
-    found = []
-    for i, value in enumerate(document.value):
-        prefix = f"{i}."
-        lines = {path.removeprefix(prefix): line for path, line in document.lines.items() if path.startswith(prefix)}
-        found.append(Document(document.source, value, document.lines.get(str(i), document.line), lines))
-    return found
+def parts_of(documents: Iterable[Document]) -> Iterator[Document]:
+    """Each document by itself, also where one is a list of them, as `get … -o yaml` prints it."""
+    for document in documents:
+        if not isinstance(document.value, list):
+            yield document
+            continue
+        lines: dict[str, dict[str, int]] = {}
+        for path, line in document.lines.items():
+            number, dot, rest = path.partition(".")
+            if dot:
+                lines.setdefault(number, {})[rest] = line
+        for i, value in enumerate(document.value):
+            first = document.lines.get(str(i), document.line)
+            yield Document(document.source, value, first, lines.get(str(i), {}))
 
 
 def parse(text: str | bytes, source: str) -> list[Document]:

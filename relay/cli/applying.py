@@ -10,7 +10,7 @@ import typer
 
 from relay.cli import rollout
 from relay.cli.client import Api, RefusedByServer, api_of
-from relay.cli.options import DEFAULT_SERVER, As, Files, Server, read_files, usage
+from relay.cli.options import DEFAULT_SERVER, As, Files, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_TIME_OVER, form_of, show
 
 _LOOK_S = 0.5
@@ -43,6 +43,7 @@ def apply(
         raise usage("--prune and -l go together: what carries which labels is to be deleted?")
     if timeout and not wait:
         raise usage("--timeout goes with --wait")
+    labels = {key: value for key, _, value in (term.partition("=") for term in label_terms(label or []))}
     api = api_of(server, who)
     sources = read_files(filename)
     answer = api.post("apply", body={"sources": sources, "dry_run": dry_run})
@@ -51,9 +52,7 @@ def apply(
         print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}", file=progress)
         for warning in item["warnings"]:
             print(f"warning: {warning}", file=sys.stderr)
-    pruned = (
-        _prune(api, answer["documents"], dict(_pair(term) for term in label or []), dry_run, progress) if prune else []
-    )
+    pruned = _prune(api, answer["documents"], labels, dry_run, progress) if prune else []
     for begun in answer["rollouts"]:
         print(f"rollout {rollout.headline(begun)}", file=progress)
     status = 0
@@ -73,13 +72,6 @@ def _seconds(text: str) -> float:
         return parse_duration(text)
     except ValueError:
         raise usage(f"--timeout {text}: a duration such as 40s or 10m is expected") from None
-
-
-def _pair(term: str) -> tuple[str, str]:
-    key, equals, value = term.partition("=")
-    if not equals or not key:
-        raise usage(f"-l {term}: k=v is expected")
-    return key, value
 
 
 def _prune(

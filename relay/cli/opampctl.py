@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ import typer
 from relay.cli import agents, applying, package, records, review, rollout
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions_apart
 from relay.cli.listing import tables
-from relay.cli.options import DEFAULT_SERVER, As, Output, Server, read_files, usage
+from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
 from relay.cli.resources import DOCUMENTS, plural_of
 from relay.words import close_to
@@ -153,7 +152,7 @@ def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
     found, problems = [], []
     for source in sources:
         try:
-            for raw in (part for d in parse(source["text"], source["source"]) for part in parts_of(d)):
+            for raw in parts_of(parse(source["text"], source["source"])):
                 document, wrong = read(raw)
                 problems += [str(problem) for problem in wrong]
                 if document is not None:
@@ -204,7 +203,7 @@ def get(
         raise usage(f"-l chooses agents, not {resource}")
     if status and status.upper() not in _STATUSES:
         raise usage(f"--status {status}: one of {', '.join(_STATUSES)} is expected{close_to(status, _STATUSES)}")
-    wanted = _labels(label or [])
+    wanted = label_terms(label or [])
     api = Api(server)
     if resource.lower() in DOCUMENTS:
         found = [_document(api, plural_of(resource), name)] if name else api.get("documents", plural_of(resource))
@@ -271,16 +270,6 @@ def _bodies(slots: dict[str, Any]) -> None:
         if len(slots) > 1:
             print(f"# ---- {slot or '(default)'}")
         print(item["body"], end="" if item["body"].endswith("\n") else "\n")
-
-
-def _labels(given: list[str]) -> list[str]:
-    """`-l a=b,c=d -l e=f` as single terms."""
-    terms = [term.strip() for item in given for term in item.split(",")]
-    for term in terms:
-        key, equals, _ = term.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", key):
-            raise usage(f"-l {term}: k=v is expected")
-    return terms
 
 
 @app.command()

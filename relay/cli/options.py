@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,16 @@ def usage(message: str) -> SystemExit:
     """To be raised: the command was used wrongly."""
     print(message, file=sys.stderr)
     return SystemExit(EXIT_USAGE)
+
+
+def label_terms(given: list[str]) -> list[str]:
+    """`-l a=b,c=d -l e=f` as single terms. Ends the command with status 2 where one is not k=v."""
+    terms = [term.strip() for item in given for term in item.split(",")]
+    for term in terms:
+        key, equals, _ = term.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", key):
+            raise usage(f"-l {term}: k=v is expected")
+    return terms
 
 
 def read_files(files: list[str]) -> list[dict[str, str]]:

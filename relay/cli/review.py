@@ -115,7 +115,7 @@ def validate(
             if not documents:
                 wrong += 1
                 print(f"{source['source']}: holds no document", file=sys.stderr)
-        for raw in (part for document in documents for part in parts_of(document)):
+        for raw in parts_of(documents):
             value, prefix = raw.value, ""
             if isinstance(value, dict) and ("kind" in value or "apiVersion" in value):
                 document, problems = read(raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 from collections.abc import Iterator
@@ -115,7 +114,6 @@ class Changes:
         return sorted(named | self._fleet.live_regions()) or [""]
 
     async def _text(self, revision: GlobalRevision, region: str, mask: Mask | None = None) -> str:
-        hide = mask.tree if mask is not None else _untouched
         if not isinstance(revision, GlobalConfig):
             return ""
         template = await self._template(revision.template)
@@ -124,10 +122,7 @@ class Changes:
         resolved, problems = templates.resolve(template, revision.values, variables)
         if problems:
             raise NotFound("; ".join(reason for _, reason in problems))
-        if template.spec.text is not None:  # in text nothing but the values' names tells what is secret
-            resolved = dataclasses.replace(resolved, values=hide(resolved.values))
-        tree = hide(templates.substituted(template, resolved))
-        return templates.as_bytes(tree, template.spec.content_type).decode()
+        return mask.config(template, resolved) if mask is not None else templates.render(template, resolved).decode()
 
     async def _template(self, key: str) -> ConfigTemplate:
         if (held := self._documents.current.templates.get(key)) is not None:
@@ -146,10 +141,6 @@ class Changes:
 
 def _named(revision: GlobalRevision | None) -> dict[str, str] | None:
     return None if revision is None else {"template": revision.title, "revision": revision_hash(revision) or ""}
-
-
-def _untouched(value: Any) -> Any:
-    return value
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import difflib
 from collections import Counter
 from collections.abc import Iterable
@@ -22,7 +21,6 @@ from relay.errors import Refused
 from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
-from relay.policy import template as templates
 from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator, applied_of
 from relay.policy.mask import Mask
 from relay.policy.snapshot import CONFIG, PACKAGES, build
@@ -227,12 +225,7 @@ def _texts(decision: Decision, mask: Mask) -> dict[str, str]:
     """Slot → what the agents get, without its secrets."""
     texts = {}
     for choice in decision.choices:
-        template = choice.config.template
-        resolved = choice.config.resolved
-        if template.spec.text is not None:  # in text nothing but the values' names tells what is secret
-            resolved = dataclasses.replace(resolved, values=mask.tree(resolved.values))
-        tree = mask.tree(templates.substituted(template, resolved))
-        texts[choice.slot or "(default)"] = templates.as_bytes(tree, template.spec.content_type).decode()
+        texts[choice.slot or "(default)"] = mask.config(choice.config.template, choice.config.resolved)
     if decision.packages is not None and decision.packages.files is not None:
         files = decision.packages.files.files
         texts["packages"] = "".join(f"{p.name}: {p.version} (sha256 {f.sha256[:_PREFIX]})\n" for p, f in files)

@@ -393,7 +393,7 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
             continue
         if not documents:
             problems.append(Problem(source, 0, "", "holds no document"))
-        for raw in (part for document in documents for part in parts_of(document)):
+        for raw in parts_of(documents):
             document, wrong = kinds.read(raw)
             problems += wrong
             if document is None:

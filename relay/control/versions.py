@@ -64,7 +64,7 @@ class Versions:
                 "deleted": not row.body,
                 "document_digest": sha256(row.body.encode()).hex()[:_DIGITS] if row.body else "",
             }
-            for row in await self._rows(kind, key)
+            for row in await self._known(kind, key)
         ]
 
     async def get(self, kind: str, key: str, generation: int) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Versions:
         Raises:
             NotFound: it has no such generation, or was deleted with it.
         """
-        rows = await self._rows(kind, key)
+        rows = await self._known(kind, key)
         for row in rows:
             if row.generation == generation and row.body:
                 return dict(json.loads(row.body))
@@ -83,18 +83,17 @@ class Versions:
 
     async def bodies(self, kind: str, key: str) -> list[dict[str, Any]]:
         """All that a document ever was, the newest first; empty where there never was one."""
-        query = sa.select(_TABLE).where(_TABLE.c.kind == kind, _TABLE.c.key == key)
-        async with self._database.read() as connection:
-            rows = (await connection.execute(query.order_by(_TABLE.c.generation.desc()))).all()
-        return [dict(json.loads(row.body)) for row in rows if row.body]
+        return [dict(json.loads(row.body)) for row in reversed(await self._rows(kind, key)) if row.body]
+
+    async def _known(self, kind: str, key: str) -> list[Any]:
+        if not (rows := await self._rows(kind, key)):
+            raise NotFound(f"there never was a {kind} {key}")
+        return rows
 
     async def _rows(self, kind: str, key: str) -> list[Any]:
         query = sa.select(_TABLE).where(_TABLE.c.kind == kind, _TABLE.c.key == key)
         async with self._database.read() as connection:
-            rows = list((await connection.execute(query.order_by(_TABLE.c.generation))).all())
-        if not rows:
-            raise NotFound(f"there never was a {kind} {key}")
-        return rows
+            return list((await connection.execute(query.order_by(_TABLE.c.generation))).all())
 
     async def by_digest(self, digest: str) -> tuple[dict[str, Any], str] | None:
         """(the document, KIND/NAME@GENERATION) whose digest begins so, the newest; None where none does."""

@@ -6,10 +6,14 @@ the log of a CI job, or an explanation, must not repeat them.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
 from relay.documents import canonical_json
+from relay.policy import template as templates
+from relay.policy.model import ConfigTemplate
+from relay.policy.template import Resolved
 
 _SECRET_KEY = re.compile(
     r"(password|passwd|passphrase|secret|token|authorization|credentials?|connection_?string"
@@ -38,6 +42,13 @@ class Mask:
                 return self._hidden(value)
             return _USER_INFO.sub(lambda found: self._hidden(found.group()), value) if "://" in value else value
         return self._hidden(value) if is_secret and value is not None and not isinstance(value, bool) else value
+
+    def config(self, template: ConfigTemplate, resolved: Resolved) -> str:
+        """What a template makes of values, without its secrets."""
+        if template.spec.text is not None:  # in text nothing but the values' names tells what is secret
+            resolved = dataclasses.replace(resolved, values=self.tree(resolved.values))
+        tree = self.tree(templates.substituted(template, resolved))
+        return templates.as_bytes(tree, template.spec.content_type).decode()
 
     def _hidden(self, value: Any) -> str:
         return f"[secret {self._numbers.setdefault(canonical_json(value), len(self._numbers) + 1)}]"

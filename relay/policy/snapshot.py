@@ -363,9 +363,7 @@ def _without_unknown(payload: bytes, error: ValidationError) -> Published | None
 
 def _too_old_for(name: str, published: Published, reason: str, last_good: Assignment | None) -> Assignment:
     """What stays in force of an assignment of a later version: nothing of its new form may be made of the half of it."""
-    change, newest = published.rollout, published.stable
-    if newest is None or (change is not None and change.threshold >= EVERYONE):
-        newest = change.candidate if change is not None else newest
+    newest = _newest(published) or (published.rollout.candidate if published.rollout is not None else None)
     refused = Refused(newest, reason) if newest is not None else None
     if last_good is not None:
         return dataclasses.replace(last_good, refused=refused)
@@ -425,13 +423,17 @@ class _Parts:
             self.prefetch = frozenset(Prefetch.model_validate(json.loads(payload)).sha256)
 
 
+def _newest(published: Published) -> Revision | None:
+    """The newest revision that all agents of an assignment should have: of a candidate for some none is sure to be."""
+    change = published.rollout
+    return change.candidate if change is not None and change.threshold >= EVERYONE else published.stable
+
+
 def _refuse(
     name: str, published: Published, reason: str, parts: _Parts, last_good: Assignment | None
 ) -> tuple[Assignment, bool]:
     """What stays in force of an assignment that cannot be compiled, and whether that was made of its new form."""
-    change, newest = published.rollout, published.stable
-    if change is not None and change.threshold >= EVERYONE:
-        newest = change.candidate  # of one that is not for everybody no agent is sure to be
+    change, newest = published.rollout, _newest(published)
     refused = Refused(newest, reason) if newest is not None else None
     if change is not None and published.stable is not None:
         with contextlib.suppress(ValueError):
