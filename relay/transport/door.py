@@ -33,8 +33,10 @@ _END = b"\r\n\r\n"
 _REFUSAL_LINGER_S = 0.5
 _MOST_LINGERING = 64
 _LEAST_WAITING = 8
-_PATIENCE_S = 0.5
-"""Ten thousand agents that connect at once have all come before the first was read."""
+_LOOK_S = 0.1
+_PATIENCE = 20
+"""Looks at who waits. They come late where the node is busy, so that nobody has to go before it could be heard: ten
+thousand agents that connect at once have all come before the first was read."""
 _PEEK_BYTES = 4096
 _PEEK_AGAIN_S = 0.01
 _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
@@ -74,8 +76,10 @@ class Door:
         self.probes = probes
         """Another one that answers probes alone: for plain HTTP on a TLS port."""
         self.downloads = downloads
-        self.waiting: dict[_Newcomer, float] = {}
-        """Connections that have not said yet what they want → since when, oldest first."""
+        self.waiting: dict[_Newcomer, int] = {}
+        """Connections that have not said yet what they want → the look before they came, oldest first."""
+        self._look = 0
+        self._timer: asyncio.TimerHandle | None = None
         self.draining = False
         self._servers: list[asyncio.Server] = []
         self._listening: list[socket.socket] = []
@@ -85,16 +89,21 @@ class Door:
 
     def enter(self, newcomer: _Newcomer) -> None:
         """A connection has come; where there are too many of its kind, the oldest goes."""
-        now = asyncio.get_running_loop().time()
-        self.waiting[newcomer] = now
+        self.waiting[newcomer] = self._look
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look_on)
         own, most = max(_LEAST_WAITING, self.places.most // 8), self.places.most_waiting
         while len(self.waiting) > min(own, most):
-            oldest, since = next(iter(self.waiting.items()))
-            if len(self.waiting) <= most and now - since < _PATIENCE_S:
+            oldest, came = next(iter(self.waiting.items()))
+            if len(self.waiting) <= most and self._look - came <= _PATIENCE:
                 return  # a crowd that has just come, and is about to speak
             self.metrics.refused["heads"] += 1
             self.waiting.pop(oldest)
             oldest.abort()
+
+    def _look_on(self) -> None:
+        self._look += 1
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look_on) if self.waiting else None
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Open one port and give its number.
@@ -164,6 +173,8 @@ class Door:
     async def close(self) -> None:
         """End what still stands in the door."""
         self.stop_listening()
+        if self._timer is not None:
+            self._timer.cancel()
         for newcomer in list(self.waiting):
             newcomer.abort()
         self.waiting.clear()

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import socket as socket_module
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ async def test_idle_sockets_keep_nobody_out() -> None:
     async with stand(max_connections=20) as it:
         held = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(8)]
         await eventually(lambda: len(it.door.waiting) == 8)
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(2.3)
         newcomer = await RawSocket.open(it.port)
         assert await is_gone(held[0][0]), "the one that has stood there longest"
         assert it.metrics.refused["heads"] == 1
@@ -107,6 +108,18 @@ async def test_a_crowd_is_let_in_also_where_descriptors_are_few() -> None:
         await eventually(lambda: len(it.door.waiting) + it.metrics.refused["heads"] == 250)
         assert it.metrics.refused["heads"] == 0
         for _, writer in crowd:
+            await hang_up(writer)
+
+
+async def test_a_busy_node_closes_nobody_whom_it_had_no_time_to_hear() -> None:
+    async with stand(max_connections=40) as it:
+        first = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(8)]
+        await eventually(lambda: len(it.door.waiting) == 8)
+        time.sleep(2.5)  # noqa: ASYNC251 - the loop stands still, as it does while thousands of others are answered
+        second = await asyncio.open_connection("127.0.0.1", it.port)
+        await eventually(lambda: len(it.door.waiting) == 9)
+        assert it.metrics.refused["heads"] == 0
+        for _, writer in [*first, second]:
             await hang_up(writer)
 
 
