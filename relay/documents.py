@@ -6,6 +6,7 @@ a hostile document costs no more than its own length. Durations are here because
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -207,6 +208,7 @@ def core_scalar(text: str) -> Any:
     return text
 
 
+@functools.lru_cache(maxsize=256)
 def parse_duration(text: str) -> float:
     """Read `30m`, `1h30m`, `250ms`, `7d` into seconds.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from google.protobuf.message import DecodeError
 
+from relay.fleet.facts import labels_of
 from relay.fleet.rollup import status_name
 from relay.fleet.shards import Shards, state_digest
 from relay.link.protocol import SyncSender
@@ -45,7 +46,7 @@ class Agent:
     changed_ms: int = 0
     capabilities: int = 0
     facts: Facts | None = None
-    """As selectors see it; made when first asked for, by `Fleet.facts_of`."""
+    """As selectors see it; None where that depends on what its node has said since. Ask `Fleet.facts_of`."""
     status: str = "UNSET"
     """What has become of its config, as people see it."""
     listed: tuple[tuple[frozenset[str], bool | None], str] | None = None
@@ -146,7 +147,7 @@ def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
     try:
         message = link_pb2.AgentState.FromString(state)
         health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
-        identity.attributes(message.agent_description)
+        attributes = identity.attributes(message.agent_description)
         status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
         pb.PackageStatuses.FromString(message.package_statuses)
         pb.CustomCapabilities.FromString(message.custom_capabilities)
@@ -170,6 +171,7 @@ def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
         last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
         changed_ms=message.last_change_unix_ms,
         capabilities=message.capabilities,
+        facts=Facts(message.agent_id, labels_of(attributes, node.region, node.trusted), attributes),
         started_ms=message.session_started_unix_ms,
     )
     agent.config.take(message.config)

@@ -33,6 +33,7 @@ from relay.control.publish import Publisher
 from relay.control.revisions import Revisions, Rules
 from relay.control.rollouts.engine import Rollouts
 from relay.control.rollouts.model import at_once
+from relay.control.rollouts.survey import Survey
 from relay.control.storage.database import FILE, Database
 from relay.control.versions import Versions
 from relay.errors import StoreError
@@ -90,11 +91,12 @@ class ControlPlane:
         await database.open()
         self.configs = Configs(database)
         fleet = self.fleet = Fleet(database, self.configs, clock=clock, metrics=self.metrics)
+        survey = Survey(fleet, clock=clock, version=lambda region: self.publisher.version(region))
         update = settings.policies.config_update
         revisions = self.revisions = Revisions(
             database,
             rules=_rules(settings.policies),
-            targets=lambda r, advance: self.rollouts.targets_of(r, advance),
+            targets=survey.targets_of,
         )
         channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
         checks = Checks(
@@ -127,11 +129,11 @@ class ControlPlane:
             database,
             revisions,
             fleet,
+            survey,
             clock=clock,
             metrics=self.metrics,
             catalog=lambda: self.documents.current,
             published=self.publisher.publish,
-            version=self.publisher.version,
         )
         self.metrics.rollouts = self.rollouts.states
         self.audit = Audit(database)

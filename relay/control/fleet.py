@@ -49,6 +49,8 @@ class Fleet:
         self._clock = clock
         self._metrics = metrics
         self.agents: dict[bytes, Agent] = {}
+        self.edition = 0
+        """Another number whenever an agent has changed, come or gone."""
         self.nodes: dict[str, NodeState] = {}
         self._bodies: set[bytes] = set()
         """Digests of effective configs that are stored."""
@@ -90,6 +92,7 @@ class Fleet:
 
     def _put(self, agent: Agent) -> None:
         self._drop(agent.uid)
+        self.edition += 1
         node = self.nodes[agent.node]
         self.agents[agent.uid] = agent
         node.agents.add(agent.uid)
@@ -99,6 +102,7 @@ class Fleet:
     def _drop(self, uid: bytes) -> None:
         old = self.agents.pop(uid, None)
         if old is not None:
+            self.edition += 1
             node = self.nodes[old.node]
             node.agents.discard(uid)
             if not old.forgotten:
@@ -158,6 +162,7 @@ class Fleet:
         node.turned_away = set()
         for uid in node.agents:
             self.agents[uid].facts = self.agents[uid].listed = None
+        self.edition += 1
         try:
             await self._store_nodes([node])
         except BaseException as error:

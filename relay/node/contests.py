@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from relay.node.live import Live
 from relay.opamp import identity
-from relay.opamp.contest import Contest, Speaker, Verdict
+from relay.opamp.contest import Contest, Speaker, Verdict, goes_on_alone
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import Connection
 
@@ -56,9 +56,13 @@ class Contests:
 
     def hear(self, uid: bytes, holder: Live, message: pb.AgentToServer, connection: Connection) -> Verdict:
         """Say who sent a message under a uid that `holder` has; who has it afterwards is for the caller to bring about."""
+        contest = self._contests.get(uid)
+        last = holder.session.record.sequence_num
+        if contest is None and holder.connection is connection and goes_on_alone(message.sequence_num, last):
+            self.heard(holder)
+            return Verdict.SAME
         speaker = holder.speaker
         said = identity.instance_id_of(message.agent_description) if message.HasField("agent_description") else None
-        contest = self._contests.get(uid)
         verdict = (contest or Contest()).hear(speaker, said, message.sequence_num)
         if holder.connection is connection:
             if verdict is Verdict.STRANGER:

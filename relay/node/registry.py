@@ -228,9 +228,11 @@ class Registry:
             self._work_off()
 
     def _account(self, record: Record) -> bytes:
-        self.rollup.count(record)
         state = record.state()
         digest = state_digest(record.instance_uid, state)
+        if digest == record.digest:
+            return state
+        self.rollup.count(record)
         self.shards.replace(record.instance_uid, record.digest, digest)
         record.digest = digest
         return state

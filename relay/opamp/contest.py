@@ -68,11 +68,11 @@ class Contest:
             return Verdict.SAME
         is_other = other is not None and instance_id == other.instance_id
         if instance_id:
-            goes_on = sequence > _STARTS and self._follows(sequence, holder) and not is_other
+            goes_on = goes_on_alone(sequence, holder.sequence) and not is_other
         else:
-            goes_on = self._follows(sequence, holder)
-            is_other = other is not None and self._follows(sequence, other)
-            if self._before is not None and (is_other or self._follows(sequence, self._before)):
+            goes_on = _follows(sequence, holder.sequence)
+            is_other = other is not None and _follows(sequence, other.sequence)
+            if self._before is not None and (is_other or _follows(sequence, self._before.sequence)):
                 return Verdict.EITHER  # it was asked, and has yet to say
             if goes_on and is_other and not self.settled:
                 self._before = Speaker(holder.instance_id, holder.sequence)
@@ -87,10 +87,6 @@ class Contest:
             return Verdict.NEWCOMER
         return Verdict.STRANGER if instance_id else Verdict.UNKNOWN
 
-    @staticmethod
-    def _follows(sequence: int, speaker: Speaker) -> bool:
-        return sequence == (speaker.sequence + 1) & _MAX_SEQUENCE
-
     def replaced(self, holder: Speaker) -> None:
         """A stranger has the uid from now on; it was `holder`'s."""
         self._other, self.settled, self._before = holder, False, None
@@ -98,3 +94,12 @@ class Contest:
     def settle(self, newcomer: Speaker) -> None:
         """Both live: this one came later."""
         self._other, self.settled, self._before = newcomer, True, None
+
+
+def goes_on_alone(sequence: int, last: int) -> bool:
+    """Whether a message goes on after the one of sequence `last`: where no other was ever heard, it is of the same agent."""
+    return sequence > _STARTS and _follows(sequence, last)
+
+
+def _follows(sequence: int, last: int) -> bool:
+    return sequence == (last + 1) & _MAX_SEQUENCE

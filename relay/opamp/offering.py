@@ -59,6 +59,8 @@ class Offering:
     @property
     def failure(self) -> Failure | None:
         """The failure for which it has not what it should have; None where there is none."""
+        if not self.withheld:
+            return None
         keys = {(w.slot, w.content_hash) for w in self.withheld if w.content_hash}
         return next((f for f in reversed(self.failed) if (f.slot, f.content_hash) in keys), None)
 

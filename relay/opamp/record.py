@@ -198,10 +198,10 @@ class Record:
         return changes
 
     def _take_status(self) -> None:
-        before = self.config.failed, self.config.applied
+        before = self.config.failed
         hash_, status, reason = self._said()
         self.config.said(hash_, status, reason)
-        if (self.config.failed, self.config.applied) != before:
+        if self.config.failed != before:
             self.cohort = None
 
     def _said(self) -> tuple[bytes, str, str]:
@@ -210,9 +210,9 @@ class Record:
         return status.last_remote_config_hash, _SAID.get(status.status, ""), status.error_message
 
     def _take_packages(self, packages: PackageOffering) -> None:
-        before = packages.failed, packages.applied
+        before = packages.failed
         packages.report(self.package_statuses)
-        if (packages.failed, packages.applied) != before:
+        if packages.failed != before:
             self.cohort = None
 
     def offer_config(self, hash_: bytes, slots: tuple[OfferedSlot, ...], *, held: bool = False) -> bool:

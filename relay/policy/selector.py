@@ -3,6 +3,7 @@ outcomes: agents with equal vectors get equal answers (a cohort)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,9 +61,10 @@ class Matcher:
         self._terms = sorted(self._index, key=self._index.__getitem__)
         self.keys = frozenset(key for _, key, _ in self._terms)
         """Keys of labels and attributes that any selector mentions."""
-        by_key: dict[tuple[str, str], dict[bytes, int]] = {}
+        by_key: dict[tuple[str, str], dict[bytes | str, int]] = {}
         for i, (source, key, value) in enumerate(self._terms):
-            by_key.setdefault((source, key), {})[value] = 1 << i
+            # Nearly all values are text, and most agents have others than are asked for: it is compared as it is.
+            by_key.setdefault((source, key), {})[json.loads(value) if value[:1] == b'"' else value] = 1 << i
         self._by_key = [(*where, values) for where, values in by_key.items()]
         self._by_id: dict[str, int] = {}
         self._any_id = 0
@@ -86,7 +88,7 @@ class Matcher:
         for source, key, values in self._by_key:
             held = (facts.labels if source == "label" else facts.attributes).get(key)
             if held is not None:
-                bits |= values.get(canonical(held), 0)
+                bits |= values.get(held if isinstance(held, str) else canonical(held), 0)
         return bits
 
     def matches(self, selector: int, vector: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from relay.control.rollouts import plan
-from relay.control.rollouts.targets import Claim, select
+from relay.control.rollouts.targets import Claim, Population, select
 from relay.policy.evaluate import Evaluator
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
@@ -25,9 +25,11 @@ def plan_seconds() -> float:
     ]
     own = Claim("a", "", 0, Selector(labels={"tier": "prod"}))
     rivals = [Claim("b", "", 1, Selector(labels={"zone": str(zone)})) for zone in range(5)]
+    selectors = [Selector(), own.selector, *(rival.selector for rival in rivals)]
     began = time.perf_counter()
-    goals = list(select(agents, own, own, Selector(), rivals))
-    plan.thresholds("a-2", strategy(), 0, [(t.region, t.facts.agent_id) for t in goals], {})
+    population = Population(((facts, (region, facts.agent_id)) for region, facts in agents), selectors)
+    goals = [goal for _, chosen in select(population, own, own, Selector(), rivals) for goal in chosen]
+    plan.thresholds("a-2", strategy(), 0, goals, {})
     return time.perf_counter() - began
 
 

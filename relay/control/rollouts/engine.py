@@ -10,44 +10,38 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import sqlalchemy as sa
 
 from relay.aio.clock import Clock
 from relay.control import audit, notify
-from relay.control.agents import Agent, NodeState
 from relay.control.assignments import Advance, AssignmentState, packages_of
 from relay.control.catalog import Catalog
 from relay.control.fleet import Fleet
 from relay.control.revisions import Revisions
-from relay.control.rollouts import gates, plan, targets
-from relay.control.rollouts.contents import Contents
+from relay.control.rollouts import plan
 from relay.control.rollouts.model import (
     ACTIVE,
     GOING,
-    Counts,
     Gate,
     GlobalPackages,
     GlobalRevision,
     Look,
-    RegionView,
     Rollout,
     State,
     Troubled,
     Verdict,
 )
 from relay.control.rollouts.soak import Confirmations, Soak
+from relay.control.rollouts.survey import Survey
 from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import Conflict, NotFound, StoreError
-from relay.link.protocol import Version
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.policy import rollout as buckets
 
 _log = log.get("opamp-relay.rollouts")
 _SETTLE_S = 30.0
@@ -55,10 +49,6 @@ _MOST_PAUSE_S = 15.0
 _MOST_PAUSES = 3
 """Of the time between two looks, so many pauses count: while the control plane was down nobody looked."""
 _STEPPING = frozenset({State.RUNNING, State.HELD, State.ROLLING_BACK})
-MOST_TROUBLED = 20
-"""Agents that are named when a rollout is shown."""
-TARGET_AGE_MS = 24 * 3600 * 1000
-"""Agents that were away for longer are no targets."""
 
 
 class Rollouts:
@@ -67,7 +57,6 @@ class Rollouts:
     Args:
         catalog: the documents in force.
         published: called after each step; brings the regions up to date.
-        version: of the policy that a region should have; None for one that never asked.
     """
 
     def __init__(
@@ -75,21 +64,21 @@ class Rollouts:
         database: Database,
         revisions: Revisions,
         fleet: Fleet,
+        survey: Survey,
         *,
         clock: Clock,
         metrics: ControlPlaneMetrics,
         catalog: Callable[[], Catalog],
         published: Callable[[], Awaitable[None]],
-        version: Callable[[str], Version | None],
     ) -> None:
         self._database = database
         self.revisions = revisions
         self._fleet = fleet
+        self._survey = survey
         self._clock = clock
         self._metrics = metrics
         self._catalog = catalog
         self._published = published
-        self._version = version
         self._unpublished = False
         """A step was stored, and the regions have yet to be told."""
         self._began = clock.monotonic()
@@ -99,113 +88,6 @@ class Rollouts:
         """Between the last looks and the next."""
         self._soak = Soak()
         self._confirmations = Confirmations()
-
-    # ---- looking
-
-    def targets_of(self, rollout: Rollout, advance: Advance) -> list[tuple[str, str]]:
-        """(region, agent id) of every agent for which a rollout changes something, where `advance` is in force."""
-        contents = Contents(rollout, advance)
-        layers = advance.states[rollout.assignment].layers
-        return [
-            (target.region, target.facts.agent_id)
-            for target, _ in self._targets(rollout, advance.states)
-            if not _is_same(contents.of(target), target, layers)
-        ]
-
-    def _targets(self, rollout: Rollout, states: Mapping[str, AssignmentState]) -> list[tuple[targets.Target, Agent]]:
-        since_ms = self._clock.unix_ms() - TARGET_AGE_MS
-        kind = rollout.candidate.kind
-        newest: dict[str, Agent] = {}
-        for agent in self._fleet.agents.values():
-            if agent.accepts(kind) and agent.agent_id and (agent.connected or agent.changed_ms >= since_ms):
-                other = newest.get(agent.agent_id)
-                if other is None or other.session_started_ms <= agent.session_started_ms:
-                    newest[agent.agent_id] = agent
-        others = [
-            targets.Claim.of(other.name, revision)
-            for other in states.values()
-            if other.name != rollout.assignment and other.kind == kind
-            for revision in other.in_force
-        ]
-        region_of = {key: node.region for key, node in self._fleet.nodes.items()}
-        facts = ((region_of[a.node], self._fleet.facts_of(a)) for a in newest.values())
-        stable = targets.Claim.of(rollout.assignment, rollout.stable) if rollout.stable is not None else None
-        candidate = targets.Claim.of(rollout.assignment, rollout.candidate)
-        chosen = targets.select(facts, candidate, stable, rollout.strategy.target_selector, others)
-        return [(target, newest[target.facts.agent_id]) for target in chosen]
-
-    def look(self, state: AssignmentState, rollout: Rollout) -> Look:
-        """What is known now of a rollout."""
-        now_ms = self._clock.unix_ms()
-        tally: Counter[tuple[str, Counts]] = Counter()
-        goals = []
-        troubled: list[Troubled] = []
-        made = Contents(rollout, self.revisions.same())
-        gone = {key for key, node in self._fleet.nodes.items() if self._fleet.is_gone(node)}
-        for target, agent in self._targets(rollout, self.revisions.states):
-            contents = made.of(target)
-            if _is_same(contents, target, state.layers):
-                continue
-            goals.append((target.region, agent.agent_id))
-            below = buckets.bucket(rollout.name, agent.agent_id) < rollout.threshold(target.region)
-            on = rollout.state in GOING and below
-            if contents is None:
-                one = Counts(targets=int(on))
-            else:
-                case = gates.Case(
-                    rollout,
-                    *contents,
-                    on_candidate=on,
-                    falls=target.falls,
-                    reports_status=agent.reports(rollout.candidate.kind),
-                    retry=state.retry,
-                    now_ms=now_ms,
-                    node_now_ms=now_ms - self._fleet.nodes[agent.node].behind_ms,
-                    is_last=rollout.stage + 1 == len(rollout.strategy.stages),
-                )
-                offering = agent.offering(rollout.candidate.kind)
-                subject = agent if agent.node not in gone else dataclasses.replace(agent, connected=False)
-                one = gates.count(subject, offering, case)
-                if len(troubled) < MOST_TROUBLED and (found := gates.trouble(agent, offering, case, one)):
-                    troubled.append(Troubled(agent.agent_id, target.region, *found))
-            tally[target.region, one] += 1
-        counts: dict[str, Counts] = {}
-        for (region, one), number in tally.items():
-            counts[region] = counts.get(region, Counts()) + one * number
-        concerned = {region: total for region, total in counts.items() if total.targets or total.holding}
-        views = {region: self._region_view(region, rollout, total, made) for region, total in concerned.items()}
-        return Look(views, goals, troubled)
-
-    def failed(self, rollout: Rollout) -> list[Troubled]:
-        """Agents that could not apply the candidate of a rollout, over or not; some of them where there are many."""
-        made = Contents(rollout, self.revisions.same())
-        found: list[Troubled] = []
-        for agent in self._fleet.agents.values():
-            region = self._fleet.nodes[agent.node].region
-            for failure in agent.offering(rollout.candidate.kind).failed:
-                given = made.candidate(region, self._fleet.facts_of(agent))
-                if (failure.slot, failure.content_hash) == given and len(found) < MOST_TROUBLED:
-                    found.append(Troubled(agent.agent_id, region, "failed", failure.error_message))
-        return found
-
-    def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
-        wanted = self._version(region)
-        nodes = self._nodes_of(region)
-        unheard = [n for n in nodes if not self._fleet.is_heard(n)]
-        resource = f"{rollout.candidate.kind}/{rollout.assignment}"
-        refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
-        if not made.renders(region):
-            refused.append("its values do not resolve there")
-        return RegionView(
-            counts,
-            connected=not unheard,
-            catching_up=bool(unheard) and all(n.connected and not n.verified for n in unheard),
-            # What was refused as a whole is not taken, nor is a manifest that we have yet to publish.
-            current=wanted is None
-            or all(n.sender is None or (n.sender.acked == wanted and not n.sender.refused) for n in nodes),
-            halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
-            refused="; ".join(dict.fromkeys(refused)),
-        )
 
     # ---- stepping
 
@@ -244,7 +126,7 @@ class Rollouts:
                 return
             before = state.rollout
             began = self._clock.monotonic()
-            seen = self.look(state, before)
+            seen = self._look(state, before)
             self._looked_s += self._clock.monotonic() - began
             before = self._looked_at(before, began)
             if self._clock.monotonic() - self._began < _SETTLE_S and not all(
@@ -260,22 +142,23 @@ class Rollouts:
             elif self._soak.is_due(before.name):
                 await self._keep(before)
 
+    def _look(self, state: AssignmentState, rollout: Rollout) -> Look:
+        return self._survey.look(state, rollout, self.revisions.same())
+
+    def _failed(self, rollout: Rollout) -> list[Troubled]:
+        return self._survey.failed(rollout, self.revisions.same())
+
     def _lacks_confirmation(self, before: Rollout, after: Rollout, seen: Look) -> bool:
         """Whether a gate would pass on what may be old news."""
         passes = after.stage > before.stage or (after.state is State.COMPLETED and before.state is not State.COMPLETED)
         if not passes or before.at_once:
             self._confirmations.forget(before.name)
             return False
-        heard_at = [node.status_at for region in seen.regions for node in self._nodes_of(region)]
+        heard_at = [node.status_at for region in seen.regions for node in self._survey.nodes_of(region)]
         if not self._confirmations.is_confirmed(before.name, before.stage, heard_at, self._clock.monotonic()):
             return True
         self._confirmations.forget(before.name)
         return False
-
-    def _nodes_of(self, region: str) -> list[NodeState]:
-        """Those of a region that are waited for."""
-        nodes = self._fleet.nodes.values()
-        return [n for n in nodes if n.region == region and (n.agents or n.connected) and not self._fleet.is_gone(n)]
 
     def _looked_at(self, rollout: Rollout, now: float) -> Rollout:
         """With the time that its stage was observed, this look included."""
@@ -402,7 +285,7 @@ class Rollouts:
             state, before = self._find(name)
             why = reason or f"{actor} said so"
             if action == "promote":
-                seen = self.look(state, before)
+                seen = self._look(state, before)
                 if stage is None:
                     raise Conflict("to promote, name the stage that is meant: of two who do it at once, one is told")
                 after = plan.promote(before, stage, f"promoted by {actor}: {why}", seen.regions, seen.goals, self._now)
@@ -410,7 +293,7 @@ class Rollouts:
                 if action in ("rollback", "abort") and before.state in GOING:
                     # What it came to is worth more than that it is over.
                     gate = Gate(Verdict.FAIL, why)
-                    before_ended = plan.recorded(before, gate, self.look(state, before).regions, self._now)
+                    before_ended = plan.recorded(before, gate, self._look(state, before).regions, self._now)
                 else:
                     before_ended = before
                 after = {
@@ -478,15 +361,15 @@ class Rollouts:
 
     def _view(self, state: AssignmentState, rollout: Rollout) -> dict[str, Any]:
         if rollout.state not in GOING | {State.ROLLING_BACK}:
-            return rollout_view(rollout, {}, None, self.failed(rollout) if rollout.thresholds else [])
-        seen = self.look(state, rollout)
+            return rollout_view(rollout, {}, None, self._failed(rollout) if rollout.thresholds else [])
+        seen = self._look(state, rollout)
         gate: Gate | None = None
         if rollout.state in GOING:
             lacking = self._yet_to_fetch(rollout, seen)
             observed_s = self._soak.observed_s(rollout.name, rollout.stage_started_ms, rollout.observed_s)
             rollout = dataclasses.replace(rollout, observed_s=observed_s)
             gate = Gate(Verdict.HOLD, lacking) if lacking else plan.verdict(rollout, seen.regions, self._now)
-        return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self.failed(rollout))
+        return rollout_view(rollout, seen.regions, gate, seen.troubled if gate else self._failed(rollout))
 
     async def by_hash(self, digits: str) -> tuple[Rollout, GlobalRevision] | None:
         """The rollout whose digest or candidate's hash begins so, else one whose stable revision's does; and what does."""
@@ -581,14 +464,6 @@ class Rollouts:
                 if rollout is not None and rollout.active:
                     found[rollout.state.value] = found.get(rollout.state.value, 0) + 1
         return found
-
-
-def _is_same(contents: tuple[object, object] | None, target: targets.Target, layers: Iterable[Rollout]) -> bool:
-    """Whether a rollout changes nothing for an agent: it gets what it has, and has it of the stable revision."""
-    if contents is None or contents[0] != contents[1]:
-        return False
-    agent_id, region = target.facts.agent_id, target.region
-    return not any(buckets.bucket(layer.name, agent_id) < layer.threshold(region) for layer in layers)
 
 
 def _action(before: Rollout, after: Rollout) -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from relay.control.rollouts.model import GlobalRevision
 from relay.policy.model import Selector
-from relay.policy.selector import Facts, Matcher
+from relay.policy.selector import Facts, Matcher, terms_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +47,41 @@ class Target:
     """Without the assignment another one gives it something: it does not just keep what it has."""
 
 
+class Population(Generic[T]):
+    """Agents, sorted once by what selectors see of them: many rollouts ask who of them is theirs.
+
+    Args:
+        agents: each with its facts.
+        selectors: those that will be asked for.
+    """
+
+    def __init__(self, agents: Iterable[tuple[Facts, T]], selectors: Sequence[Selector]) -> None:
+        matcher = Matcher(selectors)
+        self._terms = {term for selector in selectors for term in terms_of(selector)}
+        self._named = {agent_id for selector in selectors for agent_id in selector.agent_ids}
+        alike: dict[tuple[int, str], tuple[Facts, list[T]]] = {}
+        for facts, agent in agents:
+            key = matcher.vector(facts), facts.agent_id if facts.agent_id in self._named else ""
+            alike.setdefault(key, (facts, []))[1].append(agent)
+        self.alike = list(alike.values())
+        """(facts of one of them, agents that none of the selectors can tell from each other)."""
+
+    def tells(self, selectors: Iterable[Selector]) -> bool:
+        """Whether these selectors tell no more of these agents from each other than those that they were sorted by."""
+        return all(self._named.issuperset(s.agent_ids) and self._terms.issuperset(terms_of(s)) for s in selectors)
+
+
 def select(
-    agents: Iterable[tuple[str, Facts]],
+    population: Population[T],
     candidate: Claim,
     stable: Claim | None,
     strategy: Selector,
     others: Sequence[Claim],
-) -> Iterator[Target]:
-    """The targets of a rollout.
+) -> Iterator[tuple[tuple[bool, bool, bool], Sequence[T]]]:
+    """The targets of a rollout: (`chosen`, `had` and `falls` of `Target`, the agents of which that is so).
 
     Args:
-        agents: (region, facts) of all agents that are known.
+        population: all agents that are known, sorted by all selectors of the other arguments.
         candidate: the revision that goes out.
         stable: the one that it replaces; None where there is none.
         strategy: must match as well.
@@ -69,18 +96,12 @@ def select(
             other.beats(claim) and matcher.matches(i, vector) for i, other in numbered[len(mine) :]
         )
 
-    def verdict(vector: int) -> tuple[bool, bool, bool]:
-        if not matcher.matches(0, vector):
-            return False, False, False
-        lost = stable or candidate
-        falls = any(o.slot == lost.slot and matcher.matches(i, vector) for i, o in numbered[len(mine) :])
-        return wins(candidate, 1, vector), stable is not None and wins(stable, 2, vector), falls
-
-    verdicts: dict[int, tuple[bool, bool, bool]] = {}
-    for region, facts in agents:
+    for facts, agents in population.alike:
         vector = matcher.vector(facts)
-        if vector not in verdicts:
-            verdicts[vector] = verdict(vector)
-        chosen, had, falls = verdicts[vector]
+        if not matcher.matches(0, vector):
+            continue
+        chosen, had = wins(candidate, 1, vector), stable is not None and wins(stable, 2, vector)
         if chosen or had:
-            yield Target(region, facts, chosen, had, falls)
+            lost = stable or candidate
+            falls = any(o.slot == lost.slot and matcher.matches(i, vector) for i, o in numbered[len(mine) :])
+            yield (chosen, had, falls), agents

@@ -1,4 +1,6 @@
-from relay.control.rollouts.targets import Claim, select
+from collections.abc import Iterator
+
+from relay.control.rollouts.targets import Claim, Population, Target, select
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
 
@@ -8,6 +10,19 @@ def facts(name: str, **labels: str) -> tuple[str, Facts]:
 
 
 AGENTS = [facts("a", tier="prod"), facts("b", tier="dev"), facts("c", tier="prod", site="x"), facts("d")]
+
+
+def targets(mine: Claim, before: Claim | None, strategy: Selector, others: list[Claim]) -> Iterator[Target]:
+    selectors = [mine.selector, strategy, *(other.selector for other in others)]
+    selectors += [before.selector] if before is not None else []
+    population = Population(((held, (region, held)) for region, held in AGENTS), selectors)
+    assert population.tells(selectors)
+    found = [
+        Target(region, held, *claimed)
+        for claimed, agents in select(population, mine, before, strategy, others)
+        for region, held in agents
+    ]
+    return iter(sorted(found, key=lambda target: target.facts.agent_id))
 
 
 def chosen(
@@ -21,7 +36,7 @@ def chosen(
     mine = Claim("m", "", priorities[0], candidate)
     before = Claim("m", "", priorities[1], stable) if stable is not None else None
     others = [Claim("r", "", 5, rival) for rival in rivals or []]
-    found = select(AGENTS, mine, before, strategy or Selector(), others)
+    found = targets(mine, before, strategy or Selector(), others)
     marks = ((t.facts.agent_id, t.chosen, t.had, t.falls) for t in found)
     return " ".join(f"{name}{'+' * on}{'-' * had}{'~' * falls}" for name, on, had, falls in marks)
 
@@ -32,7 +47,7 @@ def test_priority_counts_for_each_revision_by_itself() -> None:
     assert chosen(everybody, everybody, rivals=[prod], priorities=(9, 0)) == "a+~ b+- c+~ d+-"
     assert chosen(everybody, everybody, rivals=[prod], priorities=(0, 9)) == "a-~ b+- c-~ d+-"
     other_slot = Claim("r", "x", 9, everybody)
-    assert len(list(select(AGENTS, Claim("m", "", 0, everybody), None, everybody, [other_slot]))) == 4
+    assert len(list(targets(Claim("m", "", 0, everybody), None, everybody, [other_slot]))) == 4
 
 
 def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
@@ -48,3 +63,12 @@ def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
     assert chosen(Selector(), strategy=prod) == "a+ c+"
     assert chosen(prod, rivals=[site]) == "a+"
     assert chosen(Selector(), strategy=Selector(agent_ids=["d", "b"]), rivals=[dev]) == "d+"
+
+
+def test_agents_that_no_selector_can_tell_apart_are_sorted_together() -> None:
+    prod, b = Selector(labels={"tier": "prod"}), Selector(agent_ids=["b"])
+    population = Population(((held, held.agent_id) for _, held in AGENTS), [prod, b])
+    assert [names for _, names in population.alike] == [["a", "c"], ["b"], ["d"]]
+    assert population.tells([prod, Selector(agent_ids=["b"], labels={"tier": "prod"})])
+    assert not population.tells([Selector(labels={"tier": "dev"})])
+    assert not population.tells([Selector(agent_ids=["c"])])
