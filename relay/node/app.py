@@ -206,7 +206,9 @@ class Node:
             self.hub, stream, budget=budget, metrics=metrics, clock=self._clock
         )
         places.count(lambda: len(websockets.open))
-        upgrades = self._upgrades = Upgrades(websockets, proxies, PATH, metrics=metrics)
+        upgrades = self._upgrades = Upgrades(
+            websockets, proxies, PATH, retry_after_s=limits.retry_after, metrics=metrics
+        )
         exchange = HttpAgents(
             self.hub,
             HttpSettings(

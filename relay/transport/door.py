@@ -23,7 +23,7 @@ from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads
-from relay.transport.head import Head, Refusal, parse_head
+from relay.transport.head import Head, Refusal, full, parse_head
 from relay.transport.http import PATH
 from relay.transport.peers import V2, Address, ProxyHeader, TrustedProxies, address_of, proxy_header, scheme_of
 from relay.transport.places import FOR_PROBES, Places
@@ -365,8 +365,7 @@ class _Entrance(asyncio.Protocol):
         # Probes, metrics and people get a few connections of their own, or nobody could look at a full node.
         room = door.places.most + (0 if head.path == PATH else FOR_PROBES)
         if door.places.used >= room or (door.draining and head.path == PATH):
-            retry = ("Retry-After", str(max(1, round(door.settings.retry_after_s))))
-            self._refuse(Refusal(503, "draining" if door.draining else "connections", (retry,)))
+            self._refuse(full("draining" if door.draining else "connections", door.settings.retry_after_s))
             return
         transport = self._transport
         assert transport is not None

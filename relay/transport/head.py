@@ -69,6 +69,11 @@ class Refusal:
         return ("\r\n".join(lines) + "\r\n\r\n" + body).encode()
 
 
+def full(reason: str, retry_after_s: float) -> Refusal:
+    """There is no room now; the other end is to come again later."""
+    return Refusal(503, reason, (("Retry-After", str(max(1, round(retry_after_s)))),))
+
+
 def parse_head(raw: bytes) -> Head | None:
     """Read a request head without the empty line that ends it; None if it is none."""
     lines = raw.decode("latin-1").split("\r\n")

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from relay.observe.metrics import NodeMetrics
-from relay.transport.head import Head, Refusal, upgrade_answer, upgrade_refusal
+from relay.transport.head import Head, Refusal, full, upgrade_answer, upgrade_refusal
 from relay.transport.peers import Address, TrustedProxies, address_of, scheme_of
 from relay.transport.websocket import WebSocketFactory
 
@@ -38,14 +38,22 @@ class Upgrades:
 
     Args:
         path: the only one that has WebSockets.
+        retry_after_s: when who comes while the node drains is to come again.
     """
 
     def __init__(
-        self, websockets: WebSocketFactory, proxies: TrustedProxies, path: str, *, metrics: NodeMetrics
+        self,
+        websockets: WebSocketFactory,
+        proxies: TrustedProxies,
+        path: str,
+        *,
+        retry_after_s: float,
+        metrics: NodeMetrics,
     ) -> None:
         self._websockets = websockets
         self._proxies = proxies
         self._path = path
+        self._retry_after_s = retry_after_s
         self._metrics = metrics
         self.accepting = True
         """False while the node drains."""
@@ -58,7 +66,7 @@ class Upgrades:
             address: of the other end.
         """
         peer = self._proxies.peer(address, head.headers, scheme=scheme_of(transport))
-        refusal = Refusal(503, "draining", (("Retry-After", "30"),)) if not self.accepting else None
+        refusal = full("draining", self._retry_after_s) if not self.accepting else None
         refusal = refusal or upgrade_refusal(head, self._path, peer.host)
         if refusal is not None:
             self._metrics.refused[refusal.reason] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.conftest import Programs, eventually
 from tests.node.test_hub import TRANSPORTS, rate_of, ready_node
@@ -53,11 +54,17 @@ async def test_an_agent_that_is_upgraded_is_the_same_agent(programs: Programs, t
     await half_open.close()
 
 
+async def silent_agent(node: Node) -> tuple[RawSocket, TestAgent]:
+    """An agent that answers no ping."""
+    socket = await RawSocket.open(node.ports["websocket"])
+    agent = TestAgent(WebSocketPipe(socket), "old")
+    await agent.hello()
+    return socket, agent
+
+
 async def test_a_newcomer_has_the_uid_of_one_that_does_not_answer_a_ping(programs: Programs) -> None:
     node = await ready_node(programs)
-    silent = await RawSocket.open(node.ports["websocket"])
-    old = TestAgent(WebSocketPipe(silent), "old")
-    await old.hello()
+    silent, old = await silent_agent(node)
     new = await TestAgent.over("websocket", node.ports, "new", uid=old.uid)
     assert not (await new.hello()).HasField("remote_config")
     assert rate_of(await new.pipe.pushed()) == b"rate: 1"
@@ -162,9 +169,7 @@ async def test_a_uid_is_not_taken_over_by_who_does_not_say_who_it_is(programs: P
 
 async def test_over_http_a_newcomer_that_wins_is_offered_its_config(programs: Programs) -> None:
     node = await ready_node(programs)
-    silent = await RawSocket.open(node.ports["websocket"])
-    old = TestAgent(WebSocketPipe(silent), "old")
-    await old.hello()
+    _, old = await silent_agent(node)
     newcomer = await TestAgent.over("http", node.ports, "new", uid=old.uid)
     assert not (await newcomer.hello()).HasField("remote_config")
     await eventually(lambda: node.hub.connected == 0)

@@ -139,17 +139,25 @@ def damage(programs: Programs, name: str) -> None:
     file.close()
 
 
+HIGH_AND_LOW = (published("high", stable=revision(4), priority=9), published("low", stable=revision(50)))
+
+
+async def one_that_has_high(programs: Programs, upstream: ScriptedControlPlane) -> TestAgent:
+    """An agent of a node that has stopped since."""
+    node = await programs.node(upstream.port)
+    upstream.send(resources(*HIGH_AND_LOW), (1, 1))
+    await upstream.acks.get()
+    agent = await TestAgent.over("websocket", node.ports, "known")
+    await agent.applied((await agent.hello()).remote_config.config_hash)
+    await programs.stop(node)
+    return agent
+
+
 @pytest.mark.parametrize("name", ["ConfigAssignment/high", f"ConfigTemplate/{TEMPLATE.key}"])
 async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
     programs: Programs, upstream: ScriptedControlPlane, name: str
 ) -> None:
-    both = (published("high", stable=revision(4), priority=9), published("low", stable=revision(50)))
-    node = await programs.node(upstream.port)
-    upstream.send(resources(*both), (1, 1))
-    await upstream.acks.get()
-    known = await TestAgent.over("websocket", node.ports, "known")
-    await known.applied((await known.hello()).remote_config.config_hash)
-    await programs.stop(node)
+    known = await one_that_has_high(programs, upstream)
     await asyncio.to_thread(damage, programs, name)
     again = await programs.node(upstream.port)
     degraded = again.condition().status["degraded"]
@@ -159,7 +167,7 @@ async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
         answer = await agent.hello()
         assert not answer.HasField("remote_config"), "it keeps what it has"
         await agent.close()
-    upstream.send(resources(*both), (1, 2))
+    upstream.send(resources(*HIGH_AND_LOW), (1, 2))
     await upstream.acks.get()
     await eventually(lambda: not again.condition().status["degraded"])
     assert await rate(programs, again) == b"rate: 4"
@@ -169,13 +177,7 @@ async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
 async def test_what_is_lost_with_the_manifest_gives_nobody_another_config(
     programs: Programs, upstream: ScriptedControlPlane
 ) -> None:
-    both = (published("high", stable=revision(4), priority=9), published("low", stable=revision(50)))
-    node = await programs.node(upstream.port)
-    upstream.send(resources(*both), (1, 1))
-    await upstream.acks.get()
-    known = await TestAgent.over("websocket", node.ports, "known")
-    await known.applied((await known.hello()).remote_config.config_hash)
-    await programs.stop(node)
+    known = await one_that_has_high(programs, upstream)
     for name in ("ConfigAssignment/high", "\0manifest"):
         await asyncio.to_thread(damage, programs, name)
     await upstream.stop()

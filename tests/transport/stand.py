@@ -101,7 +101,7 @@ async def stand(
     )
     places, proxies = Places(max_connections, descriptors), TrustedProxies(trusted)
     places.count(lambda: len(websockets.open))
-    upgrades = Upgrades(websockets, proxies, PATH, metrics=metrics)
+    upgrades = Upgrades(websockets, proxies, PATH, retry_after_s=30, metrics=metrics)
     exchange = HttpAgents(
         agents,
         HttpSettings(max_message_bytes, body_timeout_s, 60, True),
