@@ -138,6 +138,7 @@ class ControlPlane:
         self.metrics.rollouts = self.rollouts.states
         self.audit = Audit(database)
         notifier = Notifier(database, channels, clock=clock, metrics=self.metrics)
+        started.push_async_callback(self._tasks.close)
         self._tasks.spawn(self.rollouts.run(_LOOK_S), name="rollouts")
         self._tasks.spawn(notifier.run(), name="notifier")
         self.metrics.regions = lambda: views.connected_by_region(fleet)

@@ -36,12 +36,13 @@ async def add(connection: AsyncConnection, rollout: Rollout, reason: str, now_ms
     if rollout.state not in _TOLD or not channels:
         return
     last = (await connection.execute(sa.select(sa.func.max(schema.notices.c.number)))).scalar_one_or_none() or 0
+    about = f"{rollout.candidate.kind} {rollout.assignment}, stage {rollout.current.name}"
     rows = [
         {
             "number": last + 1 + i,
             "channel": channel,
             "title": f"Rollout {rollout.name}: {rollout.state.value.replace('_', ' ')}",
-            "body": f"ConfigAssignment {rollout.assignment}, stage {rollout.current.name}: {reason or rollout.reason}",
+            "body": f"{about}: {reason or rollout.reason}",
             "created_ms": now_ms,
             "attempts": 0,
             "next_ms": now_ms,

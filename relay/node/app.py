@@ -107,6 +107,9 @@ class Node:
         self._settle_in(store, region)
         self.cohorts = Cohorts(region, settings.trusted_attributes)
         self.registry = Registry(store, sender, clock=clock, wake=self._wake)
+        identity = self._identity()
+        self._blob_source = BlobSource(settings.control_plane.endpoint, identity)
+        started.push_async_callback(self._blob_source.close)
         self.packages = self._make_packages()
         started.push_async_callback(self.packages.close)
         self.policy = PolicyHolder(region, store, self.cohorts, changed=self._policy_changed)
@@ -132,7 +135,7 @@ class Node:
         self._sender = sender
         self.link = LinkClient(
             settings.control_plane.endpoint,
-            self._identity(),
+            identity,
             Downward(self.policy.receiver, RENDERERS, self.policy.put_in_force, self._fresh),
             Upward(sender, self._next_report, self.hub.release, batching.timeout if batching.enabled else 0.0),
             clock=clock,
@@ -170,7 +173,6 @@ class Node:
     def _make_packages(self) -> Packages:
         settings = self._settings.packages
         folder = settings.data_dir or str(Path(self._settings.node.data_dir) / "packages")
-        self._blob_source = BlobSource(self._settings.control_plane.endpoint, self._identity())
         return Packages(
             BlobStore(Path(folder), settings.max_bytes, keep_free=settings.keep_free),
             self._blob_source.fetch,
@@ -233,7 +235,7 @@ class Node:
         bounds = DownloadSettings(
             packages.max_downloads, limits.send_stall_timeout, packages.bandwidth.total, packages.bandwidth.per_agent
         )
-        downloads = self.downloads = Downloads(self.packages.find, bounds)
+        downloads = self.downloads = Downloads(self.packages.find, bounds, refused=metrics.refused)
         downloads.start()
         started.push_async_callback(downloads.close)
         self.metrics.downloads = lambda: (downloads.sent_bytes, downloads.done, downloads.broken)

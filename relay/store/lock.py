@@ -33,7 +33,7 @@ class FolderLock:
             StoreError: another process has it, or the folder cannot be written.
         """
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # values of policies may be secrets
             for file in self._files:
                 self._descriptors.append(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,17 +71,20 @@ Find = Callable[[str, dict[str, str]], File]
 
 
 class Downloads:
-    """All downloads of a node. `start`, then `close`."""
+    """All downloads of a node. `start`, then `close`.
 
-    def __init__(self, find: Find, settings: DownloadSettings) -> None:
+    Args:
+        refused: counts requests that were answered with an error instead of a file, by `download_STATUS`.
+    """
+
+    def __init__(self, find: Find, settings: DownloadSettings, *, refused: Counter[str]) -> None:
         self._find = find
         self._settings = settings
         self._sender = Sender(stall_s=settings.stall_s, total=settings.total, each=settings.each)
         self._over_tls = 0
         self._tls_bytes = 0
         self._tls_done = 0
-        self.refused: dict[int, int] = {}
-        """Status → requests that were answered with it instead of a file."""
+        self._refused = refused
 
     @property
     def active(self) -> int:
@@ -127,7 +131,7 @@ class Downloads:
         return file, part_of(headers, size, sha256)
 
     def _refusal(self, denied: Denied) -> tuple[dict[str, str], bytes]:
-        self.refused[denied.status] = self.refused.get(denied.status, 0) + 1
+        self._refused[f"download_{denied.status}"] += 1
         body = f"{denied}\n".encode()
         headers = {"Content-Type": "text/plain", "Content-Length": str(len(body))}
         if denied.retry_after_s is not None:

@@ -114,7 +114,7 @@ async def stand(
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    downloads = downloads or Downloads(_no_file, DownloadSettings(10, 5.0, None, None))
+    downloads = downloads or Downloads(_no_file, DownloadSettings(10, 5.0, None, None), refused=metrics.refused)
     downloads.start()
     routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
     runner, factory = await serve([*routes, ("GET", "/health", health)], 60)

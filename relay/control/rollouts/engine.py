@@ -407,7 +407,7 @@ class Rollouts:
         async with self._database.read() as connection:
             bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms))).scalars().all()
         if not bodies:
-            raise NotFound(f"ConfigAssignment {assignment} has no history")
+            raise NotFound(f"assignment {assignment} has no history")
         kept = [Rollout.from_plain(json.loads(body)) for body in bodies]
         state = self.revisions.states.get(assignment)
         active = {r.name: r for r in (state.rollout, state.pending) if r and r.active} if state is not None else {}
@@ -437,7 +437,7 @@ class Rollouts:
         """
         state = self.revisions.states.get(assignment)
         if state is None:
-            raise NotFound(f"there is no ConfigAssignment {assignment}")
+            raise NotFound(f"there is no assignment {assignment}")
         query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.assignment == assignment)
         async with self._database.read() as connection:
             bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms.desc()))).scalars().all()
@@ -448,7 +448,7 @@ class Rollouts:
                 return kept
         if rollout:
             raise NotFound(f"there is no rollout {rollout} of {assignment}")
-        raise NotFound(f"ConfigAssignment {assignment} was never anything else")
+        raise NotFound(f"{state.kind} {assignment} was never anything else")
 
     def latest(self, assignment: str) -> str:
         """Name of the newest rollout of an assignment."""

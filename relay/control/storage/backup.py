@@ -228,7 +228,6 @@ def restore(archive: Path, data_dir: Path) -> Summary:
         if data_dir.exists():
             data_dir.rmdir()
         scratch.rename(data_dir)
-        data_dir.chmod(0o755)
     except (OSError, sqlite3.Error, tarfile.TarError) as error:
         raise StoreError(f"{data_dir}: {error}") from error
     finally:
