@@ -32,6 +32,7 @@ _NULLS = frozenset({"", "null", "Null", "NULL", "~"})
 _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_MAX_DURATION_CHARS = 40
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhd]))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
@@ -215,7 +216,7 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: not a duration, or one of more than ten years.
     """
-    if not _DURATION.fullmatch(text):
+    if len(text) > _MAX_DURATION_CHARS or not _DURATION.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 15m, 1h30m, 90d")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
     if seconds > MAX_DURATION_S:

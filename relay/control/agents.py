@@ -58,6 +58,22 @@ class Agent:
     stream: int = 0
     """The Report stream of its node that last told of it; see `NodeState.streams`."""
 
+    def is_like(self, other: Agent) -> bool:
+        """Whether nothing differs that decides whose agent it is, and what may be offered to it."""
+        return (
+            self.facts is not None
+            and self.facts == other.facts
+            and (self.agent_id, self.node, self.connected, self.capabilities, self.session_started_ms, self.forgotten)
+            == (
+                other.agent_id,
+                other.node,
+                other.connected,
+                other.capabilities,
+                other.session_started_ms,
+                other.forgotten,
+            )
+        )
+
     def offering(self, kind: str) -> Offering:
         """What it was last offered by assignments of a kind."""
         return self.config if kind == CONFIG else self.packages or _NEVER

@@ -50,7 +50,7 @@ class Fleet:
         self._metrics = metrics
         self.agents: dict[bytes, Agent] = {}
         self.edition = 0
-        """Another number whenever an agent has changed, come or gone."""
+        """Another number whenever an agent has come, gone, or become another: in what `Agent.is_like` compares."""
         self.nodes: dict[str, NodeState] = {}
         self._bodies: set[bytes] = set()
         """Digests of effective configs that are stored."""
@@ -91,8 +91,9 @@ class Fleet:
         return self.nodes.setdefault(f"{region}/{name}", NodeState(region, name))
 
     def _put(self, agent: Agent) -> None:
-        self._drop(agent.uid)
-        self.edition += 1
+        before = self._take_out(agent.uid)
+        if before is None or not before.is_like(agent):
+            self.edition += 1
         node = self.nodes[agent.node]
         self.agents[agent.uid] = agent
         node.agents.add(agent.uid)
@@ -100,13 +101,17 @@ class Fleet:
             node.shards.replace(agent.uid, 0, agent.digest)
 
     def _drop(self, uid: bytes) -> None:
+        if self._take_out(uid) is not None:
+            self.edition += 1
+
+    def _take_out(self, uid: bytes) -> Agent | None:
         old = self.agents.pop(uid, None)
         if old is not None:
-            self.edition += 1
             node = self.nodes[old.node]
             node.agents.discard(uid)
             if not old.forgotten:
                 node.shards.replace(uid, old.digest, 0)
+        return old
 
     def _put_aside(self, node: NodeState, uid: bytes, digest: int) -> None:
         """Count what a node reports of an agent that is not its own; 0: it no longer does. So its sums can be compared."""
@@ -277,8 +282,11 @@ class Fleet:
             forgotten += [uid for uid in gone if uid in node.agents and uid not in removing]
             aside += [(uid, 0) for uid in gone if uid in node.aside]
         aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
+        trusted = node.trusted
         await self._store(accepted, removed, forgotten, report)
         for agent in accepted:
+            if node.trusted != trusted:
+                agent.facts = None
             held = self.agents.get(agent.uid)
             if held is not None and held.node != key:
                 self._lose(held, key)

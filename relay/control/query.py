@@ -10,7 +10,7 @@ from relay.control.agents import Agent
 from relay.control.fleet import Fleet
 from relay.errors import Conflict, NotFound, Problem, Refused
 from relay.ids import format_uid, parse_uid
-from relay.policy.selector import canonical
+from relay.policy.model import canonical
 
 HOST, VERSION = "host.name", "service.version"
 LEAST_PREFIX = 4

@@ -15,7 +15,7 @@ from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.offering import Offering
 from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.record import Record
-from relay.policy.evaluate import NOTHING, Applied, Choice, CohortKey, Decision, Evaluator, applied_of
+from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator, applied_of
 from relay.policy.packages import package_hash
 from relay.policy.snapshot import CONFIG, PACKAGES, ConfigContent, Content, Snapshot
 
@@ -147,7 +147,7 @@ class Cohorts:
             record.capabilities & capabilities.DECIDING,
             failed=tuple(f.attempt for f in record.failures),
             held=[slot.content_hash for slot in record.held],
-            applied=_applied_by(record),
+            applied=applied_of(record.config.applied, record.installed),
         )
         cohort = self._cohorts.get(key)
         if cohort is None:
@@ -166,8 +166,7 @@ class Cohorts:
         cohort = record.cohort
         if not isinstance(cohort, Cohort) or cohort.generation != self._generation:
             return self.place(record)
-        failed, applied = cohort.key[3:]
-        if self._evaluator.looks_at_applied(failed) and applied != _applied_by(record):
+        if self._evaluator.looks_back(cohort.key[3]):
             return self.place(record)
         return cohort
 
@@ -232,10 +231,6 @@ class Cohorts:
         rendered = self._rendered.get(key) or self._rendered_before.get(key) or content.render()
         self._rendered[key] = rendered
         return rendered
-
-
-def _applied_by(record: Record) -> Applied:
-    return applied_of(record.config.applied, record.installed)
 
 
 def _slot(choice: Choice) -> OfferedSlot:

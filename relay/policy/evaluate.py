@@ -213,11 +213,11 @@ class Evaluator:
                 content is None or self.hash_of(content, vector) in held
             ):
                 sides |= 1 << i
-        return (vector, deciding_capabilities, sides, failed, applied if self.looks_at_applied(failed) else ())
+        return (vector, deciding_capabilities, sides, failed, applied if failed or self._refuses else ())
 
-    def looks_at_applied(self, failed: Failed) -> bool:
-        """Whether what an agent applied may decide: only where it cannot have what it should."""
-        return bool(failed) or self._refuses
+    def looks_back(self, failed: Failed) -> bool:
+        """Whether what an agent has, or applied, may decide; else only what it is, and what it failed at."""
+        return bool(failed) or self._refuses or bool(self.frozen)
 
     def matches(self, selector: Selector, vector: int) -> bool:
         """Whether a selector of the snapshot matches a cohort."""

@@ -10,8 +10,8 @@ from relay.documents import canonical_json
 from relay.policy import rollout
 from relay.policy.evaluate import Applied, Choice, CohortKey, Evaluator, Failed, Withheld, is_blocked
 from relay.policy.mask import Mask
-from relay.policy.model import Selector
-from relay.policy.selector import Facts, canonical
+from relay.policy.model import Selector, canonical
+from relay.policy.selector import Facts
 from relay.policy.snapshot import CONFIG, PACKAGES, Assignment, Content, PackageContent, Rollout
 
 

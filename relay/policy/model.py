@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -22,6 +23,18 @@ def _text(value: Any) -> Any:
 
 Version = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Scalar = str | int | float | bool
+Term = tuple[str, str, bytes]
+"""(`label` or `attribute`, key, canonical form of the value)."""
+
+
+def canonical(value: Any) -> bytes:
+    """The form in which selector and agent values are compared; 1.0 and 1 are equal."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        return canonical_json(value)
+    except ValueError:  # a NaN that an agent reports equals nothing
+        return b"NaN"
 
 
 class Model(BaseModel):
@@ -48,6 +61,14 @@ class Selector(Model):
     attributes: dict[str, Scalar] = Field(default_factory=dict)
     """What the agent says of itself."""
     agent_ids: list[str] = Field(default_factory=list, max_length=10_000)
+
+    @cached_property
+    def terms(self) -> tuple[Term, ...]:
+        """The labels and attributes, in a fixed order."""
+        return (
+            *(("label", key, canonical(value)) for key, value in sorted(self.labels.items())),
+            *(("attribute", key, canonical(value)) for key, value in sorted(self.attributes.items())),
+        )
 
 
 class Variable(Model):

@@ -8,11 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relay.documents import canonical_json
-from relay.policy.model import Selector
-
-Term = tuple[str, str, bytes]
-"""(`label` or `attribute`, key, canonical JSON of the value)."""
+from relay.policy.model import Selector, Term, canonical
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,24 +18,6 @@ class Facts:
     agent_id: str
     labels: Mapping[str, Any]
     attributes: Mapping[str, Any]
-
-
-def canonical(value: Any) -> bytes:
-    """The form in which selector and agent values are compared; 1.0 and 1 are equal."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    try:
-        return canonical_json(value)
-    except ValueError:  # a NaN that an agent reports equals nothing
-        return b"NaN"
-
-
-def terms_of(selector: Selector) -> list[Term]:
-    """The label and attribute terms of a selector, in a fixed order."""
-    return [
-        *(("label", key, canonical(value)) for key, value in sorted(selector.labels.items())),
-        *(("attribute", key, canonical(value)) for key, value in sorted(selector.attributes.items())),
-    ]
 
 
 class Matcher:
@@ -54,7 +32,7 @@ class Matcher:
         named: list[list[str]] = []
         for selector in selectors:
             bits = 0
-            for term in terms_of(selector):
+            for term in selector.terms:
                 bits |= 1 << self._index.setdefault(term, len(self._index))
             wanted.append(bits)
             named.append(selector.agent_ids)
@@ -105,6 +83,6 @@ def matches(selector: Selector, facts: Facts) -> bool:
 
 def implies(one: Selector, other: Selector) -> bool:
     """Whether every agent that `one` matches is matched by `other` too, as far as the selectors alone can tell."""
-    if not set(terms_of(other)) <= set(terms_of(one)):
+    if not set(other.terms) <= set(one.terms):
         return False
     return not other.agent_ids or (bool(one.agent_ids) and set(one.agent_ids) <= set(other.agent_ids))

@@ -32,3 +32,15 @@ def test_a_policy_that_is_refused_as_a_whole_is_among_the_refusals() -> None:
     assert [r["name"] for r in node.refusals] == ["a"]
     assert not node.connected
     assert isinstance(Agent(b"", "a", "eu/one", True, 0, b"", 0, b"").config.hash, bytes)
+
+
+def test_what_makes_an_agent_another_one() -> None:
+    def read(**more: bool) -> Agent:
+        made = record("a", **more)  # type: ignore[arg-type]
+        return read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
+
+    agent = read()
+    assert agent.is_like(read(healthy=False)), "nothing that selectors or capabilities tell"
+    assert not agent.is_like(read(accepts=False))
+    agent.facts = None
+    assert not agent.is_like(read()), "it may have been"

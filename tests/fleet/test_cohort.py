@@ -134,3 +134,31 @@ def test_packages_of_a_cohort_and_what_an_agent_holds_of_them() -> None:
     newer = cohorts.packages(agent)
     assert newer is not None
     assert newer.hash != offer.hash
+
+
+def test_what_an_agent_applied_counts_from_then_on_where_it_cannot_have_what_it_should() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("a", stable=revision(2))))
+    agent = record()
+    offer = cohorts.offer(agent)
+    assert offer is not None
+    agent.offer_config(offer.config_hash, offer.slots)
+    agent.config.fail(offer.slots, "no")
+    agent.cohort = None
+    assert cohorts.of(agent).key[4] == ()
+    agent.config.applied = offer.slots
+    assert [slot for _, _, slot in cohorts.of(agent).key[4]] == [offer.slots[0].content_hash]
+
+
+def test_who_keeps_the_candidate_of_a_frozen_rollout_goes_by_what_it_has_now() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)))
+    has, had = record("has"), record("had")
+    for agent in (has, had):
+        offer = cohorts.offer(agent)
+        assert offer is not None
+        agent.offer_config(offer.config_hash, offer.slots)
+    cohorts.restrict(frozenset(), frozenset({"a-1"}))
+    assert cohorts.of(had) is cohorts.of(has)
+    had.config.slots = ()
+    assert cohorts.of(had) is not cohorts.of(has)

@@ -3,8 +3,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.policy.model import Selector
-from relay.policy.selector import Facts, Matcher, canonical, implies, matches
+from relay.policy.model import Selector, canonical
+from relay.policy.selector import Facts, Matcher, implies, matches
 
 
 def facts(agent_id: str = "a", labels: dict[str, Any] | None = None, attributes: dict[str, Any] | None = None) -> Facts:

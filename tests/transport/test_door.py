@@ -90,7 +90,7 @@ async def test_idle_sockets_keep_nobody_out() -> None:
     async with stand(max_connections=20) as it:
         held = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(8)]
         await eventually(lambda: len(it.door.waiting) == 8)
-        await asyncio.sleep(2.3)
+        await asyncio.sleep(3)
         newcomer = await RawSocket.open(it.port)
         assert await is_gone(held[0][0]), "the one that has stood there longest"
         assert it.metrics.refused["heads"] == 1

@@ -37,8 +37,8 @@ class Survey:
         self._fleet = fleet
         self._clock = clock
         self._version = version
-        self._sorted: dict[str, tuple[int, int, Population[Agent]]] = {}
-        """Kind of assignment → (edition of the fleet, when it was sorted, the agents that take it)."""
+        self._sorted: dict[str, tuple[int, int, Population[bytes]]] = {}
+        """Kind of assignment → (edition of the fleet, when it was sorted, uids of the agents that take it)."""
 
     def targets_of(self, rollout: Rollout, advance: Advance) -> list[tuple[str, str]]:
         """(region, agent id) of every agent for which a rollout changes something, where `advance` is in force."""
@@ -128,13 +128,14 @@ class Survey:
         stable = Claim.of(rollout.assignment, rollout.stable) if rollout.stable is not None else None
         candidate = Claim.of(rollout.assignment, rollout.candidate)
         selectors = [*_selectors(advance, kind), *_selectors_of(rollout)]
-        nodes, facts_of = self._fleet.nodes, self._fleet.facts_of
+        fleet = self._fleet
         population = self._population(kind, selectors)
-        for claimed, agents in select(population, candidate, stable, rollout.strategy.target_selector, others):
-            for agent in agents:
-                yield Target(nodes[agent.node].region, facts_of(agent), *claimed), agent
+        for claimed, uids in select(population, candidate, stable, rollout.strategy.target_selector, others):
+            for uid in uids:
+                agent = fleet.agents[uid]
+                yield Target(fleet.nodes[agent.node].region, fleet.facts_of(agent), *claimed), agent
 
-    def _population(self, kind: str, selectors: list[Selector]) -> Population[Agent]:
+    def _population(self, kind: str, selectors: list[Selector]) -> Population[bytes]:
         """All agents that may be targets of a kind. Many rollouts ask while nothing has changed."""
         now_ms = self._clock.unix_ms()
         if kind in self._sorted:
@@ -142,7 +143,7 @@ class Survey:
             is_fresh = edition == self._fleet.edition and 0 <= now_ms - sorted_ms < _KEPT_MS
             if is_fresh and population.tells(selectors):
                 return population
-        population = Population(((self._fleet.facts_of(a), a) for a in self._newest(kind, now_ms)), selectors)
+        population = Population(((self._fleet.facts_of(a), a.uid) for a in self._newest(kind, now_ms)), selectors)
         self._sorted[kind] = self._fleet.edition, now_ms, population
         return population
 

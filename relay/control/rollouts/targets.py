@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from relay.control.rollouts.model import GlobalRevision
 from relay.policy.model import Selector
-from relay.policy.selector import Facts, Matcher, terms_of
+from relay.policy.selector import Facts, Matcher
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Population(Generic[T]):
 
     def __init__(self, agents: Iterable[tuple[Facts, T]], selectors: Sequence[Selector]) -> None:
         matcher = Matcher(selectors)
-        self._terms = {term for selector in selectors for term in terms_of(selector)}
+        self._terms = {term for selector in selectors for term in selector.terms}
         self._named = {agent_id for selector in selectors for agent_id in selector.agent_ids}
         alike: dict[tuple[int, str], tuple[Facts, list[T]]] = {}
         for facts, agent in agents:
@@ -68,7 +68,7 @@ class Population(Generic[T]):
 
     def tells(self, selectors: Iterable[Selector]) -> bool:
         """Whether these selectors tell no more of these agents from each other than those that they were sorted by."""
-        return all(self._named.issuperset(s.agent_ids) and self._terms.issuperset(terms_of(s)) for s in selectors)
+        return all(self._named.issuperset(s.agent_ids) and self._terms.issuperset(s.terms) for s in selectors)
 
 
 def select(
