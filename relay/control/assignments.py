@@ -74,7 +74,8 @@ class AssignmentState:
     @property
     def asked(self) -> tuple[int, bool]:
         """(approvals, four eyes) that a change needs whatever it says itself: what was asked for until now."""
-        going = [r.asked for r in (self.rollout, self.pending) if r is not None]
+        going = [self.rollout.asked] if self.rollout is not None else []
+        going += [(self.pending.needed, self.pending.four_eyes)] if self.pending is not None else []
         return max((needed for needed, _ in going), default=0), any(four_eyes for _, four_eyes in going)
 
     def for_region(self, region: str, renders: Callable[[GlobalRevision], bool] = lambda _: True) -> Published:

@@ -354,7 +354,7 @@ def _given_up(before: AnyDocument | None, after: AnyDocument) -> tuple[str, ...]
     found = []
     if before.spec.strategy and not after.spec.strategy:
         found.append(
-            f"it names no strategy any more: this change still goes out by {before.spec.strategy}, later ones at once"
+            f"it names no strategy any more: changes go out by {before.spec.strategy} until one has, later ones at once"
         )
     if before.spec.approval is not None and after.spec.approval is None:
         found.append("it asks for no approval of its own any more: this change still needs those that were asked for")

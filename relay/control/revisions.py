@@ -25,6 +25,7 @@ from relay.control.rollouts.model import (
     GlobalRevision,
     Rollout,
     State,
+    Way,
     at_once,
 )
 from relay.control.storage import schema
@@ -111,7 +112,7 @@ class Revisions:
         """Give the states that follow from documents; nothing changes yet.
 
         Args:
-            before: the documents until now: a change that gives up its strategy still goes out by it.
+            before: the documents until now.
         """
         variables = dict(variables_resource(v) for v in catalog.variables.values())
         packages = dict(package_resource(p) for p in catalog.packages.values())
@@ -137,12 +138,12 @@ class Revisions:
             number, retry = advance.gone.pop(name, (0, 0))
             state = self.states.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
             advance.states[name] = state
-            strategy, at_once = self._way(catalog, before, assignment)
-            edited = state.pending is not None and not self._as_pending(state.pending, assignment, strategy)
+            way = self._way(catalog, before, state, assignment)
+            edited = state.pending is not None and not self._as_pending(state.pending, assignment, way[0])
             if state.declared != revision or edited:
                 authors = (actor, *(state.pending.authors if state.pending is not None else ()))
                 state = dataclasses.replace(state, declared=revision)
-                self._change(advance, state, assignment, (strategy, at_once), authors, now_ms)
+                self._change(advance, state, assignment, way, authors, now_ms)
         self._end_yanked(advance, catalog, now_ms)
         for name, state in advance.states.items():
             # Nobody is kept from deleting what agents could only fall back to.
@@ -174,13 +175,23 @@ class Revisions:
         """Whether changes go out without a strategy."""
         return _observes(assignment) or (not assignment.spec.strategy and self._rules[assignment.kind].at_once)
 
-    def _way(self, catalog: Catalog, before: Catalog | None, assignment: AnyAssignment) -> tuple[StrategySpec, bool]:
-        """(strategy, whether that is none) by which a change goes out."""
+    def _way(
+        self, catalog: Catalog, before: Catalog | None, state: AssignmentState, assignment: AnyAssignment
+    ) -> tuple[StrategySpec, bool, Way]:
+        """(strategy, whether that is none, who says so) by which a change goes out.
+
+        One that gives up its strategy goes out by it, whatever is edited until one has.
+        """
+        strategy, at_once = self.strategy(catalog, assignment), self._at_once(assignment)
+        if _observes(assignment) or assignment.spec.strategy:
+            return strategy, at_once, Way.SETTINGS if _observes(assignment) else Way.NAMED
         old = before.of(assignment).get(assignment.key) if before is not None else None
-        given_up = old.spec.strategy if old is not None and not assignment.spec.strategy else None
-        if given_up and given_up in catalog.strategies and not _observes(assignment):
-            return catalog.strategies[given_up].spec, False
-        return self.strategy(catalog, assignment), self._at_once(assignment)
+        if old is not None and old.spec.strategy in catalog.strategies:
+            return catalog.strategies[old.spec.strategy].spec, False, Way.KEPT
+        last = state.pending or state.rollout
+        if last is not None and (last.way is Way.NAMED or (last.way is Way.KEPT and last.state is not State.COMPLETED)):
+            return last.strategy, False, Way.KEPT
+        return strategy, at_once, Way.SETTINGS
 
     def _asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
         """(approvals that a change needs by its own documents, whether its author's does not count)."""
@@ -198,13 +209,13 @@ class Revisions:
         advance: Advance,
         state: AssignmentState,
         assignment: AnyAssignment,
-        way: tuple[StrategySpec, bool],
+        way: tuple[StrategySpec, bool, Way],
         authors: Sequence[str],
         now_ms: int,
     ) -> None:
         """Begin the rollout to what `state` declares, in the place of one that waits."""
         assert state.declared is not None
-        strategy, at_once = way
+        strategy, at_once, who = way
         asked, before = self._asked(assignment), state.asked
         # Who may not change something alone may not change alone that they may not.
         needed, four_eyes = max(asked[0], before[0]), asked[1] or before[1]
@@ -225,6 +236,7 @@ class Revisions:
             asked=asked,
             authors=tuple(dict.fromkeys(authors)),
             at_once=at_once,
+            way=who,
         )
         if state.pending is not None:
             advance.rollouts.append(plan.supersede(state.pending, rollout.name, now_ms))
@@ -273,7 +285,8 @@ class Revisions:
     def again(self, advance: Advance, catalog: Catalog, name: str, authors: Sequence[str], now_ms: int) -> None:
         """Put into `advance` a new rollout to what an assignment asks for and did not get, by the rules of today."""
         assignment = next(a for a in catalog.all_assignments() if a.key == name)
-        self._change(advance, advance.states[name], assignment, self._way(catalog, None, assignment), authors, now_ms)
+        state = advance.states[name]
+        self._change(advance, state, assignment, self._way(catalog, None, state, assignment), authors, now_ms)
 
     def step(self, rollout: Rollout) -> Advance:
         """What follows from a rollout that took a step."""

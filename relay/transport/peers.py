@@ -27,6 +27,8 @@ _FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded
 
 Address = tuple[str, int | None]
 """(IP, port or None where nobody knows)."""
+Hops = list[dict[str, str]]
+"""What proxies said, the nearest to us last; each as the parameters of a Forwarded element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ipaddress.ip_network(text, strict=False) for text in networks]
+        self._contradicted = False
         self.unbelieved = ""
         """IP of who first said for whom it speaks, and is not trusted; empty for nobody."""
 
@@ -95,10 +98,10 @@ class TrustedProxies:
             scheme: of the connection itself.
         """
         host = headers.get("host", "")
-        hops: list[dict[str, str]] = []
+        hops: Hops = []
         if any(name in headers for name in _FORWARDING):
             if self.trusts(address[0]):
-                hops = _hops(headers)
+                hops = self._agreed(_forwarded(headers), _x_forwarded(headers), address)
             elif not self.unbelieved:
                 self.unbelieved = address[0]
                 _log.warning(
@@ -116,6 +119,22 @@ class TrustedProxies:
             scheme if scheme in ("http", "https") else "http",
             host if _HOST.fullmatch(host) is not None else "",
         )
+
+    def _agreed(self, standard: Hops, usual: Hops, address: Address) -> Hops:
+        """What a proxy said, in one way or in both; nothing where they contradict each other.
+
+        Most proxies write one of the two and pass on what the agent wrote as the other.
+        """
+        if not standard or not usual or _said(standard) == _said(usual):
+            return standard or usual
+        if not self._contradicted:
+            self._contradicted = True
+            _log.warning(
+                "forwarding_contradicts_itself",
+                remote_addr=address[0],
+                consequence="Forwarded and X-Forwarded-* say different things: neither is believed; remove one at the proxy",
+            )
+        return []
 
 
 def address_of(transport: asyncio.BaseTransport | None) -> Address:
@@ -179,22 +198,31 @@ def _v2(data: bytes) -> ProxyHeader | None:
     return ProxyHeader(length, (str(ipaddress.ip_address(source)), port))
 
 
-def _hops(headers: Mapping[str, str]) -> list[dict[str, str]]:
-    """What proxies said, the nearest to us last; each as the parameters of a Forwarded element (RFC 7239)."""
-    if "forwarded" in headers:
-        return [_element(text) for text in _split(headers["forwarded"], ",")]
+def _forwarded(headers: Mapping[str, str]) -> Hops:
+    """What proxies said by Forwarded (RFC 7239)."""
+    return [_element(text) for text in _split(headers["forwarded"], ",")] if "forwarded" in headers else []
+
+
+def _x_forwarded(headers: Mapping[str, str]) -> Hops:
+    """What proxies said by X-Forwarded-For, -Proto and -Host."""
     lists = {
         key: [item.strip() for item in headers[name].split(",")]
         for key, name in (("for", "x-forwarded-for"), ("proto", "x-forwarded-proto"), ("host", "x-forwarded-host"))
         if name in headers
     }
-    hops: list[dict[str, str]] = [{"for": ip} for ip in lists.get("for", [])] or [{}]
+    if not lists:
+        return []
+    hops: Hops = [{"for": ip} for ip in lists.get("for", [])] or [{}]
     for key in ("proto", "host"):
         values = lists.get(key, [])
         for i, hop in enumerate(hops):
             if values:  # proxies replace these more often than they append
                 hop[key] = values[i] if len(values) == len(hops) else values[-1]
     return hops
+
+
+def _said(hops: Hops) -> list[tuple[Address | None, str, str]]:
+    return [(_address(hop.get("for", "")), hop.get("proto", "").lower(), hop.get("host", "")) for hop in hops]
 
 
 def _element(text: str) -> dict[str, str]:

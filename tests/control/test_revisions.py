@@ -117,3 +117,48 @@ async def test_a_row_under_another_name_is_damage(programs: Programs, table: str
     file.close()
     with pytest.raises(StoreError, match="damaged: restore a backup"):
         await programs.control_plane()
+
+
+async def stages_of(plane: ControlPlane, name: str) -> list[str]:
+    return [stage["name"] for stage in (await rollout_of(plane, name))["stages"]]
+
+
+async def test_a_strategy_that_was_given_up_holds_until_a_change_has_gone_out_by_it(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + TWO + staged(1))
+    await change(plane, assignment("a", rate=1))
+    await change(plane, assignment("a", rate=2))
+    assert await stages_of(plane, "a-2") == ["canary", "all"], "also where it was given up by an edit of its own"
+    while (await rollout_of(plane, "a-2"))["state"] != "completed":
+        await plane.rollouts.act("a-2", "promote", "eve", stage=(await rollout_of(plane, "a-2"))["stage"])
+    await change(plane, assignment("a", rate=3))
+    assert await stages_of(plane, "a-3") == ["all"], "a change has gone out by it"
+
+
+async def test_a_change_that_gives_up_its_strategy_keeps_it_whatever_else_is_applied(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + TWO + staged(1) + NEEDS, actor="eve")
+    await plane.rollouts.approve("a-1", "bob", (await rollout_of(plane, "a-1"))["digest"])
+    await change(plane, assignment("a", rate=2), actor="eve")
+    assert await stages_of(plane, "a-2") == ["canary", "all"]
+    await change(plane, assignment("b", rate=9, priority=1), actor="eve")
+    assert plane.revisions.states["a"].pending is not None
+    assert plane.revisions.states["a"].pending.name == "a-2", "it was not planned again"
+    await change(plane, assignment("a", rate=3), actor="eve")
+    edited = await rollout_of(plane, "a-3")
+    assert (edited["state"], edited["approvals_needed"]) == ("pending_approval", 1)
+    assert await stages_of(plane, "a-3") == ["canary", "all"]
+    await plane.rollouts.act("a-3", "reject", "bob")
+    await change(plane, assignment("a", rate=4), actor="eve")
+    assert await stages_of(plane, "a-4") == ["canary", "all"], "none has gone out by it yet"
+
+
+async def test_an_approval_that_was_only_ever_asked_for_is_needed_all_the_same(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + TWO + assignment("a", rate=1))
+    await change(plane, staged(2) + NEEDS, actor="eve")
+    for name, text in (("a-3", assignment("a", rate=2)), ("a-4", assignment("a", rate=3))):
+        await change(plane, text, actor="eve")
+        await change(plane, assignment("b", rate=int(name[-1]), priority=1), actor="eve")
+        assert (await rollout_of(plane, name))["state"] == "pending_approval"
+        assert await stages_of(plane, name) == ["canary", "all"]

@@ -44,6 +44,27 @@ def peer(ip: str = "10.0.0.1", **headers: str) -> Peer:
             "https://a",
         ),
         ({"forwarded": 'for="_hidden, x";proto=https'}, "10.0.0.1:4000", ""),
+        (
+            {
+                "forwarded": "for=203.0.113.7;proto=https;host=a",
+                "x_forwarded_for": "203.0.113.7",
+                "x_forwarded_proto": "https",
+                "x_forwarded_host": "a",
+            },
+            "203.0.113.7",
+            "https://a",
+        ),
+        # A proxy that writes the one passes on the other as the agent wrote it.
+        (
+            {"host": "h", "forwarded": "for=6.6.6.6;proto=https;host=evil", "x_forwarded_for": "203.0.113.7"},
+            "10.0.0.1:4000",
+            "http://h",
+        ),
+        (
+            {"host": "h", "forwarded": "for=203.0.113.7", "x_forwarded_for": "203.0.113.7", "x_forwarded_host": "evil"},
+            "10.0.0.1:4000",
+            "http://h",
+        ),
     ],
 )
 def test_what_a_trusted_proxy_says_is_believed(headers: dict[str, str], remote: str, base_url: str) -> None:

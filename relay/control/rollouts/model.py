@@ -145,6 +145,17 @@ def revision_from_plain(value: Mapping[str, Any] | None) -> GlobalRevision | Non
     return GlobalConfig(**{**value, "selector": selector})
 
 
+class Way(enum.StrEnum):
+    """Who says by which strategy a rollout goes out."""
+
+    NAMED = "named"
+    """Its documents."""
+    KEPT = "kept"
+    """Its documents no longer do: it is the last to go out by the strategy that they named."""
+    SETTINGS = "settings"
+    """The settings, for all whose documents name none."""
+
+
 class State(enum.StrEnum):
     """Where a rollout is."""
 
@@ -317,6 +328,7 @@ class Rollout:
     """A stage of it failed: nobody keeps its candidate."""
     at_once: bool = False
     """It goes out without a strategy: everybody is offered it, and nothing is waited for but that agents decide."""
+    way: Way = Way.SETTINGS
     four_eyes: bool = False
     approvals: tuple[ApprovalGiven, ...] = ()
     ended_ms: int = 0
@@ -353,7 +365,7 @@ class Rollout:
         value["candidate"] = self.candidate.plain()
         value["stable"] = self.stable.plain() if self.stable else None
         value["strategy"] = self.strategy.model_dump(exclude_unset=True)
-        value["state"] = self.state.value
+        value["state"], value["way"] = self.state.value, self.way.value
         value["passed"] = [dataclasses.asdict(p) for p in self.passed]
         value["authors"] = list(self.authors)
         value["asked"] = list(self.asked)
@@ -372,6 +384,7 @@ class Rollout:
                 "stable": revision_from_plain(value["stable"]),
                 "strategy": StrategySpec.model_validate(value["strategy"]),
                 "state": State(value["state"]),
+                "way": Way(value.get("way", Way.SETTINGS)),
                 "authors": tuple(value["authors"]),
                 "asked": tuple(value.get("asked", (0, False))),
                 "passed": tuple(Passed(**p) for p in value["passed"]),
