@@ -25,6 +25,7 @@ from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads
 from relay.transport.head import Head, Refusal, full, parse_head
 from relay.transport.http import PATH
+from relay.transport.kept import Kept
 from relay.transport.peers import V2, Address, ProxyHeader, TrustedProxies, address_of, proxy_header, scheme_of
 from relay.transport.places import FOR_PROBES, Places
 from relay.transport.upgrade import Proxied, Upgrades
@@ -381,7 +382,9 @@ class _Entrance(asyncio.Protocol):
             door.downloads.take_over(transport, head.method, f"{head.path}?{head.query}", head.headers)
             return
         self._leave()
-        protocol = door.http() if self._only is None else door.probes()
+        settings = door.settings
+        handler = door.http() if self._only is None else door.probes()
+        protocol = Kept(handler, settings.max_header_bytes, settings.header_timeout_s, self._refuse)
         transport.set_protocol(protocol)
         protocol.connection_made(transport if self._address is None else Proxied(transport, self._address))
         protocol.data_received(self._read)

@@ -81,6 +81,7 @@ async def stand(
     *,
     max_connections: int = 100,
     header_timeout_s: float = 5,
+    max_header_bytes: int = 2048,
     max_message_bytes: int = 1 << 20,
     max_send_buffer_bytes: int = 1 << 20,
     send_stall_s: float = 30,
@@ -119,7 +120,7 @@ async def stand(
     routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
     runner, factory = await serve([*routes, ("GET", "/health", health)], 60)
     probes_runner, probes = await serve([("GET", "/health", health)], 60)
-    limits = DoorSettings(2048, header_timeout_s, 7)
+    limits = DoorSettings(max_header_bytes, header_timeout_s, 7)
     door = Door(limits, places, proxies, upgrades, factory, probes, downloads, metrics=metrics)
     port = await door.listen("127.0.0.1", 0, tls)
     try:

@@ -74,7 +74,7 @@ async def test_an_upgrade_that_is_refused_leaves_an_answer() -> None:
 
 
 async def test_a_head_may_be_as_long_as_the_limit_says_on_a_kept_connection_too() -> None:
-    async with stand() as it:
+    async with stand(max_header_bytes=16 << 10) as it:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
         writer.write(HEALTH)
         await answer(reader)
