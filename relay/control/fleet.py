@@ -305,6 +305,9 @@ class Fleet:
             left.forgotten, left.connected, left.listed = True, False, None
             self._put(left)
         for uid, digest in aside:
+            if digest and uid in node.agents:  # what is known of it is not what its node counts
+                node.shards.replace(uid, self.agents[uid].digest, 0)
+                self.agents[uid].digest = 0
             self._put_aside(node, uid, digest)
         ack.want_effective_configs.extend(self._missing_bodies(accepted))
         if report.shards:

@@ -361,6 +361,8 @@ class Node:
         if self.store.damaged:
             named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(self.store.damaged)[:3]]
             degraded.append(f"store: {len(self.store.damaged)} values were damaged and dropped: {', '.join(named)}")
+        if self.policy.doubted and not self.policy.missing:
+            degraded.append("policy: parts of it were damaged and are lost until it is fetched anew")
         if self.policy.missing:
             degraded.append(
                 f"policy: {', '.join(sorted(self.policy.missing)[:5])} was damaged and is to be fetched anew"

@@ -58,10 +58,13 @@ class PolicyHolder:
             )
         if held and version is None:
             _log.error("policy_damaged", resource="manifest", consequence="it is fetched anew")
-            if any(bucket == _BUCKET and key != _VERSION_KEY for bucket, key in store.damaged):
-                # Nobody knows any more what it was; nor will the next start, where it is not even damaged.
-                doubted = True
-                store.put(_BUCKET, _DOUBT_KEY, b"1")
+        others = any(bucket == _BUCKET and key != _VERSION_KEY for bucket, key in store.damaged)
+        if self.missing or (held and version is None and others):
+            # What is lost is not even damaged at the next start; and if the manifest goes then, nobody knows its name.
+            doubted = True
+            store.put(_BUCKET, _DOUBT_KEY, b"1")
+        self.doubted = doubted
+        """Something of the policy in force was lost, perhaps more than is known to be missing."""
         self.receiver = SyncReceiver(region, held, version)
         self.halts: Halts = {
             name.decode("utf-8", "replace"): reason.decode("utf-8", "replace")
@@ -74,8 +77,7 @@ class PolicyHolder:
             snapshot = build(held)
             for name, reason in snapshot.rejected.items():
                 _log.error("resource_rejected", resource=name, reason=reason)
-            in_doubt = bool(self.missing) or doubted
-            cohorts.change(snapshot, missing=self._not_here(snapshot), in_doubt=in_doubt)
+            cohorts.change(snapshot, missing=self._not_here(snapshot), in_doubt=doubted)
             self._restrict(frozenset())
 
     @property
@@ -136,7 +138,7 @@ class PolicyHolder:
         writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
         writes[_DOUBT_KEY] = None
         await self._store.commit(_BUCKET, writes)
-        self.missing = frozenset()
+        self.missing, self.doubted = frozenset(), False
         self._store.forgive(_BUCKET)
         changed = self._cohorts.change(snapshot, rendered, missing=self._not_here(snapshot))
         self._forget_halts()

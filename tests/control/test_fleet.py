@@ -283,9 +283,16 @@ async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_oth
     (node,) = views.nodes(fleet)
     assert len(node["refused_agents"]) == len(broken)
     assert "cannot be read" in node["problems"][0]
+    worse = record("good")
+    worse.agent_description = b"\x0a\xff"
+    changed = link_pb2.AgentEntry(instance_uid=worse.instance_uid, state=worse.state())
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[changed], shards=sums_of(changed, *broken)))
+    assert list(ack.list_shards) == [], "nor does it count as what it was before"
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[good], shards=sums_of(good, *broken)))
+    assert list(ack.list_shards) == []
     mended = entry("bad0")
     await fleet.report(
-        ONE, link_pb2.StatusReport(sequence=2, agents=[mended], removed=[e.instance_uid for e in broken])
+        ONE, link_pb2.StatusReport(sequence=4, agents=[mended], removed=[e.instance_uid for e in broken])
     )
     assert views.nodes(fleet)[0]["refused_agents"] == []
     assert {a.agent_id for a in fleet.agents.values()} == {"good", "bad0"}

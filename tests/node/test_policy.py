@@ -174,6 +174,23 @@ async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
     await known.close()
 
 
+async def test_what_was_lost_before_the_manifest_gives_nobody_another_config(
+    programs: Programs, upstream: ScriptedControlPlane
+) -> None:
+    known = await one_that_has_high(programs, upstream)
+    await upstream.stop()
+    for name in ("ConfigAssignment/high", "\0manifest"):
+        await asyncio.to_thread(damage, programs, name)
+        again = await programs.node(1)
+        assert any("damaged" in line for line in again.condition().status["degraded"])
+        for agent_name in ("known", "new"):
+            agent = await TestAgent.over("websocket", again.ports, agent_name)
+            assert not (await agent.hello()).HasField("remote_config"), "it keeps what it has"
+            await agent.close()
+        await programs.stop(again)
+    await known.close()
+
+
 async def test_what_is_lost_with_the_manifest_gives_nobody_another_config(
     programs: Programs, upstream: ScriptedControlPlane
 ) -> None:

@@ -173,12 +173,17 @@ class Survey:
             counts,
             connected=not unheard,
             catching_up=bool(unheard) and all(n.connected and not n.verified for n in unheard),
-            # What was refused as a whole is not taken, nor is a manifest that we have yet to publish.
-            current=wanted is None
-            or all(n.sender is None or (n.sender.acked == wanted and not n.sender.refused) for n in nodes),
+            current=all(_has_taken(n, wanted) for n in nodes),
             halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
             refused="; ".join(dict.fromkeys(refused)),
         )
+
+
+def _has_taken(node: NodeState, wanted: Version | None) -> bool:
+    """Whether a node has the policy that is in force: not where it refused it as a whole, or holds a newer one."""
+    if node.ahead is not None:
+        return False
+    return wanted is None or node.sender is None or (node.sender.acked == wanted and not node.sender.refused)
 
 
 def _selectors(advance: Advance, kind: str) -> Iterator[Selector]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
@@ -9,7 +10,7 @@ import pytest
 from relay.control.app import ControlPlane
 from relay.control.assignments import Advance, AssignmentState
 from relay.control.rollouts import survey as module
-from relay.control.rollouts.model import Rollout
+from relay.control.rollouts.model import ALL, Rollout
 from relay.control.rollouts.survey import TARGET_AGE_MS, Survey
 from relay.control.rollouts.targets import Population
 from relay.pb.relay.v1 import link_pb2
@@ -107,3 +108,12 @@ async def test_what_agents_say_is_counted_by_region(stand: Stand) -> None:
     assert sorted(seen.goals) == [("eu", "a"), ("eu", "b")]
     assert stand.survey.failed(stand.rollout, advance) == []
     assert [node.name for node in stand.survey.nodes_of("eu")] == ["one"]
+
+
+async def test_a_node_that_holds_a_newer_manifest_has_not_taken_this_one(stand: Stand) -> None:
+    await stand.report(entry("a", tier="prod"))
+    going = dataclasses.replace(stand.rollout, thresholds=ALL)
+    advance = stand.advance()
+    assert stand.survey.look(advance.states["a"], going, advance).regions["eu"].current
+    stand.fleet.node_ahead(ONE, (1, 9))
+    assert not stand.survey.look(advance.states["a"], going, advance).regions["eu"].current
