@@ -87,8 +87,8 @@ class AssignmentState:
         going = self.rollout is not None and self.rollout.state in GOING
         stable = self.stable
         if stable is not None and self.rollout is not None and self.rollout.candidate != stable:
-            # A region that cannot make it never had it: until the candidate's turn comes agents have what they had.
-            stable = next((revision for revision in (stable, *self.earlier) if renders(revision)), None)
+            # A region that cannot make it never had it: what it may have had before is among the earlier ones.
+            stable = stable if renders(stable) else None
         return Published(
             name=self.name,
             stable=stable.for_region(region) if stable else None,

@@ -176,7 +176,9 @@ class Evaluator:
             and (rollout.NOBODY < change.threshold < rollout.EVERYONE or (change.threshold and change.id in frozen))
         ]
         self._side_of = {change_id: i for i, (change_id, _, _) in enumerate(self._splitting)}
-        self._refuses = any(a.refused is not None for a in snapshot.assignments)
+        self._refuses = any(
+            a.refused is not None or (a.published.stable is None and a.earlier) for a in snapshot.assignments
+        )
 
     @property
     def keying(self) -> tuple[object, ...]:
@@ -323,12 +325,15 @@ class Evaluator:
             choice = self._choice(assignment, stable, "", vector)
             if choice is not None:
                 yield choice
-        refused = assignment.refused
-        if choice is None and (refused is None or not self.matches(refused.revision.selector, vector)):
+        # What it was before: for agents that cannot have what is stable, and where their region cannot, for who has it.
+        had = {slot[1:] for slot in key[4] if slot[0] == assignment.kind} if choice is None else None
+        if had is not None and not had:
             return
-        # For agents that cannot have what is stable: what it was before.
         for content in assignment.earlier:
-            if (choice := self._choice(assignment, content, "", vector)) is not None:
+            if had is not None and not self.matches(content.revision.selector, vector):
+                continue
+            choice = self._choice(assignment, content, "", vector)
+            if choice is not None and (had is None or (choice.slot, choice.content_hash) in had):
                 yield choice
 
     def _choice(self, assignment: Assignment, content: Content, change: str, vector: int) -> Choice | None:

@@ -70,6 +70,6 @@ def test_what_was_only_observed_is_no_stable_revision() -> None:
 def test_approvals_that_were_asked_for_are_asked_for_still() -> None:
     assert state(revision(1)).asked == (0, False)
     assert state(revision(1), rollout=rollout(asked=(2, True))).asked == (2, True)
-    both = state(revision(1), rollout=rollout(asked=(1, True)), pending=rollout(asked=(3, False)))
+    both = state(revision(1), rollout=rollout(asked=(1, True)), pending=rollout(asked=(1, False), needed=3))
     assert both.asked == (3, True)
     assert AssignmentState.from_plain("a", CONFIG, both.plain(), {"a-2": rollout()}).name == "a"

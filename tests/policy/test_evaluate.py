@@ -7,6 +7,7 @@ from relay.policy.selector import Facts
 from relay.policy.snapshot import (
     CONFIG,
     PACKAGES,
+    ConfigContent,
     PackageRevision,
     Published,
     Rollout,
@@ -327,8 +328,25 @@ def test_what_is_refused_of_an_assignment_reaches_nobody_that_it_is_not_for() ->
         published("default", stable=revision(50)),
     ]
     subject = Evaluator(build(resources(*both)))
-    assert rates(subject.decide(subject.key(facts(env="prod"), 2))) == [("a", 3)]
-    assert rates(subject.decide(subject.key(facts(env="dev"), 2))) == [("default", 50)]
+    (before,) = (content for a in subject.snapshot.assignments for content in a.earlier)
+    assert isinstance(before, ConfigContent)
+    has = ((CONFIG, "", before.content_hash),)
+    assert rates(subject.decide(subject.key(facts(env="prod"), 2, applied=has))) == [("a", 3)]
+    decision = subject.decide(subject.key(facts(env="prod"), 2))
+    assert (rates(decision), len(decision.withheld)) == ([], 1), "who never had it is not given what is out of date"
+    assert rates(subject.decide(subject.key(facts(env="dev"), 2, applied=has))) == [("default", 50)]
+
+
+def test_where_a_region_has_no_stable_revision_who_has_an_earlier_one_keeps_it() -> None:
+    going = published("a", candidate=revision(4), threshold=0, priority=9).model_copy(
+        update={"earlier": [revision(3).model_copy(update={"priority": 9})]}
+    )
+    subject = Evaluator(build(resources(going, published("default", stable=revision(50)))))
+    (before,) = (content for a in subject.snapshot.assignments for content in a.earlier)
+    assert isinstance(before, ConfigContent)
+    assert rates(subject.decide(subject.key(facts(), 2))) == [("default", 50)], "as without the candidate"
+    has = ((CONFIG, "", before.content_hash),)
+    assert rates(subject.decide(subject.key(facts(), 2, applied=has))) == [("a", 3)]
 
 
 def test_a_stable_revision_that_is_refused_keeps_its_agents_while_a_candidate_goes_out() -> None:
