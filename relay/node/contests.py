@@ -49,10 +49,9 @@ class Contests:
         self._contests: dict[bytes, Contest] = {}
         self._challenges: dict[bytes, _Challenge] = {}
 
-    def is_open(self, uid: bytes) -> bool:
-        """Whether two were heard under a uid, and it is not certain that both live."""
-        contest = self._contests.get(uid)
-        return contest is not None and not contest.settled
+    def has(self, uid: bytes) -> bool:
+        """Whether two were heard under a uid."""
+        return uid in self._contests
 
     def hear(self, uid: bytes, holder: Live, message: pb.AgentToServer, connection: Connection) -> Verdict:
         """Say who sent a message under a uid that `holder` has; who has it afterwards is for the caller to bring about."""

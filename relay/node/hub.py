@@ -192,7 +192,7 @@ class Hub:
 
     def _speaks_alone(self, uid: bytes, live: Live, connection: Connection) -> bool:
         """Whether a heartbeat of an agent is answered without another look at who sent it."""
-        return live.connection is connection and not connection.header and not self._contests.is_open(uid)
+        return live.connection is connection and not connection.header and not self._contests.has(uid)
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
         """See `ports.Agents`."""
@@ -234,8 +234,9 @@ class Hub:
         if verdict is Verdict.NEWCOMER:
             return self._refuse_uid(connection, uid)
         if verdict is Verdict.EITHER and not elsewhere:
-            live.session.record.sequence_exact = False  # so that it is asked who it is
-            return None
+            return body.uid_field(uid) + (body.FULL_STATE if self._may_ask(self._clock.monotonic()) else b"")
+        if verdict in (Verdict.UNKNOWN, Verdict.RETURNED) and not elsewhere and self._contests.has(uid):
+            live.session.ask_at_once()
         if verdict is Verdict.RETURNED and elsewhere:
             self._let_go(uid, live)
             self._newcomer_lost(uid, live.connection)

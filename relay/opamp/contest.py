@@ -27,7 +27,7 @@ class Verdict(enum.Enum):
     RETURNED = "returned"
     """The one before the stranger: there are two, and this one was here first."""
     EITHER = "either"
-    """One of two that may both be there, by its sequence: it has to say which."""
+    """One of two that may both be there, by its sequence: it has to say which, and nothing that it said counts."""
     NEWCOMER = "newcomer"
     """The other of two: it is to get another uid."""
 
@@ -45,12 +45,12 @@ class Speaker:
 class Contest:
     """The agent of one uid, and the other one that was heard under it."""
 
-    __slots__ = ("_before", "_other", "settled")
+    __slots__ = ("_name", "_other", "settled")
 
     def __init__(self) -> None:
         self._other: Speaker | None = None
-        self._before: Speaker | None = None
-        """The holder as it was before a message that may have been the other one's was counted as its own."""
+        self._name: str | None = None
+        """The holder's service.instance.id, where it came back and what is known of it is still the other one's."""
         self.settled = False
         """There are two for certain, and the other one is the newcomer."""
 
@@ -63,24 +63,24 @@ class Contest:
             sequence: of the message.
         """
         other = self._other
-        if instance_id and instance_id == holder.instance_id:
-            self._before = None
+        name = holder.instance_id if self._name is None else self._name
+        if instance_id and instance_id == name:
             return Verdict.SAME
-        is_other = other is not None and instance_id == other.instance_id
+        goes_on = _follows(sequence, holder.sequence)
         if instance_id:
-            goes_on = goes_on_alone(sequence, holder.sequence) and not is_other
+            is_other = other is not None and instance_id == other.instance_id
+            goes_on = goes_on and sequence > _STARTS and not is_other
         else:
-            goes_on = _follows(sequence, holder.sequence)
             is_other = other is not None and _follows(sequence, other.sequence)
-            if self._before is not None and (is_other or _follows(sequence, self._before.sequence)):
-                return Verdict.EITHER  # it was asked, and has yet to say
-            if goes_on and is_other and not self.settled:
-                self._before = Speaker(holder.instance_id, holder.sequence)
+            if goes_on and is_other and instance_id is None:
                 return Verdict.EITHER
         if goes_on:
+            if instance_id and self._name is not None:
+                self._name = instance_id
             return Verdict.SAME
-        if is_other and not self.settled:
-            self.settle(self._before or holder)
+        if is_other and not self.settled and other is not None:
+            self.settle(Speaker(name, holder.sequence))
+            self._name = other.instance_id
             return Verdict.RETURNED
         if self.settled and (is_other or instance_id):
             self._other = Speaker(instance_id or (other.instance_id if other is not None else ""), sequence)
@@ -89,11 +89,11 @@ class Contest:
 
     def replaced(self, holder: Speaker) -> None:
         """A stranger has the uid from now on; it was `holder`'s."""
-        self._other, self.settled, self._before = holder, False, None
+        self._other, self.settled, self._name = holder, False, None
 
     def settle(self, newcomer: Speaker) -> None:
         """Both live: this one came later."""
-        self._other, self.settled, self._before = newcomer, True, None
+        self._other, self.settled = newcomer, True
 
 
 def goes_on_alone(sequence: int, last: int) -> bool:

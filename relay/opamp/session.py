@@ -418,6 +418,10 @@ class Session:
         self._expect()
         return content
 
+    def ask_at_once(self) -> None:
+        """Who sends the next message may be another one than was asked last: it is to say who it is."""
+        self.needs_full, self._ask_after = True, 0.0
+
     def _ask(self, now: float) -> None:
         if now >= self._ask_after and self._services.may_ask(now):
             self.outbox.full_state = True

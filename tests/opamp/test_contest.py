@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relay.opamp.contest import Contest, Speaker, Verdict
 
@@ -20,7 +22,7 @@ class Uid:
             self.contest.replaced(self.holder)
         if verdict in (Verdict.STRANGER, Verdict.RETURNED):
             self.holder = Speaker(instance_id if instance_id is not None else "?", sequence)
-        elif verdict is not Verdict.NEWCOMER:
+        elif verdict not in (Verdict.NEWCOMER, Verdict.EITHER):
             self.holder.sequence = sequence
         return verdict.value
 
@@ -75,9 +77,10 @@ def test_in_turns_by_their_descriptions_alone() -> None:
 def test_who_was_replaced_and_is_not_heard_again_costs_the_new_one_a_word() -> None:
     uid = Uid("a", 5)
     uid.hear("b", 0)
-    heard = [uid.hear(None, n) for n in range(1, 50)]
-    assert [n for n, verdict in enumerate(heard, 1) if verdict == "either"] == [6], "where both would go on so"
-    assert set(heard) == {"same", "either"}
+    assert [uid.hear(None, n) for n in range(1, 6)] == ["same"] * 5
+    assert uid.hear(None, 6) == "either", "where both would go on so"
+    assert uid.hear("b", 7) == "same", "it was asked"
+    assert [uid.hear(None, n) for n in range(8, 50)] == ["same"] * 42
     assert uid.hear("c", 0) == "stranger", "and so on"
 
 
@@ -102,3 +105,42 @@ def test_both_may_be_asked_before_either_says_who_it_is() -> None:
     assert uid.hear(None, 1) == "either", "and of b"
     assert uid.hear("a", 2) == "returned"
     assert uid.hear(None, 1) == "newcomer"
+
+
+class Clone:
+    """A client that says who it is first, and when it was asked."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sequence = -1
+        self.describes = True
+        self.has_new_uid = False
+
+    def say(self, uid: Uid, *, at_once: bool) -> None:
+        self.sequence += 1
+        verdict = uid.hear(self.name if self.describes else None, self.sequence)
+        self.describes = verdict in ("either", "unknown", "returned")
+        self.has_new_uid |= verdict == "newcomer"
+        if self.describes and at_once:
+            self.say(uid, at_once=at_once)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@given(st.lists(st.booleans(), min_size=60, max_size=60), st.integers(0, 6))
+def test_whatever_the_order_the_second_one_gets_another_uid_and_the_first_one_never(
+    at_once: bool, order: list[bool], before: int
+) -> None:
+    first, second = Clone("a"), Clone("b")
+    uid = Uid("a", -1)
+    for _ in range(before + 1):
+        first.say(uid, at_once=at_once)
+    second.say(uid, at_once=at_once)
+    for is_first in order:
+        if not second.has_new_uid:
+            (first if is_first else second).say(uid, at_once=at_once)
+    assert not first.has_new_uid
+    for _ in range(10):  # and in the end, in turns
+        for clone in (first, second):
+            if not clone.has_new_uid and not second.has_new_uid:
+                clone.say(uid, at_once=at_once)
+    assert second.has_new_uid
