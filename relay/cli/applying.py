@@ -12,10 +12,9 @@ from relay.cli import rollout
 from relay.cli.client import Api, RefusedByServer, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Files, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_TIME_OVER, form_of, show
+from relay.cli.pruning import Doomed, delete, doomed, orphaned, spare
 
 _LOOK_S = 0.5
-_KINDS = ("assignments", "packageassignments", "templates", "strategies", "regionvariables", "signingkeys")
-"""What is pruned, users of others first."""
 
 
 def apply(
@@ -27,9 +26,10 @@ def apply(
     ] = False,
     timeout: Annotated[str, typer.Option(help="how long to wait: 40s, 10m")] = "",
     prune: Annotated[
-        bool, typer.Option("--prune", help="delete what carries the labels of -l and is not given")
+        bool, typer.Option("--prune", help="delete what carries the labels of -l, is not given and not used")
     ] = False,
     label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v of documents' metadata.labels")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="prune also where agents would match nothing any more")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
     who: As = "",
     server: Server = DEFAULT_SERVER,
@@ -43,16 +43,25 @@ def apply(
         raise usage("--prune and -l go together: what carries which labels is to be deleted?")
     if timeout and not wait:
         raise usage("--timeout goes with --wait")
-    labels = {key: value for key, _, value in (term.partition("=") for term in label_terms(label or []))}
+    labels = [(key, value) for key, _, value in (term.partition("=") for term in label_terms(label or []))]
     api = api_of(server, who)
     sources = read_files(filename)
-    answer = api.post("apply", body={"sources": sources, "dry_run": dry_run})
     progress = sys.stdout if form == "text" else sys.stderr
+    ends: list[Doomed] = []
+    if prune:
+        ends = doomed(api, api.post("apply", body={"sources": sources, "dry_run": True})["documents"], labels)
+        if not dry_run and not yes:
+            spare(api, ends)
+    answer = api.post("apply", body={"sources": sources, "dry_run": dry_run})
     for item in answer["documents"]:
         print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}", file=progress)
         for warning in item["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
-    pruned = _prune(api, answer["documents"], labels, dry_run, progress) if prune else []
+            print(f"warning: {item['kind']}/{item['name']}: {warning}", file=sys.stderr)
+    for document in ends:
+        print(f"{document} {'would be deleted' if dry_run else 'is to be deleted'}", file=progress)
+        if dry_run and (orphans := orphaned(api, document)):
+            print(f"warning: {orphans}", file=sys.stderr)
+    pruned = _plain(ends) if dry_run else _prune(api, ends, progress)
     for begun in answer["rollouts"]:
         print(f"rollout {rollout.headline(begun)}", file=progress)
     status = 0
@@ -74,31 +83,19 @@ def _seconds(text: str) -> float:
         raise usage(f"--timeout {text}: a duration such as 40s or 10m is expected") from None
 
 
-def _prune(
-    api: Api, given: list[dict[str, Any]], labels: dict[str, str], dry_run: bool, progress: Any
-) -> list[dict[str, str]]:
-    """Delete documents that carry all labels and were not given."""
-    kept = {(item["kind"], item["name"]) for item in given}
-    doomed = [
-        (plural, document["kind"], _key(document))
-        for plural in _KINDS
-        for document in api.get("documents", plural)
-        if labels.items() <= document["metadata"].get("labels", {}).items()
-        and (document["kind"], _key(document)) not in kept
-    ]
-    for _, kind, key in doomed:
-        print(f"{kind}/{key} {'would be deleted' if dry_run else 'is to be deleted'}", file=progress)
-    for plural, kind, key in doomed if not dry_run else []:
-        api.delete("documents", plural, key)
-        print(f"{kind}/{key} deleted", file=progress)
-    return [{"kind": kind, "name": key} for _, kind, key in doomed]
+def _prune(api: Api, documents: list[Doomed], progress: Any) -> list[dict[str, str]]:
+    """Delete documents, but for those that something uses."""
+    pruned = []
+    for document in documents:
+        kept = delete(api, document)
+        print(f"{document} {f'stays: {kept}' if kept else 'deleted'}", file=progress)
+        if not kept:
+            pruned.append(document)
+    return _plain(pruned)
 
 
-def _key(document: dict[str, Any]) -> str:
-    metadata = document["metadata"]
-    return (
-        f"{metadata['name']}@{metadata['version']}" if document["kind"] == "ConfigTemplate" else str(metadata["name"])
-    )
+def _plain(documents: list[Doomed]) -> list[dict[str, str]]:
+    return [{"kind": document.kind, "name": document.key} for document in documents]
 
 
 def _wait(api: Api, begun: list[dict[str, Any]], within_s: float | None, progress: Any) -> int:

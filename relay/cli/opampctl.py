@@ -18,6 +18,7 @@ from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions
 from relay.cli.listing import tables
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
+from relay.cli.pruning import Doomed, spare
 from relay.cli.resources import DOCUMENTS, plural_of
 from relay.words import close_to
 
@@ -96,8 +97,8 @@ def delete(
     api = api_of(server, who)
     if filename and resource is None:
         named = _named(read_files(filename))
-        for kind, key in named if not yes else ():
-            _spare(api, kind, plural_of(kind), key)
+        if not yes:
+            spare(api, [Doomed(plural_of(kind), kind, key) for kind, key in named])
         for kind, key in named:
             try:
                 api.delete("documents", plural_of(kind), key)
@@ -121,26 +122,9 @@ def delete(
         kinds = "templates, assignments, packageassignments, strategies, regionvariables, signingkeys and nodes"
         raise usage(f"{resource} cannot be deleted{close_to(resource, (*DOCUMENTS, 'node'))}; {kinds} can")
     if not yes:
-        _spare(api, kind, plural, name)
+        spare(api, [Doomed(plural, kind, name)])
     api.delete("documents", plural, name)
     print(f"{kind}/{name} deleted")
-
-
-def _spare(api: Api, kind: str, plural: str, key: str) -> None:
-    """End the command where agents would match nothing any more."""
-    if not kind.endswith("Assignment"):
-        return
-    try:
-        orphans = api.get("documents", plural, key, "orphans")["agents"]
-    except RefusedByServer as error:
-        if error.status != _NOT_FOUND:
-            raise
-        return
-    if orphans:
-        agents = f"{orphans} agents" if orphans > 1 else "1 agent"
-        raise RefusedByServer(
-            409, [f"{kind}/{key}: without it {agents} would match nothing, and keep what they have; --yes deletes it"]
-        )
 
 
 def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:

@@ -11,10 +11,6 @@ __all__ = ["desk"]
 MANUAL = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
 
 
-def labelled(text: str, label: str) -> str:
-    return text.replace("metadata: {", f"metadata: {{labels: {{team: {label}}}, ", 1)
-
-
 async def test_a_wait_ends_as_the_rollouts_do(desk: Desk) -> None:
     done = await desk.ctl("apply", "--wait", "-f", desk.file("a.yaml", TEMPLATE + assignment("a")))
     assert (done.status, done.err) == (0, "")
@@ -42,19 +38,6 @@ async def test_wrong_usage(desk: Desk) -> None:
     for options in (("--timeout", "1s"), ("--wait", "--timeout", "soon"), ("--prune",), ("-l", "a=b"), ("-o", "table")):
         done = await desk.ctl("apply", "-f", name, *options)
         assert (done.status, bool(done.err)) == (2, True), options
-
-
-async def test_what_carries_the_labels_and_is_not_given_is_pruned(desk: Desk) -> None:
-    mine = labelled(assignment("mine"), "blue"), labelled(assignment("old", priority=1), "blue")
-    others = assignment("plain", priority=2) + labelled(assignment("theirs", priority=3), "red")
-    await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + others + "".join(mine)))
-    name = desk.file("mine.yaml", mine[0])
-    tried = await desk.ctl("apply", "--prune", "-l", "team=blue", "--dry-run", "-f", name)
-    assert tried.out == "ConfigAssignment/mine unchanged (dry run)\nConfigAssignment/old would be deleted\n"
-    done = await desk.ctl("apply", "--prune", "-l", "team=blue", "-o", "json", "-f", name)
-    assert json.loads(done.out)["pruned"] == [{"kind": "ConfigAssignment", "name": "old"}]
-    listed = json.loads((await desk.ctl("get", "assignments", "-o", "json")).out)
-    assert [d["metadata"]["name"] for d in listed] == ["mine", "plain", "theirs"]
 
 
 async def test_what_is_got_can_be_applied(desk: Desk) -> None:
