@@ -54,10 +54,12 @@ def _load(kind: type[S], file: str | None, **flags: Any) -> Loaded[S]:
 def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> None:
     from relay.aio.loop import run
     from relay.observe import log
+    from relay.transport.places import raise_descriptor_limit
 
     logs = settings.telemetry.logs
     readable = {"auto": None, "json": False, "readable": True}[logs.format]
     log.configure(level=logs.level, component=component, readable=readable)
+    raise_descriptor_limit()
     try:
         status = run(program)
     except (RelayError, OSError, RuntimeError) as error:

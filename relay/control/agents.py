@@ -139,6 +139,8 @@ class NodeState:
     """SHA-256 of files that it should have and cannot get → why."""
     behind_ms: int = 0
     """How far its clock is behind ours."""
+    clock_is_off: bool = False
+    """By so much that people were told."""
     to_release: set[bytes] = field(default_factory=set)
     """Agents that moved away and that the node has yet to be told of."""
 

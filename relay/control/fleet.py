@@ -234,7 +234,7 @@ class Fleet:
         """
         node = self._node(identity_.region, identity_.name)
         if report.HasField("status") and report.status.unix_ms:
-            node.behind_ms = self._clock.unix_ms() - report.status.unix_ms  # before it waits for others
+            self._compare_clocks(node, report.status.unix_ms)  # before it waits for others
         try:
             # One at a time: ownership is decided by what is in memory, which changes after the commit.
             async with self._reporting:
@@ -244,6 +244,14 @@ class Fleet:
             raise
         node.unstored = None
         return ack
+
+    def _compare_clocks(self, node: NodeState, unix_ms: int) -> None:
+        node.behind_ms = self._clock.unix_ms() - unix_ms
+        if abs(node.behind_ms) > SKEW_MS and not node.clock_is_off:
+            node.clock_is_off = True
+            _log.warning("node_clock_off", region=node.region, node=node.name, behind_s=node.behind_ms / 1000)
+        elif abs(node.behind_ms) < SKEW_MS / 2:
+            node.clock_is_off = False
 
     def _unstored(self, node: NodeState, reason: str) -> None:
         since_ms = node.unstored[0] if node.unstored is not None else self._clock.unix_ms()

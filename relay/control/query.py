@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from relay.control.agents import Agent
 from relay.control.fleet import Fleet
-from relay.errors import Conflict, NotFound, Problem, Refused
-from relay.ids import format_uid, parse_uid
+from relay.errors import NotFound, Problem, Refused
+from relay.fleet.names import HOST, Names, resolve
+from relay.ids import parse_uid
 from relay.policy.model import canonical
 
-HOST, VERSION = "host.name", "service.version"
-LEAST_PREFIX = 4
-"""The fewest characters that a name may be shortened to."""
-_NAMED = 5
-"""Agents that are named where a prefix fits several."""
+VERSION = "service.version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +27,7 @@ class Query:
     node: str = ""
     """NAME or REGION/NAME."""
     version: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: frozenset[tuple[str, str]] = frozenset()
     """Values as text."""
     sort: str = "agent_id"
     """A key of `SORTS`; a `-` before it turns the order around."""
@@ -61,25 +58,25 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else canonical(value).decode()
 
 
-def wanted_labels(terms: Iterable[str]) -> dict[str, str]:
-    """`k=v` terms.
+def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """`k=v` terms as pairs, all of which must match: two values of one key match nobody.
 
     Raises:
         Refused: one is not k=v.
     """
-    wanted = {}
+    wanted = set()
     for term in terms:
         key, equals, value = term.partition("=")
         if not equals:
             raise Refused([Problem("request", 0, "label", f"{term!r} is not k=v")])
-        wanted[key] = value
-    return wanted
+        wanted.add((key, value))
+    return frozenset(wanted)
 
 
-def has_labels(fleet: Fleet, agent: Agent, wanted: Mapping[str, str]) -> bool:
+def has_labels(fleet: Fleet, agent: Agent, wanted: Iterable[tuple[str, str]]) -> bool:
     """Whether an agent has all these labels (values as text)."""
     labels = fleet.facts_of(agent).labels
-    return all(key in labels and as_text(labels[key]) == value for key, value in wanted.items())
+    return all(key in labels and as_text(labels[key]) == value for key, value in wanted)
 
 
 def healthy(fleet: Fleet, agent: Agent) -> bool | None:
@@ -153,21 +150,4 @@ def find(fleet: Fleet, name: str) -> Agent:
     uid = parse_uid(name)
     if uid is not None and uid in fleet.agents:
         return fleet.agents[uid]
-    known = rows(fleet)
-    if named := [a for a in known if a.agent_id == name]:
-        return named[0]
-    fits = [a for a in known if text_of(fleet, a, HOST) == name]
-    if not fits and len(name) >= LEAST_PREFIX:
-        fits = [a for a in known if any(n.startswith(name) for n in _names(fleet, a))]
-    if not fits:
-        short = f"; a name may be shortened to {LEAST_PREFIX} characters" if len(name) < LEAST_PREFIX else ""
-        raise NotFound(f"no agent {name} is known{short}")
-    if len(fits) > 1:
-        shown = ", ".join(sorted(a.agent_id for a in fits)[:_NAMED])
-        rest = f" and {len(fits) - _NAMED} more" if len(fits) > _NAMED else ""
-        raise Conflict(f"{name} fits {len(fits)} agents: {shown}{rest}")
-    return fits[0]
-
-
-def _names(fleet: Fleet, agent: Agent) -> tuple[str, ...]:
-    return agent.agent_id, format_uid(agent.uid), agent.uid.hex(), text_of(fleet, agent, HOST)
+    return resolve(name, ((Names(a.agent_id, a.uid, text_of(fleet, a, HOST)), a) for a in rows(fleet)))

@@ -157,7 +157,7 @@ _PACKAGE_STATES = {
 }
 
 
-def package_status(fleet: Fleet, wanted: dict[str, str]) -> dict[str, Any]:
+def package_status(fleet: Fleet, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
     """`{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
     package, version, offered, state, percent, error_message}]}`; of the agents those that have something to tell.
 

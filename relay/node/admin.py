@@ -14,16 +14,19 @@ from relay import __version__
 from relay.errors import NotFound
 from relay.fleet.cohort import Cohorts
 from relay.fleet.explain import explain_agent
+from relay.fleet.names import HOST, Names, resolve
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
 from relay.node.registry import Registry
 from relay.observe.metrics import CONTENT_TYPE, NodeMetrics
+from relay.opamp import identity
 from relay.opamp.record import Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.transport.http import Route
+from relay.transport.http import Handler, Route
 
 _SLICE = 100
+_ONLY_HOST = frozenset({HOST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,21 @@ class Condition:
     reason: str
     """Why it is not ready, or what is degraded; empty if all is well."""
     status: dict[str, Any]
+
+
+def _without_parameters(handler: Handler) -> Handler:
+    async def checked(request: web.Request) -> web.StreamResponse:
+        # A filter that nobody knows must not be taken for one that matches everything.
+        if unknown := ", ".join(sorted(request.query)):
+            content = {
+                "type": "about:blank",
+                "status": 422,
+                "detail": f"{unknown}: unknown parameter; there are none here",
+            }
+            return web.json_response(content, status=422, content_type="application/problem+json")
+        return await handler(request)
+
+    return checked
 
 
 class Admin:
@@ -64,11 +82,11 @@ class Admin:
         """All routes but the agents' own."""
         return [
             *self.probe_routes(),
-            ("GET", "/api/v1/status", self.status),
-            ("GET", "/api/v1/agents", self.agents),
-            ("GET", "/api/v1/agents/{id}", self.agent),
-            ("GET", "/api/v1/agents/{id}/config", self.agent_config),
-            ("GET", "/api/v1/agents/{id}/explain", self.explain),
+            ("GET", "/api/v1/status", _without_parameters(self.status)),
+            ("GET", "/api/v1/agents", _without_parameters(self.agents)),
+            ("GET", "/api/v1/agents/{id}", _without_parameters(self.agent)),
+            ("GET", "/api/v1/agents/{id}/config", _without_parameters(self.agent_config)),
+            ("GET", "/api/v1/agents/{id}/explain", _without_parameters(self.explain)),
         ]
 
     def health_routes(self) -> list[Route]:
@@ -119,11 +137,11 @@ class Admin:
 
     async def agent(self, request: web.Request) -> web.Response:
         """One agent, by instance_uid or agent id."""
-        return web.json_response(self._view(self._find(request.match_info["id"])))
+        return web.json_response(self._view(await self._find(request.match_info["id"])))
 
     async def agent_config(self, request: web.Request) -> web.Response:
         """The effective config that an agent reported, slot by slot."""
-        record = self._find(request.match_info["id"])
+        record = await self._find(request.match_info["id"])
         stored = self._registry.effective_config(record.effective_config_digest)
         if stored is None:
             raise NotFound(f"{record.agent_id} has reported no effective config")
@@ -137,7 +155,7 @@ class Admin:
 
     async def explain(self, request: web.Request) -> web.Response:
         """Why an agent gets what it gets."""
-        record = self._find(request.match_info["id"])
+        record = await self._find(request.match_info["id"])
         state = link_pb2.AgentState.FromString(record.state())
         return web.json_response(
             explain_agent(
@@ -145,14 +163,18 @@ class Admin:
             )
         )
 
-    def _find(self, name: str) -> Record:
+    async def _find(self, name: str) -> Record:
         uid = parse_uid(name)
         record = self._registry.get(uid) if uid else None
-        if record is None:
-            record = next((r for r in self._registry if r.agent_id == name), None)
-        if record is None:
-            raise NotFound(f"no agent {name} is known here")
-        return record
+        if record is not None:
+            return record
+        known = []
+        for i, record in enumerate(self._registry):
+            if i % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            host = identity.attributes(record.agent_description, _ONLY_HOST).get(HOST, "")
+            known.append((Names(record.agent_id, record.instance_uid, str(host)), record))
+        return resolve(name, known)
 
     def _view(self, record: Record) -> dict[str, Any]:
         state = link_pb2.AgentState.FromString(record.state())

@@ -148,6 +148,7 @@ class Node:
         started.push_async_callback(self._tasks.close)
         self._tasks.spawn(self.link.run(), name="link")
         self._tasks.spawn(self._housekeeping(), name="housekeeping")
+        self._tasks.spawn(self._ping(), name="ping")
         self._tasks.spawn(self._protect(), name="protect")
         settle_memory()
         _log.info(
@@ -464,6 +465,16 @@ class Node:
             if self.policy.protect(self.registry, self._age_or_unknown()):
                 self.hub.policy_changed()
 
+    async def _ping(self) -> None:
+        """Keep silent connections alive through proxies, and end those that do not answer."""
+        limits = self._settings.server.limits
+        while True:
+            await asyncio.sleep(min(limits.ping_interval / 10, _SWEEP_S))
+            for i, connection in enumerate(self._connections()):
+                if i % _SLICE == _SLICE - 1:
+                    await asyncio.sleep(0)
+                connection.probe(self._clock.monotonic(), limits.ping_interval, limits.idle_timeout)
+
     async def _housekeeping(self) -> None:
         expire_at = self._clock.monotonic() + _EXPIRE_S
         verify_at = self._clock.monotonic() + _VERIFY_S
@@ -474,11 +485,6 @@ class Node:
             self.registry.forget_goodbyes(self._settings.node.goodbye_ttl)
             self.packages.tick()
             now = self._clock.monotonic()
-            limits = self._settings.server.limits
-            for i, connection in enumerate(self._connections()):
-                if i % _SLICE == _SLICE - 1:
-                    await asyncio.sleep(0)
-                connection.probe(self._clock.monotonic(), limits.ping_interval, limits.idle_timeout)
             self.metrics.store_failures = self.store.failures
             self._sender.tell = True
             if now >= verify_at:

@@ -21,6 +21,8 @@ def _text(value: Any) -> Any:
     return value
 
 
+_MEDIA_TYPE = r"""^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_.+-]+=("[^"]*"|[^\s;"]+))*$"""
+"""RFC 9110, 8.3.1."""
 Version = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Scalar = str | int | float | bool
 Term = tuple[str, str, bytes]
@@ -140,7 +142,7 @@ class TemplateSpec(Model):
     """A tree; placeholders take typed values."""
     text: str | None = Field(default=None, min_length=1)
     """Any other config (Fluent Bit, telegraf, …); placeholders take text."""
-    content_type: Annotated[str, Field(pattern=r"^[a-z]+/[A-Za-z0-9.+_-]+$", max_length=64)] = "text/yaml"
+    content_type: Annotated[str, Field(pattern=_MEDIA_TYPE, max_length=200)] = "text/yaml"
     """Of a tree one of YAML and JSON; of text whatever the agent expects."""
 
     @model_validator(mode="before")

@@ -234,39 +234,61 @@ class LocalStore:
 
     def _write_loop(self) -> None:
         while True:
-            self._wake.wait(_RETRY_S if self.problem else None)
-            if not self._closing:
-                time.sleep(_GATHER_S)
-            self._wake.clear()
-            with self._guard:
-                pending, self._pending = self._pending, {}
-                self._in_flight = pending
-                commits, self._commits = self._commits, []
-                flushes, self._flushes = self._flushes, []
-            failed = None
-            for writes, loop, done in commits:
-                failed = self._transaction(writes)
-                _resolve(loop, done, failed)
-            reopens = self._unopened is not None
-            error = self._transaction(pending) if pending or reopens else None
-            if commits or pending or reopens:
-                self.problem = str(error or failed) if error or failed else None
-            with self._guard:
-                self._in_flight = {}
-                if error:
-                    self._pending = pending | self._pending
-            for loop, done in flushes:
-                _resolve(loop, done, error)
-            if not self._closing:
-                continue
-            if not self._pending:
-                return
-            self._last_try = self._last_try or time.monotonic() + _LAST_TRY_S
-            if time.monotonic() >= self._last_try:
-                self.lost = len(self._pending)
-                return
-            self._wake.set()
-            time.sleep(_LAST_PAUSE_S)
+            try:
+                if self._write_once():
+                    return
+            except Exception as error:  # whatever it is: without a writer nothing would ever be stored again
+                self.problem = f"the writer failed: {error!r}"
+                self.failures += 1
+                with self._guard:
+                    self._pending = self._in_flight | self._pending
+                    self._in_flight = {}
+                if self._closing and self._gives_up():
+                    return
+                self._wake.wait(_RETRY_S)
+
+    def _write_once(self) -> bool:
+        """Write what waits. True at the end."""
+        self._wake.wait(_RETRY_S if self.problem else None)
+        if not self._closing:
+            time.sleep(_GATHER_S)
+        self._wake.clear()
+        with self._guard:
+            pending, self._pending = self._pending, {}
+            self._in_flight = pending
+            commits, self._commits = self._commits, []
+            flushes, self._flushes = self._flushes, []
+        failed = None
+        for writes, loop, done in commits:
+            failed = self._transaction(writes)
+            _resolve(loop, done, failed)
+        reopens = self._unopened is not None
+        error = self._transaction(pending) if pending or reopens else None
+        if commits or pending or reopens:
+            self.problem = str(error or failed) if error or failed else None
+        with self._guard:
+            self._in_flight = {}
+            if error:
+                self._pending = pending | self._pending
+        for loop, done in flushes:
+            _resolve(loop, done, error)
+        if not self._closing:
+            return False
+        if not self._pending:
+            return True
+        if self._gives_up():
+            return True
+        self._wake.set()
+        time.sleep(_LAST_PAUSE_S)
+        return False
+
+    def _gives_up(self) -> bool:
+        """At the end: whether what cannot be written was tried for long enough."""
+        self._last_try = self._last_try or time.monotonic() + _LAST_TRY_S
+        if time.monotonic() < self._last_try:
+            return False
+        self.lost = len(self._pending)
+        return True
 
     def _transaction(self, writes: Writes) -> Exception | None:
         removed = [key for key, value in writes.items() if value is None]

@@ -202,7 +202,8 @@ def _accepts_gzip(request: web.Request) -> bool:
     return False
 
 
-Route = tuple[str, str, Callable[[web.Request], Awaitable[web.StreamResponse]]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Route = tuple[str, str, Handler]
 """(method or `*`, path, handler)."""
 
 

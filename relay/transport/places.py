@@ -13,6 +13,8 @@ RESERVED = 128
 """Descriptors that are not for agents."""
 FOR_PROBES = 32
 """Of them: connections that may look at a node that is full."""
+_CROWD = 4096
+"""So many may be waiting to be told that there is no room, where descriptors are many and places few."""
 _FOR_HEADS = 64
 """Of them: connections that have not said yet what they want."""
 
@@ -65,4 +67,5 @@ class Places:
     @property
     def most_waiting(self) -> int:
         """Connections that have not said yet what they want, at the very most: a place that nobody has is one for them."""
-        return max(1, min(self.most, self._descriptors - self.used - (RESERVED - _FOR_HEADS)))
+        free = self._descriptors - self.used - (RESERVED - _FOR_HEADS)
+        return max(1, min(max(self.most, _CROWD), free))

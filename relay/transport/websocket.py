@@ -36,8 +36,8 @@ _REASON_OF_CODE = {
 }
 
 
-_PEER_CODES = range(1000, 1016)
-"""Codes of others that have a label of their own."""
+_PEER_CODES = (*range(1000, 1016), *range(3000, 5000))
+"""Codes of others that have a label of their own: those of RFC 6455, 7.4, and those that applications may make."""
 
 
 def _may_be_sent(code: int) -> bool:

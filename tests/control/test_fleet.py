@@ -49,8 +49,8 @@ async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> Non
     view = views.of(fleet, query.find(fleet, "a"))
     assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
     assert query.find(fleet, view["instance_uid"]).agent_id == "a"
-    assert query.has_labels(fleet, query.find(fleet, "a"), {"tier": "prod", "region": "eu"})
-    assert not query.has_labels(fleet, query.find(fleet, "a"), {"tier": "dev"})
+    assert query.has_labels(fleet, query.find(fleet, "a"), {("tier", "prod"), ("region", "eu")})
+    assert not query.has_labels(fleet, query.find(fleet, "a"), {("tier", "dev")})
     assert views.of(fleet, query.find(fleet, "a"), frozenset({"node"})) == {"node": "one"}
     with pytest.raises(NotFound):
         query.find(fleet, "b")

@@ -34,7 +34,7 @@ async def test_every_filter_must_match(plane: ControlPlane) -> None:
     assert names(plane, node="eu/one") == []
     assert names(plane, version="1.1") == ["agent-1", "agent-2"]
     assert names(plane, version="1.1", region="eu") == ["agent-2"]
-    assert names(plane, labels={"tier": "x"}, region="local") == ["agent-1"]
+    assert names(plane, labels=frozenset({("tier", "x")}), region="local") == ["agent-1"]
     assert names(plane, connected=False) == []
     assert len(names(plane, connected=True)) == 4
     assert names(plane, status="FAILED") == []
@@ -73,6 +73,6 @@ async def test_an_agent_is_found_by_what_people_call_it(plane: ControlPlane) -> 
 
 
 async def test_labels_are_k_v(plane: ControlPlane) -> None:
-    assert query.wanted_labels(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
+    assert query.wanted_labels(["a=b", "c=d=e", "a=c"]) == {("a", "b"), ("a", "c"), ("c", "d=e")}
     with pytest.raises(Refused):
         query.wanted_labels(["a"])

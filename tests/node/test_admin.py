@@ -42,6 +42,10 @@ async def test_what_people_and_prometheus_see(programs: Programs) -> None:
     _, one = await get(port, "/api/v1/agents/agent-0")
     assert isinstance(one, dict)
     assert await get(port, f"/api/v1/agents/{one['instance_uid']}") == (200, one)
+    assert (await get(port, f"/api/v1/agents/{one['instance_uid'][:8]}"))[0] == 409, "the beginning of several"
+    for path in ("agents?status=FAILED", "agents/agent-0?x=1", "status?x=1"):
+        code, said = await get(port, f"/api/v1/{path}")
+        assert (code, "unknown parameter" in str(said)) == (422, True)
     assert one["config"]["assignments"] == ["all"]
     assert (await get(port, "/api/v1/agents/agent-0/config"))[1] == {"": {"content_type": "", "body": "rate: 1"}}
     assert (await get(port, "/api/v1/agents/agent-1/config"))[0] == 404

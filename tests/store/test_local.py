@@ -238,3 +238,23 @@ async def test_a_folder_that_is_not_ours_is_an_error_in_words(tmp_path: Path, mo
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(StoreError, match=r"this user may not use the folder \(Permission denied\)"):
         LocalStore(tmp_path / "s.sqlite3")
+
+
+async def test_a_writer_that_fails_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path / "s")
+
+    def broken(*_: object) -> None:
+        raise ValueError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local, "_seal", broken)
+        store.put("a", b"1", b"one")
+        await eventually(lambda: store.problem is not None)
+        assert "a fault of ours" in (store.problem or "")
+        assert store.get("a", b"1") == b"one"
+    await store.flush()
+    assert store.problem is None
+    store.close()
+    again = LocalStore(tmp_path / "s")
+    assert again.load("a") == [(b"1", b"one")]
+    again.close()

@@ -96,7 +96,7 @@ async def test_idle_sockets_keep_nobody_out() -> None:
         assert it.metrics.refused["heads"] == 1
         for _ in range(30):
             held.append(await asyncio.open_connection("127.0.0.1", it.port))
-        await eventually(lambda: len(it.door.waiting) == 20)
+        await eventually(lambda: len(it.door.waiting) == 30)
         for _, writer in held:
             await hang_up(writer)
         await newcomer.close()

@@ -65,7 +65,7 @@ async def test_a_fragmented_message_is_put_together() -> None:
         (bytes([0xC9]) + frame(b"", PING)[1:], 1002, "bad_frame"),
         (bytes([0xD8]) + frame(b"", CLOSE)[1:], 1002, "bad_frame"),
         (frame(b"\x03\xe8", CLOSE) * 2, 1000, "peer_1000"),
-        (frame(b"\x0f\xa0", CLOSE), 4000, "peer_other"),
+        (frame(b"\x0f\xa0", CLOSE), 4000, "peer_4000"),
         (frame(b"x" * 900_000, fin=False) + frame(b"x" * 900_000, CONTINUATION), 1009, "too_large"),
     ],
 )

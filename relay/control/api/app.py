@@ -334,6 +334,9 @@ async def _only_known_parameters(request: Request) -> None:
     route = request.scope["route"]
     known = {field.alias for field in route.dependant.query_params}
     unknown = sorted(set(request.query_params) - known)
+    twice = sorted({n for n in known if len(request.query_params.getlist(n)) > 1} - {"label"})
+    if twice:
+        raise Refused([Problem("request", 0, name, "is given more than once") for name in twice])
     if unknown:
         has = ", ".join(sorted(known)) or "none"
         raise Refused([Problem("request", 0, name, f"unknown parameter; there are: {has}") for name in unknown])

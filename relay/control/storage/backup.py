@@ -245,7 +245,7 @@ def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> 
     source = archive.extractfile(name)
     assert source is not None
     hashed = hashlib.sha256()
-    with target.open("xb") as file:
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         while piece := source.read(_PIECE_BYTES):
             hashed.update(piece)
             file.write(piece)

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from relay.errors import Conflict, NotFound
+from relay.fleet.names import Names, resolve
+from relay.ids import format_uid
+
+KNOWN = [(Names(f"agent-{i}", bytes([i]) * 16, f"box-{i % 2}"), i) for i in range(8)] + [
+    (Names("agent", b"\xaa" * 16, "own"), 99)
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("agent", 99), ("agent-3", 3), ("own", 99), (format_uid(b"\x02" * 16)[:9], 2), ("0505", 5), ("aaaa", 99)],
+)
+def test_by_any_name_or_its_beginning(name: str, meant: int) -> None:
+    assert resolve(name, KNOWN) == meant
+
+
+def test_who_is_not_known_and_who_is_not_alone() -> None:
+    with pytest.raises(NotFound, match="no agent age is known; a name may be shortened to 4 characters"):
+        resolve("age", KNOWN)
+    with pytest.raises(NotFound, match=r"no agent agents is known$"):
+        resolve("agents", KNOWN)
+    with pytest.raises(Conflict, match="agen fits 9 agents: agent, agent-0, agent-1, agent-2, agent-3 and 4 more"):
+        resolve("agen", KNOWN)
+    with pytest.raises(Conflict, match="box-1 fits 4 agents"):
+        resolve("box-1", KNOWN)
