@@ -128,11 +128,12 @@ def _latest(api: Api, answer: dict[str, Any]) -> list[dict[str, Any]]:
     """The latest rollouts of assignments that were given as they are, and began none: they may be under way still."""
     begun = {item["assignment"] for item in answer["rollouts"]}
     given = {d["name"] for d in answer["documents"] if d["kind"].endswith("Assignment")} - begun
-    known = [a for a in api.get("assignments") if a["name"] in given and a["rollout"]] if given else []
+    known = [a["name"] for a in api.get("assignments") if a["name"] in given and a["rollout"]] if given else []
+    latest = [(name, _look(api, name)) for name in known]
     return [
-        {"name": a["rollout"], "assignment": a["name"], "state": a["state"], "reason": ""}
-        for a in known
-        if a["state"] != "completed" or a["taken_back"]
+        {"name": found["name"], "assignment": name, "state": found["state"], "reason": found["reason"]}
+        for name, found in latest
+        if found["state"] != "completed"
     ]
 
 

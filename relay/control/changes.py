@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from relay.control.documents import Documents
@@ -107,7 +107,35 @@ class Changes:
             body = json.dumps(document[0], indent=2)
             slots = {"": {"content_type": "application/json", "body": f"{body}\n"}}
             return {**plain, "name": document[1], "slots": slots}
-        raise NotFound(f"no config, revision, change or document {digits} is known here")
+        if (config := await self._fleet.effective_config_of(digits)) is not None:
+            slots = {
+                slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
+                for slot, item in sorted(config.config_map.config_map.items())
+            }
+            return {**plain, "kind": "effective config", "name": "as agents reported it", "slots": slots}
+        async for kind, hash_, name, value in self._parts():
+            if hash_.startswith(digits):
+                slots = {"": {"content_type": "application/json", "body": f"{json.dumps(value, indent=2)}\n"}}
+                return {**plain, "kind": kind, "name": name, "slots": slots}
+        raise NotFound(f"no config, revision, change, document, package or file {digits} is known here")
+
+    async def _parts(self) -> AsyncIterator[tuple[str, str, str, Any]]:
+        """(kind, hash, name, value) of what revisions pin, of files, and of sets of packages that agents were offered."""
+        catalog = self._documents.current
+        for region in sorted(self._fleet.live_regions() | catalog.variables.keys()):
+            for body in await self._versions.bodies("RegionVariables", region):
+                variables = RegionVariables.model_validate(body)
+                name = variables_resource(variables)[0].partition("/")[2]
+                yield "variables", name.rpartition("@")[2], name, variables.spec.values
+        for package in catalog.packages.values():
+            plain = package.model_dump(mode="json", exclude_unset=True)
+            yield "package", package.pin.rpartition("@")[2], package.pin, plain
+            for file in package.files:
+                yield "file", file.sha256, f"of {package.key}", file.model_dump(mode="json", exclude_unset=True)
+        for agent in self._fleet.agents.values():
+            if agent.packages is not None and agent.packages.hash:
+                slots = [{"assignment": s.assignment, "hash": s.content_hash.hex()} for s in agent.packages.slots]
+                yield "packages", agent.packages.hash.hex(), f"offered to {agent.agent_id}", slots
 
     def _regions(self, *revisions: GlobalConfig) -> list[str]:
         named = {region for revision in revisions for region in revision.variables}

@@ -504,6 +504,16 @@ class Fleet:
         async with self._database.read() as connection:
             return (await connection.execute(query)).scalar_one_or_none()
 
+    async def effective_config_of(self, digits: str) -> pb.EffectiveConfig | None:
+        """The effective config whose digest begins so; None where no agent reported one, or it is damaged."""
+        digest = next((d for d in self._bodies if d.hex().startswith(digits)), None)
+        try:
+            body = await self._body(digest) if digest is not None else None
+            return pb.EffectiveConfig.FromString(body) if body is not None else None
+        except (StoreError, DecodeError) as error:
+            _log.error("row_damaged", table="effective_configs", key=digits, error=str(error))
+            return None
+
     async def components(self, digest: bytes) -> pb.AvailableComponents:
         """The components that an agent listed; empty where the list has not arrived, or is damaged."""
         try:

@@ -7,7 +7,14 @@ import pytest
 from relay.control.app import ControlPlane
 from relay.control.changes import Changes
 from relay.errors import NotFound
+from relay.ids import sha256
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.snapshot import variables_resource
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.test_fleet import ONE, up
+from tests.fleet.agents import record
+from tests.packages import digest, push
 
 VARIABLES = """---
 apiVersion: opamp.io/v1
@@ -95,3 +102,27 @@ async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
     assert (document["kind"], document["name"]) == ("document", "ConfigAssignment/a@1")
     with pytest.raises(NotFound):
         await changes(plane).stands_for("0" * 16)
+
+
+async def test_what_revisions_pin_and_what_agents_report_can_be_looked_up_too(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    variables = VARIABLES.replace("name: local", "name: eu, labels: {team: x}")
+    await apply(plane, TEMPLATE, variables)
+    pin = variables_resource(plane.documents.current.variables["eu"])[0].rpartition("@")[2]
+    found = await changes(plane).stands_for(pin)
+    assert (found["kind"], "WORD" in found["slots"][""]["body"]) == ("variables", True)
+    await push(plane, b"linux")
+    (package,) = plane.documents.current.packages.values()
+    assert (await changes(plane).stands_for(package.pin.rpartition("@")[2]))["kind"] == "package"
+    file = await changes(plane).stands_for(digest(b"linux")[:12])
+    assert (file["kind"], file["name"]) == ("file", "of otelcol@1")
+    effective = pb.EffectiveConfig()
+    effective.config_map.config_map[""].body = b"rate: 8"
+    made = record("a")
+    made.effective_config_digest = sha256(effective.SerializeToString())
+    agent = link_pb2.AgentEntry(instance_uid=made.instance_uid, state=made.state())
+    body = link_pb2.EffectiveConfigBody(digest=made.effective_config_digest, body=effective.SerializeToString())
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[agent], effective_configs=[body]))
+    shown = await changes(plane).stands_for(made.effective_config_digest.hex()[:16])
+    assert (shown["kind"], shown["slots"][""]["body"]) == ("effective config", "rate: 8")

@@ -148,7 +148,8 @@ async def test_a_change_that_gives_up_its_strategy_keeps_it_whatever_else_is_app
     edited = await rollout_of(plane, "a-3")
     assert (edited["state"], edited["approvals_needed"]) == ("pending_approval", 1)
     assert await stages_of(plane, "a-3") == ["canary", "all"]
-    await plane.rollouts.act("a-3", "reject", "bob")
+    assert (await plane.rollouts.act("a", "reject", "bob"))["state"] == "rejected"
+    assert (await rollout_of(plane, "a"))["name"] == "a-3", "its newest, also where it never went out"
     await change(plane, assignment("a", rate=4), actor="eve")
     assert await stages_of(plane, "a-4") == ["canary", "all"], "none has gone out by it yet"
 

@@ -337,11 +337,13 @@ class Rollouts:
     # ---- views
 
     async def get(self, name: str) -> Rollout:
-        """One rollout, also one that is over.
+        """One rollout, also one that is over; by the name of an assignment its newest, also one that was rejected.
 
         Raises:
             NotFound: there never was one of that name.
         """
+        if (state := self.revisions.states.get(name)) is not None and state.number:
+            name = f"{name}-{state.number}"
         try:
             return self._find(name)[1]
         except (NotFound, Conflict):
