@@ -45,8 +45,9 @@ def _settings(config: str | None, data: str | None) -> ControlPlaneSettings:
     return next((s for s in found if (Path(s.data_dir) / FILE).is_file()), found[0])
 
 
-def _fail(error: StoreError) -> typer.Exit:
-    print(f"opamp-relay: {error}", file=sys.stderr)
+def _fail(error: StoreError | OSError) -> typer.Exit:
+    said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    print(f"opamp-relay: {said}", file=sys.stderr)
     return typer.Exit(_EXIT_FAILED)
 
 
@@ -66,7 +67,7 @@ def backup(
     in_folder = settings.storage.packages.type == "folder"
     try:
         made = archives.backup(Path(settings.data_dir), file, packages=in_folder, with_keys=with_keys)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         raise _fail(error) from None
     print(f"{file}: {made.size} bytes, {made.files} package files; verified")
     if not in_folder:
@@ -81,6 +82,6 @@ def restore(file: Archive, config: Config = None, data: Data = None) -> None:
     settings = _settings(config, data)
     try:
         made = archives.restore(file, Path(settings.data_dir))
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         raise _fail(error) from None
     print(f"{settings.data_dir}: restored, {made.files} package files; epoch {made.epoch} begins when it is started")

@@ -36,15 +36,21 @@ def label_terms(given: list[str]) -> list[str]:
     return terms
 
 
-def read_files(files: list[str]) -> list[dict[str, str]]:
-    """The texts of files and folders, each with its name."""
+def read_files(files: list[str], *, not_text: int = EXIT_USAGE) -> list[dict[str, str]]:
+    """The texts of files and folders, each with its name. Ends the command where one cannot be read.
+
+    Args:
+        not_text: the status where one is no text.
+    """
     sources = []
     for name in files:
         if name == "-":
             sources.append({"source": "-", "text": sys.stdin.read()})
             continue
-        path = Path(name)
-        found = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]
+        try:
+            found = _files_of(Path(name))
+        except OSError as error:
+            raise usage(f"{name}: {error.strerror}") from None
         if not found:
             raise usage(f"{name}: holds no .yaml, .yml or .json file")
         for file in found:
@@ -53,7 +59,13 @@ def read_files(files: list[str]) -> list[dict[str, str]]:
                 if size > _MOST_BYTES:
                     raise usage(f"{file}: {size} bytes; a file may have {_MOST_BYTES}")
                 sources.append({"source": str(file), "text": file.read_text()})
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-                raise usage(f"{file}: {reason}") from None
+            except OSError as error:
+                raise usage(f"{file}: {error.strerror}") from None
+            except UnicodeDecodeError:
+                print(f"{file}: not UTF-8", file=sys.stderr)
+                raise SystemExit(not_text) from None
     return sources
+
+
+def _files_of(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml", ".json")) if path.is_dir() else [path]

@@ -253,6 +253,8 @@ def export_packages(
     """Write versions and their files into one archive."""
     api = Api(server)
     found = [api.get("packages", *_parts(key)) for key in keys] if keys else api.get("packages")
+    if yanked := [f"{p['name']}@{p['version']}" for p in found if keys and p["yanked"]]:
+        raise RefusedByServer(0, [f"{', '.join(yanked)} was yanked, and cannot be taken along"])
     _export(api, archive, found, [])
 
 
@@ -277,6 +279,11 @@ def import_bundle(archive: Archive, who: As = "", server: Server = DEFAULT_SERVE
     _import(api_of(server, who), archive)
 
 
+def _names_any(document: dict[str, Any], packages: list[str]) -> bool:
+    named = document["spec"]["packages"] if document["kind"] == "PackageAssignment" else []
+    return any(f"{p['name']}@{p['version']}" in packages for p in named)
+
+
 def _export(api: Api, path: Path, packages: list[dict[str, Any]], documents: list[dict[str, Any]]) -> None:
     from relay.cli.archive import BadArchive, Writer
 
@@ -288,8 +295,13 @@ def _export(api: Api, path: Path, packages: list[dict[str, Any]], documents: lis
         if d["kind"] == "PackageAssignment"
         for p in d["spec"]["packages"]
     }
-    if missing := sorted((wanted or {f"{p['name']}@{p['version']}" for p in packages if not documents}) - there):
-        raise RefusedByServer(0, [f"{', '.join(missing)} was yanked, and cannot be taken along"])
+    if missing := sorted(wanted - there):
+        # What it names cannot be had there: it would be refused with all the others.
+        left = [d for d in documents if _names_any(d, missing)]
+        documents = [d for d in documents if d not in left]
+        for document in left:
+            name = document["metadata"]["name"]
+            print(f"left out: PackageAssignment/{name}: names {', '.join(missing)}, which was yanked", file=sys.stderr)
     files = {f["sha256"]: f["size"] for p in kept for f in p["files"]}
     unfinished = path.with_name(path.name + ".part")
     try:

@@ -27,24 +27,25 @@ def diff(
 ) -> None:
     """Show what apply would change, and at which agents; exits 0 for nothing, 1 for something, 4 where it is refused.
 
-    Or what a rollout has changed: `diff rollout NAME`.
+    Or what a rollout has changed: `diff rollout NAME`, which exits 0 whatever that is.
     """
     form = form_of(output)
     if what:
         if len(what) != 2 or what[0] not in ("rollout", "rollouts") or filename:
             raise usage("either -f FILE or rollout NAME is expected")
-        found = Api(server).get("rollouts", what[1], "diff")
+        try:
+            found = Api(server).get("rollouts", what[1], "diff")
+        except RefusedByServer as error:
+            raise _refused(error) from None
         print("\n".join([found["rollout"], *lines(found)])) if form == "table" else show(found, form)
         return
     if not filename:
         raise usage("either -f FILE or rollout NAME is expected")
-    sources = read_files(filename)
+    sources = read_files(filename, not_text=EXIT_DIFF_REFUSED)
     try:
         found = Api(server).post("diff", body={"sources": sources})
     except RefusedByServer as error:
-        for line in error.lines:
-            print(line, file=sys.stderr)
-        raise SystemExit(EXIT_DIFF_REFUSED) from None
+        raise _refused(error) from None
     changed = [item for item in found["documents"] if item["action"] != "unchanged"]
     if form != "table":
         show(found if agents else {**found, "diffs": [_unnamed(pair) for pair in found["diffs"]]}, form)
@@ -52,6 +53,12 @@ def diff(
         _print_diff(found, changed, agents)
     if changed or found["agents_changed"] or found["conflicts"]:
         raise SystemExit(EXIT_REFUSED)
+
+
+def _refused(error: RefusedByServer) -> SystemExit:
+    for line in error.lines:
+        print(line, file=sys.stderr)
+    return SystemExit(EXIT_DIFF_REFUSED)
 
 
 def _unnamed(pair: dict[str, Any]) -> dict[str, Any]:

@@ -193,7 +193,7 @@ class Checks:
 def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:
     strategy = assignment.spec.strategy
     if strategy is not None and strategy not in catalog.strategies:
-        yield "spec.strategy", f"there is no RolloutStrategy {strategy}"
+        yield "spec.strategy", f"there is no RolloutStrategy {strategy}{close_to(strategy, catalog.strategies)}"
     other = catalog.assignments if isinstance(assignment, PackageAssignment) else catalog.package_assignments
     if assignment.key in other:
         yield (

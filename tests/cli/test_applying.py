@@ -56,6 +56,10 @@ async def test_diff_says_what_it_found_by_its_status(desk: Desk) -> None:
     assert (await desk.ctl("diff", "-f", name)).status == 0
     assert (await desk.ctl("diff", "-f", desk.file("b.yaml", assignment("a", rate=1000)))).status == 4
     assert (await desk.ctl("diff", "-f", desk.file("c.yaml", "a: [\n"))).status == 4
+    assert (await desk.ctl("diff", "rollout", "nosuch")).status == 4
+    (desk.folder / "d.yaml").write_bytes(b"a: \xe4\n")
+    assert (await desk.ctl("diff", "-f", str(desk.folder / "d.yaml"))).status == 4
+    assert (await desk.ctl("apply", "-f", str(desk.folder / "d.yaml"))).status == 2
     assert (await desk.ctl("diff", "--nonsense", "-f", name)).status == 2
     assert (await desk.ctl("diff", "-f", "/nonexistent.yaml")).status == 2
 

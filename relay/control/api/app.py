@@ -29,13 +29,13 @@ from relay.control.api.models import (
     DiffAnswer,
     DocumentVersion,
     DriftEntry,
-    Limit,
     Orphans,
     StoredDocument,
     Undone,
     answers,
 )
 from relay.control.api.packages import add_package_routes
+from relay.control.api.pages import After, Limit, behind
 from relay.control.api.rollouts import Actor, add_rollout_routes
 from relay.control.audit import Audit
 from relay.control.changes import Changes
@@ -150,9 +150,11 @@ def build_api(
         return await diffs.orphans(_kind(plural), name)
 
     @api.get("/api/v1/drift", **answers(list[DriftEntry], "documents"))
-    async def list_drift() -> list[dict[str, Any]]:
+    async def list_drift(
+        limit: Limit = None, after: Annotated[str, Query(description="the last agent before")] = ""
+    ) -> list[dict[str, Any]]:
         """Agents that assignments observe, and what of their configs is otherwise."""
-        return await drift(fleet, rollouts.revisions)
+        return behind(await drift(fleet, rollouts.revisions), after, lambda row: str(row["agent"]))[:limit]
 
     @api.post("/api/v1/assignments/{name}/undo", **answers(Undone, "rollouts"))
     async def undo_assignment(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
@@ -217,9 +219,7 @@ def _add_document_routes(
         }
 
     @api.get("/api/v1/documents/{plural}", **answers(list[StoredDocument], "documents"))
-    async def list_documents(
-        plural: str, limit: Limit = None, after: Annotated[str, Query(description="the last name before")] = ""
-    ) -> list[dict[str, Any]]:
+    async def list_documents(plural: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """All documents of a kind, by name: templates, assignments, regionvariables, ..."""
         return documents.listing(_kind(plural), after=after)[:limit]
 
@@ -229,9 +229,14 @@ def _add_document_routes(
         return documents.get(_kind(plural), name)
 
     @api.get("/api/v1/documents/{plural}/{name}/versions", **answers(list[DocumentVersion], "documents"))
-    async def list_document_versions(plural: str, name: str) -> list[dict[str, Any]]:
+    async def list_document_versions(
+        plural: str,
+        name: str,
+        limit: Limit = None,
+        after: Annotated[int, Query(ge=0, description="the last generation before")] = 0,
+    ) -> list[dict[str, Any]]:
         """When a document was changed, by whom: its generations, oldest first."""
-        return await versions.listing(_kind(plural), name)
+        return [row for row in await versions.listing(_kind(plural), name) if row["generation"] > after][:limit]
 
     @api.get("/api/v1/documents/{plural}/{name}/versions/{generation}", **answers(StoredDocument, "documents"))
     async def get_document_version(plural: str, name: str, generation: int) -> dict[str, Any]:
@@ -270,7 +275,8 @@ def _add_guards(
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if hosts is not None and request.headers.get("host", "") not in hosts():
             return problem(403, "Host is not one of this server's")
-        if request.method in ("POST", "PUT", "PATCH"):
+        methods = _methods(api, request)
+        if request.method in ("POST", "PUT", "PATCH") and (not methods or request.method in methods):
             # Neither can be sent by a browser's page of another site without asking.
             expected = "application/octet-stream" if request.method == "PATCH" else "application/json"
             if request.headers.get("content-type", "").partition(";")[0].strip() != expected:
@@ -322,10 +328,12 @@ def _add_guards(
 def _methods(api: FastAPI, request: Request) -> list[str]:
     """What may be done with the path of a request."""
     return sorted(
-        method
-        for route in api.routes
-        if isinstance(route, Route) and route.path_regex.match(request.url.path)
-        for method in route.methods or ()
+        {
+            method
+            for route in api.routes
+            if isinstance(route, Route) and route.path_regex.match(request.url.path)
+            for method in route.methods or ()
+        }
     )
 
 

@@ -5,9 +5,9 @@ Answers are made as plain values by the views; `tests/control/api/test_models.py
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Response
+from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -382,7 +382,6 @@ class StoredDocument(Answer):
     spec: dict[str, Any]
 
 
-Limit = Annotated[int | None, Query(ge=1, le=100_000, description="the most that are given")]
 _PROBLEM = "application/problem+json"
 
 

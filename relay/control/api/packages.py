@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.control import query, views
 from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers, answers_bytes
+from relay.control.api.pages import Limit, behind
 from relay.control.api.rollouts import Actor
 from relay.control.documents import ANONYMOUS
 from relay.control.fleet import Fleet
@@ -79,9 +80,11 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
         )
 
     @api.get("/api/v1/packages", **answers(list[PackageView], "packages"))
-    async def list_packages() -> list[dict[str, Any]]:
+    async def list_packages(
+        limit: Limit = None, after: Annotated[str, Query(description="the last NAME@VERSION before")] = ""
+    ) -> list[dict[str, Any]]:
         """All versions."""
-        return packages.listing()
+        return behind(packages.listing(), after, lambda row: f"{row['name']}@{row['version']}")[:limit]
 
     @api.post("/api/v1/packages", **answers(PackageView, "packages"))
     async def push_package(request: PushRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Header, Query
+from fastapi import FastAPI, Header
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.control.api.models import AssignmentView, Limit, RolloutAnswer, RolloutDiff, answers
+from relay.control.api.models import AssignmentView, RolloutAnswer, RolloutDiff, answers
+from relay.control.api.pages import After, Limit, behind
 from relay.control.changes import Changes
 from relay.control.documents import ANONYMOUS
 from relay.control.rollouts.engine import Rollouts
-from relay.errors import NotFound
 
 Actor = Annotated[str, Header(alias="X-OpAMP-Actor", max_length=256, description="who asks; not verified")]
 Action = Literal["reject", "pause", "resume", "promote", "rollback", "abort"]
@@ -36,9 +36,7 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, changes: Changes) -> No
     """Put them into the application."""
 
     @api.get("/api/v1/rollouts", **answers(list[RolloutAnswer], "rollouts"))
-    async def list_rollouts(
-        limit: Limit = None, after: Annotated[str, Query(description="the last name before")] = ""
-    ) -> list[dict[str, Any]]:
+    async def list_rollouts(limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """What is going on, and the latest rollout of each assignment."""
         return behind(await rollouts.listing(), after)[:limit]
 
@@ -53,9 +51,9 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, changes: Changes) -> No
         return await changes.of(name)
 
     @api.get("/api/v1/assignments", **answers(list[AssignmentView], "rollouts"))
-    async def list_assignments() -> list[dict[str, Any]]:
+    async def list_assignments(limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """What is in force of each assignment, and what was taken back or refused."""
-        return rollouts.assignments()
+        return behind(rollouts.assignments(), after)[:limit]
 
     @api.post("/api/v1/rollouts/{name}/approve", **answers(RolloutAnswer, "rollouts"))
     async def approve_rollout(name: str, request: ApproveRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
@@ -75,22 +73,6 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, changes: Changes) -> No
         return await rollouts.act(name, action, actor, reason=request.reason, stage=request.stage)
 
     @api.get("/api/v1/assignments/{name}/history", **answers(list[RolloutAnswer], "rollouts"))
-    async def list_history(
-        name: str, limit: Limit = None, after: Annotated[str, Query(description="the last name before")] = ""
-    ) -> list[dict[str, Any]]:
+    async def list_history(name: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """All rollouts of an assignment that are kept, oldest first."""
         return behind(await rollouts.history(name), after)[:limit]
-
-
-def behind(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The rows behind the one of a name; all where no name is given.
-
-    Raises:
-        NotFound: none has it.
-    """
-    if not name:
-        return rows
-    for i, row in enumerate(rows):
-        if row["name"] == name:
-            return rows[i + 1 :]
-    raise NotFound(f"after: {name} is not in this list")

@@ -42,6 +42,7 @@ from relay.control.storage.database import Database
 from relay.errors import Conflict, NotFound, StoreError
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
+from relay.words import close_to
 
 _log = log.get("opamp-relay.rollouts")
 _SETTLE_S = 30.0
@@ -239,7 +240,7 @@ class Rollouts:
         if known is not None and number.isdigit() and 0 < int(number) <= known.number:
             latest = self.latest(assignment) or f"{assignment}-{known.number}"
             raise Conflict(f"{name} is over; the latest rollout of {known.kind} {assignment} is {latest}")
-        raise NotFound(f"there is no rollout {name}")
+        raise NotFound(f"there is no rollout {name}{close_to(name, self.revisions.states)}")
 
     async def _find_ended(self, name: str) -> tuple[AssignmentState, Rollout]:
         """As `_find`, of those that were rejected or superseded too."""
