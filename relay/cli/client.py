@@ -15,7 +15,7 @@ from relay import __version__
 _TIMEOUT_S = 15.0
 VERSION_HEADER = "X-OpAMP-Relay-Version"
 _answered_by: list[str] = []
-"""Versions of the servers that answered."""
+"""Versions of the servers that answered; empty of those that do not say theirs yet."""
 
 
 class Unreachable(Exception):
@@ -39,6 +39,8 @@ def api_of(server: str, actor: str) -> Api:
 def versions_apart() -> str:
     """`: who is too old for what`, where the server that answered is of another version; empty where not."""
     theirs = _answered_by[-1] if _answered_by else __version__
+    if not theirs:
+        return f": the server is older than this opampctl ({__version__}): upgrade it"
     return "" if theirs == __version__ else f": the server is of version {theirs}, this opampctl of {__version__}"
 
 
@@ -63,7 +65,12 @@ class Api:
 
     def get(self, *path: str, **query: Any) -> Any:
         """GET /api/v1/PATH; list values repeat, None is left out."""
-        return self._request("GET", path, query=query)
+        value = self._request("GET", path, query=query)
+        asked = sorted(key for key, wanted in query.items() if wanted is not None)
+        if asked and not _answered_by[-1]:
+            # It leaves out what it does not know, and would give everything.
+            raise RefusedByServer(0, [f"{', '.join(asked)}{versions_apart()}"])
+        return value
 
     def post(self, *path: str, body: Any, within_s: float = _TIMEOUT_S) -> Any:
         """POST JSON.
@@ -135,7 +142,7 @@ class Api:
             value = json.loads(data)
         except ValueError:
             raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
-        _answered_by.append(answer.headers.get(VERSION_HEADER, "before 0.2"))
+        _answered_by.append(answer.headers.get(VERSION_HEADER, ""))
         if answer.status >= http.client.BAD_REQUEST:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""

@@ -1,7 +1,40 @@
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
 import pytest
 
-from relay.cli.client import Api, Unreachable
+from relay.cli.client import Api, RefusedByServer, Unreachable
 from tests.cli.run import run
+
+
+class Older(BaseHTTPRequestHandler):
+    """A server that does not say its version, and takes every parameter."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[1]")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def older() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Older)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_filters_that_an_older_server_would_leave_out_are_not_left_out(older: str) -> None:
+    assert Api(older).get("nodes") == [1]
+    with pytest.raises(RefusedByServer, match="region: the server is older than this opampctl"):
+        Api(older).get("agents", region="eu", status=None)
 
 
 async def test_a_server_that_is_not_there_is_3() -> None:
