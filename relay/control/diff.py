@@ -100,7 +100,7 @@ class Diffs:
             "conflicts": [str(problem) for problem in proposal.conflicts],
             "orphans": orphans,
             "missing_components": lacking,
-            "warnings": [warning for a in proposal.applied for warning in a.warnings],
+            "warnings": [f"{a.kind}/{a.name}: {warning}" for a in proposal.applied for warning in a.warnings],
         }
 
     async def orphans(self, kind: str, key: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.control.storage.database import FILE
-from relay.errors import Conflict, Refused, StoreError
+from relay.errors import Conflict, NotFound, Refused, StoreError
 from tests.conftest import TEMPLATE, Programs, apply, assignment
 from tests.control.rollouts.test_engine import TWO, change, staged
 
@@ -163,3 +163,19 @@ async def test_an_approval_that_was_only_ever_asked_for_is_needed_all_the_same(p
         await change(plane, assignment("b", rate=int(name[-1]), priority=1), actor="eve")
         assert (await rollout_of(plane, name))["state"] == "pending_approval"
         assert await stages_of(plane, name) == ["canary", "all"]
+
+
+async def test_a_damaged_rollout_that_is_over_spoils_no_other(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await change(plane, TEMPLATE + assignment("a", rate=1))
+    await change(plane, assignment("a", rate=2) + NEEDS, actor="eve")
+    await plane.rollouts.act("a-2", "reject", "bob")
+    file = sqlite3.connect(programs.folder / "control-plane" / FILE, isolation_level=None)
+    for name in ("a-1", "a-2"):
+        file.execute("UPDATE rollouts SET body = body || ' ' WHERE name = ?", (name,))
+    file.close()
+    with pytest.raises(StoreError, match="table rollouts: a-2 is damaged"):
+        await plane.rollouts.status("a-2")
+    assert [r["name"] for r in await plane.rollouts.listing()] == ["a-1"], "what is in memory is well"
+    with pytest.raises(NotFound, match="has no history"):
+        await plane.rollouts.history("a")

@@ -7,7 +7,6 @@ repeated. After a kill at any instant the stored state is the whole truth, and t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 from collections.abc import Awaitable, Callable
@@ -39,6 +38,7 @@ from relay.control.rollouts.survey import Survey
 from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
 from relay.control.storage import schema
 from relay.control.storage.database import Database
+from relay.control.storage.sealed import read_all, read_truth
 from relay.errors import Conflict, NotFound, StoreError
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
@@ -254,12 +254,19 @@ class Rollouts:
             return state, before
 
     async def _stored(self, name: str) -> Rollout:
-        query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.name == name)
         async with self._database.read() as connection:
-            body = (await connection.execute(query)).scalar_one_or_none()
-        if body is None:
+            rows = await read_truth(connection, schema.rollouts, schema.rollouts.c.name == name)
+        if not rows:
             raise NotFound(f"there is no rollout {name}")
-        return Rollout.from_plain(json.loads(body))
+        return Rollout.from_plain(json.loads(rows[0].body))
+
+    async def _all(self, *where: sa.ColumnElement[bool]) -> list[Rollout]:
+        """Rollouts that are kept, oldest first; those that are damaged are left out, and said."""
+        async with self._database.read() as connection:
+            rows, bad = await read_all(connection, schema.rollouts, *where)
+        for name in bad:
+            _log.error("row_damaged", table="rollouts", key=name, consequence="it is left out of histories")
+        return [Rollout.from_plain(json.loads(row.body)) for row in sorted(rows, key=lambda row: row.created_ms)]
 
     async def approve(self, name: str, actor: str, digest: str) -> dict[str, Any]:
         """Approve a change; it begins when it has the approvals that it needs."""
@@ -376,10 +383,7 @@ class Rollouts:
 
     async def by_hash(self, digits: str) -> tuple[Rollout, GlobalRevision] | None:
         """The rollout whose digest or candidate's hash begins so, else one whose stable revision's does; and what does."""
-        query = sa.select(schema.rollouts.c.body).order_by(schema.rollouts.c.created_ms.desc())
-        async with self._database.read() as connection:
-            bodies = (await connection.execute(query)).scalars().all()
-        known = [Rollout.from_plain(json.loads(body)) for body in bodies]
+        known = (await self._all())[::-1]
         for rollout in known:
             if rollout.digest.startswith(digits) or (revision_hash(rollout.candidate) or "").startswith(digits):
                 return rollout, rollout.candidate
@@ -396,8 +400,12 @@ class Rollouts:
         for _, state in sorted(self.revisions.states.items()):
             found += [self._view(state, rollout) for rollout in (state.rollout, state.pending) if rollout is not None]
             if state.number and self.latest(state.name) != f"{state.name}-{state.number}":
-                with contextlib.suppress(NotFound):  # the newest was rejected
+                try:  # the newest was rejected
                     found.append(rollout_view(await self._stored(f"{state.name}-{state.number}"), {}, None, []))
+                except NotFound:
+                    pass
+                except StoreError as error:
+                    _log.error("rollout_unreadable", error=str(error))
         return found
 
     async def history(self, assignment: str) -> list[dict[str, Any]]:
@@ -406,12 +414,9 @@ class Rollouts:
         Raises:
             NotFound: there never was one.
         """
-        query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.assignment == assignment)
-        async with self._database.read() as connection:
-            bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms))).scalars().all()
-        if not bodies:
+        kept = await self._all(schema.rollouts.c.assignment == assignment)
+        if not kept:
             raise NotFound(f"assignment {assignment} has no history")
-        kept = [Rollout.from_plain(json.loads(body)) for body in bodies]
         state = self.revisions.states.get(assignment)
         active = {r.name: r for r in (state.rollout, state.pending) if r and r.active} if state is not None else {}
         return [
@@ -441,10 +446,7 @@ class Rollouts:
         state = self.revisions.states.get(assignment)
         if state is None:
             raise NotFound(f"there is no assignment {assignment}")
-        query = sa.select(schema.rollouts.c.body).where(schema.rollouts.c.assignment == assignment)
-        async with self._database.read() as connection:
-            bodies = (await connection.execute(query.order_by(schema.rollouts.c.created_ms.desc()))).scalars().all()
-        for kept in (Rollout.from_plain(json.loads(body)) for body in bodies):
+        for kept in (await self._all(schema.rollouts.c.assignment == assignment))[::-1]:
             if rollout and kept.name == rollout:
                 return kept
             if not rollout and kept.state is State.COMPLETED and kept.candidate != state.declared:

@@ -114,7 +114,7 @@ packages = sa.Table(
     sa.Column("body", SealedText, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("created_by", sa.String(256), nullable=False),
-    sa.Column("yanked", sa.Text, nullable=False),
+    sa.Column("yanked", SealedText, nullable=False),
 )
 """Versions of packages; their bytes are in `storage.packages` under their SHA-256."""
 
