@@ -106,7 +106,20 @@ def audit(
         show(found, form)
         return
     columns = ("number", "at", "actor", "action", "subject", "before", "after", "reason")
+    for entry in found:
+        entry.update({side: _called(entry["subject"], entry[side]) for side in ("before", "after")})
     table(columns, [[e[c] for c in columns] for e in found])
+
+
+def _called(subject: str, value: str) -> str:
+    """What an entry says of the state before or after it, with its hash called what it is."""
+    kind = subject.partition("/")[0]
+    if not value or kind == "Epoch":
+        return value
+    if kind == "Rollout":
+        state, _, rest = value.rpartition(":")
+        return f"{state.replace(':', ', stage ')}, change {rest}" if state else f"change {value}"
+    return f"{'package' if kind == 'Package' else 'document'} {value}"
 
 
 def _subject(text: str) -> str:

@@ -22,6 +22,10 @@ async def test_history_and_audit(desk: Desk) -> None:
     assert "ann" not in audit.out
     assert "ann" in (await desk.ctl("audit", "--since", "2026-01-01")).out
     assert (await desk.ctl("audit", "--since", "yesterday")).status == 2
+    assert "document " in (await desk.ctl("audit", "--subject", "ConfigAssignment/a")).out, (
+        "hashes are called what they are"
+    )
+    assert " change " in (await desk.ctl("audit", "--subject", "Rollout/")).out
     assert "whole" in (await desk.ctl("audit", "verify")).out
 
 
