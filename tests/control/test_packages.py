@@ -207,6 +207,7 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     await eventually(lambda: sha256 in node.packages.problems)
     node._blob_source._endpoint = f"127.0.0.1:{plane.ports['link']}"
     await node._blob_source.close()
+    await eventually(lambda: sha256 not in node.packages.problems, within_s=40)  # it tries more and more seldom
     agent.last = await agent.agent.pipe.pushed()
     await agent.install(await agent.wait())
     await eventually(lambda: state_is("completed"), within_s=15)
