@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import http.client
 import json
+import sys
 from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -14,6 +15,9 @@ from relay import __version__
 
 _TIMEOUT_S = 15.0
 VERSION_HEADER = "X-OpAMP-Relay-Version"
+_STALE = "X-OpAMP-Relay-Stale"
+_told: set[str] = set()
+"""What was said of answers that may be out of date."""
 _answered_by: list[str] = []
 """Versions of the servers that answered; empty of those that do not say theirs yet."""
 
@@ -143,6 +147,9 @@ class Api:
         except ValueError:
             raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
         _answered_by.append(answer.headers.get(VERSION_HEADER, ""))
+        if (reason := answer.headers.get(_STALE)) and reason not in _told:
+            _told.add(reason)
+            print(f"warning: what is shown may be out of date: {reason}", file=sys.stderr)
         if answer.status >= http.client.BAD_REQUEST:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""

@@ -14,6 +14,7 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.errors import StoreError
+from tests.cli.run import run
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 
 
@@ -70,6 +71,8 @@ async def test_a_control_plane_that_cannot_write_says_so_and_when_it_can_again(p
     await asyncio.wait([probing], timeout=15)
     assert await ask(plane, "GET", "/ready") == (503, {"ready": False, "reason": "database: database is locked"})
     assert (await ask(plane, "GET", "/health"))[1]["degraded"] == ["database: database is locked"]
+    shown = await run("opampctl", "get", "agents", OPAMPCTL_SERVER=f"http://127.0.0.1:{plane.ports['api']}")
+    assert (shown.status, shown.err) == (0, "warning: what is shown may be out of date: database: database is locked\n")
     other.execute("ROLLBACK")
     other.close()
     await database.probe()

@@ -66,6 +66,8 @@ STATUS = {
 }
 """The admin API's table."""
 _PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
+_STALE = "X-OpAMP-Relay-Stale"
+"""Header of all answers while nothing can be stored: why what is shown may be out of date."""
 _NO_CHANGES = frozenset({"/api/v1/diff", "/api/v1/epoch"})
 """What is posted and changes no policy."""
 _NO_POLICY = ("/api/v1/nodes/", "/api/v1/uploads/")
@@ -291,7 +293,10 @@ def _add_guards(
         is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGES
         if is_change and not request.url.path.startswith(_NO_POLICY) and condition.refusal:
             return problem(409, condition.refusal)
-        return await call_next(request)
+        answer = await call_next(request)
+        if condition.unwritable:  # reports that are not stored do not count either
+            answer.headers[_STALE] = condition.unwritable.encode("ascii", "replace").decode()
+        return answer
 
     @api.exception_handler(RelayError)
     async def relay_error(_: Request, error: RelayError) -> Response:
