@@ -265,7 +265,10 @@ def describe(
     """Show everything that is known of one agent."""
     if resource not in ("agent", "agents"):
         raise usage(f"{resource} cannot be described; agents can")
-    show(Api(server).get("agents", name), "yaml")
+    found = Api(server).get("agents", name)
+    if found["connected"] is not True and "health" in found:
+        found["health_when_last_heard"] = found.pop("health")  # who is away is not healthy
+    show(found, "yaml")
 
 
 @app.command()

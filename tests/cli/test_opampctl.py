@@ -124,6 +124,9 @@ async def test_agents_nodes_and_regions(desk: Desk) -> None:
     assert (await desk.ctl("get", "nodes", "-o", "yaml")).out.startswith("- name: one")
     for agent in agents:
         await agent.close()
+    await eventually(lambda: not any(a.connected for a in desk.plane.fleet.agents.values()))
+    away = (await desk.ctl("describe", "agent", "agent-1")).out
+    assert ("health_when_last_heard:" in away, "\nhealth:" in away) == (True, False)
 
 
 async def test_the_effective_config_of_an_agent(desk: Desk) -> None:
