@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,7 @@ from relay.policy.selector import Facts
 from relay.policy.snapshot import CONFIG
 
 _KEPT_CHARS = 300
+_UNKNOWN_FIELD = re.compile(r"([\w.]+)\s*;?\s+Extra inputs are not permitted")
 Trusted = Literal["all"] | tuple[str, ...]
 
 
@@ -154,6 +156,12 @@ class NodeState:
         """What of the policy it does not take, the policy as a whole among it."""
         whole = self.sender.refused if self.sender is not None else ""
         return [*([{"name": "policy", "digest": "", "reason": whole}] if whole else []), *self.rejected]
+
+
+def plain_reason(reason: str) -> str:
+    """Why a node rejects something, in one line. The first nodes had no words for what is newer than they are."""
+    unknown = _UNKNOWN_FIELD.findall(reason)
+    return f"has {', '.join(unknown[:5])}, which this node is too old for: upgrade it" if unknown else reason
 
 
 def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:

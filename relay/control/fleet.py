@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
-from relay.control.agents import Agent, NodeState, read_agent
+from relay.control.agents import Agent, NodeState, plain_reason, read_agent
 from relay.control.configs import Configs
 from relay.control.storage import schema
 from relay.control.storage.database import Database, remove, replace
@@ -433,7 +433,9 @@ class Fleet:
             node.blob_problems = {p.sha256.hex(): p.reason for p in status.blob_problems}
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.halted = {h.rollout: h.reason for h in status.halted}
-            node.rejected = [{"name": r.name, "digest": r.digest.hex(), "reason": r.reason} for r in status.rejected]
+            node.rejected = [
+                {"name": r.name, "digest": r.digest.hex(), "reason": plain_reason(r.reason)} for r in status.rejected
+            ]
             if status.leaving:
                 node.departed = True
                 await self._store_nodes([node])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.control.agents import Agent, NodeState, read_agent
+from relay.control.agents import Agent, NodeState, plain_reason, read_agent
 from relay.policy.snapshot import CONFIG, PACKAGES
 from tests.fleet.agents import record
 
@@ -44,3 +44,10 @@ def test_what_makes_an_agent_another_one() -> None:
     assert not agent.is_like(read(accepts=False))
     agent.facts = None
     assert not agent.is_like(read()), "it may have been"
+
+
+def test_a_node_of_the_first_version_is_too_old_in_one_line() -> None:
+    said = "1 validation error for Published\nearlier\n  Extra inputs are not permitted [type=extra_forbidden]"
+    words = "has earlier, which this node is too old for: upgrade it"
+    assert [plain_reason(text) for text in (said, said.replace("\n", "; "))] == [words, words]
+    assert plain_reason("foo: t@v1 requires a value for foo") == "foo: t@v1 requires a value for foo"
