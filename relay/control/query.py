@@ -150,4 +150,7 @@ def find(fleet: Fleet, name: str) -> Agent:
     uid = parse_uid(name)
     if uid is not None and uid in fleet.agents:
         return fleet.agents[uid]
-    return resolve(name, ((Names(a.agent_id, a.uid, text_of(fleet, a, HOST)), a) for a in rows(fleet)))
+    known = rows(fleet)
+    if (named := next((a for a in known if a.agent_id == name), None)) is not None:
+        return named  # without a look at what all others say of themselves
+    return resolve(name, ((Names(a.agent_id, a.uid, text_of(fleet, a, HOST)), a) for a in known))

@@ -164,9 +164,11 @@ class Cohorts:
     def of(self, record: Record) -> Cohort:
         """The current cohort of an agent."""
         cohort = record.cohort
-        if not isinstance(cohort, Cohort) or cohort.generation != self._generation:
-            return self.place(record)
-        if self._evaluator.looks_back(cohort.key[3]):
+        if (
+            not isinstance(cohort, Cohort)
+            or cohort.generation != self._generation
+            or self._evaluator.looks_back(cohort.key[3])
+        ):
             return self.place(record)
         return cohort
 

@@ -80,14 +80,14 @@ class Admin:
 
     def routes(self) -> list[Route]:
         """All routes but the agents' own."""
-        return [
-            *self.probe_routes(),
-            ("GET", "/api/v1/status", _without_parameters(self.status)),
-            ("GET", "/api/v1/agents", _without_parameters(self.agents)),
-            ("GET", "/api/v1/agents/{id}", _without_parameters(self.agent)),
-            ("GET", "/api/v1/agents/{id}/config", _without_parameters(self.agent_config)),
-            ("GET", "/api/v1/agents/{id}/explain", _without_parameters(self.explain)),
+        api: list[Route] = [
+            ("GET", "/api/v1/status", self.status),
+            ("GET", "/api/v1/agents", self.agents),
+            ("GET", "/api/v1/agents/{id}", self.agent),
+            ("GET", "/api/v1/agents/{id}/config", self.agent_config),
+            ("GET", "/api/v1/agents/{id}/explain", self.explain),
         ]
+        return [*self.probe_routes(), *((method, path, _without_parameters(handler)) for method, path, handler in api)]
 
     def health_routes(self) -> list[Route]:
         """For probes alone."""
@@ -166,8 +166,9 @@ class Admin:
     async def _find(self, name: str) -> Record:
         uid = parse_uid(name)
         record = self._registry.get(uid) if uid else None
+        record = record or next((r for r in self._registry if r.agent_id == name), None)
         if record is not None:
-            return record
+            return record  # without a look at what all others say of themselves
         known = []
         for i, record in enumerate(self._registry):
             if i % _SLICE == _SLICE - 1:

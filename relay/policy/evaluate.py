@@ -176,7 +176,7 @@ class Evaluator:
             and (rollout.NOBODY < change.threshold < rollout.EVERYONE or (change.threshold and change.id in frozen))
         ]
         self._side_of = {change_id: i for i, (change_id, _, _) in enumerate(self._splitting)}
-        self._refuses = any(
+        self._lacks = any(
             a.refused is not None or (a.published.stable is None and a.earlier) for a in snapshot.assignments
         )
 
@@ -185,7 +185,7 @@ class Evaluator:
         """Equal for two evaluators that give every agent the same cohort key, so that no agent need be keyed anew."""
         splitting = [(name, threshold, content.revision if content else None)
                      for name, threshold, content in self._splitting]  # fmt: skip
-        return (self._matcher.mentions, splitting, self._refuses)
+        return (self._matcher.mentions, splitting, self._lacks)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -215,11 +215,11 @@ class Evaluator:
                 content is None or self.hash_of(content, vector) in held
             ):
                 sides |= 1 << i
-        return (vector, deciding_capabilities, sides, failed, applied if failed or self._refuses else ())
+        return (vector, deciding_capabilities, sides, failed, applied if failed or self._lacks else ())
 
     def looks_back(self, failed: Failed) -> bool:
         """Whether what an agent has, or applied, may decide; else only what it is, and what it failed at."""
-        return bool(failed) or self._refuses or bool(self.frozen)
+        return bool(failed) or self._lacks or bool(self.frozen)
 
     def matches(self, selector: Selector, vector: int) -> bool:
         """Whether a selector of the snapshot matches a cohort."""

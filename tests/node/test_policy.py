@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from relay.errors import StoreError
+from relay.node.app import Node
 from relay.testing.control_plane import ScriptedControlPlane
 from tests.conftest import Programs, eventually
 from tests.policy.published import TEMPLATE, published, resources, revision
@@ -153,6 +154,13 @@ async def one_that_has_high(programs: Programs, upstream: ScriptedControlPlane) 
     return agent
 
 
+async def nobody_is_offered_anything(node: Node) -> None:
+    for name in ("known", "new"):
+        agent = await TestAgent.over("websocket", node.ports, name)
+        assert not (await agent.hello()).HasField("remote_config"), "it keeps what it has"
+        await agent.close()
+
+
 @pytest.mark.parametrize("name", ["ConfigAssignment/high", f"ConfigTemplate/{TEMPLATE.key}"])
 async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
     programs: Programs, upstream: ScriptedControlPlane, name: str
@@ -162,11 +170,7 @@ async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
     again = await programs.node(upstream.port)
     degraded = again.condition().status["degraded"]
     assert any("damaged" in line for line in degraded), degraded
-    for agent_name in ("known", "new"):
-        agent = await TestAgent.over("websocket", again.ports, agent_name)
-        answer = await agent.hello()
-        assert not answer.HasField("remote_config"), "it keeps what it has"
-        await agent.close()
+    await nobody_is_offered_anything(again)
     upstream.send(resources(*HIGH_AND_LOW), (1, 2))
     await upstream.acks.get()
     await eventually(lambda: not again.condition().status["degraded"])
@@ -183,10 +187,7 @@ async def test_what_was_lost_before_the_manifest_gives_nobody_another_config(
         await asyncio.to_thread(damage, programs, name)
         again = await programs.node(1)
         assert any("damaged" in line for line in again.condition().status["degraded"])
-        for agent_name in ("known", "new"):
-            agent = await TestAgent.over("websocket", again.ports, agent_name)
-            assert not (await agent.hello()).HasField("remote_config"), "it keeps what it has"
-            await agent.close()
+        await nobody_is_offered_anything(again)
         await programs.stop(again)
     await known.close()
 
@@ -200,9 +201,6 @@ async def test_what_is_lost_with_the_manifest_gives_nobody_another_config(
     await upstream.stop()
     for _ in range(2):  # nor after a second start, where nothing is damaged any more
         again = await programs.node(1)
-        for agent_name in ("known", "new"):
-            agent = await TestAgent.over("websocket", again.ports, agent_name)
-            assert not (await agent.hello()).HasField("remote_config"), "it keeps what it has"
-            await agent.close()
+        await nobody_is_offered_anything(again)
         await programs.stop(again)
     await known.close()

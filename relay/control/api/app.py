@@ -277,8 +277,9 @@ def _add_guards(
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         if hosts is not None and request.headers.get("host", "") not in hosts():
             return problem(403, "Host is not one of this server's")
-        methods = _methods(api, request)
-        if request.method in ("POST", "PUT", "PATCH") and (not methods or request.method in methods):
+        if request.method in ("POST", "PUT", "PATCH") and (
+            not (methods := _methods(api, request)) or request.method in methods
+        ):
             # Neither can be sent by a browser's page of another site without asking.
             expected = "application/octet-stream" if request.method == "PATCH" else "application/json"
             if request.headers.get("content-type", "").partition(";")[0].strip() != expected:
