@@ -8,8 +8,8 @@ from collections import Counter, deque
 from typing import Any
 
 from relay.cli.rollout import headline
-from relay.control import views
 from relay.control.app import ControlPlane
+from relay.control.fleet import views
 
 _LOOK_S = 0.5
 _EVENTS = 8

@@ -15,27 +15,27 @@ from relay import __version__
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.ports import opening
 from relay.aio.tasks import Tasks
-from relay.control import views
 from relay.control.api.app import build_api
-from relay.control.audit import Audit
-from relay.control.blobs import Blobs, open_store
-from relay.control.changes import Changes
-from relay.control.checks import Checks
 from relay.control.condition import Condition
-from relay.control.configs import Configs
-from relay.control.diff import Diffs
-from relay.control.documents import Documents
-from relay.control.fleet import Fleet
-from relay.control.notify import Notifier
-from relay.control.packages import Packages
-from relay.control.preview import Previews
-from relay.control.publish import Publisher
-from relay.control.revisions import Revisions, Rules
-from relay.control.rollouts.engine import Rollouts
+from relay.control.documents.apply import Documents
+from relay.control.documents.checks import Checks
+from relay.control.engine.notifier import Notifier
+from relay.control.engine.rollouts import Rollouts
+from relay.control.engine.survey import Survey
+from relay.control.fleet import views
+from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.audit import Audit
+from relay.control.ledger.revisions import Revisions, Rules
+from relay.control.ledger.versions import Versions
+from relay.control.packages.blobs import Blobs, open_store
+from relay.control.packages.registry import Packages
+from relay.control.regions.archive import Configs
+from relay.control.regions.publisher import Publisher
+from relay.control.review.changes import Changes
+from relay.control.review.diff import Diffs
+from relay.control.review.preview import Previews
 from relay.control.rollouts.model import at_once
-from relay.control.rollouts.survey import Survey
 from relay.control.storage.database import FILE, Database
-from relay.control.versions import Versions
 from relay.errors import StoreError
 from relay.link.protocol import RegionPolicy, SyncSender, Version
 from relay.link.server import LinkServer

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from relay.control import views
-from relay.control.blobs import Blobs
-from relay.control.fleet import Fleet
-from relay.control.publish import Publisher
+from relay.control.fleet import views
+from relay.control.fleet.fleet import Fleet
+from relay.control.packages.blobs import Blobs
+from relay.control.regions.publisher import Publisher
 from relay.control.storage.database import Database
 
 

@@ -4,7 +4,7 @@ import json
 
 from tests.cli.test_opampctl import Desk, desk
 from tests.conftest import TEMPLATE, assignment, eventually
-from tests.control.rollouts.test_engine import staged, strategy
+from tests.control.texts import staged, strategy
 from tests.wire import TestAgent
 
 __all__ = ["desk"]

@@ -4,7 +4,7 @@ import json
 
 from tests.cli.test_opampctl import Desk, desk
 from tests.conftest import TEMPLATE, assignment, eventually
-from tests.control.rollouts.test_engine import TWO
+from tests.control.texts import TWO_STAGES
 from tests.wire import TestAgent
 
 __all__ = ["desk"]
@@ -28,7 +28,7 @@ async def test_what_carries_the_labels_and_is_not_given_is_pruned(desk: Desk) ->
 
 
 async def test_what_is_used_stays_and_agents_are_not_orphaned_without_a_word(desk: Desk) -> None:
-    used = labelled(TWO, "blue"), labelled(assignment("old", priority=1), "blue")
+    used = labelled(TWO_STAGES, "blue"), labelled(assignment("old", priority=1), "blue")
     await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + "".join(used)))
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tests.cli.test_opampctl import Desk, desk
 from tests.conftest import TEMPLATE, assignment
-from tests.control.rollouts.test_engine import staged, strategy
+from tests.control.texts import staged, strategy
 
 __all__ = ["desk"]
 MANUAL = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from relay.control import views
+from relay.control.fleet import views
 from relay.node.app import Node
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-from tests.control.rollouts.test_engine import strategy
+from tests.control.texts import strategy
 from tests.packages import package_assignment, push
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]

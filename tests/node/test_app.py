@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from relay.control import query, views
+from relay.control.fleet import query, views
 from relay.errors import StoreError
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb

@@ -37,19 +37,19 @@ from relay.control.api.models import (
 from relay.control.api.packages import add_package_routes
 from relay.control.api.pages import After, Limit, behind
 from relay.control.api.rollouts import Actor, add_rollout_routes
-from relay.control.audit import Audit
-from relay.control.changes import Changes
 from relay.control.condition import Condition
-from relay.control.configs import Configs
-from relay.control.diff import Diffs
-from relay.control.documents import ANONYMOUS, Applied, Documents
-from relay.control.drift import drift
-from relay.control.fleet import Fleet
-from relay.control.packages import Packages
-from relay.control.preview import Previews
-from relay.control.publish import Publisher
-from relay.control.rollouts.engine import Rollouts
-from relay.control.versions import Versions
+from relay.control.documents.apply import ANONYMOUS, Applied, Documents
+from relay.control.engine.rollouts import Rollouts
+from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.audit import Audit
+from relay.control.ledger.versions import Versions
+from relay.control.packages.registry import Packages
+from relay.control.regions.archive import Configs
+from relay.control.regions.publisher import Publisher
+from relay.control.review.changes import Changes
+from relay.control.review.diff import Diffs
+from relay.control.review.drift import drift
+from relay.control.review.preview import Previews
 from relay.errors import NotFound, Outcome, Problem, Refused, RelayError
 from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
 from relay.policy import kinds

@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.control.api.models import AuditCheck, AuditEntry, Epoch, answers
 from relay.control.api.rollouts import Actor
-from relay.control.audit import Audit
-from relay.control.documents import ANONYMOUS
-from relay.control.fleet import Fleet
-from relay.control.publish import Publisher
+from relay.control.documents.apply import ANONYMOUS
+from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.audit import Audit
+from relay.control.regions.publisher import Publisher
 
 Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
 

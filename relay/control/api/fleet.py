@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
-from relay.control import query, views
-from relay.control.agents import Agent
 from relay.control.api.models import (
     AgentView,
     ConfigBody,
@@ -21,8 +19,10 @@ from relay.control.api.models import (
     WholeAgent,
     answers,
 )
-from relay.control.fleet import Fleet
-from relay.control.preview import Previews
+from relay.control.fleet import query, views
+from relay.control.fleet.agents import Agent
+from relay.control.fleet.fleet import Fleet
+from relay.control.review.preview import Previews
 
 _SLICE = 500
 NEXT = "X-Next-After"

@@ -9,14 +9,14 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.control import query, views
 from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers, answers_bytes
 from relay.control.api.pages import Limit, behind
 from relay.control.api.rollouts import Actor
-from relay.control.documents import ANONYMOUS
-from relay.control.fleet import Fleet
-from relay.control.packages import Packages
-from relay.control.publish import Publisher
+from relay.control.documents.apply import ANONYMOUS
+from relay.control.fleet import query, views
+from relay.control.fleet.fleet import Fleet
+from relay.control.packages.registry import Packages
+from relay.control.regions.publisher import Publisher
 from relay.errors import Conflict, NotFound
 from relay.policy.model import Name, Version
 from relay.policy.packages import Attributes, PackageFile, PackageType, PublishedPackage, Sha256

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relay.control.api.models import AssignmentView, RolloutAnswer, RolloutDiff, answers
 from relay.control.api.pages import After, Limit, behind
-from relay.control.changes import Changes
-from relay.control.documents import ANONYMOUS
-from relay.control.rollouts.engine import Rollouts
+from relay.control.documents.apply import ANONYMOUS
+from relay.control.engine.rollouts import Rollouts
+from relay.control.review.changes import Changes
 
 Actor = Annotated[str, Header(alias="X-OpAMP-Actor", max_length=256, description="who asks; not verified")]
 Action = Literal["reject", "pause", "resume", "promote", "rollback", "abort"]

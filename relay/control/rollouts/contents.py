@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.control.assignments import Advance, content_inputs, packages_of
 from relay.control.rollouts import targets
+from relay.control.rollouts.assignment import Advance, content_inputs, packages_of
 from relay.control.rollouts.model import GlobalConfig, GlobalPackages, GlobalRevision, Rollout
 from relay.policy import packages
 from relay.policy import template as templates

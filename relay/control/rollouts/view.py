@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from relay.control.assignments import AssignmentState
+from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.gates import total_of
 from relay.control.rollouts.model import GOING, Counts, Gate, GlobalRevision, RegionView, Rollout, State, Troubled
 from relay.documents import canonical_json

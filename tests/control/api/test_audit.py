@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.conftest import TEMPLATE, Programs, assignment
-from tests.control.api.test_app import body, started
+from tests.control.api.client import body, started
 
 
 async def test_the_audit_by_subject_time_and_page(programs: Programs) -> None:

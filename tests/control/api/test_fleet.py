@@ -4,7 +4,7 @@ import aiohttp
 
 from relay.control.app import ControlPlane
 from tests.conftest import Programs, eventually
-from tests.control.api.test_app import Client, started
+from tests.control.api.client import Client, started
 from tests.wire import TestAgent
 
 

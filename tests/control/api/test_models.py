@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 
 from relay.control.app import ControlPlane
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-from tests.control.api.test_app import Client
-from tests.control.rollouts.test_engine import TWO, staged
+from tests.control.api.client import Client
+from tests.control.texts import TWO_STAGES, staged
 from tests.wire import TestAgent
 
 GETS = (
@@ -27,7 +27,7 @@ GETS = (
 
 async def populated(programs: Programs) -> tuple[ControlPlane, Client]:
     plane = await programs.control_plane()
-    await apply(plane, TEMPLATE, TWO, staged(1), assignment("seen", priority=2) + "  observe_only: true\n")
+    await apply(plane, TEMPLATE, TWO_STAGES, staged(1), assignment("seen", priority=2) + "  observe_only: true\n")
     node = await programs.node(plane.ports["link"])
     await eventually(lambda: node.policy.accepted)
     agent = await TestAgent.over("websocket", node.ports, "agent-0")

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conftest import Programs, apply, eventually
-from tests.control.api.test_app import Client, started
+from tests.control.api.client import Client, started
 from tests.packages import PackageAgent, digest, download, package_assignment
 
 CONTENT = bytes(range(256)) * 1000

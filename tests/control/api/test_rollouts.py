@@ -3,8 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conftest import TEMPLATE, Programs, assignment
-from tests.control.api.test_app import Client, body, started
-from tests.control.rollouts.test_engine import TWO, staged
+from tests.control.api.client import Client, body, started
+from tests.control.texts import TWO_STAGES, staged
 
 
 async def post(client: Client, path: str, actor: str = "", **content: Any) -> tuple[int, Any]:
@@ -15,7 +15,7 @@ async def post(client: Client, path: str, actor: str = "", **content: Any) -> tu
 async def test_rollouts_over_http(programs: Programs) -> None:
     _, client = await started(programs)
     await client.call(
-        "POST", "/api/v1/apply", json=body(TEMPLATE, TWO, assignment("a")), headers={"X-OpAMP-Actor": "ann"}
+        "POST", "/api/v1/apply", json=body(TEMPLATE, TWO_STAGES, assignment("a")), headers={"X-OpAMP-Actor": "ann"}
     )
     await client.call("POST", "/api/v1/apply", json=body(staged(2)), headers={"X-OpAMP-Actor": "ann"})
     _, listed = await client.call("GET", "/api/v1/rollouts")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from relay.control.assignments import Advance
+from relay.control.rollouts.assignment import Advance
 from relay.control.rollouts.contents import Contents, Given, content_hash
 from relay.control.rollouts.model import GlobalConfig, GlobalPackages, Rollout
 from relay.control.rollouts.targets import Target

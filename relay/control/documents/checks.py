@@ -1,0 +1,217 @@
+"""What can be wrong with documents that are each well formed: what needs the other documents, or the fleet, to be seen.
+
+Templates that exist, values that every region can resolve, assignments that do not contend for the same agents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from zoneinfo import ZoneInfo
+
+from relay.control.ledger.catalog import AnyAssignment, Catalog
+from relay.documents import Document
+from relay.errors import Problem
+from relay.policy import collector
+from relay.policy import template as templates
+from relay.policy.kinds import AnyDocument
+from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.packages import PackageAssignment
+from relay.policy.selector import Facts, Matcher, implies
+from relay.policy.strategy import RolloutStrategy
+from relay.words import close_to
+
+
+class Checks:
+    """Looks at documents in their catalog.
+
+    Args:
+        facts: all agents known now, as selectors see them.
+        regions: names of those that have agents or a node that is connected.
+        validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
+        channels: names of those that notices can be sent to.
+        require_strategy: assignments that may match agents with these labels must name a strategy; None: none must.
+    """
+
+    def __init__(
+        self,
+        *,
+        facts: Callable[[], Iterable[Facts]],
+        regions: Callable[[], Set[str]],
+        validation: str = "warn",
+        channels: Set[str] = frozenset(),
+        require_strategy: Mapping[str, str] | None = None,
+    ) -> None:
+        self._facts = facts
+        self._regions = regions
+        self.validation = validation
+        self._channels = channels
+        self._require_strategy = require_strategy
+
+    def live(self, region: str) -> Set[str]:
+        """The region, if it has agents or a node that is connected."""
+        return {region} & self._regions()
+
+    def problems(
+        self, catalog: Catalog, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
+    ) -> list[Problem]:
+        """What is wrong with `catalog` because of the documents in `changed`."""
+        problems: list[Problem] = []
+        variables_changed = [d for d in changed if isinstance(d, RegionVariables)]
+        own_keys = {d.key for d in changed if isinstance(d, ConfigAssignment)}
+        for assignment in catalog.assignments.values():
+            own = sources.get(("ConfigAssignment", assignment.key)) if assignment.key in own_keys else None
+            blamed = own or (sources[("RegionVariables", variables_changed[0].key)] if variables_changed else None)
+            if blamed is None:
+                continue
+            reference = assignment.spec.template
+            template = catalog.templates.get(reference.key)
+            if template is None:
+                reason = f"there is no ConfigTemplate {reference.key}{close_to(reference.key, catalog.templates)}"
+                problems.append(blamed.problem("spec.template", reason))
+                continue
+            for path, reason in self.unresolved(catalog, assignment, template):
+                if own is not None:
+                    problems.append(own.problem(path, reason))
+                else:
+                    problems.append(blamed.problem("spec.values", f"ConfigAssignment {assignment.key}: {reason}"))
+        for document in changed:
+            source = sources[document.kind, document.key]
+            if isinstance(document, ConfigAssignment) and self._lacks_strategy(document):
+                wanted = ", ".join(f"{k}={v}" for k, v in (self._require_strategy or {}).items())
+                reason = f"is needed for agents with {wanted} (policies.config_update.require_strategy)"
+                problems.append(source.problem("spec.strategy", reason))
+            if isinstance(document, ConfigAssignment | PackageAssignment):
+                problems += [source.problem(path, reason) for path, reason in _assignment_problems(catalog, document)]
+        for strategy in (d for d in changed if isinstance(d, RolloutStrategy)):
+            source = sources[strategy.kind, strategy.key]
+            for i, window in enumerate(strategy.spec.windows):
+                if not _is_time_zone(window.time_zone):
+                    path = f"spec.windows.{i}.time_zone"
+                    problems.append(source.problem(path, f"{window.time_zone!r} is not a time zone"))
+        return problems
+
+    def _lacks_strategy(self, assignment: ConfigAssignment) -> bool:
+        spec = assignment.spec
+        if self._require_strategy is None or spec.strategy or spec.observe_only:
+            return False
+        labels = spec.target_selector.labels
+        return all(str(labels.get(key, value)) == value for key, value in self._require_strategy.items())
+
+    def unresolved(
+        self, catalog: Catalog, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
+    ) -> list[tuple[str, str]]:
+        """(path, reason) of values that a region with variables, or the one that is selected, could not resolve.
+
+        A region that has only nodes is not looked at, unless it is in `also`: one that joins later must not stand in the
+        way of every change. There the node rejects the assignment, and says so.
+        """
+        wanted = assignment.spec.target_selector.labels.get("region")
+        # A region without variables of its own, known or not, shows as the empty one.
+        regions = {str(wanted)} if wanted is not None else catalog.variables.keys() | {""} | also
+        found: dict[tuple[str, str], None] = {}
+        for region in sorted(regions):
+            variables = catalog.variables.get(region)
+            _, problems = templates.resolve(
+                template, assignment.spec.values, variables.spec.values if variables else {}
+            )
+            # The empty region stands for one that nobody knows yet: it counts only where there is no other.
+            if region == "" and len(regions - {""}) > 0:
+                problems = [(name, reason) for name, reason in problems if name in assignment.spec.values]
+            for name, reason in problems:
+                where = f" in region {region}" if region and name not in assignment.spec.values else ""
+                path = f"spec.values.{name}" if name in assignment.spec.values else "spec.values"
+                found[path, reason + where] = None
+        return list(found)
+
+    def conflicts(self, catalog: Catalog, moved: list[AnyAssignment]) -> list[tuple[AnyAssignment, str]]:
+        """Assignments of one kind, priority and slot that contend for the same agents."""
+        groups: dict[tuple[str, int, str], list[AnyAssignment]] = {}
+        for assignment in catalog.all_assignments():
+            slot = "" if isinstance(assignment, PackageAssignment) else assignment.spec.slot
+            if isinstance(assignment, PackageAssignment) or not assignment.spec.observe_only:
+                groups.setdefault((assignment.kind, assignment.spec.priority, slot), []).append(assignment)
+        keys = {a.key for a in moved}
+        found: list[tuple[AnyAssignment, str]] = []
+        facts: list[Facts] | None = None
+        for (_, priority, slot), group in groups.items():
+            if len(group) < 2 or not any(a.key in keys for a in group):
+                continue
+            if facts is None:
+                facts = list(self._facts())
+            matcher = Matcher([a.spec.target_selector for a in group])
+            vectors = {matcher.vector(agent): agent.agent_id for agent in facts}
+            for i, one in enumerate(group):
+                for j, other in enumerate(group[:i]):
+                    if one.key not in keys and other.key not in keys:
+                        continue
+                    blamed, named = (one, other) if one.key in keys else (other, one)
+                    selectors = one.spec.target_selector, other.spec.target_selector
+                    reason = f"{named.kind} {named.key} has the same priority {priority}"
+                    if slot:
+                        reason += f" and slot {slot}"
+                    if implies(*selectors) or implies(*reversed(selectors)):
+                        found.append((blamed, f"{reason}, and agents of the one are agents of the other"))
+                        continue
+                    both = next(
+                        (name for v, name in vectors.items() if matcher.matches(i, v) and matcher.matches(j, v)), None
+                    )
+                    if both is not None:
+                        found.append((blamed, f"{reason}, and agent {both} matches both"))
+        return found
+
+    def findings(self, source: Document, document: AnyDocument) -> list[tuple[Problem, bool]]:
+        """(what stands in no way of a document by its form and may be wrong all the same, whether it is an error)."""
+        if isinstance(document, RolloutStrategy):
+            return [
+                (source.problem(f"spec.failure_policy.notification.{i}", f"the settings name no channel {name}"), False)
+                for i, name in enumerate(document.spec.failure_policy.notification)
+                if name not in self._channels
+            ]
+        if isinstance(document, RegionVariables) and (known := self._regions()) and document.key not in known:
+            return [(source.problem("metadata.name", f"no node of region {document.key} is known"), False)]
+        if self.validation == "off" or not isinstance(document, ConfigTemplate):
+            return []
+        if document.spec.config is None or not collector.is_collector_config(document.spec.config):
+            return []
+        return [
+            (source.problem(f"spec.config.{f.path}", f.reason), f.is_error)
+            for f in collector.check(document.spec.config)
+        ]
+
+    def unmatched(self, assignments: Sequence[AnyAssignment]) -> tuple[set[str], int]:
+        """Keys of assignments that match no agent that is known, and how many agents are; none where nobody is known."""
+        facts = list(self._facts()) if assignments else []
+        matcher = Matcher([assignment.spec.target_selector for assignment in assignments])
+        vectors = {matcher.vector(agent) for agent in facts}
+        return {
+            assignment.key
+            for i, assignment in enumerate(assignments)
+            if vectors and not any(matcher.matches(i, vector) for vector in vectors)
+        }, len(facts)
+
+
+def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:
+    strategy = assignment.spec.strategy
+    if strategy is not None and strategy not in catalog.strategies:
+        yield "spec.strategy", f"there is no RolloutStrategy {strategy}{close_to(strategy, catalog.strategies)}"
+    other = catalog.assignments if isinstance(assignment, PackageAssignment) else catalog.package_assignments
+    if assignment.key in other:
+        yield (
+            "metadata.name",
+            f"{other[assignment.key].kind} {assignment.key} has this name; rollouts are named after it",
+        )
+    if isinstance(assignment, PackageAssignment):
+        for i, package in enumerate(assignment.spec.packages):
+            key = package.key
+            if key not in catalog.packages:
+                yield f"spec.packages.{i}", f"there is no package {key}"
+            elif key in catalog.yanked:
+                yield f"spec.packages.{i}", f"package {key} was yanked"
+
+
+def _is_time_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What nodes report of themselves and of their agents."""

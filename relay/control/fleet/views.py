@@ -1,0 +1,209 @@
+"""The fleet as people ask for it: agents, nodes and regions as plain values."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from relay.control.fleet import query
+from relay.control.fleet.agents import Agent, NodeState
+from relay.control.fleet.fleet import SKEW_MS, Fleet
+from relay.fleet.view import agent_view, rfc3339
+from relay.ids import format_uid
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.snapshot import PACKAGES
+
+_SHOWN = 20
+
+
+def of(fleet: Fleet, agent: Agent, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The JSON of an agent, or only some of its fields."""
+    node = fleet.nodes[agent.node]
+    return agent_view(
+        link_pb2.AgentState.FromString(agent.state),
+        region=node.region,
+        node=node.name,
+        connected=fleet.connected(agent),
+        trusted=node.trusted,
+        fields=fields,
+    )
+
+
+def listed(fleet: Fleet, agent: Agent, fields: frozenset[str]) -> str:
+    """`of` as JSON. That of some fields, as lists of all agents ask for them, is kept until the agent changes."""
+    if not fields:
+        return json.dumps(of(fleet, agent))
+    key = (fields, fleet.connected(agent))
+    if agent.listed is None or agent.listed[0] != key:
+        agent.listed = (key, json.dumps(of(fleet, agent, fields)))
+    return agent.listed[1]
+
+
+async def whole(fleet: Fleet, agent: Agent) -> dict[str, Any]:
+    """`of`, with the tree of its health and the components that it has."""
+    state = link_pb2.AgentState.FromString(agent.state)
+    health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
+    components = await fleet.components(agent.components_digest) if agent.components_digest else None
+    return {
+        **of(fleet, agent),
+        "health": None if health is None else _health(health),
+        "components": {}
+        if components is None
+        else {section: sorted(part.sub_component_map) for section, part in sorted(components.components.items())},
+    }
+
+
+def _health(health: pb.ComponentHealth) -> dict[str, Any]:
+    """A component's health and that of its parts; what it did not say is left out."""
+    found: dict[str, Any] = {"healthy": health.healthy}
+    if health.status:
+        found["status"] = health.status
+    if health.last_error:
+        found["last_error"] = health.last_error
+    if health.start_time_unix_nano:
+        found["started"] = rfc3339(health.start_time_unix_nano // 1_000_000)
+    if health.component_health_map:
+        found["components"] = {name: _health(part) for name, part in sorted(health.component_health_map.items())}
+    return found
+
+
+def nodes(fleet: Fleet) -> list[dict[str, Any]]:
+    """All nodes."""
+    return [
+        {
+            "name": node.name,
+            "region": node.region,
+            "connected": node.connected,
+            "agents": len(node.agents),
+            "connected_agents": node.rollup.connected if node.rollup else None,
+            "manifest": list(node.manifest) if node.manifest else None,
+            "policy_age_s": fleet.policy_age_s(node),
+            "rejected": node.refusals,
+            "package_files": len(node.blobs),
+            "package_problems": [{"sha256": k, "reason": v} for k, v in sorted(node.blob_problems.items())],
+            "version": node.software_version,
+            "verified": node.verified,
+            "departed": node.departed,
+            "clock_behind_s": round(node.behind_ms / 1000, 3),
+            "refused_agents": [
+                {"instance_uid": format_uid(uid), "reason": reason}
+                for uid, reason in sorted(node.refused.items())[:_SHOWN]
+            ],
+            "problems": problems(node),
+        }
+        for _, node in sorted(fleet.nodes.items())
+    ]
+
+
+def problems(node: NodeState) -> list[str]:
+    """What is not well with a node, in words."""
+    found = []
+    if node.ahead is not None:
+        found.append(f"holds manifest {node.ahead}, which this database never published: see /health")
+    if node.unstored is not None:
+        found.append(f"reports are not stored since {rfc3339(node.unstored[0])}: {node.unstored[1]}")
+    if abs(node.behind_ms) > SKEW_MS:
+        word = "behind" if node.behind_ms > 0 else "ahead"
+        found.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
+    if node.refused:
+        found.append(f"{len(node.refused)} of its agents are refused: their states cannot be read")
+    return found
+
+
+def regions(fleet: Fleet) -> list[dict[str, Any]]:
+    """All regions, in sums over what their nodes last reported; nodes that are away count as unknown."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, node in sorted(fleet.nodes.items()):
+        region = found.setdefault(
+            node.region,
+            {
+                "name": node.region,
+                "nodes": 0,
+                "nodes_connected": 0,
+                "agents": 0,
+                "connected": 0,
+                "healthy": 0,
+                "unhealthy": 0,
+                "unknown": 0,
+                "config_status": Counter(),
+            },
+        )
+        region["nodes"] += 1
+        region["nodes_connected"] += node.connected
+        region["agents"] += len(node.agents)
+        if node.rollup is None:
+            region["unknown"] += len(node.agents)
+            continue
+        region["connected"] += node.rollup.connected
+        region["healthy"] += node.rollup.healthy
+        region["unhealthy"] += node.rollup.unhealthy
+        region["config_status"].update(dict(node.rollup.config_status))
+    return list(found.values())
+
+
+def connected_by_region(fleet: Fleet) -> dict[str, int]:
+    """For the metric."""
+    return {view["name"]: view["connected"] for view in regions(fleet)}
+
+
+_PACKAGE_STATES = {
+    pb.PackageStatusEnum_Installed: "installed",
+    pb.PackageStatusEnum_InstallPending: "installing",
+    pb.PackageStatusEnum_Installing: "installing",
+    pb.PackageStatusEnum_InstallFailed: "failed",
+    pb.PackageStatusEnum_Downloading: "downloading",
+}
+
+
+def package_status(fleet: Fleet, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """`{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
+    package, version, offered, state, percent, error_message}]}`; of the agents those that have something to tell.
+
+    Args:
+        wanted: labels of the agents that count.
+    """
+    sums: dict[tuple[str, str, str], Counter[str]] = {}
+    telling = []
+    for agent in query.rows(fleet):
+        if not agent.reports(PACKAGES) or (wanted and not query.has_labels(fleet, agent, wanted)):
+            continue
+        region = fleet.nodes[agent.node].region
+        state = link_pb2.AgentState.FromString(agent.state)
+        reported = pb.PackageStatuses.FromString(state.package_statuses)
+        for name, status in sorted(reported.packages.items()):
+            word = _PACKAGE_STATES.get(status.status, "installing")
+            version = status.agent_has_version if word == "installed" else status.server_offered_version
+            sums.setdefault((name, version, region), Counter())[word] += 1
+            if word != "installed":
+                telling.append(
+                    {
+                        "agent": agent.agent_id,
+                        "region": region,
+                        "package": name,
+                        "version": status.agent_has_version,
+                        "offered": status.server_offered_version,
+                        "state": word,
+                        "percent": round(status.download_details.download_percent, 1)
+                        if word == "downloading"
+                        else None,
+                        "error_message": status.error_message if word == "failed" else "",
+                    }
+                )
+    words = ("installed", "installing", "downloading", "failed")
+    packages = [
+        {"package": name, "version": version, "region": region, **{word: counts[word] for word in words}}
+        for (name, version, region), counts in sorted(sums.items())
+    ]
+    return {"packages": packages, "agents": telling}
+
+
+def agents_by_class(fleet: Fleet) -> dict[tuple[str, str, str], int]:
+    """(region, config status, healthy: `true`, `false` or `unknown`) → agents; for the metric."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for agent in query.rows(fleet):
+        healthy = query.healthy(fleet, agent)
+        word = "unknown" if healthy is None else str(healthy).lower()
+        found[fleet.nodes[agent.node].region, agent.status, word] += 1
+    return dict(found)

@@ -1,0 +1,1 @@
+"""What each region is to hold."""

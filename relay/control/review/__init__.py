@@ -1,0 +1,1 @@
+"""Questions before and beside a change."""

@@ -1,0 +1,46 @@
+"""The decision as nodes make it, made here: to explain an agent, and to show what a change would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from relay.control.fleet.agents import Agent
+from relay.control.fleet.fleet import Fleet
+from relay.control.regions.publisher import Publisher
+from relay.fleet.explain import explain_agent
+from relay.fleet.guard import frozen_rollouts
+from relay.link.protocol import Version
+from relay.pb.relay.v1 import link_pb2
+from relay.policy.evaluate import Evaluator
+from relay.policy.snapshot import Snapshot, build
+
+
+class Previews:
+    """Evaluators of the published policies, made once a manifest."""
+
+    def __init__(self, publisher: Publisher, fleet: Fleet) -> None:
+        self._publisher = publisher
+        self._fleet = fleet
+        self._snapshots: dict[str, tuple[Version, Snapshot]] = {}
+
+    async def evaluator(
+        self, region: str, halted: frozenset[str] = frozenset(), policy_age_s: float = 0.0
+    ) -> Evaluator:
+        """What decides in a region, at a node that has the newest policy, and knew so `policy_age_s` ago."""
+        policy = await self._publisher.policy(region)
+        held = self._snapshots.get(region)
+        if held is None or held[0] != policy.version:
+            held = self._snapshots[region] = (policy.version, build(policy.resources))
+        return Evaluator(held[1], halted=halted, frozen=frozen_rollouts(held[1], policy_age_s))
+
+    async def explain(self, agent: Agent) -> dict[str, Any]:
+        """Why an agent gets what it gets."""
+        node = self._fleet.nodes[agent.node]
+        evaluator = await self.evaluator(node.region, frozenset(node.halted), node.policy_age_s or 0.0)
+        state = link_pb2.AgentState.FromString(agent.state)
+        explained = explain_agent(
+            evaluator, state, region=node.region, trusted=node.trusted, withheld=node.blob_problems
+        )
+        if not node.connected:
+            explained["notes"].append(f"node {agent.node} cannot be heard: it decides by the policy that it has")
+        return explained

@@ -1,0 +1,10 @@
+"""Changes by named people, for tests."""
+
+from __future__ import annotations
+
+from relay.control.app import ControlPlane
+
+
+async def change(plane: ControlPlane, text: str, actor: str = "ann") -> None:
+    await plane.documents.apply([("f", text)], actor=actor)
+    await plane.publisher.publish()

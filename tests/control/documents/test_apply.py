@@ -1,0 +1,116 @@
+"""What apply checks, and that it is all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+
+from relay.control.app import ControlPlane
+from relay.control.storage import schema
+from relay.errors import NotFound, Refused, StoreError
+from tests.conftest import TEMPLATE, Programs, assignment
+from tests.control.documents.applying import actions, refused
+from tests.control.texts import TYPED, typed, variables
+
+
+async def test_created_unchanged_configured(plane: ControlPlane) -> None:
+    assert await actions(plane, TEMPLATE, assignment("a"), dry_run=True) == ["created", "created"]
+    assert await actions(plane, TEMPLATE, assignment("a")) == ["created", "created"]
+    assert await actions(plane, TEMPLATE, assignment("a", rate=2)) == ["unchanged", "configured"]
+    assert [d["metadata"]["name"] for d in plane.documents.listing("ConfigAssignment")] == ["a"]
+    assert plane.documents.get("ConfigTemplate", "basic@v1")["metadata"]["version"] == "v1"
+
+
+async def test_two_applies_at_once_lose_nothing(plane: ControlPlane) -> None:
+    await actions(plane, TEMPLATE)
+    one = plane.documents.apply([("1", assignment("a"))])
+    two = plane.documents.apply([("2", assignment("b", priority=1))])
+    await asyncio.gather(one, two)
+    assert set(plane.documents.current.assignments) == {"a", "b"}
+    resources = (await plane.publisher.policy("eu")).resources
+    assert {"ConfigAssignment/a", "ConfigAssignment/b"} <= resources.keys()
+
+
+async def test_a_version_of_a_template_never_changes(plane: ControlPlane) -> None:
+    await actions(plane, TEMPLATE)
+    (problem,) = await refused(plane, TEMPLATE.replace('rate: "', 'rate2: "'))
+    assert "basic@v1 exists with other content" in problem
+
+
+async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane) -> None:
+    problems = await refused(
+        plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9"), "---\nkind: Nonsense\n"
+    )
+    assert len(problems) == 1
+    assert "Nonsense" in problems[0]
+    problems = await refused(plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9", priority=1))
+    assert [p.split(": ", 1)[1] for p in problems] == [
+        "spec.values.rate: 1000 is above the most 100",
+        "spec.template: there is no ConfigTemplate basic@v9; did you mean basic@v1?",
+    ]
+    assert problems[0].startswith("f.yaml:18: ")
+
+
+async def test_the_same_document_twice(plane: ControlPlane) -> None:
+    (problem,) = await refused(plane, TEMPLATE, assignment("a"), assignment("a"))
+    assert "ConfigAssignment a stands also at f.yaml:" in problem
+
+
+async def test_a_file_without_a_document_and_one_that_is_too_large(plane: ControlPlane) -> None:
+    assert await refused(plane, "# nothing\n") == ["f.yaml: holds no document"]
+    assert "a document may have" in (await refused(plane, "x" * (1 << 21)))[0]
+
+
+async def test_placeholders_are_checked_with_their_line(plane: ControlPlane) -> None:
+    (problem,) = await refused(plane, TEMPLATE.replace("{{.level}}", "{{.levle}}"))
+    assert problem == "f.yaml:10: spec.config.service.telemetry.logs.level: variable levle is not declared"
+
+
+async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
+    await actions(
+        plane,
+        TEMPLATE,
+        TYPED.replace("\n", "\n---\n", 1),
+        typed("b", priority=1),
+        variables("eu", "{where: x}"),
+        assignment("a"),
+    )
+    for kind, key in (("ConfigTemplate", "basic@v1"), ("RegionVariables", "eu")):
+        with pytest.raises(Refused):
+            await plane.documents.delete(kind, key)
+    assert (await plane.documents.delete("ConfigAssignment", "a")).action == "deleted"
+    await plane.documents.delete("ConfigTemplate", "basic@v1")
+    for kind in ("ConfigTemplate", "Nonsense"):
+        with pytest.raises(NotFound):
+            await plane.documents.delete(kind, "basic@v1")
+        with pytest.raises(NotFound):
+            plane.documents.get(kind, "basic@v1")
+
+
+async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await actions(plane, TEMPLATE)
+    async with plane.documents._database.write() as connection:
+        await connection.execute(sa.update(schema.documents).values(body="{"))
+    await programs.stop(plane)
+    with pytest.raises(StoreError, match="ConfigTemplate basic@v1 in the database cannot be read"):
+        await programs.control_plane()
+
+
+async def test_documents_survive_a_restart(programs: Programs, plane: ControlPlane) -> None:
+    await actions(
+        plane,
+        TEMPLATE,
+        TYPED.replace("\n", "\n---\n", 1),
+        typed("b", priority=1),
+        variables("eu", "{where: x}"),
+        assignment("a"),
+    )
+    await actions(plane, variables("eu", "{where: y}"))
+    before = (plane.documents.current, await plane.publisher.policy("eu"))
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert again.documents.current == before[0]
+    assert await again.publisher.policy("eu") == before[1], "the same manifest under the same number"

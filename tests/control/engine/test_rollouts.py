@@ -1,0 +1,645 @@
+"""Rollouts through the real programs: a control plane, nodes, and agents that obey or do not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from relay.control.app import ControlPlane
+from relay.control.fleet import views
+from relay.control.review.diff import Diffs
+from relay.errors import Conflict, NotFound, Refused
+from relay.node.app import Node
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.testing.fault_proxy import FaultProxy
+from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.changing import change
+from tests.control.texts import TWO_STAGES, staged, strategy
+from tests.wire import TestAgent, WebSocketPipe, frame
+
+
+class Fleet:
+    """Agents that apply what they are offered, unless the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.agents: list[TestAgent] = []
+        self.rates: dict[int, int] = {}
+        """Agent number → what it runs."""
+        self.refuses: set[int] = set()
+        """Rates that agents cannot apply."""
+        self.sickens: set[int] = set()
+        """Rates that agents apply, and are unhealthy with."""
+        self.silent: set[int] = set()
+        """Rates of which agents say nothing."""
+        self.offers = 0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def join(self, node: Node, count: int, **labels: str) -> None:
+        for _ in range(count):
+            agent = await TestAgent.over("websocket", node.ports)
+            number = len(self.agents)
+            self.agents.append(agent)
+            answer = await agent.hello(None, **labels)
+            self._tasks.append(asyncio.create_task(self._live(number, agent, answer)))
+
+    async def _live(self, number: int, agent: TestAgent, answer: pb.ServerToAgent) -> None:
+        while True:
+            while answer.HasField("remote_config"):
+                answer = await self._obey(number, agent, answer)
+            with contextlib.suppress(TimeoutError):
+                answer = await agent.pipe.pushed()
+
+    async def _obey(self, number: int, agent: TestAgent, answer: pb.ServerToAgent) -> pb.ServerToAgent:
+        self.offers += 1
+        rate = int(answer.remote_config.config.config_map[""].body.splitlines()[0].split(b":")[1])
+        if rate in self.silent:
+            return pb.ServerToAgent()
+        if rate in self.refuses:
+            return await agent.failed(answer.remote_config.config_hash, f"{rate} is not for me")
+        self.rates[number] = rate
+        healthy = rate not in self.sickens
+        return await agent.applied(answer.remote_config.config_hash, healthy=healthy)
+
+    async def say(self, number: int, **parts: Any) -> None:
+        """A report beside the agent's conversation; its answer is heard there."""
+        agent = self.agents[number]
+        assert isinstance(agent.pipe, WebSocketPipe)
+        agent.pipe.socket.write(frame(b"\0" + agent.message(**parts).SerializeToString()))
+
+    def running(self, rate: int) -> int:
+        return sum(r == rate for r in self.rates.values())
+
+    async def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for agent in self.agents:
+            await agent.close()
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Fleet]:
+    made = Fleet()
+    yield made
+    with contextlib.suppress(Exception):
+        await made.leave()
+
+
+async def ready(
+    programs: Programs, fleet: Fleet, *texts: str, count: int = 20, **settings: Any
+) -> tuple[ControlPlane, Node]:
+    """Everybody runs rate 1, and the documents of `texts` are in force."""
+    plane = await programs.control_plane(**settings)
+    await apply(plane, TEMPLATE, *texts)
+    await plane.documents.apply([("f", assignment("a", rate=1))])
+    await plane.publisher.publish()
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    await fleet.join(node, count)
+    await eventually(lambda: fleet.running(1) == count)
+    await eventually(lambda: len(plane.fleet.agents) == count)
+    await eventually(lambda: all(a.config.status == "APPLIED" for a in plane.fleet.agents.values()))
+    return plane, node
+
+
+async def state_is(plane: ControlPlane, name: str, state: str) -> dict[str, Any]:
+    async def check() -> dict[str, Any] | None:
+        status = await plane.rollouts.status(name)
+        return status if status["state"] == state else None
+
+    return dict(await eventually(check))
+
+
+async def test_a_change_goes_out_by_stages_and_completes(programs: Programs, fleet: Fleet) -> None:
+    held = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, held)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 2)
+    await asyncio.sleep(1.2)
+    status = await plane.rollouts.status("a-2")
+    assert fleet.running(2) == 2, "exactly a tenth of twenty, and no more until a person says so"
+    assert status["state"] == "running"
+    assert status["stages"][0]["counts"]["applied"] == 2
+    assert "person" in status["stages"][0]["gate"]["reason"]
+    assert status["regions"] == {"local": {**status["stages"][0]["counts"], "state": "following"}}
+    with pytest.raises(Conflict, match="is in stage canary by now"):
+        await plane.rollouts.act("a-2", "promote", "ann", stage=1)
+    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+    with pytest.raises(Conflict, match="is in stage all by now"):
+        await plane.rollouts.act("a-2", "promote", "bob", stage=0)
+    await state_is(plane, "a-2", "completed")
+    assert fleet.running(2) == 20
+    assert [r["state"] for r in await plane.rollouts.history("a")] == ["completed", "completed"]
+    with pytest.raises(Conflict, match="it cannot be rolled back"):
+        await plane.rollouts.act("a-2", "rollback", "ann")
+    with pytest.raises(NotFound):
+        await plane.rollouts.status("a-9")
+
+
+async def test_failures_roll_back_and_are_remembered_until_somebody_retries(programs: Programs, fleet: Fleet) -> None:
+    plane, node = await ready(programs, fleet, TWO_STAGES)
+    fleet.refuses = {2}
+    await change(plane, staged(2))
+    status = await state_is(plane, "a-2", "rolled_back")
+    assert "failed" in status["reason"]
+    assert {(t["state"], t["message"]) for t in status["troubled"]} == {("failed", "2 is not for me")}
+    assert len(status["troubled"]) == 2
+    assert fleet.running(1) == 20
+    again = (await plane.documents.apply([("f", staged(2))])).applied[0]
+    assert (again.action, "opampctl rollout retry a-2" in again.warnings[0]) == ("unchanged", True)
+    assert sum(bool(r.config.failed) for r in node.registry) == 2
+    offers = fleet.offers
+    await change(plane, staged(1))
+    await state_is(plane, "a-3", "completed")
+    await change(plane, staged(2))
+    fleet.refuses = set()
+    await eventually(lambda: fleet.running(2) >= 1)
+    await state_is(plane, "a-4", "completed")
+    assert fleet.running(2) == 18, "those that failed once are not asked again"
+    await plane.rollouts.retry("a-4", "ann")
+    await eventually(lambda: fleet.running(2) == 20)
+    assert fleet.offers > offers
+
+
+async def test_unhealthy_agents_roll_back(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, TWO_STAGES)
+    fleet.sickens = {2}
+    await change(plane, staged(2))
+    status = await state_is(plane, "a-2", "rolled_back")
+    assert "unhealthy" in status["reason"]
+    await eventually(lambda: fleet.running(1) == 20)
+    actions = [e["action"] for e in await plane.audit.listing()]
+    assert actions[-2:] == ["rolling_back", "rolled_back"]
+    assert (await plane.audit.verify())["ok"]
+
+
+async def test_agents_that_say_nothing_hold_it(programs: Programs, fleet: Fleet) -> None:
+    quiet = strategy("name: canary, percentage: 10", "name: all, percentage: 100", max_silent="1s")
+    plane, _ = await ready(programs, fleet, quiet)
+    fleet.silent = {2}
+    await change(plane, staged(2))
+    status = await state_is(plane, "a-2", "held")
+    assert status["stages"][0]["counts"]["silent"] == 2
+    assert fleet.running(1) == 20
+    await plane.rollouts.act("a-2", "rollback", "ann", reason="enough")
+    assert (await state_is(plane, "a-2", "rolling_back"))["reason"] == "enough"
+
+
+async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, fleet: Fleet) -> None:
+    rules = {"config_update": {"approval_required": True, "approvals_needed": 1, "four_eyes": True}}
+    plane = await programs.control_plane(policies=rules)
+    await change(plane, TEMPLATE + TWO_STAGES + staged(1), actor="ann")
+    status = await plane.rollouts.status("a-1")
+    assert (status["state"], status["created_by"]) == ("pending_approval", "ann")
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    await fleet.join(node, 3)
+    assert not fleet.rates
+    with pytest.raises(Conflict, match="ann made this change"):
+        await plane.rollouts.approve("a-1", "ann", status["digest"])
+    with pytest.raises(Conflict, match="look at it again"):
+        await plane.rollouts.approve("a-1", "bob", "0" * 64)
+    await change(plane, staged(3), actor="ann")
+    with pytest.raises(Conflict, match="a-1 is over; the latest rollout of ConfigAssignment a is a-2"):
+        await plane.rollouts.approve("a-1", "bob", status["digest"])
+    assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
+    newer = await plane.rollouts.status("a-2")
+    approved = await plane.rollouts.approve("a-2", "bob", newer["digest"])
+    assert approved["approvals"][0]["actor"] == "bob"
+    await state_is(plane, "a-2", "completed")
+    await eventually(lambda: fleet.running(3) == 3)
+    await change(plane, staged(4), actor="ann")
+    rejected = await plane.rollouts.act("a-3", "reject", "bob", reason="not on a Friday")
+    assert (rejected["state"], rejected["reason"]) == ("rejected", "not on a Friday")
+    assert fleet.running(3) == 3
+
+
+async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Programs, fleet: Fleet) -> None:
+    manual = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, manual)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 2)
+    before = plane.revisions.states["a"]
+    link = plane.ports["link"]
+    await programs.stop(plane)
+    again = await programs.control_plane(link=link)
+    assert again.revisions.states["a"] == before
+    await eventually(lambda: again.fleet.nodes["local/one"].connected)
+    await asyncio.sleep(1)
+    assert fleet.running(2) == 2
+    await again.rollouts.act("a-2", "promote", "ann", stage=0)
+    await state_is(again, "a-2", "completed")
+    assert fleet.running(2) == 20
+
+
+async def test_a_newer_change_supersedes_and_nobody_goes_back_meanwhile(programs: Programs, fleet: Fleet) -> None:
+    manual = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, manual)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    await change(plane, staged(3))
+    await eventually(lambda: fleet.running(3) == 10)
+    assert (await plane.rollouts.status("a-2"))["state"] == "superseded"
+    ones, twos = fleet.running(1), fleet.running(2)
+    assert ones + twos == 10
+    assert twos > 0, "half of those that had the older candidate still do"
+    await plane.rollouts.act("a-3", "promote", "ann", stage=0)
+    await state_is(plane, "a-3", "completed")
+    assert fleet.running(3) == 20
+
+
+async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs: Programs, fleet: Fleet) -> None:
+    manual = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+    plane, node = await ready(programs, fleet, manual, count=10)
+    await fleet.join(node, 10, tier="new")
+    await eventually(lambda: fleet.running(1) == 20)
+    await eventually(lambda: len(plane.fleet.agents) == 20)
+    low = assignment("low", rate=7, priority=-1)
+    await change(plane, low + staged(1, selector="{labels: {tier: new}}"))
+    await eventually(lambda: fleet.running(7) > 0)
+    await asyncio.sleep(1)
+    assert 0 < fleet.running(7) < 10, "only those of the first stage were taken off it"
+    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+    await eventually(lambda: (fleet.running(1), fleet.running(7)) == (10, 10))
+
+
+MANUAL = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+
+
+async def test_a_rollback_ends_also_for_agents_that_had_nothing_of_it_before(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=4)
+    await change(plane, assignment("b", rate=5, priority=9, selector="{labels: {tier: none}}"))
+    await change(plane, staged(6, "b", priority=9))
+    await eventually(lambda: fleet.running(6) == 2)
+    await plane.rollouts.act("b-2", "rollback", "ann")
+    await state_is(plane, "b-2", "rolled_back")
+    await eventually(lambda: fleet.running(1) == 4)
+
+
+async def test_a_change_that_is_taken_back_half_way_is_over_at_once(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    await change(plane, staged(1))
+    status = await state_is(plane, "a-3", "completed")
+    assert status["reason"] == "back to the stable revision"
+    await eventually(lambda: fleet.running(1) == 20)
+
+
+async def test_canaries_that_die_of_it_hold_it(programs: Programs, fleet: Fleet) -> None:
+    slow = strategy("name: canary, percentage: 50, duration: 2s", "name: all, percentage: 100")
+    plane, _ = await ready(programs, fleet, slow)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    for number, rate in list(fleet.rates.items()):
+        if rate == 2:
+            await fleet.agents[number].close()
+    status = await state_is(plane, "a-2", "held")
+    assert status["stages"][0]["counts"]["silent"] == 10
+    assert fleet.running(1) == 10
+
+
+async def test_what_a_rollback_uses_is_kept(programs: Programs, fleet: Fleet) -> None:
+    second = "---" + TEMPLATE.replace("version: v1", "version: v2")
+    plane, _ = await ready(programs, fleet, MANUAL, second, count=4)
+    fleet.silent = {1}
+    await change(plane, staged(2, version="v2"))
+    await eventually(lambda: fleet.running(2) == 2)
+    await plane.rollouts.act("a-2", "rollback", "ann")
+    assert (await plane.rollouts.status("a-2"))["state"] == "rolling_back"
+    with pytest.raises(Refused, match="in use by ConfigAssignment a"):
+        await plane.documents.delete("ConfigTemplate", "basic@v2")
+
+
+async def test_a_fix_does_not_bring_a_failed_candidate_back(programs: Programs, fleet: Fleet) -> None:
+    pausing = strategy("name: canary, percentage: 50", "name: all, percentage: 100", failure_policy="{action: pause}")
+    plane, _ = await ready(programs, fleet, pausing)
+    fleet.sickens = {2}
+    await change(plane, staged(2))
+    await state_is(plane, "a-2", "paused")
+    await change(plane, staged(3))
+    await state_is(plane, "a-3", "completed")
+    assert plane.revisions.states["a"].layers == ()
+    assert fleet.running(3) == 20
+
+
+async def test_a_new_template_and_its_assignment_may_come_together(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, TWO_STAGES, count=4)
+    second = "---" + TEMPLATE.replace("version: v1", "version: v2")
+    await change(plane, second + staged(2, version="v2"))
+    await state_is(plane, "a-2", "completed")
+    assert fleet.running(2) == 4
+
+
+async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=4)
+    diffs = Diffs(plane.documents, plane.revisions, plane.fleet, clock=plane._clock)
+    assert (await diffs.diff([("f", staged(9))]))["agents_changed"] == 4
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 2)
+
+    async def offered() -> bool:
+        return bool((await plane.rollouts.status("a-2"))["stages"][0]["counts"]["offered"] == 2)
+
+    await eventually(offered)
+
+
+async def test_an_old_rollout_cannot_push_out_the_one_that_is_going_on(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=4)
+    await change(plane, staged(2))
+    with pytest.raises(Conflict, match="a-1 is not what ConfigAssignment a asks for any more"):
+        await plane.rollouts.retry("a-1", "ann")
+    assert (await plane.rollouts.status("a-2"))["state"] in ("running", "held")
+    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+
+
+async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=2)
+    await change(plane, staged(2))
+    await plane.rollouts.retry("a-2", "ann")
+    await plane.documents.delete("ConfigAssignment", "a")
+    await change(plane, staged(3))
+    assert (plane.rollouts.latest("a"), plane.revisions.states["a"].retry) == ("a-3", 1)
+    await plane.documents.delete("ConfigAssignment", "a")
+    await programs.stop(plane)
+    again = await programs.control_plane(link=plane.ports["link"])
+    await change(again, staged(4))
+    assert (again.rollouts.latest("a"), again.revisions.states["a"].retry) == ("a-4", 1)
+
+
+async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again(programs: Programs) -> None:
+    plane = await programs.control_plane(policies={"config_update": {"approval_required": True, "four_eyes": True}})
+    await change(plane, TEMPLATE + TWO_STAGES + assignment("a", rate=1), actor="ann")
+    before = await plane.rollouts.status("a-1")
+    await change(plane, staged(1), actor="bob")
+    after = await plane.rollouts.status("a-2")
+    assert before["digest"] != after["digest"], "the strategy is approved with the rest"
+    assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
+    for author in ("Ann", "bob"):
+        with pytest.raises(Conflict, match="somebody else must approve it"):
+            await plane.rollouts.approve("a-2", author, after["digest"])
+    await plane.rollouts.act("a-2", "reject", "eve")
+    assert [(r["name"], r["state"]) for r in await plane.rollouts.listing()] == [("a-2", "rejected")]
+    assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-3"
+    assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-4"
+    assert (await plane.rollouts.status("a-3"))["state"] == "superseded"
+    with pytest.raises(Conflict):
+        await plane.rollouts.approve("a-4", "bob", (await plane.rollouts.status("a-4"))["digest"])
+
+
+async def test_priority_and_slot_wait_for_approval_too(programs: Programs) -> None:
+    plane = await programs.control_plane(policies={"config_update": {"approval_required": True}})
+    await change(plane, TEMPLATE + assignment("a"))
+    await plane.rollouts.approve("a-1", "bob", (await plane.rollouts.status("a-1"))["digest"])
+    await change(plane, assignment("a", priority=9, slot="x"))
+    state = plane.revisions.states["a"]
+    assert state.stable is not None
+    assert (state.stable.priority, state.stable.slot, state.pending is not None) == (0, "", True)
+    await plane.rollouts.approve("a-2", "bob", (await plane.rollouts.status("a-2"))["digest"])
+    state = plane.revisions.states["a"]
+    assert state.stable is not None
+    assert (state.stable.priority, state.stable.slot) == (9, "x")
+
+
+async def test_one_rollout_that_breaks_stops_no_other(
+    programs: Programs, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane, _ = await ready(programs, fleet, TWO_STAGES, count=2)
+    await change(plane, assignment("b", slot="b"))
+    step = plane.rollouts._step
+
+    async def breaking(name: str) -> None:
+        if name == "b":
+            raise KeyError(name)
+        await step(name)
+
+    monkeypatch.setattr(plane.rollouts, "_step", breaking)
+    await change(plane, staged(2))
+    await state_is(plane, "a-2", "completed")
+
+
+async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_it_is_back(
+    programs: Programs, fleet: Fleet
+) -> None:
+    plane, node = await ready(
+        programs, fleet, strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
+    )
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    await eventually(
+        lambda: sum(bool(a.config.applied) and a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 20
+    )
+    plane.rollouts._began -= 60
+    state = plane.fleet.nodes["local/one"]
+    plane.fleet.node_gone(_identity(node))
+    sender, state.sender = state.sender, None
+    status = await state_is(plane, "a-2", "held")
+    assert status["regions"]["local"]["state"] == "dark"
+    assert "cannot be heard" in status["stages"][0]["gate"]["reason"]
+    state.sender = sender
+    state.reporting += 1
+    await plane.rollouts.act("a-2", "rollback", "ann")
+    await state_is(plane, "a-2", "rolled_back")
+    await eventually(lambda: fleet.running(1) == 20)
+
+
+async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs, fleet: Fleet) -> None:
+    held = strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
+    plane = await programs.control_plane()
+    proxy = FaultProxy("127.0.0.1", plane.ports["link"])
+    await proxy.start()
+    try:
+        await change(plane, TEMPLATE + held + assignment("a", rate=1))
+        node = await programs.node(proxy.port)
+        await eventually(lambda: node.policy.accepted)
+        await fleet.join(node, 4)
+        await eventually(lambda: sum(a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
+        plane.rollouts._began -= 60
+        await change(plane, staged(2))
+        await eventually(lambda: fleet.running(2) == 2)
+        proxy.stall()
+        # Both ends find out by gRPC's keep-alive: 10 s until a ping, 5 s for its answer.
+        await eventually(lambda: not plane.fleet.nodes["local/one"].connected, within_s=40)
+        status = await state_is(plane, "a-2", "held")
+        assert status["regions"]["local"]["state"] == "dark"
+        assert fleet.running(2) == 2
+        proxy.cut()
+        proxy.mend()
+        await state_is(plane, "a-2", "running")
+    finally:
+        await proxy.stop()
+
+
+async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so(
+    programs: Programs, fleet: Fleet
+) -> None:
+    guarded = strategy(
+        "name: canary, percentage: 50, manual: true", "name: all, percentage: 100", local_guard="{max_failures: 3}"
+    )
+    plane, node = await ready(programs, fleet, guarded)
+    await change(plane, staged(2))
+    await eventually(lambda: fleet.running(2) == 10)
+    link = plane.ports["link"]
+    await programs.stop(plane)
+    sick = [number for number, rate in fleet.rates.items() if rate == 2][:3]
+    for number in sick:
+        await fleet.say(number, health=pb.ComponentHealth(healthy=False))
+    await eventually(lambda: fleet.running(1) == 20)
+    assert node.policy.halted() == {"a-2": "3 of 10 agents failed or are unhealthy on it"}
+    again = await programs.control_plane(link=link)
+    status = await state_is(again, "a-2", "rolled_back")
+    assert "went back by itself" in status["reason"]
+    await eventually(lambda: not node.policy.halted())
+
+
+def _identity(node: Node) -> Any:
+    return node._identity()
+
+
+# ---- without a strategy
+
+
+async def agent_config(plane: ControlPlane, number: int, fleet: Fleet) -> dict[str, Any]:
+    uid = fleet.agents[number].uid
+    view: dict[str, Any] = views.of(plane.fleet, plane.fleet.agents[uid])["config"]
+    return view
+
+
+async def all_say(plane: ControlPlane, fleet: Fleet, status: str) -> None:
+    async def check() -> bool:
+        return all([(await agent_config(plane, i, fleet))["status"] == status for i in range(len(fleet.agents))])
+
+    await eventually(check)
+
+
+async def test_a_refused_change_of_one_assignment_puts_its_agents_on_no_other_one(
+    programs: Programs, fleet: Fleet
+) -> None:
+    lower = assignment("default", rate=50, priority=-1)
+    keep = {"policies": {"config_update": {"rollback_on_error": False}}}
+    plane, _ = await ready(programs, fleet, lower, count=10, **keep)
+    fleet.refuses = {9}
+    await change(plane, assignment("a", rate=9))
+    view = await state_is(plane, "a-2", "completed")
+    assert view["stages"][0]["percentage"] == 100
+    counts = {"targets": 10, "offered": 10, "applied": 0, "failed": 10, "silent": 0, "unhealthy": 0}
+    assert view["stages"][0]["counts"] == counts
+    await all_say(plane, fleet, "FAILED")
+    assert fleet.running(1) == 10, "what it applied last of the same assignment"
+    shown = await agent_config(plane, 0, fleet)
+    assert (shown["error_message"], shown["assignments"]) == ("9 is not for me", ["a"])
+    await eventually(lambda: views.regions(plane.fleet)[0]["config_status"].get("FAILED") == 10)
+    fleet.refuses = set()
+    await plane.rollouts.retry("a-2", "ann")
+    await all_say(plane, fleet, "APPLIED")
+    assert fleet.running(9) == 10
+
+
+async def test_a_change_without_a_strategy_is_taken_back_where_too_many_failed(
+    programs: Programs, fleet: Fleet
+) -> None:
+    plane, _ = await ready(programs, fleet, assignment("default", rate=50, priority=-1), count=10)
+    fleet.refuses = {9}
+    await change(plane, assignment("a", rate=9))
+    view = await state_is(plane, "a-2", "rolled_back")
+    assert view["stages"][0]["counts"]["failed"] > 1
+    await all_say(plane, fleet, "APPLIED")
+    assert fleet.running(1) == 10
+    fleet.refuses = {8}
+    await change(plane, assignment("a", rate=8))
+    await state_is(plane, "a-3", "rolled_back")
+    await all_say(plane, fleet, "APPLIED")
+
+
+async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_decide(
+    programs: Programs, fleet: Fleet
+) -> None:
+    plane, _ = await ready(programs, fleet, count=6)
+    fleet.silent = {9}
+    await change(plane, assignment("a", rate=9))
+    view = await state_is(plane, "a-2", "running")
+    await eventually(lambda: all(a.config.hash for a in plane.fleet.agents.values()))
+    view = await plane.rollouts.status("a-2")
+    assert view["stages"][0]["gate"]["reason"] in (
+        "6 of 6 agents have yet to decide",
+        "region local has yet to take the policy",
+    )
+    await change(plane, assignment("a", rate=3))
+    assert (await state_is(plane, "a-2", "superseded"))["name"] == "a-2"
+
+
+async def test_after_several_bad_changes_the_last_good_one_is_still_there(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, count=2)
+    for number in range(2, 9):
+        fleet.refuses.add(number)
+        await change(plane, assignment("a", rate=number))
+        assert (await state_is(plane, f"a-{number}", "completed"))["stages"][0]["counts"]["failed"] == 2
+    await all_say(plane, fleet, "FAILED")
+    assert fleet.running(1) == 2
+
+
+# ---- a region that is added
+
+WHERE = """
+apiVersion: opamp.io/v1
+kind: ConfigTemplate
+metadata: {name: placed, version: v1}
+spec:
+  variables:
+    - {name: where, type: string, required: true}
+    - {name: rate, type: int, default: 1}
+  config: {rate: "{{.rate}}", where: "{{.where}}"}
+"""
+
+
+def variables(region: str) -> str:
+    return (
+        f"---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {{name: {region}}}\n"
+        f"spec: {{values: {{where: {region}}}}}\n"
+    )
+
+
+def placed(rate: int) -> str:
+    return staged(rate, "a", priority=9).replace("name: basic", "name: placed")
+
+
+@pytest.mark.parametrize("variables_first", [True, False])
+async def test_a_second_region_is_added_to_an_assignment_with_a_strategy(
+    programs: Programs, fleet: Fleet, variables_first: bool
+) -> None:
+    manual = strategy("name: canary, percentage: 25, manual: true", "name: all, percentage: 100")
+    plane = await programs.control_plane()
+    await apply(plane, TEMPLATE, "---" + WHERE, manual, assignment("default", rate=50), variables("eu"), placed(1))
+    eu = await programs.node(plane.ports["link"], region="eu")
+    await eventually(lambda: eu.policy.accepted)
+    await fleet.join(eu, 4)
+    await eventually(lambda: _promotes(plane, "a-1"))
+    await state_is(plane, "a-1", "completed")
+    assert fleet.running(1) == 4
+    if variables_first:
+        await change(plane, variables("us"))
+    us = await programs.node(plane.ports["link"], region="us")
+    await eventually(lambda: us.policy.accepted)
+    await fleet.join(us, 8)
+    if not variables_first:
+        await asyncio.sleep(0.3)
+        assert (fleet.running(1), fleet.running(50)) == (4, 0), "they do not fall to a lower priority"
+        await change(plane, variables("us"))
+    await eventually(lambda: fleet.running(1) == 6)
+    await eventually(lambda: fleet.running(50) == 6 if variables_first else True)
+    await eventually(lambda: _promotes(plane, "a-2"))
+    await state_is(plane, "a-2", "completed")
+    await eventually(lambda: fleet.running(1) == 12)
+
+
+async def _promotes(plane: ControlPlane, name: str) -> bool:
+    """Whether a rollout waits for a person in its first stage, and is promoted now."""
+    status = await plane.rollouts.status(name)
+    if status["state"] != "running" or "person" not in status["stages"][0]["gate"]["reason"]:
+        return False
+    await plane.rollouts.act(name, "promote", "ann", stage=0)
+    return True

@@ -1,0 +1,389 @@
+"""Reports in, a fleet out: by direct calls, as the link makes them."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+import sqlalchemy as sa
+
+from relay.control.fleet import query, views
+from relay.control.fleet.fleet import Fleet
+from relay.control.storage import schema
+from relay.control.storage.database import FILE
+from relay.errors import Conflict, Duplicate, NotFound, StoreError
+from relay.fleet.shards import Shards, state_digest
+from relay.ids import sha256
+from relay.link.protocol import SyncSender
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+from tests.conftest import Programs
+from tests.control.reports import ONE, TWO, entry, up
+from tests.fleet.agents import record
+
+
+async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
+    assert ack.sequence == 1
+    view = views.of(fleet, query.find(fleet, "a"))
+    assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
+    assert query.find(fleet, view["instance_uid"]).agent_id == "a"
+    assert query.has_labels(fleet, query.find(fleet, "a"), {("tier", "prod"), ("region", "eu")})
+    assert not query.has_labels(fleet, query.find(fleet, "a"), {("tier", "dev")})
+    assert views.of(fleet, query.find(fleet, "a"), frozenset({"node"})) == {"node": "one"}
+    with pytest.raises(NotFound):
+        query.find(fleet, "b")
+
+
+async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=1)]))
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
+    uid = record("a").instance_uid
+    assert fleet.agents[uid].node == "eu/two"
+    told = await fleet.report(ONE, link_pb2.StatusReport(sequence=2))
+    assert list(told.released) == [uid]
+    late = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("a", started=1, connected=False)]))
+    assert list(late.released) == [uid], "the loser's late words change nothing"
+    assert fleet.agents[uid].connected
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=4, removed=[uid]))
+    assert uid in fleet.agents, "only its owner removes it"
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=2, removed=[uid]))
+    assert uid not in fleet.agents
+
+
+async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b"), entry("c")]))
+    truth = {
+        e.instance_uid: state_digest(e.instance_uid, e.state)
+        for e in (entry("a"), entry("b", healthy=False), entry("d"))
+    }
+    sums = Shards()
+    for uid, digest in truth.items():
+        sums.replace(uid, 0, digest)
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums.sums()))
+    assert ack.list_shards
+    listing = link_pb2.ShardListing(shard=ack.list_shards[0])
+    listing.agents.extend(link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in truth.items())
+    wanted = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, listings=[listing]))
+    assert {fleet_name(u) for u in wanted.want_agents} == {"b", "d"}
+    assert {a.agent_id for a in fleet.agents.values() if not a.forgotten} == {"a", "b"}
+    assert views.of(fleet, query.find(fleet, "c"))["connected"] is False, "what the node did not remove stays known"
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=4, agents=[entry("b", healthy=False), entry("d")]))
+    assert not (await fleet.report(ONE, link_pb2.StatusReport(sequence=5, shards=sums.sums()))).list_shards
+
+
+def fleet_name(uid: bytes) -> str:
+    return uid.rstrip(b"\0").decode()
+
+
+async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
+    first, second = (link_pb2.NodeIdentity(region="eu", name="one", incarnation=i) for i in ("1", "2"))
+    await up(fleet, first)
+    await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    with pytest.raises(Duplicate):
+        await fleet.node_reporting(second)
+    assert views.of(fleet, query.find(fleet, "a"))["connected"] is True
+    fleet.node_gone(first)
+    await fleet.node_reporting(second)
+
+
+async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (link_pb2.NodeIdentity(region="eu", name="one", incarnation=i) for i in ("1", "2"))
+
+    async def full(nodes: object) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet, "_store_nodes", full)
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await fleet.node_reporting(first)
+    assert not fleet.nodes["eu/one"].connected
+    await fleet.node_reporting(second)
+    fleet.node_gone(second)
+    assert not fleet.nodes["eu/one"].connected
+
+
+async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE, TWO)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    with pytest.raises(Conflict, match="is connected"):
+        await plane.fleet.forget_node("eu", "one")
+    with pytest.raises(NotFound):
+        await plane.fleet.forget_node("eu", "three")
+    plane.fleet.node_gone(ONE)
+    await plane.fleet.forget_node("eu", "one")
+    assert set(plane.fleet.nodes) == {"eu/two"}
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert set(again.fleet.nodes) == {"eu/two"}
+    assert not again.fleet.agents
+
+
+async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
+    async with plane.fleet._database.write() as connection:
+        await connection.execute(
+            sa.update(schema.agents).where(schema.agents.c.agent_id == "a").values(state=b"\xff\xff")
+        )
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert [a.agent_id for a in again.fleet.agents.values()] == ["b"]
+
+
+async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    effective = pb.EffectiveConfig()
+    effective.config_map.config_map[""].body = b"x"
+    body = effective.SerializeToString()
+    made = record("a")
+    made.effective_config_digest = sha256(body)
+    report = link_pb2.StatusReport(sequence=1)
+    report.agents.add(instance_uid=made.instance_uid, state=made.state())
+    assert list((await fleet.report(ONE, report)).want_effective_configs) == [sha256(body)]
+    with pytest.raises(NotFound, match="not arrived yet"):
+        await fleet.effective_config(query.find(fleet, "a"))
+    answer = link_pb2.StatusReport(sequence=2)
+    answer.effective_configs.add(digest=sha256(body), body=body)
+    await fleet.report(ONE, answer)
+    assert await fleet.effective_config(query.find(fleet, "a")) == effective
+    assert not (await fleet.report(ONE, report)).want_effective_configs
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("b")]))
+    with pytest.raises(NotFound, match="reported no"):
+        await fleet.effective_config(query.find(fleet, "b"))
+
+
+async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("b")]))
+    fleet.node_gone(ONE)
+    await fleet.expire()
+    assert len(fleet.agents) == 2
+    fleet.nodes["eu/one"].last_seen_ms -= 31 * 86400 * 1000
+    await fleet.expire()
+    assert [a.agent_id for a in fleet.agents.values()] == ["b"]
+
+
+async def test_everything_survives_a_restart(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="x"), entry("b")]))
+    sums = plane.fleet.nodes["eu/one"].shards.sums()
+    await programs.stop(plane)
+    again = await programs.control_plane()
+    assert again.fleet.nodes["eu/one"].shards.sums() == sums
+    assert views.of(again.fleet, query.find(again.fleet, "a"))["labels"]["tier"] == "x"
+    assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}
+
+
+# ---- what is known of a node, and since when
+
+
+def sums_of(*entries: link_pb2.AgentEntry) -> list[int]:
+    sums = Shards()
+    for e in entries:
+        sums.replace(e.instance_uid, 0, state_digest(e.instance_uid, e.state))
+    return sums.sums()
+
+
+async def test_a_node_is_heard_when_both_ends_were_found_to_agree(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    node = fleet.nodes["eu/one"]
+    status = link_pb2.NodeStatus(unix_ms=1)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")], status=status))
+    assert not fleet.is_heard(node)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a"), entry("b"))))
+    assert not fleet.is_heard(node)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=3, shards=sums_of(entry("a"))))
+    assert fleet.is_heard(node)
+    fleet.node_gone(ONE)
+    await up(fleet, ONE)
+    assert not fleet.is_heard(node), "what it told before the break may be old"
+
+
+async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    both = [entry("a"), entry("b")]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=both, shards=sums_of(*both)))
+    fleet.node_gone(ONE)
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
+    shown = {name: views.of(fleet, query.find(fleet, name))["connected"] for name in ("a", "b")}
+    assert shown == {"a": True, "b": None}
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a", started=2), entry("b"))))
+    assert views.of(fleet, query.find(fleet, "b"))["connected"] is True
+
+
+async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    fleet = plane.fleet
+    await up(fleet, ONE, TWO)
+    one, two = fleet.nodes["eu/one"], fleet.nodes["eu/two"]
+    assert not fleet.is_gone(one)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, status=link_pb2.NodeStatus(unix_ms=1, leaving=True)))
+    fleet.node_gone(ONE)
+    assert fleet.is_gone(one)
+    await programs.stop(plane)
+    plane = await programs.control_plane()
+    assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "also after a restart"
+    await up(plane.fleet, ONE)
+    plane.fleet.node_gone(ONE)
+    assert not plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "it came back, and went without a word"
+    plane.fleet.nodes["eu/one"].last_seen_ms -= 16 * 60 * 1000
+    assert not plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "nobody else is there"
+    await up(plane.fleet, TWO)
+    assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"])
+    assert two.name == "two"
+
+
+async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_other(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    good = entry("good")
+    broken = []
+    for i, field in enumerate(("agent_description", "health", "remote_config_status", "package_statuses")):
+        made = record(f"bad{i}")
+        setattr(made, field, b"\x0a\xff")
+        broken.append(link_pb2.AgentEntry(instance_uid=made.instance_uid, state=made.state()))
+    broken.append(link_pb2.AgentEntry(instance_uid=b"x" * 16, state=b"\xff"))
+    broken.append(link_pb2.AgentEntry(instance_uid=b"y" * 16, state=good.state))
+    ack = await fleet.report(
+        ONE, link_pb2.StatusReport(sequence=1, agents=[good, *broken], shards=sums_of(good, *broken))
+    )
+    assert list(ack.list_shards) == [], "both ends agree that there is such an agent"
+    assert [a.agent_id for a in fleet.agents.values()] == ["good"]
+    (node,) = views.nodes(fleet)
+    assert len(node["refused_agents"]) == len(broken)
+    assert "cannot be read" in node["problems"][0]
+    worse = record("good")
+    worse.agent_description = b"\x0a\xff"
+    changed = link_pb2.AgentEntry(instance_uid=worse.instance_uid, state=worse.state())
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[changed], shards=sums_of(changed, *broken)))
+    assert list(ack.list_shards) == [], "nor does it count as what it was before"
+    ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[good], shards=sums_of(good, *broken)))
+    assert list(ack.list_shards) == []
+    mended = entry("bad0")
+    await fleet.report(
+        ONE, link_pb2.StatusReport(sequence=4, agents=[mended], removed=[e.instance_uid for e in broken])
+    )
+    assert views.nodes(fleet)[0]["refused_agents"] == []
+    assert {a.agent_id for a in fleet.agents.values()} == {"good", "bad0"}
+
+
+async def test_a_clock_that_is_ahead_keeps_no_agent_from_a_healthy_node(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    now_ms = fleet._clock.unix_ms()
+    ahead = link_pb2.NodeStatus(unix_ms=now_ms + 60_000)
+    stale = entry("a", started=now_ms + 60_000, connected=False)
+    await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[stale], status=ahead))
+    live = entry("a", started=now_ms - 30_000)
+    for sequence in range(1, 4):
+        ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=sequence, agents=[live]))
+        assert list(ack.released) == [], "it is connected there"
+    assert fleet.agents[live.instance_uid].node == "eu/one"
+    two = next(n for n in views.nodes(fleet) if n["name"] == "two")
+    assert two["clock_behind_s"] < -59
+    assert any("ahead" in problem for problem in two["problems"])
+
+
+async def test_a_connected_agent_is_released_once_for_a_pair_of_nodes(fleet: Fleet) -> None:
+    await up(fleet, ONE, TWO)
+    released = 0
+    for sequence in range(1, 10):
+        for identity in (ONE, TWO):
+            ack = await fleet.report(
+                identity, link_pb2.StatusReport(sequence=sequence, agents=[entry("a", started=sequence * 2)])
+            )
+            released += len(ack.released)
+    assert released <= 2, "two clients under one uid do not chase each other for ever"
+    both = [await fleet.report(i, link_pb2.StatusReport(sequence=99)) for i in (ONE, TWO)]
+    assert sum(len(ack.released) for ack in both) <= 2
+
+
+async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    a, b = entry("a"), entry("b", connected=False)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[a, b]))
+    ack = await plane.fleet.report(
+        ONE, link_pb2.StatusReport(sequence=2, forgotten=[b.instance_uid], shards=sums_of(a))
+    )
+    assert list(ack.list_shards) == []
+    for _ in range(2):
+        found = views.of(plane.fleet, query.find(plane.fleet, "b"))
+        assert (found["agent_id"], found["connected"] in (False, None)) == ("b", True)
+        await programs.stop(plane)
+        plane = await programs.control_plane()
+        await up(plane.fleet, ONE)
+        assert not (await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, shards=sums_of(a)))).list_shards
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("b", started=9)]))
+    assert views.of(plane.fleet, query.find(plane.fleet, "b"))["connected"] is True
+
+
+async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_trouble(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
+    uid = record("a").instance_uid
+    listing = link_pb2.ShardListing(shard=uid[-1])
+    both = link_pb2.StatusReport(sequence=2, removed=[uid], listings=[listing])
+    assert (await fleet.report(ONE, both)).sequence == 2
+    assert {a.agent_id for a in fleet.agents.values()} == {"b"}
+
+
+async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Programs) -> None:
+    plane = await programs.control_plane()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    body = pb.AvailableComponents(hash=b"c").SerializeToString()
+    await plane.fleet.report(
+        ONE, link_pb2.StatusReport(sequence=2, effective_configs=[{"digest": sha256(body), "body": body}])
+    )
+    await programs.stop(plane)
+    file = sqlite3.connect(programs.folder / "control-plane" / FILE)
+    file.execute("UPDATE nodes SET trusted = 'x' || trusted")
+    file.execute("UPDATE effective_configs SET body = x'00'")
+    file.commit()
+    file.close()
+    again = await programs.control_plane()
+    assert query.find(again.fleet, "a").agent_id == "a"
+    assert await again.fleet.components(sha256(body)) == pb.AvailableComponents()
+
+
+@pytest.mark.parametrize("table", ["facts", "manifests", "secrets"])
+async def test_what_the_database_says_of_itself_is_verified(programs: Programs, table: str) -> None:
+    plane = await programs.control_plane()
+    await plane.publisher.policy("eu")
+    await plane.publisher.raise_epoch("test", actor="ann")
+    await programs.stop(plane)
+    column = "body" if table == "manifests" else "value"
+    file = sqlite3.connect(programs.folder / "control-plane" / FILE)
+    file.execute(f"UPDATE {table} SET {column} = CAST('x' || {column} AS BLOB)")
+    file.commit()
+    file.close()
+    with pytest.raises(StoreError, match=f"table {table}: .* is damaged: restore a backup"):
+        await programs.control_plane()
+
+
+async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_up(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    made = entry("a")
+    sums = Shards()
+    sums.replace(made.instance_uid, 0, state_digest(made.instance_uid, made.state))
+    status = link_pb2.NodeStatus(policy_age_s=0)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[made], shards=sums.sums(), status=status))
+    node = fleet.nodes["eu/one"]
+    assert fleet.is_heard(node)
+    fleet.node_gone(ONE)
+    fleet.node_synced(ONE, SyncSender(link_pb2.SyncHello(node=ONE)), True)
+    assert not fleet.is_heard(node), "its Sync stream is up first"
+    assert fleet.connected(query.find(fleet, "a")) is None
+    await fleet.node_reporting(ONE)
+    assert not fleet.is_heard(node)
