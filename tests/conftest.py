@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from relay.aio.clock import Clock
 from relay.control.app import ControlPlane
 from relay.node.app import Node
 from relay.settings.programs import ControlPlaneSettings, NodeSettings
@@ -62,7 +63,20 @@ class Programs:
         self.folder = folder
         self._running: list[ControlPlane | Node] = []
 
-    async def control_plane(self, *, link: int = 0, api: int = 0, **more: Any) -> ControlPlane:
+    async def control_plane(self, **more: Any) -> ControlPlane:
+        program = self._control_plane(**more)
+        await program.start()
+        self._running.append(program)
+        return program
+
+    async def opened(self, **more: Any) -> ControlPlane:
+        """A control plane's rooms, without ports, and with nothing that moves by itself."""
+        program = self._control_plane(**more)
+        await program.open()
+        self._running.append(program)
+        return program
+
+    def _control_plane(self, *, link: int = 0, api: int = 0, clock: Clock | None = None, **more: Any) -> ControlPlane:
         settings = ControlPlaneSettings.model_validate(
             {
                 "data_dir": str(self.folder / "control-plane"),
@@ -74,10 +88,7 @@ class Programs:
                 **more,
             }
         )
-        program = ControlPlane(settings)
-        await program.start()
-        self._running.append(program)
-        return program
+        return ControlPlane(settings, clock)
 
     async def node(
         self,
@@ -167,6 +178,5 @@ spec:
 
 
 async def apply(control_plane: ControlPlane, *texts: str) -> None:
-    """Apply documents and publish them, as the API does."""
+    """Apply documents, as the API does."""
     await control_plane.documents.apply([("test", "".join(texts))])
-    await control_plane.publisher.publish()

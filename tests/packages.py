@@ -35,7 +35,6 @@ async def push(
         offset = await plane.packages.blobs.receive(sha256, offset, content[offset : offset + piece])
     file = PackageFile(sha256=sha256, size=len(content), **more)
     await plane.packages.register(PublishedPackage(name=name, version=version, files=[file]), actor="ann")
-    await plane.publisher.publish()
     return sha256
 
 

@@ -52,7 +52,7 @@ class LiveView:
 
     async def _look(self, stop: asyncio.Event, draw: Any) -> None:
         while not stop.is_set():
-            rollouts = await self._control_plane.rollouts.listing()
+            rollouts = await self._control_plane.status.listing()
             self._tell_rollouts(rollouts)
             draw(self.picture(rollouts))
             try:

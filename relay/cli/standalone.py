@@ -54,11 +54,10 @@ def _texts(*files: Path) -> list[tuple[str, str]]:
 
 async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event, failure: bool) -> None:
     print(f"OpAMP relay: control plane and one node of region {node.metrics.region}, in this process.\n")
-    if not control_plane.documents.current.assignments:
+    if not control_plane.ledger.state.assignments:
         texts = sample_policy()
         if texts:
             await control_plane.documents.apply(texts)
-            await control_plane.publisher.publish()
             print(f"Applied the sample policy of {SAMPLE_POLICY}/.")
     else:
         print("Policy of an earlier run is in force.")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.ledger import Ledger
 from relay.control.packages.blobs import Blobs
-from relay.control.regions.publisher import Publisher
 from relay.control.storage.database import Database
 
 
 class Condition:
     """Asks those who know; holds nothing."""
 
-    def __init__(self, database: Database, fleet: Fleet, publisher: Publisher, blobs: Blobs) -> None:
+    def __init__(self, database: Database, fleet: Fleet, ledger: Ledger, blobs: Blobs) -> None:
         self._blobs = blobs
         self._database = database
         self._fleet = fleet
-        self._publisher = publisher
+        self._ledger = ledger
 
     @property
     def unwritable(self) -> str:
@@ -39,7 +39,7 @@ class Condition:
     def refusal(self) -> str:
         """Why no change is taken; empty where it is."""
         nodes = sorted(self._fleet.nodes.items())
-        ahead = [(name, node.ahead) for name, node in nodes if node.ahead and node.ahead[0] >= self._publisher.epoch]
+        ahead = [(name, node.ahead) for name, node in nodes if node.ahead and node.ahead[0] >= self._ledger.state.epoch]
         if not ahead:
             return ""
         name, version = ahead[0]

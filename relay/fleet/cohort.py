@@ -167,7 +167,7 @@ class Cohorts:
         if (
             not isinstance(cohort, Cohort)
             or cohort.generation != self._generation
-            or self._evaluator.looks_back(cohort.key[3])
+            or self._evaluator.looks_back(cohort.key.failed)
         ):
             return self.place(record)
         return cohort
@@ -196,7 +196,7 @@ class Cohorts:
         """The content hash of something for an agent; None where it has none for it."""
         if isinstance(content, ConfigContent):
             return content.content_hash
-        return self._evaluator.hash_of(content, self.of(record).key[0])
+        return self._evaluator.hash_of(content, self.of(record).key.vector)
 
     def contents_with(self, sha256: str) -> frozenset[bytes]:
         """Content hashes of all sets of packages that hold a file."""

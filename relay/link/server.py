@@ -27,7 +27,7 @@ _BLOBS_AT_ONCE = 32
 """Files on their way to nodes."""
 
 
-class ControlPlane(Protocol):
+class Upstream(Protocol):
     """What stands behind the link."""
 
     async def policy(self, region: str) -> RegionPolicy:
@@ -72,7 +72,7 @@ class ControlPlane(Protocol):
 
 
 class _Servicer(link_pb2_grpc.ControlPlaneServicer):
-    def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
+    def __init__(self, control_plane: Upstream, clock: Clock) -> None:
         self._control_plane = control_plane
         self._clock = clock
         self.running: set[asyncio.Task[Any]] = set()
@@ -198,7 +198,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
 class LinkServer:
     """The gRPC server of a control plane."""
 
-    def __init__(self, control_plane: ControlPlane, clock: Clock) -> None:
+    def __init__(self, control_plane: Upstream, clock: Clock) -> None:
         self._server = grpc.aio.server(options=SERVER)
         self._servicer = _Servicer(control_plane, clock)
         link_pb2_grpc.add_ControlPlaneServicer_to_server(self._servicer, self._server)

@@ -10,9 +10,9 @@ a failure never changes which assignment an agent belongs to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.ids import ConfigHash, sha256
 from relay.policy import packages, rollout
@@ -36,9 +36,20 @@ Failed = tuple[tuple[str, bytes, int], ...]
 """(slot, content hash, retry generation) of all that an agent could not apply."""
 Applied = tuple[tuple[str, str, bytes], ...]
 """(kind of the assignment, slot, content hash) of all that an agent last applied."""
-CohortKey = tuple[int, int, int, Failed, Applied]
-"""(outcomes of all selector terms, capability bits that decide, sides in all rollouts, failures, what was applied: of
-agents that cannot have what they should)."""
+
+
+class CohortKey(NamedTuple):
+    """What decides what an agent runs: agents of equal keys run the same."""
+
+    vector: int
+    """Outcomes of all selector terms, as bits."""
+    capabilities: int
+    """Those that decide, as bits."""
+    sides: int
+    """On which side of each rollout, as bits."""
+    failed: Failed
+    applied: Applied
+    """What was applied; only of agents that cannot have what they should."""
 
 
 class Slot(Protocol):
@@ -162,12 +173,14 @@ class Evaluator:
         contents = [c for a in snapshot.assignments for c in a.contents]
         revisions = [r for a in snapshot.assignments for r in a.revisions]
         selectors = [*(r.selector for r in revisions), *(change.selector for change, _ in branches)]
-        selectors += [s for c in contents if isinstance(c, PackageContent) for s in c.selectors.values()]
-        # One that selects everybody needs no bit.
-        distinct = {s.model_dump_json(): s for s in selectors if s != EVERYBODY}
+        selectors += [
+            f.selector for c in contents if isinstance(c, PackageContent) for p in c.packages for f in p.files
+        ]
+        distinct = {s.identity: s for s in selectors}
+        distinct.pop(EVERYBODY.identity, None)  # one that selects everybody needs no bit
         self._matcher = Matcher(distinct.values())
-        number_of = {text: i for i, text in enumerate(distinct)}
-        self._selector_of = {id(s): number_of.get(s.model_dump_json()) for s in selectors}
+        self._number_of: dict[Hashable, int | None] = {identity: i for i, identity in enumerate(distinct)}
+        self._number_of[EVERYBODY.identity] = None
         # A rollout that nobody or everybody is on splits no cohort.
         self._splitting = [
             (change.id, change.threshold, content if change.id in frozen else None)
@@ -215,7 +228,7 @@ class Evaluator:
                 content is None or self.hash_of(content, vector) in held
             ):
                 sides |= 1 << i
-        return (vector, deciding_capabilities, sides, failed, applied if failed or self._lacks else ())
+        return CohortKey(vector, deciding_capabilities, sides, failed, applied if failed or self._lacks else ())
 
     def looks_back(self, failed: Failed) -> bool:
         """Whether what an agent has, or applied, may decide; else only what it is, and what it failed at."""
@@ -223,7 +236,7 @@ class Evaluator:
 
     def matches(self, selector: Selector, vector: int) -> bool:
         """Whether a selector of the snapshot matches a cohort."""
-        number = self._selector_of[id(selector)]
+        number = self._number_of[selector.identity]
         return number is None or self._matcher.matches(number, vector)
 
     def decide_once(self, key: CohortKey) -> Decision:
@@ -249,16 +262,16 @@ class Evaluator:
         choices = self._choices([claims[lane] for lane in sorted(claims)], key)
         hash_ = ConfigHash(b"")
         if choices:
-            hash_ = config_hash([(c.slot, c.content_hash) for c in choices], _retry(choices, key[3]))
+            hash_ = config_hash([(c.slot, c.content_hash) for c in choices], _retry(choices, key.failed))
         decision = Decision(choices, hash_, withheld=tuple(w for w in withheld if w is not None))
         if fill is None or fill.given is None or fill.given.files is None:
             return decision
         options = list(self.options(fill.assignment, key))
         # An agent must not take the old hash for what it failed at, nor for what it was forgiven.
         mine = (fill.given.slot, fill.given.content_hash)
-        failed = sum(is_blocked(option, key[3]) for option in options)
-        failed += sum((slot, content) == mine and generation < 0 for slot, content, generation in key[3])
-        hash_of_all = packages.all_packages_hash(fill.given.files, _retry([fill.given], key[3]), failed)
+        failed = sum(is_blocked(option, key.failed) for option in options)
+        failed += sum((slot, content) == mine and generation < 0 for slot, content, generation in key.failed)
+        hash_of_all = packages.all_packages_hash(fill.given.files, _retry([fill.given], key.failed), failed)
         return dataclasses.replace(decision, packages=fill.given, packages_hash=hash_of_all)
 
     def _choices(self, claims: Sequence[Claim], key: CohortKey) -> tuple[Choice, ...]:
@@ -267,7 +280,7 @@ class Evaluator:
         kept = [claim.slot for claim in claims if claim.given is None]
         for slot in kept if choices else []:
             # A config is always offered whole: what an agent keeps must be part of it, or nothing can be offered.
-            applied = next((content for kind, name, content in key[4] if (kind, name) == (CONFIG, slot)), None)
+            applied = next((content for kind, name, content in key.applied if (kind, name) == (CONFIG, slot)), None)
             if applied is not None:
                 again = self._find(slot, applied)
                 if again is None:
@@ -289,13 +302,13 @@ class Evaluator:
         """What an assignment would give a cohort if no other were there; None where it is not for it."""
         options = list(self.options(assignment, key))
         refused = assignment.refused
-        if refused is not None and not self.matches(refused.revision.selector, key[0]):
+        if refused is not None and not self.matches(refused.revision.selector, key.vector):
             refused = None
         if refused is None and not options:
             return None
         if refused is not None and refused.revision is assignment.published.stable and options and options[0].rollout:
             refused = None  # what is refused is not what this cohort should have: it is on a candidate
-        able = [option for option in options if not is_blocked(option, key[3])]
+        able = [option for option in options if not is_blocked(option, key.failed)]
         given = able[0] if able else None
         name = assignment.published.name
         if refused is not None:
@@ -307,13 +320,13 @@ class Evaluator:
             wanted = options[0].content.revision
             withheld = Withheld(assignment.kind, wanted.slot, name, options[0].content_hash, "")
         # What it last applied is known to be good for it.
-        had = {(slot, content) for kind, slot, content in key[4] if kind == assignment.kind}
+        had = {(slot, content) for kind, slot, content in key.applied if kind == assignment.kind}
         given = next((option for option in able if (option.slot, option.content_hash) in had), given)
         return Claim(assignment, given.slot if given else wanted.slot, wanted.priority, given, withheld)
 
     def options(self, assignment: Assignment, key: CohortKey) -> Iterator[Choice]:
         """What a cohort may get of an assignment, the best first; nothing if it is not for it."""
-        vector, sides = key[0], key[2]
+        vector, sides = key.vector, key.sides
         for change, content in assignment.branches:
             if self.is_on(change, vector, sides):
                 if not self.matches(content.revision.selector, vector):
@@ -326,7 +339,7 @@ class Evaluator:
             if choice is not None:
                 yield choice
         # What it was before: for agents that cannot have what is stable, and where their region cannot, for who has it.
-        had = {slot[1:] for slot in key[4] if slot[0] == assignment.kind} if choice is None else None
+        had = {slot[1:] for slot in key.applied if slot[0] == assignment.kind} if choice is None else None
         if had is not None and not had:
             return
         for content in assignment.earlier:
@@ -346,7 +359,7 @@ class Evaluator:
         """The files that a cohort takes of some packages; None where one has none for it, or was yanked."""
 
         def is_for(file: PackageFile) -> bool:
-            return self.matches(content.selector(file), vector)
+            return self.matches(file.selector, vector)
 
         found = packages.pick(content.packages, is_for)
         if found is None or any(package.key in self.snapshot.yanked for package, _ in found.files):

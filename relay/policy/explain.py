@@ -135,7 +135,7 @@ def _reasons(asked: _Asked, choice: Choice, withheld: Withheld | None) -> list[s
     claim = asked.evaluator.claim(choice.assignment, asked.key)
     found.append(f"priority {claim.priority if claim is not None else choice.priority} is the highest")
     failed = {option.rollout for option in asked.evaluator.options(choice.assignment, asked.key)
-              if is_blocked(option, asked.key[3])}  # fmt: skip
+              if is_blocked(option, asked.key.failed)}  # fmt: skip
     for change, _ in choice.assignment.branches:
         found.append(_side(asked, change))
         if change.id == choice.rollout:
@@ -158,7 +158,7 @@ def _side(asked: _Asked, change: Rollout) -> str:
     missing = [text for _, text, matches in _terms(change.selector, facts) if not matches]
     if missing:
         return f"rollout {change.id} is not for this agent yet: {'; '.join(missing)}"
-    bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on(change, key[0], key[2])
+    bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on(change, key.vector, key.sides)
     if change.threshold >= rollout.EVERYONE and on:
         return f"rollout {change.id}{stage} is for everybody"
     where = "within" if bucket < change.threshold else "beyond"
@@ -182,7 +182,7 @@ def _why_not(asked: _Asked, assignment: Assignment, owner: Assignment | None) ->
         ]
         if missing:
             return "; ".join(missing)
-        lacking = [reason for content in contents if (reason := _no_file(evaluator, content, key[0]))]
+        lacking = [reason for content in contents if (reason := _no_file(evaluator, content, key.vector))]
         sides = [_side(asked, c) for c, _ in assignment.branches]
         return "; ".join([*sides, *dict.fromkeys(lacking)]) or "it has no revision in force"
     owned = evaluator.claim(owner, key) if owner is not None else None
@@ -199,7 +199,7 @@ def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
     if not isinstance(content, PackageContent) or evaluator.files(content, vector) is not None:
         return ""
     for package in content.packages:
-        mine = [f for f in package.files if evaluator.matches(content.selector(f), vector)]
+        mine = [f for f in package.files if evaluator.matches(f.selector, vector)]
         if not mine:
             return f"package {package.key} has no file for this agent"
         if package.key in evaluator.snapshot.yanked:

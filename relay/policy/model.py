@@ -72,6 +72,11 @@ class Selector(Model):
             *(("attribute", key, canonical(value)) for key, value in sorted(self.attributes.items())),
         )
 
+    @cached_property
+    def identity(self) -> tuple[tuple[Term, ...], tuple[str, ...]]:
+        """Equal for selectors that say the same, and hashable."""
+        return self.terms, tuple(sorted(self.agent_ids))
+
 
 class Variable(Model):
     """One variable of a template."""

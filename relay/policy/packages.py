@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -50,6 +51,11 @@ class PackageFile(Model):
     """Name of the key that it was made with."""
     expires_ms: int = Field(default=0, ge=0)
     """When the signature ends, Unix milliseconds; 0 for never."""
+
+    @cached_property
+    def selector(self) -> Selector:
+        """Whom it is for."""
+        return Selector(attributes=self.attributes)
 
 
 class PublishedPackage(Model):

@@ -26,7 +26,7 @@ from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Model, Name, RegionVariables, Selector
-from relay.policy.packages import PackageFile, PublishedPackage, Sha256
+from relay.policy.packages import PublishedPackage, Sha256
 from relay.policy.rollout import EVERYONE, RolloutName
 from relay.policy.strategy import LocalGuard
 from relay.policy.template import RENDERER, Resolved
@@ -157,12 +157,6 @@ class PackageContent:
 
     revision: PackageRevision
     packages: tuple[PublishedPackage, ...]
-    selectors: Mapping[int, Selector]
-    """`id` of a file → the selector of its attributes."""
-
-    def selector(self, file: PackageFile) -> Selector:
-        """Whom a file is for."""
-        return self.selectors[id(file)]
 
 
 Content = ConfigContent | PackageContent
@@ -513,5 +507,4 @@ def _package_content(revision: PackageRevision, parts: _Parts, inputs: set[str])
 
 def package_content(revision: PackageRevision, packages: Iterable[PublishedPackage]) -> PackageContent:
     """A revision with the versions that it pins."""
-    held = tuple(packages)
-    return PackageContent(revision, held, {id(f): Selector(attributes=f.attributes) for p in held for f in p.files})
+    return PackageContent(revision, tuple(packages))

@@ -24,7 +24,7 @@ async def test_what_goes_on_in_a_picture_and_in_lines(programs: Programs, capsys
     await eventually(lambda: any("rollout a-1" in line for line in view._events))
     stop.set()
     await running
-    lines = view.picture(await plane.rollouts.listing())
+    lines = view.picture(await plane.status.listing())
     assert any(line.startswith("region local      nodes 1 of 1  agents 1 of 1") for line in lines)
     assert "assignment a                1 agents" in lines
     assert any(line.startswith("rollout a-1 ") for line in lines)

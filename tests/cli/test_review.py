@@ -87,8 +87,8 @@ async def test_undo_and_config_by_hash(desk: Desk, to: str) -> None:
     await desk.ctl("apply", "-f", desk.file("b.yaml", assignment("a", rate=2)))
     undone = await desk.ctl("rollout", "undo", "a", *(("--to", to) if to else ()))
     assert undone.out == "ConfigAssignment/a configured: rollout a-3 to basic@v1\n"
-    await eventually(lambda: len(desk.plane.configs._known) == 2)
-    first = next(iter(desk.plane.configs._known)).hex()
+    await eventually(lambda: len(desk.plane.archive._known) == 2)
+    first = next(iter(desk.plane.archive._known)).hex()
     assert "rate: " in (await desk.ctl("get", "config", first[:12])).out
     assert (await desk.ctl("get", "config", "0" * 12)).status == 1
     assert (await desk.ctl("get", "config")).status == 2

@@ -7,4 +7,3 @@ from relay.control.app import ControlPlane
 
 async def change(plane: ControlPlane, text: str, actor: str = "ann") -> None:
     await plane.documents.apply([("f", text)], actor=actor)
-    await plane.publisher.publish()

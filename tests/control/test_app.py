@@ -18,5 +18,5 @@ async def test_a_database_that_is_none_is_an_error(programs: Programs) -> None:
     folder.mkdir()
     (folder / "control-plane.sqlite3").write_bytes(b"garbage" * 1000)
     with pytest.raises(StoreError):
-        await programs.control_plane()
+        await programs.opened()
     assert (folder / "control-plane.sqlite3").read_bytes() == b"garbage" * 1000, "it is the truth: never set aside"

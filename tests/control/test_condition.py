@@ -62,7 +62,7 @@ async def test_another_database_overrules_no_node_until_somebody_says_so(program
 
 async def test_a_control_plane_that_cannot_write_says_so_and_when_it_can_again(programs: Programs) -> None:
     plane = await programs.control_plane()
-    database = plane.condition._database
+    database = plane.database
     path = programs.folder / "control-plane" / "control-plane.sqlite3"
     other = sqlite3.connect(path, timeout=0, isolation_level=None)
     database._engine.dialect  # noqa: B018
@@ -85,7 +85,7 @@ async def test_a_database_that_is_replaced_while_it_is_open_takes_no_changes(pro
     await asyncio.to_thread(_replace, path)
     status, refused = await ask(plane, "POST", "/api/v1/apply", documents(TEMPLATE))
     assert (status, "was replaced or deleted" in refused["detail"]) == (503, True)
-    await plane.condition._database.probe()
+    await plane.database.probe()
     assert "was replaced or deleted" in (await ask(plane, "GET", "/health"))[1]["degraded"][0]
 
 
@@ -101,8 +101,8 @@ async def test_a_log_that_is_taken_away_is_noticed_and_a_lock_that_is_deleted_st
     (folder / ".lock").unlink()
     if sys.platform == "linux":
         with pytest.raises(StoreError, match="another process has this data folder"):
-            await programs.control_plane()
+            await programs.opened()
     (folder / "control-plane.sqlite3-wal").unlink()
-    await plane.condition._database.probe()
+    await plane.database.probe()
     assert "was replaced or deleted" in (await ask(plane, "GET", "/health"))[1]["degraded"][0]
     assert (await ask(plane, "POST", "/api/v1/apply", documents(TEMPLATE, assignment("a"))))[0] == 503

@@ -183,7 +183,7 @@ async def test_opamp_go_s_package_syncer_installs_and_fails_and_goes_back(progra
         await apply(plane, strategy("name: all, percentage: 100"), package_assignment("2", strategy="canary"))
 
         async def rolled_back() -> bool:
-            return bool((await plane.rollouts.status("agents-3"))["state"] == "rolled_back")
+            return bool((await plane.status.of("agents-3"))["state"] == "rolled_back")
 
         await eventually(rolled_back, 60)
         assert offering().failed[0].error_message.endswith("poison is not for me")

@@ -58,7 +58,7 @@ async def test_a_region_fetches_once_and_serves_many(programs: Programs, agents:
     assert node.downloads.sent_bytes == 6 * len(CONTENT)
     await eventually(lambda: sum(a.packages is not None and a.packages.status == "APPLIED"
                                  for a in plane.fleet.agents.values()) == 6)  # fmt: skip
-    assert (await plane.rollouts.status("agents-1"))["kind"] == "PackageAssignment"
+    assert (await plane.status.of("agents-1"))["kind"] == "PackageAssignment"
 
 
 async def test_parts_permissions_and_refusals(programs: Programs, agents: list[PackageAgent]) -> None:
@@ -106,10 +106,10 @@ async def test_a_failed_download_is_offered_again_and_then_remembered(
     assert again.all_packages_hash == first.all_packages_hash
     await agent.say(again, INSTALLING)
     assert not (await agent.say(again, FAILED, "cut")).HasField("packages_available")
-    status = await plane.rollouts.status("agents-1")
+    status = await plane.status.of("agents-1")
     await eventually(lambda: any(a.packages is not None and a.packages.failed for a in plane.fleet.agents.values()))
     assert status["state"] == "completed"
-    retried = await plane.rollouts.retry("agents-1", "ann")
+    retried = await plane.status.of(await plane.actions.retry("agents-1", "ann"))
     assert retried["troubled"] == [
         {"agent": agent.agent.name, "region": "local", "state": "failed", "message": "otelcol: cut"}
     ]
@@ -182,7 +182,6 @@ async def test_a_yanked_version_is_refused_at_once(programs: Programs, agents: l
     url = (await agents[0].wait()).packages["otelcol"].file.download_url
     assert (await download(url, "HEAD"))[0] == 200
     await plane.packages.yank("otelcol@1", "CVE", actor="ann")
-    await plane.publisher.publish()
     await eventually(lambda: node.cohorts.snapshot.yanked)
     status, content, _ = await download(url)
     assert (status, content) == (410, b"package otelcol@1 was yanked\n")

@@ -10,26 +10,8 @@ from pydantic import ValidationError
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Variable
 from relay.policy.snapshot import template_resource
+from tests.policy.made import NAME, RATE, template
 from tests.policy.published import TEMPLATE
-
-
-def template(config: dict[str, Any], *variables: Variable, content_type: str = "text/yaml") -> ConfigTemplate:
-    return ConfigTemplate.model_validate(
-        {
-            "apiVersion": "opamp.io/v1",
-            "kind": "ConfigTemplate",
-            "metadata": {"name": "t", "version": "v1"},
-            "spec": {
-                "variables": [v.model_dump(exclude_unset=True) for v in variables],
-                "config": config,
-                "content_type": content_type,
-            },
-        }
-    )
-
-
-RATE = Variable(name="rate", type="float", default=0.1)
-NAME = Variable(name="name", type="string", required=True)
 
 
 def rendered(subject: ConfigTemplate, values: dict[str, Any], region: dict[str, Any] | None = None) -> Any:

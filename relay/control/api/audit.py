@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from relay.control.api.caller import ANONYMOUS, Actor
 from relay.control.api.models import AuditCheck, AuditEntry, Epoch, answers
-from relay.control.api.rollouts import Actor
-from relay.control.documents.apply import ANONYMOUS
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.audit import Audit
-from relay.control.regions.publisher import Publisher
+from relay.control.ledger.epoch import raise_epoch as raised
+from relay.control.ledger.ledger import Ledger
 
 Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
 
@@ -24,7 +24,7 @@ class EpochRequest(BaseModel):
     reason: str = Field(min_length=1, max_length=2000)
 
 
-def add_audit_routes(api: FastAPI, audit: Audit, publisher: Publisher, fleet: Fleet) -> None:
+def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -> None:
     """Put them into the application."""
 
     @api.get("/api/v1/audit", **answers(list[AuditEntry], "audit"))
@@ -57,4 +57,5 @@ def add_audit_routes(api: FastAPI, audit: Audit, publisher: Publisher, fleet: Fl
     async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
         seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
-        return {"epoch": await publisher.raise_epoch(request.reason, actor=actor, beyond=max(seen, default=0))}
+        beyond = max(seen, default=0)
+        return {"epoch": await ledger.change(actor, lambda state, _: raised(state, request.reason, beyond=beyond))}

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
+from relay.control.api.caller import ANONYMOUS, Actor
 from relay.control.api.models import (
     AgentView,
     ConfigBody,
@@ -44,9 +45,9 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         return views.nodes(fleet)
 
     @api.delete("/api/v1/nodes/{region}/{name}", **answers(Done, "fleet"))
-    async def forget_node(region: str, name: str) -> dict[str, str]:
+    async def forget_node(region: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
         """Forget a node that is away, and its agents."""
-        await fleet.forget_node(region, name)
+        await fleet.forget_node(region, name, actor=actor)
         return {"kind": "Node", "name": f"{region}/{name}", "action": "deleted"}
 
     @api.get("/api/v1/agents", **answers(list[AgentView], "fleet"))

@@ -9,14 +9,12 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from relay.control.api.caller import ANONYMOUS, Actor
 from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers, answers_bytes
 from relay.control.api.pages import Limit, behind
-from relay.control.api.rollouts import Actor
-from relay.control.documents.apply import ANONYMOUS
 from relay.control.fleet import query, views
 from relay.control.fleet.fleet import Fleet
 from relay.control.packages.registry import Packages
-from relay.control.regions.publisher import Publisher
 from relay.errors import Conflict, NotFound
 from relay.policy.model import Name, Version
 from relay.policy.packages import Attributes, PackageFile, PackageType, PublishedPackage, Sha256
@@ -54,7 +52,7 @@ class PrefetchRequest(_Body):
     regions: list[Name] = Field(default_factory=list, max_length=1000, description="none: all that have nodes")
 
 
-def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher: Publisher) -> None:
+def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
     """Put them into the application."""
 
     @api.get("/api/v1/uploads/{sha256}", **answers(Uploaded, "packages"))
@@ -92,7 +90,6 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
         file = PackageFile(**request.model_dump(exclude={"name", "version", "type"}))
         package = PublishedPackage(name=request.name, version=request.version, type=request.type, files=[file])
         action = await packages.register(package, actor=actor)
-        await publisher.publish()
         return {"action": action, **packages.view(package.key)}
 
     @api.get("/api/v1/packages/{name}/{version}", **answers(PackageView, "packages"))
@@ -104,7 +101,6 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
     async def yank_package(name: str, version: str, request: ReasonRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Refuse a version everywhere."""
         await packages.yank(f"{name}@{version}", request.reason, actor=actor)
-        await publisher.publish()
         return packages.view(f"{name}@{version}")
 
     @api.post("/api/v1/packages/{name}/{version}/prefetch", **answers(Prefetched, "packages"))
@@ -116,7 +112,6 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet, publisher
         if not regions:
             raise Conflict("no region is known yet; name those that are to fetch it")
         told = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
-        await publisher.publish()
         return {"name": name, "version": version, "regions": told, "unknown": sorted(set(told) - fleet.live_regions())}
 
     @api.delete("/api/v1/packages/{name}/{version}", **answers(Done, "packages"))

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import FastAPI, Header
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
-from relay.control.api.models import AssignmentView, RolloutAnswer, RolloutDiff, answers
+from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.api.documents import applied_view
+from relay.control.api.models import AssignmentView, RolloutAnswer, RolloutDiff, Undone, answers
 from relay.control.api.pages import After, Limit, behind
-from relay.control.documents.apply import ANONYMOUS
-from relay.control.engine.rollouts import Rollouts
+from relay.control.documents.apply import Documents
+from relay.control.engine.actions import Action, Actions
+from relay.control.engine.status import Status
+from relay.control.ledger.history import History
+from relay.control.ledger.ledger import Ledger
 from relay.control.review.changes import Changes
 
-Actor = Annotated[str, Header(alias="X-OpAMP-Actor", max_length=256, description="who asks; not verified")]
-Action = Literal["reject", "pause", "resume", "promote", "rollback", "abort"]
+
+class UndoRequest(BaseModel):
+    """What to go back to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: str = Field(default="", max_length=200, description="a rollout of the assignment; empty for the one before")
 
 
 class ApproveRequest(BaseModel):
@@ -32,18 +42,26 @@ class ActRequest(BaseModel):
     stage: int | None = Field(default=None, ge=0, description="to promote: index of the stage that the person saw")
 
 
-def add_rollout_routes(api: FastAPI, rollouts: Rollouts, changes: Changes) -> None:
+def add_rollout_routes(
+    api: FastAPI,
+    status: Status,
+    actions: Actions,
+    changes: Changes,
+    documents: Documents,
+    history: History,
+    ledger: Ledger,
+) -> None:
     """Put them into the application."""
 
     @api.get("/api/v1/rollouts", **answers(list[RolloutAnswer], "rollouts"))
     async def list_rollouts(limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """What is going on, and the latest rollout of each assignment."""
-        return behind(await rollouts.listing(), after)[:limit]
+        return behind(await status.listing(), after)[:limit]
 
     @api.get("/api/v1/rollouts/{name}", **answers(RolloutAnswer, "rollouts"))
     async def get_rollout(name: str) -> dict[str, Any]:
         """One rollout; of an assignment's own name the latest."""
-        return await rollouts.status(name)
+        return await status.of(name)
 
     @api.get("/api/v1/rollouts/{name}/diff", **answers(RolloutDiff, "rollouts"))
     async def diff_rollout(name: str) -> dict[str, Any]:
@@ -53,26 +71,37 @@ def add_rollout_routes(api: FastAPI, rollouts: Rollouts, changes: Changes) -> No
     @api.get("/api/v1/assignments", **answers(list[AssignmentView], "rollouts"))
     async def list_assignments(limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """What is in force of each assignment, and what was taken back or refused."""
-        return behind(rollouts.assignments(), after)[:limit]
+        return behind(status.assignments(), after)[:limit]
 
     @api.post("/api/v1/rollouts/{name}/approve", **answers(RolloutAnswer, "rollouts"))
     async def approve_rollout(name: str, request: ApproveRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Approve a change."""
-        return await rollouts.approve(name, actor, request.digest)
+        return await status.of(await actions.approve(name, actor, request.digest))
 
     @api.post("/api/v1/rollouts/{name}/retry", **answers(RolloutAnswer, "rollouts"))
     async def retry_rollout(name: str, request: ActRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Forgive failures and offer again."""
-        return await rollouts.retry(name, actor)
+        return await status.of(await actions.retry(name, actor))
 
     @api.post("/api/v1/rollouts/{name}/{action}", **answers(RolloutAnswer, "rollouts"))
     async def act_on_rollout(
         name: str, action: Action, request: ActRequest, actor: Actor = ANONYMOUS
     ) -> dict[str, Any]:
         """Reject, pause, resume, promote, rollback or abort."""
-        return await rollouts.act(name, action, actor, reason=request.reason, stage=request.stage)
+        return await status.of(await actions.act(name, action, actor, reason=request.reason, stage=request.stage))
+
+    @api.post("/api/v1/assignments/{name}/undo", **answers(Undone, "rollouts"))
+    async def undo_assignment(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Ask again for what an assignment was before; a new rollout."""
+        earlier = await history.earlier(name, request.to)
+        applied = await documents.again(name, earlier.candidate, actor=actor)
+        return {
+            **applied_view(applied),
+            "rollout": ledger.state.assignments[name].latest,
+            "to": earlier.candidate.title,
+        }
 
     @api.get("/api/v1/assignments/{name}/history", **answers(list[RolloutAnswer], "rollouts"))
     async def list_history(name: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """All rollouts of an assignment that are kept, oldest first."""
-        return behind(await rollouts.history(name), after)[:limit]
+        return behind(await status.history(name), after)[:limit]

@@ -9,10 +9,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.aio.clock import Clock
-from relay.control.rollouts.model import Rollout, State
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import StoreError
@@ -20,7 +18,6 @@ from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 
 _log = log.get("opamp-relay.notify")
-_TOLD = {State.PAUSED, State.ROLLING_BACK, State.ROLLED_BACK}
 _FIRST_RETRY_MS = 5_000
 _MOST_RETRY_MS = 15 * 60_000
 _GIVE_UP_AFTER = 50
@@ -28,28 +25,6 @@ _EVERY_S = 1.0
 
 Send = Callable[[str, str, str], bool]
 """(channel's URL, title, body) → whether it was taken. May block: it is called in a thread."""
-
-
-async def add(connection: AsyncConnection, rollout: Rollout, reason: str, now_ms: int) -> None:
-    """Write what is to be told of a rollout's new state, in the caller's transaction."""
-    channels = rollout.strategy.failure_policy.notification
-    if rollout.state not in _TOLD or not channels:
-        return
-    last = (await connection.execute(sa.select(sa.func.max(schema.notices.c.number)))).scalar_one_or_none() or 0
-    about = f"{rollout.candidate.kind} {rollout.assignment}, stage {rollout.current.name}"
-    rows = [
-        {
-            "number": last + 1 + i,
-            "channel": channel,
-            "title": f"Rollout {rollout.name}: {rollout.state.value.replace('_', ' ')}",
-            "body": f"{about}: {reason or rollout.reason}",
-            "created_ms": now_ms,
-            "attempts": 0,
-            "next_ms": now_ms,
-        }
-        for i, channel in enumerate(dict.fromkeys(channels))
-    ]
-    await connection.execute(sa.insert(schema.notices), rows)
 
 
 def send_by_apprise(url: str, title: str, body: str) -> bool:

@@ -15,9 +15,12 @@ from google.protobuf.message import DecodeError
 
 from relay.aio.clock import Clock
 from relay.control.fleet.agents import Agent, NodeState, plain_reason, read_agent
-from relay.control.regions.archive import Configs
+from relay.control.ledger.change import Change, Entry, Removal
+from relay.control.ledger.ledger import Ledger
+from relay.control.regions.archive import Archive
 from relay.control.storage import schema
-from relay.control.storage.database import Database, remove, replace
+from relay.control.storage.database import Database
+from relay.control.storage.rows import remove, replace
 from relay.control.storage.sealed import read_all
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.facts import facts_of
@@ -43,9 +46,12 @@ SKEW_MS = 5_000
 class Fleet:
     """All nodes and all agents."""
 
-    def __init__(self, database: Database, configs: Configs, *, clock: Clock, metrics: ControlPlaneMetrics) -> None:
+    def __init__(
+        self, database: Database, ledger: Ledger, archive: Archive, *, clock: Clock, metrics: ControlPlaneMetrics
+    ) -> None:
         self._database = database
-        self._configs = configs
+        self._ledger = ledger
+        self._archive = archive
         self._clock = clock
         self._metrics = metrics
         self.agents: dict[bytes, Agent] = {}
@@ -206,8 +212,8 @@ class Fleet:
         async with self._database.write() as connection:
             await replace(connection, schema.nodes, rows)
 
-    async def forget_node(self, region: str, name: str) -> None:
-        """Forget a node that is away, and its agents.
+    async def forget_node(self, region: str, name: str, *, actor: str) -> None:
+        """Forget a node that is away, and its agents. No truth of the ledger's, but somebody did it: it is audited.
 
         Raises:
             NotFound: nobody knows it.
@@ -219,9 +225,13 @@ class Fleet:
         async with self._reporting:
             if node.connected:
                 raise Conflict(f"node {region}/{name} is connected")
-            async with self._database.write() as connection:
-                await remove(connection, schema.agents, [{"instance_uid": uid} for uid in node.agents])
-                await remove(connection, schema.nodes, [{"region": region, "name": name}])
+            removals = [
+                Removal(schema.agents, [{"instance_uid": uid} for uid in node.agents]),
+                Removal(schema.nodes, [{"region": region, "name": name}]),
+            ]
+            reason = f"{len(node.agents)} agents"
+            entry = Entry("forget", f"Node/{region}/{name}", reason=reason)
+            await self._ledger.change(actor, lambda state, _: Change(state, None, entries=[entry], removals=removals))
             for uid in list(node.agents):
                 self._drop(uid)
             del self.nodes[f"{region}/{name}"]
@@ -413,8 +423,8 @@ class Fleet:
                 )
             await replace(connection, schema.effective_configs, bodies)
             offered = ((a.config.hash, a.config.slots) for a in accepted)
-            fresh = await self._configs.keep_offered(connection, offered, self._clock.unix_ms())
-        self._configs.added(fresh)
+            fresh = await self._archive.keep_offered(connection, offered, self._clock.unix_ms())
+        self._archive.added(fresh)
         self._bodies.update(row["digest"] for row in bodies)
 
     def _missing_bodies(self, agents: list[Agent]) -> list[bytes]:

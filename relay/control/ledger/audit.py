@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.control.ledger.change import Entry
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.documents import canonical_json
@@ -20,23 +21,8 @@ SYSTEM = "system"
 _NO_HASH = bytes(32)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One thing that was done."""
-
-    actor: str
-    action: str
-    subject: str
-    before: str = ""
-    """Digest of what was, empty for nothing."""
-    after: str = ""
-    reason: str = ""
-    verified: bool = False
-    """Whether it is sure that the actor is who they say."""
-
-
-async def add(connection: AsyncConnection, entries: list[Entry], now_ms: int) -> None:
-    """Write entries behind the last one, in the caller's transaction (the database has one writer at a time)."""
+async def add(connection: AsyncConnection, by: str, entries: Sequence[Entry], now_ms: int) -> None:
+    """Write what somebody did behind the last entry, in the caller's transaction (the database has one writer at a time)."""
     if not entries:
         return
     query = sa.select(schema.audit.c.number, schema.audit.c.hash).order_by(schema.audit.c.number.desc()).limit(1)
@@ -48,8 +34,8 @@ async def add(connection: AsyncConnection, entries: list[Entry], now_ms: int) ->
         row = {
             "number": number,
             "at_ms": now_ms,
-            "actor": entry.actor[:256],
-            "verified": entry.verified,
+            "actor": by[:256],
+            "verified": False,
             "action": entry.action,
             "subject": entry.subject[:320],
             "before": entry.before,

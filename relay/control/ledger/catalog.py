@@ -1,9 +1,9 @@
-"""All documents in force, and the packages that they may name."""
+"""All documents in force, and the packages that they may name. A value: what changes it gives another one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,47 +15,86 @@ from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 
 AnyAssignment = ConfigAssignment | PackageAssignment
+_FIELDS = {
+    "ConfigTemplate": "templates",
+    "ConfigAssignment": "assignments",
+    "RegionVariables": "variables",
+    "RolloutStrategy": "strategies",
+    "PackageAssignment": "package_assignments",
+    "PackageSigningKey": "signing_keys",
+}
+KINDS = tuple(_FIELDS)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class PackageVersion:
+    """One version of a package, and what is known of it beside its files. No document: it comes with bytes."""
+
+    package: PublishedPackage
+    created_ms: int
+    created_by: str
+    yanked: str = ""
+    """Why nobody is to have it any more; empty where it was not yanked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """All documents, by kind and key."""
+    """All documents, by kind and key, and all versions of packages by NAME@VERSION."""
 
-    templates: dict[str, ConfigTemplate] = field(default_factory=dict)
-    assignments: dict[str, ConfigAssignment] = field(default_factory=dict)
-    variables: dict[str, RegionVariables] = field(default_factory=dict)
-    strategies: dict[str, RolloutStrategy] = field(default_factory=dict)
-    package_assignments: dict[str, PackageAssignment] = field(default_factory=dict)
-    signing_keys: dict[str, PackageSigningKey] = field(default_factory=dict)
-    packages: dict[str, PublishedPackage] = field(default_factory=dict)
-    """NAME@VERSION → the version; no document: see `relay.control.packages`."""
-    yanked: frozenset[str] = frozenset()
-    """NAME@VERSION of those that nobody is to have any more."""
+    templates: Mapping[str, ConfigTemplate] = field(default_factory=dict)
+    assignments: Mapping[str, ConfigAssignment] = field(default_factory=dict)
+    variables: Mapping[str, RegionVariables] = field(default_factory=dict)
+    strategies: Mapping[str, RolloutStrategy] = field(default_factory=dict)
+    package_assignments: Mapping[str, PackageAssignment] = field(default_factory=dict)
+    signing_keys: Mapping[str, PackageSigningKey] = field(default_factory=dict)
+    packages: Mapping[str, PackageVersion] = field(default_factory=dict)
 
-    def of(self, document_or_kind: AnyDocument | str) -> dict[str, Any]:
-        """The documents of one kind."""
-        kind = document_or_kind if isinstance(document_or_kind, str) else document_or_kind.kind
-        by_kind: dict[str, dict[str, Any]] = {
-            "ConfigTemplate": self.templates,
-            "ConfigAssignment": self.assignments,
-            "RegionVariables": self.variables,
-            "RolloutStrategy": self.strategies,
-            "PackageAssignment": self.package_assignments,
-            "PackageSigningKey": self.signing_keys,
-        }
-        if kind not in by_kind:
-            raise NotFound(f"there is no kind {kind}; there are {', '.join(by_kind)}")
-        return by_kind[kind]
+    def of(self, kind: str) -> Mapping[str, AnyDocument]:
+        """The documents of one kind.
+
+        Raises:
+            NotFound: there is no such kind.
+        """
+        if kind not in _FIELDS:
+            raise NotFound(f"there is no kind {kind}; there are {', '.join(_FIELDS)}")
+        held: Mapping[str, AnyDocument] = getattr(self, _FIELDS[kind])
+        return held
+
+    def put(self, *documents: AnyDocument) -> Catalog:
+        """With these documents, in the place of those of the same names."""
+        changed: dict[str, dict[str, AnyDocument]] = {}
+        for document in documents:
+            changed.setdefault(document.kind, dict(self.of(document.kind)))[document.key] = document
+        return self._with(changed)
+
+    def without(self, kind: str, key: str) -> Catalog:
+        """Without one document.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        held = dict(self.of(kind))
+        del held[key]
+        return self._with({kind: held})
+
+    def _with(self, changed: Mapping[str, Mapping[str, AnyDocument]]) -> Catalog:
+        fields: dict[str, Any] = {_FIELDS[kind]: held for kind, held in changed.items()}
+        return dataclasses.replace(self, **fields)
+
+    def put_package(self, version: PackageVersion) -> Catalog:
+        """With this version of a package, in the place of itself as it was."""
+        return dataclasses.replace(self, packages={**self.packages, version.package.key: version})
+
+    def without_package(self, key: str) -> Catalog:
+        """Without one version of a package."""
+        return dataclasses.replace(self, packages={k: v for k, v in self.packages.items() if k != key})
 
     def all_assignments(self) -> Iterator[AnyAssignment]:
         """Of both kinds. No two have one name: their rollouts are named after them."""
         yield from self.assignments.values()
         yield from self.package_assignments.values()
 
-    def copy(self) -> Catalog:
-        """A catalog that can be changed without changing this one."""
-        copies: dict[str, Any] = {}
-        for field_ in dataclasses.fields(self):
-            value = getattr(self, field_.name)
-            copies[field_.name] = dict(value) if isinstance(value, dict) else value
-        return Catalog(**copies)
+    @property
+    def yanked(self) -> frozenset[str]:
+        """NAME@VERSION of those that nobody is to have any more."""
+        return frozenset(key for key, version in self.packages.items() if version.yanked)

@@ -21,7 +21,7 @@ _SLOTS = "application/vnd.opamp-relay.slots+json"
 _HASH_BYTES = 32
 
 
-class Configs:
+class Archive:
     """The store of published contents, and of what each config_hash that agents had was made of."""
 
     def __init__(self, database: Database) -> None:

@@ -7,11 +7,11 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from relay.control.documents.apply import Documents
-from relay.control.engine.rollouts import Rollouts
 from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.history import History
+from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.versions import Versions
-from relay.control.rollouts.model import GlobalConfig, GlobalRevision
+from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
 from relay.control.rollouts.view import revision_hash
 from relay.errors import NotFound
 from relay.policy import template as templates
@@ -28,9 +28,9 @@ _INTERNAL = ("template_digest", "renderer")
 class Changes:
     """Compares the two ends of rollouts, also of those that are long over."""
 
-    def __init__(self, documents: Documents, rollouts: Rollouts, fleet: Fleet, versions: Versions) -> None:
-        self._documents = documents
-        self._rollouts = rollouts
+    def __init__(self, ledger: Ledger, history: History, fleet: Fleet, versions: Versions) -> None:
+        self._ledger = ledger
+        self._history = history
         self._fleet = fleet
         self._versions = versions
 
@@ -44,7 +44,7 @@ class Changes:
         Raises:
             NotFound: there is no such rollout.
         """
-        rollout = await self._rollouts.get(name)
+        rollout = await self._history.get(name)
         before, after, mask = rollout.stable, rollout.candidate, Mask()
         configs, notes = await self._configs(before, after, mask)
         return {
@@ -94,7 +94,7 @@ class Changes:
             NotFound: nothing has it.
         """
         plain = {"hash": digits, "kind": "document"}
-        if (made := await self._rollouts.by_hash(digits)) is not None:
+        if (made := await self._history.by_hash(digits)) is not None:
             rollout, revision = made
             kind = "change" if rollout.digest.startswith(digits) else "revision"
             slots = {}
@@ -121,13 +121,14 @@ class Changes:
 
     async def _parts(self) -> AsyncIterator[tuple[str, str, str, Any]]:
         """(kind, hash, name, value) of what revisions pin, of files, and of sets of packages that agents were offered."""
-        catalog = self._documents.current
+        catalog = self._ledger.state.catalog
         for region in sorted(self._fleet.live_regions() | catalog.variables.keys()):
             for body in await self._versions.bodies("RegionVariables", region):
                 variables = RegionVariables.model_validate(body)
                 name = variables_resource(variables)[0].partition("/")[2]
                 yield "variables", name.rpartition("@")[2], name, variables.spec.values
-        for package in catalog.packages.values():
+        for version in catalog.packages.values():
+            package = version.package
             plain = package.model_dump(mode="json", exclude_unset=True)
             yield "package", package.pin.rpartition("@")[2], package.pin, plain
             for file in package.files:
@@ -153,7 +154,7 @@ class Changes:
         return mask.config(template, resolved) if mask is not None else templates.render(template, resolved).decode()
 
     async def _template(self, key: str) -> ConfigTemplate:
-        if (held := self._documents.current.templates.get(key)) is not None:
+        if (held := self._ledger.state.catalog.templates.get(key)) is not None:
             return held
         for body in await self._versions.bodies("ConfigTemplate", key):
             return ConfigTemplate.model_validate(body)

@@ -10,20 +10,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.aio.clock import Clock
-from relay.control.documents.apply import Documents, read
+from relay.control.documents.checks import Checks
+from relay.control.documents.proposal import propose
+from relay.control.documents.reading import read
 from relay.control.fleet import query
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog
-from relay.control.ledger.revisions import Revisions
-from relay.control.rollouts.assignment import Advance
-from relay.errors import Refused
+from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.revise import revise
+from relay.control.ledger.state import State
+from relay.control.regions.resources import aimed
+from relay.errors import NotFound, Refused
 from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
 from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator, applied_of
 from relay.policy.mask import Mask
 from relay.policy.snapshot import CONFIG, PACKAGES, build
+from relay.words import close_to
 
 _SLICE = 500
 _PREFIX = 12
@@ -42,9 +48,10 @@ class _Pair:
 class Diffs:
     """Compares the policy as it is declared with one that is proposed, when all rollouts were over."""
 
-    def __init__(self, documents: Documents, revisions: Revisions, fleet: Fleet, *, clock: Clock) -> None:
-        self._documents = documents
-        self._revisions = revisions
+    def __init__(self, ledger: Ledger, checks: Checks, terms: Terms, fleet: Fleet, *, clock: Clock) -> None:
+        self._ledger = ledger
+        self._checks = checks
+        self._terms = terms
         self._fleet = fleet
         self._clock = clock
 
@@ -55,7 +62,7 @@ class Diffs:
             Refused: the documents are not valid.
         """
         parsed = await asyncio.to_thread(read, list(texts))
-        proposal = self._documents.propose(parsed)
+        proposal = propose(self._ledger.state, parsed, self._checks)
         if proposal.problems:
             raise Refused(proposal.problems)
         evaluators = self._evaluators(proposal.after)
@@ -109,9 +116,10 @@ class Diffs:
         Raises:
             NotFound: there is none of that name.
         """
-        self._documents.get(kind, key)
-        catalog = self._documents.current.copy()
-        del catalog.of(kind)[key]
+        catalog = self._ledger.state.catalog
+        if key not in (held := catalog.of(kind)):
+            raise NotFound(f"there is no {kind} {key}{close_to(key, held)}")
+        catalog = catalog.without(kind, key)
         names = []
         if kind in (CONFIG, PACKAGES):
             evaluators = self._evaluators(catalog)
@@ -127,11 +135,11 @@ class Diffs:
 
     def _evaluators(self, catalog: Catalog) -> dict[str, tuple[Evaluator, Evaluator]]:
         """Region → (as declared, as it would be)."""
-        after = self._revisions.advance(catalog, actor="", now_ms=self._clock.unix_ms())
-        before = self._revisions.same()
+        before = self._ledger.state
+        after = revise(before, catalog, self._terms, by="", now_ms=self._clock.unix_ms()).state
 
-        def made(advance: Advance, region: str) -> Evaluator:
-            return Evaluator(build(self._revisions.aimed(advance, region)))
+        def made(state: State, region: str) -> Evaluator:
+            return Evaluator(build(aimed(state, region)))
 
         regions = {node.region for node in self._fleet.nodes.values()}
         return {region: (made(before, region), made(after, region)) for region in regions}

@@ -9,9 +9,8 @@ from typing import Any
 from relay.control.fleet import query
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
-from relay.control.ledger.revisions import Revisions
-from relay.control.rollouts.assignment import content_inputs
-from relay.control.rollouts.model import GlobalConfig
+from relay.control.ledger.state import State
+from relay.control.rollouts.revision import GlobalConfig, Pinned
 from relay.documents import parse
 from relay.errors import NotFound, Refused
 from relay.policy import selector
@@ -20,7 +19,7 @@ from relay.policy import template as templates
 _SLICE = 200
 
 
-async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
+async def drift(fleet: Fleet, state: State) -> list[dict[str, Any]]:
     """One entry for each agent that an observing assignment matches.
 
     Returns:
@@ -29,9 +28,9 @@ async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
     """
     found = []
     watching = [
-        (state.name, state.stable)
-        for state in revisions.states.values()
-        if state.observe_only and isinstance(state.stable, GlobalConfig)
+        (held.name, held.stable)
+        for held in state.assignments.values()
+        if held.observe_only and isinstance(held.stable, GlobalConfig)
     ]
     wanted: dict[tuple[str, str], Mapping[str, Any] | None] = {}
     for i, agent in enumerate(query.rows(fleet) if watching else []):
@@ -43,13 +42,13 @@ async def drift(fleet: Fleet, revisions: Revisions) -> list[dict[str, Any]]:
                 continue
             key = (name, region)
             if key not in wanted:
-                wanted[key] = _rendered(revisions, revision, region)
+                wanted[key] = _rendered(state.pinned, revision, region)
             found.append(await _entry(fleet, agent, region, name, revision.slot, wanted[key]))
     return sorted(found, key=lambda entry: (entry["assignment"], entry["agent"]))
 
 
-def _rendered(revisions: Revisions, revision: GlobalConfig, region: str) -> Mapping[str, Any] | None:
-    template, values = content_inputs(revisions.same(), revision, region)
+def _rendered(pinned: Pinned, revision: GlobalConfig, region: str) -> Mapping[str, Any] | None:
+    template, values = pinned.inputs(revision, region)
     resolved, problems = templates.resolve(template, revision.values, values)
     return None if problems else _parsed(templates.render(template, resolved))
 

@@ -1,27 +1,15 @@
-"""Assignments between their revisions: which is stable, which is on its way. Values; what becomes of them is `revisions`."""
+"""Assignments between their revisions: which is stable, which is on its way, and what follows of a rollout's step."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from relay.control.ledger.catalog import AnyAssignment, Catalog
-from relay.control.rollouts.model import (
-    GOING,
-    GlobalConfig,
-    GlobalPackages,
-    GlobalRevision,
-    Rollout,
-    State,
-    revision_from_plain,
-)
-from relay.ids import sha256
-from relay.policy.model import ConfigTemplate, RegionVariables
-from relay.policy.packages import PackageAssignment, PublishedPackage
-from relay.policy.snapshot import Published, template_resource
-from relay.policy.template import RENDERER
+from relay.control.rollouts.revision import GlobalRevision, revision_from_plain
+from relay.control.rollouts.rollout import GOING, Rollout, RolloutState
+from relay.policy.snapshot import Published
 
 _MOST_LAYERS = 8
 """Of rollouts that superseded each other; agents of older ones go to the stable revision."""
@@ -60,7 +48,7 @@ class AssignmentState:
         """All that agents have, or have to be taken off."""
         if self.observe_only:
             return []
-        out = self.rollout is not None and self.rollout.state in GOING | {State.ROLLING_BACK}
+        out = self.rollout is not None and self.rollout.state in GOING | {RolloutState.ROLLING_BACK}
         going = [self.rollout.candidate] if out and self.rollout is not None else []
         found = [self.stable, *going, *(layer.candidate for layer in self.layers)]
         return [revision for revision in found if revision is not None]
@@ -70,6 +58,12 @@ class AssignmentState:
         """All that may be at agents, or may come to them."""
         waiting = [self.stable, self.declared, self.pending.candidate if self.pending is not None else None]
         return [*self.in_force, *(revision for revision in waiting if revision is not None)]
+
+    @property
+    def latest(self) -> str:
+        """Name of its newest rollout that was not rejected; empty where there is none."""
+        newest = self.pending or self.rollout
+        return newest.name if newest is not None else ""
 
     @property
     def asked(self) -> tuple[int, bool]:
@@ -105,11 +99,15 @@ class AssignmentState:
     def after(self, rollout: Rollout) -> AssignmentState:
         """With a rollout that has taken a step; what follows of it for the revisions is done here and nowhere else."""
         if self.pending is not None and self.pending.name == rollout.name:
-            if rollout.state is State.PENDING_APPROVAL:
+            if rollout.state is RolloutState.PENDING_APPROVAL:
                 return dataclasses.replace(self, pending=rollout)
             cleared = dataclasses.replace(self, pending=None)
-            return cleared._begun(rollout) if rollout.state not in (State.REJECTED, State.ABORTED) else cleared
-        if rollout.state is State.COMPLETED:
+            return (
+                cleared._begun(rollout)
+                if rollout.state not in (RolloutState.REJECTED, RolloutState.ABORTED)
+                else cleared
+            )
+        if rollout.state is RolloutState.COMPLETED:
             return self._completed(rollout)
         if rollout.state in GOING:
             return dataclasses.replace(self, rollout=rollout)
@@ -175,69 +173,4 @@ class AssignmentState:
             layers=tuple(rollouts[layer] for layer in value["layers"]),
             earlier=tuple(filter(None, map(revision_from_plain, value.get("earlier", ())))),
             flawed=value.get("flawed", False),
-        )
-
-
-@dataclass(slots=True)
-class Advance:
-    """What follows from a change; nothing counts before it is stored."""
-
-    states: dict[str, AssignmentState]
-    templates: dict[str, ConfigTemplate]
-    contents: dict[str, bytes]
-    rollouts: list[Rollout] = field(default_factory=list)
-    """Those that are new or took a step."""
-    gone: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Assignment that was deleted → (number, retry) that it had reached: names and generations are never used twice."""
-
-
-def content_inputs(advance: Advance, revision: GlobalConfig, region: str) -> tuple[ConfigTemplate, Mapping[str, Any]]:
-    """The template of a revision, and the values of a region's variables that it pins."""
-    pin = revision.variables.get(region, "")
-    payload = advance.contents.get(f"RegionVariables/{pin}") if pin else None
-    values = RegionVariables.model_validate_json(payload).spec.values if payload else {}
-    return advance.templates[revision.template], values
-
-
-def packages_of(advance: Advance, revision: GlobalPackages) -> list[PublishedPackage]:
-    """The versions that a revision pins, those that are still here."""
-    payloads = (advance.contents.get(name) for name in sorted(revision.pins))
-    return [PublishedPackage.model_validate_json(payload) for payload in payloads if payload is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What revisions are made of: documents, and the region variables as they are now."""
-
-    catalog: Catalog
-    variables: Mapping[str, str]
-    """Region → NAME@DIGEST of its variables now."""
-
-    def revision(self, assignment: AnyAssignment) -> GlobalRevision:
-        """What an assignment's document asks for."""
-        if isinstance(assignment, PackageAssignment):
-            package_spec = assignment.spec
-            pins = (self.catalog.packages[p.key].pin for p in package_spec.packages)
-            return GlobalPackages(
-                tuple(sorted(pins)), package_spec.target_selector, package_spec.priority, package_spec.prefetch
-            )
-        spec = assignment.spec
-        template = self.catalog.templates[spec.template.key]
-        declared = {v.name for v in template.spec.variables}
-        # Variables that the template does not declare cannot change what it renders: they are not pinned.
-        pinned = {
-            region: pin
-            for region, pin in self.variables.items()
-            if declared & self.catalog.variables[region].spec.values.keys()
-        }
-        return GlobalConfig(
-            template.key,
-            sha256(template_resource(template)[1]).hex(),
-            dict(spec.values),
-            pinned,
-            RENDERER,
-            spec.target_selector,
-            spec.priority,
-            spec.slot,
-            spec.observe_only,
         )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from relay.control.rollouts import targets
-from relay.control.rollouts.assignment import Advance, content_inputs, packages_of
-from relay.control.rollouts.model import GlobalConfig, GlobalPackages, GlobalRevision, Rollout
+from relay.control.rollouts.revision import GlobalConfig, GlobalPackages, GlobalRevision, Pinned
+from relay.control.rollouts.rollout import Rollout
 from relay.policy import packages
 from relay.policy import template as templates
-from relay.policy.model import Selector
 from relay.policy.packages import PackageFile
 from relay.policy.selector import Facts, Matcher
 
@@ -20,9 +19,9 @@ Given = tuple[str, bytes]
 class Contents:
     """What a rollout gives: configs differ by region, packages by what the agent is."""
 
-    def __init__(self, rollout: Rollout, advance: Advance) -> None:
-        self._candidate = hasher(rollout.candidate, advance)
-        self._stable = hasher(rollout.stable, advance) if rollout.stable is not None else None
+    def __init__(self, rollout: Rollout, pinned: Pinned) -> None:
+        self._candidate = hasher(rollout.candidate, pinned)
+        self._stable = hasher(rollout.stable, pinned) if rollout.stable is not None else None
         self._slots = rollout.candidate.slot, rollout.stable.slot if rollout.stable is not None else ""
         self._is_config = isinstance(rollout.candidate, GlobalConfig)
 
@@ -53,26 +52,26 @@ class Contents:
 _NOBODY = Facts("", {}, {})
 
 
-def hasher(revision: GlobalRevision, advance: Advance) -> Callable[[str, Facts], bytes | None]:
+def hasher(revision: GlobalRevision, pinned: Pinned) -> Callable[[str, Facts], bytes | None]:
     """(region, agent) → content hash of a revision; None where it cannot be made, or what it is of is gone."""
     if isinstance(revision, GlobalPackages):
-        return _packages_hasher(revision, advance)
+        return _packages_hasher(revision, pinned)
     by_region: dict[str, bytes | None] = {}
 
     def of(region: str, facts: Facts) -> bytes | None:
         if region not in by_region:
-            by_region[region] = content_hash(advance, revision, region)
+            by_region[region] = content_hash(pinned, revision, region)
         return by_region[region]
 
     return of
 
 
-def _packages_hasher(revision: GlobalPackages, advance: Advance) -> Callable[[str, Facts], bytes | None]:
-    versions = packages_of(advance, revision)
+def _packages_hasher(revision: GlobalPackages, pinned: Pinned) -> Callable[[str, Facts], bytes | None]:
+    versions = pinned.packages(revision)
     whole = len(versions) == len(revision.packages)
     files = [file for version in versions for file in version.files]
-    matcher = Matcher(Selector(attributes=file.attributes) for file in files)
-    number_of = {id(file): i for i, file in enumerate(files)}
+    matcher = Matcher(file.selector for file in files)
+    number_of = {file.selector.identity: i for i, file in enumerate(files)}
     by_vector: dict[int, bytes | None] = {}
 
     def of(region: str, facts: Facts) -> bytes | None:
@@ -80,7 +79,7 @@ def _packages_hasher(revision: GlobalPackages, advance: Advance) -> Callable[[st
         if vector not in by_vector:
 
             def is_for(file: PackageFile) -> bool:
-                return matcher.matches(number_of[id(file)], vector)
+                return matcher.matches(number_of[file.selector.identity], vector)
 
             found = packages.pick(versions, is_for) if whole else None
             by_vector[vector] = found.content_hash if found is not None else None
@@ -89,16 +88,16 @@ def _packages_hasher(revision: GlobalPackages, advance: Advance) -> Callable[[st
     return of
 
 
-def renders(advance: Advance, revision: GlobalRevision, region: str) -> bool:
+def renders(pinned: Pinned, revision: GlobalRevision, region: str) -> bool:
     """Whether a region can make anything of a revision."""
-    return not isinstance(revision, GlobalConfig) or content_hash(advance, revision, region) is not None
+    return not isinstance(revision, GlobalConfig) or content_hash(pinned, revision, region) is not None
 
 
-def content_hash(advance: Advance, revision: GlobalConfig, region: str) -> bytes | None:
+def content_hash(pinned: Pinned, revision: GlobalConfig, region: str) -> bytes | None:
     """The content hash of a config in a region; None where its values do not resolve, or its template is gone."""
-    if revision.template not in advance.templates:
+    if revision.template not in pinned.templates:
         return None
-    template, values = content_inputs(advance, revision, region)
+    template, values = pinned.inputs(revision, region)
     resolved, problems = templates.resolve(template, revision.values, values)
     if problems:
         return None

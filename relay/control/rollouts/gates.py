@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relay.control.rollouts.contents import Given
-from relay.control.rollouts.model import Counts, Gate, RegionView, Rollout, Verdict
+from relay.control.rollouts.counts import Counts, Gate, RegionView, Verdict
+from relay.control.rollouts.rollout import Rollout
 from relay.opamp.offer import OfferedSlot
 from relay.opamp.offering import Offering
 from relay.policy.strategy import SuccessCriteria

@@ -7,19 +7,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from relay.control.rollouts.counts import Gate, RegionView, Verdict
 from relay.control.rollouts.gates import judge, total_of
-from relay.control.rollouts.model import (
-    ACTIVE,
-    ALL,
-    GOING,
-    ApprovalGiven,
-    Gate,
-    Passed,
-    RegionView,
-    Rollout,
-    State,
-    Verdict,
-)
+from relay.control.rollouts.rollout import ACTIVE, ALL, GOING, ApprovalGiven, Passed, Rollout, RolloutState
 from relay.errors import Conflict
 from relay.policy.rollout import EVERYONE, bucket, threshold
 from relay.policy.strategy import DAYS, StrategySpec, Window
@@ -67,22 +57,24 @@ def begin(rollout: Rollout, targets: Targets, now_ms: int) -> Rollout:
 
 def hold(rollout: Rollout, reason: str) -> Rollout:
     """It cannot begin yet."""
-    if rollout.state not in (State.RUNNING, State.HELD) or (rollout.state is State.HELD and rollout.reason == reason):
+    if rollout.state not in (RolloutState.RUNNING, RolloutState.HELD) or (
+        rollout.state is RolloutState.HELD and rollout.reason == reason
+    ):
         return rollout
-    return dataclasses.replace(rollout, state=State.HELD, reason=reason)
+    return dataclasses.replace(rollout, state=RolloutState.HELD, reason=reason)
 
 
 def complete_at_once(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
     """A rollout that needs no stages is over when it begins."""
     begun = dataclasses.replace(rollout, thresholds=dict(ALL), stage_started_ms=now_ms)
-    return _end(begun, State.COMPLETED, reason, now_ms)
+    return _end(begun, RolloutState.COMPLETED, reason, now_ms)
 
 
 def _enter(rollout: Rollout, stage: int, targets: Targets, now_ms: int) -> Rollout:
     found = thresholds(rollout.name, rollout.strategy, stage, targets, rollout.thresholds)
     return dataclasses.replace(
         rollout,
-        state=State.RUNNING,
+        state=RolloutState.RUNNING,
         stage=stage,
         stage_started_ms=now_ms,
         observed_s=0.0,
@@ -96,7 +88,7 @@ def advance(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], tar
     rollout = recorded(rollout, gate, regions, now_ms)
     if rollout.stage + 1 < len(rollout.strategy.stages):
         return _enter(rollout, rollout.stage + 1, targets, now_ms)
-    return _end(rollout, State.COMPLETED, gate.reason, now_ms)
+    return _end(rollout, RolloutState.COMPLETED, gate.reason, now_ms)
 
 
 def recorded(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
@@ -110,15 +102,15 @@ def recorded(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], no
     return dataclasses.replace(rollout, passed=(*rollout.passed[: rollout.stage], record))
 
 
-def _end(rollout: Rollout, state: State, reason: str, now_ms: int) -> Rollout:
+def _end(rollout: Rollout, state: RolloutState, reason: str, now_ms: int) -> Rollout:
     return dataclasses.replace(rollout, state=state, reason=reason, ended_ms=now_ms)
 
 
 def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, now_ms: int) -> Rollout:
     """What follows from what is known now; the rollout itself where nothing does."""
-    if rollout.state is State.ROLLING_BACK:
+    if rollout.state is RolloutState.ROLLING_BACK:
         return _back(rollout, regions, now_ms)
-    if rollout.state not in (State.RUNNING, State.HELD):
+    if rollout.state not in (RolloutState.RUNNING, RolloutState.HELD):
         return rollout
     targets = list(targets)
     if targets and not any(rollout.thresholds.values()):
@@ -131,10 +123,10 @@ def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, 
         return fail(recorded(rollout, gate, regions, now_ms), gate.reason)
     if gate.verdict is Verdict.PASS:
         return advance(rollout, gate, regions, targets, now_ms)
-    state = State.HELD if gate.verdict is Verdict.HOLD else State.RUNNING
+    state = RolloutState.HELD if gate.verdict is Verdict.HOLD else RolloutState.RUNNING
     if rollout.state is state:
         return rollout
-    return dataclasses.replace(rollout, state=state, reason=gate.reason if state is State.HELD else "")
+    return dataclasses.replace(rollout, state=state, reason=gate.reason if state is RolloutState.HELD else "")
 
 
 def verdict(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Gate:
@@ -152,20 +144,20 @@ def fail(rollout: Rollout, reason: str) -> Rollout:
     stage = rollout.current.name
     rollout = dataclasses.replace(rollout, failed=True)
     if rollout.on_failure == "pause":
-        return dataclasses.replace(rollout, state=State.PAUSED, reason=f"stage {stage} failed: {reason}")
+        return dataclasses.replace(rollout, state=RolloutState.PAUSED, reason=f"stage {stage} failed: {reason}")
     return _retreat(rollout, f"stage {stage} failed: {reason}")
 
 
 def _retreat(rollout: Rollout, reason: str) -> Rollout:
-    return dataclasses.replace(rollout, state=State.ROLLING_BACK, reason=reason)
+    return dataclasses.replace(rollout, state=RolloutState.ROLLING_BACK, reason=reason)
 
 
 def _back(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
     if rollout.stable is None:
         reason = f"{rollout.reason}; there was none before: agents that nothing else matches keep what they have"
-        return dataclasses.replace(rollout, state=State.ROLLED_BACK, ended_ms=now_ms, reason=reason)
+        return dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms, reason=reason)
     out = [name for name, r in regions.items() if r.counts.holding]
-    return rollout if out else dataclasses.replace(rollout, state=State.ROLLED_BACK, ended_ms=now_ms)
+    return rollout if out else dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms)
 
 
 def open_now(windows: Iterable[Window], now_ms: int) -> bool:
@@ -186,10 +178,10 @@ def _open(window: Window, now_ms: int) -> bool:
 # ---- what people do
 
 
-def _expect(rollout: Rollout, states: Iterable[State], action: str) -> None:
+def _expect(rollout: Rollout, states: Iterable[RolloutState], action: str) -> None:
     if rollout.state not in states:
         undo = f"; `opampctl rollout undo {rollout.assignment}` asks for what was before"
-        hint = undo if rollout.state is State.COMPLETED else ""
+        hint = undo if rollout.state is RolloutState.COMPLETED else ""
         raise Conflict(f"{rollout.name} is {rollout.state.value.replace('_', ' ')}; it cannot be {action}{hint}")
 
 
@@ -199,7 +191,7 @@ def approve(rollout: Rollout, actor: str, digest: str, now_ms: int) -> Rollout:
     Raises:
         Conflict: it needs none, is of something else, by the author, or by somebody who approved already.
     """
-    _expect(rollout, [State.PENDING_APPROVAL], "approved")
+    _expect(rollout, [RolloutState.PENDING_APPROVAL], "approved")
     if len(digest) < _DIGEST_CHARS or not rollout.digest.startswith(digest):
         raise Conflict(f"{rollout.name} is not {digest or 'nothing'} but {rollout.digest[:16]}; look at it again")
     if rollout.four_eyes and actor.casefold() in {
@@ -218,27 +210,27 @@ def approved(rollout: Rollout) -> bool:
 
 def reject(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
     """Say no to a change that waits for approval."""
-    _expect(rollout, [State.PENDING_APPROVAL], "rejected")
-    return _end(rollout, State.REJECTED, reason, now_ms)
+    _expect(rollout, [RolloutState.PENDING_APPROVAL], "rejected")
+    return _end(rollout, RolloutState.REJECTED, reason, now_ms)
 
 
 def pause(rollout: Rollout, reason: str) -> Rollout:
     """Stay where it is until `resume`."""
-    _expect(rollout, [State.RUNNING, State.HELD], "paused")
-    return dataclasses.replace(rollout, state=State.PAUSED, reason=reason)
+    _expect(rollout, [RolloutState.RUNNING, RolloutState.HELD], "paused")
+    return dataclasses.replace(rollout, state=RolloutState.PAUSED, reason=reason)
 
 
 def resume(rollout: Rollout) -> Rollout:
     """Go on after a pause."""
-    _expect(rollout, [State.PAUSED], "resumed")
+    _expect(rollout, [RolloutState.PAUSED], "resumed")
     passed = rollout.passed[: rollout.stage]
-    return dataclasses.replace(rollout, state=State.RUNNING, reason="", failed=False, passed=passed)
+    return dataclasses.replace(rollout, state=RolloutState.RUNNING, reason="", failed=False, passed=passed)
 
 
 def try_again(rollout: Rollout, now_ms: int) -> Rollout:
     """Begin the current stage anew, its failures forgiven."""
     _expect(rollout, GOING, "tried again")
-    going = dataclasses.replace(rollout, state=State.RUNNING, reason="", failed=False, stage_started_ms=now_ms)
+    going = dataclasses.replace(rollout, state=RolloutState.RUNNING, reason="", failed=False, stage_started_ms=now_ms)
     going = dataclasses.replace(going, observed_s=0.0)
     return dataclasses.replace(going, passed=rollout.passed[: rollout.stage])
 
@@ -266,9 +258,9 @@ def roll_back(rollout: Rollout, reason: str) -> Rollout:
 def abort(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
     """End it: agents go back to the stable revision, and nobody waits for them."""
     _expect(rollout, ACTIVE, "aborted")
-    return _end(rollout, State.ABORTED, reason, now_ms)
+    return _end(rollout, RolloutState.ABORTED, reason, now_ms)
 
 
 def supersede(rollout: Rollout, by: str, now_ms: int) -> Rollout:
     """A newer change takes over."""
-    return _end(rollout, State.SUPERSEDED, f"superseded by {by}", now_ms) if rollout.active else rollout
+    return _end(rollout, RolloutState.SUPERSEDED, f"superseded by {by}", now_ms) if rollout.active else rollout

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from relay.control.rollouts.model import GlobalRevision
+from relay.control.rollouts.revision import GlobalRevision
 from relay.policy.model import Selector
 from relay.policy.selector import Facts, Matcher
 

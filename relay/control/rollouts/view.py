@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from relay.control.rollouts.assignment import AssignmentState
+from relay.control.rollouts.counts import Counts, Gate, RegionView, Troubled
 from relay.control.rollouts.gates import total_of
-from relay.control.rollouts.model import GOING, Counts, Gate, GlobalRevision, RegionView, Rollout, State, Troubled
+from relay.control.rollouts.revision import GlobalRevision
+from relay.control.rollouts.rollout import GOING, Rollout, RolloutState
 from relay.documents import canonical_json
 from relay.fleet.view import rfc3339
 from relay.ids import sha256
@@ -68,14 +70,17 @@ def _stages(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | No
                 "counts": passed.counts,
                 "gate": passed.gate,
             }
-        elif i == rollout.stage and rollout.stage_started_ms and rollout.state is not State.PENDING_APPROVAL:
+        elif i == rollout.stage and rollout.stage_started_ms and rollout.state is not RolloutState.PENDING_APPROVAL:
             live = {"verdict": gate.verdict.value, "reason": gate.reason} if gate else None
             view |= {
                 "state": "current" if rollout.state in GOING else rollout.state.value,
                 "started": rfc3339(rollout.stage_started_ms),
                 "counts": total_of(regions).plain(),
                 "gate": live
-                or {"verdict": "fail" if rollout.state is not State.COMPLETED else "pass", "reason": rollout.reason},
+                or {
+                    "verdict": "fail" if rollout.state is not RolloutState.COMPLETED else "pass",
+                    "reason": rollout.reason,
+                },
             }
         else:
             waiting = {"verdict": "waiting", "reason": "not begun"}
@@ -85,7 +90,7 @@ def _stages(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | No
 
 
 def _region_state(rollout: Rollout, region: RegionView) -> str:
-    if rollout.state is State.ROLLING_BACK and region.counts.holding:
+    if rollout.state is RolloutState.ROLLING_BACK and region.counts.holding:
         return "divergent"
     if region.halted:
         return "halted"

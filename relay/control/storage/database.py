@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from relay.control.storage import schema
+from relay.control.storage.rows import replace
 from relay.errors import StoreError
 from relay.store.lock import FolderLock
 
@@ -135,24 +136,6 @@ class Database:
             self._anchor.close()
             self._anchor = None
         self._lock.release()
-
-
-async def replace(connection: AsyncConnection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, taking the place of those with the same primary keys: in words that every database knows."""
-    if not rows:
-        return
-    await remove(connection, table, rows)
-    await connection.execute(sa.insert(table), rows)
-
-
-async def remove(connection: AsyncConnection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """Delete the rows with the primary keys of `rows`."""
-    keys = list(table.primary_key.columns)
-    if len(keys) == 1:
-        await connection.execute(sa.delete(table).where(keys[0].in_([row[keys[0].name] for row in rows])))
-        return
-    for row in rows:
-        await connection.execute(sa.delete(table).where(*(key == row[key.name] for key in keys)))
 
 
 def _line(error: object) -> str:

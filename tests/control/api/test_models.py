@@ -95,7 +95,7 @@ async def test_a_generated_client_lists_agents_and_starts_a_rollout(programs: Pr
         sys.path.remove(str(tmp_path))
     assert agents == [("agent-0", "local", True)]
     assert rollouts == ["a-2"]
-    assert plane.revisions.states["a"].number == 2
+    assert plane.ledger.state.assignments["a"].number == 2
 
 
 def _use(url: str) -> tuple[list[tuple[Any, ...]], list[str]]:

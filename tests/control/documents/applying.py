@@ -9,10 +9,10 @@ from relay.errors import Refused
 
 
 async def refused(plane: ControlPlane, *texts: str) -> list[str]:
-    before = plane.documents.current.copy()
+    before = plane.ledger.state.catalog
     with pytest.raises(Refused) as caught:
         await plane.documents.apply([("f.yaml", "".join(texts))])
-    assert plane.documents.current == before, "all or nothing"
+    assert plane.ledger.state.catalog == before, "all or nothing"
     return [str(p) for p in caught.value.problems]
 
 

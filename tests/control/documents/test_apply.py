@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from relay.control.app import ControlPlane
 from relay.control.storage import schema
-from relay.errors import NotFound, Refused, StoreError
+from relay.errors import StoreError
 from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.documents.applying import actions, refused
 from tests.control.texts import TYPED, typed, variables
@@ -28,7 +28,7 @@ async def test_two_applies_at_once_lose_nothing(plane: ControlPlane) -> None:
     one = plane.documents.apply([("1", assignment("a"))])
     two = plane.documents.apply([("2", assignment("b", priority=1))])
     await asyncio.gather(one, two)
-    assert set(plane.documents.current.assignments) == {"a", "b"}
+    assert set(plane.ledger.state.catalog.assignments) == {"a", "b"}
     resources = (await plane.publisher.policy("eu")).resources
     assert {"ConfigAssignment/a", "ConfigAssignment/b"} <= resources.keys()
 
@@ -68,35 +68,14 @@ async def test_placeholders_are_checked_with_their_line(plane: ControlPlane) -> 
     assert problem == "f.yaml:10: spec.config.service.telemetry.logs.level: variable levle is not declared"
 
 
-async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
-    await actions(
-        plane,
-        TEMPLATE,
-        TYPED.replace("\n", "\n---\n", 1),
-        typed("b", priority=1),
-        variables("eu", "{where: x}"),
-        assignment("a"),
-    )
-    for kind, key in (("ConfigTemplate", "basic@v1"), ("RegionVariables", "eu")):
-        with pytest.raises(Refused):
-            await plane.documents.delete(kind, key)
-    assert (await plane.documents.delete("ConfigAssignment", "a")).action == "deleted"
-    await plane.documents.delete("ConfigTemplate", "basic@v1")
-    for kind in ("ConfigTemplate", "Nonsense"):
-        with pytest.raises(NotFound):
-            await plane.documents.delete(kind, "basic@v1")
-        with pytest.raises(NotFound):
-            plane.documents.get(kind, "basic@v1")
-
-
 async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await actions(plane, TEMPLATE)
-    async with plane.documents._database.write() as connection:
+    async with plane.database.write() as connection:
         await connection.execute(sa.update(schema.documents).values(body="{"))
     await programs.stop(plane)
     with pytest.raises(StoreError, match="ConfigTemplate basic@v1 in the database cannot be read"):
-        await programs.control_plane()
+        await programs.opened()
 
 
 async def test_documents_survive_a_restart(programs: Programs, plane: ControlPlane) -> None:
@@ -109,8 +88,8 @@ async def test_documents_survive_a_restart(programs: Programs, plane: ControlPla
         assignment("a"),
     )
     await actions(plane, variables("eu", "{where: y}"))
-    before = (plane.documents.current, await plane.publisher.policy("eu"))
+    before = (plane.ledger.state.catalog, await plane.publisher.policy("eu"))
     await programs.stop(plane)
-    again = await programs.control_plane()
-    assert again.documents.current == before[0]
+    again = await programs.opened()
+    assert again.ledger.state.catalog == before[0]
     assert await again.publisher.policy("eu") == before[1], "the same manifest under the same number"

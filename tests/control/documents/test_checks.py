@@ -7,10 +7,10 @@ import pytest
 from relay.control.app import ControlPlane
 from relay.errors import Refused
 from relay.pb.relay.v1 import link_pb2
-from tests.conftest import TEMPLATE, Programs, assignment, eventually
+from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.documents.applying import actions, refused
+from tests.control.reports import ONE, entry, up
 from tests.control.texts import TYPED, typed, variables
-from tests.wire import TestAgent
 
 
 async def test_values_may_come_from_the_region(plane: ControlPlane) -> None:
@@ -34,22 +34,13 @@ async def test_contending_assignments_are_refused(plane: ControlPlane, one: str,
     )  # fmt: skip
 
 
-async def test_selectors_that_may_overlap_are_refused_if_a_known_agent_matches_both(
-    programs: Programs, plane: ControlPlane
-) -> None:
-
-    node = await programs.node(plane.ports["link"])
-    agent = await TestAgent.over("websocket", node.ports, "both")
-    await agent.hello(a="x", b="y")
-    await eventually(lambda: plane.fleet.agents)
-    (problem,) = await refused(
-        plane, TEMPLATE, assignment("a", selector="{labels: {a: x}}"), assignment("b", selector="{labels: {b: y}}")
-    )
+async def test_selectors_that_may_overlap_are_refused_if_a_known_agent_matches_both(plane: ControlPlane) -> None:
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("both", a="x", b="y")]))
+    one = assignment("a", selector="{labels: {a: x}}")
+    (problem,) = await refused(plane, TEMPLATE, one, assignment("b", selector="{labels: {b: y}}"))
     assert "agent both matches both" in problem
-    await actions(
-        plane, TEMPLATE, assignment("a", selector="{labels: {a: x}}"), assignment("b", selector="{labels: {b: z}}")
-    )
-    await agent.close()
+    await actions(plane, TEMPLATE, one, assignment("b", selector="{labels: {b: z}}"))
 
 
 async def test_variables_that_a_region_with_nodes_needs_stay(plane: ControlPlane) -> None:
@@ -88,14 +79,14 @@ spec:
 
 
 async def test_malformed_collector_configs_are_warned_of_or_refused(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     (applied,) = (await plane.documents.apply([("f", BROKEN)], dry_run=True)).applied
     assert "f:9: spec.config.service.pipelines.logs.receivers.0: kafka is not defined" in applied.warnings[0]
     await programs.stop(plane)
-    strict = await programs.control_plane(policies={"config_update": {"validation": "enforce"}})
+    strict = await programs.opened(policies={"config_update": {"validation": "enforce"}})
     with pytest.raises(Refused, match="kafka is not defined"):
         await strict.documents.apply([("f", BROKEN)])
     await programs.stop(strict)
-    lax = await programs.control_plane(policies={"config_update": {"validation": "off"}})
+    lax = await programs.opened(policies={"config_update": {"validation": "off"}})
     (applied,) = (await lax.documents.apply([("f", BROKEN)])).applied
     assert applied.warnings == ()

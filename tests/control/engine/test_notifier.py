@@ -6,9 +6,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from relay.control.engine import notifier as notify
 from relay.control.engine.notifier import Notifier, send_by_apprise
-from relay.control.rollouts.model import State
+from relay.control.ledger import notices
+from relay.control.ledger.change import Step
+from relay.control.rollouts.rollout import RolloutState
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.observe.metrics import ControlPlaneMetrics
@@ -28,13 +29,13 @@ class Channel:
         return self.takes
 
 
-async def opened(folder: Path, *states: State, channels: tuple[str, ...] = ("team",)) -> Database:
+async def opened(folder: Path, *states: RolloutState, channels: tuple[str, ...] = ("team",)) -> Database:
     database = Database(folder / "d")
     await database.open()
     spec = strategy(failure_policy={"notification": list(channels)})
     for state in states:
         async with database.write() as connection:
-            await notify.add(connection, rollout(spec=spec, state=state), "3 of 5 failed", 0)
+            await notices.add(connection, [Step(rollout(spec=spec, state=state), reason="3 of 5 failed")], 0)
     return database
 
 
@@ -44,7 +45,9 @@ async def waiting(database: Database) -> int:
 
 
 async def test_failures_are_told_once(tmp_path: Path) -> None:
-    database = await opened(tmp_path, State.RUNNING, State.ROLLING_BACK, channels=("team", "team", "boss"))
+    database = await opened(
+        tmp_path, RolloutState.RUNNING, RolloutState.ROLLING_BACK, channels=("team", "team", "boss")
+    )
     channel = Channel()
     metrics = ControlPlaneMetrics()
     notifier = Notifier(
@@ -61,7 +64,7 @@ async def test_failures_are_told_once(tmp_path: Path) -> None:
 
 
 async def test_what_is_not_taken_is_tried_again_later(tmp_path: Path) -> None:
-    database = await opened(tmp_path, State.PAUSED)
+    database = await opened(tmp_path, RolloutState.PAUSED)
     channel, clock = Channel(), ManualClock()
     channel.takes = False
     metrics = ControlPlaneMetrics()
@@ -77,7 +80,7 @@ async def test_what_is_not_taken_is_tried_again_later(tmp_path: Path) -> None:
 
 
 async def test_a_channel_that_breaks_or_is_unknown_stops_no_other(tmp_path: Path) -> None:
-    database = await opened(tmp_path, State.PAUSED, channels=("unknown", "broken", "team"))
+    database = await opened(tmp_path, RolloutState.PAUSED, channels=("unknown", "broken", "team"))
     channel = Channel()
     metrics = ControlPlaneMetrics()
     notifier = Notifier(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from relay.control.fleet import query, views
 from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.epoch import raise_epoch
 from relay.control.storage import schema
 from relay.control.storage.database import FILE
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
@@ -110,24 +111,24 @@ async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
 
 
 async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await up(plane.fleet, ONE, TWO)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Conflict, match="is connected"):
-        await plane.fleet.forget_node("eu", "one")
+        await plane.fleet.forget_node("eu", "one", actor="ann")
     with pytest.raises(NotFound):
-        await plane.fleet.forget_node("eu", "three")
+        await plane.fleet.forget_node("eu", "three", actor="ann")
     plane.fleet.node_gone(ONE)
-    await plane.fleet.forget_node("eu", "one")
+    await plane.fleet.forget_node("eu", "one", actor="ann")
     assert set(plane.fleet.nodes) == {"eu/two"}
     await programs.stop(plane)
-    again = await programs.control_plane()
+    again = await programs.opened()
     assert set(again.fleet.nodes) == {"eu/two"}
     assert not again.fleet.agents
 
 
 async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
     async with plane.fleet._database.write() as connection:
@@ -135,7 +136,7 @@ async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Progra
             sa.update(schema.agents).where(schema.agents.c.agent_id == "a").values(state=b"\xff\xff")
         )
     await programs.stop(plane)
-    again = await programs.control_plane()
+    again = await programs.opened()
     assert [a.agent_id for a in again.fleet.agents.values()] == ["b"]
 
 
@@ -174,12 +175,12 @@ async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> Non
 
 
 async def test_everything_survives_a_restart(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="x"), entry("b")]))
     sums = plane.fleet.nodes["eu/one"].shards.sums()
     await programs.stop(plane)
-    again = await programs.control_plane()
+    again = await programs.opened()
     assert again.fleet.nodes["eu/one"].shards.sums() == sums
     assert views.of(again.fleet, query.find(again.fleet, "a"))["labels"]["tier"] == "x"
     assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}
@@ -224,7 +225,7 @@ async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet
 
 
 async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     fleet = plane.fleet
     await up(fleet, ONE, TWO)
     one, two = fleet.nodes["eu/one"], fleet.nodes["eu/two"]
@@ -233,7 +234,7 @@ async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(pr
     fleet.node_gone(ONE)
     assert fleet.is_gone(one)
     await programs.stop(plane)
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "also after a restart"
     await up(plane.fleet, ONE)
     plane.fleet.node_gone(ONE)
@@ -309,7 +310,7 @@ async def test_a_connected_agent_is_released_once_for_a_pair_of_nodes(fleet: Fle
 
 
 async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await up(plane.fleet, ONE)
     a, b = entry("a"), entry("b", connected=False)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[a, b]))
@@ -321,7 +322,7 @@ async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) 
         found = views.of(plane.fleet, query.find(plane.fleet, "b"))
         assert (found["agent_id"], found["connected"] in (False, None)) == ("b", True)
         await programs.stop(plane)
-        plane = await programs.control_plane()
+        plane = await programs.opened()
         await up(plane.fleet, ONE)
         assert not (await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, shards=sums_of(a)))).list_shards
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("b", started=9)]))
@@ -339,7 +340,7 @@ async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_t
 
 
 async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     body = pb.AvailableComponents(hash=b"c").SerializeToString()
@@ -352,16 +353,16 @@ async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Progr
     file.execute("UPDATE effective_configs SET body = x'00'")
     file.commit()
     file.close()
-    again = await programs.control_plane()
+    again = await programs.opened()
     assert query.find(again.fleet, "a").agent_id == "a"
     assert await again.fleet.components(sha256(body)) == pb.AvailableComponents()
 
 
 @pytest.mark.parametrize("table", ["facts", "manifests", "secrets"])
 async def test_what_the_database_says_of_itself_is_verified(programs: Programs, table: str) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await plane.publisher.policy("eu")
-    await plane.publisher.raise_epoch("test", actor="ann")
+    await plane.ledger.change("ann", lambda state, _: raise_epoch(state, "test"))
     await programs.stop(plane)
     column = "body" if table == "manifests" else "value"
     file = sqlite3.connect(programs.folder / "control-plane" / FILE)
@@ -369,7 +370,7 @@ async def test_what_the_database_says_of_itself_is_verified(programs: Programs, 
     file.commit()
     file.close()
     with pytest.raises(StoreError, match=f"table {table}: .* is damaged: restore a backup"):
-        await programs.control_plane()
+        await programs.opened()
 
 
 async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_up(fleet: Fleet) -> None:

@@ -4,9 +4,11 @@ import pytest
 import sqlalchemy as sa
 
 from relay.control.ledger import audit
-from relay.control.ledger.audit import Audit, Entry
+from relay.control.ledger.audit import Audit
+from relay.control.ledger.change import Entry
 from relay.control.storage import schema
 from relay.control.storage.database import Database
+from relay.errors import NotFound
 
 
 async def written(folder: Path) -> Database:
@@ -14,9 +16,9 @@ async def written(folder: Path) -> Database:
     await database.open()
     for i, actor in enumerate(("ann", "bob", "ann")):
         async with database.write() as connection:
-            await audit.add(connection, [Entry(actor, "apply", f"ConfigAssignment/{i}", after="x")], 1000 * i)
+            await audit.add(connection, actor, [Entry("apply", f"ConfigAssignment/{i}", after="x")], 1000 * i)
     async with database.write() as connection:
-        await audit.add(connection, [], 9000)
+        await audit.add(connection, "ann", [], 9000)
     return database
 
 
@@ -50,4 +52,16 @@ async def test_what_was_changed_afterwards_shows(tmp_path: Path, forgery: sa.Exe
         await connection.execute(forgery)
     found = await Audit(database).verify()
     assert (found["ok"], found["broken_at"]) == (False, at)
+    await database.close()
+
+
+async def test_entries_by_time_subject_and_number(tmp_path: Path) -> None:
+    database = await written(tmp_path)
+    audit_ = Audit(database)
+    assert [e["number"] for e in await audit_.listing(until_ms=1000)] == [1]
+    assert [e["number"] for e in await audit_.listing(subject="ConfigAssignment/1")] == [2]
+    assert [e["number"] for e in await audit_.listing(after=1)] == [2, 3]
+    assert (await audit_.get(2))["actor"] == "bob"
+    with pytest.raises(NotFound, match="the audit has no entry 9"):
+        await audit_.get(9)
     await database.close()

@@ -1,15 +1,39 @@
 import pytest
 
-from relay.control.ledger.catalog import Catalog
+from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.errors import NotFound
+from relay.policy.model import RegionVariables
+from relay.policy.packages import PackageFile, PublishedPackage
 
 
-def test_a_copy_can_be_changed_by_itself() -> None:
-    catalog = Catalog()
-    copy = catalog.copy()
-    copy.of("PackageAssignment")["x"] = object()
-    assert not catalog.package_assignments
-    assert len(list(copy.all_assignments())) == 1
+def variables(region: str) -> RegionVariables:
+    return RegionVariables.model_validate(
+        {
+            "apiVersion": "opamp.io/v1",
+            "kind": "RegionVariables",
+            "metadata": {"name": region},
+            "spec": {"values": {"a": 1}},
+        }
+    )
+
+
+def test_a_change_leaves_the_catalog_that_it_was_made_of_alone() -> None:
+    empty = Catalog()
+    one = empty.put(variables("eu"), variables("us"))
+    other = one.without("RegionVariables", "eu")
+    assert (set(empty.variables), set(one.variables), set(other.variables)) == (set(), {"eu", "us"}, {"us"})
+    with pytest.raises(KeyError):
+        other.without("RegionVariables", "eu")
+
+
+def test_versions_of_packages_stand_beside_the_documents() -> None:
+    package = PublishedPackage(name="otelcol", version="1", files=[PackageFile(sha256="1" * 64, size=1)])
+    good = Catalog().put_package(PackageVersion(package, 1, "ann"))
+    bad = good.put_package(PackageVersion(package, 1, "ann", yanked="crashes"))
+    assert not good.yanked
+    assert bad.yanked == {"otelcol@1"}
+    assert not bad.without_package("otelcol@1").packages
+    assert list(good.all_assignments()) == []
 
 
 def test_an_unknown_kind() -> None:

@@ -2,34 +2,42 @@ from __future__ import annotations
 
 import pytest
 
+from relay.control.ledger import versions
 from relay.control.ledger.versions import Versions
+from relay.control.storage.database import Database
 from relay.errors import NotFound
 from tests.conftest import TEMPLATE, Programs, apply, assignment
 
 
 async def test_every_form_of_a_document_can_be_had(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=1))
     await apply(plane, assignment("a", rate=2))
     await apply(plane, assignment("a", rate=2))
     await plane.documents.delete("ConfigAssignment", "a", actor="ann")
     await apply(plane, assignment("a", rate=3))
-    versions = Versions(plane.documents._database)
-    listed = await versions.listing("ConfigAssignment", "a")
+    reader = Versions(plane.database)
+    listed = await reader.listing("ConfigAssignment", "a")
     assert [(v["generation"], v["deleted"]) for v in listed] == [(1, False), (2, False), (3, True), (4, False)]
     assert listed[2]["actor"] == "ann"
-    rates = [(await versions.get("ConfigAssignment", "a", n))["spec"]["values"]["rate"] for n in (1, 2, 4)]
+    rates = [(await reader.get("ConfigAssignment", "a", n))["spec"]["values"]["rate"] for n in (1, 2, 4)]
     assert rates == [1, 2, 3]
     with pytest.raises(NotFound, match="was deleted with generation 3"):
-        await versions.get("ConfigAssignment", "a", 3)
+        await reader.get("ConfigAssignment", "a", 3)
     with pytest.raises(NotFound, match="generations 1 to 4"):
-        await versions.get("ConfigAssignment", "a", 9)
+        await reader.get("ConfigAssignment", "a", 9)
     with pytest.raises(NotFound, match="never was"):
-        await versions.listing("ConfigAssignment", "b")
-    found = await versions.by_digest(listed[1]["document_digest"])
+        await reader.listing("ConfigAssignment", "b")
+    found = await reader.by_digest(listed[1]["document_digest"])
     assert found is not None
     assert found[1] == "ConfigAssignment/a@2"
-    assert await versions.by_digest("0" * 16) is None
-    assert [b["spec"]["values"]["rate"] for b in await versions.bodies("ConfigAssignment", "a")] == [3, 2, 1]
+    assert await reader.by_digest("0" * 16) is None
+    assert [b["spec"]["values"]["rate"] for b in await reader.bodies("ConfigAssignment", "a")] == [3, 2, 1]
     digests = {e["after"] for e in await plane.audit.listing(subject="ConfigAssignment/a") if e["action"] == "apply"}
     assert {v["document_digest"] for v in listed if not v["deleted"]} == digests
+
+
+async def test_nothing_changed_is_no_generation(database: Database) -> None:
+    async with database.write() as connection:
+        await versions.add(connection, [], "ann", 1)
+    assert await Versions(database).bodies("ConfigAssignment", "a") == []

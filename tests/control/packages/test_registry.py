@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from relay.control.app import ControlPlane
+from relay.control.regions.resources import files_for
 from relay.errors import Conflict, NotFound, Refused, TooLarge
 from relay.policy.packages import PackageFile, PublishedPackage
 from relay.policy.snapshot import build
@@ -19,7 +20,7 @@ WINDOWS: dict[str, Any] = {"os.type": "windows"}
 
 @pytest.fixture
 async def plane(programs: Programs) -> ControlPlane:
-    return await programs.control_plane()
+    return await programs.opened()
 
 
 async def test_a_version_gains_files_and_never_changes_one(plane: ControlPlane) -> None:
@@ -68,7 +69,7 @@ async def test_uploads_must_be_whole_and_right(plane: ControlPlane) -> None:
 
 
 async def test_quotas(programs: Programs) -> None:
-    small = await programs.control_plane(storage={"packages": {"max_bytes": 100, "max_file_bytes": 60}})
+    small = await programs.opened(storage={"packages": {"max_bytes": 100, "max_file_bytes": 60}})
     await push(small, b"a" * 60)
     with pytest.raises(TooLarge, match="max_bytes"):
         await push(small, b"b" * 50, version="2")
@@ -96,14 +97,14 @@ async def test_a_yank_ends_rollouts_and_is_told_to_regions(plane: ControlPlane) 
     held = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
     await apply(plane, held, package_assignment())
     await apply(plane, package_assignment("2", strategy="canary"))
-    assert (await plane.rollouts.status("agents-2"))["state"] == "running"
+    assert (await plane.status.of("agents-2"))["state"] == "running"
     await plane.packages.yank("otelcol@2", "crashes", actor="ann")
-    status = await plane.rollouts.status("agents-2")
+    status = await plane.status.of("agents-2")
     assert (status["state"], status["reason"]) == ("aborted", "package otelcol@2 was yanked")
     with pytest.raises(Refused, match="was yanked"):
         await apply(plane, package_assignment("2", priority="3"))
     with pytest.raises(Conflict, match="assign another version"):
-        await plane.rollouts.retry("agents-2", "ann")
+        await plane.actions.retry("agents-2", "ann")
     again = (await plane.documents.apply([("f", package_assignment("2", strategy="canary"))])).applied[0]
     assert again.warnings == ("package otelcol@2 was yanked; assign another version",)
     with pytest.raises(Conflict, match="was yanked"):
@@ -113,20 +114,20 @@ async def test_a_yank_ends_rollouts_and_is_told_to_regions(plane: ControlPlane) 
     await plane.packages.yank("otelcol@1", "", actor="ann")
     policy = await plane.publisher.policy("eu")
     assert build(policy.resources).yanked == {"otelcol@1"}
-    assert plane.packages.files_for("eu") == {}
+    assert files_for(plane.ledger.state, "eu") == {}
 
 
 async def test_everything_is_there_after_a_restart(programs: Programs) -> None:
-    first = await programs.control_plane()
+    first = await programs.opened()
     sha256 = await push(first, b"one")
     await apply(first, package_assignment())
     await first.packages.prefetch("otelcol@1", ["us"], actor="ann")
     keys = {n: p for n, p in (await first.publisher.policy("eu")).resources.items() if n.startswith("Keys/")}
     before = first.packages.listing()
     await programs.stop(first)
-    again = await programs.control_plane()
+    again = await programs.opened()
     assert again.packages.listing() == before
-    assert again.packages.files_for("us") == {sha256: 3}
+    assert files_for(again.ledger.state, "us") == {sha256: 3}
     resources = (await again.publisher.policy("eu")).resources
     assert keys.items() <= resources.items(), "addresses that were given stay good"
     other = (await again.publisher.policy("us")).resources
@@ -155,7 +156,7 @@ async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None
     known = plane.fleet.agents
     await eventually(lambda: sum(bool(a.packages and a.packages.status == "APPLIED") for a in known.values()) == 4)
     await apply(plane, package_assignment("2", strategy="canary"))
-    status = await plane.rollouts.status("agents-2")
+    status = await plane.status.of("agents-2")
     assert (status["template"], status["stages"][0]["counts"]["targets"]) == ("otelcol@2", 2)
 
     async def offered() -> PackageAgent | None:
@@ -171,14 +172,14 @@ async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None
         await canary.install(await canary.wait())
         await eventually(lambda c=canary: plane.fleet.agents[c.agent.uid].packages.status == "APPLIED")  # type: ignore[misc,union-attr]
     assert sorted(a.content["otelcol"] for a in agents) == [b"one", b"one", b"two", b"two"]
-    await plane.rollouts.act("agents-2", "rollback", "ann")
+    await plane.actions.act("agents-2", "rollback", "ann")
     for agent in (a for a in agents if a.content["otelcol"] == b"two"):
         agent.last = await agent.agent.pipe.pushed()
         await agent.install(await agent.wait())
     assert {a.content["otelcol"] for a in agents} == {b"one"}
 
     async def is_back() -> bool:
-        return bool((await plane.rollouts.status("agents-2"))["state"] == "rolled_back")
+        return bool((await plane.status.of("agents-2"))["state"] == "rolled_back")
 
     await eventually(is_back)
     for agent in agents:
@@ -199,7 +200,7 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     await apply(plane, package_assignment("2", strategy="canary", prefetch="true"))
 
     async def state_is(state: str) -> dict[str, Any] | None:
-        status = await plane.rollouts.status("agents-2")
+        status = await plane.status.of("agents-2")
         return status if status["state"] == state else None
 
     held = await eventually(lambda: state_is("held"))
@@ -216,18 +217,20 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
 
 async def test_without_a_strategy_the_settings_canary_goes_first(programs: Programs) -> None:
     update = {"canary_percentage": 5, "canary_duration": "1h", "approval_required": True}
-    plane = await programs.control_plane(policies={"package_update": update})
+    plane = await programs.opened(policies={"package_update": update})
     await push(plane, b"one")
     await apply(plane, TEMPLATE, assignment("config"), package_assignment())
-    assert (await plane.rollouts.status("config-1"))["state"] == "completed", "that is of packages alone"
-    waiting = await plane.rollouts.status("agents-1")
+    assert (await plane.status.of("config-1"))["state"] == "completed", "that is of packages alone"
+    waiting = await plane.status.of("agents-1")
     assert waiting["state"] == "pending_approval"
     assert [(s["name"], s["percentage"]) for s in waiting["stages"]] == [("canary", 5), ("all", 100)]
-    assert (await plane.rollouts.approve("agents-1", "bob", waiting["digest"]))["state"] == "running"
+    assert (await plane.status.of(await plane.actions.approve("agents-1", "bob", waiting["digest"])))[
+        "state"
+    ] == "running"
 
 
 async def test_uploads_that_nobody_goes_on_with_make_room(programs: Programs) -> None:
-    plane = await programs.control_plane(storage={"packages": {"max_bytes": 100}})
+    plane = await programs.opened(storage={"packages": {"max_bytes": 100}})
     await plane.packages.blobs.receive(digest(b"first"), 0, b"f" * 60)
     await plane.packages.blobs.receive(digest(b"second"), 0, b"s" * 60)
     assert await plane.packages.blobs.received(digest(b"first")) == (0, False)

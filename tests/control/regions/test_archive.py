@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from relay.control.regions.archive import Configs
+from relay.control.regions.archive import Archive
 from relay.control.storage.database import Database
 from relay.errors import NotFound
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
@@ -20,64 +20,63 @@ async def test_what_an_agent_was_offered_can_be_read_for_ever(programs: Programs
     offered = (await agent.hello()).remote_config
     await eventually(lambda: any(a.config.hash == offered.config_hash for a in plane.fleet.agents.values()))
     await apply(plane, assignment("a", rate=7))
-    found = await plane.configs.get(offered.config_hash.hex()[:12])
+    found = await plane.archive.get(offered.config_hash.hex()[:12])
     assert found["hash"] == offered.config_hash.hex()
     assert {slot: item["body"].encode() for slot, item in found["slots"].items()} == {
         slot: item.body for slot, item in offered.config.config_map.items()
     }
     one = found["slots"][""]
-    assert (await plane.configs.get(one["hash"]))["slots"][""] == one
+    assert (await plane.archive.get(one["hash"]))["slots"][""] == one
     for wrong in ("abc", "z" * 12, "0" * 12):
         with pytest.raises(NotFound):
-            await plane.configs.get(wrong)
+            await plane.archive.get(wrong)
     await programs.stop(plane)
     again = await programs.control_plane()
-    assert await again.configs.get(offered.config_hash.hex()) == found
+    assert await again.archive.get(offered.config_hash.hex()) == found
     await agent.close()
 
 
 async def test_what_nobody_uses_is_forgotten_in_time(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5))
     await plane.publisher.policy("eu")
-    await plane.publisher.publish()
-    database: Database = plane.configs._database
-    (held,) = plane.configs._known
-    await plane.configs.expire({held}, 1 << 60)
-    assert await plane.configs.get(held.hex())
-    await plane.configs.expire(set(), 1)
-    assert await plane.configs.get(held.hex()), "not old enough"
-    await plane.configs.expire(set(), 1 << 60)
-    fresh = Configs(database)
+    database: Database = plane.archive._database
+    (held,) = plane.archive._known
+    await plane.archive.expire({held}, 1 << 60)
+    assert await plane.archive.get(held.hex())
+    await plane.archive.expire(set(), 1)
+    assert await plane.archive.get(held.hex()), "not old enough"
+    await plane.archive.expire(set(), 1 << 60)
+    fresh = Archive(database)
     await fresh.load()
     assert not fresh._known
 
 
 async def test_rollouts_that_ended_long_ago_are_forgotten(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5))
     await apply(plane, assignment("a", rate=6))
-    await plane.rollouts.expire(1 << 60)
-    assert [r["name"] for r in await plane.rollouts.history("a")] == ["a-2"]
+    await plane.history.expire(1 << 60)
+    assert [r["name"] for r in await plane.status.history("a")] == ["a-2"]
 
 
 async def test_an_assignment_can_be_what_it_was_before(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5, selector="{labels: {tier: x}}"))
     await apply(plane, assignment("a", rate=6))
-    earlier = await plane.rollouts.earlier("a")
+    earlier = await plane.history.earlier("a")
     assert earlier.name == "a-1"
     await apply(plane, assignment("a", rate=6, priority=4) + "  observe_only: true\n")
     applied = await plane.documents.again("a", earlier.candidate, actor="ann")
     assert applied.action == "configured"
-    spec = plane.documents.current.assignments["a"].spec
+    spec = plane.ledger.state.catalog.assignments["a"].spec
     assert (spec.values, spec.target_selector.labels) == ({"rate": 5}, {"tier": "x"})
     assert (spec.priority, spec.observe_only) == (0, False)
-    assert plane.rollouts.latest("a") == "a-4"
-    assert (await plane.rollouts.earlier("a")).name == "a-3"
-    assert (await plane.rollouts.earlier("a", "a-1")).name == "a-1"
+    assert plane.ledger.state.assignments["a"].latest == "a-4"
+    assert (await plane.history.earlier("a")).name == "a-3"
+    assert (await plane.history.earlier("a", "a-1")).name == "a-1"
     for name, rollout in (("b", ""), ("a", "a-9")):
         with pytest.raises(NotFound):
-            await plane.rollouts.earlier(name, rollout)
-    state = plane.revisions.states["a"]
+            await plane.history.earlier(name, rollout)
+    state = plane.ledger.state.assignments["a"]
     assert dataclasses.replace(state, number=0).declared == earlier.candidate

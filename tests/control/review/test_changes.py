@@ -35,21 +35,20 @@ spec:
 
 
 async def over(plane: ControlPlane, name: str) -> Any:
-    await plane.publisher.publish()
 
     async def state() -> bool:
-        return bool((await plane.rollouts.status(name))["state"] == "completed")
+        return bool((await plane.status.of(name))["state"] == "completed")
 
     await eventually(state)
     return await changes(plane).of(name)
 
 
 def changes(plane: ControlPlane) -> Changes:
-    return Changes(plane.documents, plane.rollouts, plane.fleet, plane._versions)
+    return plane.changes
 
 
 async def test_what_a_rollout_changed_in_values_and_in_configs(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, VARIABLES.replace("WORD", "warn"), assignment("a", rate=33))
     first = await over(plane, "a-1")
     assert first["from"] is None
@@ -72,7 +71,7 @@ async def test_what_a_rollout_changed_in_values_and_in_configs(programs: Program
 
 
 async def test_secrets_are_masked_and_their_change_is_seen(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     one = assignment("a", version="v2").replace("rate: 1", "rate: 1, password: one")
     await apply(plane, SECRET, one)
     await over(plane, "a-1")
@@ -86,10 +85,10 @@ async def test_secrets_are_masked_and_their_change_is_seen(programs: Programs) -
 
 
 async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=33))
     await over(plane, "a-1")
-    status = await plane.rollouts.status("a-1")
+    status = await plane.status.of("a-1")
     found = await changes(plane).stands_for(status["candidate"])
     assert (found["kind"], found["name"]) == ("revision", "basic@v1 of a-1")
     assert "rate: 33" in found["slots"][""]["body"]
@@ -97,23 +96,23 @@ async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
     await over(plane, "a-2")
     assert (await changes(plane).stands_for(status["candidate"]))["name"] == "basic@v1 of a-1", "whose candidate it was"
     assert (await changes(plane).stands_for(status["digest"][:16]))["kind"] == "change"
-    version, _ = await plane._versions.listing("ConfigAssignment", "a")
-    document = await changes(plane).stands_for(version["document_digest"])
+    generation, _ = await plane.versions.listing("ConfigAssignment", "a")
+    document = await changes(plane).stands_for(generation["document_digest"])
     assert (document["kind"], document["name"]) == ("document", "ConfigAssignment/a@1")
     with pytest.raises(NotFound):
         await changes(plane).stands_for("0" * 16)
 
 
 async def test_what_revisions_pin_and_what_agents_report_can_be_looked_up_too(programs: Programs) -> None:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     variables = VARIABLES.replace("name: local", "name: eu, labels: {team: x}")
     await apply(plane, TEMPLATE, variables)
-    pin = variables_resource(plane.documents.current.variables["eu"])[0].rpartition("@")[2]
+    pin = variables_resource(plane.ledger.state.catalog.variables["eu"])[0].rpartition("@")[2]
     found = await changes(plane).stands_for(pin)
     assert (found["kind"], "WORD" in found["slots"][""]["body"]) == ("variables", True)
     await push(plane, b"linux")
-    (package,) = plane.documents.current.packages.values()
-    assert (await changes(plane).stands_for(package.pin.rpartition("@")[2]))["kind"] == "package"
+    (version,) = plane.ledger.state.catalog.packages.values()
+    assert (await changes(plane).stands_for(version.package.pin.rpartition("@")[2]))["kind"] == "package"
     file = await changes(plane).stands_for(digest(b"linux")[:12])
     assert (file["kind"], file["name"]) == ("file", "of otelcol@1")
     effective = pb.EffectiveConfig()

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from relay.control.app import ControlPlane
-from relay.control.review.diff import Diffs
 from relay.errors import Refused
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -34,16 +33,15 @@ PROD = assignment("prod", rate=5, priority=5, selector="{labels: {tier: prod}}")
 
 
 async def diffed(plane: ControlPlane, *texts: str) -> dict[str, Any]:
-    diffs = Diffs(plane.documents, plane.revisions, plane.fleet, clock=plane._clock)
-    before = dict(plane.revisions.states)
-    found = await diffs.diff([("f", "".join(texts))])
-    assert plane.revisions.states == before, "nothing changes"
+    before = dict(plane.ledger.state.assignments)
+    found = await plane.diffs.diff([("f", "".join(texts))])
+    assert plane.ledger.state.assignments == before, "nothing changes"
     return found
 
 
 @pytest.fixture
 async def plane(programs: Programs) -> ControlPlane:
-    plane = await programs.control_plane()
+    plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("low"), PROD)
     await up(plane.fleet, ONE)
     agents = [entry("a", tier="prod"), entry("b", tier="prod"), entry("c"), entry("d", accepts=False)]

@@ -33,13 +33,13 @@ async def test_an_observing_assignment_offers_nothing_and_shows_what_differs(pro
             config.config_map.config_map[""].body = body
             await agent.report(effective_config=config)
     await eventually(lambda: len(plane.fleet.agents) == 3 and len(plane.fleet._bodies) == 2)
-    found = await drift(plane.fleet, plane.revisions)
+    found = await drift(plane.fleet, plane.ledger.state)
     assert {e["agent"]: e["state"] for e in found} == {name: name for name in bodies}
     different = next(e for e in found if e["agent"] == "different")
     assert different["differences"] == [{"path": "rate", "wanted": 5, "found": 6}]
     await apply(plane, assignment("watch", rate=5))
     offered = await agents[1].pipe.pushed()
     assert offered.HasField("remote_config")
-    assert await drift(plane.fleet, plane.revisions) == []
+    assert await drift(plane.fleet, plane.ledger.state) == []
     for agent in agents:
         await agent.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from relay.control.rollouts.model import GlobalConfig, GlobalRevision, Rollout, State
+from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
+from relay.control.rollouts.rollout import Rollout, RolloutState
 from relay.policy.model import Selector
 from relay.policy.strategy import StrategySpec
 
@@ -30,7 +31,7 @@ def rollout(candidate: GlobalRevision | None = None, spec: StrategySpec | None =
         "digest": "d" * 64,
         "created_by": "ann",
         "created_ms": 1_000,
-        "state": State.RUNNING,
+        "state": RolloutState.RUNNING,
         "on_failure": "rollback",
     }
     return Rollout(**{**values, **more})

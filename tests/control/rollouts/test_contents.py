@@ -3,15 +3,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from relay.control.rollouts.assignment import Advance
-from relay.control.rollouts.contents import Contents, Given, content_hash
-from relay.control.rollouts.model import GlobalConfig, GlobalPackages, Rollout
+from relay.control.rollouts.contents import Contents, Given, content_hash, renders
+from relay.control.rollouts.revision import GlobalConfig, GlobalPackages, Pinned
 from relay.control.rollouts.targets import Target
 from relay.policy.packages import PackageFile, PublishedPackage
 from relay.policy.selector import Facts
 from relay.policy.snapshot import package_resource
-from tests.conftest import TEMPLATE, Programs, apply, assignment
-from tests.control.rollouts.made import rollout
+from tests.control.rollouts.made import revision, rollout
+from tests.policy.made import RATE, template
 
 EU = Facts("x", {}, {})
 
@@ -20,19 +19,16 @@ def target(**sides: bool) -> Target:
     return Target("eu", EU, **{"falls": False, **sides})
 
 
-async def going(programs: Programs) -> tuple[Rollout, Advance]:
-    """From rate 1 to rate 2."""
-    plane = await programs.control_plane()
-    await apply(plane, TEMPLATE, assignment("a", rate=1))
-    await apply(plane, assignment("a", rate=2))
-    found = plane.revisions.states["a"].rollout
-    assert found is not None
-    return found, plane.revisions.same()
+PINNED = Pinned({"t@v1": template({"rate": "{{.rate}}"}, RATE)}, {})
 
 
-async def test_what_an_agent_gets_and_had(programs: Programs) -> None:
-    change, advance = await going(programs)
-    made = Contents(change, advance)
+def config(rate: object) -> GlobalConfig:
+    return dataclasses.replace(revision(1), values={"rate": rate})
+
+
+def test_what_an_agent_gets_and_had() -> None:
+    change = rollout(config(2), stable=config(1))
+    made = Contents(change, PINNED)
     both = made.of(target(chosen=True, had=True))
     assert both is not None
     new, old = both
@@ -43,17 +39,15 @@ async def test_what_an_agent_gets_and_had(programs: Programs) -> None:
     assert made.of(target(chosen=True, had=False)) == (new, None)
     assert made.of(target(chosen=False, had=True)) == (None, old)
     back = dataclasses.replace(change, candidate=change.stable or change.candidate)
-    assert Contents(back, advance).of(target(chosen=True, had=True)) == (old, old)
+    assert Contents(back, PINNED).of(target(chosen=True, had=True)) == (old, old)
 
 
-async def test_a_revision_whose_template_is_gone_or_whose_values_do_not_resolve(programs: Programs) -> None:
-    change, advance = await going(programs)
-    candidate = change.candidate
-    assert isinstance(candidate, GlobalConfig)
-    wrong = dataclasses.replace(candidate, values={"rate": "many"})
-    assert content_hash(advance, wrong, "eu") is None
-    assert content_hash(advance, dataclasses.replace(candidate, template="gone@v1"), "eu") is None
-    broken = Contents(dataclasses.replace(change, candidate=wrong), advance)
+def test_a_revision_whose_template_is_gone_or_whose_values_do_not_resolve() -> None:
+    wrong = config("many")
+    assert content_hash(PINNED, config(1), "eu") is not None
+    assert content_hash(PINNED, wrong, "eu") is None
+    assert content_hash(PINNED, dataclasses.replace(config(1), template="gone@v1"), "eu") is None
+    broken = Contents(rollout(wrong, stable=config(1)), PINNED)
     assert broken.of(target(chosen=True, had=True)) is None
     assert not broken.renders("eu")
 
@@ -69,9 +63,9 @@ def test_packages_differ_by_what_the_agent_is() -> None:
                   PackageFile(sha256="2" * 64, size=1, attributes=windows))  # fmt: skip
     two = package("2", PackageFile(sha256="3" * 64, size=1, attributes=linux))
     contents = dict(package_resource(p) for p in (one, two))
-    advance = Advance({}, {}, contents)
+    pinned = Pinned({}, contents)
     change = rollout(candidate=GlobalPackages((two.pin,)), stable=GlobalPackages((one.pin,)))
-    made = Contents(change, advance)
+    made = Contents(change, pinned)
 
     def of(**attributes: str) -> tuple[Given | None, Given | None] | None:
         return made.of(Target("eu", Facts("x", {}, attributes), chosen=True, had=True, falls=False))
@@ -83,5 +77,23 @@ def test_packages_differ_by_what_the_agent_is() -> None:
     assert on_windows is not None
     assert on_windows[0] == on_windows[1] is not None, "there is no file for it: it stays with what it has"
     assert made.renders("eu")
-    gone = Contents(change, Advance({}, {}, {}))
+    gone = Contents(change, Pinned({}, {}))
     assert gone.of(Target("eu", Facts("x", {}, linux), chosen=True, had=True, falls=False)) == (None, None)
+
+
+def test_what_a_region_can_make_of_a_revision() -> None:
+    assert renders(PINNED, config(1), "eu")
+    assert not renders(PINNED, config("many"), "eu")
+    assert renders(PINNED, GlobalPackages(()), "eu"), "packages are the same everywhere"
+
+
+def test_what_is_made_is_made_once_a_look() -> None:
+    made = Contents(rollout(config(2), stable=None), PINNED)
+    assert made.candidate("eu", EU) == made.candidate("eu", EU)
+    assert made.of(target(chosen=True, had=False)) == (made.candidate("eu", EU), None)
+
+
+def test_agents_of_one_kind_are_looked_at_once() -> None:
+    one = package("1", PackageFile(sha256="1" * 64, size=1))
+    made = Contents(rollout(GlobalPackages((one.pin,)), stable=None), Pinned({}, dict([package_resource(one)])))
+    assert made.candidate("eu", EU) == made.candidate("us", Facts("y", {}, {"os.type": "linux"})) is not None

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from relay.control.rollouts.counts import Counts, RegionView, Verdict
 from relay.control.rollouts.gates import Case, count, judge, trouble
-from relay.control.rollouts.model import Counts, RegionView, Verdict
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.offering import Offering
 from tests.control.rollouts.made import rollout, strategy

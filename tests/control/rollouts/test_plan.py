@@ -2,11 +2,13 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from relay.control.rollouts import plan
-from relay.control.rollouts.model import ALL, Counts, RegionView, Rollout, State
+from relay.control.rollouts.counts import Counts, RegionView
+from relay.control.rollouts.rollout import ALL, Rollout, RolloutState
 from relay.errors import Conflict
 from relay.policy.rollout import EVERYONE, bucket
 from relay.policy.strategy import Window
@@ -74,44 +76,49 @@ def begun(**more: Any) -> Rollout:
 
 def test_good_stages_end_in_completion() -> None:
     first = begun()
-    assert (first.state, first.stage, first.stage_started_ms) == (State.RUNNING, 0, NOW)
+    assert (first.state, first.stage, first.stage_started_ms) == (RolloutState.RUNNING, 0, NOW)
     second = plan.step(first, GOOD, agents("eu", 20), NOW + 1)
     assert (second.stage, second.threshold("eu")) == (1, EVERYONE)
     assert second.passed[0].counts["applied"] == 5
     done = plan.step(second, GOOD, agents("eu", 20), NOW + 2)
-    assert (done.state, done.ended_ms) == (State.COMPLETED, NOW + 2)
+    assert (done.state, done.ended_ms) == (RolloutState.COMPLETED, NOW + 2)
     assert plan.step(done, BAD, [], NOW + 3) is done
     assert Rollout.from_plain(done.plain()) == done
 
 
 def test_a_bad_stage_rolls_back_or_pauses() -> None:
     back = plan.step(begun(), BAD, agents("eu", 20), NOW + 1)
-    assert back.state is State.ROLLING_BACK
+    assert back.state is RolloutState.ROLLING_BACK
     assert "stage canary failed" in back.reason
     assert (back.passed[0].counts["failed"], back.passed[0].gate["verdict"]) == (4, "fail")
     assert plan.step(back, BAD, [], NOW + 2) is back, "one agent still has it"
-    assert plan.step(back, {}, [], NOW + 3).state is State.ROLLED_BACK
+    assert plan.step(back, {}, [], NOW + 3).state is RolloutState.ROLLED_BACK
     paused = plan.step(begun(on_failure="pause"), BAD, agents("eu", 20), NOW + 1)
-    assert paused.state is State.PAUSED
+    assert paused.state is RolloutState.PAUSED
     assert plan.resume(paused).passed == ()
     again = plan.try_again(paused, NOW + 9)
-    assert (again.state, again.failed, again.passed, again.stage_started_ms) == (State.RUNNING, False, (), NOW + 9)
+    assert (again.state, again.failed, again.passed, again.stage_started_ms) == (
+        RolloutState.RUNNING,
+        False,
+        (),
+        NOW + 9,
+    )
     assert plan.step(paused, GOOD, [], NOW + 2) is paused
 
 
 def test_without_a_stable_revision_there_is_nothing_to_wait_for() -> None:
     back = plan.roll_back(begun(stable=None), "no")
     done = plan.step(back, BAD, [], NOW)
-    assert done.state is State.ROLLED_BACK
+    assert done.state is RolloutState.ROLLED_BACK
     assert "there was none before" in done.reason
 
 
 def test_what_cannot_be_told_holds_and_says_why() -> None:
     held = plan.step(begun(), {}, agents("eu", 20), NOW + 1)
-    assert (held.state, held.reason) == (State.HELD, "no agent is known that this stage is for")
+    assert (held.state, held.reason) == (RolloutState.HELD, "no agent is known that this stage is for")
     assert plan.step(held, {}, agents("eu", 20), NOW + 2) is held
     undecided = {"eu": RegionView(Counts(targets=1, undecided=1))}
-    assert plan.step(held, undecided, agents("eu", 20), NOW + 3).state is State.RUNNING
+    assert plan.step(held, undecided, agents("eu", 20), NOW + 3).state is RolloutState.RUNNING
 
 
 def test_a_stage_that_began_without_anybody_begins_when_somebody_comes() -> None:
@@ -167,7 +174,7 @@ def test_no_clock_that_somebody_sets_ends_a_stage() -> None:
 
 
 def test_approvals() -> None:
-    waiting = rollout(state=State.PENDING_APPROVAL, needed=2, four_eyes=True)
+    waiting = rollout(state=RolloutState.PENDING_APPROVAL, needed=2, four_eyes=True)
     with pytest.raises(Conflict, match="ann made this change"):
         plan.approve(waiting, "ann", waiting.digest, NOW)
     with pytest.raises(Conflict, match="look at it again"):
@@ -179,7 +186,7 @@ def test_approvals() -> None:
     with pytest.raises(Conflict, match="has approved a-2 already"):
         plan.approve(one, "bob", waiting.digest, NOW)
     assert plan.approved(plan.approve(one, "eve", waiting.digest, NOW))
-    assert plan.reject(one, "no", NOW).state is State.REJECTED
+    assert plan.reject(one, "no", NOW).state is RolloutState.REJECTED
     with pytest.raises(Conflict, match="cannot be approved"):
         plan.approve(rollout(), "bob", waiting.digest, NOW)
 
@@ -187,7 +194,7 @@ def test_approvals() -> None:
 def test_what_people_may_do_and_when() -> None:
     going = begun()
     paused = plan.pause(going, "lunch")
-    assert plan.resume(paused).state is State.RUNNING
+    assert plan.resume(paused).state is RolloutState.RUNNING
     with pytest.raises(Conflict, match="a-2 is running; it cannot be resumed"):
         plan.resume(going)
     with pytest.raises(Conflict, match="paused; it cannot be paused"):
@@ -196,12 +203,28 @@ def test_what_people_may_do_and_when() -> None:
         plan.promote(going, 1, "", GOOD, [], NOW)
     assert plan.promote(paused, 0, "trust me", GOOD, agents("eu", 20), NOW).stage == 1
     aborted = plan.abort(going, "no", NOW)
-    assert (aborted.state, aborted.active) == (State.ABORTED, False)
+    assert (aborted.state, aborted.active) == (RolloutState.ABORTED, False)
     for action in (plan.roll_back, plan.pause):
         with pytest.raises(Conflict):
             action(aborted, "")
     assert plan.supersede(aborted, "a-3", NOW) is aborted
-    assert plan.supersede(going, "a-3", NOW).state is State.SUPERSEDED
+    assert plan.supersede(going, "a-3", NOW).state is RolloutState.SUPERSEDED
     at_once = plan.complete_at_once(going, "at once", NOW)
-    assert (at_once.state, at_once.thresholds) == (State.COMPLETED, ALL)
+    assert (at_once.state, at_once.thresholds) == (RolloutState.COMPLETED, ALL)
     assert dataclasses.replace(going, thresholds={"": 7}).threshold("eu") == 7
+
+
+def test_what_cannot_begin_yet_is_held_with_the_reason() -> None:
+    held = plan.hold(rollout(), "region eu has yet to fetch 1 of 2 files")
+    assert (held.state, held.reason) == (RolloutState.HELD, "region eu has yet to fetch 1 of 2 files")
+    assert plan.hold(held, held.reason) is held
+    assert plan.hold(held, "something else").reason == "something else"
+    paused = rollout(state=RolloutState.PAUSED)
+    assert plan.hold(paused, "files") is paused
+
+
+def test_a_stage_that_still_is_for_nobody_goes_on() -> None:
+    first = plan.begin(rollout(), [], 1000)
+    waiting = dataclasses.replace(first, thresholds={"": 0})
+    with patch.object(plan, "bucket", lambda *_: -1):
+        assert plan.step(waiting, {}, [("eu", "x")], 2000).state is RolloutState.HELD

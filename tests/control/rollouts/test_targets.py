@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from relay.control.rollouts.targets import Claim, Population, Target, select
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
+from tests.control.rollouts.made import revision
 
 
 def facts(name: str, **labels: str) -> tuple[str, Facts]:
@@ -72,3 +73,7 @@ def test_agents_that_no_selector_can_tell_apart_are_sorted_together() -> None:
     assert population.tells([prod, Selector(agent_ids=["b"], labels={"tier": "prod"})])
     assert not population.tells([Selector(labels={"tier": "dev"})])
     assert not population.tells([Selector(agent_ids=["c"])])
+
+
+def test_the_claim_of_a_revision() -> None:
+    assert Claim.of("a", revision(1, tier="prod")) == Claim("a", "", 0, Selector(labels={"tier": "prod"}))

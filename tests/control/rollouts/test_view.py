@@ -1,7 +1,13 @@
+import dataclasses
+
 from relay.control.rollouts import plan
-from relay.control.rollouts.model import Counts, Gate, RegionView, State, Troubled, Verdict
-from relay.control.rollouts.view import rollout_view
-from tests.control.rollouts.made import rollout
+from relay.control.rollouts.assignment import AssignmentState
+from relay.control.rollouts.counts import Counts, Gate, RegionView, Troubled, Verdict
+from relay.control.rollouts.rollout import RolloutState
+from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
+from relay.policy.snapshot import CONFIG
+from relay.policy.strategy import StrategySpec
+from tests.control.rollouts.made import revision, rollout
 
 REGIONS = {
     "eu": RegionView(Counts(targets=2, applied=1, holding=1)),
@@ -28,13 +34,33 @@ def test_a_rollout_that_is_going_on() -> None:
 def test_regions_that_went_back_or_have_yet_to() -> None:
     halted = {"eu": RegionView(Counts(targets=2), halted="3 failed")}
     assert rollout_view(rollout(), halted, GATE, [])["regions"]["eu"]["state"] == "halted"
-    back = rollout(state=State.ROLLING_BACK, stage_started_ms=5, reason="bad")
+    back = rollout(state=RolloutState.ROLLING_BACK, stage_started_ms=5, reason="bad")
     view = rollout_view(back, REGIONS, None, [])
     assert view["regions"]["eu"]["state"] == "divergent"
     assert view["stages"][0]["gate"] == {"verdict": "fail", "reason": "bad"}
 
 
 def test_before_it_begins() -> None:
-    view = rollout_view(rollout(state=State.PENDING_APPROVAL, stable=None), {}, None, [])
+    view = rollout_view(rollout(state=RolloutState.PENDING_APPROVAL, stable=None), {}, None, [])
     assert view["stable"] is None
     assert [s["state"] for s in view["stages"]] == ["waiting"] * 3
+
+
+def test_a_stage_of_named_regions() -> None:
+    spec = StrategySpec.model_validate({"stages": [{"name": "first", "regions": ["eu"]}]})
+    assert rollout_view(rollout(spec=spec), {}, None, [])["stages"][0]["regions"] == ["eu"]
+
+
+def test_what_is_in_force_of_an_assignment() -> None:
+    done = rollout(state=RolloutState.COMPLETED, name="a-1")
+    held = AssignmentState("a", CONFIG, stable=revision(1), declared=revision(1), rollout=done)
+    view = assignment_view(held)
+    assert view["in_force"] == {"template": "t@v1", "revision": revision_hash(revision(1))}
+    assert (view["taken_back"], view["rollout"], view["state"]) == (None, "a-1", "completed")
+    back = rollout(state=RolloutState.ROLLED_BACK)
+    view = assignment_view(dataclasses.replace(held, declared=revision(2), rollout=back))
+    assert view["taken_back"] == {"template": "t@v1", "revision": revision_hash(revision(2))}
+    waiting = assignment_view(dataclasses.replace(held, declared=revision(2), rollout=rollout()))
+    assert waiting["taken_back"] is None
+    fresh = assignment_view(AssignmentState("a", CONFIG))
+    assert (fresh["in_force"], fresh["rollout"], fresh["state"]) == (None, None, None)

@@ -46,7 +46,7 @@ async def test_a_running_control_plane_is_saved_and_comes_back_in_a_new_epoch(pr
     folder.rename(programs.folder / "lost")
     assert restore(archive, folder).epoch == 2
     back = await programs.control_plane()
-    assert set(back.documents.current.assignments) == {"a"}
+    assert set(back.ledger.state.catalog.assignments) == {"a"}
     node = await programs.node(back.ports["link"])
     await eventually(lambda: node.policy.receiver.version is not None and node.policy.receiver.version[0] == 2)
     assert not back.condition.degraded

@@ -5,24 +5,11 @@ import pytest
 import sqlalchemy as sa
 
 from relay.control.storage import schema
-from relay.control.storage.database import Database, remove, replace
+from relay.control.storage.database import Database
+from relay.control.storage.rows import replace
 from relay.errors import StoreError
 
 ROW = {"region": "eu", "name": "one", "trusted": "[]", "software_version": "1", "last_seen_ms": 1}
-
-
-async def test_rows_are_replaced_and_removed_by_key(tmp_path: Path) -> None:
-    database = Database(tmp_path / "d")
-    await database.open()
-    async with database.write() as connection:
-        await replace(connection, schema.nodes, [])
-        await replace(connection, schema.nodes, [ROW, {**ROW, "name": "two"}])
-        await replace(connection, schema.nodes, [{**ROW, "last_seen_ms": 9}])
-        await remove(connection, schema.nodes, [{"region": "eu", "name": "two"}])
-    async with database.read() as connection:
-        rows = (await connection.execute(sa.select(schema.nodes))).all()
-    assert [(r.name, r.last_seen_ms) for r in rows] == [("one", 9)]
-    await database.close()
 
 
 async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.control.fleet import views
-from relay.control.review.diff import Diffs
 from relay.errors import Conflict, NotFound, Refused
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -96,7 +95,6 @@ async def ready(
     plane = await programs.control_plane(**settings)
     await apply(plane, TEMPLATE, *texts)
     await plane.documents.apply([("f", assignment("a", rate=1))])
-    await plane.publisher.publish()
     node = await programs.node(plane.ports["link"])
     await eventually(lambda: node.policy.accepted)
     await fleet.join(node, count)
@@ -108,7 +106,7 @@ async def ready(
 
 async def state_is(plane: ControlPlane, name: str, state: str) -> dict[str, Any]:
     async def check() -> dict[str, Any] | None:
-        status = await plane.rollouts.status(name)
+        status = await plane.status.of(name)
         return status if status["state"] == state else None
 
     return dict(await eventually(check))
@@ -120,24 +118,24 @@ async def test_a_change_goes_out_by_stages_and_completes(programs: Programs, fle
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 2)
     await asyncio.sleep(1.2)
-    status = await plane.rollouts.status("a-2")
+    status = await plane.status.of("a-2")
     assert fleet.running(2) == 2, "exactly a tenth of twenty, and no more until a person says so"
     assert status["state"] == "running"
     assert status["stages"][0]["counts"]["applied"] == 2
     assert "person" in status["stages"][0]["gate"]["reason"]
     assert status["regions"] == {"local": {**status["stages"][0]["counts"], "state": "following"}}
     with pytest.raises(Conflict, match="is in stage canary by now"):
-        await plane.rollouts.act("a-2", "promote", "ann", stage=1)
-    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+        await plane.actions.act("a-2", "promote", "ann", stage=1)
+    await plane.actions.act("a-2", "promote", "ann", stage=0)
     with pytest.raises(Conflict, match="is in stage all by now"):
-        await plane.rollouts.act("a-2", "promote", "bob", stage=0)
+        await plane.actions.act("a-2", "promote", "bob", stage=0)
     await state_is(plane, "a-2", "completed")
     assert fleet.running(2) == 20
-    assert [r["state"] for r in await plane.rollouts.history("a")] == ["completed", "completed"]
+    assert [r["state"] for r in await plane.status.history("a")] == ["completed", "completed"]
     with pytest.raises(Conflict, match="it cannot be rolled back"):
-        await plane.rollouts.act("a-2", "rollback", "ann")
+        await plane.actions.act("a-2", "rollback", "ann")
     with pytest.raises(NotFound):
-        await plane.rollouts.status("a-9")
+        await plane.status.of("a-9")
 
 
 async def test_failures_roll_back_and_are_remembered_until_somebody_retries(programs: Programs, fleet: Fleet) -> None:
@@ -160,7 +158,7 @@ async def test_failures_roll_back_and_are_remembered_until_somebody_retries(prog
     await eventually(lambda: fleet.running(2) >= 1)
     await state_is(plane, "a-4", "completed")
     assert fleet.running(2) == 18, "those that failed once are not asked again"
-    await plane.rollouts.retry("a-4", "ann")
+    await plane.actions.retry("a-4", "ann")
     await eventually(lambda: fleet.running(2) == 20)
     assert fleet.offers > offers
 
@@ -185,7 +183,7 @@ async def test_agents_that_say_nothing_hold_it(programs: Programs, fleet: Fleet)
     status = await state_is(plane, "a-2", "held")
     assert status["stages"][0]["counts"]["silent"] == 2
     assert fleet.running(1) == 20
-    await plane.rollouts.act("a-2", "rollback", "ann", reason="enough")
+    await plane.actions.act("a-2", "rollback", "ann", reason="enough")
     assert (await state_is(plane, "a-2", "rolling_back"))["reason"] == "enough"
 
 
@@ -193,27 +191,27 @@ async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, 
     rules = {"config_update": {"approval_required": True, "approvals_needed": 1, "four_eyes": True}}
     plane = await programs.control_plane(policies=rules)
     await change(plane, TEMPLATE + TWO_STAGES + staged(1), actor="ann")
-    status = await plane.rollouts.status("a-1")
+    status = await plane.status.of("a-1")
     assert (status["state"], status["created_by"]) == ("pending_approval", "ann")
     node = await programs.node(plane.ports["link"])
     await eventually(lambda: node.policy.accepted)
     await fleet.join(node, 3)
     assert not fleet.rates
     with pytest.raises(Conflict, match="ann made this change"):
-        await plane.rollouts.approve("a-1", "ann", status["digest"])
+        await plane.actions.approve("a-1", "ann", status["digest"])
     with pytest.raises(Conflict, match="look at it again"):
-        await plane.rollouts.approve("a-1", "bob", "0" * 64)
+        await plane.actions.approve("a-1", "bob", "0" * 64)
     await change(plane, staged(3), actor="ann")
     with pytest.raises(Conflict, match="a-1 is over; the latest rollout of ConfigAssignment a is a-2"):
-        await plane.rollouts.approve("a-1", "bob", status["digest"])
-    assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
-    newer = await plane.rollouts.status("a-2")
-    approved = await plane.rollouts.approve("a-2", "bob", newer["digest"])
+        await plane.actions.approve("a-1", "bob", status["digest"])
+    assert (await plane.status.of("a-1"))["state"] == "superseded"
+    newer = await plane.status.of("a-2")
+    approved = await plane.status.of(await plane.actions.approve("a-2", "bob", newer["digest"]))
     assert approved["approvals"][0]["actor"] == "bob"
     await state_is(plane, "a-2", "completed")
     await eventually(lambda: fleet.running(3) == 3)
     await change(plane, staged(4), actor="ann")
-    rejected = await plane.rollouts.act("a-3", "reject", "bob", reason="not on a Friday")
+    rejected = await plane.status.of(await plane.actions.act("a-3", "reject", "bob", reason="not on a Friday"))
     assert (rejected["state"], rejected["reason"]) == ("rejected", "not on a Friday")
     assert fleet.running(3) == 3
 
@@ -223,15 +221,15 @@ async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Pro
     plane, _ = await ready(programs, fleet, manual)
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 2)
-    before = plane.revisions.states["a"]
+    before = plane.ledger.state.assignments["a"]
     link = plane.ports["link"]
     await programs.stop(plane)
     again = await programs.control_plane(link=link)
-    assert again.revisions.states["a"] == before
+    assert again.ledger.state.assignments["a"] == before
     await eventually(lambda: again.fleet.nodes["local/one"].connected)
     await asyncio.sleep(1)
     assert fleet.running(2) == 2
-    await again.rollouts.act("a-2", "promote", "ann", stage=0)
+    await again.actions.act("a-2", "promote", "ann", stage=0)
     await state_is(again, "a-2", "completed")
     assert fleet.running(2) == 20
 
@@ -243,11 +241,11 @@ async def test_a_newer_change_supersedes_and_nobody_goes_back_meanwhile(programs
     await eventually(lambda: fleet.running(2) == 10)
     await change(plane, staged(3))
     await eventually(lambda: fleet.running(3) == 10)
-    assert (await plane.rollouts.status("a-2"))["state"] == "superseded"
+    assert (await plane.status.of("a-2"))["state"] == "superseded"
     ones, twos = fleet.running(1), fleet.running(2)
     assert ones + twos == 10
     assert twos > 0, "half of those that had the older candidate still do"
-    await plane.rollouts.act("a-3", "promote", "ann", stage=0)
+    await plane.actions.act("a-3", "promote", "ann", stage=0)
     await state_is(plane, "a-3", "completed")
     assert fleet.running(3) == 20
 
@@ -263,7 +261,7 @@ async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs:
     await eventually(lambda: fleet.running(7) > 0)
     await asyncio.sleep(1)
     assert 0 < fleet.running(7) < 10, "only those of the first stage were taken off it"
-    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
+    await plane.actions.act("a-2", "promote", "ann", stage=0)
     await eventually(lambda: (fleet.running(1), fleet.running(7)) == (10, 10))
 
 
@@ -275,7 +273,7 @@ async def test_a_rollback_ends_also_for_agents_that_had_nothing_of_it_before(pro
     await change(plane, assignment("b", rate=5, priority=9, selector="{labels: {tier: none}}"))
     await change(plane, staged(6, "b", priority=9))
     await eventually(lambda: fleet.running(6) == 2)
-    await plane.rollouts.act("b-2", "rollback", "ann")
+    await plane.actions.act("b-2", "rollback", "ann")
     await state_is(plane, "b-2", "rolled_back")
     await eventually(lambda: fleet.running(1) == 4)
 
@@ -309,8 +307,8 @@ async def test_what_a_rollback_uses_is_kept(programs: Programs, fleet: Fleet) ->
     fleet.silent = {1}
     await change(plane, staged(2, version="v2"))
     await eventually(lambda: fleet.running(2) == 2)
-    await plane.rollouts.act("a-2", "rollback", "ann")
-    assert (await plane.rollouts.status("a-2"))["state"] == "rolling_back"
+    await plane.actions.act("a-2", "rollback", "ann")
+    assert (await plane.status.of("a-2"))["state"] == "rolling_back"
     with pytest.raises(Refused, match="in use by ConfigAssignment a"):
         await plane.documents.delete("ConfigTemplate", "basic@v2")
 
@@ -323,7 +321,7 @@ async def test_a_fix_does_not_bring_a_failed_candidate_back(programs: Programs, 
     await state_is(plane, "a-2", "paused")
     await change(plane, staged(3))
     await state_is(plane, "a-3", "completed")
-    assert plane.revisions.states["a"].layers == ()
+    assert plane.ledger.state.assignments["a"].layers == ()
     assert fleet.running(3) == 20
 
 
@@ -337,13 +335,12 @@ async def test_a_new_template_and_its_assignment_may_come_together(programs: Pro
 
 async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
-    diffs = Diffs(plane.documents, plane.revisions, plane.fleet, clock=plane._clock)
-    assert (await diffs.diff([("f", staged(9))]))["agents_changed"] == 4
+    assert (await plane.diffs.diff([("f", staged(9))]))["agents_changed"] == 4
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 2)
 
     async def offered() -> bool:
-        return bool((await plane.rollouts.status("a-2"))["stages"][0]["counts"]["offered"] == 2)
+        return bool((await plane.status.of("a-2"))["stages"][0]["counts"]["offered"] == 2)
 
     await eventually(offered)
 
@@ -352,57 +349,9 @@ async def test_an_old_rollout_cannot_push_out_the_one_that_is_going_on(programs:
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
     await change(plane, staged(2))
     with pytest.raises(Conflict, match="a-1 is not what ConfigAssignment a asks for any more"):
-        await plane.rollouts.retry("a-1", "ann")
-    assert (await plane.rollouts.status("a-2"))["state"] in ("running", "held")
-    await plane.rollouts.act("a-2", "promote", "ann", stage=0)
-
-
-async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
-    plane, _ = await ready(programs, fleet, MANUAL, count=2)
-    await change(plane, staged(2))
-    await plane.rollouts.retry("a-2", "ann")
-    await plane.documents.delete("ConfigAssignment", "a")
-    await change(plane, staged(3))
-    assert (plane.rollouts.latest("a"), plane.revisions.states["a"].retry) == ("a-3", 1)
-    await plane.documents.delete("ConfigAssignment", "a")
-    await programs.stop(plane)
-    again = await programs.control_plane(link=plane.ports["link"])
-    await change(again, staged(4))
-    assert (again.rollouts.latest("a"), again.revisions.states["a"].retry) == ("a-4", 1)
-
-
-async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again(programs: Programs) -> None:
-    plane = await programs.control_plane(policies={"config_update": {"approval_required": True, "four_eyes": True}})
-    await change(plane, TEMPLATE + TWO_STAGES + assignment("a", rate=1), actor="ann")
-    before = await plane.rollouts.status("a-1")
-    await change(plane, staged(1), actor="bob")
-    after = await plane.rollouts.status("a-2")
-    assert before["digest"] != after["digest"], "the strategy is approved with the rest"
-    assert (await plane.rollouts.status("a-1"))["state"] == "superseded"
-    for author in ("Ann", "bob"):
-        with pytest.raises(Conflict, match="somebody else must approve it"):
-            await plane.rollouts.approve("a-2", author, after["digest"])
-    await plane.rollouts.act("a-2", "reject", "eve")
-    assert [(r["name"], r["state"]) for r in await plane.rollouts.listing()] == [("a-2", "rejected")]
-    assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-3"
-    assert (await plane.rollouts.retry("a-2", "eve"))["name"] == "a-4"
-    assert (await plane.rollouts.status("a-3"))["state"] == "superseded"
-    with pytest.raises(Conflict):
-        await plane.rollouts.approve("a-4", "bob", (await plane.rollouts.status("a-4"))["digest"])
-
-
-async def test_priority_and_slot_wait_for_approval_too(programs: Programs) -> None:
-    plane = await programs.control_plane(policies={"config_update": {"approval_required": True}})
-    await change(plane, TEMPLATE + assignment("a"))
-    await plane.rollouts.approve("a-1", "bob", (await plane.rollouts.status("a-1"))["digest"])
-    await change(plane, assignment("a", priority=9, slot="x"))
-    state = plane.revisions.states["a"]
-    assert state.stable is not None
-    assert (state.stable.priority, state.stable.slot, state.pending is not None) == (0, "", True)
-    await plane.rollouts.approve("a-2", "bob", (await plane.rollouts.status("a-2"))["digest"])
-    state = plane.revisions.states["a"]
-    assert state.stable is not None
-    assert (state.stable.priority, state.stable.slot) == (9, "x")
+        await plane.actions.retry("a-1", "ann")
+    assert (await plane.status.of("a-2"))["state"] in ("running", "held")
+    await plane.actions.act("a-2", "promote", "ann", stage=0)
 
 
 async def test_one_rollout_that_breaks_stops_no_other(
@@ -410,14 +359,14 @@ async def test_one_rollout_that_breaks_stops_no_other(
 ) -> None:
     plane, _ = await ready(programs, fleet, TWO_STAGES, count=2)
     await change(plane, assignment("b", slot="b"))
-    step = plane.rollouts._step
+    step = plane.loop.step
 
     async def breaking(name: str) -> None:
         if name == "b":
             raise KeyError(name)
         await step(name)
 
-    monkeypatch.setattr(plane.rollouts, "_step", breaking)
+    monkeypatch.setattr(plane.loop, "step", breaking)
     await change(plane, staged(2))
     await state_is(plane, "a-2", "completed")
 
@@ -433,7 +382,7 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     await eventually(
         lambda: sum(bool(a.config.applied) and a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 20
     )
-    plane.rollouts._began -= 60
+    plane.loop._began -= 60
     state = plane.fleet.nodes["local/one"]
     plane.fleet.node_gone(_identity(node))
     sender, state.sender = state.sender, None
@@ -442,7 +391,7 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     assert "cannot be heard" in status["stages"][0]["gate"]["reason"]
     state.sender = sender
     state.reporting += 1
-    await plane.rollouts.act("a-2", "rollback", "ann")
+    await plane.actions.act("a-2", "rollback", "ann")
     await state_is(plane, "a-2", "rolled_back")
     await eventually(lambda: fleet.running(1) == 20)
 
@@ -458,7 +407,7 @@ async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs,
         await eventually(lambda: node.policy.accepted)
         await fleet.join(node, 4)
         await eventually(lambda: sum(a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
-        plane.rollouts._began -= 60
+        plane.loop._began -= 60
         await change(plane, staged(2))
         await eventually(lambda: fleet.running(2) == 2)
         proxy.stall()
@@ -534,7 +483,7 @@ async def test_a_refused_change_of_one_assignment_puts_its_agents_on_no_other_on
     assert (shown["error_message"], shown["assignments"]) == ("9 is not for me", ["a"])
     await eventually(lambda: views.regions(plane.fleet)[0]["config_status"].get("FAILED") == 10)
     fleet.refuses = set()
-    await plane.rollouts.retry("a-2", "ann")
+    await plane.actions.retry("a-2", "ann")
     await all_say(plane, fleet, "APPLIED")
     assert fleet.running(9) == 10
 
@@ -563,7 +512,7 @@ async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_
     await change(plane, assignment("a", rate=9))
     view = await state_is(plane, "a-2", "running")
     await eventually(lambda: all(a.config.hash for a in plane.fleet.agents.values()))
-    view = await plane.rollouts.status("a-2")
+    view = await plane.status.of("a-2")
     assert view["stages"][0]["gate"]["reason"] in (
         "6 of 6 agents have yet to decide",
         "region local has yet to take the policy",
@@ -638,8 +587,22 @@ async def test_a_second_region_is_added_to_an_assignment_with_a_strategy(
 
 async def _promotes(plane: ControlPlane, name: str) -> bool:
     """Whether a rollout waits for a person in its first stage, and is promoted now."""
-    status = await plane.rollouts.status(name)
+    status = await plane.status.of(name)
     if status["state"] != "running" or "person" not in status["stages"][0]["gate"]["reason"]:
         return False
-    await plane.rollouts.act(name, "promote", "ann", stage=0)
+    await plane.actions.act(name, "promote", "ann", stage=0)
     return True
+
+
+async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, MANUAL, count=2)
+    await change(plane, staged(2))
+    await plane.actions.retry("a-2", "ann")
+    await plane.documents.delete("ConfigAssignment", "a")
+    await change(plane, staged(3))
+    assert (plane.ledger.state.assignments["a"].latest, plane.ledger.state.assignments["a"].retry) == ("a-3", 1)
+    await plane.documents.delete("ConfigAssignment", "a")
+    await programs.stop(plane)
+    again = await programs.control_plane(link=plane.ports["link"])
+    await change(again, staged(4))
+    assert (again.ledger.state.assignments["a"].latest, again.ledger.state.assignments["a"].retry) == ("a-4", 1)

@@ -1,0 +1,41 @@
+"""Routes of what agents run: what exactly a hash stands for, and who runs something else than is wanted."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+
+from relay.control.api.models import ConfigAnswer, DriftEntry, answers
+from relay.control.api.pages import Limit, behind
+from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.ledger import Ledger
+from relay.control.regions.archive import Archive
+from relay.control.review.changes import Changes
+from relay.control.review.drift import drift
+from relay.errors import NotFound
+
+
+def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: Fleet, ledger: Ledger) -> None:
+    """Put them into the application."""
+
+    @api.get("/api/v1/drift", **answers(list[DriftEntry], "documents"))
+    async def list_drift(
+        limit: Limit = None, after: Annotated[str, Query(description="the last agent before")] = ""
+    ) -> list[dict[str, Any]]:
+        """Agents that assignments observe, and what of their configs is otherwise."""
+        return behind(await drift(fleet, ledger.state), after, lambda row: str(row["agent"]))[:limit]
+
+    @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
+    async def get_config(config_hash: str) -> dict[str, Any]:
+        """What exactly a hash stands for: of a config or a content by slot, of a revision by region, a document."""
+        try:
+            return await archive.get(config_hash)
+        except NotFound as error:
+            if not re.fullmatch("[0-9a-f]{8,64}", config_hash):
+                raise
+            try:
+                return await changes.stands_for(config_hash)
+            except NotFound:
+                raise error from None

@@ -1,0 +1,122 @@
+"""Routes of documents: applied, read and deleted, and what a change of them would do."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from relay.control.api import models
+from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.api.models import ApplyAnswer, DiffAnswer, DocumentVersion, Orphans, StoredDocument, answers
+from relay.control.api.pages import After, Limit
+from relay.control.documents.apply import Documents
+from relay.control.documents.proposal import Applied
+from relay.control.ledger.versions import Versions
+from relay.control.review.diff import Diffs
+from relay.errors import NotFound, Refused
+from relay.observe.metrics import ControlPlaneMetrics
+from relay.policy import kinds
+
+_PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SourceText(_Body):
+    """One file of documents."""
+
+    source: str = Field(max_length=4096)
+    text: str
+
+
+class ApplyRequest(_Body):
+    """Documents that are applied as one."""
+
+    sources: list[SourceText] = Field(min_length=1, max_length=10_000)
+    dry_run: bool = False
+
+
+def add_document_routes(
+    api: FastAPI, documents: Documents, versions: Versions, diffs: Diffs, metrics: ControlPlaneMetrics
+) -> None:
+    """Put them into the application."""
+
+    @api.post("/api/v1/apply", **answers(ApplyAnswer, "documents"))
+    async def apply_documents(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Apply documents: all or none. With dry_run nothing changes."""
+        try:
+            texts = [(s.source, s.text) for s in request.sources]
+            outcomes = await documents.apply(texts, dry_run=request.dry_run, actor=actor)
+        except Refused:
+            metrics.applies["refused"] += 1
+            raise
+        if not request.dry_run:
+            metrics.applies["done"] += 1
+        return {
+            "documents": [applied_view(a) for a in outcomes.applied],
+            "rollouts": [dataclasses.asdict(begun) for begun in outcomes.rollouts],
+        }
+
+    @api.get("/api/v1/documents/{plural}", **answers(list[StoredDocument], "documents"))
+    async def list_documents(plural: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
+        """All documents of a kind, by name: templates, assignments, regionvariables, ..."""
+        return documents.listing(_kind(plural), after=after)[:limit]
+
+    @api.get("/api/v1/documents/{plural}/{name}", **answers(StoredDocument, "documents"))
+    async def get_document(plural: str, name: str) -> dict[str, Any]:
+        """One document; a template by NAME@VERSION."""
+        return documents.get(_kind(plural), name)
+
+    @api.get("/api/v1/documents/{plural}/{name}/versions", **answers(list[DocumentVersion], "documents"))
+    async def list_document_versions(
+        plural: str,
+        name: str,
+        limit: Limit = None,
+        after: Annotated[int, Query(ge=0, description="the last generation before")] = 0,
+    ) -> list[dict[str, Any]]:
+        """When a document was changed, by whom: its generations, oldest first."""
+        return [row for row in await versions.listing(_kind(plural), name) if row["generation"] > after][:limit]
+
+    @api.get("/api/v1/documents/{plural}/{name}/versions/{generation}", **answers(StoredDocument, "documents"))
+    async def get_document_version(plural: str, name: str, generation: int) -> dict[str, Any]:
+        """A document as it was."""
+        return await versions.get(_kind(plural), name, generation)
+
+    @api.delete("/api/v1/documents/{plural}/{name}", **answers(models.Applied, "documents"))
+    async def delete_document(plural: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+        """Delete one document that nothing uses."""
+        applied = await documents.delete(_kind(plural), name, actor=actor)
+        return applied_view(applied)
+
+    @api.post("/api/v1/diff", **answers(DiffAnswer, "documents"))
+    async def diff_documents(request: ApplyRequest) -> dict[str, Any]:
+        """What applying these documents would do; nothing changes."""
+        return await diffs.diff((s.source, s.text) for s in request.sources)
+
+    @api.get("/api/v1/documents/{plural}/{name}/orphans", **answers(Orphans, "documents"))
+    async def list_orphans(plural: str, name: str) -> dict[str, Any]:
+        """Agents that would match nothing any more if a document were deleted; they would keep what they have."""
+        return await diffs.orphans(_kind(plural), name)
+
+
+def _kind(plural: str) -> str:
+    if plural not in _PLURALS:
+        raise NotFound(f"there are no {plural}; there are {', '.join(_PLURALS)}")
+    return _PLURALS[plural]
+
+
+def applied_view(applied: Applied) -> dict[str, Any]:
+    """What became of a document."""
+    return {
+        "kind": applied.kind,
+        "name": applied.name,
+        "action": applied.action,
+        "before": applied.before,
+        "after": applied.after,
+        "warnings": list(applied.warnings),
+    }

@@ -1,0 +1,51 @@
+"""What stands in the way of deleting a document."""
+
+from __future__ import annotations
+
+from relay.control.documents.checks import Checks
+from relay.control.ledger.state import State
+from relay.documents import Document
+from relay.errors import Problem
+from relay.policy.kinds import AnyDocument
+from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
+from relay.policy.packages import PackageAssignment
+from relay.policy.strategy import RolloutStrategy
+
+_NEEDS_APPROVAL = (
+    "its changes need approval, and a deletion is one: first have a change approved that ends it for all agents "
+    "(observe_only: true, or a target_selector that names nobody)"
+)
+
+
+def obstacles(state: State, document: AnyDocument, checks: Checks) -> list[Problem]:
+    """Why a document cannot be deleted; empty where it can."""
+    match document:
+        case ConfigTemplate():
+            users = state.users_of_template(document.key)
+            reasons = [f"in use by ConfigAssignment {', '.join(sorted(users))}"] if users else []
+        case RegionVariables():
+            reasons = _unresolved_without(state, document.key, checks)
+        case RolloutStrategy():
+            named = sorted(
+                f"{a.kind} {a.key}" for a in state.catalog.all_assignments() if a.spec.strategy == document.key
+            )
+            reasons = [f"in use by {', '.join(named)}"] if named else []
+        case ConfigAssignment() | PackageAssignment():
+            held = state.assignments[document.key]
+            # Deleting changes what agents run, and nobody could approve it.
+            reasons = [_NEEDS_APPROVAL] if held.asked[0] and held.in_force else []
+        case _:
+            reasons = []
+    source = Document(f"{document.kind}/{document.key}", None, 0)
+    return [source.problem("", reason) for reason in reasons]
+
+
+def _unresolved_without(state: State, region: str, checks: Checks) -> list[str]:
+    catalog = state.catalog.without("RegionVariables", region)
+    return [
+        f"ConfigAssignment {assignment.key}: {reason}"
+        for assignment in catalog.assignments.values()
+        for _, reason in checks.unresolved(
+            catalog, assignment, catalog.templates[assignment.spec.template.key], checks.live(region)
+        )
+    ]

@@ -1,0 +1,52 @@
+"""Texts that people write, as documents: each well formed by itself, and none twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relay.documents import Document, parse, parts_of
+from relay.errors import Problem, Refused
+from relay.policy import kinds
+from relay.policy import template as templates
+from relay.policy.kinds import AnyDocument
+from relay.policy.model import ConfigTemplate
+
+
+def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
+    """The documents of some texts, each with where it stands.
+
+    Args:
+        texts: (source name, YAML text).
+
+    Raises:
+        Refused: with every problem.
+    """
+    problems: list[Problem] = []
+    found: list[tuple[Document, AnyDocument]] = []
+    first: dict[tuple[str, str], Document] = {}
+    for source, text in texts:
+        try:
+            documents = parse(text, source)
+        except Refused as refused:
+            problems += refused.problems
+            continue
+        if not documents:
+            problems.append(Problem(source, 0, "", "holds no document"))
+        for raw in parts_of(documents):
+            document, wrong = kinds.read(raw)
+            problems += wrong
+            if document is None:
+                continue
+            identity = (document.kind, document.key)
+            if identity in first:
+                other = first[identity]
+                reason = f"{document.kind} {document.key} stands also at {other.source}:{other.line}"
+                problems.append(raw.problem("", reason))
+                continue
+            first[identity] = raw
+            if isinstance(document, ConfigTemplate):
+                problems += [raw.problem(p, r) for p, r in templates.problems_of(document)]
+            found.append((raw, document))
+    if problems:
+        raise Refused(problems)
+    return found

@@ -1,0 +1,77 @@
+"""The next state while a change is being made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TypeVar
+
+from relay.control.ledger.catalog import Catalog
+from relay.control.ledger.change import Change, Entry, Step
+from relay.control.ledger.state import State
+from relay.control.rollouts.assignment import AssignmentState
+from relay.control.rollouts.rollout import Rollout
+
+T = TypeVar("T")
+
+
+class Draft:
+    """What follows from a change, gathered; nothing counts before the ledger has it.
+
+    Args:
+        before: the state until now.
+        catalog: the documents from now on, where they change.
+        contents: resources that revisions may pin from now on, beside those that are pinned already.
+    """
+
+    def __init__(
+        self, before: State, *, catalog: Catalog | None = None, contents: Mapping[str, bytes] | None = None
+    ) -> None:
+        self.before = before
+        self.catalog = catalog or before.catalog
+        self.assignments = dict(before.assignments)
+        self.gone = dict(before.gone)
+        self._contents = {**before.contents, **(contents or {})}
+        self._steps: dict[str, Step] = {}
+
+    def take(self, rollout: Rollout, before: Rollout | None = None, *, quiet: bool = False) -> None:
+        """A rollout is new, or took a step."""
+        known = self._steps.get(rollout.name)
+        if known is not None:
+            self._steps[rollout.name] = dataclasses.replace(known, after=rollout)
+        else:
+            self._steps[rollout.name] = Step(rollout, before, quiet=quiet)
+
+    def say(self, name: str, before: Rollout, action: str, reason: str) -> None:
+        """What a person did to a rollout that took a step, and why. It comes first in the audit."""
+        step = dataclasses.replace(self._steps.pop(name), before=before, action=action, reason=reason)
+        self._steps = {name: step, **self._steps}
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """Those that are new or took a step, as they are now."""
+        return [step.after for step in self._steps.values()]
+
+    @property
+    def state(self) -> State:
+        """The state as it is so far."""
+        return State(
+            self.catalog,
+            MappingProxyType(self.assignments),
+            MappingProxyType(self.gone),
+            MappingProxyType(self._contents),
+            self.before.prefetches,
+            self.before.epoch,
+        )
+
+    def change(self, answer: T, entries: Iterable[Entry] = ()) -> Change[T]:
+        """All of it. Contents that no revision pins any more are left out."""
+        pins = {pin for state in self.assignments.values() for pin in _pins(state)}
+        contents = {name: payload for name, payload in self._contents.items() if name in pins}
+        state = State(self.catalog, self.assignments, self.gone, contents, self.before.prefetches, self.before.epoch)
+        return Change(state, answer, tuple(self._steps.values()), tuple(entries))
+
+
+def _pins(state: AssignmentState) -> set[str]:
+    return {pin for revision in (*state.revisions, *state.earlier) for pin in revision.pins}

@@ -1,0 +1,36 @@
+"""The key that a region's download addresses are signed with: all regions' are derived from one secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+
+import sqlalchemy as sa
+
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.control.storage.sealed import read_truth
+
+_MASTER = "download-keys"
+_KEY_BYTES = 32
+
+
+async def master_key(database: Database) -> bytes:
+    """The secret; made where there is none yet.
+
+    Raises:
+        StoreError: it is damaged, or cannot be stored.
+    """
+    async with database.write() as connection:
+        held = await read_truth(connection, schema.secrets, schema.secrets.c.name == _MASTER)
+        if held and held[0].value:
+            return bytes(held[0].value)
+        made = os.urandom(_KEY_BYTES)
+        await connection.execute(sa.insert(schema.secrets), [{"name": _MASTER, "value": made}])
+        return made
+
+
+def download_key(master: bytes, region: str) -> bytes:
+    """The key of one region."""
+    return hmac.new(master, region.encode(), hashlib.sha256).digest()

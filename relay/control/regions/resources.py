@@ -1,0 +1,116 @@
+"""What a region is to hold, of a state: a region sees only what can concern it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from relay.control.ledger.state import State
+from relay.control.regions.keys import download_key
+from relay.control.rollouts.assignment import AssignmentState
+from relay.control.rollouts.contents import renders
+from relay.control.rollouts.revision import GlobalPackages, GlobalRevision, Pinned
+from relay.control.rollouts.rollout import GOING
+from relay.policy.packages import PublishedPackage
+from relay.policy.snapshot import (
+    PackageRevision,
+    assignment_resource,
+    keys_resource,
+    prefetch_resource,
+    template_resource,
+    yanked_resource,
+)
+
+
+def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
+    """Everything that a region is to hold: name → payload.
+
+    Args:
+        master: what the regions' download keys are derived from.
+    """
+    return {**_policy(state.assignments.values(), state.pinned, region), **_packages(state, region, master)}
+
+
+def aimed(state: State, region: str) -> dict[str, bytes]:
+    """What a region would hold of its policy if every change that is declared were complete."""
+    assignments = (
+        AssignmentState(
+            name,
+            held.kind,
+            held.declared is not None and held.declared.observe_only,
+            stable=held.declared,
+            retry=held.retry,
+        )
+        for name, held in state.assignments.items()
+    )
+    return _policy(assignments, state.pinned, region)
+
+
+def _policy(assignments: Iterable[AssignmentState], pinned: Pinned, region: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for state in assignments:
+        if not state.concerns(region):
+            continue
+        published = state.for_region(region, lambda revision: renders(pinned, revision, region))
+        name, payload = assignment_resource(state.kind, published)
+        found[name] = payload
+        for revision in published.revisions:
+            if isinstance(revision, PackageRevision):
+                found.update((f"Package/{pin}", pinned.contents[f"Package/{pin}"]) for pin in revision.packages)
+            else:
+                name, payload = template_resource(pinned.templates[revision.template])
+                found[name] = payload
+                if revision.variables:
+                    variables = f"RegionVariables/{revision.variables}"
+                    found[variables] = pinned.contents[variables]
+    return found
+
+
+def _packages(state: State, region: str, master: bytes) -> dict[str, bytes]:
+    """What a region is to hold beside its assignments; nothing where no packages concern it."""
+    files = files_for(state, region)
+    pinned = list(_pinned(state, region))
+    if not files and not pinned:
+        return {}
+    yanked = state.catalog.yanked
+    signing = {name: document.spec.public_key for name, document in state.catalog.signing_keys.items()}
+    ahead = state.prefetches.get(region, frozenset()) & files.keys()
+    ahead |= {f.sha256 for p in _ahead(state, region) if p.key not in yanked for f in p.files}
+    return dict(
+        [
+            keys_resource([download_key(master, region)], signing),
+            yanked_resource(p.key for p in pinned if p.key in yanked),
+            prefetch_resource(ahead),
+        ]
+    )
+
+
+def files_for(state: State, region: str) -> dict[str, int]:
+    """SHA-256 → bytes of every file that a region may fetch: of what is published there, and to be fetched ahead."""
+    yanked = state.catalog.yanked
+    found = {f.sha256: f.size for p in _pinned(state, region) if p.key not in yanked for f in p.files}
+    versions = state.catalog.packages.values()
+    known = {f.sha256: f.size for v in versions if not v.yanked for f in v.package.files}
+    wanted = state.prefetches.get(region, frozenset())
+    return found | {sha256: known[sha256] for sha256 in wanted if sha256 in known}
+
+
+def _pinned(state: State, region: str) -> Iterator[PublishedPackage]:
+    """Every version that a region is told of."""
+    for assignment in state.assignments.values():
+        if assignment.concerns(region):
+            for revision in (*assignment.in_force, *assignment.earlier):
+                yield from _versions(state.pinned, revision)
+
+
+def _ahead(state: State, region: str) -> Iterator[PublishedPackage]:
+    """Versions that a region is to fetch before their rollout begins there."""
+    for assignment in state.assignments.values():
+        rollout = assignment.rollout
+        if rollout is not None and rollout.state in GOING and assignment.concerns(region):
+            candidate = rollout.candidate
+            if isinstance(candidate, GlobalPackages) and candidate.prefetch:
+                yield from _versions(state.pinned, candidate)
+
+
+def _versions(pinned: Pinned, revision: GlobalRevision) -> list[PublishedPackage]:
+    return pinned.packages(revision) if isinstance(revision, GlobalPackages) else []

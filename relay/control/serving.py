@@ -1,0 +1,81 @@
+"""The HTTP ports of the control plane: uvicorn, without its own handling of signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from relay import __version__
+from relay.aio.ports import opening
+from relay.aio.tasks import Tasks
+from relay.settings.parts import split_endpoint
+
+SERVER = "opamp-relay"
+_STOP_S = 3.0
+
+
+class Serving:
+    """Ports that are open."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._tasks = tasks
+        self._servers: list[uvicorn.Server] = []
+        self._serving: list[asyncio.Task[None]] = []
+
+    async def open(self, api: FastAPI, name: str, key: str, endpoint: str) -> int:
+        """Serve an application on one more port; give the port.
+
+        Args:
+            name: of the flag that sets it.
+            key: of the setting.
+
+        Raises:
+            OSError: the port cannot be opened.
+        """
+        host, port = split_endpoint(endpoint)
+        config = uvicorn.Config(
+            api,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            headers=[("Server", SERVER), ("X-OpAMP-Relay-Version", __version__)],
+            timeout_graceful_shutdown=2,
+        )
+        server = _Server(config)
+        task = self._tasks.spawn(server.serve(), name=f"http-{name}")
+        while not server.started:
+            if task.done():
+                with opening(key, f"--{name}", host, port):
+                    raise OSError("cannot be opened")
+            await asyncio.sleep(0.005)
+        self._servers.append(server)
+        self._serving.append(task)
+        opened: int = server.servers[0].sockets[0].getsockname()[1]
+        return opened
+
+    async def stop(self) -> None:
+        """Finish the requests that are under way, and close the ports."""
+        for server in self._servers:
+            server.should_exit = True
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=_STOP_S)
+
+
+class _Server(uvicorn.Server):
+    """Signals are the program's. A port that is taken ends `serve`."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with contextlib.suppress(SystemExit):
+            await super().serve(sockets)

@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from tests.conftest import TEMPLATE, Programs, assignment
+from tests.control.api.client import body, started
+
+
+async def test_who_says_nothing_is_anonymous(programs: Programs) -> None:
+    plane, client = await started(programs)
+    await client.call("POST", "/api/v1/apply", json=body(TEMPLATE))
+    await client.call("POST", "/api/v1/apply", json=body(assignment("a")), headers={"X-OpAMP-Actor": "ann"})
+    assert [entry["actor"] for entry in await plane.audit.listing()] == ["anonymous", "ann", "ann"]
+    assert (await client.call("POST", "/api/v1/apply", json=body(TEMPLATE), headers={"X-OpAMP-Actor": "a" * 300}))[
+        0
+    ] == 422

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import asyncio
+import io
+
+from tests.conftest import Programs
+from tests.control.api.client import started
+
+
+async def test_a_browser_s_page_of_another_site_cannot_write(programs: Programs) -> None:
+    _, client = await started(programs)
+    form = {"Content-Type": "text/plain"}
+    assert (await client.call("POST", "/api/v1/apply", data="{}", headers=form))[0] == 415
+    assert (await client.call("GET", "/api/v1/agents", headers={"Host": "evil.example:4340"}))[0] == 403
+    assert (
+        await client.call(
+            "POST", "/api/v1/apply", data=io.BytesIO(b"x" * (17 << 20)), headers={"Content-Type": "application/json"}
+        )
+    )[0] == 413
+
+
+async def test_a_body_without_a_length_is_refused(programs: Programs) -> None:
+    _, client = await started(programs)
+    port = int(client.url.rpartition(":")[2])
+    for extra in ("Transfer-Encoding: chunked\r\n", "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST /api/v1/apply HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n{extra}\r\n"
+        writer.write(head.encode())
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 411")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_parameter_that_nobody_knows_is_not_taken_for_one_that_matches_everything(programs: Programs) -> None:
+    _, client = await started(programs)
+    for query, said in (("nonsense=1", "unknown parameter"), ("region=a&region=b", "is given more than once")):
+        status, answer = await client.call("GET", f"/api/v1/agents?{query}")
+        assert isinstance(answer, dict)
+        assert (status, said in answer["problems"][0]["reason"]) == (422, True)

@@ -1,0 +1,133 @@
+"""What people do to rollouts, of the rooms alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.control.app import ControlPlane
+from relay.errors import Conflict, NotFound
+from relay.pb.relay.v1 import link_pb2
+from tests.conftest import TEMPLATE, Programs, apply, assignment
+from tests.control.changing import change
+from tests.control.ledger.made import NEEDS
+from tests.control.reports import ONE, entry, up
+from tests.control.texts import TWO_STAGES, staged
+
+
+@pytest.fixture
+async def going(plane: ControlPlane) -> ControlPlane:
+    """A rollout by stages is under way."""
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("x"), entry("y")]))
+    await apply(plane, TEMPLATE, TWO_STAGES, assignment("a"))
+    await change(plane, staged(2))
+    return plane
+
+
+async def state_of(plane: ControlPlane, name: str) -> str:
+    return str((await plane.status.of(name))["state"])
+
+
+async def test_it_is_stopped_and_goes_on(going: ControlPlane) -> None:
+    assert await going.actions.act("a", "pause", "bob", reason="lunch") == "a-2"
+    assert (await going.status.of("a-2"))["reason"] == "lunch"
+    with pytest.raises(Conflict, match="a-2 is paused; it cannot be paused"):
+        await going.actions.act("a-2", "pause", "bob")
+    await going.actions.act("a-2", "resume", "bob")
+    assert await state_of(going, "a-2") == "running"
+    assert going.metrics.rollout_steps["paused"] == 1
+
+
+async def test_of_two_who_promote_at_once_one_is_told(going: ControlPlane) -> None:
+    with pytest.raises(Conflict, match="name the stage that is meant"):
+        await going.actions.act("a-2", "promote", "bob")
+    await going.actions.act("a-2", "promote", "bob", stage=0)
+    with pytest.raises(Conflict, match="is in stage all by now"):
+        await going.actions.act("a-2", "promote", "eve", stage=0)
+    assert (await going.status.of("a-2"))["stages"][0]["gate"]["reason"] == "promoted by bob: bob said so"
+
+
+@pytest.mark.parametrize(("action", "state"), [("rollback", "rolling_back"), ("abort", "aborted")])
+async def test_what_it_came_to_is_kept_when_it_is_taken_back(going: ControlPlane, action: str, state: str) -> None:
+    await going.actions.act("a-2", action, "bob")
+    status = await going.status.of("a-2")
+    assert (status["state"], status["stages"][0]["counts"]["targets"]) == (state, 1)
+
+
+async def test_what_never_went_out_came_to_nothing(going: ControlPlane) -> None:
+    await change(going, staged(3) + NEEDS)
+    await going.actions.act("a-3", "abort", "bob")
+    assert await state_of(going, "a-3") == "aborted"
+    with pytest.raises(Conflict, match="a-3 is over"):
+        await going.actions.act("a-3", "reject", "bob")
+    with pytest.raises(NotFound):
+        await going.actions.act("b-1", "reject", "bob")
+
+
+async def test_its_stage_begins_anew_with_its_failures_forgiven(going: ControlPlane) -> None:
+    assert await going.actions.retry("a-2", "bob") == "a-2"
+    assert going.ledger.state.assignments["a"].retry == 1
+    await going.actions.act("a-2", "rollback", "bob")
+    with pytest.raises(Conflict, match="a-2 is rolling back; it cannot be tried again now"):
+        await going.actions.retry("a-2", "bob")
+
+
+async def test_what_is_over_begins_anew_if_it_is_still_asked_for(going: ControlPlane) -> None:
+    await going.actions.act("a-2", "abort", "bob")
+    await change(going, staged(3) + NEEDS, actor="boss")
+    with pytest.raises(Conflict, match="a-2 is not what ConfigAssignment a asks for any more"):
+        await going.actions.retry("a-2", "eve")
+    await change(going, staged(2) + NEEDS, actor="boss")
+    name = await going.actions.retry("a-2", "eve")
+    assert await state_of(going, name) == "pending_approval", "a retry goes by the rules of today"
+    await going.documents.delete("ConfigAssignment", "a")
+    with pytest.raises((NotFound, Conflict)):
+        await going.actions.retry("a-2", "eve")
+
+
+async def test_a_completed_change_is_offered_again_to_those_who_failed(plane: ControlPlane) -> None:
+    await change(plane, TEMPLATE + assignment("a") + assignment("b", priority=1))
+    assert await plane.actions.retry("a-1", "ann") == "a-1"
+    await plane.actions.retry("b-1", "ann")
+    assert {name: state.retry for name, state in plane.ledger.state.assignments.items()} == {"a": 1, "b": 2}
+
+
+async def test_who_did_what_is_in_the_audit(going: ControlPlane) -> None:
+    await going.actions.act("a-2", "pause", "bob", reason="lunch")
+    entry_ = (await going.audit.listing(actor="bob"))[-1]
+    assert (entry_["action"], entry_["subject"], entry_["reason"]) == ("pause", "Rollout/a-2", "lunch")
+    assert (entry_["before"].partition(":")[0], entry_["after"].partition(":")[0]) == ("running", "paused")
+
+
+async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again(programs: Programs) -> None:
+    plane = await programs.opened(policies={"config_update": {"approval_required": True, "four_eyes": True}})
+    await change(plane, TEMPLATE + TWO_STAGES + assignment("a", rate=1), actor="ann")
+    before = await plane.status.of("a-1")
+    await change(plane, staged(1), actor="bob")
+    after = await plane.status.of("a-2")
+    assert before["digest"] != after["digest"], "the strategy is approved with the rest"
+    assert (await plane.status.of("a-1"))["state"] == "superseded"
+    for author in ("Ann", "bob"):
+        with pytest.raises(Conflict, match="somebody else must approve it"):
+            await plane.actions.approve("a-2", author, after["digest"])
+    await plane.actions.act("a-2", "reject", "eve")
+    assert [(r["name"], r["state"]) for r in await plane.status.listing()] == [("a-2", "rejected")]
+    assert await plane.actions.retry("a-2", "eve") == "a-3"
+    assert await plane.actions.retry("a-2", "eve") == "a-4"
+    assert (await plane.status.of("a-3"))["state"] == "superseded"
+    with pytest.raises(Conflict):
+        await plane.actions.approve("a-4", "bob", (await plane.status.of("a-4"))["digest"])
+
+
+async def test_priority_and_slot_wait_for_approval_too(programs: Programs) -> None:
+    plane = await programs.opened(policies={"config_update": {"approval_required": True}})
+    await change(plane, TEMPLATE + assignment("a"))
+    await plane.actions.approve("a-1", "bob", (await plane.status.of("a-1"))["digest"])
+    await change(plane, assignment("a", priority=9, slot="x"))
+    state = plane.ledger.state.assignments["a"]
+    assert state.stable is not None
+    assert (state.stable.priority, state.stable.slot, state.pending is not None) == (0, "", True)
+    await plane.actions.approve("a-2", "bob", (await plane.status.of("a-2"))["digest"])
+    state = plane.ledger.state.assignments["a"]
+    assert state.stable is not None
+    assert (state.stable.priority, state.stable.slot) == (9, "x")

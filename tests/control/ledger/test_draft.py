@@ -1,0 +1,47 @@
+import dataclasses
+
+from relay.control.ledger.draft import Draft
+from relay.control.ledger.state import State
+from relay.control.rollouts.assignment import AssignmentState
+from relay.control.rollouts.rollout import RolloutState
+from relay.policy.snapshot import CONFIG
+from tests.control.rollouts.made import revision, rollout
+
+
+def test_what_is_gathered_counts_only_in_the_change() -> None:
+    before = State(contents={"RegionVariables/eu@1": b"1"})
+    draft = Draft(before, contents={"RegionVariables/eu@2": b"2", "RegionVariables/us@1": b"3"})
+    pinned = AssignmentState("a", CONFIG, stable=revision(1, variables={"eu": "eu@2"}))
+    draft.assignments["a"] = pinned
+    assert (before.assignments, draft.state.assignments["a"]) == ({}, pinned)
+    assert set(draft.state.contents) == {"RegionVariables/eu@1", "RegionVariables/eu@2", "RegionVariables/us@1"}
+    change = draft.change("done")
+    assert change.answer == "done"
+    assert change.state.contents == {"RegionVariables/eu@2": b"2"}, "what nobody pins is left out"
+    assert change.state.catalog is before.catalog
+
+
+def test_what_agents_could_fall_back_to_is_pinned_too() -> None:
+    draft = Draft(State(contents={"RegionVariables/eu@1": b"1"}))
+    draft.assignments["a"] = AssignmentState("a", CONFIG, earlier=(revision(1, variables={"eu": "eu@1"}),))
+    assert draft.change(None).state.contents == {"RegionVariables/eu@1": b"1"}
+
+
+def test_a_rollout_stands_once_as_it_is_at_last_and_the_action_of_a_person_comes_first() -> None:
+    draft = Draft(State())
+    other, first = rollout(name="b-1", assignment="b"), rollout()
+    draft.take(other)
+    draft.take(first)
+    last = dataclasses.replace(first, state=RolloutState.COMPLETED)
+    draft.take(last)
+    assert draft.rollouts == [other, last]
+    draft.say("a-2", first, "promote", "ann said so")
+    step, rest = draft.change(None).steps
+    assert (step.before, step.after, step.action, step.reason) == (first, last, "promote", "ann said so")
+    assert (rest.after, rest.action) == (other, "")
+
+
+def test_what_is_only_written_down_is_quiet() -> None:
+    draft = Draft(State())
+    draft.take(rollout(), quiet=True)
+    assert [step.quiet for step in draft.change(None).steps] == [True]

@@ -1,0 +1,92 @@
+"""One door: what is stored is in force, and what is not is not."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+import sqlalchemy as sa
+
+from relay.control.ledger.audit import Audit
+from relay.control.ledger.change import Change, Entry
+from relay.control.ledger.draft import Draft
+from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.state import State
+from relay.control.storage.database import Database
+from relay.errors import Conflict, StoreError
+from relay.testing.clock import ManualClock
+from tests.conftest import TEMPLATE, assignment
+from tests.control.conftest import NOW_MS
+from tests.control.ledger.made import draft
+
+
+def raised(state: State, now_ms: int) -> Change[int]:
+    epoch = state.epoch + 1
+    entries = [Entry("raise-epoch", f"Epoch/{epoch}")]
+    return Change(dataclasses.replace(state, epoch=epoch), now_ms, entries=entries)
+
+
+async def test_a_change_is_stored_audited_and_in_force(ledger: Ledger, database: Database, clock: ManualClock) -> None:
+    woken = asyncio.Event()
+    ledger.watch(woken)
+    assert await ledger.change("ann", raised) == NOW_MS
+    assert (ledger.state.epoch, ledger.edition, woken.is_set()) == (2, 1, True)
+    (entry,) = await Audit(database).listing()
+    assert (entry["actor"], entry["action"], entry["subject"]) == ("ann", "raise-epoch", "Epoch/2")
+    again = Ledger(database, clock=clock)
+    await again.load()
+    assert again.state == ledger.state
+    woken.clear()
+    ledger.unwatch(woken)
+    await ledger.change("ann", raised)
+    assert not woken.is_set()
+
+
+async def test_of_changes_at_once_each_is_made_of_what_the_last_has_left(ledger: Ledger) -> None:
+    await asyncio.gather(*(ledger.change("ann", raised) for _ in range(5)))
+    assert (ledger.state.epoch, ledger.edition) == (6, 5)
+
+
+async def test_what_changes_nothing_is_not_written(ledger: Ledger, database: Database) -> None:
+    before = ledger.state
+    assert await ledger.change("ann", lambda state, _: Change(state, "unchanged")) == "unchanged"
+    assert (ledger.state, ledger.edition, await Audit(database).listing()) == (before, 0, [])
+
+
+async def test_what_cannot_be_made_or_stored_is_not_in_force(ledger: Ledger, database: Database) -> None:
+    before = ledger.state
+
+    def refused(state: State, now_ms: int) -> Change[None]:
+        raise Conflict("no")
+
+    with pytest.raises(Conflict):
+        await ledger.change("ann", refused)
+    async with database.write() as connection:
+        await connection.execute(sa.text("DROP TABLE audit"))
+    with pytest.raises(StoreError):
+        await ledger.change("ann", raised)
+    assert (ledger.state, ledger.edition) == (before, 0)
+
+
+async def test_a_quiet_step_wakes_nobody(ledger: Ledger, database: Database) -> None:
+    await ledger.change("ann", lambda state, _: draft(state, TEMPLATE, assignment("a")).change(None))
+    entries = await Audit(database).listing()
+    assert [entry["subject"] for entry in entries] == ["Rollout/a-1"]
+    woken = asyncio.Event()
+    ledger.watch(woken)
+
+    def observed(state: State, _: int) -> Change[None]:
+        made = Draft(state)
+        held = state.assignments["a"]
+        assert held.rollout is not None
+        looked_at = dataclasses.replace(held.rollout, observed_s=5.0)
+        made.assignments["a"] = dataclasses.replace(held, rollout=looked_at)
+        made.take(looked_at, quiet=True)
+        return made.change(None)
+
+    await ledger.change("system", observed)
+    rollout = ledger.state.assignments["a"].rollout
+    assert rollout is not None
+    assert (rollout.observed_s, woken.is_set(), ledger.edition) == (5.0, False, 1)
+    assert await Audit(database).listing() == entries

@@ -1,0 +1,64 @@
+"""What a region is to hold, of a state."""
+
+import dataclasses
+
+from relay.control.ledger.state import State
+from relay.control.regions.resources import aimed, files_for, resources
+from relay.policy.snapshot import build
+from tests.conftest import TEMPLATE, assignment
+from tests.control.ledger.made import ONE_AGENT, applied, terms, with_package
+from tests.control.texts import TWO_STAGES, staged, variables
+from tests.packages import package_assignment
+
+BASE = applied(State(), TEMPLATE, TWO_STAGES)
+KEY = b"1" * 32
+FILE = "1" * 64
+
+
+def kinds(held: dict[str, bytes]) -> set[str]:
+    return {name.partition("/")[0] for name in held}
+
+
+def test_a_region_sees_only_what_can_concern_it() -> None:
+    state = applied(BASE, assignment("a", selector="{labels: {region: us}}"), variables("eu", "{level: warn}"))
+    assert resources(state, "eu", KEY) == {}
+    assert kinds(resources(state, "us", KEY)) == {"ConfigAssignment", "ConfigTemplate"}
+    everywhere = applied(BASE, assignment("a"), variables("eu", "{level: warn}"))
+    assert kinds(resources(everywhere, "eu", KEY)) == {"ConfigAssignment", "ConfigTemplate", "RegionVariables"}
+    assert kinds(resources(everywhere, "us", KEY)) == {"ConfigAssignment", "ConfigTemplate"}
+
+
+def test_what_it_is_to_hold_compiles() -> None:
+    state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
+    snapshot = build(resources(state, "eu", KEY))
+    assert snapshot.rejected == {}
+    ((change, _),) = snapshot.assignments[0].branches
+    assert change.id == "a-2"
+
+
+def test_what_is_declared_as_if_it_were_complete() -> None:
+    state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
+    (compiled,) = build(aimed(state, "eu")).assignments
+    assert (len(compiled.branches), compiled.published.rollout) == (0, None)
+    watching = applied(BASE, assignment("a") + "  observe_only: true\n")
+    assert aimed(watching, "eu") == {}
+
+
+def test_packages_come_with_a_key_and_what_is_to_be_fetched_ahead() -> None:
+    state = applied(with_package(BASE), package_assignment())
+    held = resources(state, "eu", KEY)
+    assert kinds(held) == {"PackageAssignment", "Package", "Keys", "Yanked", "Prefetch"}
+    assert build(held).prefetch == set()
+    assert files_for(state, "eu") == {FILE: 3}
+    waits = applied(with_package(BASE), package_assignment(strategy="canary", prefetch="true"), on=terms(ONE_AGENT))
+    assert build(resources(waits, "eu", KEY)).prefetch == {FILE}
+    wanted = dataclasses.replace(with_package(BASE), prefetches={"eu": frozenset({FILE, "2" * 64})})
+    assert files_for(wanted, "eu") == {FILE: 3}, "what is gone is not named"
+    assert build(resources(wanted, "eu", KEY)).prefetch == {FILE}
+    assert resources(wanted, "us", KEY) == {}
+
+
+def test_what_was_yanked_is_said_and_cannot_be_fetched() -> None:
+    state = with_package(applied(with_package(BASE), package_assignment()), yanked="crashes")
+    assert files_for(state, "eu") == {}
+    assert build(resources(state, "eu", KEY)).yanked == {"otelcol@1"}

@@ -1,0 +1,9 @@
+from relay.control.rollouts.counts import Counts
+
+
+def test_counts_add_up() -> None:
+    assert Counts(targets=1, failed=2) + Counts(targets=3) == Counts(targets=4, failed=2)
+    assert Counts(targets=1, failed=2) * 3 == Counts(targets=3, failed=6)
+    assert Counts(targets=1, reporting=5).plain() == {
+        "targets": 1, "offered": 0, "applied": 0, "failed": 0, "silent": 0, "unhealthy": 0
+    }  # fmt: skip

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from relay.control.app import ControlPlane
+from relay.control.storage import schema
+from relay.testing.clock import ManualClock
+from tests.conftest import TEMPLATE, Programs, apply, assignment
+
+DAY_S = 86_400
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def plane(programs: Programs, clock: ManualClock) -> ControlPlane:
+    return await programs.opened(clock=clock, retention={"history": "30d"})
+
+
+async def test_what_is_older_than_the_settings_say_is_forgotten(plane: ControlPlane, clock: ManualClock) -> None:
+    await apply(plane, TEMPLATE, assignment("a", rate=1))
+    await apply(plane, assignment("a", rate=2))
+    await plane.publisher.policy("eu")
+    clock.advance(29 * DAY_S)
+    await plane.upkeep.expire_history()
+    assert [r["name"] for r in await plane.status.history("a")] == ["a-1", "a-2"]
+    clock.advance(2 * DAY_S)
+    await plane.upkeep.expire_history()
+    assert [r["name"] for r in await plane.status.history("a")] == ["a-2"], "the latest stays"
+    async with plane.database.read() as connection:
+        assert (await connection.execute(sa.select(schema.configs))).all() == []
+
+
+async def test_a_database_that_cannot_be_written_keeps_nobody_from_stopping(plane: ControlPlane) -> None:
+    async with plane.database.write() as connection:
+        await connection.execute(sa.text("DROP TABLE nodes"))
+    await plane.upkeep.save()

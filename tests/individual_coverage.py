@@ -1,0 +1,64 @@
+"""Every file of the rooms that decide is covered, each branch of it, by its own mirrored test file alone.
+
+What decides is tested as values: a branch that only the test of a whole program reaches is a rule that nobody wrote down.
+
+    python -m tests.individual_coverage [FILE...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("opamp", "policy", "fleet", "control/rollouts", "control/ledger")
+"""Folders below `relay`."""
+
+
+def sources() -> list[Path]:
+    """All files of the rooms, with a folder's own files but `__init__.py`."""
+    found = (path for room in ROOMS for path in (ROOT / "relay" / room).rglob("*.py"))
+    return sorted(path for path in found if path.name != "__init__.py")
+
+
+def missing(source: Path) -> str:
+    """What of a file its own test does not reach; empty for nothing."""
+    relative = source.relative_to(ROOT / "relay")
+    test = ROOT / "tests" / relative.parent / f"test_{relative.name}"
+    if not test.exists():
+        return f"there is no {test.relative_to(ROOT)}"
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "COVERAGE_FILE": f"{folder}/data", "COVERAGE_CORE": "ctrace"}
+        include = f"--include={source.relative_to(ROOT)}"
+        python = [sys.executable, "-m"]
+        traced = ["--branch", f"--source={source.parent.relative_to(ROOT)}"]
+        command = [*python, "coverage", "run", *traced, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        ran = subprocess.run([*command, str(test)], cwd=ROOT, env=environment, capture_output=True, text=True)
+        if ran.returncode:
+            return f"its test fails:\n{ran.stdout[-2000:]}{ran.stderr[-500:]}"
+        report = [*python, "coverage", "json", "-q", "-o", f"{folder}/report", include]
+        subprocess.run(report, cwd=ROOT, env=environment, check=True, capture_output=True)
+        (found,) = json.loads(Path(f"{folder}/report").read_text())["files"].values()
+    lines = [str(line) for line in found["missing_lines"]]
+    branches = [f"{start}->{'exit' if end < 0 else end}" for start, end in found["missing_branches"]]
+    return ", ".join(lines + branches)
+
+
+def main() -> int:
+    """Look at all files, or those that are named; 1 where one lacks something."""
+    files = [Path(name).resolve() for name in sys.argv[1:]] or sources()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        lacking = {source: found for source, found in zip(files, pool.map(missing, files), strict=True) if found}
+    for source, found in lacking.items():
+        print(f"{source.relative_to(ROOT)}: its own test does not reach {found}")
+    print(f"{len(files) - len(lacking)} of {len(files)} files are covered by their own tests alone")
+    return bool(lacking)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
