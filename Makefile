@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo-failure test check lint types layers protos-unchanged protos bench constraints clean
+.PHONY: help setup run demo-failure test deep check lint types layers rules protos-unchanged protos bench constraints clean
 
 help: ## these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,7 +43,10 @@ demo-failure: $(RUNS) ## the same with a change that the agents refuse: a canary
 test: setup ## all tests; those whose tools are missing say so
 	$(BIN)/python -m pytest
 
-check: lint types layers protos-unchanged ## what CI runs
+deep: setup ## the tests of protocol and decisions with fifty times as many generated examples
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest tests/opamp tests/policy tests/fleet tests/link tests/test_documents.py --timeout=1800
+
+check: lint types layers protos-unchanged rules ## what CI runs
 	$(BIN)/python -m pytest --cov=relay --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: setup
@@ -55,6 +58,9 @@ types: setup
 
 layers: setup
 	$(BIN)/lint-imports
+
+rules: setup ## every file that decides is covered by its own test alone
+	$(BIN)/python -m tests.individual_coverage
 
 protos-unchanged: setup
 	$(BIN)/python protos/generate.py --check

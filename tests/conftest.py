@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 from relay.aio.clock import Clock
 from relay.control.app import ControlPlane
@@ -17,6 +19,9 @@ from relay.node.app import Node
 from relay.settings.programs import ControlPlaneSettings, NodeSettings
 from tests.wire import close_what_is_left
 
+settings.register_profile("fast", max_examples=100, deadline=None)
+settings.register_profile("deep", max_examples=5000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 WITHIN_S = 10.0
 """The longest that anything eventual may take here."""
 
@@ -77,7 +82,7 @@ class Programs:
         return program
 
     def _control_plane(self, *, link: int = 0, api: int = 0, clock: Clock | None = None, **more: Any) -> ControlPlane:
-        settings = ControlPlaneSettings.model_validate(
+        told = ControlPlaneSettings.model_validate(
             {
                 "data_dir": str(self.folder / "control-plane"),
                 "server": {
@@ -88,7 +93,7 @@ class Programs:
                 **more,
             }
         )
-        return ControlPlane(settings, clock)
+        return ControlPlane(told, clock)
 
     async def node(
         self,
@@ -109,7 +114,7 @@ class Programs:
         }
         for key, value in more.pop("server", {}).items():
             server[key] = {**server.get(key, {}), **value}
-        settings = NodeSettings.model_validate(
+        told = NodeSettings.model_validate(
             {
                 "node": {
                     "region": region,
@@ -124,7 +129,7 @@ class Programs:
                 **more,
             }
         )
-        program = Node(settings)
+        program = Node(told)
         await program.start()
         self._running.append(program)
         return program

@@ -158,8 +158,8 @@ class Cohorts:
 
     def drop_unused(self, records: Iterable[Record]) -> None:
         """Now and then: cohorts go that no agent is in any more."""
-        used = {id(record.cohort) for record in records}
-        self._cohorts = {key: cohort for key, cohort in self._cohorts.items() if id(cohort) in used}
+        used = {record.cohort for record in records}
+        self._cohorts = {key: cohort for key, cohort in self._cohorts.items() if cohort in used}
 
     def of(self, record: Record) -> Cohort:
         """The current cohort of an agent."""

@@ -199,12 +199,10 @@ def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
     if not isinstance(content, PackageContent) or evaluator.files(content, vector) is not None:
         return ""
     for package in content.packages:
-        mine = [f for f in package.files if evaluator.matches(f.selector, vector)]
-        if not mine:
+        if not any(evaluator.matches(file.selector, vector) for file in package.files):
             return f"package {package.key} has no file for this agent"
-        if package.key in evaluator.snapshot.yanked:
-            return f"package {package.key} was yanked"
-    return ""
+    yanked = (package.key for package in content.packages if package.key in evaluator.snapshot.yanked)
+    return f"package {', '.join(yanked)} was yanked"
 
 
 def _terms(selector: Selector, facts: Facts) -> list[tuple[str, str, bool]]:

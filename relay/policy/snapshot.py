@@ -350,9 +350,7 @@ def _without_unknown(payload: bytes, error: ValidationError) -> Published | None
             # Between the steps stands which member of a union it is.
             part = part if step in (CONFIG, PACKAGES) else part[step]
         part.pop(last, None)
-    with contextlib.suppress(ValidationError):
-        return Published.model_validate(value)
-    return None
+    return Published.model_validate(value)
 
 
 def _too_old_for(name: str, published: Published, reason: str, last_good: Assignment | None) -> Assignment:

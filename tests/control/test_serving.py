@@ -30,7 +30,3 @@ async def test_an_application_is_served_on_several_ports_until_it_is_stopped() -
     async with aiohttp.ClientSession() as client:
         with pytest.raises(aiohttp.ClientError):
             await client.get(f"http://127.0.0.1:{ports[0]}/")
-
-
-async def test_nothing_was_opened() -> None:
-    await Serving(Tasks()).stop()

@@ -5,8 +5,10 @@ import sqlalchemy as sa
 
 from relay.control.app import ControlPlane
 from relay.control.storage import schema
+from relay.errors import StoreError
 from relay.testing.clock import ManualClock
 from tests.conftest import TEMPLATE, Programs, apply, assignment
+from tests.control.reports import ONE, up
 
 DAY_S = 86_400
 
@@ -36,6 +38,10 @@ async def test_what_is_older_than_the_settings_say_is_forgotten(plane: ControlPl
 
 
 async def test_a_database_that_cannot_be_written_keeps_nobody_from_stopping(plane: ControlPlane) -> None:
+    await up(plane.fleet, ONE)
     async with plane.database.write() as connection:
         await connection.execute(sa.text("DROP TABLE nodes"))
+    with pytest.raises(StoreError):
+        await plane.fleet.save_seen()
     await plane.upkeep.save()
+    assert plane.database.problem is not None

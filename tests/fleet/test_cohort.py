@@ -162,3 +162,61 @@ def test_who_keeps_the_candidate_of_a_frozen_rollout_goes_by_what_it_has_now() -
     assert cohorts.of(had) is cohorts.of(has)
     had.config.slots = ()
     assert cohorts.of(had) is not cohorts.of(has)
+
+
+def test_restrictions_that_are_in_force_already_change_nothing() -> None:
+    cohorts = Cohorts("local", "all")
+    assert not cohorts.restrict(frozenset(), frozenset())
+    assert cohorts.evaluator.halted == frozenset()
+
+
+def test_cohorts_that_nobody_is_in_are_dropped() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD), published("d", stable=revision(1))))
+    one, other = record("1", tier="prod"), record("2", tier="dev")
+    cohorts.of(one)
+    cohorts.of(other)
+    cohorts.drop_unused([one])
+    assert len(cohorts) == 1
+
+
+def test_who_may_belong_to_what_is_missing_keeps_what_it_has() -> None:
+    cohorts = Cohorts("local", "all")
+    agent = record("1")
+    held = snapshot(published("a", stable=revision(1)), published("b", stable=revision(1), slot="b"))
+    cohorts.change(held)
+    offer = cohorts.offer(agent)
+    assert offer is not None
+    agent.offer_config(offer.config_hash, offer.slots)
+    less = snapshot(published("a", stable=revision(1)))
+    cohorts.change(less, missing=frozenset({"b"}))
+    assert cohorts.offer(agent) is None, "b is what it has, and is not here"
+    cohorts.change(less, in_doubt=True)
+    assert cohorts.offer(agent) is None, "its assignment is gone, and perhaps only here"
+    assert cohorts.offer(record("2")) is None, "nobody knows what it had"
+    cohorts.change(held, in_doubt=True)
+    assert cohorts.offer(agent) is not None
+    assert cohorts.packages(agent) is None
+    assert cohorts.withheld(agent) == ((), ())
+
+
+def test_the_hash_of_something_for_an_agent() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(snapshot(published("a", stable=revision(1))))
+    stable = cohorts.snapshot.assignments[0].stable
+    assert stable is not None
+    assert isinstance(stable, ConfigContent)
+    assert cohorts.hash_of(stable, record()) == stable.content_hash
+    cohorts.change(filled(package("agent", "1", ("1", LINUX))))
+    fill = cohorts.snapshot.assignments[0].stable
+    assert fill is not None
+    assert cohorts.hash_of(fill, record(os__type="windows")) is None
+    assert cohorts.hash_of(fill, record(os__type="linux")) is not None
+
+
+def test_which_sets_hold_a_file() -> None:
+    cohorts = Cohorts("local", "all")
+    cohorts.change(filled(package("agent", "1", ("1", {}))))
+    cohorts.of(record())
+    assert len(cohorts.contents_with("1" * 64)) == 1
+    assert cohorts.contents_with("2" * 64) == frozenset()

@@ -71,3 +71,23 @@ def test_several_configs_that_fail_with_one_text_are_hardly_all_bad() -> None:
     notes = explain_agent(evaluator, state, region="eu", trusted="all")["notes"]
     (hint,) = [note for note in notes if "validate_config" in note]
     assert hint.startswith("2 different contents failed with one and the same text: perhaps the agent repeats")
+
+
+def test_who_does_not_accept_packages_is_offered_none() -> None:
+    cohorts = Cohorts("eu", "all")
+    cohorts.change(filled(package("agent", "1", ("1", {}))))
+    state = link_pb2.AgentState.FromString(record("x").state())
+    state.capabilities = 0x3
+    notes = explain_agent(cohorts.evaluator, state, region="eu", trusted="all")["notes"]
+    assert "the agent does not accept packages: it is offered none" in notes
+
+
+def test_a_file_that_the_node_cannot_give() -> None:
+    cohorts = Cohorts("eu", "all")
+    cohorts.change(filled(package("agent", "1", ("1", {}))))
+    agent = record("x")
+    agent.merge(pb.AgentToServer(instance_uid=agent.instance_uid, capabilities=0x1803 | 0x18), full=False)
+    state = link_pb2.AgentState.FromString(agent.state())
+    withheld = {"1" * 64: "damaged upstream"}
+    notes = explain_agent(cohorts.evaluator, state, region="eu", trusted="all", withheld=withheld)["notes"]
+    assert "package agent 1 is not offered: damaged upstream" in notes

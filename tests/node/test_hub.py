@@ -330,13 +330,19 @@ async def test_heartbeats_are_answered_while_a_policy_goes_out(programs: Program
     node = await programs.node(control_plane.ports["link"])
     agents = [await TestAgent.over("websocket", node.ports) for _ in range(50)]
     await asyncio.gather(*(agent.hello() for agent in agents))
+    beating = agents.pop()
+    answers = 0
     for rate in range(2, 6):
         await apply(control_plane, assignment("all", rate=rate))
+        for _ in range(20):
+            answer = await beating.heartbeat()
+            answers += answer.instance_uid == beating.uid
     last = 0
     while last != 5:
         pushed = await asyncio.gather(*(agent.pipe.pushed() for agent in agents))
         last = int(rate_of(pushed[-1]).split()[-1])
-    for agent in agents:
+    assert answers == 80
+    for agent in (*agents, beating):
         await agent.close()
 
 

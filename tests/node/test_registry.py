@@ -54,8 +54,17 @@ async def test_many_changes_of_one_agent_are_one_write(tmp_path: Path) -> None:
     for i in range(450):
         desk.add(str(i))
     made = desk.add("a")
+    written: list[bytes] = []
+    put = desk.store.put
+
+    def counted(bucket: str, key: bytes, value: bytes | None) -> None:
+        written.append(key)
+        put(bucket, key, value)
+
+    desk.store.put = counted  # type: ignore[method-assign]
     desk.registry.changed(made)
     await eventually(lambda: len(desk.sender) == 451)
+    assert (len(written), written.count(made.instance_uid)) == (451, 1)
     desk.store.close()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.opamp.contest import Contest, Speaker, Verdict
+from relay.opamp.contest import Contest, Speaker, Verdict, goes_on_alone
 
 
 class Uid:
@@ -144,3 +144,31 @@ def test_whatever_the_order_the_second_one_gets_another_uid_and_the_first_one_ne
             if not clone.has_new_uid and not second.has_new_uid:
                 clone.say(uid, at_once=at_once)
     assert second.has_new_uid
+
+
+def test_who_goes_on_under_a_name_that_was_not_said_before_is_the_same() -> None:
+    uid = Uid("a", 5)
+    uid.contest.replaced(Speaker("z", 40))
+    uid.contest.settle(Speaker("b", 9))
+    assert uid.hear("a", 6) == "same"
+
+
+def test_the_name_of_who_came_back_is_the_one_that_goes_on() -> None:
+    uid = Uid("a", 5)
+    assert uid.hear("b", 0) == "stranger"
+    assert uid.hear(None, 6) == "returned"
+    assert uid.hear("a", 7) == "same"
+    assert uid.hear(None, 8) == "same"
+
+
+@pytest.mark.parametrize(("sequence", "alone"), [(6, True), (7, False), (1, False)])
+def test_where_no_other_was_ever_heard_the_next_number_is_enough(sequence: int, alone: bool) -> None:
+    assert goes_on_alone(sequence, sequence - 1 if alone or sequence == 1 else 5) is alone
+
+
+def test_who_came_back_and_goes_on_under_another_name_has_that_name() -> None:
+    uid = Uid("a", 5)
+    assert uid.hear("b", 0) == "stranger"
+    assert uid.hear(None, 6) == "returned"
+    assert uid.hear("c", 7) == "same", "its number goes on"
+    assert uid.hear("c", 0) == "same", "and that is its name from now on"

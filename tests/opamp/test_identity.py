@@ -38,3 +38,8 @@ def test_the_agent_id_is_what_the_agent_calls_its_instance() -> None:
     assert identity.agent_id(description({"service.instance.id": ""}), UID) == format_uid(UID)
     assert identity.instance_id(description({"service.instance.id": "a1"}).SerializeToString()) == "a1"
     assert identity.instance_id(b"") == ""
+
+
+def test_only_the_attributes_that_are_wanted() -> None:
+    message = description({"a": "1", "b": "2"}, {"c": "3"}).SerializeToString()
+    assert identity.attributes(message, frozenset({"a", "c"})) == {"a": "1", "c": "3"}

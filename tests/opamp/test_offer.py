@@ -1,7 +1,7 @@
 import pytest
 
 from relay.ids import ConfigHash
-from relay.opamp.offer import OfferedSlot, encode
+from relay.opamp.offer import FORGIVEN, Failure, OfferedSlot, encode
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 
@@ -19,3 +19,9 @@ def test_an_offer_is_the_encoded_field_and_does_not_depend_on_order() -> None:
 def test_an_empty_config_map_is_never_offered() -> None:
     with pytest.raises(ValueError, match="never offered"):
         encode(ConfigHash(b""), {}, ())
+
+
+def test_what_failed_without_words_and_time() -> None:
+    failure = Failure("", b"c", 2, "no such receiver", 5)
+    assert failure.attempt == ("", b"c", 2)
+    assert failure._replace(forgiven=True).attempt == ("", b"c", FORGIVEN)

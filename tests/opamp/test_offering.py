@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from relay.opamp.offer import OfferedSlot
+from relay.opamp.offer import OfferedSlot, WithheldSlot
 from relay.opamp.offering import Offering
 from relay.pb.relay.v1 import link_pb2
 
@@ -51,3 +51,78 @@ def test_over_the_link_and_back() -> None:
     back.take(link_pb2.Offering.FromString(offering.message().SerializeToString()))
     assert (back.hash, back.slots, back.baseline, back.failed) == (b"h", (A1, B1), (True, True), offering.failed)
     assert (back.status, back.offered_at_ms) == ("FAILED", 7)
+
+
+def test_what_is_the_same_again_is_nothing_new() -> None:
+    offering = Offering()
+    assert offering.offer(b"h", (A1,), True)
+    assert not offering.offer(b"h", (A1,), True)
+    moved = OfferedSlot("", "other", b"1")
+    assert offering.offer(b"h", (moved,), True), "it is of another assignment now"
+
+
+def test_the_failure_for_which_it_has_not_what_it_should() -> None:
+    offering = Offering()
+    offering.offer(b"h", (A1,), True)
+    offering.said(b"h", "FAILED", "no")
+    found = [offering.failure]
+    offering.withheld = (WithheldSlot("", "a", b"1", "it failed"),)
+    found.append(offering.failure)
+    assert found[0] is None, "it has what it should have"
+    assert found[1] is not None
+    assert found[1].error_message == "no"
+
+
+def test_a_failure_of_the_offer_before_blames_that_one() -> None:
+    offering = Offering()
+    offering.offer(b"h", (A1,), True)
+    offering.offer(b"i", (A2,), True)
+    offering.said(b"h", "FAILED", "no")
+    assert [f.content_hash for f in offering.failed] == [b"1"]
+
+
+def test_what_an_agent_runs_is_not_blamed() -> None:
+    offering = Offering()
+    offering.offer(b"h", (A1,), True)
+    offering.said(b"h", "APPLIED", "")
+    offering.offer(b"i", (A1, B1), True)
+    offering.said(b"i", "FAILED", "no")
+    assert [f.slot for f in offering.failed] == ["b"]
+
+
+def test_a_failure_is_forgiven_where_the_content_was_not_to_blame() -> None:
+    offering = Offering()
+    offering.offer(b"h", (A1,), True)
+    offering.said(b"h", "FAILED", "no")
+    assert not offering.forgive([b"9"])
+    assert offering.forgive([b"1"])
+    assert (offering.failed[0].forgiven, offering.failed_hash) == (True, b"")
+
+
+def test_twice_anew_with_an_offer_undecided_is_a_failure() -> None:
+    offering = Offering()
+    assert not offering.began_anew(), "nothing was offered"
+    offering.offer(b"h", (A1,), True)
+    assert [offering.began_anew(), offering.began_anew()] == [False, True]
+    assert offering.failed[0].error_message == "restarted 2 times without applying it"
+    assert not offering.began_anew(), "it has decided"
+
+
+def test_the_same_agent_under_another_uid() -> None:
+    old, new = Offering(), Offering()
+    old.offer(b"h", (A1,), True)
+    new.inherit(old)
+    assert (new.hash, new.slots, new.before) == (b"h", (A1,), (b"", ()))
+
+
+def test_what_has_no_date_gets_one() -> None:
+    offering = Offering()
+    seen = [offering.undated]
+    offering.stamp(5)
+    seen.append(bool(offering.offered_at_ms))
+    offering.offer(b"h", (A1,), True)
+    seen.append(offering.undated)
+    assert seen == [False, False, True]
+    offering.stamp(5)
+    offering.stamp(6)
+    assert offering.offered_at_ms == 5

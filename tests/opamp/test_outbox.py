@@ -26,3 +26,13 @@ def test_the_latest_of_each_kind_is_sent_once() -> None:
     assert message.agent_identification.new_instance_uid == b"n" * 16
     assert not outbox
     assert outbox.take(field) == b""
+
+
+def test_components_alone_and_with_the_full_state() -> None:
+    outbox = Outbox()
+    outbox.components = True
+    alone = pb.ServerToAgent.FromString(outbox.take(lambda _: b""))
+    assert alone.flags == pb.ServerToAgentFlags_ReportAvailableComponents
+    outbox.components = outbox.full_state = True
+    both = pb.ServerToAgent.FromString(outbox.take(lambda _: b""))
+    assert both.flags == pb.ServerToAgentFlags_ReportAvailableComponents | pb.ServerToAgentFlags_ReportFullState

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 from relay.opamp.offer import OfferedSlot
-from relay.opamp.packages import ADDON, OfferedPackage, PackageOffering, PackagesOffer, encode
+from relay.opamp.offering import Offering
+from relay.opamp.packages import ADDON, OfferedPackage, PackageOffering, PackagesOffer, encode, reported_hash
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 
@@ -126,3 +127,41 @@ def test_packages_that_were_not_offered_are_no_failures_and_fill_no_memory() -> 
         message.packages[f"other-{number}"].status = FAILED
         offering.report(message.SerializeToString())
     assert (offering.status, offering.again, offering._failures) == ("APPLYING", False, {})
+
+
+def test_the_same_set_again_is_nothing_new() -> None:
+    offering = offered()
+    assert not offering.offer_packages(OFFER, statuses(), True, held=False)
+
+
+def test_what_is_said_of_another_set_is_not_of_this_one() -> None:
+    offering = offered()
+    offering.report(statuses(b"other"))
+    assert (offering.reported, offering.status) == (b"other", "")
+
+
+def test_failures_that_were_not_the_packages_fault_are_forgiven_and_counted_anew() -> None:
+    offering = offered()
+    for _ in range(3):
+        offering.report(statuses(agent=(INSTALLING, b"")))
+        offering.report(statuses(agent=(FAILED, b"")))
+    assert offering.failed
+    assert not offering.forgive([b"other"])
+    assert offering.forgive([b"c"])
+    assert offering.failed[0].forgiven
+
+
+def test_the_same_agent_under_another_uid_remembers_its_tries() -> None:
+    old = offered()
+    old.report(statuses(agent=(FAILED, b"")))
+    new = PackageOffering()
+    new.inherit(old)
+    assert (new.hash, new.hashes) == (b"set", OFFER.hashes)
+    plain = PackageOffering()
+    plain.inherit(Offering())
+    assert plain.hashes == ()
+
+
+def test_what_statuses_are_about() -> None:
+    assert reported_hash(None) == b""
+    assert reported_hash(statuses()) == b"set"

@@ -1,6 +1,6 @@
 from typing import Any
 
-from relay.ids import InstanceUid
+from relay.ids import AgentId, InstanceUid, format_uid
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
@@ -237,3 +237,103 @@ def test_packages_that_it_came_with() -> None:
     assert record.packages is not None
     assert record.runs(b"c")
     assert not record.runs(b"other")
+
+
+def test_who_does_not_say_who_it_is_is_known_by_its_uid() -> None:
+    record = Record(UID, 0)
+    record.cohort = object()
+    record.call_by_uid()
+    assert (record.agent_id, record.cohort) == (format_uid(UID), None)
+    record.agent_id = AgentId("a")
+    record.call_by_uid()
+    assert record.agent_id == "a"
+
+
+def test_a_list_of_components_is_known_by_its_hash_and_kept_by_its_digest() -> None:
+    record = Record(UID, 0)
+    alone = report(available_components=pb.AvailableComponents(hash=b"1"))
+    assert record.merge(alone, full=True) == Change.OTHER
+    assert (record.merge(alone, full=True), record.components_digest) == (Change.NONE, b"")
+    whole = pb.AvailableComponents(hash=b"1")
+    whole.components["receivers"].sub_component_map["otlp"].SetInParent()
+    assert record.merge(report(available_components=whole), full=False) == Change.COMPONENTS
+    assert record.merge(report(available_components=whole), full=False) == Change.NONE
+    assert record.components_digest
+    assert record.merge(report(), full=True) == Change.OTHER
+    assert (record.available_components, record.components_digest) == (None, b"")
+
+
+def test_an_effective_config_that_is_the_same_again_is_no_change() -> None:
+    record = Record(UID, 0)
+    effective = pb.EffectiveConfig(config_map=pb.AgentConfigMap())
+    assert record.merge(report(effective_config=effective), full=False) == Change.EFFECTIVE_CONFIG
+    assert record.merge(report(effective_config=effective), full=False) == Change.NONE
+
+
+def test_it_said_to_have_failed_before_anybody_knew_what_that_is() -> None:
+    record = Record(UID, 0)
+    failed = pb.RemoteConfigStatus(last_remote_config_hash=b"h", status=pb.RemoteConfigStatuses_FAILED)
+    record.merge(report(remote_config_status=failed), full=True)
+    slots = (OfferedSlot("", "a", b"c"),)
+    assert record.failed_elsewhere(b"h", slots)
+    assert [failure.content_hash for failure in record.failures] == [b"c"]
+    assert not record.failed_elsewhere(b"h", slots), "it is known now"
+    assert not record.failed_elsewhere(b"other", slots)
+
+
+def test_what_packages_it_was_last_heard_of() -> None:
+    record = Record(UID, 0)
+    statuses = pb.PackageStatuses(server_provided_all_packages_hash=b"set")
+    record.merge(report(package_statuses=statuses), full=True)
+    assert (record.packages_reported(), record.installed) == (b"set", ())
+    record.offer_packages(PackagesOffer(b"set", (), (), ()))
+    assert record.packages_reported() == b"set"
+
+
+def test_health_before_a_content() -> None:
+    record = Record(UID, 0)
+    record.merge(report(health=pb.ComponentHealth(healthy=True)), full=True)
+    record.offer_config(b"h", (OfferedSlot("", "a", b"c"), OfferedSlot("b", "a", b"d")))
+    assert (record.healthy_before(b"d"), record.healthy_before(b"x")) == (True, None)
+    record.offer_packages(PackagesOffer(b"set", (), (OfferedSlot("", "p", b"e"),), ()))
+    assert record.healthy_before(b"e") is True
+    assert not record.runs(b"e")
+
+
+def test_who_never_tells_of_configs_cannot_be_judged_by_silence() -> None:
+    silent, telling = Record(UID, 0), Record(UID, 0)
+    telling.merge(report(capabilities=0x1003), full=True)
+    for record in (silent, telling):
+        record.offer_config(b"h", (OfferedSlot("", "a", b"c"),))
+        record.cohort = object()
+        record.began_anew()
+        record.began_anew()
+    assert (len(silent.failures), silent.cohort is None) == (0, False)
+    assert (len(telling.failures), telling.cohort is None) == (1, True)
+
+
+def test_the_same_agent_under_another_uid() -> None:
+    old, new, bare = Record(UID, 5), Record(UID, 9), Record(UID, 9)
+    old.offer_config(b"h", (OfferedSlot("", "a", b"c"),))
+    old.offer_packages(PackagesOffer(b"set", (), (), ()))
+    status = pb.RemoteConfigStatus(last_remote_config_hash=b"h", status=pb.RemoteConfigStatuses_APPLIED)
+    new.merge(report(remote_config_status=status), full=True)
+    new.inherit(old)
+    assert (new.first_seen_ms, new.config.status, new.packages is not None) == (5, "APPLIED", True)
+    bare.inherit(Record(UID, 3))
+    assert (bare.first_seen_ms, bare.packages) == (3, None)
+
+
+def test_what_is_offered_again_or_said_again_changes_nothing() -> None:
+    record = Record(UID, 0)
+    slots = (OfferedSlot("", "a", b"c"),)
+    assert record.offer_config(b"h", slots)
+    assert not record.offer_config(b"h", slots)
+    for word in (pb.RemoteConfigStatuses_APPLYING, pb.RemoteConfigStatuses_APPLIED):
+        record.cohort = kept = object()
+        status = pb.RemoteConfigStatus(last_remote_config_hash=b"h", status=word)
+        record.merge(report(remote_config_status=status), full=False)
+        assert record.cohort is kept, "nothing failed"
+    offer = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"e"),), ())
+    record.offer_packages(offer)
+    assert not record.offer_packages(offer)

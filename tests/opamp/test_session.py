@@ -595,3 +595,43 @@ def test_who_failed_elsewhere_comes_with_its_failure_and_is_told_of_its_assignme
     assert [slot.assignment for slot in world.record.config.slots] == ["a"]
     world.offer = TWO
     assert world.report().remote_config.config_hash == TWO.config_hash
+
+
+def test_packages_that_are_taken_back_before_they_left_are_not_sent() -> None:
+    world = World()
+    world.hello(capabilities=ALL | 0x18)
+    world.packages = PackagesOffer(b"set", (), (), ())
+    world.session.consider(1.0)
+    world.packages = None
+    world.session.consider(2.0)
+    assert world.session.push(3.0) is None
+
+
+def test_packages_that_failed_are_not_offered_again_and_one_on_its_way_is_taken_back() -> None:
+    world = World()
+    world.hello(capabilities=ALL | 0x18)
+    world.packages = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"c"),), ())
+    world.session.consider(1.0)
+    world.record.offer_packages(world.packages)
+    assert world.record.packages is not None
+    world.record.packages.said(b"set", "FAILED", "no")
+    world.session.consider(2.0)
+    assert world.session.push(3.0) is None
+
+
+def test_who_speaks_next_is_to_say_who_it_is() -> None:
+    world = World()
+    world.hello()
+    world.session.ask_at_once()
+    assert wants_full(world.report())
+
+
+def test_packages_go_out_before_anything_is_remembered_of_them() -> None:
+    world = World()
+    world.hello(capabilities=ALL | 0x18)
+    world.packages = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"c"),), ())
+    world.session.consider(1.0)
+    world.record.packages = None
+    pushed = world.session.push(2.0)
+    assert pushed is not None
+    assert pb.ServerToAgent.FromString(pushed).packages_available.all_packages_hash == b"set"

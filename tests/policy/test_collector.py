@@ -79,3 +79,24 @@ def test_what_is_not_used_is_a_warning() -> None:
 )
 def test_what_is_hardly_there(text: str) -> None:
     assert any(f.is_error for f in check(read(text)))
+
+
+def test_what_is_in_lists_is_looked_at_and_what_is_not_known_yet_is_not_judged() -> None:
+    text = GOOD.replace("receivers: [otlp]", 'receivers: ["{{.receiver}}"]').replace(
+        "  debug:", '  debug: {endpoints: ["a.example:1", "nonsense:99999999"]}'
+    )
+    assert [(f.path, f.is_error) for f in check(read(text))] == [("receivers.otlp", False)], "it may be the one"
+
+
+@pytest.mark.parametrize("role", ["receivers", "exporters"])
+def test_components_that_are_no_list(role: str) -> None:
+    found = check({**read(GOOD), "service": {"pipelines": {"metrics": {role: "otlp"}}}})
+    assert any(f.path == f"service.pipelines.metrics.{role}" and "not a list" in f.reason for f in found)
+
+
+def test_a_pipeline_that_is_known_only_later() -> None:
+    config = read(GOOD)
+    config["service"]["pipelines"]["logs"] = "{{.pipeline}}"
+    assert check(config) == []
+    config["service"]["pipelines"]["logs"] = 5
+    assert any(f.reason == "not a mapping" for f in check(config))

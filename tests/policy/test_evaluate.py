@@ -1,6 +1,7 @@
 from typing import Any
 
-from relay.policy.evaluate import NOTHING, CohortKey, Decision, Evaluator, config_hash
+from relay.opamp.offer import OfferedSlot
+from relay.policy.evaluate import NOTHING, CohortKey, Decision, Evaluator, applied_of, config_hash
 from relay.policy.model import Selector
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
@@ -381,3 +382,42 @@ def test_an_earlier_revision_is_no_downgrade_for_who_has_nothing_of_the_stable_o
     assignment = Published(name="p", stable=stable, rollout=None, earlier=[PackageRevision(packages=[linux.pin])])
     subject = Evaluator(build(held | dict([assignment_resource(PACKAGES, assignment)])))
     assert subject.decide(subject.key(Facts("x", {}, {"os.type": "linux"}), 8)).packages is None
+
+
+def test_what_a_cohort_depends_on() -> None:
+    subject = evaluator(published("a", stable=revision(1), selector=Selector(labels={"tier": "prod"})))
+    assert subject.keys == {"tier"}
+    assert not subject.looks_back(())
+    assert subject.looks_back((("", b"c", 0),))
+    frozen = Evaluator(subject.snapshot, frozen={"a-1"})
+    assert frozen.looks_back(())
+
+
+def test_what_was_decided_once_is_remembered() -> None:
+    subject = evaluator(published("a", stable=revision(1)))
+    key = subject.key(facts(), 2)
+    assert subject.decide_once(key) is subject.decide_once(key)
+
+
+def test_what_an_agent_applied_of_both_kinds() -> None:
+    slot = OfferedSlot("", "a", b"c")
+    assert applied_of([slot], [slot]) == ((CONFIG, "", b"c"), (PACKAGES, "", b"c"))
+
+
+def test_of_what_it_was_before_only_what_is_for_the_agent() -> None:
+    prod = revision(2, selector=Selector(labels={"tier": "prod"}))
+    before = published("a", stable=revision(3)).model_copy(update={"stable": None, "earlier": [prod, revision(4)]})
+    subject = evaluator(before)
+    content = config(subject.snapshot.assignments[0].earlier[1]).content_hash
+    decision = subject.decide(subject.key(facts(), 2, applied=((CONFIG, "", content),)))
+    assert decision.choices[0].content_hash == content
+
+
+def test_what_an_agent_never_applied_is_nothing_to_fall_back_to() -> None:
+    before = published("a").model_copy(update={"earlier": [revision(3), revision(4)]})
+    subject = evaluator(before)
+    first = config(subject.snapshot.assignments[0].earlier[0]).content_hash
+    options = list(
+        subject.options(subject.snapshot.assignments[0], subject.key(facts(), 2, applied=((CONFIG, "", first),)))
+    )
+    assert [option.content_hash for option in options] == [first]

@@ -146,3 +146,20 @@ def test_an_assignment_that_moves_to_another_slot() -> None:
     there, here = explained(going.model_copy(update={"rollout": going.rollout.model_copy(update={"candidate": moved})}))
     assert (there["slot"], there["assignment"], here["slot"], here["assignment"]) == ("", None, "y", "a")
     assert there["rejected"] == [{"assignment": "a", "reason": "it gives the agent slot y"}]
+
+
+def test_packages_that_cannot_be_given_say_why() -> None:
+    def rejected(agent: Facts, **more: Any) -> str:
+        held = filled.filled(package("a", "1", ("1", filled.LINUX)), package("b", "1", ("2", {})), **more)
+        _, packages = explain.explain(Evaluator(held), agent, 2)
+        return str(packages)
+
+    linux, windows = (Facts("x", {}, attributes) for attributes in (filled.LINUX, filled.WINDOWS))
+    assert "package a@1 has no file for this agent" in rejected(windows)
+    assert "package b@1 was yanked" in rejected(linux, yanked=("b@1",))
+
+
+def test_a_rollout_that_is_for_nobody_yet() -> None:
+    (slot,) = explained(published("a", candidate=revision(2), threshold=0), published("b", stable=revision(1)))
+    (reason,) = (r["reason"] for r in slot["rejected"] if r["assignment"] == "a")
+    assert "a-1" in reason

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from relay.documents import parse
@@ -23,3 +25,36 @@ def test_every_kind_has_its_plural() -> None:
     assert {k.plural for k in kinds.KINDS.values()} == {
         "templates", "assignments", "regionvariables", "strategies", "packageassignments", "signingkeys"
     }  # fmt: skip
+
+
+VARIABLES = {"apiVersion": "opamp.io/v1", "kind": "RegionVariables", "metadata": {"name": "eu"}, "spec": {"values": {}}}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"metadata": {"name": "a b"}}, "metadata.name: 'a b' is not a valid name here"),
+        ({"metadata": {"name": "eu", "nane": 1}}, "metadata.nane: unknown key; did you mean name?"),
+        ({"spec": {}}, "spec.values: is missing"),
+        ({"apiVersion": "v0"}, "apiVersion: Input should be 'opamp.io/v1'"),
+    ],
+)
+def test_what_is_wrong_with_a_document(wrong: dict[str, object], problem: str) -> None:
+    document, found = kinds.read(parse(json.dumps({**VARIABLES, **wrong}), "f.yaml")[0])
+    assert document is None
+    assert problem in str(found[0])
+
+
+def test_a_pattern_of_another_form_is_shown() -> None:
+    file = {"name": "t", "version": "v1"}
+    spec = {"text": "x", "content_type": "no type"}
+    template = {"apiVersion": "opamp.io/v1", "kind": "ConfigTemplate", "metadata": file, "spec": spec}
+    _, (problem,) = kinds.read(parse(json.dumps(template), "f.yaml")[0])
+    assert "'no type' is not of the form" in problem.reason
+
+
+def test_a_good_one() -> None:
+    document, problems = kinds.read(parse(json.dumps(VARIABLES), "f.yaml")[0])
+    assert problems == []
+    assert document is not None
+    assert document.key == "eu"

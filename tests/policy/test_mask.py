@@ -4,7 +4,10 @@ from typing import Any
 
 import pytest
 
+from relay.policy import template as templates
 from relay.policy.mask import Mask
+from relay.policy.model import ConfigTemplate, Variable
+from tests.policy.made import NAME, template
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,17 @@ def test_equal_secrets_have_equal_numbers() -> None:
 
 def test_user_info_of_an_url() -> None:
     assert Mask().tree({"url": "postgres://me:pw@db/x"}) == {"url": "postgres://[secret 1]@db/x"}
+
+
+def test_a_config_without_its_secrets() -> None:
+    tree = template({"password": "{{.name}}", "user": "{{.name}}"}, NAME)
+    resolved, _ = templates.resolve(tree, {"name": "x"}, {})
+    assert Mask().config(tree, resolved) == "password: '[secret 1]'\nuser: x\n"
+
+
+def test_in_text_the_names_of_values_tell_what_is_secret() -> None:
+    password = Variable(name="password", type="string")
+    spec = {"variables": [password.model_dump(exclude_unset=True)], "text": "login {{.password}}"}
+    text = ConfigTemplate.model_validate({**template({"a": 1}).model_dump(), "spec": spec})
+    resolved, _ = templates.resolve(text, {"password": "x"}, {})
+    assert Mask().config(text, resolved) == "login [secret 1]"

@@ -91,3 +91,41 @@ def test_keys_of_documents() -> None:
         document, _ = kinds.read(parse(text % (kind, spec), "f")[0])
         assert document is not None
         assert document.key == "n"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(1.0, 1), (True, True), ("a", "a"), ([1], [1]), (float("nan"), float("nan"))]
+)
+def test_values_that_are_compared_as_equal(one: object, other: object) -> None:
+    assert model.canonical(one) == model.canonical(other)
+
+
+def test_selectors_that_say_the_same_are_the_same() -> None:
+    one = model.Selector(labels={"a": 1, "b": "x"}, agent_ids=["y", "z"])
+    other = model.Selector(labels={"b": "x", "a": 1.0}, agent_ids=["z", "y"])
+    assert one.identity == other.identity != model.Selector().identity
+    assert one.terms == (("label", "a", b"1"), ("label", "b", b'"x"'))
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("{text: x}", ""),
+        ("{text: x, config: {a: 1}}", "config or text, one of the two"),
+        ("{config: {a: 1}, content_type: text/plain}", "any other goes with text"),
+        ("{config: {a: 1}, variables: [{name: x, type: int}, {name: x, type: int}]}", "variable x stands twice"),
+    ],
+)
+def test_a_template_has_one_form(spec: str, said: str) -> None:
+    found = problems(
+        f"apiVersion: opamp.io/v1\nkind: ConfigTemplate\nmetadata: {{name: t, version: v1}}\nspec: {spec}\n"
+    )
+    assert (said in found[0]) if said else not found
+
+
+def test_the_form_of_a_template_and_its_names() -> None:
+    text = "apiVersion: opamp.io/v1\nkind: ConfigTemplate\nmetadata: {name: t, version: v1}\nspec: {text: x}\n"
+    document, _ = kinds.read(parse(text, "f.yaml")[0])
+    assert isinstance(document, model.ConfigTemplate)
+    assert (document.key, document.spec.body, document.spec.content_type) == ("t@v1", "x", "text/plain")
+    assert model.VersionRef(name="t", version="v1").key == document.key

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from relay.policy.model import Selector
 from relay.policy.packages import (
     PackageAssignment,
     PackageFile,
@@ -81,3 +82,14 @@ def test_an_assignment_names_a_package_once() -> None:
         assignment("otelcol", "otelcol")
     with pytest.raises(ValidationError):
         assignment()
+
+
+@pytest.mark.parametrize("value", ["a" * 300, "a\nb", float("inf")])
+def test_attributes_are_words_and_numbers(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        file(attributes={"os.type": value})
+
+
+def test_whom_a_file_is_for() -> None:
+    assert file(attributes=LINUX).selector.attributes == LINUX
+    assert file().selector.identity == Selector().identity

@@ -138,3 +138,49 @@ def test_a_package_that_is_not_valid_holds_back_its_assignment_alone() -> None:
     snapshot = build(held)
     assert [(a.published.name, len(a.contents)) for a in snapshot.assignments] == [("good", 1), ("p", 0)]
     assert set(snapshot.rejected) == {f"Package/{agent.pin}", "PackageAssignment/p"}
+
+
+def test_what_is_for_whom() -> None:
+    (assignment,) = build(resources(published("a", stable=revision(rate=1000)))).assignments
+    assert assignment.contents == []
+    assert len(assignment.revisions) == 1, "one that is refused says whom it is for, too"
+    packages = build(filled.resources(filled.package("agent", "1", ("1", {}))))
+    assert packages.assignments[0].published.stable is not None
+    assert packages.assignments[0].published.stable.slot == ""
+
+
+def test_a_revision_of_another_kind_is_refused() -> None:
+    name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
+    snapshot = build({**resources(), name.replace("Config", "Package"): payload})
+    assert "a revision is of another kind" in snapshot.rejected["PackageAssignment/a"]
+
+
+def test_what_a_later_version_says_is_left_out_where_the_rest_makes_sense() -> None:
+    name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
+    value = json.loads(payload)
+    value["stable"]["shape"] = 1
+    value["mood"] = "good"
+    later = {**resources(), name: json.dumps(value).encode()}
+    snapshot = build(later)
+    assert name in snapshot.rejected
+    value["name"] = ["x"]
+    assert name in build({**later, name: json.dumps(value).encode()}).rejected
+
+
+def test_nothing_good_of_it_is_known_and_it_can_be_nothing() -> None:
+    snapshot = build(resources(published("a", stable=revision(rate=1000))))
+    assert snapshot.assignments[0].contents == []
+
+
+def test_a_bad_candidate_leaves_what_is_stable() -> None:
+    for threshold, says_so in ((1, False), (EVERYONE, True)):
+        change = published("a", stable=revision(1), candidate=revision(rate=1000), threshold=threshold)
+        (assignment,) = build(resources(change)).assignments
+        assert config(assignment.stable).resolved.values["rate"] == 1
+        assert (assignment.refused is not None) is says_so, "for some agents only, none is sure to need it"
+
+
+def test_what_cannot_be_made_of_what_went_before_holds_nothing_back() -> None:
+    before = {"earlier": [revision(rate=1000), revision(rate=3)]}
+    (assignment,) = build(resources(published("a", stable=revision(1)).model_copy(update=before))).assignments
+    assert [config(content).resolved.values["rate"] for content in assignment.earlier] == [3]

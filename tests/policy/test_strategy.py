@@ -87,3 +87,11 @@ def test_what_goes_beyond_the_guide() -> None:
 def test_what_is_refused(spec: str, reason: str) -> None:
     _, problems = kinds.read(parse(HEAD.replace("spec:\n", f"spec: {spec}\n"), "f.yaml")[0])
     assert any(reason in str(p) for p in problems), [str(p) for p in problems]
+
+
+def test_how_long_a_candidate_may_be_given_has_a_least() -> None:
+    _, (problem,) = kinds.read(parse(OURS.replace("1h30m", "5s"), "f.yaml")[0])
+    assert "at least 60s" in problem.reason
+    _, (unreadable,) = kinds.read(parse(OURS.replace("1h30m", "soon"), "f.yaml")[0])
+    assert "candidate_ttl" in str(unreadable)
+    assert read(OURS).key == "canary"

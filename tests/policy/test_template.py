@@ -151,3 +151,12 @@ def test_the_payload_of_a_tree_is_as_it_was_before_there_was_text() -> None:
     _, payload = template_resource(TEMPLATE)
     assert b'"text":' not in payload
     assert b'"config":' not in template_resource(text_template(text="x"))[1]
+
+
+def test_placeholders_stand_in_text_only() -> None:
+    subject = template({"a": "{{.rate}} {{.rate}}", "b": 5, "c": ["{{.name}}"]}, RATE, NAME)
+    assert list(templates.placeholders(subject)) == [
+        ("spec.config.a", "rate"),
+        ("spec.config.a", "rate"),
+        ("spec.config.c.0", "name"),
+    ]
