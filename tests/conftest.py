@@ -102,6 +102,7 @@ class Programs:
         name: str = "one",
         region: str = "local",
         ports: dict[str, int] | None = None,
+        clock: Clock | None = None,
         **more: Any,
     ) -> Node:
         """A node; `upstream` is the port of its control plane (1: there is none)."""
@@ -129,7 +130,7 @@ class Programs:
                 **more,
             }
         )
-        program = Node(told)
+        program = Node(told, clock)
         await program.start()
         self._running.append(program)
         return program

@@ -21,6 +21,7 @@ from relay.aio.clock import Clock
 from relay.aio.tasks import Tasks
 from relay.errors import StoreError, UpstreamError
 from relay.link.channel import CLIENT
+from relay.link.health import LinkHealth
 from relay.link.protocol import Candidate, ReportSender, SyncReceiver
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
@@ -39,8 +40,8 @@ class Downward:
     renderers: frozenset[int]
     put_in_force: Callable[[Candidate], Awaitable[link_pb2.SyncRequest]]
     """Stores and applies a candidate and gives the acknowledgement. Raises StoreError: nothing changed."""
-    fresh: Callable[[], None]
-    """The policy in force is known to be the newest."""
+    confirmed: Callable[[], None]
+    """The policy in force is the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class LinkClient:
         identity: link_pb2.NodeIdentity,
         downward: Downward,
         upward: Upward,
+        health: LinkHealth,
         *,
         clock: Clock,
         metrics: NodeMetrics,
@@ -72,38 +74,12 @@ class LinkClient:
         self._identity = identity
         self._down = downward
         self._up = upward
+        self._health = health
         self._clock = clock
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
         """Nothing waits to be reported or acknowledged."""
-        self._fresh_at: float | None = None
-        self._up_since: float | None = None
-        """When Sync last came up; None while it is down."""
-        self._last_heard: float = clock.monotonic()
-        self._acked_at = clock.monotonic()
-        """When a report was last acknowledged, or could first have been."""
-        self.refusal = ""
-        """Why the control plane takes no reports of this node; empty while it does, or cannot be heard."""
-
-    # ---- for metrics and status
-
-    @property
-    def connected(self) -> bool:
-        """Whether the control plane is there."""
-        return self._up_since is not None
-
-    def silent_s(self) -> float:
-        """Seconds since the control plane was last heard; 0 while it is there."""
-        return 0.0 if self.connected else self._clock.monotonic() - self._last_heard
-
-    def policy_age_s(self) -> float | None:
-        """Seconds since the policy in force was last known to be the newest; None if it never was in this process."""
-        return None if self._fresh_at is None else self._clock.monotonic() - self._fresh_at
-
-    def unheard_s(self) -> float:
-        """Seconds for which the control plane, which is there, has acknowledged no report."""
-        return self._clock.monotonic() - self._acked_at if self.connected else 0.0
 
     def wake(self) -> None:
         """Something waits to be reported."""
@@ -142,9 +118,9 @@ class LinkClient:
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
                 if error.code() is grpc.StatusCode.ALREADY_EXISTS:
-                    self.refusal = error.details() or "refused"
+                    self._health.refusal = error.details() or "refused"
                 elif error.code() is grpc.StatusCode.UNAVAILABLE:
-                    self.refusal = ""
+                    self._health.refusal = ""
             except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
                 reason = str(error) or "silent too long"
             except Exception as error:
@@ -166,10 +142,8 @@ class LinkClient:
             self._metrics.link_messages["sync_sent"] += 1
             async for response in _until_silent(call, _FRESH_S):
                 self._metrics.link_messages["sync_received"] += 1
-                if self._up_since is None:
-                    self._up_since = self._acked_at = self._clock.monotonic()
+                if self._health.heard():
                     _log.info("link_up", control_plane=self._endpoint)
-                self._last_heard = self._clock.monotonic()
                 if response.HasField("freshness"):
                     self._freshness(response.freshness)
                     continue
@@ -183,7 +157,7 @@ class LinkClient:
                     candidate = answer
                     try:
                         answer = await self._down.put_in_force(candidate)
-                        self._is_fresh()
+                        self._down.confirmed()
                     except StoreError as error:
                         _log.error("policy_not_stored", error=str(error), manifest=candidate.version)
                         answer = self._down.receiver.refuse(candidate, f"could not be stored: {error}")
@@ -192,18 +166,12 @@ class LinkClient:
                 await call.write(answer)
                 self._metrics.link_messages["sync_sent"] += 1
         finally:
-            if self._up_since is not None:
-                self._last_heard = self._clock.monotonic()
-            self._up_since = None
+            self._health.went_down()
             call.cancel()
 
     def _freshness(self, freshness: link_pb2.Freshness) -> None:
         if (freshness.version.epoch, freshness.version.number) == self._down.receiver.version:
-            self._is_fresh()
-
-    def _is_fresh(self) -> None:
-        self._fresh_at = self._clock.monotonic()
-        self._down.fresh()
+            self._down.confirmed()
 
     async def _report(self, stub: Any) -> None:
         sender = self._up.sender
@@ -242,8 +210,7 @@ class LinkClient:
     async def _acks(self, call: Any) -> None:
         async for ack in call:
             self._metrics.link_messages["report_acked"] += 1
-            self.refusal = ""
-            self._acked_at = self._clock.monotonic()
+            self._health.acknowledged()
             sender = self._up.sender
             sender.acknowledged(ack)
             if not (sender.tell or len(sender) or sender.in_flight):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiohttp import web
@@ -18,6 +17,7 @@ from relay.fleet.names import HOST, Names, resolve
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
 from relay.node.registry import Registry
+from relay.node.status import Condition
 from relay.observe.metrics import CONTENT_TYPE, NodeMetrics
 from relay.opamp import identity
 from relay.opamp.record import Record
@@ -27,16 +27,6 @@ from relay.transport.http import Handler, Route
 
 _SLICE = 100
 _ONLY_HOST = frozenset({HOST})
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """How a node is."""
-
-    ready: bool
-    reason: str
-    """Why it is not ready, or what is degraded; empty if all is well."""
-    status: dict[str, Any]
 
 
 def _without_parameters(handler: Handler) -> Handler:

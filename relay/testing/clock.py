@@ -1,6 +1,8 @@
-"""A clock that a test turns."""
+"""Clocks that a test turns."""
 
 from __future__ import annotations
+
+from relay.aio.clock import SystemClock
 
 
 class ManualClock:
@@ -19,3 +21,21 @@ class ManualClock:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self._now += seconds
+
+
+class MovableClock:
+    """The system's clock, which a test can put forward."""
+
+    def __init__(self) -> None:
+        self._system = SystemClock()
+        self._ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return self._system.monotonic() + self._ahead_s
+
+    def unix_ms(self) -> int:
+        return self._system.unix_ms() + round(self._ahead_s * 1000)
+
+    def advance(self, seconds: float) -> None:
+        """Let so much more time have passed."""
+        self._ahead_s += seconds

@@ -179,7 +179,7 @@ async def test_opamp_go_s_package_syncer_installs_and_fails_and_goes_back(progra
         assert (await theirs.says("packages"))["hash"] != first["hash"]
         await eventually(lambda: (folder / "plugin").exists(), 40)
         await eventually(lambda: offering().status == "APPLIED", 40)
-        assert node.downloads.sent_bytes == len(content) + len(b"plugin"), "what it has is not downloaded again"
+        assert node.serving.downloads.sent_bytes == len(content) + len(b"plugin"), "what it has is not downloaded again"
         await apply(plane, strategy("name: all, percentage: 100"), package_assignment("2", strategy="canary"))
 
         async def rolled_back() -> bool:

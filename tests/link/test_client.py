@@ -16,13 +16,13 @@ async def test_reports_go_up_again_until_they_are_acknowledged(programs: Program
         return [r for r in upstream.reports if r.agents]
 
     await eventually(reported)
-    assert node._sender.in_flight
+    assert node.sender.in_flight
     port = upstream.port
     await upstream.stop()
     back = ScriptedControlPlane()
     await back.start(port)
     await eventually(lambda: [r for r in back.reports if r.agents])
-    await eventually(lambda: not node._sender.in_flight and not len(node._sender))
+    await eventually(lambda: not node.sender.in_flight and not len(node.sender))
     assert back.reports[0].hello.name == "one"
     assert not back.reports[0].sequence
     await agent.close()
@@ -39,7 +39,7 @@ async def test_ten_thousand_idle_agents_cost_less_than_a_message_a_second(progra
     for agent in agents:
         await agent.hello()
     await eventually(lambda: any(len(r.shards) == 256 for r in upstream.reports))
-    await eventually(lambda: not node._sender.in_flight)
+    await eventually(lambda: not node.sender.in_flight)
     before = len(upstream.reports)
     for _ in range(20):
         for agent in agents:

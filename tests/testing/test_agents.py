@@ -70,7 +70,7 @@ async def test_many_agents_connect_apply_and_come_back(programs: Programs, schem
     await eventually(lambda: all(a.sequence > 5 for a in agents))
     assert node.metrics.full_state_requests == 0
     if scheme == "ws":  # what is on its way just then is lost, and may have to be asked for
-        for socket in list(node.websockets.open):
+        for socket in list(node.serving.websockets.open):
             socket._abort_slow()
         await eventually(lambda: node.hub.connected == 20 and node.metrics.closed["slow_agent"] >= 20)
     await simulation.stop()

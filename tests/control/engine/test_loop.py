@@ -14,6 +14,7 @@ from relay.control.fleet import views
 from relay.errors import Conflict, NotFound, Refused
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.testing.clock import MovableClock
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.control.changing import change
@@ -374,15 +375,15 @@ async def test_one_rollout_that_breaks_stops_no_other(
 async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_it_is_back(
     programs: Programs, fleet: Fleet
 ) -> None:
-    plane, node = await ready(
-        programs, fleet, strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
-    )
+    clock = MovableClock()
+    half = strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
+    plane, node = await ready(programs, fleet, half, clock=clock)
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 10)
     await eventually(
         lambda: sum(bool(a.config.applied) and a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 20
     )
-    plane.loop._began -= 60
+    clock.advance(60)
     state = plane.fleet.nodes["local/one"]
     plane.fleet.node_gone(_identity(node))
     sender, state.sender = state.sender, None
@@ -398,7 +399,8 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
 
 async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs, fleet: Fleet) -> None:
     held = strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
-    plane = await programs.control_plane()
+    clock = MovableClock()
+    plane = await programs.control_plane(clock=clock)
     proxy = FaultProxy("127.0.0.1", plane.ports["link"])
     await proxy.start()
     try:
@@ -407,7 +409,7 @@ async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs,
         await eventually(lambda: node.policy.accepted)
         await fleet.join(node, 4)
         await eventually(lambda: sum(a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
-        plane.loop._began -= 60
+        clock.advance(60)
         await change(plane, staged(2))
         await eventually(lambda: fleet.running(2) == 2)
         proxy.stall()
@@ -446,7 +448,7 @@ async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so
 
 
 def _identity(node: Node) -> Any:
-    return node._identity()
+    return node.identity
 
 
 # ---- without a strategy

@@ -195,8 +195,8 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     agent = await PackageAgent.join(node)
     await agent.install(await agent.wait())
     await eventually(lambda: any(a.packages for a in plane.fleet.agents.values()))
-    node._blob_source._endpoint = "127.0.0.1:1"
-    await node._blob_source.close()
+    node.blob_source._endpoint = "127.0.0.1:1"
+    await node.blob_source.close()
     await apply(plane, package_assignment("2", strategy="canary", prefetch="true"))
 
     async def state_is(state: str) -> dict[str, Any] | None:
@@ -206,8 +206,8 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     held = await eventually(lambda: state_is("held"))
     assert held["reason"] == "region local has yet to fetch 1 of 1 files"
     await eventually(lambda: sha256 in node.packages.problems)
-    node._blob_source._endpoint = f"127.0.0.1:{plane.ports['link']}"
-    await node._blob_source.close()
+    node.blob_source._endpoint = f"127.0.0.1:{plane.ports['link']}"
+    await node.blob_source.close()
     await eventually(lambda: sha256 not in node.packages.problems, within_s=40)  # it tries more and more seldom
     agent.last = await agent.agent.pipe.pushed()
     await agent.install(await agent.wait())

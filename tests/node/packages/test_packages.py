@@ -55,7 +55,7 @@ async def test_a_region_fetches_once_and_serves_many(programs: Programs, agents:
     await polling.install(await polling.wait())
     assert node.metrics.blob_fetch_bytes == len(CONTENT), "once, however many ask"
     assert node.packages.held == [sha256]
-    assert node.downloads.sent_bytes == 6 * len(CONTENT)
+    assert node.serving.downloads.sent_bytes == 6 * len(CONTENT)
     await eventually(lambda: sum(a.packages is not None and a.packages.status == "APPLIED"
                                  for a in plane.fleet.agents.values()) == 6)  # fmt: skip
     assert (await plane.status.of("agents-1"))["kind"] == "PackageAssignment"

@@ -1,0 +1,185 @@
+"""The ports of a node: agents over WebSocket, HTTP and gRPC, downloads, probes and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from relay.aio.clock import Clock
+from relay.aio.ports import opening
+from relay.node.admin import Admin
+from relay.observe import log
+from relay.observe.metrics import NodeMetrics
+from relay.settings.parts import split_endpoint
+from relay.settings.programs import NodeSettings
+from relay.transport.door import Door, DoorSettings
+from relay.transport.downloads import PATH as DOWNLOADS
+from relay.transport.downloads import Downloads, DownloadSettings, File
+from relay.transport.grpc import GrpcAgents
+from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, bounded, serve
+from relay.transport.peers import TrustedProxies
+from relay.transport.places import FOR_PROBES, Places, raise_descriptor_limit
+from relay.transport.ports import Agents, AssemblyBudget, Connection, StreamSettings
+from relay.transport.upgrade import Upgrades
+from relay.transport.websocket import WebSocketFactory
+
+_log = log.get("opamp-relay.node")
+
+
+class Serving:
+    """Everything that listens. `open`, then `drain`, then what `open` put on the stack."""
+
+    def __init__(self, settings: NodeSettings, *, clock: Clock, metrics: NodeMetrics) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._metrics = metrics
+        server, limits = settings.server, settings.server.limits
+        self.places = _count_places(
+            min(server.websocket.max_connections, server.max_connections or server.websocket.max_connections)
+        )
+        self.proxies = TrustedProxies(server.trusted_proxies)
+        self._budget = AssemblyBudget(limits.assembly_budget_bytes)
+        self.ports: dict[str, int] = {}
+        """`websocket`, `http`, `grpc`, `metrics` → the port that is open."""
+
+    async def open(
+        self,
+        started: contextlib.AsyncExitStack,
+        agents: Agents,
+        admin: Admin,
+        find_file: Callable[[str, dict[str, str]], File],
+    ) -> None:
+        """Open all ports.
+
+        Args:
+            started: is given what closes them.
+            agents: who answers agents.
+            find_file: see `Downloads`.
+
+        Raises:
+            OSError: a port cannot be opened.
+        """
+        settings, metrics = self._settings, self._metrics
+        server, limits = settings.server, settings.server.limits
+        places, proxies, budget = self.places, self.proxies, self._budget
+        stream = StreamSettings(limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout)
+        self.websockets = WebSocketFactory(agents, stream, budget=budget, metrics=metrics, clock=self._clock)
+        places.count(lambda: len(self.websockets.open))
+        self._upgrades = Upgrades(self.websockets, proxies, PATH, retry_after_s=limits.retry_after, metrics=metrics)
+        exchange = HttpAgents(
+            agents,
+            HttpSettings(
+                limits.max_message_bytes, limits.body_timeout, limits.http_keepalive, server.compression.enabled
+            ),
+            proxies,
+            self._upgrades,
+            budget=budget,
+            metrics=metrics,
+        )
+        downloads = self._open_downloads(started, find_file)
+        routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
+        http_runner, factory = await serve([*routes, *admin.routes()], limits.http_keepalive, limits.max_header_bytes)
+        started.push_async_callback(http_runner.cleanup)
+        probes_runner, probes = await serve(admin.health_routes(), limits.http_keepalive)
+        started.push_async_callback(probes_runner.cleanup)
+        self._door = Door(
+            DoorSettings(limits.max_header_bytes, limits.header_timeout, limits.retry_after),
+            places,
+            proxies,
+            self._upgrades,
+            factory,
+            probes,
+            downloads,
+            metrics=metrics,
+        )
+        started.push_async_callback(self._door.close)
+        tls = _tls_context(settings) if server.tls.enabled else None
+        for name, endpoint in (("websocket", server.websocket.endpoint), ("http", server.http.endpoint)):
+            host, port = split_endpoint(endpoint)
+            with opening(f"server.{name}.endpoint", f"--{name}", host, port):
+                self.ports[name] = await self._door.listen(host, port, tls)
+        await self._open_grpc(started, agents, stream)
+        await self._open_metrics(started, admin)
+        metrics.sources["opamp_relay_assembly_bytes"] = ("Held for unfinished messages", lambda: budget.used)
+
+    def _open_downloads(
+        self, started: contextlib.AsyncExitStack, find_file: Callable[[str, dict[str, str]], File]
+    ) -> Downloads:
+        settings, metrics = self._settings.packages, self._metrics
+        stall_s = self._settings.server.limits.send_stall_timeout
+        bounds = DownloadSettings(
+            settings.max_downloads, stall_s, settings.bandwidth.total, settings.bandwidth.per_agent
+        )
+        downloads = self.downloads = Downloads(find_file, bounds, refused=metrics.refused)
+        downloads.start()
+        started.push_async_callback(downloads.close)
+        metrics.downloads = lambda: (downloads.sent_bytes, downloads.done, downloads.broken)
+        metrics.sources["opamp_relay_blob_serving"] = ("Package downloads under way", lambda: downloads.active)
+        return downloads
+
+    async def _open_grpc(self, started: contextlib.AsyncExitStack, agents: Agents, stream: StreamSettings) -> None:
+        server = self._settings.server
+        self.grpc = GrpcAgents(
+            agents,
+            stream,
+            places=self.places,
+            proxies=self.proxies,
+            retry_after_s=server.limits.retry_after,
+            metrics=self._metrics,
+            clock=self._clock,
+        )
+        started.push_async_callback(self.grpc.stop)
+        with opening("server.grpc.endpoint", "--grpc", *split_endpoint(server.grpc.endpoint)):
+            credentials = _grpc_credentials(self._settings) if server.tls.enabled else None
+            await self.grpc.start(server.grpc.endpoint, credentials)
+        self.ports["grpc"] = self.grpc.port
+
+    async def _open_metrics(self, started: contextlib.AsyncExitStack, admin: Admin) -> None:
+        runner, probed = await serve(admin.probe_routes(), self._settings.server.limits.http_keepalive)
+        started.push_async_callback(runner.cleanup)
+        host, port = split_endpoint(self._settings.telemetry.metrics.endpoint)
+        with opening("telemetry.metrics.endpoint", "--metrics", host, port):
+            listening = await asyncio.get_running_loop().create_server(bounded(probed, FOR_PROBES), host, port)
+        started.callback(listening.close)
+        self.ports["metrics"] = listening.sockets[0].getsockname()[1]
+
+    @property
+    def connections(self) -> list[Connection]:
+        """All connections that can be pushed to, also those that no agent has spoken on."""
+        return [*self.websockets.open, *self.grpc.open]
+
+    def turn_away(self) -> None:
+        """From now on nobody is let in."""
+        self._door.draining = self.grpc.draining = True
+        self._upgrades.accepting = False
+
+
+def _count_places(wanted: int) -> Places:
+    places = Places(wanted, raise_descriptor_limit())
+    if places.most < wanted:
+        _log.warning(
+            "few_descriptors",
+            max_connections=wanted,
+            places=places.most,
+            consequence="past that agents are answered 503; raise the limit of open files (ulimit -n)",
+        )
+    return places
+
+
+def _tls_context(settings: NodeSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)
+    return context
+
+
+def _grpc_credentials(settings: NodeSettings) -> Any:
+    key = Path(settings.server.tls.key_file).read_bytes()
+    certificate = Path(settings.server.tls.cert_file).read_bytes()
+    return grpc.ssl_server_credentials([(key, certificate)])

@@ -1,0 +1,202 @@
+"""What a node says of itself: to its control plane, to probes and people, and as gauges. The same facts for all three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from relay.aio.clock import Clock
+from relay.fleet.cohort import Cohorts
+from relay.link.health import LinkHealth
+from relay.link.protocol import ReportSender, version_message
+from relay.node.freshness import Freshness
+from relay.node.hub import Hub
+from relay.node.packages.packages import Packages
+from relay.node.policy import PolicyHolder
+from relay.node.registry import Registry
+from relay.pb.relay.v1 import link_pb2
+from relay.store.local import LocalStore
+from relay.transport.peers import TrustedProxies
+from relay.transport.places import Places
+
+_NEARLY_FULL = 0.9
+_UNHEARD_S = 30.0
+"""Reports go up every 10 s."""
+_NAMED = 5
+"""Of many, so many are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a node is, for probes and people."""
+
+    ready: bool
+    reason: str
+    """Why it is not ready, or what is degraded; empty if all is well."""
+    status: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Those who know."""
+
+    store: LocalStore
+    policy: PolicyHolder
+    freshness: Freshness
+    packages: Packages
+    registry: Registry
+    hub: Hub
+    sender: ReportSender
+    cohorts: Cohorts
+    link: LinkHealth
+    places: Places
+    proxies: TrustedProxies
+
+
+class Status:
+    """Asks those who know; holds nothing but where the node is in its life.
+
+    Args:
+        max_agents: that it may know.
+        public_url: whether addresses of packages do not depend on how agents reached the node.
+    """
+
+    def __init__(
+        self, parts: Parts, *, region: str, node: str, max_agents: int, public_url: bool, clock: Clock
+    ) -> None:
+        self._parts = parts
+        self._region = region
+        self._node = node
+        self._max_agents = max_agents
+        self._public_url = public_url
+        self._clock = clock
+        self.listening = False
+        """Its ports are open."""
+        self.draining = False
+        self.leaving = False
+        """Its last report goes up."""
+
+    def message(self) -> link_pb2.NodeStatus:
+        """What goes up with every report."""
+        parts = self._parts
+        age = parts.freshness.age_s()
+        status = link_pb2.NodeStatus(
+            unix_ms=self._clock.unix_ms(),
+            policy_age_s=-1.0 if age is None else age,
+            rejected=list(parts.policy.rejected.values()),
+            leaving=self.leaving,
+        )
+        status.blobs.extend(bytes.fromhex(sha256) for sha256 in parts.packages.held)
+        for sha256, reason in parts.packages.problems.items():
+            status.blob_problems.add(sha256=bytes.fromhex(sha256), reason=reason)
+        for rollout, reason in parts.policy.halted().items():
+            status.halted.add(rollout=rollout, reason=reason)
+        if parts.policy.receiver.version is not None:
+            status.manifest.CopyFrom(version_message(parts.policy.receiver.version))
+        return status
+
+    def condition(self) -> Condition:
+        """How the node is."""
+        parts, reason = self._parts, self._not_ready
+        version, age = parts.policy.receiver.version, parts.freshness.age_s()
+        status = {
+            "region": self._region,
+            "node": self._node,
+            "link": parts.link.word,
+            "manifest": list(version) if version else None,
+            "policy_age_s": None if age is None else round(age, 3),
+            "agents": len(parts.registry),
+            "connected": parts.hub.connected,
+            "connections": parts.places.used,
+            "cohorts": len(parts.cohorts),
+            "halted": parts.policy.halted(),
+            "rejected": [{"name": r.name, "reason": r.reason} for r in parts.policy.rejected.values()],
+            "degraded": self.degraded,
+        }
+        return Condition(not reason, reason, status)
+
+    @property
+    def _not_ready(self) -> str:
+        if self.draining:
+            return "draining"
+        if not self.listening:
+            return "starting"
+        return "" if self._parts.policy.accepted else "no policy was ever received"
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is not well, one a line."""
+        return [*self._of_store(), *self._of_policy(), *self._of_agents(), *self._of_link()]
+
+    def _of_store(self) -> Iterator[str]:
+        store = self._parts.store
+        if store.problem is not None:
+            yield f"store: {store.problem}"
+        if store.damaged:
+            named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_NAMED]]
+            yield f"store: {len(store.damaged)} values were damaged and dropped: {', '.join(named)}"
+
+    def _of_policy(self) -> Iterator[str]:
+        policy, receiver = self._parts.policy, self._parts.policy.receiver
+        if policy.doubted and not policy.missing:
+            yield "policy: parts of it were damaged and are lost until it is fetched anew"
+        if policy.missing:
+            yield f"policy: {', '.join(sorted(policy.missing)[:_NAMED])} was damaged and is to be fetched anew"
+        if receiver.ahead_of is not None:
+            yield (
+                f"policy: {list(receiver.version or ())} is newer than the control plane's"
+                f" {list(receiver.ahead_of)}, or of another database; it is served on"
+            )
+        if policy.rejected:
+            yield f"policy: {len(policy.rejected)} resources rejected"
+        for name, why in policy.halted().items():
+            yield f"rollout {name} was halted here: {why}"
+        for sha256, why in self._parts.packages.problems.items():
+            yield f"package {sha256[:12]}: {why}"
+        if not self._parts.freshness.may_offer():
+            yield "policy: older than max_staleness, nothing new is offered"
+
+    def _of_agents(self) -> Iterator[str]:
+        proxies, places, known = self._parts.proxies, self._parts.places, len(self._parts.registry)
+        if proxies.unbelieved and not self._public_url:
+            yield (
+                f"proxies: {proxies.unbelieved} says for whom it speaks and is not one of server.trusted_proxies:"
+                " addresses of packages and of agents may be the proxy's"
+            )
+        if known >= _NEARLY_FULL * self._max_agents:
+            yield f"agents: {known} of {self._max_agents} (server.limits.max_agents) are known"
+        if places.most < places.wanted:
+            yield f"connections: file descriptors for {places.most} of {places.wanted}"
+
+    def _of_link(self) -> Iterator[str]:
+        link = self._parts.link
+        if link.unheard_s() > _UNHEARD_S:
+            yield f"link: no report was acknowledged for {link.unheard_s():.0f} s"
+        if link.refusal:
+            yield f"link: reports are refused: {link.refusal}"
+
+    def gauges(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        """Name → (help, value)."""
+        parts = self._parts
+        return {
+            "opamp_server_connected_agents": ("Agents connected", lambda: parts.registry.rollup.connected),
+            "opamp_relay_agents": ("Agents known", lambda: len(parts.registry)),
+            "opamp_relay_connections": ("Open connections of all kinds", lambda: parts.places.used),
+            "opamp_relay_cohorts": ("Distinct answers", lambda: len(parts.cohorts)),
+            "opamp_relay_link_up": ("1 while the control plane is there", lambda: float(parts.link.connected)),
+            "opamp_relay_link_silent_seconds": ("Since the control plane was heard", parts.link.silent_s),
+            "opamp_relay_policy_age_seconds": (
+                "Since the policy was known to be the newest; before that, since the start",
+                parts.freshness.age_or_uptime_s,
+            ),
+            "opamp_relay_policy_change_seconds": (
+                "Until the last policy change was offered to all connected agents",
+                lambda: parts.hub.last_change_s,
+            ),
+            "opamp_relay_reports_waiting": ("Changes not yet sent upward", lambda: len(parts.sender)),
+            "opamp_relay_reports_in_flight": ("Reports not acknowledged", lambda: parts.sender.in_flight),
+            "opamp_relay_blob_bytes": ("Package files on disk", lambda: parts.packages.used_bytes),
+            "opamp_relay_blob_fetching": ("Package files on their way from above", lambda: parts.packages.fetching),
+            "opamp_relay_store_degraded": ("1 while writes fail", lambda: float(parts.store.problem is not None)),
+        }

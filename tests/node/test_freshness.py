@@ -1,0 +1,29 @@
+import math
+
+from relay.node.freshness import Freshness
+from relay.testing.clock import ManualClock
+
+
+def test_how_old_the_policy_is() -> None:
+    clock = ManualClock()
+    freshness = Freshness(clock=clock, max_staleness_s=None)
+    clock.advance(5)
+    assert (freshness.age_s(), freshness.age_or_unknown_s(), freshness.age_or_uptime_s()) == (None, math.inf, 5)
+    assert not freshness.confirmed()
+    clock.advance(7)
+    assert (freshness.age_s(), freshness.age_or_unknown_s(), freshness.age_or_uptime_s()) == (7, 7, 7)
+    assert freshness.may_offer(), "however old"
+
+
+def test_past_its_time_nothing_new_is_offered_and_what_was_withheld_is_told() -> None:
+    clock = ManualClock()
+    freshness = Freshness(clock=clock, max_staleness_s=60)
+    assert not freshness.may_offer(), "never confirmed in this process"
+    assert freshness.confirmed(), "agents wait for it"
+    assert freshness.may_offer()
+    clock.advance(60)
+    assert freshness.may_offer()
+    assert not freshness.confirmed()
+    clock.advance(61)
+    assert not freshness.may_offer()
+    assert freshness.confirmed()

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from tests.conftest import Programs, eventually
+from tests.wire import TestAgent
+
+
+async def test_a_report_carries_sums_and_how_the_node_is(programs: Programs) -> None:
+    node = await programs.node()
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    await agent.hello()
+    await eventually(lambda: len(node.sender))
+    report = node.reports.next()
+    assert report is not None
+    assert [entry.instance_uid for entry in report.agents] == [agent.uid]
+    assert report.rollup.connected == 1
+    assert (report.status.policy_age_s, report.status.leaving) == (-1.0, False)
+    node.sender.tell = False
+    assert node.reports.next() is None
+    await agent.close()

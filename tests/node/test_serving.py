@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from relay.errors import Unopened
+from tests.conftest import Programs
+from tests.wire import TestAgent
+
+
+async def test_all_ports_are_open_and_nobody_is_let_in_any_more(programs: Programs) -> None:
+    node = await programs.node()
+    assert set(node.serving.ports) == {"websocket", "http", "grpc", "metrics"}
+    agent = await TestAgent.over("websocket", node.ports, "a")
+    await agent.hello()
+    assert len(node.serving.connections) == node.serving.places.used == 1
+    node.serving.turn_away()
+    with pytest.raises(Exception, match="503"):
+        await TestAgent.over("websocket", node.ports, "b")
+    await agent.close()
+
+
+async def test_a_port_that_is_taken_is_named_with_its_setting(programs: Programs) -> None:
+    first = await programs.node(name="one")
+    with pytest.raises(Unopened, match=r"set server\.grpc\.endpoint, or --grpc HOST:PORT"):
+        await programs.node(name="two", ports={"grpc": first.ports["grpc"]})
