@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.node.live import Live
 from relay.opamp import identity
 from relay.opamp.contest import Contest, Speaker, Verdict, goes_on_alone
 from relay.pb.opamp.v1 import opamp_pb2 as pb
-from relay.transport.ports import Connection
+from relay.transport.ports import Caller, Connection
 
 _ANSWER_S = 2.0
 """How long a live agent may take to answer a ping."""
@@ -22,14 +23,20 @@ _MOST = 10_000
 """Uids of which contests are remembered; the oldest is forgotten."""
 
 
+class Arrival(NamedTuple):
+    """A message, and how it came."""
+
+    connection: Connection
+    caller: Caller
+    content: bytes
+
+
 @dataclass(slots=True, eq=False)
 class _Challenge:
     holder: Live
-    connection: Connection
-    """The newcomer's."""
     newcomer: Speaker
-    content: bytes
-    """Its message, to be taken when the holder is gone."""
+    arrival: Arrival
+    """The newcomer's message, to be taken when the holder is gone."""
     timer: asyncio.TimerHandle
 
 
@@ -37,12 +44,12 @@ class Contests:
     """All contests of a node.
 
     Args:
-        won: the newcomer has the uid: (uid, the agent that had it, the newcomer's connection, its message).
-        lost: the newcomer needs another uid: (uid, its connection).
+        won: the newcomer has the uid: (uid, the agent that had it, the newcomer's message).
+        lost: the newcomer needs another uid: (uid, its connection, who it is).
     """
 
     def __init__(
-        self, *, won: Callable[[bytes, Live, Connection, bytes], None], lost: Callable[[bytes, Connection], None]
+        self, *, won: Callable[[bytes, Live, Arrival], None], lost: Callable[[bytes, Connection, Caller], None]
     ) -> None:
         self._won = won
         self._lost = lost
@@ -77,23 +84,21 @@ class Contests:
             del self._contests[next(iter(self._contests))]
         return contest
 
-    def challenge(
-        self, uid: bytes, holder: Live, message: pb.AgentToServer, connection: Connection, content: bytes, *, ping: bool
-    ) -> None:
+    def challenge(self, uid: bytes, holder: Live, message: pb.AgentToServer, arrival: Arrival, *, ping: bool) -> None:
         """A newcomer on a connection of its own says who it is: wait for the agent that has the uid.
 
         Args:
-            content: the message as it came.
+            arrival: the message as it came.
             ping: whether an answer to a ping would be the agent's.
         """
         newcomer = Speaker(identity.instance_id_of(message.agent_description), message.sequence_num)
         known = self._challenges.get(uid)
         if known is not None:
-            if known.connection is connection:
-                known.content, known.newcomer = content, newcomer
+            if known.arrival.connection is arrival.connection:
+                known.arrival, known.newcomer = arrival, newcomer
             return
         timer = asyncio.get_running_loop().call_later(_ANSWER_S, self._silent, uid)
-        self._challenges[uid] = _Challenge(holder, connection, newcomer, content, timer)
+        self._challenges[uid] = _Challenge(holder, newcomer, arrival, timer)
         holder.connection.session = None  # else a heartbeat would be answered without our hearing of it
         if ping:
             holder.connection.ping(lambda: self.heard(holder))
@@ -105,12 +110,12 @@ class Contests:
         if challenge is not None and challenge.holder is holder:
             self._end(uid)
             self._contest(uid).settle(challenge.newcomer)
-            self._lost(uid, challenge.connection)
+            self._lost(uid, challenge.arrival.connection, challenge.arrival.caller)
 
     def _silent(self, uid: bytes) -> None:
         challenge = self._end(uid)
         self._contest(uid).replaced(challenge.holder.speaker)
-        self._won(uid, challenge.holder, challenge.connection, challenge.content)
+        self._won(uid, challenge.holder, challenge.arrival)
 
     def _end(self, uid: bytes) -> _Challenge:
         challenge = self._challenges.pop(uid)
@@ -129,7 +134,7 @@ class Contests:
 
     def disconnected(self, connection: Connection) -> None:
         """A newcomer has left."""
-        for uid in [uid for uid, c in self._challenges.items() if c.connection is connection]:
+        for uid in [uid for uid, c in self._challenges.items() if c.arrival.connection is connection]:
             self._end(uid)
 
     def close(self) -> None:

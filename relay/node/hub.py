@@ -1,12 +1,11 @@
 """Where connections, sessions and policy meet. Implements `transport.ports.Agents`.
 
 Owns the map of live agents. Every method is synchronous and runs on the one loop: no await stands between reading and
-writing a map. `policy_changed` and the paced requests for full state work in slices of milliseconds.
+writing a map. Asking for full state is `asking`, a policy change on its way to all is `spreading`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 from collections import deque
@@ -14,14 +13,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 from relay.aio.clock import Clock
-from relay.aio.tasks import Tasks
 from relay.errors import AgentError, Overloaded
 from relay.fleet.cohort import Cohorts
 from relay.fleet.rollup import status_name
 from relay.ids import format_uid, new_instance_uid
-from relay.node.contests import Contests
+from relay.node.asking import Asking
+from relay.node.contests import Arrival, Contests
 from relay.node.live import Live
 from relay.node.registry import Registry
+from relay.node.spreading import Spreading
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body, capabilities, gateway
@@ -31,12 +31,9 @@ from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
 from relay.opamp.session import Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
-from relay.transport.ports import CloseReason, Connection
+from relay.transport.ports import Caller, CloseReason, Connection
 
 _log = log.get("opamp-relay.hub")
-_SLICE_S = 0.005
-"""How long one slice of a policy change may hold the loop."""
-_ASK_TICK_S = 0.05
 _DESCRIBE_WITHIN_S = 10.0
 _POLLS = 3
 """Polls or heartbeats that an agent may leave out."""
@@ -115,30 +112,35 @@ class Hub:
         self._shared: set[Connection] = set()
         """Connections that ever carried a second agent: a proxy's."""
         self._contests = Contests(won=self._newcomer_won, lost=self._newcomer_lost)
-        self._asking: deque[Live] = deque()
-        self._asking_timer: asyncio.TimerHandle | None = None
         self._undescribed: deque[tuple[float, Live]] = deque()
         """(until when they have time to say who they are, agents), the earliest first."""
-        self._rate = full_state_per_second
-        self._tokens = max(1.0, full_state_per_second)
-        self._tokens_at = clock.monotonic()
-        self.last_change_s = 0.0
-        """How long it took to offer the last policy change to everybody connected."""
+        self._asking = Asking(
+            full_state_per_second, clock=clock, metrics=metrics, is_live=self._is_live, push=self._push
+        )
+        self._spreading = Spreading(registry, clock=clock, everybody=self._live.values, offer=self._offer_if_changed)
         self._say_duplicate_at = 0.0
         self._damaged_at: dict[str, float] = {}
         """SHA-256 of package files → when they were found not to be what they should be."""
         self._telling = log.enabled("info")
-        self._tasks = Tasks()
-        self._sweep: asyncio.Task[None] | None = None
         self._services = Services(
             decide=self._decide,
             decide_packages=self._decide_packages,
             packages_field=self._packages_field,
             fresh_uid=self._fresh_uid,
-            may_ask=self._may_ask,
+            may_ask=self._asking.may_ask,
             predecessor=registry.predecessor,
             withheld=cohorts.withheld,
         )
+
+    @property
+    def last_change_s(self) -> float:
+        """How long it took to offer the last policy change to everybody connected."""
+        return self._spreading.last_s
+
+    @property
+    def asking(self) -> int:
+        """Agents that wait to be asked for their full state."""
+        return len(self._asking)
 
     @property
     def connected(self) -> int:
@@ -147,7 +149,7 @@ class Hub:
 
     # ---- ports.Agents
 
-    def receive(self, connection: Connection, content: bytes) -> bytes:
+    def receive(self, connection: Connection, caller: Caller, content: bytes) -> bytes:
         """Answer one message; see `ports.Agents`."""
         now = self._clock.monotonic()
         named = content[2:18]
@@ -159,6 +161,7 @@ class Hub:
             before = live.session.last_seen
             reply = live.session.heartbeat(content, now)
             if reply is not None:
+                live.caller = caller
                 live.polled(before, now)
                 self._contests.heard(live)
                 return reply
@@ -168,9 +171,10 @@ class Hub:
         message = body.decode(content, self._max_elements)
         uid = message.instance_uid
         live = self._live.get(uid)
-        if live is not None and (refusal := self._contend(live, message, connection, content)) is not None:
+        if live is not None and (refusal := self._contend(live, message, connection, caller, content)) is not None:
             return refusal
-        live = self._live.get(uid) or self._attach(connection, uid)
+        live = self._live.get(uid) or self._attach(connection, caller, uid)
+        live.caller = caller
         live.polled(live.session.last_seen, now)
         if connection.transport_name != "http":
             connection.session = live.session
@@ -184,7 +188,7 @@ class Hub:
                 self._registry.keep_components(live.session.record, answer.components)
             self._changed(live, answer.changes, answer.effective_config, now)
         if live.session.needs_full:
-            self._ask_later(live)
+            self._asking.later(live)
         if not live.session.record.agent_description and not live.waiting:
             live.waiting = True
             self._undescribed.append((now + _DESCRIBE_WITHIN_S, live))
@@ -226,48 +230,50 @@ class Hub:
 
     # ---- attaching
 
-    def _contend(self, live: Live, message: pb.AgentToServer, connection: Connection, content: bytes) -> bytes | None:
+    def _contend(
+        self, live: Live, message: pb.AgentToServer, connection: Connection, caller: Caller, content: bytes
+    ) -> bytes | None:
         """A message under a uid that is taken: the answer to who cannot have it, None where the message is to be taken."""
         uid = message.instance_uid
         elsewhere = live.connection is not connection
         verdict = self._contests.hear(uid, live, message, connection)
         if verdict is Verdict.NEWCOMER:
-            return self._refuse_uid(connection, uid)
+            return self._refuse_uid(connection, caller, uid)
         if verdict is Verdict.EITHER and not elsewhere:
-            return body.uid_field(uid) + (body.FULL_STATE if self._may_ask(self._clock.monotonic()) else b"")
+            return body.uid_field(uid) + (body.FULL_STATE if self._asking.may_ask(self._clock.monotonic()) else b"")
         if verdict in (Verdict.UNKNOWN, Verdict.RETURNED) and not elsewhere and self._contests.has(uid):
             live.session.ask_at_once()
         if verdict is Verdict.RETURNED and elsewhere:
             self._let_go(uid, live)
-            self._newcomer_lost(uid, live.connection)
+            self._newcomer_lost(uid, live.connection, live.caller)
         elif verdict is Verdict.SAME and elsewhere:
             self._replace(uid, live)
         elif elsewhere and not message.HasField("agent_description"):
             if self._is_alive(live, connection):
                 # It keeps its uid until the newcomer has said who it is.
-                return body.uid_field(uid) + (body.FULL_STATE if self._may_ask(self._clock.monotonic()) else b"")
+                return body.uid_field(uid) + (body.FULL_STATE if self._asking.may_ask(self._clock.monotonic()) else b"")
             self._replace(uid, live)
         elif elsewhere:
             ping = live.connection not in self._shared
-            self._contests.challenge(uid, live, message, connection, content, ping=ping)
+            self._contests.challenge(uid, live, message, Arrival(connection, caller, content), ping=ping)
             return body.uid_field(uid)
         return None
 
-    def _newcomer_won(self, uid: bytes, holder: Live, connection: Connection, content: bytes) -> None:
+    def _newcomer_won(self, uid: bytes, holder: Live, arrival: Arrival) -> None:
         if self._live.get(uid) is holder:
             self._replace(uid, holder)
-        if connection.transport_name == "http":
+        if arrival.connection.transport_name == "http":
             # An answer would reach nobody. Its next poll begins its session, and it is to say anew who it is.
             holder.session.record.sequence_exact = False
             return
         with contextlib.suppress(AgentError, Overloaded):
-            connection.send(self.receive(connection, content))
+            arrival.connection.send(self.receive(*arrival))
 
-    def _newcomer_lost(self, uid: bytes, connection: Connection) -> None:
+    def _newcomer_lost(self, uid: bytes, connection: Connection, caller: Caller) -> None:
         if connection.writable:  # over HTTP it is told with its next message
-            connection.send(self._refuse_uid(connection, uid))
+            connection.send(self._refuse_uid(connection, caller, uid))
 
-    def _attach(self, connection: Connection, uid: bytes) -> Live:
+    def _attach(self, connection: Connection, caller: Caller, uid: bytes) -> Live:
         """Begin a session."""
         mine = self._by_connection.setdefault(connection, {})
         if connection.transport_name != "http":
@@ -285,7 +291,7 @@ class Hub:
                 self._metrics.refused["agents"] += 1
                 raise Overloaded(f"this node knows {self._max_agents} agents", retry_after_s=self._retry_after_s)
             record = self._registry.new(uid)
-        live = Live(Session(record, self._services, connection.header), connection)
+        live = Live(Session(record, self._services, connection.header), connection, caller)
         self._live[uid] = mine[uid] = live
         return live
 
@@ -294,7 +300,7 @@ class Hub:
         silent_s = self._clock.monotonic() - live.session.last_seen
         return live.connection is not than and live.connection.writable and silent_s < _ALIVE_S
 
-    def _refuse_uid(self, connection: Connection, uid: bytes) -> bytes:
+    def _refuse_uid(self, connection: Connection, caller: Caller, uid: bytes) -> bytes:
         ignored = self._ignored.get(connection, 0) + 1
         self._metrics.bad_messages["duplicate_uid"] += 1
         if connection.transport_name != "http":
@@ -304,7 +310,7 @@ class Hub:
         now = self._clock.monotonic()
         if now >= self._say_duplicate_at:
             self._say_duplicate_at = now + _SAY_AGAIN_S
-            _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=connection.remote)
+            _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=caller.remote)
         return body.uid_field(uid) + body.identification_field(self._fresh_uid())
 
     def _replace(self, uid: bytes, other: Live) -> None:
@@ -358,7 +364,7 @@ class Hub:
             record.transport = live.connection.transport_name
             record.session_started_ms = self._clock.unix_ms()
             if self._telling:
-                _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.connection.remote)
+                _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.caller.remote)
         if changes & Change.DISCONNECT:
             record.connected, record.said_goodbye = False, True
         if live.session.predecessor is not None:
@@ -436,34 +442,23 @@ class Hub:
     def _decide_packages(self, record: Record) -> PackagesOffer | None:
         offer = self._cohorts.packages(record) if self._may_offer() else None
         live = self._live.get(record.instance_uid)
-        if offer is None or live is None or not self._packages.reachable(live.connection.base_url):
+        if offer is None or live is None or not self._packages.reachable(live.caller.base_url):
             return None
         return offer if self._packages.available(offer) else None
 
     def _packages_field(self, record: Record, offer: PackagesOffer) -> bytes:
         live = self._live[record.instance_uid]
         live.packages = offer
-        return self._packages.field(offer, live.connection.base_url)
+        return self._packages.field(offer, live.caller.base_url)
 
     def _fresh_uid(self) -> bytes:
         return new_instance_uid(self._clock.unix_ms(), os.urandom(10))
 
-    def _may_ask(self, now: float) -> bool:
-        self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._tokens_at) * self._rate)
-        self._tokens_at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        self._metrics.full_state_requests += 1
-        return True
-
     # ---- out
 
     def policy_changed(self) -> None:
-        """Offer to every agent whose answer changed. A change that comes meanwhile starts over from the first."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-        self._sweep = self._tasks.spawn(self._offer_to_all(), name="offer-to-all")
+        """Offer to every agent whose answer changed."""
+        self._spreading.begin()
 
     def was_damaged(self, sha256: str) -> None:
         """A package file was not what it should be: who failed at it is offered it again when it is here."""
@@ -479,26 +474,12 @@ class Hub:
         self._registry.changed(record)
         return True
 
-    async def _offer_to_all(self) -> None:
-        clock = self._clock
-        began = clock.monotonic()
-        until = began + _SLICE_S
-        self._registry.hold()
-        try:
-            for live in list(self._live.values()):
-                now = clock.monotonic()
-                if now >= until:
-                    await asyncio.sleep(0)
-                    now = clock.monotonic()
-                    until = now + _SLICE_S
-                self._offer_if_changed(live, now)
-        finally:
-            self._registry.go_on()
-        self.last_change_s = clock.monotonic() - began
+    def _is_live(self, live: Live) -> bool:
+        return self._live.get(live.session.record.instance_uid) is live
 
     def _offer_if_changed(self, live: Live, now: float) -> None:
-        if self._live.get(live.session.record.instance_uid) is not live:
-            return  # gone since the sweep began
+        if not self._is_live(live):
+            return  # gone since the change began to spread
         changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
         if changes:
             if changes & (Change.OFFERED | Change.PACKAGES_OFFERED):
@@ -510,31 +491,6 @@ class Hub:
     def _push(self, live: Live, now: float) -> None:
         if live.connection.writable and (content := live.session.push(now)) is not None:
             live.connection.send(content)
-
-    def _ask_later(self, live: Live) -> None:
-        if live.connection.transport_name == "http" or live.session.asked or live.asking:
-            return
-        live.asking = True
-        self._asking.append(live)
-        if self._asking_timer is None:
-            self._asking_timer = asyncio.get_running_loop().call_later(_ASK_TICK_S, self._ask_some)
-
-    def _ask_some(self) -> None:
-        now = self._clock.monotonic()
-        for _ in range(len(self._asking)):
-            live = self._asking.popleft()
-            live.asking = False
-            session = live.session
-            if self._live.get(session.record.instance_uid) is not live or not session.needs_full or session.asked:
-                continue
-            self._push(live, now)
-            if not session.asked:
-                live.asking = True
-                self._asking.append(live)
-                if self._tokens < 1:
-                    break
-        again = bool(self._asking)
-        self._asking_timer = asyncio.get_running_loop().call_later(_ASK_TICK_S, self._ask_some) if again else None
 
     # ---- housekeeping
 
@@ -581,7 +537,6 @@ class Hub:
 
     async def close(self) -> None:
         """Stop what runs in the background."""
-        if self._asking_timer is not None:
-            self._asking_timer.cancel()
+        self._asking.close()
         self._contests.close()
-        await self._tasks.close()
+        await self._spreading.close()

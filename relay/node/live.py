@@ -6,7 +6,7 @@ from relay.opamp import identity
 from relay.opamp.contest import Speaker
 from relay.opamp.packages import PackagesOffer
 from relay.opamp.session import Session
-from relay.transport.ports import Connection
+from relay.transport.ports import Caller, Connection
 
 _FORGIVEN_BY = 100
 """Good messages that make up for a bad one."""
@@ -19,6 +19,7 @@ class Live:
         "_bad",
         "_bad_at",
         "asking",
+        "caller",
         "connection",
         "interval_s",
         "new_uid",
@@ -28,9 +29,11 @@ class Live:
         "waiting",
     )
 
-    def __init__(self, session: Session, connection: Connection) -> None:
+    def __init__(self, session: Session, connection: Connection, caller: Caller) -> None:
         self.session = session
         self.connection = connection
+        self.caller = caller
+        """Who sent its last message."""
         self.asking = False
         """Waits to be asked for its full state."""
         self.packages: PackagesOffer | None = None

@@ -24,7 +24,7 @@ from relay.opamp.session import Session
 from relay.pb.relay.v1 import agents_pb2
 from relay.transport.peers import TrustedProxies
 from relay.transport.places import Places
-from relay.transport.ports import Agents, CloseReason, StreamSettings
+from relay.transport.ports import Agents, Caller, CloseReason, StreamSettings
 
 _CLOSE_LINGER_S = 1.0
 SERVICE = agents_pb2.DESCRIPTOR.services_by_name["AgentStream"].full_name
@@ -46,12 +46,10 @@ class AgentStream:
 
     transport_name = "grpc"
     header = b""
-    base_url = ""
-    """A node's gRPC port serves no downloads."""
 
-    def __init__(self, remote: str, settings: StreamSettings, clock: Clock) -> None:
+    def __init__(self, caller: Caller, settings: StreamSettings, clock: Clock) -> None:
         self.session: Session | None = None
-        self.remote = remote
+        self.caller = caller
         self._settings = settings
         self._clock = clock
         self._outgoing: deque[bytes] = deque()
@@ -177,7 +175,7 @@ class GrpcAgents:
             self._metrics.refused["draining" if self.draining else "connections"] += 1
             context.set_trailing_metadata((("retry-after", str(round(self._retry_after_s))),))
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no room for one more connection; try again later")
-        stream = AgentStream(self._remote(context), self._settings, self._clock)
+        stream = AgentStream(self._caller(context), self._settings, self._clock)
         stream.writer = asyncio.current_task()
         self.open[stream] = None
         reader = asyncio.create_task(self._read(stream, requests), name="agent-stream")
@@ -196,13 +194,13 @@ class GrpcAgents:
             self._metrics.closed[(stream.reason or CloseReason.LOST).value] += 1
             self._agents.disconnected(stream)
 
-    def _remote(self, context: Any) -> str:
-        """`IP:PORT` or `IP` of the other end."""
+    def _caller(self, context: Any) -> Caller:
+        """The other end. A node's gRPC port serves no downloads, so that nothing is below its address."""
         peer = context.peer().removeprefix("ipv4:").removeprefix("ipv6:")
         host, _, port = unquote(peer).rpartition(":")
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         address = (host.strip("[]"), int(port) if port.isdigit() else None)
-        return self._proxies.peer(address, metadata, scheme="http").remote
+        return Caller(self._proxies.peer(address, metadata, scheme="http").remote)
 
     async def _read(self, stream: AgentStream, requests: Any) -> None:
         try:
@@ -211,7 +209,7 @@ class GrpcAgents:
                     return  # a late message must not take its agent back from where it has gone
                 self._metrics.messages_received += 1
                 try:
-                    reply = self._agents.receive(stream, content)
+                    reply = self._agents.receive(stream, stream.caller, content)
                 except Overloaded as error:
                     reply = body.error_body(body.uid_of_malformed(content), error)
                 except AgentError as error:

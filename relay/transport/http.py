@@ -50,10 +50,6 @@ class Polling:
     header = b""
     writable = False
     session: Session | None = None
-    remote = ""
-    """Of the poll that is being answered."""
-    base_url = ""
-    """Likewise."""
 
     def send(self, content: bytes) -> None:
         """Never called: not writable."""
@@ -136,8 +132,7 @@ class HttpAgents:
             uid = body.uid_of_malformed(content) or _header_uid(request)
             transport = request.transport
             peer = self._proxies.peer(address_of(transport), _joined(request.headers), scheme=scheme_of(transport))
-            self.polling.remote, self.polling.base_url = peer.remote, peer.base_url
-            reply = self._agents.receive(self.polling, content)
+            reply = self._agents.receive(self.polling, peer.caller, content)
         except (TooLarge, Overloaded) as error:
             self._metrics.refused[error.outcome.value] += 1
             return _refusal(error)

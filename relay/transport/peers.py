@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from relay.observe import log
+from relay.transport.ports import Caller
 
 _log = log.get("opamp-relay.peers")
 V1 = b"PROXY "
@@ -53,6 +54,11 @@ class Peer:
     def base_url(self) -> str:
         """`http://HOST:PORT` as the other end reached us; empty where nobody knows."""
         return f"{self.scheme}://{self.host}" if self.host else ""
+
+    @property
+    def caller(self) -> Caller:
+        """What agents' messages are taken with."""
+        return Caller(self.remote, self.base_url)
 
 
 @dataclass(frozen=True, slots=True)

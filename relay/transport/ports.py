@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from relay.errors import Overloaded
 from relay.opamp.session import Session
@@ -30,6 +30,15 @@ class CloseReason(enum.Enum):
     INTERNAL = "internal"
 
 
+class Caller(NamedTuple):
+    """Who sends a message, as far as the way tells on which it came."""
+
+    remote: str
+    """`IP:PORT`, or `IP`."""
+    base_url: str = ""
+    """`http://HOST:PORT` or `https://…` as it reached this node; empty where nobody knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
     """Bounds of a connection that can be pushed to; see `relay.settings.parts.Limits`."""
@@ -48,9 +57,6 @@ class Connection(Protocol):
     """`websocket`, `http` or `grpc`."""
     header: bytes
     """What stands before each message on the wire; see `relay.opamp.session.Session`."""
-    remote: str
-    base_url: str
-    """`http://HOST:PORT` or `https://…` as the agent reached this node; empty where nobody knows."""
 
     @property
     def writable(self) -> bool:
@@ -77,8 +83,11 @@ class Connection(Protocol):
 class Agents(Protocol):
     """What stands behind the transports. Nothing here waits."""
 
-    def receive(self, connection: Connection, body: bytes) -> bytes:
+    def receive(self, connection: Connection, caller: Caller, body: bytes) -> bytes:
         """Answer one AgentToServer.
+
+        Args:
+            caller: who sent this message; over HTTP all agents have one connection.
 
         Returns:
             A serialised ServerToAgent.

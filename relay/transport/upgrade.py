@@ -72,7 +72,7 @@ class Upgrades:
             self._metrics.refused[refusal.reason] += 1
             return refusal
         transport.write(upgrade_answer(head))
-        self._websockets.take_over(transport, rest, peer.remote, peer.base_url)
+        self._websockets.take_over(transport, rest, peer.caller)
         return None
 
     def take_from(self, request: web.Request, head: Head) -> web.Response:

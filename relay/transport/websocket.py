@@ -12,7 +12,7 @@ from relay.errors import AgentError, Overloaded, TooLarge
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body, frame
 from relay.opamp.session import Session
-from relay.transport.ports import Agents, AssemblyBudget, CloseReason, StreamSettings
+from relay.transport.ports import Agents, AssemblyBudget, Caller, CloseReason, StreamSettings
 from relay.transport.reader import FrameReader
 
 _BINARY = WSMsgType.BINARY
@@ -64,20 +64,18 @@ class AgentSocket(WSListener):
         "_shared",
         "_stall_timer",
         "_transport",
-        "base_url",
-        "remote",
+        "caller",
         "session",
     )
     transport_name = "websocket"
     header = frame.HEADER
 
-    def __init__(self, shared: WebSocketFactory, remote: str, base_url: str) -> None:
+    def __init__(self, shared: WebSocketFactory, caller: Caller) -> None:
         self._shared = shared
         self._agents = shared.agents
         self._metrics = shared.metrics
         self._now = shared.clock.monotonic
-        self.remote = remote
-        self.base_url = base_url
+        self.caller = caller
         self.session: Session | None = None
         self._transport: WSTransport | None = None
         self._reader: FrameReader | None = None
@@ -227,7 +225,7 @@ class AgentSocket(WSListener):
         content = b""
         try:
             content = frame.decode(message)
-            reply = self._agents.receive(self, content)
+            reply = self._agents.receive(self, self.caller, content)
         except Overloaded as error:
             reply = body.error_body(body.uid_of_malformed(content), error)
         except AgentError as error:
@@ -351,6 +349,6 @@ class WebSocketFactory:
         self.open: dict[AgentSocket, None] = {}
         """Open connections, oldest first."""
 
-    def take_over(self, transport: asyncio.Transport, received: bytes, remote: str, base_url: str) -> None:
+    def take_over(self, transport: asyncio.Transport, received: bytes, caller: Caller) -> None:
         """Make a live transport, whose upgrade was answered and of which `received` was read since, a connection."""
-        AgentSocket(self, remote, base_url).start(transport, received)
+        AgentSocket(self, caller).start(transport, received)

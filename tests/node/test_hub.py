@@ -302,7 +302,7 @@ async def test_an_agent_waits_once_to_be_asked(programs: Programs) -> None:
     for _ in range(20):
         agent.sequence += 1
         assert not (await agent.heartbeat()).flags
-    assert len(node.hub._asking) == 1
+    assert node.hub.asking == 1
     await first.close()
     await agent.close()
 

@@ -7,6 +7,7 @@ from relay.node.live import Live
 from relay.opamp.contest import Speaker
 from relay.opamp.record import Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.transport.ports import Caller
 
 
 class Talk:
@@ -19,7 +20,7 @@ class Talk:
 def live() -> Live:
     session: Any = Talk()
     connection: Any = None
-    return Live(session, connection)
+    return Live(session, connection, Caller("127.0.0.1:1"))
 
 
 def test_a_hundred_good_messages_make_up_for_a_bad_one() -> None:

@@ -19,7 +19,7 @@ from relay.transport.downloads import Denied, Downloads, DownloadSettings, File
 from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, serve
 from relay.transport.peers import TrustedProxies
 from relay.transport.places import Places
-from relay.transport.ports import AssemblyBudget, CloseReason, Connection, StreamSettings
+from relay.transport.ports import AssemblyBudget, Caller, CloseReason, Connection, StreamSettings
 from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
@@ -37,13 +37,13 @@ class Echo:
         self.error: RelayError | None = None
         self.extra = b""
 
-    def receive(self, connection: Connection, content: bytes) -> bytes:
+    def receive(self, connection: Connection, caller: Caller, content: bytes) -> bytes:
         message = body.decode(content)
         if self.error is not None:
             raise self.error
         self.received.append(content)
         self.connections.append(connection)
-        self.remotes.append(connection.remote)
+        self.remotes.append(caller.remote)
         return body.uid_field(message.instance_uid) + self.extra
 
     def resumed(self, connection: Connection) -> None:
