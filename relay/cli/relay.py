@@ -63,8 +63,11 @@ def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event]
     try:
         status = run(program)
     except (RelayError, OSError, RuntimeError) as error:
+        log.close()  # what led to it stands before it
         print(f"{component}: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED) from None
+    finally:
+        log.close()
     raise typer.Exit(status)
 
 

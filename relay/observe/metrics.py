@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from relay.observe import log
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -83,6 +85,7 @@ class NodeMetrics:
         yield _counter("opamp_relay_offers", "Remote configs offered", self.offers)
         yield _counter("opamp_relay_full_state_requests", "Agents asked for full state", self.full_state_requests)
         yield _counter("opamp_relay_store_failures", "Writes to the local store that failed", self.store_failures)
+        yield _counter("opamp_relay_log_dropped", "Log lines that nobody read in time", log.dropped())
         for name, text, label, counts in (
             ("opamp_server_config_updates", "Configs that agents applied or failed", "status", self.config_updates),
             ("opamp_relay_refused", "Connections and requests turned away", "reason", self.refused),
@@ -180,6 +183,7 @@ class ControlPlaneMetrics:
             connected.add_metric([region], count)
         yield connected
         yield _counter("opamp_control_plane_reports", "Status reports from nodes", self.reports)
+        yield _counter("opamp_control_plane_log_dropped", "Log lines that nobody read in time", log.dropped())
         yield _counter("opamp_control_plane_shard_mismatches", "Digest shards that differed", self.shard_mismatches)
         yield _counter("opamp_control_plane_agents_refused", "States of agents not readable", self.agents_refused)
         skews = GaugeMetricFamily(

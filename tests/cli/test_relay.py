@@ -33,7 +33,7 @@ async def process(*args: str) -> AsyncIterator[tuple[asyncio.subprocess.Process,
             while True:
                 line = (await running.stderr.readline()).decode()
                 assert line, "it ended"
-                ports.update((name, int(port)) for name, port in re.findall(r'"(\w+)": (\d+)', line))
+                ports.update((name, int(port)) for name, port in re.findall(r'"(\w+)":(\d+)', line))
                 if '"node_started"' in line or '"control_plane_started"' in line:
                     break
         yield running, ports

@@ -27,9 +27,12 @@ class Desk:
             per_second,
             clock=self.clock,
             metrics=self.metrics,
-            is_live=lambda a: not any(a is one for one in self.gone),
+            is_live=self.is_live,
             push=self.push,
         )
+
+    def is_live(self, live: Any) -> bool:
+        return not any(live is one for one in self.gone)
 
     def push(self, live: Any, now: float) -> None:
         if self.asking.may_ask(now):

@@ -1,6 +1,11 @@
 import io
 import json
 import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
 
 from relay.observe import log
 
@@ -11,6 +16,7 @@ def test_lines_are_json_in_the_guide_s_shape() -> None:
     log.get("x").info("agent_connected", agent_id="agent-001", duration_ms=123)
     log.get("x").debug("not_shown")
     logging.getLogger("elsewhere").error("plain %s", "words")
+    log.close()
     first, second = (json.loads(line) for line in out.getvalue().splitlines())
     assert list(first) == ["timestamp", "level", "component", "event", "agent_id", "duration_ms"]
     assert (first["level"], first["component"], first["event"]) == ("INFO", "opamp-server", "agent_connected")
@@ -24,9 +30,11 @@ def test_libraries_are_quiet_unless_debugging() -> None:
     out = io.StringIO()
     log.configure(level="info", component="c", stream=out, readable=False)
     logging.getLogger("grpc").info("noise")
+    log.close()
     assert out.getvalue() == ""
     log.configure(level="debug", component="c", stream=out, readable=False)
     logging.getLogger("grpc").info("noise")
+    log.close()
     assert "noise" in out.getvalue()
 
 
@@ -34,5 +42,43 @@ def test_a_terminal_gets_a_readable_form() -> None:
     out = io.StringIO()
     log.configure(level="warn", component="c", stream=out, readable=True)
     log.get("x").warning("link_down", error="gone")
+    log.close()
     assert "link_down" in out.getvalue()
     assert not out.getvalue().startswith("{")
+
+
+def test_whatever_an_event_carries_makes_a_line() -> None:
+    out = io.StringIO()
+    log.configure(level="info", component="c", stream=out, readable=False)
+    subject = log.get("x")
+    subject.info("odd", words="\ud800", content=b"\xff", number=float("nan"), kind={"a"})
+    try:
+        raise ValueError("no")
+    except ValueError:
+        subject.exception("failed")
+        logging.getLogger("elsewhere").exception("failed too")
+    log.close()
+    odd, failed, foreign = (json.loads(line) for line in out.getvalue().splitlines())
+    assert odd["event"] == "odd"
+    assert (failed["level"], "ValueError: no" in failed["exception"]) == ("ERROR", True)
+    assert (foreign["event"], "ValueError: no" in foreign["exception"]) == ("failed too", True)
+
+
+def test_a_reader_that_stalls_costs_lines_and_nothing_else() -> None:
+    unread, stream = os.pipe()
+    with os.fdopen(stream, "w") as out:
+        log.configure(level="info", component="c", stream=out, readable=False, max_bytes=10_000)
+        for _ in range(2000):
+            log.get("x").info("storm", words="x" * 100)
+        assert log.dropped() > 0
+        os.close(unread)  # else the end would wait for a reader
+        log.close()
+    assert log.dropped() == 0, "of the next one"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    yield
+    log.close()
+    logging.getLogger().handlers.clear()
+    structlog.reset_defaults()
