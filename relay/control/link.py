@@ -15,7 +15,7 @@ from relay.control.packages.blobs import Blobs
 from relay.control.regions.publisher import Publisher
 from relay.control.regions.resources import files_for
 from relay.errors import StoreError
-from relay.link.protocol import RegionPolicy, SyncSender, Version
+from relay.link.protocol import Peer, RegionPolicy, SyncSender, Version
 from relay.pb.relay.v1 import link_pb2
 
 _LOOK_AGAIN_S = 600.0
@@ -40,7 +40,7 @@ class Upstream:
         """What a region is to hold."""
         return await self._publisher.policy(region)
 
-    async def behind(self, node: link_pb2.NodeIdentity, held: Version | None) -> Version | None:
+    async def behind(self, node: Peer, held: Version | None) -> Version | None:
         """Our manifest, where a node holds a newer one or one of another database."""
         ours = await self._publisher.behind(node.region, held)
         self._fleet.node_ahead(node, held if ours is not None else None)
@@ -54,11 +54,11 @@ class Upstream:
         """Undo `watch`."""
         self._publisher.unwatch(event)
 
-    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
+    def node_synced(self, node: Peer, sender: SyncSender, up: bool) -> None:
         """A node's Sync stream came up or went down."""
         self._fleet.node_synced(node, sender, up)
 
-    async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+    async def report(self, node: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Store a report."""
         ack = await self._fleet.report(node, report)
         for problem in report.status.blob_problems:
@@ -76,15 +76,15 @@ class Upstream:
         with contextlib.suppress(StoreError):
             await self._blobs.verify(sha256)
 
-    async def node_reporting(self, node: link_pb2.NodeIdentity) -> None:
+    async def node_reporting(self, node: Peer) -> None:
         """A node's Report stream came up."""
         await self._fleet.node_reporting(node)
 
-    def node_gone(self, node: link_pb2.NodeIdentity) -> None:
+    def node_gone(self, node: Peer) -> None:
         """A node's Report stream has ended."""
         self._fleet.node_gone(node)
 
-    def blob_bytes(self, node: link_pb2.NodeIdentity, sha256: str) -> int | None:
+    def blob_bytes(self, node: Peer, sha256: str) -> int | None:
         """Bytes of a file that a node may fetch; None for any other."""
         return files_for(self._ledger.state, node.region).get(sha256)
 

@@ -8,16 +8,17 @@ import grpc
 import grpc.aio
 
 from relay.errors import NotFound, UpstreamError
-from relay.link.channel import CLIENT
+from relay.link.channel import dial
+from relay.link.protocol import Peer
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 
 class BlobSource:
     """The control plane's files. `close` at the end."""
 
-    def __init__(self, endpoint: str, identity: link_pb2.NodeIdentity) -> None:
+    def __init__(self, endpoint: str, peer: Peer) -> None:
         self._endpoint = endpoint
-        self._identity = identity
+        self._peer = peer
         self._channel: grpc.aio.Channel | None = None
 
     async def fetch(self, sha256: str, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
@@ -28,10 +29,9 @@ class BlobSource:
             UpstreamError: it cannot be reached, or broke off.
         """
         if self._channel is None:
-            options = [*CLIENT, ("grpc.use_local_subchannel_pool", 1)]
-            self._channel = grpc.aio.insecure_channel(self._endpoint, options=options)
+            self._channel = dial(self._endpoint, own_connection=True)
         stub = link_pb2_grpc.ControlPlaneStub(self._channel)
-        request = link_pb2.BlobRequest(node=self._identity, sha256=bytes.fromhex(sha256), offset=offset)
+        request = link_pb2.BlobRequest(node=self._peer.message(), sha256=bytes.fromhex(sha256), offset=offset)
         call = stub.FetchBlob(request)
         try:
             async for chunk in call:

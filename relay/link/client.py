@@ -20,9 +20,9 @@ from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.aio.tasks import Tasks
 from relay.errors import StoreError, UpstreamError
-from relay.link.channel import CLIENT
+from relay.link.channel import dial
 from relay.link.health import LinkHealth
-from relay.link.protocol import Candidate, ReportSender, SyncReceiver
+from relay.link.protocol import Candidate, Peer, ReportSender, SyncReceiver
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
@@ -62,7 +62,7 @@ class LinkClient:
     def __init__(
         self,
         endpoint: str,
-        identity: link_pb2.NodeIdentity,
+        peer: Peer,
         downward: Downward,
         upward: Upward,
         health: LinkHealth,
@@ -71,7 +71,7 @@ class LinkClient:
         metrics: NodeMetrics,
     ) -> None:
         self._endpoint = endpoint
-        self._identity = identity
+        self._peer = peer
         self._down = downward
         self._up = upward
         self._health = health
@@ -95,7 +95,7 @@ class LinkClient:
 
     async def run(self) -> None:
         """Keep both streams up until cancelled."""
-        async with grpc.aio.insecure_channel(self._endpoint, options=CLIENT) as channel:
+        async with dial(self._endpoint) as channel:
             stub = link_pb2_grpc.ControlPlaneStub(channel)
             tasks = Tasks()
             try:
@@ -138,7 +138,7 @@ class LinkClient:
     async def _sync(self, stub: Any) -> None:
         call = stub.Sync()
         try:
-            await call.write(self._down.receiver.hello(self._identity, self._down.renderers))
+            await call.write(self._down.receiver.hello(self._peer, self._down.renderers))
             self._metrics.link_messages["sync_sent"] += 1
             async for response in _until_silent(call, _FRESH_S):
                 self._metrics.link_messages["sync_received"] += 1
@@ -177,7 +177,7 @@ class LinkClient:
         sender = self._up.sender
         sender.restart()
         call = stub.Report()
-        first = link_pb2.StatusReport(hello=self._identity)
+        first = link_pb2.StatusReport(hello=self._peer.message())
         acks = asyncio.create_task(self._acks(call), name="link-acks")
         try:
             await call.write(first)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 from relay.errors import UpstreamError
 from relay.ids import sha256
@@ -25,6 +26,37 @@ Version = tuple[int, int]
 def version_message(version: Version) -> link_pb2.ManifestVersion:
     """(epoch, number) as a message."""
     return link_pb2.ManifestVersion(epoch=version[0], number=version[1])
+
+
+class Peer(NamedTuple):
+    """A node at the other end of the link."""
+
+    region: str
+    name: str
+    incarnation: str = ""
+    """Tells one process from the next under the same name."""
+    software_version: str = ""
+    trusted: Literal["all"] | tuple[str, ...] = ()
+    """Attributes of its agents that count as labels."""
+
+    def message(self) -> link_pb2.NodeIdentity:
+        """As it says hello."""
+        return link_pb2.NodeIdentity(
+            region=self.region,
+            name=self.name,
+            incarnation=self.incarnation,
+            software_version=self.software_version,
+            trusted_attributes=() if self.trusted == "all" else self.trusted,
+            all_attributes_trusted=self.trusted == "all",
+        )
+
+    @classmethod
+    def of(cls, message: link_pb2.NodeIdentity) -> Peer:
+        """Undo `message`."""
+        trusted: Literal["all"] | tuple[str, ...] = "all"
+        if not message.all_attributes_trusted:
+            trusted = tuple(message.trusted_attributes)
+        return cls(message.region, message.name, message.incarnation, message.software_version, trusted)
 
 
 # ---- Sync, the node's end
@@ -71,11 +103,11 @@ class SyncReceiver:
         self.ahead_of: Version | None = None
         """The control plane's own manifest, where it says that ours is newer or of another database."""
 
-    def hello(self, node: link_pb2.NodeIdentity, renderers: frozenset[int]) -> link_pb2.SyncRequest:
+    def hello(self, node: Peer, renderers: frozenset[int]) -> link_pb2.SyncRequest:
         """The first message of a stream; what an earlier stream left unfinished is dropped."""
         self._staged, self._damaged = {}, {}
         self.ahead_of = None
-        hello = link_pb2.SyncHello(node=node, renderers=sorted(renderers))
+        hello = link_pb2.SyncHello(node=node.message(), renderers=sorted(renderers))
         if self.version is not None:
             hello.manifest.CopyFrom(version_message(self.version))
         hello.held.extend(link_pb2.ResourceRef(name=n, digest=sha256(p)) for n, p in sorted(self.held.items()))

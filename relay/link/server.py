@@ -13,8 +13,8 @@ import grpc.aio
 from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
 from relay.errors import Duplicate, RelayError
-from relay.link.channel import SERVER
-from relay.link.protocol import RegionPolicy, SyncSender, Version, version_message
+from relay.link import channel
+from relay.link.protocol import Peer, RegionPolicy, SyncSender, Version, version_message
 from relay.observe import log
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
@@ -34,7 +34,7 @@ class Upstream(Protocol):
         """What the region is to hold now."""
         ...
 
-    async def behind(self, node: link_pb2.NodeIdentity, held: Version | None) -> Version | None:
+    async def behind(self, node: Peer, held: Version | None) -> Version | None:
         """Our manifest, where the node holds a newer one or one of another database; None where all is well."""
         ...
 
@@ -46,23 +46,23 @@ class Upstream(Protocol):
         """Undo `watch`."""
         ...
 
-    def node_synced(self, node: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
+    def node_synced(self, node: Peer, sender: SyncSender, up: bool) -> None:
         """A Sync stream of the node came up or went down; an old one may go after the new one came."""
         ...
 
-    async def report(self, node: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+    async def report(self, node: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Store a report; return only when it is stored."""
         ...
 
-    async def node_reporting(self, node: link_pb2.NodeIdentity) -> None:
+    async def node_reporting(self, node: Peer) -> None:
         """The node's Report stream came up; may refuse it."""
         ...
 
-    def node_gone(self, node: link_pb2.NodeIdentity) -> None:
+    def node_gone(self, node: Peer) -> None:
         """A Report stream that was not refused has ended."""
         ...
 
-    def blob_bytes(self, node: link_pb2.NodeIdentity, sha256: str) -> int | None:
+    def blob_bytes(self, node: Peer, sha256: str) -> int | None:
         """Bytes of a package file that the node may fetch; None for any other."""
         ...
 
@@ -89,7 +89,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         first = await anext(aiter(requests), link_pb2.SyncRequest())
         if not first.hello.node.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with a region")
-        node = first.hello.node
+        node = Peer.of(first.hello.node)
         sender = SyncSender(first.hello)
         held: Version | None = None
         if first.hello.HasField("manifest"):
@@ -134,7 +134,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             self._control_plane.unwatch(wake)
             self._control_plane.node_synced(node, sender, False)
 
-    async def _acks(self, requests: Any, node: link_pb2.NodeIdentity, sender: SyncSender, wake: asyncio.Event) -> None:
+    async def _acks(self, requests: Any, node: Peer, sender: SyncSender, wake: asyncio.Event) -> None:
         try:
             async for request in requests:
                 if request.HasField("ack") and sender.acknowledged(request.ack):
@@ -156,7 +156,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         first = await anext(aiter(requests), link_pb2.StatusReport())
         if not first.hello.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
-        node = first.hello
+        node = Peer.of(first.hello)
         try:
             await self._control_plane.node_reporting(node)
         except RelayError as error:
@@ -175,7 +175,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
     async def FetchBlob(self, request: link_pb2.BlobRequest, context: Any) -> AsyncIterator[link_pb2.BlobChunk]:
         self._count()
         sha256 = request.sha256.hex()
-        total = self._control_plane.blob_bytes(request.node, sha256)
+        total = self._control_plane.blob_bytes(Peer.of(request.node), sha256)
         if total is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{sha256} is nothing that this region is to have")
         elif request.offset > total:
@@ -199,7 +199,7 @@ class LinkServer:
     """The gRPC server of a control plane."""
 
     def __init__(self, control_plane: Upstream, clock: Clock) -> None:
-        self._server = grpc.aio.server(options=SERVER)
+        self._server = channel.server()
         self._servicer = _Servicer(control_plane, clock)
         link_pb2_grpc.add_ControlPlaneServicer_to_server(self._servicer, self._server)
         self._health = add_standard_services(self._server, "relay.v1.ControlPlane")
@@ -211,10 +211,7 @@ class LinkServer:
         Raises:
             OSError: the endpoint cannot be bound.
         """
-        try:
-            self.port = self._server.add_insecure_port(endpoint)
-        except RuntimeError:
-            raise OSError(f"{endpoint} cannot be opened: address already in use, or not of this machine") from None
+        self.port = channel.listen(self._server, endpoint)
         await self._server.start()
 
     async def stop(self, grace_s: float = 0.5) -> None:

@@ -17,7 +17,7 @@ from relay.fleet.cohort import Cohorts
 from relay.link.blobs import BlobSource
 from relay.link.client import Downward, LinkClient, Upward
 from relay.link.health import LinkHealth
-from relay.link.protocol import ReportSender
+from relay.link.protocol import Peer, ReportSender
 from relay.node.admin import Admin
 from relay.node.drain import drain
 from relay.node.freshness import Freshness
@@ -31,7 +31,6 @@ from relay.node.status import Condition, Parts, Status
 from relay.node.upkeep import Upkeep
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
-from relay.pb.relay.v1 import link_pb2
 from relay.policy.snapshot import RENDERERS
 from relay.settings.programs import NodeSettings
 from relay.store.blobs import BlobStore
@@ -146,7 +145,7 @@ class Node:
         settings, clock, metrics = self._settings, self._clock, self.metrics
         region, limits, above = settings.node.region, settings.server.limits, settings.control_plane
         batching = settings.server.batching
-        identity = self.identity = self._identity()
+        peer = self.peer = Peer(region, settings.node.name, uuid.uuid4().hex, __version__, settings.trusted_attributes)
         self.freshness = Freshness(
             clock=clock, max_staleness_s=above.max_staleness or None if above.on_stale == "hold" else None
         )
@@ -154,7 +153,7 @@ class Node:
         sender = self.sender = ReportSender(max_agents=batching.max_batch_size)
         self.cohorts = Cohorts(region, settings.trusted_attributes)
         self.registry = Registry(self.store, sender, clock=clock, wake=self._wake)
-        self.blob_source = BlobSource(above.endpoint, identity)
+        self.blob_source = BlobSource(above.endpoint, peer)
         started.push_async_callback(self.blob_source.close)
         self.packages = self._make_packages()
         started.push_async_callback(self.packages.close)
@@ -204,7 +203,7 @@ class Node:
         self.reports = Reports(sender, self.registry, self.status)
         self._link = LinkClient(
             above.endpoint,
-            identity,
+            peer,
             Downward(self.policy.receiver, RENDERERS, self.policy.put_in_force, self._policy_confirmed),
             Upward(sender, self.reports.next, self.hub.release, batching.timeout if batching.enabled else 0.0),
             self.link,
@@ -224,17 +223,6 @@ class Node:
             wanted=self.cohorts.wanted,
             ready=self._package_came,
             damaged=lambda sha256: self.hub.was_damaged(sha256),
-        )
-
-    def _identity(self) -> link_pb2.NodeIdentity:
-        trusted = self._settings.trusted_attributes
-        return link_pb2.NodeIdentity(
-            region=self._settings.node.region,
-            name=self._settings.node.name,
-            incarnation=uuid.uuid4().hex,
-            software_version=__version__,
-            trusted_attributes=() if trusted == "all" else trusted,
-            all_attributes_trusted=trusted == "all",
         )
 
     # ---- what the parts are given

@@ -29,7 +29,7 @@ from relay.opamp.contest import Verdict
 from relay.opamp.offer import Offer
 from relay.opamp.packages import PackagesOffer
 from relay.opamp.record import Change, Record
-from relay.opamp.session import Services, Session
+from relay.opamp.session import Reply, Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import Caller, CloseReason, Connection
 
@@ -184,9 +184,7 @@ class Hub:
             live.new_uid = answer.new_uid
             self._renames[answer.new_uid] = uid
         if answer.changes:
-            if answer.components is not None:
-                self._registry.keep_components(live.session.record, answer.components)
-            self._changed(live, answer.changes, answer.effective_config, now)
+            self._changed(live, answer, now)
         if live.session.needs_full:
             self._asking.later(live)
         if not live.session.record.agent_description and not live.waiting:
@@ -357,8 +355,8 @@ class Hub:
 
     # ---- what follows from a report
 
-    def _changed(self, live: Live, changes: int, effective_config: bytes | None, now: float) -> None:
-        record = live.session.record
+    def _changed(self, live: Live, reply: Reply, now: float) -> None:
+        record, changes = live.session.record, reply.changes
         if changes & Change.CONNECT:
             record.connected, record.said_goodbye = True, False
             record.transport = live.connection.transport_name
@@ -367,11 +365,12 @@ class Hub:
                 _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.caller.remote)
         if changes & Change.DISCONNECT:
             record.connected, record.said_goodbye = False, True
-        if live.session.predecessor is not None:
-            self._registry.remove(live.session.predecessor.instance_uid)
-            live.session.predecessor = None
-        if effective_config is not None:
-            self._registry.keep_effective_config(record, effective_config)
+        if reply.predecessor is not None:
+            self._registry.remove(reply.predecessor.instance_uid)
+        if reply.components is not None:
+            self._registry.keep_components(record, reply.components)
+        if reply.effective_config is not None:
+            self._registry.keep_effective_config(record, reply.effective_config)
         if changes & Change.HEALTH and record.healthy() is False:
             self._metrics.health_failures += 1
         if changes & Change.CONFIG_STATUS:

@@ -14,7 +14,7 @@ from typing import TextIO
 
 MAX_BYTES = 4 << 20
 """What may wait; past it lines are dropped."""
-_GATHER_S = 0.01
+_GATHER_S = 0.05
 """Lines of one burst are written together."""
 _END_S = 2.0
 """How long the end of the program waits for a reader."""

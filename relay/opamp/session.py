@@ -74,6 +74,8 @@ class Reply:
     """The serialised AvailableComponents, where a list of them was reported."""
     new_uid: bytes | None = None
     """The uid that the agent asked for and will use from its next message on."""
+    predecessor: Record | None = None
+    """The record of the same agent under another uid, of which all was taken over."""
 
 
 class Services:
@@ -137,7 +139,6 @@ class Session:
         "offered_at",
         "outbox",
         "packages_offered_at",
-        "predecessor",
         "record",
         "sent_hash",
         "sent_packages_hash",
@@ -168,7 +169,6 @@ class Session:
         self.last_seen = 0.0
         self.disconnected = False
         """The agent said that it leaves."""
-        self.predecessor: Record | None = None
         """The same agent's record under another uid, whose place this session's takes; the owner removes it."""
         self._address()
 
@@ -239,9 +239,9 @@ class Session:
         changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
         self.disconnected = False
         changes |= record.merge(message, full=full)
-        if record.agent_id != known and (old := self._services.predecessor(record)) is not None:
+        old = self._services.predecessor(record) if record.agent_id != known else None
+        if old is not None:
             record.inherit(old)
-            self.predecessor = old
         if restarted and self._first:
             record.began_anew()
         record.sequence_num = message.sequence_num
@@ -258,8 +258,9 @@ class Session:
             self.sent_hash = self.sent_packages_hash = b""  # what was sent last may be what was missed
         if message.HasField("agent_disconnect"):
             self.disconnected = True
+            changes |= Change.DISCONNECT
             return Reply(
-                self._ack, changes | Change.DISCONNECT, _effective(message, changes), _components(message, changes)
+                self._ack, changes, _effective(message, changes), _components(message, changes), predecessor=old
             )
         if message.flags & pb.AgentToServerFlags_RequestInstanceUid:
             self.outbox.new_uid = self._services.fresh_uid()
@@ -276,7 +277,7 @@ class Session:
         if self._first:
             self._first = False
             parts += _CAPABILITIES
-        return Reply(parts, changes, _effective(message, changes), _components(message, changes), new_uid)
+        return Reply(parts, changes, _effective(message, changes), _components(message, changes), new_uid, old)
 
     def _ask_for_components(self, message: pb.AgentToServer) -> None:
         """The first report has their hash alone: ask for the list, once a report that names an unknown hash."""

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from relay.ids import sha256
-from relay.link.channel import SERVER
+from relay.link import channel
 from relay.link.protocol import WINDOW
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
@@ -33,13 +33,13 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
         self.fetches: list[tuple[str, int]] = []
         """(SHA-256, offset) of each fetch."""
         self._updates: asyncio.Queue[link_pb2.SyncResponse] = asyncio.Queue()
-        self._server = grpc.aio.server(options=SERVER)
+        self._server = channel.server()
         link_pb2_grpc.add_ControlPlaneServicer_to_server(self, self._server)
         self.port = 0
 
     async def start(self, port: int = 0) -> None:
         """Listen on loopback."""
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.port = channel.listen(self._server, f"127.0.0.1:{port}")
         await self._server.start()
 
     async def stop(self) -> None:

@@ -1,4 +1,6 @@
-"""`make bench`: the figures, measured on the whole path, printed as a table.
+"""`make bench`: the figures, measured on the whole path and on the programs as shipped, printed as a table.
+
+As shipped: default level of logs, written to a pipe that is read; default limits but for the number of connections.
 
 The node is pinned to one core; the control plane and the load client (a compiled one, see `load/`) have another. The peer
 is a minimal server on opamp-go (see `peers/`), pinned to the same core, in the same run: read the ratio, not the number.
@@ -41,7 +43,15 @@ class Row:
 
 
 def pinned(core: str, *command: str, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(["taskset", "-c", core, *command], text=True, stderr=subprocess.DEVNULL, **more)
+    more.setdefault("stderr", subprocess.DEVNULL)
+    return subprocess.Popen(["taskset", "-c", core, *command], text=True, **more)
+
+
+def read_by_somebody() -> IO[bytes]:
+    """A pipe for logs."""
+    reader = subprocess.Popen(["taskset", "-c", LOAD_CORE, "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert reader.stdin is not None
+    return reader.stdin
 
 
 @contextmanager
@@ -60,16 +70,18 @@ def probe(seconds: float) -> subprocess.Popen[str]:
 
 
 def control_plane(folder: Path) -> subprocess.Popen[str]:
-    args = ["control-plane", "--data", str(folder / "plane"), "--log-level", "error"]
-    process = pinned(LOAD_CORE, str(BIN / "opamp-relay"), *args)
+    args = ["control-plane", "--data", str(folder / "plane")]
+    with read_by_somebody() as logs:
+        process = pinned(LOAD_CORE, str(BIN / "opamp-relay"), *args, stderr=logs)
     wait_for("http://127.0.0.1:4340/ready")
     return process
 
 
 def node(folder: Path, *more: str) -> subprocess.Popen[str]:
-    args = ["node", "--data", str(folder / "node"), "--log-level", "error", *more]
+    args = ["node", "--data", str(folder / "node"), *more]
     room_for_the_probe = os.environ | {"OPAMP_RELAY_SERVER__WEBSOCKET__MAX_CONNECTIONS": "20000"}
-    process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args, env=room_for_the_probe)
+    with read_by_somebody() as logs:
+        process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args, env=room_for_the_probe, stderr=logs)
     wait_for("http://127.0.0.1:4321/health")
     return process
 
@@ -187,7 +199,7 @@ def heartbeats(folder: Path) -> list[Row]:
             ours.append(measure(4320))
     ratio = sorted(o / t for o, t in zip(ours, theirs, strict=True))[1]
     figures = f"{sorted(ours)[1]:,.0f}/s; opamp-go {sorted(theirs)[1]:,.0f}/s; ratio {ratio:.2f}"
-    return [Row("heartbeat exchanges a core, WebSocket", figures, "ratio >= 1.0")]
+    return [Row("heartbeat exchanges a core, WebSocket", figures, "ratio >= 1.2")]
 
 
 def connects(folder: Path, agents: int) -> list[Row]:
@@ -219,11 +231,27 @@ def memory(folder: Path, agents: int, *, tls: bool) -> list[Row]:
             slope = (resident_kib(server.pid) - before) / agents
     kind = "TLS" if tls else "plain"
     figures = f"{slope:.1f} KiB; the node's base {before / 1024:.0f} MiB"
-    return [Row(f"memory an idle agent, {kind}", figures, "<= 45 KB" if tls else "<= 17 KB")]
+    return [Row(f"memory an idle agent, {kind}", figures, "<= 34 KiB" if tls else "<= 12 KiB")]
+
+
+NO_LOGS = ("--log-level", "error")
+
+
+def without_logs(folder: Path, agents: int) -> list[Row]:
+    """The same with logs off: what they cost."""
+    plane = control_plane(folder)
+    with running(plane):
+        apply(policy(1))
+        with running(node(folder / "quiet", *NO_LOGS)):
+            time.sleep(1.5)
+            load = Load(agents, "-interval", "30s")
+            with running(load.process):
+                rows = _change_rows(load, agents)
+    return [Row(f"{row.cells[0]}, logs off", row.cells[1], "") for row in rows[:3]]
 
 
 def changes(folder: Path, agents: int) -> list[Row]:
-    rows = []
+    rows = without_logs(folder / "no-logs", agents)
     plane = control_plane(folder)
     try:
         apply(policy(1))
@@ -248,7 +276,10 @@ def changes(folder: Path, agents: int) -> list[Row]:
 
 def _change_rows(load: Load, agents: int) -> list[Row]:
     said = load.line("connected")
-    rows = [Row(f"{agents:,} agents connect at once, each sent 20 KB", f"{said['per_second']:,.0f}/s", "")]
+    joined_s = load.line("config")["last"] - (said["at"] - said["seconds"])
+    rows = [
+        Row(f"{agents:,} agents join: described, given 20 KB, APPLIED", f"{agents / joined_s:,.0f}/s", ">= 3,500/s")
+    ]
     time.sleep(8)
     idle = load.ask("idle")["heartbeats"]
     took, sweeps, p99, worst = [], [], [], []
@@ -265,7 +296,9 @@ def _change_rows(load: Load, agents: int) -> list[Row]:
         worst.append(seen["max_ms"])
         time.sleep(6)
     middle = 1
-    rows.append(Row(f"policy change, 20 KB, to the last of {agents:,}", f"{sorted(took)[middle]:.2f} s", "<= 1.0 s"))
+    rows.append(
+        Row(f"policy change, 20 KB, to the last of {agents:,}, answering", f"{sorted(took)[middle]:.2f} s", "<= 0.9 s")
+    )
     rows.append(Row("  of which the node", f"{sorted(sweeps)[middle]:.2f} s", "<= 0.35 s"))
     during = f"{sorted(p99)[middle]:.0f} ms, longest {max(worst):.0f} ms; idle {idle['p99_ms']:.1f} ms"
     rows.append(Row("  heartbeats' p99 during it", during, "<= 100 ms"))
@@ -367,7 +400,7 @@ def _download_rows(kind: str, ours: list[float], theirs: list[float], grown_mib:
         figures += f"; nginx {sorted(theirs)[1] / 1e6:,.0f} MB/s; ratio {ratio:.2f}"
     what = f"{downloads.SIZE // 1_000_000} MB x {downloads.AGENTS} agents, {kind}"
     return [
-        Row(what, figures, "ratio >= 0.9" if kind == "plain" else "(said, not asked for)"),
+        Row(what, figures, "ratio >= 0.9" if kind == "plain" else "ratio >= 0.85"),
         Row("  the node's memory grew by", f"{grown_mib:.0f} MiB", "<= 64 MB"),
     ]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from relay.control.fleet.fleet import Fleet
+from relay.link.protocol import Peer
 from relay.pb.relay.v1 import link_pb2
 from tests.fleet.agents import record
 
-ONE, TWO = (link_pb2.NodeIdentity(region="eu", name=n, all_attributes_trusted=True) for n in ("one", "two"))
+ONE, TWO = (Peer("eu", n, trusted="all") for n in ("one", "two"))
 
 
 def entry(name: str, *, started: int = 1, connected: bool = True, uid: bytes = b"", **more: Any) -> link_pb2.AgentEntry:
@@ -19,6 +20,6 @@ def entry(name: str, *, started: int = 1, connected: bool = True, uid: bytes = b
     return link_pb2.AgentEntry(instance_uid=made.instance_uid, state=made.state())
 
 
-async def up(fleet: Fleet, *nodes: link_pb2.NodeIdentity) -> None:
+async def up(fleet: Fleet, *nodes: Peer) -> None:
     for node in nodes:
         await fleet.node_reporting(node)

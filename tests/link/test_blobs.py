@@ -4,7 +4,7 @@ import pytest
 
 from relay.errors import NotFound, UpstreamError
 from relay.link.blobs import BlobSource
-from relay.pb.relay.v1 import link_pb2
+from relay.link.protocol import Peer
 from tests.conftest import Programs, apply
 from tests.packages import package_assignment, push
 
@@ -12,7 +12,7 @@ CONTENT = bytes(range(256)) * 8000
 
 
 def source(port: int, region: str = "eu") -> BlobSource:
-    return BlobSource(f"127.0.0.1:{port}", link_pb2.NodeIdentity(region=region, name="n"))
+    return BlobSource(f"127.0.0.1:{port}", Peer(region, "n"))
 
 
 async def read(source: BlobSource, sha256: str, offset: int = 0) -> tuple[set[int], bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from relay.ids import sha256
 from relay.link.protocol import (
     CHUNK_BYTES,
     Candidate,
+    Peer,
     RegionPolicy,
     ReportSender,
     SyncReceiver,
@@ -19,7 +22,7 @@ from relay.link.protocol import (
 )
 from relay.pb.relay.v1 import link_pb2
 
-NODE = link_pb2.NodeIdentity(region="eu", name="n1")
+NODE = Peer("eu", "n1")
 
 
 def update(resources: dict[str, bytes], version: Version, *, region: str = "eu") -> link_pb2.Update:
@@ -357,3 +360,9 @@ def test_agents_that_are_forgotten_here_stay_known_above() -> None:
     node.sender.forget(b"b")
     node.sender.change(b"b")
     assert not node.sender.forgotten, "it came back"
+
+
+@pytest.mark.parametrize("trusted", ["all", (), ("tier", "zone")])
+def test_a_node_says_who_it_is(trusted: Literal["all"] | tuple[str, ...]) -> None:
+    peer = Peer("eu", "one", "3f2c", "1.2", trusted)
+    assert Peer.of(link_pb2.NodeIdentity.FromString(peer.message().SerializeToString())) == peer

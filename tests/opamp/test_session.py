@@ -43,6 +43,7 @@ class World:
         self.session = Session(self.record, services, header)
         self.sequence = -1
         self.changes = Change.NONE
+        self.predecessor: Record | None = None
 
     def may_ask(self, now: float) -> bool:
         self.permits -= 1
@@ -53,7 +54,7 @@ class World:
         parts.setdefault("capabilities", ALL)
         message = pb.AgentToServer(instance_uid=UID, sequence_num=self.sequence, **parts)
         reply = self.session.report(message, now)
-        self.changes = reply.changes
+        self.changes, self.predecessor = reply.changes, reply.predecessor
         answer = pb.ServerToAgent.FromString(reply.body)
         assert answer.instance_uid == UID
         return answer
@@ -430,7 +431,7 @@ def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
     after.offer = ONE
     assert not after.hello().HasField("remote_config"), "it failed at this under its old uid"
     assert after.record.config.failed == before.record.config.failed
-    assert after.session.predecessor is before.record
+    assert after.predecessor is before.record
 
 
 def test_a_change_that_is_taken_back_before_the_agent_said_anything_is_told() -> None:

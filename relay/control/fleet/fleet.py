@@ -26,7 +26,7 @@ from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.facts import facts_of
 from relay.fleet.ownership import Claim, corrected, winner
 from relay.fleet.shards import difference, shard_of, state_digest
-from relay.link.protocol import WINDOW, SyncSender
+from relay.link.protocol import WINDOW, Peer, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -135,41 +135,41 @@ class Fleet:
 
     # ---- what the link brings (relay.link.server.ControlPlane)
 
-    def node_synced(self, identity_: link_pb2.NodeIdentity, sender: SyncSender, up: bool) -> None:
+    def node_synced(self, peer: Peer, sender: SyncSender, up: bool) -> None:
         """A node's Sync stream came up or went down; an old one may go after the new one came."""
-        node = self._node(identity_.region, identity_.name)
+        node = self._node(peer.region, peer.name)
         if up:
             node.sender = sender
         elif node.sender is sender:
             node.sender = None
 
-    def node_ahead(self, identity_: link_pb2.NodeIdentity, held: tuple[int, int] | None) -> None:
+    def node_ahead(self, peer: Peer, held: tuple[int, int] | None) -> None:
         """A node holds a manifest that this database never published; None: it does not."""
-        node = self._node(identity_.region, identity_.name)
+        node = self._node(peer.region, peer.name)
         if held is not None and node.ahead != held:
             _log.error("node_ahead", region=node.region, node=node.name, manifest=held)
         node.ahead = held
 
-    async def node_reporting(self, identity_: link_pb2.NodeIdentity) -> None:
+    async def node_reporting(self, peer: Peer) -> None:
         """A node's Report stream came up; `node_gone` follows, unless this raises.
 
         Raises:
             Duplicate: another process reports under this region and name. Each would undo the other's agents.
             StoreError: it could not be written down.
         """
-        node = self._node(identity_.region, identity_.name)
-        if node.reporting and node.incarnation != identity_.incarnation:
-            if identity_.incarnation not in node.turned_away:
-                node.turned_away.add(identity_.incarnation)
+        node = self._node(peer.region, peer.name)
+        if node.reporting and node.incarnation != peer.incarnation:
+            if peer.incarnation not in node.turned_away:
+                node.turned_away.add(peer.incarnation)
                 _log.error("duplicate_node", region=node.region, node=node.name)
             raise Duplicate(f"another node {node.region}/{node.name} is connected; every node needs a name of its own")
         node.reporting += 1
         node.streams += 1
         node.verified = node.departed = False
         node.last_seen_ms = self._clock.unix_ms()
-        node.trusted = "all" if identity_.all_attributes_trusted else tuple(identity_.trusted_attributes)
-        node.software_version = identity_.software_version
-        node.incarnation = identity_.incarnation
+        node.trusted = peer.trusted
+        node.software_version = peer.software_version
+        node.incarnation = peer.incarnation
         node.turned_away = set()
         for uid in node.agents:
             self.agents[uid].facts = self.agents[uid].listed = None
@@ -183,9 +183,9 @@ class Fleet:
             raise
         _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
 
-    def node_gone(self, identity_: link_pb2.NodeIdentity) -> None:
+    def node_gone(self, peer: Peer) -> None:
         """A Report stream for which `node_reporting` returned has ended."""
-        node = self._node(identity_.region, identity_.name)
+        node = self._node(peer.region, peer.name)
         node.reporting -= 1
         node.last_seen_ms = self._clock.unix_ms()
         if not node.reporting:
@@ -236,13 +236,13 @@ class Fleet:
                 self._drop(uid)
             del self.nodes[f"{region}/{name}"]
 
-    async def report(self, identity_: link_pb2.NodeIdentity, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+    async def report(self, peer: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Take in one report.
 
         Raises:
             StoreError: nothing of it counts; the node sends it again.
         """
-        node = self._node(identity_.region, identity_.name)
+        node = self._node(peer.region, peer.name)
         if report.HasField("status") and report.status.unix_ms:
             self._compare_clocks(node, report.status.unix_ms)  # before it waits for others
         try:

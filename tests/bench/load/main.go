@@ -2,8 +2,9 @@
 //
 //	load -mode heartbeat   each connection sends its next heartbeat when the last was answered: the most a server can do
 //	load -mode fleet       all agents connect with full state, then send heartbeats at fixed times; latency counts from
-//	                       the time a heartbeat was due. Every new config is taken, answered APPLIED, and reported as a
-//	                       line once all agents have it. Ends when standard input does.
+//	                       the time a heartbeat was due. Every new config is taken as real agents do: answered APPLYING,
+//	                       then APPLIED with the effective config, and reported as a line once all agents have been
+//	                       answered on that. Ends when standard input does.
 //
 //	load -mode download    as many downloads of -url at once as there are agents, each over a connection of its own; what
 //	                       comes is counted and thrown away
@@ -94,6 +95,8 @@ type agent struct {
 	frame   []byte
 	due     atomic.Int64 // when the heartbeat that is not answered yet was due, in ns; 0 for none
 	hash    []byte
+	running []byte // the effective config, encoded
+	answers int    // to what it said of its last config, that have yet to come
 	replied atomic.Bool
 }
 
@@ -189,6 +192,7 @@ func (a *agent) full() error {
 		status.LastRemoteConfigHash, status.Status = a.hash, protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED
 	}
 	return a.report(&protobufs.AgentToServer{
+		EffectiveConfig: a.effective(),
 		AgentDescription: &protobufs.AgentDescription{
 			IdentifyingAttributes: []*protobufs.KeyValue{
 				text("service.name", "otelcol"), text("service.instance.id", a.name), text("service.version", "0.149.0"),
@@ -202,6 +206,15 @@ func (a *agent) full() error {
 		Health:             &protobufs.ComponentHealth{Healthy: true, Status: "running"},
 		RemoteConfigStatus: status,
 	})
+}
+
+// effective is what it runs; nothing before it was given anything.
+func (a *agent) effective() *protobufs.EffectiveConfig {
+	if a.running == nil {
+		return nil
+	}
+	files := map[string]*protobufs.AgentConfigFile{"": {Body: a.running, ContentType: "text/yaml"}}
+	return &protobufs.EffectiveConfig{ConfigMap: &protobufs.AgentConfigMap{ConfigMap: files}}
 }
 
 // read gives the body of the next message.
@@ -301,6 +314,12 @@ var tally struct {
 func handle(a *agent, body []byte) {
 	now := time.Now()
 	if len(body) == 18 {
+		if a.answers > 0 {
+			if a.answers--; a.answers == 0 {
+				taken(a, now)
+			}
+			return
+		}
 		if due := a.due.Swap(0); due != 0 {
 			latencies.add(now.Sub(time.Unix(0, due)))
 		}
@@ -317,19 +336,32 @@ func handle(a *agent, body []byte) {
 		return
 	}
 	hash := message.RemoteConfig.ConfigHash
-	a.hash = hash
+	a.hash, a.answers = hash, 2
+	for _, file := range message.RemoteConfig.Config.ConfigMap {
+		a.running = file.Body
+	}
 	_ = a.report(&protobufs.AgentToServer{RemoteConfigStatus: &protobufs.RemoteConfigStatus{
-		LastRemoteConfigHash: hash, Status: protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED,
+		LastRemoteConfigHash: hash, Status: protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLYING,
 	}})
+	_ = a.report(&protobufs.AgentToServer{
+		EffectiveConfig: a.effective(),
+		RemoteConfigStatus: &protobufs.RemoteConfigStatus{
+			LastRemoteConfigHash: hash, Status: protobufs.RemoteConfigStatuses_RemoteConfigStatuses_APPLIED,
+		},
+	})
+}
+
+// taken counts an agent that has been answered on what it said of its config.
+func taken(a *agent, now time.Time) {
 	tally.Lock()
 	defer tally.Unlock()
-	if !bytes.Equal(tally.hash, hash) {
-		tally.hash, tally.count, tally.first = hash, 0, now
+	if !bytes.Equal(tally.hash, a.hash) {
+		tally.hash, tally.count, tally.first = a.hash, 0, now
 	}
 	tally.count++
 	if tally.count == *count {
 		say(map[string]any{
-			"event": "config", "hash": fmt.Sprintf("%x", hash), "bytes": len(body),
+			"event": "config", "hash": fmt.Sprintf("%x", a.hash),
 			"first": float64(tally.first.UnixMicro()) / 1e6, "last": float64(now.UnixMicro()) / 1e6,
 			"heartbeats": latencies.take(),
 		})

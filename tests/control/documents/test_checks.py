@@ -6,6 +6,7 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.errors import Refused
+from relay.link.protocol import Peer
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.documents.applying import actions, refused
@@ -46,7 +47,7 @@ async def test_selectors_that_may_overlap_are_refused_if_a_known_agent_matches_b
 async def test_variables_that_a_region_with_nodes_needs_stay(plane: ControlPlane) -> None:
     texts = [TYPED, variables("eu", "{where: here}"), variables("us", "{where: there}"), typed("a")]
     await actions(plane, *texts)
-    await plane.fleet.node_reporting(link_pb2.NodeIdentity(region="eu", name="one"))
+    await plane.fleet.node_reporting(Peer("eu", "one"))
     with pytest.raises(Refused, match="requires a value for where in region eu"):
         await plane.documents.delete("RegionVariables", "eu")
     await plane.documents.delete("RegionVariables", "us")

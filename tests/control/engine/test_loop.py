@@ -448,7 +448,7 @@ async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so
 
 
 def _identity(node: Node) -> Any:
-    return node.identity
+    return node.peer
 
 
 # ---- without a strategy

@@ -15,7 +15,7 @@ from relay.control.storage.database import FILE
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.shards import Shards, state_digest
 from relay.ids import sha256
-from relay.link.protocol import SyncSender
+from relay.link.protocol import Peer, SyncSender
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import Programs
@@ -81,7 +81,7 @@ def fleet_name(uid: bytes) -> str:
 
 
 async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
-    first, second = (link_pb2.NodeIdentity(region="eu", name="one", incarnation=i) for i in ("1", "2"))
+    first, second = (Peer("eu", "one", i) for i in ("1", "2"))
     await up(fleet, first)
     await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Duplicate):
@@ -94,7 +94,7 @@ async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
 async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = (link_pb2.NodeIdentity(region="eu", name="one", incarnation=i) for i in ("1", "2"))
+    first, second = (Peer("eu", "one", i) for i in ("1", "2"))
 
     async def full(nodes: object) -> None:
         raise StoreError("disk full")
@@ -383,7 +383,7 @@ async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_
     node = fleet.nodes["eu/one"]
     assert fleet.is_heard(node)
     fleet.node_gone(ONE)
-    fleet.node_synced(ONE, SyncSender(link_pb2.SyncHello(node=ONE)), True)
+    fleet.node_synced(ONE, SyncSender(link_pb2.SyncHello(node=ONE.message())), True)
     assert not fleet.is_heard(node), "its Sync stream is up first"
     assert fleet.connected(query.find(fleet, "a")) is None
     await fleet.node_reporting(ONE)
