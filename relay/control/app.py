@@ -41,7 +41,7 @@ from relay.control.upkeep import Upkeep
 from relay.link.server import LinkServer
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.policy.snapshot import CONFIG, PACKAGES
+from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
 from relay.settings.parts import Policies, is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings

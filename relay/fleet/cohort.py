@@ -17,7 +17,8 @@ from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.record import Record
 from relay.policy.evaluate import NOTHING, Choice, CohortKey, Decision, Evaluator, applied_of
 from relay.policy.packages import package_hash
-from relay.policy.snapshot import CONFIG, PACKAGES, ConfigContent, Content, Snapshot
+from relay.policy.published import CONFIG, PACKAGES
+from relay.policy.snapshot import ConfigContent, Content, Snapshot
 
 
 class Cohort:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from relay.opamp.record import Record
-from relay.policy.snapshot import Assignment, Content, Rollout, Snapshot
+from relay.policy.published import PublishedRollout
+from relay.policy.snapshot import Assignment, Content, Snapshot
 
 Halts = dict[str, str]
 """Rollout and retry generation, as `NAME/RETRY` → why it was halted here."""
@@ -63,7 +64,7 @@ def judge(
     return found
 
 
-def _going(snapshot: Snapshot) -> list[tuple[Assignment, Rollout, Content]]:
+def _going(snapshot: Snapshot) -> list[tuple[Assignment, PublishedRollout, Content]]:
     return [(a, change, content) for a in snapshot.assignments for change, content in a.branches]
 
 

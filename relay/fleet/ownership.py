@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Holding:
     """A node says that an agent is its own."""
 
     node: str
@@ -28,7 +28,7 @@ def corrected(session_started_ms: int, behind_ms: int, now_ms: int) -> int:
     return min(session_started_ms + behind_ms, now_ms)
 
 
-def winner(current: Claim | None, claim: Claim) -> Claim:
+def winner(current: Holding | None, claim: Holding) -> Holding:
     """Who has the agent: who has it live, then the newest session. Equal ones are decided by the node's name, so that
     every observer agrees."""
     if current is None or current.node == claim.node:

@@ -15,7 +15,7 @@ from relay.opamp.offer import Failure
 from relay.opamp.offering import FAILED, Offering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import CONFIG, PACKAGES
+from relay.policy.published import CONFIG, PACKAGES
 
 
 def rfc3339(unix_ms: int) -> str:

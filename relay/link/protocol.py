@@ -75,7 +75,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Acceptance:
     """A candidate as it will be in force."""
 
     version: Version
@@ -158,7 +158,7 @@ class SyncReceiver:
         refused: Mapping[str, str],
         keep: frozenset[str],
         salvaged: frozenset[str] = frozenset(),
-    ) -> Outcome:
+    ) -> Acceptance:
         """What follows if the candidate is put in force, but for what its content does not allow. Changes nothing.
 
         Args:
@@ -182,9 +182,9 @@ class SyncReceiver:
             payload = candidate.resources.get(name, b"")
             rejections.setdefault(name, _rejection(name, sha256(payload), reason))
         rejected = [rejections[name] for name in sorted(rejections)]
-        return Outcome(candidate.version, held, changes, link_pb2.SyncAck(nonce=candidate.nonce, rejected=rejected))
+        return Acceptance(candidate.version, held, changes, link_pb2.SyncAck(nonce=candidate.nonce, rejected=rejected))
 
-    def accept(self, outcome: Outcome) -> link_pb2.SyncRequest:
+    def accept(self, outcome: Acceptance) -> link_pb2.SyncRequest:
         """It is in force (and stored). Gives the acknowledgement to send."""
         self.held, self.version = outcome.held, outcome.version
         return link_pb2.SyncRequest(ack=outcome.ack)

@@ -22,7 +22,7 @@ from relay.node.admin import Admin
 from relay.node.drain import drain
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.packages.packages import PackageRules, Packages
+from relay.node.packages.packages import PackageCache, PackageRules
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
 from relay.node.reports import Reports
@@ -211,10 +211,10 @@ class Node:
             metrics=metrics,
         )
 
-    def _make_packages(self) -> Packages:
+    def _make_packages(self) -> PackageCache:
         settings = self._settings.packages
         folder = settings.data_dir or str(Path(self._settings.node.data_dir) / "packages")
-        return Packages(
+        return PackageCache(
             BlobStore(Path(folder), settings.max_bytes, keep_free=settings.keep_free),
             self.blob_source.fetch,
             PackageRules(settings.public_url, settings.require_signature, settings.fetches),

@@ -12,7 +12,8 @@ from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import CONFIG, PACKAGES, Snapshot, build
+from relay.policy.resources import is_assignment, split
+from relay.policy.snapshot import Snapshot, build
 from relay.store.local import LocalStore
 
 _log = log.get("opamp-relay.policy")
@@ -90,7 +91,7 @@ class PolicyHolder:
         in_force = {f"{a.kind}/{a.published.name}" for a in snapshot.assignments}
         # Where parts were damaged, what is rejected may be for lack of them: it comes again with them.
         names = self.missing | (snapshot.rejected.keys() if self.missing else snapshot.rejected.keys() - in_force)
-        return frozenset(name.partition("/")[2] for name in names if name.partition("/")[0] in (CONFIG, PACKAGES))
+        return frozenset(split(name)[1] for name in names if is_assignment(name))
 
     def _restrict(self, frozen: frozenset[str]) -> bool:
         return self._cohorts.restrict(halted_rollouts(self._cohorts.snapshot, self.halts), frozen)

@@ -12,7 +12,7 @@ from relay.link.health import LinkHealth
 from relay.link.protocol import ReportSender, version_message
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.packages.packages import Packages
+from relay.node.packages.packages import PackageCache
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
 from relay.pb.relay.v1 import link_pb2
@@ -44,7 +44,7 @@ class Parts:
     store: LocalStore
     policy: PolicyHolder
     freshness: Freshness
-    packages: Packages
+    packages: PackageCache
     registry: Registry
     hub: Hub
     sender: ReportSender

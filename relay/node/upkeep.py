@@ -11,7 +11,7 @@ from relay.fleet.cohort import Cohorts
 from relay.link.protocol import ReportSender
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.packages.packages import Packages
+from relay.node.packages.packages import PackageCache
 from relay.node.policy import PolicyHolder
 from relay.node.registry import EFFECTIVE_BUCKET, Registry
 from relay.observe import log
@@ -43,7 +43,7 @@ class Upkeep:
         cohorts: Cohorts,
         policy: PolicyHolder,
         freshness: Freshness,
-        packages: Packages,
+        packages: PackageCache,
         store: LocalStore,
         sender: ReportSender,
         *,

@@ -7,7 +7,7 @@ import enum
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 
-class Agent(enum.IntFlag):
+class AgentCapabilities(enum.IntFlag):
     """What an agent says that it can do; bits that are not named here are kept."""
 
     REPORTS_STATUS = 0x1
@@ -21,12 +21,12 @@ class Agent(enum.IntFlag):
     REPORTS_AVAILABLE_COMPONENTS = 0x4000
 
 
-ACCEPTS_REMOTE_CONFIG = int(Agent.ACCEPTS_REMOTE_CONFIG)
-ACCEPTS_PACKAGES = int(Agent.ACCEPTS_PACKAGES)
-REPORTS_PACKAGE_STATUSES = int(Agent.REPORTS_PACKAGE_STATUSES)
-REPORTS_AVAILABLE_COMPONENTS = int(Agent.REPORTS_AVAILABLE_COMPONENTS)
-REPORTS_REMOTE_CONFIG = int(Agent.REPORTS_REMOTE_CONFIG)
-REPORTS_HEARTBEAT = int(Agent.REPORTS_HEARTBEAT)
+ACCEPTS_REMOTE_CONFIG = int(AgentCapabilities.ACCEPTS_REMOTE_CONFIG)
+ACCEPTS_PACKAGES = int(AgentCapabilities.ACCEPTS_PACKAGES)
+REPORTS_PACKAGE_STATUSES = int(AgentCapabilities.REPORTS_PACKAGE_STATUSES)
+REPORTS_AVAILABLE_COMPONENTS = int(AgentCapabilities.REPORTS_AVAILABLE_COMPONENTS)
+REPORTS_REMOTE_CONFIG = int(AgentCapabilities.REPORTS_REMOTE_CONFIG)
+REPORTS_HEARTBEAT = int(AgentCapabilities.REPORTS_HEARTBEAT)
 
 SERVER = (
     pb.ServerCapabilities_AcceptsStatus

@@ -18,18 +18,9 @@ from relay.ids import ConfigHash, sha256
 from relay.policy import packages, rollout
 from relay.policy.model import Selector
 from relay.policy.packages import PackageFile, PackageSet
+from relay.policy.published import CONFIG, PACKAGES, PublishedRollout, Revision
 from relay.policy.selector import Facts, Matcher
-from relay.policy.snapshot import (
-    CONFIG,
-    PACKAGES,
-    Assignment,
-    ConfigContent,
-    Content,
-    PackageContent,
-    Revision,
-    Rollout,
-    Snapshot,
-)
+from relay.policy.snapshot import Assignment, ConfigContent, Content, PackageContent, Snapshot
 
 EVERYBODY = Selector()
 Failed = tuple[tuple[str, bytes, int], ...]
@@ -373,7 +364,7 @@ class Evaluator:
         files = self.files(content, vector)
         return files.content_hash if files is not None else None
 
-    def is_on(self, change: Rollout, vector: int, sides: int) -> bool:
+    def is_on(self, change: PublishedRollout, vector: int, sides: int) -> bool:
         """Whether a cohort is on the candidate's side of a rollout."""
         if change.id in self.halted or not self.matches(change.selector, vector):
             return False

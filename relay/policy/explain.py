@@ -11,8 +11,9 @@ from relay.policy import rollout
 from relay.policy.evaluate import Applied, Choice, CohortKey, Evaluator, Failed, Withheld, is_blocked
 from relay.policy.mask import Mask
 from relay.policy.model import Selector, canonical
+from relay.policy.published import CONFIG, PACKAGES, PublishedRollout
 from relay.policy.selector import Facts
-from relay.policy.snapshot import CONFIG, PACKAGES, Assignment, Content, PackageContent, Rollout
+from relay.policy.snapshot import Assignment, Content, PackageContent
 
 
 def explain(
@@ -149,7 +150,7 @@ def _reasons(asked: _Asked, choice: Choice, withheld: Withheld | None) -> list[s
     return found
 
 
-def _side(asked: _Asked, change: Rollout) -> str:
+def _side(asked: _Asked, change: PublishedRollout) -> str:
     """Which side of a rollout the agent is on, and why."""
     evaluator, facts, key = asked.evaluator, asked.facts, asked.key
     stage = f" in stage {change.stage}" if change.stage else ""

@@ -1,15 +1,4 @@
-"""What a node holds of policy: published resources, checked and compiled, each good or refused by itself.
-
-The control plane publishes these kinds, as canonical JSON under names of its own:
-
-- `ConfigTemplate/NAME@VERSION`: the document.
-- `RegionVariables/REGION@DIGEST`: the document; old contents stay under their own names while a revision pins them.
-- `Package/NAME@VERSION@DIGEST`: a `PublishedPackage`, likewise.
-- `ConfigAssignment/NAME`, `PackageAssignment/NAME`: a `Published` assignment: its revisions, which pin their inputs.
-- `Yanked/packages`: versions that nobody is to have any more.
-- `Keys/packages`: what the region's nodes sign addresses with, and whose signatures of packages are good.
-- `Prefetch/packages`: SHA-256 of files to be fetched before anybody needs them.
-"""
+"""What a node holds of policy: published resources, checked and compiled, each good or refused by itself."""
 
 from __future__ import annotations
 
@@ -18,123 +7,31 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import ValidationError
 
-from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.policy import template as templates
-from relay.policy.model import ConfigTemplate, Model, Name, RegionVariables, Selector
-from relay.policy.packages import PublishedPackage, Sha256
-from relay.policy.rollout import EVERYONE, RolloutName
-from relay.policy.strategy import LocalGuard
+from relay.policy.model import ConfigTemplate, RegionVariables
+from relay.policy.packages import PublishedPackage
+from relay.policy.published import (
+    CONFIG,
+    PACKAGES,
+    ConfigRevision,
+    PackageKeys,
+    PackageRevision,
+    Prefetch,
+    Published,
+    PublishedRollout,
+    Revision,
+    YankedVersions,
+)
+from relay.policy.resources import KEYS, PREFETCH, YANKED, Resource, is_assignment, split
+from relay.policy.rollout import EVERYONE
 from relay.policy.template import RENDERER, Resolved
 
-CONFIG, PACKAGES = "ConfigAssignment", "PackageAssignment"
-_YANKED, _KEYS, _PREFETCH = "Yanked/packages", "Keys/packages", "Prefetch/packages"
 RENDERERS = frozenset({RENDERER})
-
-
-class ConfigRevision(Model):
-    """One state of a config assignment's content, by the digests of all its inputs."""
-
-    template: str
-    """NAME@VERSION."""
-    template_digest: str
-    values: dict[str, object]
-    variables: str = ""
-    """REGION@DIGEST of the region's variables; empty for none."""
-    renderer: int
-    selector: Selector = Selector()
-    """Whom it is for: a change of the selector goes out by stages like every other."""
-    priority: int = 0
-    slot: str = ""
-
-
-class PackageRevision(Model):
-    """One state of a package assignment's content."""
-
-    packages: list[str] = Field(min_length=1)
-    """NAME@VERSION@DIGEST."""
-    selector: Selector = Selector()
-    priority: int = 0
-
-    @property
-    def slot(self) -> str:
-        """An agent has one set of packages."""
-        return ""
-
-
-def _revision_kind(value: Any) -> str:
-    is_of_packages = "packages" in value if isinstance(value, dict) else isinstance(value, PackageRevision)
-    return PACKAGES if is_of_packages else CONFIG
-
-
-Revision = ConfigRevision | PackageRevision
-# Told apart by what they hold, so that what is wrong with one is not looked for in the other.
-_AnyRevision = Annotated[
-    Annotated[ConfigRevision, Tag(CONFIG)] | Annotated[PackageRevision, Tag(PACKAGES)],
-    Discriminator(_revision_kind),
-]
-
-
-class Rollout(Model):
-    """A change under way."""
-
-    id: RolloutName
-    candidate: _AnyRevision
-    threshold: int = Field(ge=0)
-    """Agents whose bucket is below it are on the candidate; see `relay.policy.rollout`."""
-    selector: Selector = Selector()
-    """The strategy's: agents that it does not match are not on the candidate."""
-    local_guard: LocalGuard | None = None
-    stage: str = ""
-    """Its name, for people."""
-    candidate_ttl_s: float | None = None
-    """A node that heard nothing for so long puts no further agent on the candidate."""
-
-
-class Published(Model):
-    """An assignment as nodes get it."""
-
-    name: Name
-    stable: _AnyRevision | None
-    rollout: Rollout | None
-    layers: list[Rollout] = Field(default_factory=list)
-    """Rollouts that newer ones superseded, the newest first: their agents keep what they have until their turn comes."""
-    retry: int = 0
-    """Failures of an earlier retry generation are forgiven."""
-    earlier: list[_AnyRevision] = Field(default_factory=list)
-    """What was stable before, the newest first: for agents that cannot apply what came after it."""
-
-    @property
-    def revisions(self) -> list[Revision]:
-        """All of them."""
-        changes = [*([self.rollout] if self.rollout else []), *self.layers]
-        return [*(c.candidate for c in changes), *([self.stable] if self.stable else []), *self.earlier]
-
-
-class YankedVersions(Model):
-    """What nobody is to have any more."""
-
-    versions: list[str]
-    """NAME@VERSION."""
-
-
-class PackageKeys(Model):
-    """Keys of a region's packages."""
-
-    download: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(max_length=10)
-    """Hex; addresses are made with the first, and good if made with any."""
-    signing: dict[Name, str]
-    """Name → public key, PEM."""
-
-
-class Prefetch(Model):
-    """Files to be fetched before anybody needs them."""
-
-    sha256: list[Sha256]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +75,7 @@ class Assignment:
     """CONFIG or PACKAGES."""
     published: Published
     stable: Content | None
-    branches: tuple[tuple[Rollout, Content], ...]
+    branches: tuple[tuple[PublishedRollout, Content], ...]
     """The rollout and its candidate, then those of superseded ones: the first that an agent is on counts."""
     inputs: frozenset[str]
     """Names of the resources that it was made of, its own included."""
@@ -224,49 +121,6 @@ class Snapshot:
         return frozenset().union(*(a.inputs for a in self.assignments))
 
 
-def template_resource(template: ConfigTemplate) -> tuple[str, bytes]:
-    """(resource name, payload) of a template."""
-    # Without the form that it has not: what nodes of before know must not change its digest.
-    other = "text" if template.spec.text is None else "config"
-    return f"ConfigTemplate/{template.key}", canonical_json(
-        template.model_dump(exclude={"spec": {other}, "metadata": {"labels"}})
-    )
-
-
-def variables_resource(variables: RegionVariables) -> tuple[str, bytes]:
-    """(resource name, payload) of a region's variables."""
-    payload = canonical_json(variables.model_dump(exclude={"metadata": {"labels"}}))
-    return f"RegionVariables/{variables.key}@{sha256(payload).hex()[:16]}", payload
-
-
-def package_resource(package: PublishedPackage) -> tuple[str, bytes]:
-    """(resource name, payload) of a version of a package."""
-    return f"Package/{package.pin}", canonical_json(package.model_dump())
-
-
-def yanked_resource(versions: Iterable[str]) -> tuple[str, bytes]:
-    """(resource name, payload) of what was yanked."""
-    return _YANKED, canonical_json(YankedVersions(versions=sorted(set(versions))).model_dump())
-
-
-def keys_resource(download: Iterable[bytes], signing: Mapping[str, str]) -> tuple[str, bytes]:
-    """(resource name, payload) of a region's keys."""
-    keys = PackageKeys(download=[key.hex() for key in download], signing=dict(signing))
-    return _KEYS, canonical_json(keys.model_dump())
-
-
-def prefetch_resource(files: Iterable[str]) -> tuple[str, bytes]:
-    """(resource name, payload) of what is to be fetched ahead."""
-    return _PREFETCH, canonical_json(Prefetch(sha256=sorted(files)).model_dump())
-
-
-def assignment_resource(kind: str, published: Published) -> tuple[str, bytes]:
-    """(resource name, payload) of an assignment."""
-    # A node of a version that knows no earlier revisions takes what has none.
-    without = None if published.earlier else {"earlier"}
-    return f"{kind}/{published.name}", canonical_json(published.model_dump(exclude=without))
-
-
 def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> Snapshot:
     """Compile resources; what is bad is refused by name and, for an assignment, its last good form stays in force.
 
@@ -281,7 +135,7 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
     published: dict[str, Published] = {}
     later: dict[str, Published] = {}
     for name, payload in resources.items():
-        kind, _, key = name.partition("/")
+        kind, key = split(name)
         try:
             if kind in (CONFIG, PACKAGES):
                 published[name] = Published.model_validate_json(payload)
@@ -302,7 +156,7 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
     last_good = {f"{a.kind}/{a.published.name}": a for a in previous.assignments} if previous else {}
     assignments = []
     salvaged: set[str] = set()
-    for name in {n for n in resources if n.partition("/")[0] in (CONFIG, PACKAGES)}:
+    for name in {n for n in resources if is_assignment(n)}:
         if name in published:
             try:
                 assignments.append(_compile(name, published[name], parts))
@@ -320,8 +174,8 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
     assignments.sort(key=lambda a: (a.published.name, a.kind))
     if previous is not None:
         # What cannot be read of these stays as it was: a yank must not be lost to a damaged list.
-        parts.yanked = previous.yanked if _YANKED in rejected else parts.yanked
-        if _KEYS in rejected:
+        parts.yanked = previous.yanked if YANKED in rejected else parts.yanked
+        if KEYS in rejected:
             parts.download_keys, parts.signing_keys = previous.download_keys, previous.signing_keys
     return Snapshot(
         tuple(assignments),
@@ -360,7 +214,7 @@ def _too_old_for(name: str, published: Published, reason: str, last_good: Assign
     if last_good is not None:
         return dataclasses.replace(last_good, refused=refused)
     empty = published.model_copy(update={"stable": None, "rollout": None, "layers": [], "earlier": []})
-    return Assignment(name.partition("/")[0], empty, None, (), frozenset({name}), refused=refused)
+    return Assignment(split(name)[0], empty, None, (), frozenset({name}), refused=refused)
 
 
 def _invalid(error: ValidationError) -> str:
@@ -395,23 +249,23 @@ class _Parts:
         Raises:
             ValueError: it is not valid.
         """
-        if kind == "ConfigTemplate":
+        if kind == Resource.TEMPLATE:
             template = ConfigTemplate.model_validate(json.loads(payload))
             if problems := templates.problems_of(template):
                 raise ValueError("; ".join(f"{path}: {reason}" for path, reason in problems))
             self.templates[name] = template
             self.digests[name] = sha256(payload).hex()
-        elif kind == "RegionVariables":
+        elif kind == Resource.VARIABLES:
             self.variables[name] = RegionVariables.model_validate(json.loads(payload))
-        elif kind == "Package":
+        elif kind == Resource.PACKAGE:
             self.packages[name] = PublishedPackage.model_validate(json.loads(payload))
-        elif name == _YANKED:
+        elif name == YANKED:
             self.yanked = frozenset(YankedVersions.model_validate(json.loads(payload)).versions)
-        elif name == _KEYS:
+        elif name == KEYS:
             keys = PackageKeys.model_validate(json.loads(payload))
             self.download_keys = tuple(bytes.fromhex(key) for key in keys.download)
             self.signing_keys = keys.signing
-        elif name == _PREFETCH:
+        elif name == PREFETCH:
             self.prefetch = frozenset(Prefetch.model_validate(json.loads(payload)).sha256)
 
 
@@ -438,7 +292,7 @@ def _refuse(
 
 
 def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
-    kind = name.partition("/")[0]
+    kind = split(name)[0]
     inputs = {name}
 
     def content(revision: Revision) -> Content:
@@ -469,7 +323,7 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
 def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:
     if revision.renderer not in RENDERERS:
         raise ValueError(f"needs renderer {revision.renderer}, which this node is too old for: upgrade it")
-    template_name = f"ConfigTemplate/{revision.template}"
+    template_name = Resource.TEMPLATE.name_of(revision.template)
     template = parts.templates.get(template_name)
     if template is None:
         raise ValueError(f"{template_name} is missing or was refused")
@@ -478,7 +332,7 @@ def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -
     inputs.add(template_name)
     region_values: dict[str, object] = {}
     if revision.variables:
-        variables_name = f"RegionVariables/{revision.variables}"
+        variables_name = Resource.VARIABLES.name_of(revision.variables)
         variables = parts.variables.get(variables_name)
         if variables is None:
             raise ValueError(f"{variables_name} is missing or was refused")
@@ -494,7 +348,7 @@ def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -
 def _package_content(revision: PackageRevision, parts: _Parts, inputs: set[str]) -> PackageContent:
     packages = []
     for pin in revision.packages:
-        name = f"Package/{pin}"
+        name = Resource.PACKAGE.name_of(pin)
         package = parts.packages.get(name)
         if package is None:
             raise ValueError(f"{name} is missing or was refused")

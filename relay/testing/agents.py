@@ -20,18 +20,18 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from relay.aio.tasks import Tasks
 from relay.ids import new_instance_uid
-from relay.opamp.capabilities import Agent as Capability
+from relay.opamp.capabilities import AgentCapabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 CAPABILITIES = int(
-    Capability.REPORTS_STATUS
-    | Capability.ACCEPTS_REMOTE_CONFIG
-    | Capability.REPORTS_EFFECTIVE_CONFIG
-    | Capability.REPORTS_HEALTH
-    | Capability.REPORTS_REMOTE_CONFIG
-    | Capability.REPORTS_HEARTBEAT
-    | Capability.ACCEPTS_PACKAGES
-    | Capability.REPORTS_PACKAGE_STATUSES
+    AgentCapabilities.REPORTS_STATUS
+    | AgentCapabilities.ACCEPTS_REMOTE_CONFIG
+    | AgentCapabilities.REPORTS_EFFECTIVE_CONFIG
+    | AgentCapabilities.REPORTS_HEALTH
+    | AgentCapabilities.REPORTS_REMOTE_CONFIG
+    | AgentCapabilities.REPORTS_HEARTBEAT
+    | AgentCapabilities.ACCEPTS_PACKAGES
+    | AgentCapabilities.REPORTS_PACKAGE_STATUSES
 )
 
 KINDS: dict[str, dict[str, str]] = {

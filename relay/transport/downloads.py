@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from relay.transport.head import SERVER
-from relay.transport.ranges import Part, part_of
+from relay.transport.ranges import ByteRange, part_of
 from relay.transport.sender import Job, Sender
 
 PATH = "/v1/packages/"
@@ -114,7 +114,7 @@ class Downloads:
         """End what is under way: agents go on elsewhere, or fail and are offered the file again."""
         await asyncio.to_thread(self._sender.stop)
 
-    def _part(self, method: str, target: str, headers: Mapping[str, str]) -> tuple[File, Part]:
+    def _part(self, method: str, target: str, headers: Mapping[str, str]) -> tuple[File, ByteRange]:
         path, _, query = target.partition("?")
         sha256 = path.removeprefix(PATH)
         if method not in ("GET", "HEAD"):
@@ -188,7 +188,7 @@ class Downloads:
             await response.write_eof()
         return response
 
-    async def _stream(self, response: web.StreamResponse, file: File, part: Part) -> None:
+    async def _stream(self, response: web.StreamResponse, file: File, part: ByteRange) -> None:
         each, total = self._settings.each, self._settings.total
         loop = asyncio.get_running_loop()
         with file.path.open("rb") as source:

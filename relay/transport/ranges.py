@@ -13,7 +13,7 @@ _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ByteRange:
     """A part of a file, and how it is announced."""
 
     status: int
@@ -24,7 +24,7 @@ class Part:
     headers: dict[str, str]
 
 
-def part_of(headers: Mapping[str, str], size: int, etag: str) -> Part:
+def part_of(headers: Mapping[str, str], size: int, etag: str) -> ByteRange:
     """Choose the part.
 
     Args:
@@ -33,7 +33,7 @@ def part_of(headers: Mapping[str, str], size: int, etag: str) -> Part:
     """
     common = {"Accept-Ranges": "bytes", "ETag": f'"{etag}"', "Content-Type": "application/octet-stream"}
     if etag in _tags(headers.get("if-none-match", "")):
-        return Part(304, 0, 0, {"ETag": f'"{etag}"'})
+        return ByteRange(304, 0, 0, {"ETag": f'"{etag}"'})
     wanted = headers.get("range", "")
     if_range = headers.get("if-range")
     if if_range is not None and if_range.strip() != f'"{etag}"':
@@ -41,19 +41,19 @@ def part_of(headers: Mapping[str, str], size: int, etag: str) -> Part:
     # Several ranges may be answered with the whole: nobody who resumes asks for them.
     match = _RANGE.fullmatch(wanted.replace(" ", ""))
     if match is None or match.groups() == ("", ""):
-        return Part(200, 0, size, {**common, "Content-Length": str(size)})
+        return ByteRange(200, 0, size, {**common, "Content-Length": str(size)})
     first, last = match.groups()
     if first:
         start, end = int(first), min(int(last), size - 1) if last else size - 1
         if last and int(last) < int(first):
-            return Part(200, 0, size, {**common, "Content-Length": str(size)})
+            return ByteRange(200, 0, size, {**common, "Content-Length": str(size)})
     else:
         start, end = max(0, size - int(last)), size - 1
     if start >= size or start > end:
-        return Part(416, 0, 0, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
+        return ByteRange(416, 0, 0, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
     length = end - start + 1
     found = {**common, "Content-Length": str(length), "Content-Range": f"bytes {start}-{end}/{size}"}
-    return Part(206, start, length, found)
+    return ByteRange(206, start, length, found)
 
 
 def _tags(text: str) -> set[str]:

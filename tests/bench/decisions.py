@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from relay.control.rollouts import plan
-from relay.control.rollouts.targets import Claim, Population, select
+from relay.control.rollouts.targets import Contender, Population, select
 from relay.policy.evaluate import Evaluator
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
@@ -23,8 +23,8 @@ def plan_seconds() -> float:
         ("eu" if i % 2 else "us", Facts(f"agent-{i}", {"tier": "prod" if i % 3 else "dev", "zone": str(i % 50)}, {}))
         for i in range(_AGENTS)
     ]
-    own = Claim("a", "", 0, Selector(labels={"tier": "prod"}))
-    rivals = [Claim("b", "", 1, Selector(labels={"zone": str(zone)})) for zone in range(5)]
+    own = Contender("a", "", 0, Selector(labels={"tier": "prod"}))
+    rivals = [Contender("b", "", 1, Selector(labels={"zone": str(zone)})) for zone in range(5)]
     selectors = [Selector(), own.selector, *(rival.selector for rival in rivals)]
     began = time.perf_counter()
     population = Population(((facts, (region, facts.agent_id)) for region, facts in agents), selectors)

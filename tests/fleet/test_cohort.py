@@ -3,8 +3,9 @@ import pytest
 from relay.fleet.cohort import Cohorts
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.model import Selector
+from relay.policy.published import Published
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import ConfigContent, Published, Snapshot, build
+from relay.policy.snapshot import ConfigContent, Snapshot, build
 from tests.fleet.agents import record
 from tests.policy.filled import LINUX, filled, package
 from tests.policy.published import published, resources, revision

@@ -1,24 +1,24 @@
-from relay.fleet.ownership import Claim, corrected, winner
+from relay.fleet.ownership import Holding, corrected, winner
 
 
 def test_the_newest_session_wins_and_a_tie_goes_by_name() -> None:
-    old, new = Claim("eu/a", 1), Claim("eu/b", 2)
+    old, new = Holding("eu/a", 1), Holding("eu/b", 2)
     assert winner(None, old) is old
     assert winner(old, new) is new
     assert winner(new, old) is new
-    assert winner(Claim("eu/a", 2), new) is new
-    assert winner(new, Claim("eu/a", 2)) is new
+    assert winner(Holding("eu/a", 2), new) is new
+    assert winner(new, Holding("eu/a", 2)) is new
 
 
 def test_a_node_s_own_claim_is_renewed_whatever_its_start() -> None:
-    assert winner(Claim("eu/a", 5), Claim("eu/a", 1)).session_started_ms == 1
+    assert winner(Holding("eu/a", 5), Holding("eu/a", 1)).session_started_ms == 1
 
 
 def test_who_has_it_live_wins_whatever_clocks_say() -> None:
-    live, stale = Claim("eu/a", 1), Claim("eu/b", 99, live=False)
+    live, stale = Holding("eu/a", 1), Holding("eu/b", 99, live=False)
     assert winner(live, stale) is live
     assert winner(stale, live) is live
-    assert winner(Claim("eu/a", 1, live=False), stale) is stale
+    assert winner(Holding("eu/a", 1, live=False), stale) is stale
 
 
 def test_starts_are_told_by_our_clock_and_are_never_in_the_future() -> None:

@@ -5,17 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from relay.policy.packages import PublishedPackage
-from relay.policy.snapshot import (
-    PACKAGES,
-    PackageRevision,
-    Published,
-    Rollout,
-    Snapshot,
-    assignment_resource,
-    build,
-    package_resource,
-    yanked_resource,
-)
+from relay.policy.published import PACKAGES, PackageRevision, Published, PublishedRollout
+from relay.policy.resources import assignment_resource, package_resource, yanked_resource
+from relay.policy.snapshot import Snapshot, build
 
 LINUX, WINDOWS = {"os.type": "linux"}, {"os.type": "windows"}
 
@@ -41,7 +33,7 @@ def resources(
     change = None
     if candidate is not None:
         fresh = PackageRevision(packages=[candidate.pin], priority=priority)
-        change = Rollout(id=f"{name}-1", candidate=fresh, threshold=threshold, **(rollout or {}))
+        change = PublishedRollout(id=f"{name}-1", candidate=fresh, threshold=threshold, **(rollout or {}))
     held = [package_resource(v) for v in (*stable, *([candidate] if candidate else []))]
     assignment = assignment_resource(PACKAGES, Published(name=name, stable=revision, rollout=change, **more))
     return dict([*held, assignment, yanked_resource(yanked)])

@@ -6,17 +6,9 @@ from typing import Any
 
 from relay.ids import sha256
 from relay.policy.model import ConfigTemplate, RegionVariables, Selector
-from relay.policy.snapshot import (
-    CONFIG,
-    ConfigContent,
-    ConfigRevision,
-    Content,
-    Published,
-    Rollout,
-    assignment_resource,
-    template_resource,
-    variables_resource,
-)
+from relay.policy.published import CONFIG, ConfigRevision, Published, PublishedRollout
+from relay.policy.resources import assignment_resource, template_resource, variables_resource
+from relay.policy.snapshot import ConfigContent, Content
 
 TEMPLATE = ConfigTemplate.model_validate(
     {
@@ -72,7 +64,7 @@ def published(
     update = {"priority": priority, "slot": slot, **({"selector": selector} if selector is not None else {})}
     stable = stable and stable.model_copy(update=update)
     candidate = candidate and candidate.model_copy(update=update)
-    change = Rollout(id=f"{name}-1", candidate=candidate, threshold=threshold, **more) if candidate else None
+    change = PublishedRollout(id=f"{name}-1", candidate=candidate, threshold=threshold, **more) if candidate else None
     return Published(name=name, stable=stable, rollout=change, retry=retry)
 
 

@@ -3,19 +3,11 @@ from typing import Any
 from relay.opamp.offer import OfferedSlot
 from relay.policy.evaluate import NOTHING, CohortKey, Decision, Evaluator, applied_of, config_hash
 from relay.policy.model import Selector
+from relay.policy.published import CONFIG, PACKAGES, PackageRevision, Published, PublishedRollout
+from relay.policy.resources import assignment_resource
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
-from relay.policy.snapshot import (
-    CONFIG,
-    PACKAGES,
-    ConfigContent,
-    PackageRevision,
-    Published,
-    Rollout,
-    Snapshot,
-    assignment_resource,
-    build,
-)
+from relay.policy.snapshot import ConfigContent, Snapshot, build
 from tests.policy.filled import LINUX, WINDOWS, filled, package
 from tests.policy.filled import resources as filled_resources
 from tests.policy.published import config, published, resources, revision
@@ -146,8 +138,8 @@ def test_halted_and_frozen_candidates() -> None:
 
 
 def test_layers_of_superseded_rollouts_keep_their_agents() -> None:
-    first = Rollout(id="a-1", candidate=revision(2), threshold=BUCKETS // 2)
-    second = Rollout(id="a-2", candidate=revision(3), threshold=BUCKETS // 4)
+    first = PublishedRollout(id="a-1", candidate=revision(2), threshold=BUCKETS // 2)
+    second = PublishedRollout(id="a-2", candidate=revision(3), threshold=BUCKETS // 4)
     base = published("a", stable=revision(1))
     before = evaluator(base.model_copy(update={"rollout": first}))
     after = evaluator(base.model_copy(update={"rollout": second, "layers": [first]}))

@@ -5,9 +5,10 @@ from typing import Any
 from relay.policy import explain
 from relay.policy.evaluate import Evaluator
 from relay.policy.model import Selector
+from relay.policy.published import Published
 from relay.policy.rollout import BUCKETS, EVERYONE, bucket
 from relay.policy.selector import Facts
-from relay.policy.snapshot import Published, build
+from relay.policy.snapshot import build
 from tests.policy import filled
 from tests.policy.filled import package
 from tests.policy.published import config, published, resources, revision

@@ -1,15 +1,10 @@
 import json
 
 from relay.policy.model import Selector
+from relay.policy.published import CONFIG
+from relay.policy.resources import assignment_resource, keys_resource, prefetch_resource, template_resource
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import (
-    CONFIG,
-    assignment_resource,
-    build,
-    keys_resource,
-    prefetch_resource,
-    template_resource,
-)
+from relay.policy.snapshot import build
 from tests.policy import filled
 from tests.policy.published import TEMPLATE, VARIABLES, config, published, resources, revision
 

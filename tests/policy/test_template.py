@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate, Variable
-from relay.policy.snapshot import template_resource
+from relay.policy.resources import template_resource
 from tests.policy.made import NAME, RATE, template
 from tests.policy.published import TEMPLATE
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from relay.control.api.caller import ANONYMOUS, Actor
-from relay.control.api.models import AuditCheck, AuditEntry, Epoch, answers
+from relay.control.api.models import AuditCheck, AuditEntry, Epoch, RequestBody, answers
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.epoch import raise_epoch as raised
@@ -17,10 +17,9 @@ from relay.control.ledger.ledger import Ledger
 Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
 
 
-class EpochRequest(BaseModel):
+class EpochRequest(RequestBody):
     """Why nodes are to give up what is newer."""
 
-    model_config = ConfigDict(extra="forbid")
     reason: str = Field(min_length=1, max_length=2000)
 
 

@@ -6,11 +6,19 @@ import dataclasses
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from relay.control.api import models
 from relay.control.api.caller import ANONYMOUS, Actor
-from relay.control.api.models import ApplyAnswer, DiffAnswer, DocumentVersion, Orphans, StoredDocument, answers
+from relay.control.api.models import (
+    ApplyAnswer,
+    DiffAnswer,
+    DocumentVersion,
+    Orphans,
+    RequestBody,
+    StoredDocument,
+    answers,
+)
 from relay.control.api.pages import After, Limit
 from relay.control.documents.apply import Documents
 from relay.control.documents.proposal import Applied
@@ -23,18 +31,14 @@ from relay.policy import kinds
 _PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class SourceText(_Body):
+class SourceText(RequestBody):
     """One file of documents."""
 
     source: str = Field(max_length=4096)
     text: str
 
 
-class ApplyRequest(_Body):
+class ApplyRequest(RequestBody):
     """Documents that are applied as one."""
 
     sources: list[SourceText] = Field(min_length=1, max_length=10_000)

@@ -1,4 +1,4 @@
-"""What the admin API answers, for its description: `/api/v1/openapi.json`.
+"""What the admin API is sent and answers, for its description: `/api/v1/openapi.json`.
 
 Answers are made as plain values by the views; `tests/control/api/test_models.py` holds that they are what stands here.
 """
@@ -10,6 +10,12 @@ from typing import Any
 from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class RequestBody(BaseModel):
+    """Base of what is sent: a key that nobody knows is an error."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class Answer(BaseModel):

@@ -7,10 +7,19 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from relay.control.api.caller import ANONYMOUS, Actor
-from relay.control.api.models import Done, PackageStatus, PackageView, Prefetched, Uploaded, answers, answers_bytes
+from relay.control.api.models import (
+    Done,
+    PackageStatus,
+    PackageView,
+    Prefetched,
+    RequestBody,
+    Uploaded,
+    answers,
+    answers_bytes,
+)
 from relay.control.api.pages import Limit, behind
 from relay.control.fleet import query, views
 from relay.control.fleet.fleet import Fleet
@@ -22,11 +31,7 @@ from relay.policy.packages import Attributes, PackageFile, PackageType, Publishe
 Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class PushRequest(_Body):
+class PushRequest(RequestBody):
     """One file of a version, whose upload is complete."""
 
     name: Name
@@ -40,13 +45,13 @@ class PushRequest(_Body):
     expires_ms: int = Field(default=0, ge=0, le=1 << 53)
 
 
-class ReasonRequest(_Body):
+class ReasonRequest(RequestBody):
     """Why."""
 
     reason: str = Field(default="", max_length=2000)
 
 
-class PrefetchRequest(_Body):
+class PrefetchRequest(RequestBody):
     """Where to."""
 
     regions: list[Name] = Field(default_factory=list, max_length=1000, description="none: all that have nodes")

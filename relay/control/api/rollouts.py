@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from relay.control.api.caller import ANONYMOUS, Actor
 from relay.control.api.documents import applied_view
-from relay.control.api.models import AssignmentView, RolloutAnswer, RolloutDiff, Undone, answers
+from relay.control.api.models import AssignmentView, RequestBody, RolloutAnswer, RolloutDiff, Undone, answers
 from relay.control.api.pages import After, Limit, behind
 from relay.control.documents.apply import Documents
 from relay.control.engine.actions import Action, Actions
@@ -19,25 +19,21 @@ from relay.control.ledger.ledger import Ledger
 from relay.control.review.changes import Changes
 
 
-class UndoRequest(BaseModel):
+class UndoRequest(RequestBody):
     """What to go back to."""
-
-    model_config = ConfigDict(extra="forbid")
 
     to: str = Field(default="", max_length=200, description="a rollout of the assignment; empty for the one before")
 
 
-class ApproveRequest(BaseModel):
+class ApproveRequest(RequestBody):
     """An approval of exactly what has this digest."""
 
-    model_config = ConfigDict(extra="forbid")
     digest: str = Field(min_length=8, max_length=64, description="of the change, or its first digits")
 
 
-class ActRequest(BaseModel):
+class ActRequest(RequestBody):
     """Something that a person does to a rollout."""
 
-    model_config = ConfigDict(extra="forbid")
     reason: str = Field(default="", max_length=2000)
     stage: int | None = Field(default=None, ge=0, description="to promote: index of the stage that the person saw")
 

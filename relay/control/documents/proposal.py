@@ -12,7 +12,7 @@ from relay.documents import Document
 from relay.errors import Problem
 from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigTemplate
-from relay.policy.snapshot import template_resource
+from relay.policy.resources import template_resource
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from relay.opamp.offering import FAILED, Offering
 from relay.opamp.packages import PackageOffering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.published import CONFIG
 from relay.policy.selector import Facts
-from relay.policy.snapshot import CONFIG
 
 _KEPT_CHARS = 300
 _UNKNOWN_FIELD = re.compile(r"([\w.]+)\s*;?\s+Extra inputs are not permitted")

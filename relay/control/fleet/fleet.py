@@ -24,7 +24,7 @@ from relay.control.storage.rows import remove, replace
 from relay.control.storage.sealed import read_all
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.facts import facts_of
-from relay.fleet.ownership import Claim, corrected, winner
+from relay.fleet.ownership import Holding, corrected, winner
 from relay.fleet.shards import difference, shard_of, state_digest
 from relay.link.protocol import WINDOW, Peer, SyncSender
 from relay.observe import log
@@ -357,8 +357,8 @@ class Fleet:
         if held is None:
             return True
         owner = self.nodes[held.node]
-        current = Claim(held.node, held.started_ms, held.connected and not held.forgotten and owner.connected)
-        if winner(current, Claim(key, agent.started_ms, agent.connected)).node == key:
+        current = Holding(held.node, held.started_ms, held.connected and not held.forgotten and owner.connected)
+        if winner(current, Holding(key, agent.started_ms, agent.connected)).node == key:
             return True
         pair = (agent.uid, key, held.node)
         if not agent.connected or pair not in self._released:

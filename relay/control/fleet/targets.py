@@ -10,7 +10,7 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.state import State
 from relay.control.rollouts.contents import Contents
 from relay.control.rollouts.rollout import Rollout
-from relay.control.rollouts.targets import Claim, Population, Target, select
+from relay.control.rollouts.targets import Contender, Population, Target, select
 from relay.policy import rollout as buckets
 from relay.policy.model import Selector
 
@@ -43,13 +43,13 @@ class Targets:
         """Every agent that a rollout's assignment takes, before or after, where `state` is in force."""
         kind = rollout.candidate.kind
         others = [
-            Claim.of(other.name, revision)
+            Contender.of(other.name, revision)
             for other in state.assignments.values()
             if other.name != rollout.assignment and other.kind == kind
             for revision in other.in_force
         ]
-        stable = Claim.of(rollout.assignment, rollout.stable) if rollout.stable is not None else None
-        candidate = Claim.of(rollout.assignment, rollout.candidate)
+        stable = Contender.of(rollout.assignment, rollout.stable) if rollout.stable is not None else None
+        candidate = Contender.of(rollout.assignment, rollout.candidate)
         selectors = [*_selectors(state, kind), *_selectors_of(rollout)]
         fleet = self._fleet
         population = self._population(kind, selectors)

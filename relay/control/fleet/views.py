@@ -13,7 +13,7 @@ from relay.fleet.view import agent_view, rfc3339
 from relay.ids import format_uid
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import PACKAGES
+from relay.policy.published import PACKAGES
 
 _SHOWN = 20
 

@@ -18,7 +18,7 @@ from relay.control.rollouts.rollout import Rollout, Way
 from relay.errors import Problem, Refused
 from relay.ids import sha256
 from relay.policy.packages import PackageAssignment
-from relay.policy.snapshot import assignment_resource, package_resource, template_resource, variables_resource
+from relay.policy.resources import assignment_resource, package_resource, split, template_resource, variables_resource
 from relay.policy.strategy import StrategySpec
 from relay.policy.template import RENDERER
 
@@ -33,7 +33,7 @@ def revise(before: State, catalog: Catalog, terms: Terms, *, by: str, now_ms: in
     variables = dict(variables_resource(v) for v in catalog.variables.values())
     packages = dict(package_resource(v.package) for v in catalog.packages.values())
     draft = Draft(before, catalog=catalog, contents={**variables, **packages})
-    pins = {name.partition("/")[2].rpartition("@")[0]: name.partition("/")[2] for name in variables}
+    pins = {pin.rpartition("@")[0]: pin for _, pin in map(split, variables)}
     assignments = {a.key: a for a in catalog.all_assignments()}
     for name in before.assignments.keys() - assignments.keys():
         _delete(draft, name, now_ms)

@@ -21,10 +21,10 @@ from relay.control.storage.schema import EPOCH, FIRST_EPOCH
 from relay.control.storage.sealed import read_all, read_truth
 from relay.documents import canonical_json
 from relay.errors import StoreError
-from relay.ids import sha256
 from relay.policy import kinds
 from relay.policy.kinds import AnyDocument
 from relay.policy.packages import PublishedPackage
+from relay.policy.resources import is_named_for
 
 V = TypeVar("V")
 
@@ -44,7 +44,7 @@ async def load(connection: AsyncConnection) -> State:
     contents = await read_truth(connection, schema.contents)
     assignments, gone = await _assignments(connection, catalog)
     # A digest says that a value is as it was written, and not that it stands under its own name.
-    if misplaced := sorted(f"contents: {row.name}" for row in contents if not _is_named_for(row.name, row.payload)):
+    if misplaced := sorted(f"contents: {row.name}" for row in contents if not is_named_for(row.name, row.payload)):
         raise _damaged(misplaced)
     prefetches: dict[str, frozenset[str]] = {}
     for row in (await connection.execute(sa.select(schema.prefetches))).all():
@@ -100,12 +100,6 @@ async def _epoch(connection: AsyncConnection) -> int:
     facts = await read_truth(connection, schema.facts, schema.facts.c.name == EPOCH)
     published = [int(json.loads(row.body)["epoch"]) for row in await read_truth(connection, schema.manifests)]
     return max([int(row.value) for row in facts] + published, default=FIRST_EPOCH)
-
-
-def _is_named_for(name: str, payload: bytes) -> bool:
-    """Whether a content is the one of its name; the name of what is of a region ends with a digest of it."""
-    kind, _, rest = name.partition("/")
-    return kind != "RegionVariables" or sha256(payload).hex().startswith(rest.rpartition("@")[2])
 
 
 def _damaged(what: list[str]) -> StoreError:

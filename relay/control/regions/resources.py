@@ -11,8 +11,9 @@ from relay.control.rollouts.contents import renders
 from relay.control.rollouts.revision import GlobalPackages, GlobalRevision, Pinned
 from relay.control.rollouts.rollout import GOING
 from relay.policy.packages import PublishedPackage
-from relay.policy.snapshot import (
-    PackageRevision,
+from relay.policy.published import PackageRevision
+from relay.policy.resources import (
+    Resource,
     assignment_resource,
     keys_resource,
     prefetch_resource,
@@ -55,12 +56,12 @@ def _policy(assignments: Iterable[AssignmentState], pinned: Pinned, region: str)
         found[name] = payload
         for revision in published.revisions:
             if isinstance(revision, PackageRevision):
-                found.update((f"Package/{pin}", pinned.contents[f"Package/{pin}"]) for pin in revision.packages)
+                found.update((name, pinned.contents[name]) for name in map(Resource.PACKAGE.name_of, revision.packages))
             else:
                 name, payload = template_resource(pinned.templates[revision.template])
                 found[name] = payload
                 if revision.variables:
-                    variables = f"RegionVariables/{revision.variables}"
+                    variables = Resource.VARIABLES.name_of(revision.variables)
                     found[variables] = pinned.contents[variables]
     return found
 

@@ -17,7 +17,7 @@ from relay.errors import NotFound
 from relay.policy import template as templates
 from relay.policy.mask import Mask
 from relay.policy.model import ConfigTemplate, RegionVariables
-from relay.policy.snapshot import variables_resource
+from relay.policy.resources import Resource, split, variables_resource
 
 _NOTHING: dict[str, Any] = {}
 _DEFAULTS: tuple[Any, ...] = ("", False, 0, [], {}, None)
@@ -125,7 +125,7 @@ class Changes:
         for region in sorted(self._fleet.live_regions() | catalog.variables.keys()):
             for body in await self._versions.bodies("RegionVariables", region):
                 variables = RegionVariables.model_validate(body)
-                name = variables_resource(variables)[0].partition("/")[2]
+                name = split(variables_resource(variables)[0])[1]
                 yield "variables", name.rpartition("@")[2], name, variables.spec.values
         for version in catalog.packages.values():
             package = version.package
@@ -163,7 +163,7 @@ class Changes:
     async def _variables(self, pin: str) -> RegionVariables:
         for body in await self._versions.bodies("RegionVariables", pin.partition("@")[0]):
             variables = RegionVariables.model_validate(body)
-            if variables_resource(variables)[0] == f"RegionVariables/{pin}":
+            if variables_resource(variables)[0] == Resource.VARIABLES.name_of(pin):
                 return variables
         raise NotFound(f"RegionVariables {pin} are no longer known")
 

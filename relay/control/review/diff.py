@@ -28,7 +28,8 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
 from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator, applied_of
 from relay.policy.mask import Mask
-from relay.policy.snapshot import CONFIG, PACKAGES, build
+from relay.policy.published import CONFIG, PACKAGES
+from relay.policy.snapshot import build
 from relay.words import close_to
 
 _SLICE = 500

@@ -9,7 +9,7 @@ from typing import Any
 
 from relay.control.rollouts.revision import GlobalRevision, revision_from_plain
 from relay.control.rollouts.rollout import GOING, Rollout, RolloutState
-from relay.policy.snapshot import Published
+from relay.policy.published import Published
 
 _MOST_LAYERS = 8
 """Of rollouts that superseded each other; agents of older ones go to the stable revision."""

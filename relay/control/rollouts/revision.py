@@ -9,7 +9,8 @@ from typing import Any
 
 from relay.policy.model import ConfigTemplate, RegionVariables, Selector
 from relay.policy.packages import PublishedPackage
-from relay.policy.snapshot import CONFIG, PACKAGES, ConfigRevision, PackageRevision
+from relay.policy.published import CONFIG, PACKAGES, ConfigRevision, PackageRevision
+from relay.policy.resources import Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class GlobalConfig:
     @property
     def pins(self) -> frozenset[str]:
         """Names of the resources whose contents it needs."""
-        return frozenset(f"RegionVariables/{pin}" for pin in self.variables.values())
+        return frozenset(map(Resource.VARIABLES.name_of, self.variables.values()))
 
     def as_rendered_by(self, other: GlobalRevision) -> GlobalConfig:
         """The same with the renderer of another revision."""
@@ -98,7 +99,7 @@ class GlobalPackages:
     @property
     def pins(self) -> frozenset[str]:
         """Names of the resources whose contents it needs."""
-        return frozenset(f"Package/{pin}" for pin in self.packages)
+        return frozenset(map(Resource.PACKAGE.name_of, self.packages))
 
     @property
     def slot(self) -> str:
@@ -157,7 +158,7 @@ class Pinned:
             KeyError: the template is gone.
         """
         pin = revision.variables.get(region, "")
-        payload = self.contents.get(f"RegionVariables/{pin}") if pin else None
+        payload = self.contents.get(Resource.VARIABLES.name_of(pin)) if pin else None
         values = RegionVariables.model_validate_json(payload).spec.values if payload else {}
         return self.templates[revision.template], values
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.control.rollouts.revision import GlobalRevision, revision_from_plain
+from relay.policy.published import PublishedRollout
 from relay.policy.rollout import EVERYONE
-from relay.policy.snapshot import Rollout as PublishedRollout
 from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
 
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Contender:
     """A revision that contends for agents."""
 
     name: str
@@ -24,11 +24,11 @@ class Claim:
     selector: Selector
 
     @classmethod
-    def of(cls, name: str, revision: GlobalRevision) -> Claim:
+    def of(cls, name: str, revision: GlobalRevision) -> Contender:
         """The claim of one revision of an assignment."""
         return cls(name, revision.slot, revision.priority, revision.selector)
 
-    def beats(self, other: Claim) -> bool:
+    def beats(self, other: Contender) -> bool:
         """Whether it wins over another one where both match."""
         return self.slot == other.slot and (-self.priority, self.name) < (-other.priority, other.name)
 
@@ -73,10 +73,10 @@ class Population(Generic[T]):
 
 def select(
     population: Population[T],
-    candidate: Claim,
-    stable: Claim | None,
+    candidate: Contender,
+    stable: Contender | None,
     strategy: Selector,
-    others: Sequence[Claim],
+    others: Sequence[Contender],
 ) -> Iterator[tuple[tuple[bool, bool, bool], Sequence[T]]]:
     """The targets of a rollout: (`chosen`, `had` and `falls` of `Target`, the agents of which that is so).
 
@@ -91,7 +91,7 @@ def select(
     matcher = Matcher([strategy, *(claim.selector for claim in [*mine, *others])])
     numbered = list(enumerate([*mine, *others], start=1))
 
-    def wins(claim: Claim, number: int, vector: int) -> bool:
+    def wins(claim: Contender, number: int, vector: int) -> bool:
         return matcher.matches(number, vector) and not any(
             other.beats(claim) and matcher.matches(i, vector) for i, other in numbered[len(mine) :]
         )

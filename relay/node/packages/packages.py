@@ -52,7 +52,7 @@ class PackageRules:
     fetches: int = 2
 
 
-class Packages:
+class PackageCache:
     """All package files of a node.
 
     Args:

@@ -6,7 +6,7 @@ from relay.control.ledger.state import State
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.rollout import RolloutState
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.policy.snapshot import CONFIG
+from relay.policy.published import CONFIG
 from tests.control.rollouts.made import revision, rollout
 
 BEFORE = rollout()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from relay.control.fleet.agents import Agent, NodeState, plain_reason, read_agent
-from relay.policy.snapshot import CONFIG, PACKAGES
+from relay.policy.published import CONFIG, PACKAGES
 from tests.fleet.agents import record
 
 

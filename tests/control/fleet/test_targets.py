@@ -17,7 +17,7 @@ from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.rollout import Rollout
 from relay.control.rollouts.targets import Population
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import CONFIG
+from relay.policy.published import CONFIG
 from relay.testing.clock import ManualClock
 from tests.control.conftest import NOW_MS
 from tests.control.reports import ONE, entry, up

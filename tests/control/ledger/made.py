@@ -13,7 +13,7 @@ from relay.control.ledger.state import State
 from relay.control.rollouts.rollout import Rollout, RolloutState
 from relay.policy.kinds import AnyDocument
 from relay.policy.packages import PackageFile, PublishedPackage
-from relay.policy.snapshot import CONFIG, PACKAGES
+from relay.policy.published import CONFIG, PACKAGES
 
 NEEDS = "  approval: {required: true, needed: 1, four_eyes: true}\n"
 Known = tuple[tuple[str, str], ...]

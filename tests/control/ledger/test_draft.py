@@ -4,7 +4,7 @@ from relay.control.ledger.draft import Draft
 from relay.control.ledger.state import State
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.rollout import RolloutState
-from relay.policy.snapshot import CONFIG
+from relay.policy.published import CONFIG
 from tests.control.rollouts.made import revision, rollout
 
 

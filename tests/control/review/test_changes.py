@@ -10,7 +10,7 @@ from relay.errors import NotFound
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.snapshot import variables_resource
+from relay.policy.resources import variables_resource
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.control.reports import ONE, up
 from tests.fleet.agents import record

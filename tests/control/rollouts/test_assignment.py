@@ -4,7 +4,7 @@ from relay.control.rollouts import plan
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.revision import revision_from_plain
 from relay.control.rollouts.rollout import Passed, RolloutState
-from relay.policy.snapshot import CONFIG
+from relay.policy.published import CONFIG
 from tests.control.rollouts.made import GlobalConfig, revision, rollout
 
 

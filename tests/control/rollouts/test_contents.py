@@ -7,8 +7,8 @@ from relay.control.rollouts.contents import Contents, Given, content_hash, rende
 from relay.control.rollouts.revision import GlobalConfig, GlobalPackages, Pinned
 from relay.control.rollouts.targets import Target
 from relay.policy.packages import PackageFile, PublishedPackage
+from relay.policy.resources import package_resource
 from relay.policy.selector import Facts
-from relay.policy.snapshot import package_resource
 from tests.control.rollouts.made import revision, rollout
 from tests.policy.made import RATE, template
 

@@ -3,7 +3,8 @@ import pytest
 from relay.control.rollouts.revision import GlobalConfig, GlobalPackages, Pinned, revision_from_plain
 from relay.policy.model import RegionVariables, Selector
 from relay.policy.packages import PackageFile, PublishedPackage
-from relay.policy.snapshot import CONFIG, PACKAGES, package_resource, variables_resource
+from relay.policy.published import CONFIG, PACKAGES
+from relay.policy.resources import package_resource, variables_resource
 from tests.control.rollouts.made import revision
 from tests.policy.made import RATE, template
 

@@ -1,6 +1,6 @@
 from collections.abc import Iterator
 
-from relay.control.rollouts.targets import Claim, Population, Target, select
+from relay.control.rollouts.targets import Contender, Population, Target, select
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
 from tests.control.rollouts.made import revision
@@ -13,7 +13,7 @@ def facts(name: str, **labels: str) -> tuple[str, Facts]:
 AGENTS = [facts("a", tier="prod"), facts("b", tier="dev"), facts("c", tier="prod", site="x"), facts("d")]
 
 
-def targets(mine: Claim, before: Claim | None, strategy: Selector, others: list[Claim]) -> Iterator[Target]:
+def targets(mine: Contender, before: Contender | None, strategy: Selector, others: list[Contender]) -> Iterator[Target]:
     selectors = [mine.selector, strategy, *(other.selector for other in others)]
     selectors += [before.selector] if before is not None else []
     population = Population(((held, (region, held)) for region, held in AGENTS), selectors)
@@ -34,9 +34,9 @@ def chosen(
     priorities: tuple[int, int] = (0, 0),
 ) -> str:
     """`+`: gets it; `-`: had it; `~`: something else is there for it. Rivals have priority 5."""
-    mine = Claim("m", "", priorities[0], candidate)
-    before = Claim("m", "", priorities[1], stable) if stable is not None else None
-    others = [Claim("r", "", 5, rival) for rival in rivals or []]
+    mine = Contender("m", "", priorities[0], candidate)
+    before = Contender("m", "", priorities[1], stable) if stable is not None else None
+    others = [Contender("r", "", 5, rival) for rival in rivals or []]
     found = targets(mine, before, strategy or Selector(), others)
     marks = ((t.facts.agent_id, t.chosen, t.had, t.falls) for t in found)
     return " ".join(f"{name}{'+' * on}{'-' * had}{'~' * falls}" for name, on, had, falls in marks)
@@ -47,8 +47,8 @@ def test_priority_counts_for_each_revision_by_itself() -> None:
     assert chosen(everybody, everybody, rivals=[prod]) == "b+- d+-"
     assert chosen(everybody, everybody, rivals=[prod], priorities=(9, 0)) == "a+~ b+- c+~ d+-"
     assert chosen(everybody, everybody, rivals=[prod], priorities=(0, 9)) == "a-~ b+- c-~ d+-"
-    other_slot = Claim("r", "x", 9, everybody)
-    assert len(list(targets(Claim("m", "", 0, everybody), None, everybody, [other_slot]))) == 4
+    other_slot = Contender("r", "x", 9, everybody)
+    assert len(list(targets(Contender("m", "", 0, everybody), None, everybody, [other_slot]))) == 4
 
 
 def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
@@ -76,4 +76,4 @@ def test_agents_that_no_selector_can_tell_apart_are_sorted_together() -> None:
 
 
 def test_the_claim_of_a_revision() -> None:
-    assert Claim.of("a", revision(1, tier="prod")) == Claim("a", "", 0, Selector(labels={"tier": "prod"}))
+    assert Contender.of("a", revision(1, tier="prod")) == Contender("a", "", 0, Selector(labels={"tier": "prod"}))

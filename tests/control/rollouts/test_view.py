@@ -5,7 +5,7 @@ from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.counts import Counts, Gate, RegionView, Troubled, Verdict
 from relay.control.rollouts.rollout import RolloutState
 from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
-from relay.policy.snapshot import CONFIG
+from relay.policy.published import CONFIG
 from relay.policy.strategy import StrategySpec
 from tests.control.rollouts.made import revision, rollout
 

@@ -15,16 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.node.app import Node
 from relay.policy.packages import PublishedPackage
+from relay.policy.published import PACKAGES, PackageRevision, Published
+from relay.policy.resources import assignment_resource, keys_resource, package_resource, prefetch_resource
 from relay.policy.signatures import statement
-from relay.policy.snapshot import (
-    PACKAGES,
-    PackageRevision,
-    Published,
-    assignment_resource,
-    keys_resource,
-    package_resource,
-    prefetch_resource,
-)
 from relay.testing.control_plane import ScriptedControlPlane
 from tests.conftest import Programs, apply, eventually
 from tests.packages import FAILED, INSTALLING, PackageAgent, digest, download, package_assignment, push
