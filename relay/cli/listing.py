@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from relay.cli.output import counts_of, table
+from relay.policy.kinds import KINDS
 
 
-def tables(resource: str, found: list[dict[str, Any]], in_force: dict[str, Any] | None = None) -> None:
-    """Print what `opampctl get` found.
-
-    Args:
-        in_force: name of an assignment → what is in force of it.
-    """
-    rows: list[tuple[Any, ...]]
+def table_of(resource: str, found: list[dict[str, Any]]) -> None:
+    """Print nodes, regions or drift."""
     columns: tuple[str, ...]
     if resource == "drift":
         columns = ("agent", "region", "assignment", "slot", "state", "differences")
@@ -28,42 +25,58 @@ def tables(resource: str, found: list[dict[str, Any]], in_force: dict[str, Any] 
             lacking = [f"package {p['sha256'][:12]}: {p['reason']}" for p in node["package_problems"]]
             node["problems"] = [*node["problems"], *refused, *lacking]
         table(columns, [[node[c] for c in columns] for node in found])
-    elif resource == "regions":
+    else:
         columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")
         table((*columns, "config"), [[*(r[c] for c in columns), counts_of(r["config_status"])] for r in found])
-    elif resource.startswith(("assignment", "configassignment")):
-        rows = [
-            (
-                d["metadata"]["name"],
-                f"{d['spec']['template']['name']}@{d['spec']['template']['version']}",
-                d["spec"].get("priority", 0),
-                d["spec"].get("slot", ""),
-                _selector(d["spec"].get("target_selector", {})),
-                *_state(in_force or {}, d),
-            )
-            for d in found
-        ]
-        table(("name", "template", "priority", "slot", "for", "in force", "taken back"), rows)
-    elif resource.startswith("packageassignment"):
-        rows = [
-            (
-                d["metadata"]["name"],
-                [f"{p['name']}@{p['version']}" for p in d["spec"]["packages"]],
-                d["spec"].get("priority", 0),
-                _selector(d["spec"].get("target_selector", {})),
-                *_state(in_force or {}, d),
-            )
-            for d in found
-        ]
-        table(("name", "packages", "priority", "for", "in force", "taken back"), rows)
-    elif "signingkey" in resource:
-        table(("name",), [(d["metadata"]["name"],) for d in found])
-    elif resource.startswith(("template", "configtemplate")):
-        table(("name", "version"), [(d["metadata"]["name"], d["metadata"]["version"]) for d in found])
-    elif resource.startswith(("strateg", "rolloutstrateg")):
-        table(("name", "stages"), [(d["metadata"]["name"], [s["name"] for s in d["spec"]["stages"]]) for d in found])
-    else:
-        table(("name", "values"), [(d["metadata"]["name"], sorted(d["spec"]["values"])) for d in found])
+
+
+class Columns(NamedTuple):
+    """How documents of one kind are listed."""
+
+    names: tuple[str, ...]
+    """Behind the name of the document."""
+    values: Callable[[dict[str, Any]], tuple[Any, ...]]
+    """Of a document's spec."""
+
+
+COLUMNS = {
+    "ConfigTemplate": Columns((), lambda _: ()),
+    "ConfigAssignment": Columns(
+        ("template", "priority", "slot", "for"),
+        lambda spec: (_version(spec["template"]), spec.get("priority", 0), spec.get("slot", ""), _selector(spec)),
+    ),
+    "RegionVariables": Columns(("values",), lambda spec: (sorted(spec["values"]),)),
+    "RolloutStrategy": Columns(("stages",), lambda spec: ([stage["name"] for stage in spec["stages"]],)),
+    "PackageAssignment": Columns(
+        ("packages", "priority", "for"),
+        lambda spec: (list(map(_version, spec["packages"])), spec.get("priority", 0), _selector(spec)),
+    ),
+    "PackageSigningKey": Columns((), lambda _: ()),
+}
+
+
+def table_of_documents(kind: str, found: list[dict[str, Any]], in_force: dict[str, Any]) -> None:
+    """Print documents.
+
+    Args:
+        in_force: name of an assignment → what is in force of it.
+    """
+    columns, rows = COLUMNS[kind], []
+    names = ["name", *columns.names]
+    if has_versions := kind == "ConfigTemplate":
+        names.insert(1, "version")
+    if KINDS[kind].is_assignment:
+        names += ["in force", "taken back"]
+    for document in found:
+        metadata = document["metadata"]
+        version = (metadata["version"],) if has_versions else ()
+        state = _state(in_force, document) if KINDS[kind].is_assignment else ()
+        rows.append((metadata["name"], *version, *columns.values(document.get("spec", {})), *state))
+    table(names, rows)
+
+
+def _version(reference: dict[str, str]) -> str:
+    return f"{reference['name']}@{reference['version']}"
 
 
 def _state(in_force: dict[str, Any], document: dict[str, Any]) -> tuple[str, str]:
@@ -78,7 +91,8 @@ def _revision(revision: dict[str, str] | None) -> str:
     return f"{revision['template']} ({revision['revision']})" if revision is not None else ""
 
 
-def _selector(selector: dict[str, Any]) -> str:
+def _selector(spec: dict[str, Any]) -> str:
+    selector = spec.get("target_selector", {})
     terms = [f"{k}={v}" for k, v in selector.get("labels", {}).items()]
     terms += [f"attribute {k}={v}" for k, v in selector.get("attributes", {}).items()]
     if selector.get("agent_ids"):

@@ -15,11 +15,12 @@ import typer
 
 from relay.cli import agents, applying, package, records, review, rollout
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions_apart
-from relay.cli.listing import tables
+from relay.cli.listing import table_of, table_of_documents
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
 from relay.cli.pruning import Doomed, spare
-from relay.cli.resources import DOCUMENTS, plural_of
+from relay.cli.resources import kind_of, plural_of
+from relay.policy.kinds import BY_PLURAL, BY_WORD
 from relay.words import close_to
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -117,14 +118,13 @@ def delete(
         api.delete("nodes", region, node)
         print(f"Node/{name} deleted")
         return
-    kind, plural = DOCUMENTS.get(resource.lower(), ("", ""))
-    if not kind:
-        kinds = "templates, assignments, packageassignments, strategies, regionvariables, signingkeys and nodes"
-        raise usage(f"{resource} cannot be deleted{close_to(resource, (*DOCUMENTS, 'node'))}; {kinds} can")
+    if (of_documents := kind_of(resource)) is None:
+        hint = close_to(resource, (*BY_WORD, "node"))
+        raise usage(f"{resource} cannot be deleted{hint}; {', '.join(BY_PLURAL)} and nodes can")
     if not yes:
-        spare(api, [Doomed(plural, kind, name)])
-    api.delete("documents", plural, name)
-    print(f"{kind}/{name} deleted")
+        spare(api, [Doomed(of_documents.plural, of_documents.name, name)])
+    api.delete("documents", of_documents.plural, name)
+    print(f"{of_documents.name}/{name} deleted")
 
 
 def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
@@ -189,7 +189,8 @@ def get(
         raise usage(f"--status {status}: one of {', '.join(_STATUSES)} is expected{close_to(status, _STATUSES)}")
     wanted = label_terms(label or [])
     api = Api(server)
-    if resource.lower() in DOCUMENTS:
+    of_documents = kind_of(resource)
+    if of_documents is not None:
         found = [_document(api, plural_of(resource), name)] if name else api.get("documents", plural_of(resource))
     elif resource in ("package-status", "packagestatus"):
         package.package_status(api, wanted or None, form)
@@ -209,19 +210,18 @@ def get(
             raise RefusedByServer(404, [f"there is no {resource.removesuffix('s')} {name}"])
     else:
         hint = "; packages are listed by `opampctl package list`" if resource.startswith("package") else ""
-        hint = hint or close_to(
-            resource, (*DOCUMENTS, "agents", "nodes", "regions", "drift", "package-status", "config")
-        )
+        hint = hint or close_to(resource, (*BY_WORD, "agents", "nodes", "regions", "drift", "package-status", "config"))
         raise usage(f"{resource} is not one of {_RESOURCES}{hint}")
-    if form == "table" and name and resource.lower() in DOCUMENTS and _generation(resource, name):
+    if form == "table" and name and of_documents is not None and _generation(resource, name):
         form = "yaml"  # a table says what is in force now
     if form != "table":
         show(found[0] if name else found, form)
         return
-    in_force = {}
-    if resource.lower() in DOCUMENTS and DOCUMENTS[resource.lower()][0].endswith("Assignment"):
-        in_force = {a["name"]: a for a in api.get("assignments")}
-    tables(resource.lower(), found, in_force)
+    if of_documents is None:
+        table_of(resource, found)
+        return
+    in_force = {a["name"]: a for a in api.get("assignments")} if of_documents.is_assignment else {}
+    table_of_documents(of_documents.name, found, in_force)
 
 
 def _document(api: Api, plural: str, name: str) -> Any:

@@ -15,6 +15,7 @@ import typer
 from relay.cli.client import Api, RefusedByServer, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
 from relay.cli.output import form_of, show, table
+from relay.policy.kinds import BY_PLURAL
 
 if TYPE_CHECKING:
     from relay.cli.archive import Reader
@@ -268,8 +269,7 @@ def import_packages(archive: Archive, who: As = "", server: Server = DEFAULT_SER
 def export_bundle(archive: Archive, server: Server = DEFAULT_SERVER) -> None:
     """Write all documents and all packages that are not yanked into one archive."""
     api = Api(server)
-    plurals = ("signingkeys", "templates", "regionvariables", "strategies", "assignments", "packageassignments")
-    documents = [document for plural in plurals for document in api.get("documents", plural)]
+    documents = [document for plural in BY_PLURAL for document in api.get("documents", plural)]
     _export(api, archive, api.get("packages"), documents)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from relay.cli.client import Api, RefusedByServer
+from relay.policy.kinds import KINDS
 
-_PLURALS = ("assignments", "packageassignments", "templates", "strategies", "regionvariables", "signingkeys")
-"""Users of others first."""
+_USERS_FIRST = [kind.plural for kind in reversed(KINDS.values())]
 _NOT_FOUND, _CONFLICT = 404, 409
 
 
@@ -27,7 +27,7 @@ def doomed(api: Api, given: list[dict[str, Any]], labels: list[tuple[str, str]])
     kept = {(item["kind"], item["name"]) for item in given}
     return [
         Doomed(plural, document["kind"], _key(document))
-        for plural in _PLURALS
+        for plural in _USERS_FIRST
         for document in api.get("documents", plural)
         if set(labels) <= document["metadata"].get("labels", {}).items()
         and (document["kind"], _key(document)) not in kept

@@ -11,7 +11,7 @@ import typer
 from relay.cli.client import Api, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
 from relay.cli.output import EXIT_REFUSED, form_of, show, table
-from relay.cli.resources import DOCUMENTS, plural_of
+from relay.cli.resources import kind_of, plural_of
 from relay.cli.rollout import headline
 
 epoch_app = typer.Typer(no_args_is_help=True, help="The epoch of what is published.")
@@ -125,8 +125,8 @@ def _called(subject: str, value: str) -> str:
 def _subject(text: str) -> str:
     """KIND/NAME, where people may call the kind as they do elsewhere."""
     kind, slash, name = text.partition("/")
-    known = DOCUMENTS.get(kind.lower())
-    return f"{known[0]}{slash}{name}" if known is not None else text
+    known = kind_of(kind)
+    return f"{known.name}{slash}{name}" if known is not None else text
 
 
 @audit_app.command("show")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,14 +18,50 @@ from relay.words import close_to, fields_at
 AnyDocument = (
     ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy | PackageAssignment | PackageSigningKey
 )
-KINDS: dict[str, type[AnyDocument]] = {
-    "ConfigTemplate": ConfigTemplate,
-    "ConfigAssignment": ConfigAssignment,
-    "RegionVariables": RegionVariables,
-    "RolloutStrategy": RolloutStrategy,
-    "PackageAssignment": PackageAssignment,
-    "PackageSigningKey": PackageSigningKey,
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of documents, and all that it is called."""
+
+    name: str
+    """In documents."""
+    model: type[AnyDocument]
+    plural: str
+    """In the API, and in lists."""
+    singular: str
+    field: str
+    """In a catalog."""
+    others: tuple[str, ...] = ()
+    """What people may call it besides, on the command line."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """All that people may call it, in lower case."""
+        return tuple(dict.fromkeys((self.plural, self.singular, self.name.lower(), *self.others)))
+
+    @property
+    def is_assignment(self) -> bool:
+        """Whether its documents say what agents get."""
+        return self.field.endswith("assignments")
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("ConfigTemplate", ConfigTemplate, "templates", "template", "templates", ("configtemplates",)),
+        Kind("RegionVariables", RegionVariables, "regionvariables", "regionvariable", "variables", ("variables",)),
+        Kind("RolloutStrategy", RolloutStrategy, "strategies", "strategy", "strategies", ("rolloutstrategies",)),
+        Kind(
+            "PackageSigningKey", PackageSigningKey, "signingkeys", "signingkey", "signing_keys", ("packagesigningkeys",)
+        ),
+        Kind("ConfigAssignment", ConfigAssignment, "assignments", "assignment", "assignments", ("configassignments",)),
+        Kind("PackageAssignment", PackageAssignment, "packageassignments", "packageassignment", "package_assignments"),
+    )
 }
+"""By name; those that others name come first."""
+BY_PLURAL = {kind.plural: kind for kind in KINDS.values()}
+BY_WORD = {word: kind for kind in KINDS.values() for word in kind.words}
 
 
 def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
@@ -39,15 +76,15 @@ def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
     kind = value.get("kind")
     if kind is None:
         return None, [document.problem("", "kind is missing")]
-    model = KINDS.get(kind) if isinstance(kind, str) else None
-    if model is None:
+    known = KINDS.get(kind) if isinstance(kind, str) else None
+    if known is None:
         return None, [
             document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}{close_to(str(kind), KINDS)}")
         ]
     try:
-        return model.model_validate(value), []
+        return known.model.model_validate(value), []
     except ValidationError as error:
-        return None, [_problem(document, model, item) for item in error.errors(include_url=False)]
+        return None, [_problem(document, known.model, item) for item in error.errors(include_url=False)]
 
 
 def _problem(document: Document, model: type[AnyDocument], item: Any) -> Problem:

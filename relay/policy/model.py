@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -183,7 +183,6 @@ class TemplateSpec(Model):
 class ConfigTemplate(Model):
     """One config with variables. One template fills one slot."""
 
-    plural: ClassVar[str] = "templates"
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["ConfigTemplate"]
     metadata: TemplateMetadata
@@ -236,7 +235,6 @@ class AssignmentSpec(Model):
 class ConfigAssignment(Model):
     """Which agents get which template with which values."""
 
-    plural: ClassVar[str] = "assignments"
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["ConfigAssignment"]
     metadata: Metadata
@@ -257,7 +255,6 @@ class RegionVariablesSpec(Model):
 class RegionVariables(Model):
     """Values for all templates rendered in the region of this name; an assignment's own values win over them."""
 
-    plural: ClassVar[str] = "regionvariables"
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["RegionVariables"]
     metadata: Metadata

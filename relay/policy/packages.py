@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -115,7 +115,6 @@ class PackageAssignmentSpec(Model):
 class PackageAssignment(Model):
     """Which agents get which packages. The one of the highest priority wins whole: sets are not merged."""
 
-    plural: ClassVar[str] = "packageassignments"
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["PackageAssignment"]
     metadata: Metadata

@@ -6,7 +6,7 @@ Whoever holds the bytes alone cannot pass an old or another package off as this 
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -36,7 +36,6 @@ class SigningKeySpec(Model):
 class PackageSigningKey(Model):
     """A key whose signatures of packages are good."""
 
-    plural: ClassVar[str] = "signingkeys"
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["PackageSigningKey"]
     metadata: Metadata

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -147,7 +147,6 @@ class StrategySpec(Model):
 class RolloutStrategy(Model):
     """A way for changes to go out, named by assignments."""
 
-    plural: ClassVar[str] = "strategies"
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["RolloutStrategy"]
     metadata: Metadata

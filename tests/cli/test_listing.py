@@ -1,19 +1,26 @@
 import pytest
 
-from relay.cli.listing import tables
+from relay.cli.listing import COLUMNS, table_of, table_of_documents
+from relay.policy.kinds import KINDS
 
 
 def test_documents_of_each_kind_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    tables("templates", [{"metadata": {"name": "t", "version": "v1"}}])
-    tables("strategies", [{"metadata": {"name": "s"}, "spec": {"stages": [{"name": "one"}, {"name": "two"}]}}])
-    tables("regionvariables", [{"metadata": {"name": "eu"}, "spec": {"values": {"b": 1, "a": 2}}}])
+    table_of_documents("ConfigTemplate", [{"metadata": {"name": "t", "version": "v1"}}], {})
+    table_of_documents(
+        "RolloutStrategy", [{"metadata": {"name": "s"}, "spec": {"stages": [{"name": "one"}, {"name": "two"}]}}], {}
+    )
+    table_of_documents("RegionVariables", [{"metadata": {"name": "eu"}, "spec": {"values": {"b": 1, "a": 2}}}], {})
     spec = {
         "template": {"name": "t", "version": "v1"},
         "target_selector": {"agent_ids": ["x"], "attributes": {"os": "l"}},
     }
-    tables("assignments", [{"metadata": {"name": "a"}, "spec": spec}])
+    table_of_documents("ConfigAssignment", [{"metadata": {"name": "a"}, "spec": spec}], {})
     drifting = {"agent": "x", "region": "eu", "assignment": "a", "slot": "", "state": "different"}
-    tables("drift", [{**drifting, "differences": [{"path": "a.b"}]}])
+    table_of("drift", [{**drifting, "differences": [{"path": "a.b"}]}])
     out = capsys.readouterr().out
     for part in ("one,two", "a,b", "attribute os=l, 1 agent ids", "a.b"):
         assert part in out
+
+
+def test_every_kind_has_its_columns() -> None:
+    assert COLUMNS.keys() == KINDS.keys()

@@ -21,10 +21,17 @@ def test_what_is_no_document(text: str, problem: str) -> None:
     assert str(found[0]).startswith(problem)
 
 
-def test_every_kind_has_its_plural() -> None:
-    assert {k.plural for k in kinds.KINDS.values()} == {
+def test_every_kind_can_be_called_by_several_words() -> None:
+    assert set(kinds.BY_PLURAL) == {
         "templates", "assignments", "regionvariables", "strategies", "packageassignments", "signingkeys"
     }  # fmt: skip
+    words = [word for kind in kinds.KINDS.values() for word in kind.words]
+    assert len(words) == len(set(words)), "no word is of two kinds"
+    assert kinds.BY_WORD["variables"].name == "RegionVariables"
+    assert [name for name, kind in kinds.KINDS.items() if kind.is_assignment] == [
+        "ConfigAssignment",
+        "PackageAssignment",
+    ]
 
 
 VARIABLES = {"apiVersion": "opamp.io/v1", "kind": "RegionVariables", "metadata": {"name": "eu"}, "spec": {"values": {}}}

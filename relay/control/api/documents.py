@@ -26,9 +26,7 @@ from relay.control.ledger.versions import Versions
 from relay.control.review.diff import Diffs
 from relay.errors import NotFound, Refused
 from relay.observe.metrics import ControlPlaneMetrics
-from relay.policy import kinds
-
-_PLURALS = {kind.plural: name for name, kind in kinds.KINDS.items()}
+from relay.policy.kinds import BY_PLURAL
 
 
 class SourceText(RequestBody):
@@ -109,9 +107,9 @@ def add_document_routes(
 
 
 def _kind(plural: str) -> str:
-    if plural not in _PLURALS:
-        raise NotFound(f"there are no {plural}; there are {', '.join(_PLURALS)}")
-    return _PLURALS[plural]
+    if plural not in BY_PLURAL:
+        raise NotFound(f"there are no {plural}; there are {', '.join(BY_PLURAL)}")
+    return BY_PLURAL[plural].name
 
 
 def applied_view(applied: Applied) -> dict[str, Any]:

@@ -8,22 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.errors import NotFound
-from relay.policy.kinds import AnyDocument
+from relay.policy.kinds import KINDS, AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment, PublishedPackage
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 
 AnyAssignment = ConfigAssignment | PackageAssignment
-_FIELDS = {
-    "ConfigTemplate": "templates",
-    "ConfigAssignment": "assignments",
-    "RegionVariables": "variables",
-    "RolloutStrategy": "strategies",
-    "PackageAssignment": "package_assignments",
-    "PackageSigningKey": "signing_keys",
-}
-KINDS = tuple(_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +46,9 @@ class Catalog:
         Raises:
             NotFound: there is no such kind.
         """
-        if kind not in _FIELDS:
-            raise NotFound(f"there is no kind {kind}; there are {', '.join(_FIELDS)}")
-        held: Mapping[str, AnyDocument] = getattr(self, _FIELDS[kind])
+        if kind not in KINDS:
+            raise NotFound(f"there is no kind {kind}; there are {', '.join(KINDS)}")
+        held: Mapping[str, AnyDocument] = getattr(self, KINDS[kind].field)
         return held
 
     def put(self, *documents: AnyDocument) -> Catalog:
@@ -78,7 +69,7 @@ class Catalog:
         return self._with({kind: held})
 
     def _with(self, changed: Mapping[str, Mapping[str, AnyDocument]]) -> Catalog:
-        fields: dict[str, Any] = {_FIELDS[kind]: held for kind, held in changed.items()}
+        fields: dict[str, Any] = {KINDS[kind].field: held for kind, held in changed.items()}
         return dataclasses.replace(self, **fields)
 
     def put_package(self, version: PackageVersion) -> Catalog:

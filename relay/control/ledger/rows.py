@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.control.ledger import versions
-from relay.control.ledger.catalog import KINDS, Catalog, PackageVersion
+from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change
 from relay.control.ledger.state import State
 from relay.control.rollouts.assignment import AssignmentState
@@ -21,8 +21,7 @@ from relay.control.storage.schema import EPOCH, FIRST_EPOCH
 from relay.control.storage.sealed import read_all, read_truth
 from relay.documents import canonical_json
 from relay.errors import StoreError
-from relay.policy import kinds
-from relay.policy.kinds import AnyDocument
+from relay.policy.kinds import KINDS, AnyDocument
 from relay.policy.packages import PublishedPackage
 from relay.policy.resources import is_named_for
 
@@ -55,7 +54,7 @@ async def load(connection: AsyncConnection) -> State:
 
 def _document(row: Any) -> AnyDocument:
     try:
-        document: AnyDocument = kinds.KINDS[row.kind].model_validate(json.loads(row.body))
+        document: AnyDocument = KINDS[row.kind].model.model_validate(json.loads(row.body))
     except (KeyError, ValueError) as error:
         raise StoreError(f"{row.kind} {row.key} in the database cannot be read: {error}") from error
     if (document.kind, document.key) != (row.kind, row.key):
