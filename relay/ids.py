@@ -46,6 +46,7 @@ def new_instance_uid(unix_ms: int, chance: bytes) -> InstanceUid:
 
 
 def sha256(data: bytes) -> bytes:
+    """The SHA-256 of some bytes."""
     return hashlib.sha256(data).digest()
 
 

@@ -24,4 +24,5 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)  # called for every message: no frame of ours between
 
     def unix_ms(self) -> int:
+        """Milliseconds since 1970."""
         return time.time_ns() // 1_000_000

@@ -29,8 +29,10 @@ def corrected(session_started_ms: int, behind_ms: int, now_ms: int) -> int:
 
 
 def winner(current: Holding | None, claim: Holding) -> Holding:
-    """Who has the agent: who has it live, then the newest session. Equal ones are decided by the node's name, so that
-    every observer agrees."""
+    """Who has the agent: who has it live, then the newest session.
+
+    Equal ones are decided by the node's name, so that every observer agrees.
+    """
     if current is None or current.node == claim.node:
         return claim
     return max(current, claim, key=lambda c: (c.live, c.session_started_ms, c.node))

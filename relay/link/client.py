@@ -7,7 +7,6 @@ force, and what to report.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import grpc.aio
 
 from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
-from relay.aio.tasks import Tasks
+from relay.aio.tasks import Tasks, beside
 from relay.errors import StoreError, UpstreamError
 from relay.link.channel import dial
 from relay.link.health import LinkHealth
@@ -178,32 +177,29 @@ class LinkClient:
         sender.restart()
         call = stub.Report()
         first = link_pb2.StatusReport(hello=self._peer.message())
-        acks = asyncio.create_task(self._acks(call), name="link-acks")
         try:
-            await call.write(first)
-            while not acks.done():
-                self._wake.clear()  # before looking: what comes while a report is written must not be lost
-                report = self._up.next_report()
-                if report is not None:
-                    await call.write(report)
-                    self._metrics.link_messages["report_sent"] += 1
-                    if sender.hurries:
-                        continue
-                await self._pause(acks)
-            await acks
-        except asyncio.InvalidStateError:
-            await acks  # the stream ended under a write: here is why
+            async with beside(self._acks(call), name="link-acks") as acks:
+                try:
+                    await call.write(first)
+                    while not acks.done():
+                        self._wake.clear()  # before looking: what comes while a report is written must not be lost
+                        report = self._up.next_report()
+                        if report is not None:
+                            await call.write(report)
+                            self._metrics.link_messages["report_sent"] += 1
+                            if sender.hurries:
+                                continue
+                        await self._pause(acks)
+                    await acks
+                except asyncio.InvalidStateError:
+                    await acks  # the stream ended under a write: here is why
         finally:
-            acks.cancel()
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.AioRpcError, UpstreamError):
-                await acks
             call.cancel()
 
     async def _pause(self, acks: asyncio.Task[None]) -> None:
         """Wait for something to report, then a little for company."""
-        waker = asyncio.ensure_future(self._wake.wait())
-        await asyncio.wait([waker, acks], return_when=asyncio.FIRST_COMPLETED)
-        waker.cancel()
+        async with beside(self._wake.wait(), name="link-wake") as waker:
+            await asyncio.wait([waker, acks], return_when=asyncio.FIRST_COMPLETED)
         if not self._up.sender.hurries and not self._up.sender.in_flight:
             await asyncio.sleep(self._up.gather_s)
 

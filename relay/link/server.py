@@ -12,6 +12,7 @@ import grpc.aio
 
 from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
+from relay.aio.tasks import beside
 from relay.errors import Duplicate, RelayError
 from relay.link import channel
 from relay.link.protocol import Peer, RegionPolicy, SyncSender, Version, version_message
@@ -97,42 +98,48 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         wake = asyncio.Event()
         self._control_plane.watch(wake)
         self._control_plane.node_synced(node, sender, True)
-        reader = asyncio.create_task(self._acks(requests, node, sender, wake), name="sync-acks")
-        fresh_at = float("-inf")
         try:
-            while not reader.done():
-                wake.clear()
-                if (ours := await self._control_plane.behind(node, held)) is not None:
-                    # Nothing is sent: whose policy is right is for an operator to say.
-                    yield link_pb2.SyncResponse(behind=link_pb2.Behind(version=version_message(ours)))
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(FRESHNESS_S):
-                            await wake.wait()
-                    continue
-                held = None  # from here on it holds what it was sent
-                policy = await self._control_plane.policy(node.region)
-                now = self._clock.monotonic()
-                if now - fresh_at >= FRESHNESS_S:
-                    sender.retry()
-                for response in sender.next(policy):
+            async with beside(self._acks(requests, node, sender, wake), name="sync-acks") as reader:
+                async for response in self._responses(node, sender, held, wake, reader):
                     yield response
-                if now - fresh_at >= FRESHNESS_S:
-                    fresh_at = now
-                    yield link_pb2.SyncResponse(
-                        freshness=link_pb2.Freshness(
-                            version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
-                        )
-                    )
-                try:
-                    async with asyncio.timeout(max(0.0, fresh_at + FRESHNESS_S - self._clock.monotonic())):
-                        await wake.wait()
-                except TimeoutError:
-                    continue
-            await reader
+                await reader
         finally:
-            reader.cancel()
             self._control_plane.unwatch(wake)
             self._control_plane.node_synced(node, sender, False)
+
+    async def _responses(
+        self, node: Peer, sender: SyncSender, held: Version | None, wake: asyncio.Event, reader: asyncio.Task[None]
+    ) -> AsyncIterator[link_pb2.SyncResponse]:
+        """What a node is sent until its stream ends."""
+        fresh_at = float("-inf")
+        while not reader.done():
+            wake.clear()
+            if (ours := await self._control_plane.behind(node, held)) is not None:
+                # Nothing is sent: whose policy is right is for an operator to say.
+                yield link_pb2.SyncResponse(behind=link_pb2.Behind(version=version_message(ours)))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FRESHNESS_S):
+                        await wake.wait()
+                continue
+            held = None  # from here on it holds what it was sent
+            policy = await self._control_plane.policy(node.region)
+            now = self._clock.monotonic()
+            if now - fresh_at >= FRESHNESS_S:
+                sender.retry()
+            for response in sender.next(policy):
+                yield response
+            if now - fresh_at >= FRESHNESS_S:
+                fresh_at = now
+                yield link_pb2.SyncResponse(
+                    freshness=link_pb2.Freshness(
+                        version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
+                    )
+                )
+            try:
+                async with asyncio.timeout(max(0.0, fresh_at + FRESHNESS_S - self._clock.monotonic())):
+                    await wake.wait()
+            except TimeoutError:
+                continue
 
     async def _acks(self, requests: Any, node: Peer, sender: SyncSender, wake: asyncio.Event) -> None:
         try:

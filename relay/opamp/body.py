@@ -118,6 +118,6 @@ def inflate(data: bytes, max_bytes: int) -> bytes:
 
 
 def deflate(data: bytes) -> bytes:
-    """gzip at the fastest level: configs are text and latency counts."""
+    """Compress with gzip at its fastest level: configs are text, and latency counts."""
     stream = zlib.compressobj(level=1, wbits=31)
     return stream.compress(data) + stream.flush()

@@ -37,8 +37,10 @@ class Failure(NamedTuple):
 
     @property
     def attempt(self) -> tuple[str, bytes, int]:
-        """What failed, without the words and the time: what a decision depends on. One that is forgiven is of no generation
-        that counts."""
+        """What failed, without the words and the time: what a decision depends on.
+
+        One that is forgiven is of no generation that counts.
+        """
         return self.slot, self.content_hash, FORGIVEN if self.forgiven else self.retry
 
 

@@ -25,13 +25,16 @@ def explain(
     held: Collection[bytes] = (),
     applied: Applied = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """(one entry for each slot that any assignment fills, by name of the slot; one for packages, None where no assignment
-    is of packages).
+    """Explain what an agent gets.
 
     Args:
         failed: what the agent could not apply.
         held: content hashes of what it was last offered, or has.
         applied: what it last applied.
+
+    Returns:
+        (one entry for each slot that any assignment fills, by name of the slot; one for packages, None where no assignment
+        is of packages).
     """
     key = evaluator.key(facts, deciding_capabilities, failed=failed, held=held, applied=applied)
     asked = _Asked(evaluator, facts, key)

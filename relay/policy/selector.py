@@ -1,5 +1,8 @@
-"""Matching selectors. All the terms of all selectors are numbered once, and an agent is reduced to the vector of their
-outcomes: agents with equal vectors get equal answers (a cohort)."""
+"""Matching selectors.
+
+All the terms of all selectors are numbered once, and an agent is reduced to the vector of their outcomes: agents with equal
+vectors get equal answers (a cohort).
+"""
 
 from __future__ import annotations
 

@@ -58,10 +58,8 @@ def resolve(
     """
     found: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    problems: list[tuple[str, str]] = []
     declared = {v.name: v for v in template.spec.variables}
-    for name in values.keys() - declared.keys():
-        problems.append((name, f"{template.key} has no variable {name}"))
+    problems = [(name, f"{template.key} has no variable {name}") for name in values.keys() - declared.keys()]
     for name, variable in declared.items():
         value, origin = _pick(variable, values, region_values)
         if value is None:

@@ -18,7 +18,7 @@ import aiohttp
 import yaml
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from relay.aio.tasks import Tasks
+from relay.aio.tasks import Tasks, beside
 from relay.ids import new_instance_uid
 from relay.opamp.capabilities import AgentCapabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -340,11 +340,8 @@ class Simulation:
         return "" if digest.digest() == file.content_hash else "the file is another one"
 
     async def _sleep_or_end(self, transport: WSTransport) -> None:
-        ended = asyncio.ensure_future(transport.wait_disconnected())
-        try:
+        async with beside(transport.wait_disconnected(), name="disconnected") as ended:
             await asyncio.wait([ended], timeout=self._heartbeat_s * self._chance.uniform(0.9, 1.1))
-        finally:
-            ended.cancel()
 
     async def _over_http(self, agent: SimulatedAgent) -> None:
         headers = {"Content-Type": "application/x-protobuf"}

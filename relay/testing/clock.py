@@ -13,9 +13,11 @@ class ManualClock:
         self._start_ms = unix_ms
 
     def monotonic(self) -> float:
+        """Seconds; see `aio.clock`."""
         return self._now
 
     def unix_ms(self) -> int:
+        """Milliseconds since 1970."""
         return self._start_ms + round(self._now * 1000)
 
     def advance(self, seconds: float) -> None:
@@ -31,9 +33,11 @@ class MovableClock:
         self._ahead_s = 0.0
 
     def monotonic(self) -> float:
+        """Seconds; see `aio.clock`."""
         return self._system.monotonic() + self._ahead_s
 
     def unix_ms(self) -> int:
+        """Milliseconds since 1970."""
         return self._system.unix_ms() + round(self._ahead_s * 1000)
 
     def advance(self, seconds: float) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from relay.aio.tasks import beside
 from relay.ids import sha256
 from relay.link import channel
 from relay.link.protocol import WINDOW
@@ -70,12 +71,10 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
         self._updates.put_nowait(link_pb2.SyncResponse(update=update))
 
     async def Sync(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.SyncResponse]:
-        reader = asyncio.create_task(self._read(requests))
-        try:
+        """See `relay.v1.ControlPlane`."""
+        async with beside(self._read(requests), name="scripted-sync"):
             while True:
                 yield await self._updates.get()
-        finally:
-            reader.cancel()
 
     async def _read(self, requests: Any) -> None:
         async for request in requests:
@@ -85,6 +84,7 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
                 self.acks.put_nowait(request.ack)
 
     async def FetchBlob(self, request: link_pb2.BlobRequest, context: Any) -> AsyncIterator[link_pb2.BlobChunk]:
+        """See `relay.v1.ControlPlane`."""
         sha256 = request.sha256.hex()
         self.fetches.append((sha256, request.offset))
         if sha256 not in self.blobs:
@@ -99,6 +99,7 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
 
     async def Report(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.ReportAck]:
+        """See `relay.v1.ControlPlane`."""
         async for report in requests:
             self.reports.append(report)
             if self.acknowledging and report.sequence:

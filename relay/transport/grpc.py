@@ -17,6 +17,7 @@ import grpc.aio
 
 from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
+from relay.aio.tasks import beside
 from relay.errors import AgentError, Overloaded
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
@@ -178,18 +179,17 @@ class GrpcAgents:
         stream = AgentStream(self._caller(context), self._settings, self._clock)
         stream.writer = asyncio.current_task()
         self.open[stream] = None
-        reader = asyncio.create_task(self._read(stream, requests), name="agent-stream")
         try:
-            async for content in stream.replies():
-                await context.write(content)
-                self._metrics.messages_sent += 1
-                if stream.writable:
-                    self._agents.resumed(stream)
+            async with beside(self._read(stream, requests), name="agent-stream"):
+                async for content in stream.replies():
+                    await context.write(content)
+                    self._metrics.messages_sent += 1
+                    if stream.writable:
+                        self._agents.resumed(stream)
             assert stream.reason is not None
             if stream.reason is not CloseReason.AGENT_CLOSED:
                 await context.abort(STATUS.get(stream.reason, grpc.StatusCode.INTERNAL), stream.reason.value)
         finally:
-            reader.cancel()
             self.open.pop(stream, None)
             self._metrics.closed[(stream.reason or CloseReason.LOST).value] += 1
             self._agents.disconnected(stream)

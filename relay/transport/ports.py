@@ -99,8 +99,9 @@ class Agents(Protocol):
         ...
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
-        """A message was not valid, and was answered so. Too many of one agent detach it, or close a connection that it
-        has for itself.
+        """A message was not valid, and was answered so.
+
+        Too many of one agent detach it, or close a connection that it has for itself.
 
         Args:
             uid: as far as it could be read; empty where it could not.

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from relay.aio.tasks import Tasks
+from relay.aio.tasks import Tasks, beside
 
 
 async def test_close_ends_what_still_runs() -> None:
@@ -24,3 +24,30 @@ async def test_a_task_that_dies_is_logged_with_its_name(caplog: pytest.LogCaptur
         await asyncio.sleep(0)
     assert "doomed" in caplog.text
     assert "why" in caplog.text
+
+
+async def test_work_beside_a_block_ends_with_it() -> None:
+    ended = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("work")
+
+    async with beside(work(), name="work") as task:
+        await asyncio.sleep(0)
+        assert not task.done()
+    assert ended == ["work"]
+    assert task.cancelled()
+
+
+async def test_an_error_of_it_is_for_who_awaits_it() -> None:
+    async def work() -> None:
+        raise ValueError("no")
+
+    async with beside(work(), name="work") as task:
+        with pytest.raises(ValueError, match="no"):
+            await task
+    async with beside(work(), name="work"):
+        pass

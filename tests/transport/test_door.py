@@ -94,8 +94,7 @@ async def test_idle_sockets_keep_nobody_out() -> None:
         newcomer = await RawSocket.open(it.port)
         assert await is_gone(held[0][0]), "the one that has stood there longest"
         assert it.metrics.refused["heads"] == 1
-        for _ in range(30):
-            held.append(await asyncio.open_connection("127.0.0.1", it.port))
+        held += [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(30)]
         await eventually(lambda: len(it.door.waiting) == 30)
         for _, writer in held:
             await hang_up(writer)

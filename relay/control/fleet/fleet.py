@@ -472,8 +472,10 @@ class Fleet:
             self._bodies -= unused
 
     def is_heard(self, node: NodeState) -> bool:
-        """Whether a node reports, has lately said something (it tells how it is every few seconds), and since its stream
-        came up both ends were found to hold the same."""
+        """Whether a node reports, has spoken lately, and holds what we hold.
+
+        It says how it is every few seconds; both ends are compared after its stream came up.
+        """
         fresh = self._clock.monotonic() - node.status_at < _SILENT_NODE_S
         return node.reporting > 0 and node.verified and fresh
 
@@ -487,8 +489,10 @@ class Fleet:
         )
 
     def connected(self, agent: Agent) -> bool | None:
-        """Whether an agent is connected; None where nobody knows: its node's link is down, or the node has not told of it
-        since, and the two ends were not found to hold the same yet."""
+        """Whether an agent is connected; None where nobody knows.
+
+        Nobody does while its node's link is down, and after that until the node has reported it or both ends were compared.
+        """
         node = self.nodes[agent.node]
         if not node.reporting or node.unstored is not None:
             return None

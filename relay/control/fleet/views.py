@@ -158,11 +158,14 @@ _PACKAGE_STATES = {
 
 
 def package_status(fleet: Fleet, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
-    """`{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
-    package, version, offered, state, percent, error_message}]}`; of the agents those that have something to tell.
+    """What agents say of packages: sums by package and region, and by name the agents that are not there yet.
 
     Args:
         wanted: labels of the agents that count.
+
+    Returns:
+        `{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
+        package, version, offered, state, percent, error_message}]}`.
     """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
     telling = []

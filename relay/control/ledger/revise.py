@@ -1,5 +1,7 @@
-"""What follows from documents: a change of any input of an assignment (its template, its values, its selector, a region's
-variables) makes a new revision, and a rollout to it. Without a strategy the rollout is complete as soon as it may begin.
+"""What follows from documents.
+
+A change of any input of an assignment (its template, its values, its selector, a region's variables) makes a new revision,
+and a rollout to it. Without a strategy the rollout has one stage, of everybody.
 """
 
 from __future__ import annotations

@@ -25,16 +25,24 @@ class Subject(Protocol):
     """An agent as gates see it."""
 
     @property
-    def connected(self) -> bool: ...
+    def connected(self) -> bool:
+        """Whether it has a session."""
+        ...
+
     @property
-    def healthy(self) -> bool | None: ...
+    def healthy(self) -> bool | None:
+        """What it says of its health; None for nothing."""
+        ...
+
     @property
     def last_error(self) -> str:
         """What it says of its health."""
         ...
 
     @property
-    def changed_ms(self) -> int: ...
+    def changed_ms(self) -> int:
+        """When it last changed, Unix milliseconds."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
-"""Time in rollouts: how long stages were looked at, by a clock that nobody sets and only while somebody looked; and whether
-what a gate passes on was said after it first would.
+"""Time in rollouts.
+
+How long stages were looked at, by a clock that nobody sets and only while somebody looked; and whether what a gate passes on
+was said after it first would.
 """
 
 from __future__ import annotations
