@@ -91,8 +91,17 @@ class ControlPlane:
 
     async def _start(self, started: contextlib.AsyncExitStack) -> None:
         settings, clock, metrics = self._settings, self._clock, self.metrics
-        started.push_async_callback(self._tasks.close)
         started.push_async_callback(self.upkeep.save)
+        self._measure()
+        link = LinkServer(
+            Upstream(self.ledger, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock), clock
+        )
+        started.push_async_callback(link.stop)
+        with opening("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
+            await link.start(settings.server.link.endpoint)
+        self.ports["link"] = link.port
+        # What moves by itself ends before the links do: a region that is dark because we stop must hold no rollout.
+        started.push_async_callback(self._tasks.close)
         channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
         notifier = Notifier(self.database, channels, clock=clock, metrics=metrics)
         for name, work in (
@@ -103,14 +112,6 @@ class ControlPlane:
             ("probe", self.upkeep.probe()),
         ):
             self._tasks.spawn(work, name=name)
-        self._measure()
-        link = LinkServer(
-            Upstream(self.ledger, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock), clock
-        )
-        started.push_async_callback(link.stop)
-        with opening("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
-            await link.start(settings.server.link.endpoint)
-        self.ports["link"] = link.port
         serving = Serving(self._tasks)
         started.push_async_callback(serving.stop)
         await self._serve(serving)
@@ -158,7 +159,7 @@ class ControlPlane:
         self.status = Status(self.ledger, self.history, survey, soak, clock=clock)
         self.diffs = Diffs(self.ledger, checks, terms, self.fleet, clock=clock)
         self.changes = Changes(self.ledger, self.history, self.fleet, self.versions)
-        self.condition = Condition(database, self.fleet, self.ledger, self.blobs)
+        self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs)
         self.upkeep = Upkeep(
             database,
             self.fleet,

@@ -6,17 +6,19 @@ from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.ledger import Ledger
 from relay.control.packages.blobs import Blobs
+from relay.control.regions.publisher import Publisher
 from relay.control.storage.database import Database
 
 
 class Condition:
     """Asks those who know; holds nothing."""
 
-    def __init__(self, database: Database, fleet: Fleet, ledger: Ledger, blobs: Blobs) -> None:
+    def __init__(self, database: Database, fleet: Fleet, ledger: Ledger, publisher: Publisher, blobs: Blobs) -> None:
         self._blobs = blobs
         self._database = database
         self._fleet = fleet
         self._ledger = ledger
+        self._publisher = publisher
 
     @property
     def unwritable(self) -> str:
@@ -30,6 +32,9 @@ class Condition:
         if self.refusal:
             found.append(self.refusal)
         found += [f"package file {sha256} was damaged, and is gone: push it again" for sha256 in self._blobs.damaged]
+        found += [
+            f"policy of region {r} is not published: {why}" for r, why in sorted(self._publisher.problems.items())
+        ]
         for name, node in sorted(self._fleet.nodes.items()):
             if node.connected:
                 found += [f"node {name}: {problem}" for problem in views.problems(node)]

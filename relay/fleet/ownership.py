@@ -28,11 +28,11 @@ def corrected(session_started_ms: int, behind_ms: int, now_ms: int) -> int:
     return min(session_started_ms + behind_ms, now_ms)
 
 
-def winner(current: Holding | None, claim: Holding) -> Holding:
+def winner(current: Holding | None, newcomer: Holding) -> Holding:
     """Who has the agent: who has it live, then the newest session.
 
     Equal ones are decided by the node's name, so that every observer agrees.
     """
-    if current is None or current.node == claim.node:
-        return claim
-    return max(current, claim, key=lambda c: (c.live, c.session_started_ms, c.node))
+    if current is None or current.node == newcomer.node:
+        return newcomer
+    return max(current, newcomer, key=lambda c: (c.live, c.session_started_ms, c.node))

@@ -1,4 +1,4 @@
-"""The control plane's end of the link: gRPC streams on one side, a `ControlPlane` that knows no gRPC on the other."""
+"""The control plane's end of the link: gRPC streams on one side, an `Upstream` that knows no gRPC on the other."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Upstream(Protocol):
 
 
 class _Servicer(link_pb2_grpc.ControlPlaneServicer):
-    def __init__(self, control_plane: Upstream, clock: Clock) -> None:
-        self._control_plane = control_plane
+    def __init__(self, upstream: Upstream, clock: Clock) -> None:
+        self._upstream = upstream
         self._clock = clock
         self.running: set[asyncio.Task[Any]] = set()
         self._blobs = asyncio.Semaphore(_BLOBS_AT_ONCE)
@@ -96,16 +96,16 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         if first.hello.HasField("manifest"):
             held = (first.hello.manifest.epoch, first.hello.manifest.number)
         wake = asyncio.Event()
-        self._control_plane.watch(wake)
-        self._control_plane.node_synced(node, sender, True)
+        self._upstream.watch(wake)
+        self._upstream.node_synced(node, sender, True)
         try:
             async with beside(self._acks(requests, node, sender, wake), name="sync-acks") as reader:
                 async for response in self._responses(node, sender, held, wake, reader):
                     yield response
                 await reader
         finally:
-            self._control_plane.unwatch(wake)
-            self._control_plane.node_synced(node, sender, False)
+            self._upstream.unwatch(wake)
+            self._upstream.node_synced(node, sender, False)
 
     async def _responses(
         self, node: Peer, sender: SyncSender, held: Version | None, wake: asyncio.Event, reader: asyncio.Task[None]
@@ -114,7 +114,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         fresh_at = float("-inf")
         while not reader.done():
             wake.clear()
-            if (ours := await self._control_plane.behind(node, held)) is not None:
+            if (ours := await self._upstream.behind(node, held)) is not None:
                 # Nothing is sent: whose policy is right is for an operator to say.
                 yield link_pb2.SyncResponse(behind=link_pb2.Behind(version=version_message(ours)))
                 with contextlib.suppress(TimeoutError):
@@ -122,7 +122,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
                         await wake.wait()
                 continue
             held = None  # from here on it holds what it was sent
-            policy = await self._control_plane.policy(node.region)
+            policy = await self._upstream.policy(node.region)
             now = self._clock.monotonic()
             if now - fresh_at >= FRESHNESS_S:
                 sender.retry()
@@ -165,24 +165,24 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
         node = Peer.of(first.hello)
         try:
-            await self._control_plane.node_reporting(node)
+            await self._upstream.node_reporting(node)
         except RelayError as error:
             taken = isinstance(error, Duplicate)
             await context.abort(grpc.StatusCode.ALREADY_EXISTS if taken else grpc.StatusCode.UNAVAILABLE, str(error))
         try:
             async for report in requests:
                 try:
-                    yield await self._control_plane.report(node, report)
+                    yield await self._upstream.report(node, report)
                 except RelayError as error:
                     _log.error("report_not_stored", node=f"{node.region}/{node.name}", error=str(error))
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         finally:
-            self._control_plane.node_gone(node)
+            self._upstream.node_gone(node)
 
     async def FetchBlob(self, request: link_pb2.BlobRequest, context: Any) -> AsyncIterator[link_pb2.BlobChunk]:
         self._count()
         sha256 = request.sha256.hex()
-        total = self._control_plane.blob_bytes(Peer.of(request.node), sha256)
+        total = self._upstream.blob_bytes(Peer.of(request.node), sha256)
         if total is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{sha256} is nothing that this region is to have")
         elif request.offset > total:
@@ -194,7 +194,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         else:
             async with self._blobs:
                 try:
-                    async for piece in self._control_plane.read_blob(sha256, request.offset):
+                    async for piece in self._upstream.read_blob(sha256, request.offset):
                         for start in range(0, len(piece), _CHUNK_BYTES):
                             yield link_pb2.BlobChunk(total=total, data=piece[start : start + _CHUNK_BYTES])
                 except RelayError as error:
@@ -205,9 +205,9 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
 class LinkServer:
     """The gRPC server of a control plane."""
 
-    def __init__(self, control_plane: Upstream, clock: Clock) -> None:
+    def __init__(self, upstream: Upstream, clock: Clock) -> None:
         self._server = channel.server()
-        self._servicer = _Servicer(control_plane, clock)
+        self._servicer = _Servicer(upstream, clock)
         link_pb2_grpc.add_ControlPlaneServicer_to_server(self._servicer, self._server)
         self._health = add_standard_services(self._server, "relay.v1.ControlPlane")
         self.port = 0

@@ -23,6 +23,7 @@ from relay.transport.places import Places
 _NEARLY_FULL = 0.9
 _UNHEARD_S = 30.0
 """Reports go up every 10 s."""
+_NAMED_VALUES = 3
 _NAMED = 5
 """Of many, so many are named."""
 
@@ -134,7 +135,7 @@ class Status:
         if store.problem is not None:
             yield f"store: {store.problem}"
         if store.damaged:
-            named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_NAMED]]
+            named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_NAMED_VALUES]]
             yield f"store: {len(store.damaged)} values were damaged and dropped: {', '.join(named)}"
 
     def _of_policy(self) -> Iterator[str]:

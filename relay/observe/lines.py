@@ -6,7 +6,6 @@ A reader that stalls (a full pipe, a terminal that is held) costs lines, which a
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import time
@@ -65,11 +64,14 @@ class Lines:
             self._awake.clear()
             with self._lock:
                 lines, self._waiting = self._waiting, []
-            content = b"".join(lines)
-            with contextlib.suppress(OSError, ValueError):  # whatever becomes of the stream, the program goes on
+            content, lost = b"".join(lines), 0
+            try:
                 self._write(content)
+            except (OSError, ValueError):  # whatever becomes of the stream, the program goes on
+                lost = len(lines)
             with self._lock:
                 self._waiting_bytes -= len(content)
+                self.dropped += lost
 
     def _write(self, content: bytes) -> None:
         if self._descriptor is None:

@@ -111,7 +111,10 @@ class _Foreign(logging.Handler):
     """Lines of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        event: dict[str, Any] = {"event": record.getMessage()}
+        try:
+            event: dict[str, Any] = {"event": record.getMessage()}
+        except Exception as error:  # who logs must not suffer for a format that does not fit
+            event = {"event": str(record.msg), "log_error": repr(error)}
         if record.exc_info:
             event["exc_info"] = record.exc_info
         if _Output.lines is not None:
@@ -127,11 +130,15 @@ def _rendered(_: WrappedLogger, method: str, event: EventDict) -> bytes:
         "level": _WORDS.get(method) or method.upper(),
         "component": _Output.component,
         "event": event.pop("event", ""),
-        **event,
     }
-    if _Output.readable is not None:
-        return f"{_Output.readable(None, method, line)}\n".encode()
-    return _json(line) + b"\n"
+    line |= {key: value for key, value in event.items() if key not in line}
+    try:
+        if _Output.readable is not None:
+            return f"{_Output.readable(None, method, dict(line))}\n".encode("utf-8", "backslashreplace")
+        return _json(line) + b"\n"
+    except Exception as error:  # a value that cannot be shown: who logs must not suffer for it
+        shown = {key: line[key] for key in ("timestamp", "level", "component", "event")}
+        return json.dumps({**shown, "log_error": type(error).__name__}, default=str).encode() + b"\n"
 
 
 def _now() -> str:

@@ -169,7 +169,6 @@ class Session:
         self.last_seen = 0.0
         self.disconnected = False
         """The agent said that it leaves."""
-        """The same agent's record under another uid, whose place this session's takes; the owner removes it."""
         self._address()
 
     def _address(self) -> None:

@@ -10,7 +10,7 @@ a failure never changes which assignment an agent belongs to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -170,7 +170,7 @@ class Evaluator:
         distinct = {s.identity: s for s in selectors}
         distinct.pop(EVERYBODY.identity, None)  # one that selects everybody needs no bit
         self._matcher = Matcher(distinct.values())
-        self._number_of: dict[Hashable, int | None] = {identity: i for i, identity in enumerate(distinct)}
+        self._number_of: dict[bytes, int | None] = {identity: i for i, identity in enumerate(distinct)}
         self._number_of[EVERYBODY.identity] = None
         # A rollout that nobody or everybody is on splits no cohort.
         self._splitting = [

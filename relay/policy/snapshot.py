@@ -204,7 +204,10 @@ def _without_unknown(payload: bytes, error: ValidationError) -> Published | None
             # Between the steps stands which member of a union it is.
             part = part if step in (CONFIG, PACKAGES) else part[step]
         part.pop(last, None)
-    return Published.model_validate(value)
+    try:
+        return Published.model_validate(value)
+    except ValidationError:  # what is left need not be good for that
+        return None
 
 
 def _too_old_for(name: str, published: Published, reason: str, last_good: Assignment | None) -> Assignment:

@@ -33,7 +33,7 @@ Hops = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class Origin:
     """The other end of a request."""
 
     address: Address
@@ -95,7 +95,7 @@ class TrustedProxies:
         mapped = getattr(address, "ipv4_mapped", None)
         return any(address in network or (mapped is not None and mapped in network) for network in self._networks)
 
-    def peer(self, address: Address, headers: Mapping[str, str], *, scheme: str) -> Peer:
+    def peer(self, address: Address, headers: Mapping[str, str], *, scheme: str) -> Origin:
         """The other end of a request.
 
         Args:
@@ -120,7 +120,7 @@ class TrustedProxies:
             address, nearest = said, hop
         scheme = nearest.get("proto", scheme).lower()
         host = nearest.get("host", host)
-        return Peer(
+        return Origin(
             address,
             scheme if scheme in ("http", "https") else "http",
             host if _HOST.fullmatch(host) is not None else "",

@@ -82,3 +82,19 @@ def _as_before() -> Iterator[None]:
     log.close()
     logging.getLogger().handlers.clear()
     structlog.reset_defaults()
+
+
+def test_whatever_cannot_be_shown_harms_nobody_who_logs() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError("no words")
+
+    for readable in (False, True):
+        out = io.StringIO()
+        log.configure(level="info", component="c", stream=out, readable=readable)
+        log.get("x").info("odd", what=Odd(), level="mine")
+        log.get("x").info("path", name="\udcff")
+        logging.getLogger("uvicorn").warning("%d", "a")
+        log.close()
+        assert out.getvalue().count("\n") == 3, out.getvalue()
+        assert "log_error" in out.getvalue()

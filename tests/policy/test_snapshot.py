@@ -1,7 +1,8 @@
 import json
+from unittest.mock import patch
 
 from relay.policy.model import Selector
-from relay.policy.published import CONFIG
+from relay.policy.published import CONFIG, Published
 from relay.policy.resources import assignment_resource, keys_resource, prefetch_resource, template_resource
 from relay.policy.rollout import EVERYONE
 from relay.policy.snapshot import build
@@ -179,3 +180,12 @@ def test_what_cannot_be_made_of_what_went_before_holds_nothing_back() -> None:
     before = {"earlier": [revision(rate=1000), revision(rate=3)]}
     (assignment,) = build(resources(published("a", stable=revision(1)).model_copy(update=before))).assignments
     assert [config(content).resolved.values["rate"] for content in assignment.earlier] == [3]
+
+
+def test_what_is_left_without_what_is_not_known_need_not_be_good() -> None:
+    name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
+    later = json.dumps({**json.loads(payload), "mood": "good"}).encode()
+    with patch.object(Published, "model_validate", lambda _: Published.model_validate_json(b"{}")):
+        snapshot = build({**resources(), name: later})
+    assert name in snapshot.rejected
+    assert snapshot.assignments == ()

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.transport.peers import V1, V2, Peer, ProxyHeader, TrustedProxies, address_of, proxy_header, scheme_of
+from relay.transport.peers import V1, V2, Origin, ProxyHeader, TrustedProxies, address_of, proxy_header, scheme_of
 
 TRUSTED = TrustedProxies(["10.0.0.0/8", "::1"])
 
 
-def peer(ip: str = "10.0.0.1", **headers: str) -> Peer:
+def peer(ip: str = "10.0.0.1", **headers: str) -> Origin:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return TRUSTED.peer((ip, 4000), named, scheme="http")
 

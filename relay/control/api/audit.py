@@ -13,7 +13,9 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.epoch import raise_epoch as raised
 from relay.control.ledger.ledger import Ledger
+from relay.observe import log
 
+_log = log.get("opamp-relay.epoch")
 Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
 
 
@@ -57,4 +59,6 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
         """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
         seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
         beyond = max(seen, default=0)
-        return {"epoch": await ledger.change(actor, lambda state, _: raised(state, request.reason, beyond=beyond))}
+        epoch = await ledger.change(actor, lambda state, _: raised(state, request.reason, beyond=beyond))
+        _log.warning("epoch_raised", epoch=epoch, reason=request.reason, actor=actor)
+        return {"epoch": epoch}

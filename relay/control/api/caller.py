@@ -6,6 +6,8 @@ from typing import Annotated
 
 from fastapi import Header
 
+from relay.control.documents.apply import ANONYMOUS
+
+__all__ = ["ANONYMOUS", "Actor"]
+
 Actor = Annotated[str, Header(alias="X-OpAMP-Actor", max_length=256, description="who asks; not verified")]
-ANONYMOUS = "anonymous"
-"""The actor of a change whose author said nothing."""

@@ -12,7 +12,7 @@ from relay.control.documents.deletion import obstacles
 from relay.control.documents.proposal import Applied, Proposal, applied, propose
 from relay.control.documents.reading import read
 from relay.control.ledger.begin import Terms
-from relay.control.ledger.catalog import Catalog
+from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.draft import Draft
 from relay.control.ledger.ledger import Ledger
@@ -20,13 +20,12 @@ from relay.control.ledger.revise import expect_publishable, revise
 from relay.control.ledger.state import State
 from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
 from relay.documents import Document, canonical_json
-from relay.errors import NotFound, Outcome, Refused
+from relay.errors import Outcome, Refused
 from relay.ids import sha256
 from relay.policy.kinds import AnyDocument
-from relay.words import close_to
 
 ANONYMOUS = "anonymous"
-"""The actor of a change whose author said nothing."""
+"""Who does what nobody said that they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class Documents:
         return await self._ledger.change(actor, lambda state, now_ms: self._deletion(state, kind, key, actor, now_ms))
 
     def _deletion(self, state: State, kind: str, key: str, by: str, now_ms: int) -> Change[Applied]:
-        document = _find(state.catalog, kind, key)
+        document = find(state.catalog, kind, key)
         if problems := obstacles(state, document, self._checks):
             raise Refused(problems, outcome=Outcome.CONFLICT)
         draft = self._revised(state, state.catalog.without(kind, key), by, now_ms)
@@ -143,15 +142,8 @@ class Documents:
         Raises:
             NotFound: there is none.
         """
-        value: dict[str, Any] = _find(self._ledger.state.catalog, kind, key).model_dump(exclude_unset=True)
+        value: dict[str, Any] = find(self._ledger.state.catalog, kind, key).model_dump(exclude_unset=True)
         return value
-
-
-def _find(catalog: Catalog, kind: str, key: str) -> AnyDocument:
-    held = catalog.of(kind)
-    if key not in held:
-        raise NotFound(f"there is no {kind} {key}{close_to(key, held)}")
-    return held[key]
 
 
 def _begun(draft: Draft) -> list[Begun]:

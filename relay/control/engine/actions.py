@@ -118,19 +118,18 @@ class Actions:
             NotFound: there is no such rollout.
             Conflict: it cannot be tried again.
         """
-        try:
-            find(self._ledger.state, name)
-            ended = None
-        except (NotFound, Conflict):
-            ended = await self._history.stored(name)
-            if ended.assignment not in self._ledger.state.assignments:
-                raise
-        taken = await self._ledger.change(actor, lambda state, now_ms: self._retried(state, name, ended, actor, now_ms))
+        # It may end, or its assignment go, until the ledger is ours: it is looked for again then.
+        stored = await self._history.get(name)
+        taken = await self._ledger.change(actor, lambda state, now_ms: self._retried(state, stored, actor, now_ms))
         taken.tell(actor, self._metrics)
         return taken.after.name
 
-    def _retried(self, state: State, name: str, ended: Rollout | None, actor: str, now_ms: int) -> Change[Taken]:
-        assignment, before = find(state, name) if ended is None else (state.assignments[ended.assignment], ended)
+    def _retried(self, state: State, stored: Rollout, actor: str, now_ms: int) -> Change[Taken]:
+        assignment = state.assignments.get(stored.assignment)
+        if assignment is None:
+            raise NotFound(f"{stored.name} is of assignment {stored.assignment}, which was deleted")
+        known = (r for r in (assignment.pending, assignment.rollout) if r is not None and r.name == stored.name)
+        before = next(known, stored)
         draft = Draft(state)
         retry = forgive(draft, assignment.name)
         going_on = assignment.rollout is not None and assignment.rollout.name == before.name

@@ -44,7 +44,7 @@ class Survey:
         troubled: list[Troubled] = []
         made = Contents(rollout, state.pinned)
         gone = {key for key, node in self._fleet.nodes.items() if self._fleet.is_gone(node)}
-        for target, agent in self._targets.claimed(rollout, state):
+        for target, agent in self._targets.concerned(rollout, state):
             contents = made.of(target)
             if is_same(contents, target, assignment.layers):
                 continue
@@ -123,15 +123,15 @@ class Survey:
             counts,
             connected=not unheard,
             catching_up=bool(unheard) and all(n.connected and not n.verified for n in unheard),
-            current=all(self._has_taken(n) for n in nodes),
+            current=all(self._has_taken(n, rollout.assignment) for n in nodes),
             halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
             refused="; ".join(dict.fromkeys(refused)),
         )
 
-    def _has_taken(self, node: NodeState) -> bool:
-        """Whether a node has the policy that is in force: not where it refused it as a whole, or holds a newer one."""
+    def _has_taken(self, node: NodeState, name: str) -> bool:
+        """Whether a node has what is in force of an assignment: not where it refused the policy, or holds a newer one."""
         if node.ahead is not None:
             return False
         if node.sender is None:
             return True  # it cannot be heard, which is counted elsewhere
-        return self._publisher.has(node.region, node.sender.acked) and not node.sender.refused
+        return self._publisher.has(node.region, node.sender.acked, name) and not node.sender.refused

@@ -92,12 +92,15 @@ class Loop:
         Raises:
             StoreError: it could not be stored.
         """
-        taken = await self._ledger.change(audit.SYSTEM, lambda state, now_ms: self._stepped(state, name, now_ms))
-        if taken is not None:
-            taken.tell(audit.SYSTEM, self._metrics)
+        done = await self._ledger.change(audit.SYSTEM, lambda state, now_ms: self._stepped(state, name, now_ms))
+        if isinstance(done, Taken):
+            done.tell(audit.SYSTEM, self._metrics)
+        elif done is not None:
+            self._soak.kept(done.name)
 
-    def _stepped(self, state: State, name: str, now_ms: int) -> Change[Taken | None]:
-        nothing: Change[Taken | None] = Change(state, None)
+    def _stepped(self, state: State, name: str, now_ms: int) -> Change[Taken | Rollout | None]:
+        """What follows for one assignment: a step, or a rollout of which is written down how long it was looked at."""
+        nothing: Change[Taken | Rollout | None] = Change(state, None)
         assignment = state.assignments.get(name)
         if assignment is None or assignment.rollout is None or assignment.rollout.state not in _STEPPING:
             return nothing
@@ -114,12 +117,10 @@ class Loop:
         if after is not before:
             return Taken(before, after, "advance" if after.stage != before.stage else "", after.reason).change(state)
         if self._soak.is_due(before.name):
-            # Only how long it was looked at: no step, so nobody is told.
-            self._soak.kept(before.name)
             draft = Draft(state)
             draft.assignments[name] = assignment.after(before)
             draft.take(before, stored, quiet=True)
-            return draft.change(None)
+            return draft.change(before)
         return nothing
 
     def _lacks_confirmation(self, before: Rollout, after: Rollout, seen: Look) -> bool:

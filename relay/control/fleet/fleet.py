@@ -133,7 +133,7 @@ class Fleet:
             return None
         return node.policy_age_s + self._clock.monotonic() - node.status_at
 
-    # ---- what the link brings (relay.link.server.ControlPlane)
+    # ---- what the link brings (relay.link.server.Upstream)
 
     def node_synced(self, peer: Peer, sender: SyncSender, up: bool) -> None:
         """A node's Sync stream came up or went down; an old one may go after the new one came."""
@@ -219,10 +219,10 @@ class Fleet:
             NotFound: nobody knows it.
             Conflict: it is connected.
         """
-        node = self.nodes.get(f"{region}/{name}")
-        if node is None:
-            raise NotFound(f"there is no node {region}/{name}")
         async with self._reporting:
+            node = self.nodes.get(f"{region}/{name}")
+            if node is None:
+                raise NotFound(f"there is no node {region}/{name}")
             if node.connected:
                 raise Conflict(f"node {region}/{name} is connected")
             removals = [

@@ -35,11 +35,11 @@ class Targets:
         layers = state.assignments[rollout.assignment].layers
         return [
             (target.region, target.facts.agent_id)
-            for target, _ in self.claimed(rollout, state)
+            for target, _ in self.concerned(rollout, state)
             if not is_same(contents.of(target), target, layers)
         ]
 
-    def claimed(self, rollout: Rollout, state: State) -> Iterator[tuple[Target, Agent]]:
+    def concerned(self, rollout: Rollout, state: State) -> Iterator[tuple[Target, Agent]]:
         """Every agent that a rollout's assignment takes, before or after, where `state` is in force."""
         kind = rollout.candidate.kind
         others = [
@@ -53,10 +53,10 @@ class Targets:
         selectors = [*_selectors(state, kind), *_selectors_of(rollout)]
         fleet = self._fleet
         population = self._population(kind, selectors)
-        for claimed, uids in select(population, candidate, stable, rollout.strategy.target_selector, others):
+        for sides, uids in select(population, candidate, stable, rollout.strategy.target_selector, others):
             for uid in uids:
                 agent = fleet.agents[uid]
-                yield Target(fleet.nodes[agent.node].region, fleet.facts_of(agent), *claimed), agent
+                yield Target(fleet.nodes[agent.node].region, fleet.facts_of(agent), *sides), agent
 
     def _population(self, kind: str, selectors: list[Selector]) -> Population[bytes]:
         """All agents that may be targets of a kind. Many rollouts ask while nothing has changed."""

@@ -13,6 +13,7 @@ from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment, PublishedPackage
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
+from relay.words import close_to
 
 AnyAssignment = ConfigAssignment | PackageAssignment
 
@@ -72,9 +73,9 @@ class Catalog:
         fields: dict[str, Any] = {KINDS[kind].field: held for kind, held in changed.items()}
         return dataclasses.replace(self, **fields)
 
-    def put_package(self, version: PackageVersion) -> Catalog:
-        """With this version of a package, in the place of itself as it was."""
-        return dataclasses.replace(self, packages={**self.packages, version.package.key: version})
+    def put_packages(self, *versions: PackageVersion) -> Catalog:
+        """With these versions of packages, in the place of themselves as they were."""
+        return dataclasses.replace(self, packages={**self.packages, **{v.package.key: v for v in versions}})
 
     def without_package(self, key: str) -> Catalog:
         """Without one version of a package."""
@@ -89,3 +90,15 @@ class Catalog:
     def yanked(self) -> frozenset[str]:
         """NAME@VERSION of those that nobody is to have any more."""
         return frozenset(key for key, version in self.packages.items() if version.yanked)
+
+
+def find(catalog: Catalog, kind: str, key: str) -> AnyDocument:
+    """One document.
+
+    Raises:
+        NotFound: there is none of that kind and name.
+    """
+    held = catalog.of(kind)
+    if key not in held:
+        raise NotFound(f"there is no {kind} {key}{close_to(key, held)}")
+    return held[key]

@@ -80,4 +80,4 @@ class Change(Generic[T]):
 
     def is_nothing_to(self, before: State) -> bool:
         """Whether it changes nothing."""
-        return self.state is before and not self.steps and not self.entries
+        return self.state is before and not self.steps and not self.entries and not self.removals

@@ -118,13 +118,13 @@ class History:
 
     async def expire(self, before_ms: int) -> None:
         """Forget rollouts that began before a time; those that the state holds stay."""
-        kept = {
-            r.name
-            for state in self._ledger.state.assignments.values()
-            for r in (state.rollout, state.pending, *state.layers)
-            if r is not None
-        }
         query = sa.select(schema.rollouts.c.name).where(schema.rollouts.c.created_ms < before_ms)
         async with self._database.write() as connection:
+            kept = {
+                r.name
+                for state in self._ledger.state.assignments.values()
+                for r in (state.rollout, state.pending, *state.layers)
+                if r is not None
+            }
             for name in set((await connection.execute(query)).scalars()) - kept:
                 await connection.execute(sa.delete(schema.rollouts).where(schema.rollouts.c.name == name))

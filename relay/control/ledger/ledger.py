@@ -1,4 +1,4 @@
-"""The truth, and the one door to it: nothing else writes what the control plane holds to be true."""
+"""The truth, and the one door to it: nothing else writes the state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Ledger:
 
         Args:
             by: who does it, for the audit.
-            make: (state, Unix time in milliseconds) → what follows. Whatever it raises is raised here.
+            make: (state, Unix time in milliseconds) → what follows; what it says may yet fail to be stored, so that it
+                must do nothing but say it. Whatever it raises is raised here.
 
         Raises:
             StoreError: it could not be stored.

@@ -42,12 +42,16 @@ def revise(before: State, catalog: Catalog, terms: Terms, *, by: str, now_ms: in
     for assignment in assignments.values():
         _follow(draft, assignment, _revision(catalog, pins, assignment), terms, by, now_ms)
     _end_yanked(draft, now_ms)
+    drop_lost(draft)
+    return draft
+
+
+def drop_lost(draft: Draft) -> None:
+    """Forget what agents could only fall back to, and cannot any more: nobody is kept from deleting it."""
     for name, state in draft.assignments.items():
-        # Nobody is kept from deleting what agents could only fall back to.
-        kept = tuple(r for r in state.earlier if _is_whole(r, catalog))
+        kept = tuple(r for r in state.earlier if _is_whole(r, draft.catalog))
         if kept != state.earlier:
             draft.assignments[name] = dataclasses.replace(state, earlier=kept)
-    return draft
 
 
 def _delete(draft: Draft, name: str, now_ms: int) -> None:

@@ -38,8 +38,7 @@ async def load(connection: AsyncConnection) -> State:
         StoreError: something of it is damaged.
     """
     catalog = Catalog().put(*[_document(row) for row in await read_truth(connection, schema.documents)])
-    for row in await read_truth(connection, schema.packages):
-        catalog = catalog.put_package(_package(row))
+    catalog = catalog.put_packages(*[_package(row) for row in await read_truth(connection, schema.packages)])
     contents = await read_truth(connection, schema.contents)
     assignments, gone = await _assignments(connection, catalog)
     # A digest says that a value is as it was written, and not that it stands under its own name.

@@ -16,8 +16,9 @@ from relay.aio.clock import Clock
 from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change, Entry
+from relay.control.ledger.draft import Draft
 from relay.control.ledger.ledger import Ledger
-from relay.control.ledger.revise import revise
+from relay.control.ledger.revise import drop_lost, revise
 from relay.control.ledger.state import State
 from relay.control.packages.blobs import Blobs
 from relay.errors import Conflict, NotFound, Problem, Refused, TooLarge
@@ -113,7 +114,7 @@ class Packages:
         entry = Entry(
             action, f"Package/{key}", _digest(before.package) if before else "", _digest(version.package), reason
         )
-        draft = revise(state, state.catalog.put_package(version), self._terms, by=by, now_ms=now_ms)
+        draft = revise(state, state.catalog.put_packages(version), self._terms, by=by, now_ms=now_ms)
         return draft.change(answer, [entry])
 
     async def delete(self, key: str, *, actor: str) -> None:
@@ -124,22 +125,11 @@ class Packages:
             Conflict: an assignment uses it.
         """
         async with self._files:
-            gone = await self._ledger.change(actor, lambda state, now_ms: self._deleted(state, key, actor, now_ms))
+            gone = await self._ledger.change(actor, lambda state, _: _deleted(state, key))
             kept = {f.sha256 for v in self._catalog.packages.values() for f in v.package.files}
             for file in gone.files:
                 if file.sha256 not in kept:
                     await self.blobs.delete(file.sha256)
-
-    def _deleted(self, state: State, key: str, by: str, now_ms: int) -> Change[PublishedPackage]:
-        package = _find(state.catalog, key).package
-        users = state.users_of_package(key) | {
-            a.key for a in state.catalog.package_assignments.values() if any(p.key == key for p in a.spec.packages)
-        }
-        if users:
-            raise Conflict(f"package {key} is in use by PackageAssignment {', '.join(sorted(users))}")
-        # Agents of an assignment that had it earlier cannot fall back to it any more.
-        draft = revise(state, state.catalog.without_package(key), self._terms, by=by, now_ms=now_ms)
-        return draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
 
     async def prefetch(self, key: str, regions: Iterable[str], *, actor: str) -> list[str]:
         """Let regions fetch a version before anybody needs it. Gives the regions.
@@ -178,6 +168,18 @@ def _find(catalog: Catalog, key: str) -> PackageVersion:
     if key not in catalog.packages:
         raise NotFound(f"there is no package {key}")
     return catalog.packages[key]
+
+
+def _deleted(state: State, key: str) -> Change[PublishedPackage]:
+    package = _find(state.catalog, key).package
+    users = state.users_of_package(key) | {
+        a.key for a in state.catalog.package_assignments.values() if any(p.key == key for p in a.spec.packages)
+    }
+    if users:
+        raise Conflict(f"package {key} is in use by PackageAssignment {', '.join(sorted(users))}")
+    draft = Draft(state, catalog=state.catalog.without_package(key))
+    drop_lost(draft)
+    return draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
 
 
 def _prefetched(state: State, key: str, regions: list[str]) -> Change[list[str]]:

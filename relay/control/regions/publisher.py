@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.aio.watchers import Watchers
 from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.state import State
 from relay.control.regions.archive import Archive
 from relay.control.regions.keys import master_key
 from relay.control.regions.resources import resources
+from relay.control.rollouts.assignment import AssignmentState
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.control.storage.rows import replace
@@ -28,6 +33,7 @@ from relay.errors import StoreError
 from relay.ids import sha256
 from relay.link.protocol import RegionPolicy, Version
 from relay.observe import log
+from relay.policy.published import Published
 from relay.policy.snapshot import build
 
 _log = log.get("opamp-relay.publish")
@@ -47,6 +53,10 @@ class Publisher:
         self._digests: dict[str, bytes] = {}
         self._editions: dict[str, int] = {}
         """Region → edition of the ledger that its policy is of."""
+        self._states: dict[str, State] = {}
+        """Region → state that its policy is of."""
+        self.problems: dict[str, str] = {}
+        """Region → why what it is to hold could not be published."""
         self._watchers = Watchers()
         self._publishing = asyncio.Lock()
 
@@ -65,34 +75,42 @@ class Publisher:
     async def run(self) -> None:
         """After every change bring all regions up to date and wake the watchers, until cancelled."""
         changed = asyncio.Event()
+        backoff = Backoff(first_s=_RETRY_S, most_s=30.0, chance=random.random)
         self._ledger.watch(changed)
         try:
             while True:
                 await changed.wait()
                 changed.clear()
-                try:
-                    await self.publish()
-                except StoreError as error:
-                    _log.error("policy_not_published", error=str(error))
-                    await asyncio.sleep(_RETRY_S)
+                await self.publish()
+                if self.problems:
+                    await asyncio.sleep(backoff.next_delay_s())
                     changed.set()
+                else:
+                    backoff.reset()
         finally:
             self._ledger.unwatch(changed)
 
     async def publish(self) -> None:
-        """Bring every region that is known up to date and wake the watchers.
-
-        Raises:
-            StoreError: a manifest could not be written.
-        """
-        async with self._publishing:
-            for region in list(self._policies):
-                await self._publish(region)
+        """Bring every region that is known up to date and wake the watchers. One that cannot be stops no other one."""
+        for region in list(self._policies):
+            async with self._publishing:
+                await self._tried(region, self._publish)
         self._watchers.wake()
         # After the nodes have it: what can be looked up later must not hold up what is going out now.
-        async with self._publishing:
-            for region in list(self._policies):
-                await self._keep(region)
+        for region in list(self._policies):
+            if region not in self.problems:
+                async with self._publishing:
+                    await self._tried(region, self._keep)
+
+    async def _tried(self, region: str, work: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            await work(region)
+        except Exception as error:  # whatever it is, all else must go out, and this be tried again
+            if self.problems.get(region) != str(error):
+                _log.error("policy_not_published", region=region, error=str(error), kind=type(error).__name__)
+            self.problems[region] = str(error)
+        else:
+            self.problems.pop(region, None)
 
     async def policy(self, region: str) -> RegionPolicy:
         """The policy of a region, of the state that is in force; a region that is new gets its first manifest.
@@ -126,7 +144,7 @@ class Publisher:
             self._policies[region] = RegionPolicy((epoch, number), held)
             self._digests[region] = digest
             _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(held))
-        self._editions[region] = edition
+        self._editions[region], self._states[region] = edition, state
 
     async def _number(self, region: str, digest: bytes, least_epoch: int) -> Version:
         """The number of what a region is to hold: the one that it has, or a new one."""
@@ -139,10 +157,16 @@ class Publisher:
                 await replace(connection, schema.manifests, [{"region": region, "body": body}])
         return epoch, number
 
-    def has(self, region: str, version: Version) -> bool:
-        """Whether a version is what a region should have: that of the state in force. True of a region that never asked."""
+    def has(self, region: str, version: Version, name: str) -> bool:
+        """Whether who holds a version of a region's policy has what is in force of one assignment.
+
+        What else has changed since it was published is of no account. True of a region that never asked.
+        """
         policy = self._policies.get(region)
-        return policy is None or (policy.version == version and self._is_current(region))
+        if policy is None:
+            return True
+        held, wanted = (state.assignments.get(name) for state in (self._states[region], self._ledger.state))
+        return policy.version == version and (held is wanted or _looks(held, region) == _looks(wanted, region))
 
     async def behind(self, region: str, held: Version | None) -> Version | None:
         """What we have for a region, where a node holds something newer, or of another database; None where not."""
@@ -162,6 +186,10 @@ class Publisher:
     def unwatch(self, event: asyncio.Event) -> None:
         """Undo `watch`."""
         self._watchers.discard(event)
+
+
+def _looks(assignment: AssignmentState | None, region: str) -> Published | None:
+    return assignment.for_region(region) if assignment is not None else None
 
 
 async def _manifest(connection: AsyncConnection, region: str) -> dict[str, Any] | None:

@@ -68,8 +68,8 @@ def _policy(assignments: Iterable[AssignmentState], pinned: Pinned, region: str)
 
 def _packages(state: State, region: str, master: bytes) -> dict[str, bytes]:
     """What a region is to hold beside its assignments; nothing where no packages concern it."""
-    files = files_for(state, region)
     pinned = list(_pinned(state, region))
+    files = _files(state, region, pinned)
     if not files and not pinned:
         return {}
     yanked = state.catalog.yanked
@@ -87,8 +87,12 @@ def _packages(state: State, region: str, master: bytes) -> dict[str, bytes]:
 
 def files_for(state: State, region: str) -> dict[str, int]:
     """SHA-256 → bytes of every file that a region may fetch: of what is published there, and to be fetched ahead."""
+    return _files(state, region, _pinned(state, region))
+
+
+def _files(state: State, region: str, pinned: Iterable[PublishedPackage]) -> dict[str, int]:
     yanked = state.catalog.yanked
-    found = {f.sha256: f.size for p in _pinned(state, region) if p.key not in yanked for f in p.files}
+    found = {f.sha256: f.size for p in pinned if p.key not in yanked for f in p.files}
     versions = state.catalog.packages.values()
     known = {f.sha256: f.size for v in versions if not v.yanked for f in v.package.files}
     wanted = state.prefetches.get(region, frozenset())

@@ -17,12 +17,12 @@ from relay.control.fleet import query
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.begin import Terms
-from relay.control.ledger.catalog import Catalog
+from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.revise import revise
 from relay.control.ledger.state import State
 from relay.control.regions.resources import aimed
-from relay.errors import NotFound, Refused
+from relay.errors import Refused
 from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy import collector
@@ -30,7 +30,6 @@ from relay.policy.evaluate import NOTHING, Choice, Decision, Evaluator, applied_
 from relay.policy.mask import Mask
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.snapshot import build
-from relay.words import close_to
 
 _SLICE = 500
 _PREFIX = 12
@@ -118,8 +117,7 @@ class Diffs:
             NotFound: there is none of that name.
         """
         catalog = self._ledger.state.catalog
-        if key not in (held := catalog.of(kind)):
-            raise NotFound(f"there is no {kind} {key}{close_to(key, held)}")
+        find(catalog, kind, key)
         catalog = catalog.without(kind, key)
         names = []
         if kind in (CONFIG, PACKAGES):

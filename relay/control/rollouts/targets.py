@@ -25,7 +25,7 @@ class Contender:
 
     @classmethod
     def of(cls, name: str, revision: GlobalRevision) -> Contender:
-        """The claim of one revision of an assignment."""
+        """What one revision contends with of an assignment."""
         return cls(name, revision.slot, revision.priority, revision.selector)
 
     def beats(self, other: Contender) -> bool:
@@ -85,15 +85,15 @@ def select(
         candidate: the revision that goes out.
         stable: the one that it replaces; None where there is none.
         strategy: must match as well.
-        others: claims of all other assignments.
+        others: contenders of all other assignments.
     """
     mine = [candidate, *([stable] if stable is not None else [])]
-    matcher = Matcher([strategy, *(claim.selector for claim in [*mine, *others])])
+    matcher = Matcher([strategy, *(contender.selector for contender in [*mine, *others])])
     numbered = list(enumerate([*mine, *others], start=1))
 
-    def wins(claim: Contender, number: int, vector: int) -> bool:
+    def wins(contender: Contender, number: int, vector: int) -> bool:
         return matcher.matches(number, vector) and not any(
-            other.beats(claim) and matcher.matches(i, vector) for i, other in numbered[len(mine) :]
+            other.beats(contender) and matcher.matches(i, vector) for i, other in numbered[len(mine) :]
         )
 
     for facts, agents in population.alike:

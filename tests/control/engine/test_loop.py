@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from relay.control.app import ControlPlane
 from relay.control.fleet import views
-from relay.errors import Conflict, NotFound, Refused
+from relay.errors import Conflict, NotFound, Refused, StoreError
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
-from relay.testing.clock import MovableClock
+from relay.pb.relay.v1 import link_pb2
+from relay.testing.clock import ManualClock, MovableClock
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.control.changing import change
+from tests.control.reports import ONE, entry, up
 from tests.control.texts import TWO_STAGES, staged, strategy
 from tests.wire import TestAgent, WebSocketPipe, frame
 
@@ -608,3 +611,39 @@ async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet:
     again = await programs.control_plane(link=plane.ports["link"])
     await change(again, staged(4))
     assert (again.ledger.state.assignments["a"].latest, again.ledger.state.assignments["a"].retry) == ("a-4", 1)
+
+
+async def test_many_changes_are_over_in_the_same_look(programs: Programs, fleet: Fleet) -> None:
+    plane, _ = await ready(programs, fleet, count=2)
+    texts = [assignment(f"b{i}", slot=f"b{i}") for i in range(20)]
+    began = asyncio.get_running_loop().time()
+    await apply(plane, *texts)
+    await eventually(lambda: all(s.rollout and not s.rollout.active for s in plane.ledger.state.assignments.values()))
+    assert asyncio.get_running_loop().time() - began < 8, "and not one in each look"
+
+
+async def test_how_long_it_was_looked_at_counts_as_kept_when_it_is(programs: Programs) -> None:
+    clock = ManualClock()
+    plane = await programs.opened(clock=clock)
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("x"), entry("y")]))
+    held = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
+    await apply(plane, TEMPLATE, held, assignment("a"))
+    await change(plane, staged(2))
+    clock.advance(60)
+    async with plane.database.write() as connection:
+        await connection.execute(sa.text("ALTER TABLE rollouts RENAME TO elsewhere"))
+    for _ in range(5):
+        clock.advance(11)
+        with contextlib.suppress(StoreError):
+            await plane.loop.step("a")
+    rollout = plane.ledger.state.assignments["a"].rollout
+    assert rollout is not None
+    assert rollout.observed_s == 0
+    async with plane.database.write() as connection:
+        await connection.execute(sa.text("ALTER TABLE elsewhere RENAME TO rollouts"))
+    clock.advance(1)
+    await plane.loop.step("a")
+    rollout = plane.ledger.state.assignments["a"].rollout
+    assert rollout is not None
+    assert rollout.observed_s > 40, "at the first chance"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 
 import pytest
@@ -388,3 +389,14 @@ async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_
     assert fleet.connected(query.find(fleet, "a")) is None
     await fleet.node_reporting(ONE)
     assert not fleet.is_heard(node)
+
+
+async def test_a_node_is_forgotten_once_and_that_is_audited(programs: Programs) -> None:
+    plane = await programs.opened()
+    await up(plane.fleet, ONE)
+    plane.fleet.node_gone(ONE)
+    twice = [plane.fleet.forget_node("eu", "one", actor="ann") for _ in range(2)]
+    first, second = await asyncio.gather(*twice, return_exceptions=True)
+    assert (first, type(second)) == (None, NotFound)
+    (entry_,) = await plane.audit.listing()
+    assert (entry_["actor"], entry_["action"], entry_["subject"]) == ("ann", "forget", "Node/eu/one")

@@ -44,7 +44,7 @@ def applied(state: State, *texts: str, on: Terms | None = None, by: str = "ann",
 def with_package(state: State, version: str = "1", yanked: str = "", on: Terms | None = None) -> State:
     """The state after a package was pushed, or yanked."""
     package = PublishedPackage(name="otelcol", version=version, files=[PackageFile(sha256="1" * 64, size=3)])
-    catalog = state.catalog.put_package(PackageVersion(package, 1, "ann", yanked))
+    catalog = state.catalog.put_packages(PackageVersion(package, 1, "ann", yanked))
     return revise(state, catalog, on or terms(), by="ann", now_ms=1).change(None).state
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from relay.control.ledger.catalog import Catalog, PackageVersion
+from relay.control.ledger.catalog import Catalog, PackageVersion, find
 from relay.errors import NotFound
 from relay.policy.model import RegionVariables
 from relay.policy.packages import PackageFile, PublishedPackage
@@ -28,8 +28,8 @@ def test_a_change_leaves_the_catalog_that_it_was_made_of_alone() -> None:
 
 def test_versions_of_packages_stand_beside_the_documents() -> None:
     package = PublishedPackage(name="otelcol", version="1", files=[PackageFile(sha256="1" * 64, size=1)])
-    good = Catalog().put_package(PackageVersion(package, 1, "ann"))
-    bad = good.put_package(PackageVersion(package, 1, "ann", yanked="crashes"))
+    good = Catalog().put_packages(PackageVersion(package, 1, "ann"))
+    bad = good.put_packages(PackageVersion(package, 1, "ann", yanked="crashes"))
     assert not good.yanked
     assert bad.yanked == {"otelcol@1"}
     assert not bad.without_package("otelcol@1").packages
@@ -39,3 +39,10 @@ def test_versions_of_packages_stand_beside_the_documents() -> None:
 def test_an_unknown_kind() -> None:
     with pytest.raises(NotFound, match="there is no kind Pod; there are ConfigTemplate"):
         Catalog().of("Pod")
+
+
+def test_one_document() -> None:
+    catalog = Catalog().put(variables("eu"))
+    assert find(catalog, "RegionVariables", "eu") == variables("eu")
+    with pytest.raises(NotFound, match="there is no RegionVariables us"):
+        find(catalog, "RegionVariables", "us")

@@ -1,5 +1,11 @@
 import asyncio
 
+import pytest
+
+from relay.control.app import ControlPlane
+from relay.control.ledger.state import State
+from relay.control.regions import publisher as module
+from relay.control.regions.resources import resources as held_by
 from relay.policy.snapshot import ConfigContent, build
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 
@@ -42,3 +48,39 @@ async def test_what_is_published_compiles_and_keeps_what_revisions_pin(programs:
     assert compiled.stable.resolved.values["level"] == "debug"
     assert candidate.resolved.values["level"] == "warn"
     assert len([name for name in policy.resources if name.startswith("RegionVariables/")]) == 2
+
+
+async def test_what_else_changed_is_of_no_account_to_an_assignment(plane: ControlPlane) -> None:
+    await apply(plane, TEMPLATE, assignment("a"), assignment("b", priority=1))
+    version = (await plane.publisher.policy("eu")).version
+    assert plane.publisher.has("eu", version, "a")
+    await apply(plane, assignment("b", rate=2, priority=1))
+    assert plane.publisher.has("eu", version, "a"), "it is what it was"
+    assert not plane.publisher.has("eu", version, "b"), "its change has yet to be published"
+    newer = (await plane.publisher.policy("eu")).version
+    assert not plane.publisher.has("eu", version, "b")
+    assert plane.publisher.has("eu", newer, "b")
+    assert plane.publisher.has("us", version, "b"), "nobody of it ever asked"
+
+
+async def test_a_region_that_cannot_be_published_stops_no_other_and_is_tried_again(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = await programs.control_plane()
+    await plane.publisher.policy("eu")
+    await plane.publisher.policy("us")
+    real, broken = held_by, {"eu"}
+
+    def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
+        if region in broken:
+            raise RuntimeError("boom")
+        return real(state, region, master)
+
+    monkeypatch.setattr(module, "resources", resources)
+    await apply(plane, TEMPLATE, assignment("a"))
+    await eventually(lambda: plane.publisher.problems)
+    assert "policy of region eu is not published: boom" in plane.condition.degraded
+    assert (await plane.publisher.policy("us")).version == (1, 2)
+    broken.clear()
+    await eventually(lambda: not plane.publisher.problems)
+    assert (await plane.publisher.policy("eu")).version == (1, 2)
