@@ -22,7 +22,7 @@ from relay.node.admin import Admin
 from relay.node.drain import drain
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.packages.packages import PackageCache, PackageRules
+from relay.node.packages.cache import PackageCache, PackageRules
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
 from relay.node.reports import Reports

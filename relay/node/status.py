@@ -12,7 +12,7 @@ from relay.link.health import LinkHealth
 from relay.link.protocol import ReportSender, version_message
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.packages.packages import PackageCache
+from relay.node.packages.cache import PackageCache
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
 from relay.pb.relay.v1 import link_pb2

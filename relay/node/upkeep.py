@@ -11,7 +11,7 @@ from relay.fleet.cohort import Cohorts
 from relay.link.protocol import ReportSender
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.packages.packages import PackageCache
+from relay.node.packages.cache import PackageCache
 from relay.node.policy import PolicyHolder
 from relay.node.registry import EFFECTIVE_BUCKET, Registry
 from relay.observe import log
