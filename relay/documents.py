@@ -82,7 +82,7 @@ def parse(text: str | bytes, source: str) -> list[Document]:
     except UnicodeEncodeError:
         raise Refused([Problem(source, 0, "", "not Unicode text")]) from None
     if len(raw) > MAX_DOCUMENT_BYTES:
-        raise Refused([Problem(source, 0, "", f"{len(raw)} bytes; a document may have {MAX_DOCUMENT_BYTES}")])
+        raise Refused([Problem(source, 0, "", f"{len(raw)} bytes; a document may have at most {MAX_DOCUMENT_BYTES}")])
     try:
         decoded = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -108,7 +108,7 @@ def parse(text: str | bytes, source: str) -> list[Document]:
             reason = "a line begins with a tab; YAML is indented with spaces"
         raise Refused([Problem(source, mark.line + 1 if mark else 0, "", f"not YAML: {reason}")]) from None
     except RecursionError:
-        raise Refused([Problem(source, 0, "", "nested too deep")]) from None
+        raise Refused([Problem(source, 0, "", "nested too deeply")]) from None
     finally:
         loader.dispose()
     return documents
@@ -164,7 +164,7 @@ class _Builder:
         for key_node, value_node in node.value:
             key_line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(key_line, path, "a key must be a plain value")
+                self._refuse(key_line, path, "a key must be a scalar")
             key = key_node.value
             if key == "<<" and not key_node.style:
                 self._refuse(key_line, path, "merge keys (<<) are not part of YAML 1.2")

@@ -38,7 +38,7 @@ def parse_uid(text: str) -> InstanceUid | None:
 def new_instance_uid(unix_ms: int, chance: bytes) -> InstanceUid:
     """Make a UUIDv7 (RFC 9562, 5.7) from a time and ten bytes of randomness."""
     if len(chance) != 10:
-        raise ValueError("ten bytes of randomness are needed")
+        raise ValueError("expected ten random bytes")
     raw = bytearray(unix_ms.to_bytes(6, "big") + chance)
     raw[6] = 0x70 | (raw[6] & 0x0F)
     raw[8] = 0x80 | (raw[8] & 0x3F)

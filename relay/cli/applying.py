@@ -22,14 +22,14 @@ def apply(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server, change nothing")] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="until its rollouts are over; exits 1 unless all completed, 5 if time is over"),
+        typer.Option("--wait", help="until its rollouts have ended; exits 1 unless all completed, 5 on timeout"),
     ] = False,
     timeout: Annotated[str, typer.Option(help="how long to wait: 40s, 10m")] = "",
     prune: Annotated[
-        bool, typer.Option("--prune", help="delete what carries the labels of -l, is not given and not used")
+        bool, typer.Option("--prune", help="delete what has the labels of -l, is not in the files, and is not in use")
     ] = False,
     label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v of documents' metadata.labels")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="prune also where agents would match nothing any more")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="prune even if agents would no longer match anything")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
     who: As = "",
     server: Server = DEFAULT_SERVER,
@@ -38,11 +38,11 @@ def apply(
     within_s = _seconds(timeout) if timeout else None
     form = output if output == "text" else form_of(output)
     if form == "table":
-        raise usage("-o table: text, json or yaml is expected")
+        raise usage("-o table: expected text, json or yaml")
     if bool(label) is not prune:
-        raise usage("--prune and -l go together: what carries which labels is to be deleted?")
+        raise usage("--prune needs -l, and -l needs --prune: the labels say what may be deleted")
     if timeout and not wait:
-        raise usage("--timeout goes with --wait")
+        raise usage("--timeout needs --wait")
     labels = [(key, value) for key, _, value in (term.partition("=") for term in label_terms(label or []))]
     api = api_of(server, who)
     sources = read_files(filename)
@@ -58,7 +58,7 @@ def apply(
         for warning in item["warnings"]:
             print(f"warning: {item['kind']}/{item['name']}: {warning}", file=sys.stderr)
     for document in ends:
-        print(f"{document} {'would be deleted' if dry_run else 'is to be deleted'}", file=progress)
+        print(f"{document} {'would be deleted' if dry_run else 'will be deleted'}", file=progress)
         if dry_run and (orphans := orphaned(api, document)):
             print(f"warning: {orphans}", file=sys.stderr)
     pruned = _plain(ends) if dry_run else _prune(api, ends, progress)
@@ -80,7 +80,7 @@ def _seconds(text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError:
-        raise usage(f"--timeout {text}: a duration such as 40s or 10m is expected") from None
+        raise usage(f"--timeout {text}: expected a duration such as 40s or 10m") from None
 
 
 def _prune(api: Api, documents: list[Doomed], progress: Any) -> list[dict[str, str]]:
@@ -118,7 +118,7 @@ def _wait(api: Api, begun: list[dict[str, Any]], within_s: float | None, progres
             break
         if deadline is not None and time.monotonic() >= deadline:
             names = ", ".join(item["name"] for item in left)
-            print(f"time is over: {names} {'is' if len(left) == 1 else 'are'} still under way", file=sys.stderr)
+            print(f"timed out: {names} {'is' if len(left) == 1 else 'are'} still under way", file=sys.stderr)
             return EXIT_TIME_OVER
         time.sleep(_LOOK_S)
     return 0 if all(item["state"] == "completed" for item in begun) else EXIT_REFUSED

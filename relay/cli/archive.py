@@ -60,7 +60,7 @@ class Writer(_Open):
         hashing = Hashing(content)
         self._tar.addfile(entry, hashing)
         if hashing.hexdigest() != sha256:
-            raise BadArchive(f"what came for {sha256} is another file")
+            raise BadArchive(f"what arrived for {sha256} is a different file")
 
     def finish(self) -> None:
         """Write the end."""
@@ -117,7 +117,7 @@ class Reader(_Open):
             raise BadArchive("not an archive of packages")
         manifest: Any = json.load(content)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise BadArchive(f"not of the format {FORMAT}")
+            raise BadArchive(f"not in the format {FORMAT}")
         return manifest
 
     def wanted(self) -> dict[str, int]:
@@ -132,7 +132,7 @@ class Reader(_Open):
         """
         for sha256, size in self.wanted().items():
             if sha256 not in self._files or self._files[sha256].size != size:
-                raise BadArchive(f"file {sha256} is missing, or not whole")
+                raise BadArchive(f"file {sha256} is missing or incomplete")
             digest = hashlib.sha256()
             for piece in self.read(sha256):
                 digest.update(piece)

@@ -67,7 +67,7 @@ def _surroundings(settings: NodeSettings | ControlPlaneSettings | StandaloneSett
                 settings.server.tls.cert_file, settings.server.tls.key_file
             )
         except (OSError, ssl.SSLError) as error:
-            found.append(("server.tls", f"certificate and key do not load: {error}"))
+            found.append(("server.tls", f"the certificate and key cannot be loaded: {error}"))
     return found
 
 

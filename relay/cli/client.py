@@ -37,7 +37,10 @@ class RefusedByServer(Exception):
 
 def api_of(server: str, actor: str) -> Api:
     """The server, as somebody: who they say, else the user of this machine."""
-    return Api(server, actor or getpass.getuser())
+    who = actor or getpass.getuser().encode("ascii", "replace").decode()
+    if not (who.isascii() and who.isprintable()):
+        raise RefusedByServer(0, [f"--as {who!r}: expected printable ASCII"])
+    return Api(server, who)
 
 
 def versions_apart() -> str:
@@ -45,7 +48,7 @@ def versions_apart() -> str:
     theirs = _answered_by[-1] if _answered_by else __version__
     if not theirs:
         return f": the server is older than this opampctl ({__version__}): upgrade it"
-    return "" if theirs == __version__ else f": the server is of version {theirs}, this opampctl of {__version__}"
+    return "" if theirs == __version__ else f": the server has version {theirs}, this opampctl {__version__}"
 
 
 class Api:
@@ -132,10 +135,14 @@ class Api:
         try:
             self._connection.request(method, target, content, {**(headers or {}), **self._actor})
             return self._connection.getresponse()
+        except TimeoutError:
+            self._connection.close()  # a late answer must not be taken for the next one's
+            late = "" if method == "GET" else "; what was asked for may still be done: look before you ask again"
+            raise Unreachable(f"{self._server}: no answer within {self._connection.timeout:g} s{late}") from None
         except OSError as error:
             raise Unreachable(f"{self._server}: {error}") from None
         except http.client.HTTPException:
-            raise Unreachable(f"{self._server}: it does not answer in HTTP; the admin API is on another port") from None
+            raise Unreachable(f"{self._server}: the answer is not HTTP; the admin API is on another port") from None
 
     def _value(self, answer: http.client.HTTPResponse) -> Any:
         try:

@@ -14,12 +14,12 @@ from relay.errors import Problem, SettingsError, StoreError
 from relay.settings.load import load
 from relay.settings.programs import ControlPlaneSettings, StandaloneSettings
 
-app = typer.Typer(no_args_is_help=True, help="A control plane's data: saved while it runs, and brought back.")
+app = typer.Typer(no_args_is_help=True, help="A control plane's data: back it up while it runs, and restore it.")
 Archive = Annotated[Path, typer.Argument(metavar="FILE", help="the archive")]
 Config = Annotated[
     str | None, typer.Option("-c", "--config", help="settings file of the control plane, or of standalone")
 ]
-Data = Annotated[str | None, typer.Option(help="folder of its data, in the place of a settings file")]
+Data = Annotated[str | None, typer.Option(help="folder of its data, instead of a settings file")]
 _EXIT_FAILED, _EXIT_SETTINGS = 1, 2
 
 
@@ -57,7 +57,8 @@ def backup(
     config: Config = None,
     data: Data = None,
     with_keys: Annotated[
-        bool, typer.Option("--with-keys", help="with what addresses of packages are signed with: then keep it secret")
+        bool,
+        typer.Option("--with-keys", help="include the key that signs package addresses: then keep the file secret"),
     ] = False,
 ) -> None:
     """Write everything into one file; the control plane may run meanwhile."""

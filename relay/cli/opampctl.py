@@ -61,7 +61,7 @@ def main() -> None:
         raise SystemExit(EXIT_REFUSED) from None
     except KeyError as error:
         # A field that every answer of our own version has.
-        print(f"the server's answer has no {error}{versions_apart() or ': it is no OpAMP relay'}", file=sys.stderr)
+        print(f"the server's answer has no {error}{versions_apart() or ': it is not an OpAMP relay'}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
@@ -90,7 +90,7 @@ def delete(
         str | None, typer.Argument(help="its name; a template's is NAME@VERSION, a node's REGION/NAME")
     ] = None,
     filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="also where agents would match nothing any more")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="even if agents would no longer match anything")] = False,
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -110,17 +110,17 @@ def delete(
                 print(f"{kind}/{key} not found")
         return
     if resource is None or name is None or filename:
-        raise usage("either RESOURCE NAME or -f FILE is expected")
+        raise usage("expected either RESOURCE NAME or -f FILE")
     if resource.lower() in ("node", "nodes"):
         region, slash, node = name.partition("/")
         if not slash:
-            raise usage(f"{name}: REGION/NAME of a node is expected")
+            raise usage(f"{name}: expected REGION/NAME of a node")
         api.delete("nodes", region, node)
         print(f"Node/{name} deleted")
         return
     if (of_documents := kind_of(resource)) is None:
         hint = close_to(resource, (*BY_WORD, "node"))
-        raise usage(f"{resource} cannot be deleted{hint}; {', '.join(BY_PLURAL)} and nodes can")
+        raise usage(f"{resource} cannot be deleted{hint}; only {', '.join(BY_PLURAL)} and nodes can be")
     if not yes:
         spare(api, [Doomed(of_documents.plural, of_documents.name, name)])
     api.delete("documents", of_documents.plural, name)
@@ -161,7 +161,7 @@ def get(
     version: Annotated[str, typer.Option(help="agents of this service.version")] = "",
     sort: Annotated[str, typer.Option(help="agents by agent_id, region, node, status, version, last_change")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="so many agents")] = None,
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="agents, again at each change")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="show agents again at each change")] = False,
     output: Annotated[
         str, typer.Option("-o", "--output", help="table, json or yaml; of agents wide or name too")
     ] = "table",
@@ -239,7 +239,7 @@ def _generation(resource: str, name: str) -> str:
 
 def _config(api: Api, name: str | None, form: str) -> None:
     if not name:
-        raise usage("the hash of a config is expected")
+        raise usage("expected the hash of a config")
     found = api.get("configs", name.lower())
     if form != "table":
         show(found, form)
@@ -264,7 +264,7 @@ def describe(
 ) -> None:
     """Show everything that is known of one agent."""
     if resource not in ("agent", "agents"):
-        raise usage(f"{resource} cannot be described; agents can")
+        raise usage(f"{resource} cannot be described; only agents can be")
     found = Api(server).get("agents", name)
     if found["connected"] is not True and "health" in found:
         found["health_when_last_heard"] = found.pop("health")  # who is away is not healthy
@@ -281,7 +281,7 @@ def explain(
     """Say why an agent gets what it gets, and what would have to be otherwise."""
     form = form_of(output)
     if resource not in ("agent", "agents"):
-        raise usage(f"{resource} cannot be explained; agents can")
+        raise usage(f"{resource} cannot be explained; only agents can be")
     found = Api(server).get("agents", name, "explain")
     if form != "table":
         show(found, form)

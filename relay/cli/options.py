@@ -32,7 +32,7 @@ def label_terms(given: list[str]) -> list[str]:
     for term in terms:
         key, equals, _ = term.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]*", key):
-            raise usage(f"-l {term}: k=v is expected")
+            raise usage(f"-l {term}: expected k=v")
     return terms
 
 
@@ -52,12 +52,12 @@ def read_files(files: list[str], *, not_text: int = EXIT_USAGE) -> list[dict[str
         except OSError as error:
             raise usage(f"{name}: {error.strerror}") from None
         if not found:
-            raise usage(f"{name}: holds no .yaml, .yml or .json file")
+            raise usage(f"{name}: contains no .yaml, .yml or .json files")
         for file in found:
             try:
                 size = file.stat().st_size
                 if size > _MOST_BYTES:
-                    raise usage(f"{file}: {size} bytes; a file may have {_MOST_BYTES}")
+                    raise usage(f"{file}: {size} bytes; a file may have at most {_MOST_BYTES}")
                 sources.append({"source": str(file), "text": file.read_text()})
             except OSError as error:
                 raise usage(f"{file}: {error.strerror}") from None

@@ -75,7 +75,7 @@ def _attributes(terms: list[str]) -> dict[str, str]:
     for term in terms:
         name, equals, value = term.partition("=")
         if not equals or not name:
-            raise usage(f"--attribute {term}: k=v is expected")
+            raise usage(f"--attribute {term}: expected k=v")
         found[name] = value
     return found
 
@@ -192,7 +192,7 @@ def _megabytes(number: int) -> str:
 def _parts(key: str) -> tuple[str, str]:
     name, at, version = key.partition("@")
     if not at or not name or not version:
-        raise usage(f"{key}: NAME@VERSION is expected")
+        raise usage(f"{key}: expected NAME@VERSION")
     return name, version
 
 
@@ -225,7 +225,7 @@ def prefetch(
     told = api_of(server, who).post("packages", *_parts(key), "prefetch", body={"regions": region or []})
     print(f"Package/{key}: {', '.join(told['regions'])} will fetch it")
     if told["unknown"]:
-        print(f"warning: no node of region {', '.join(told['unknown'])} is known yet", file=sys.stderr)
+        print(f"warning: no node of region {', '.join(told['unknown'])} has connected yet", file=sys.stderr)
 
 
 def package_status(api: Api, labels: list[str] | None, form: str) -> None:
@@ -255,7 +255,7 @@ def export_packages(
     api = Api(server)
     found = [api.get("packages", *_parts(key)) for key in keys] if keys else api.get("packages")
     if yanked := [f"{p['name']}@{p['version']}" for p in found if keys and p["yanked"]]:
-        raise RefusedByServer(0, [f"{', '.join(yanked)} was yanked, and cannot be taken along"])
+        raise RefusedByServer(0, [f"{', '.join(yanked)} was yanked, and cannot be exported"])
     _export(api, archive, found, [])
 
 

@@ -45,7 +45,11 @@ def orphaned(api: Api, document: Doomed) -> str:
             raise
         return ""
     agents = f"{orphans} agents" if orphans > 1 else "1 agent"
-    return f"{document}: without it {agents} would match nothing, and keep what they have" if orphans else ""
+    return (
+        f"{document}: without it {agents} would no longer match anything, and would keep their configuration"
+        if orphans
+        else ""
+    )
 
 
 def spare(api: Api, documents: list[Doomed]) -> None:

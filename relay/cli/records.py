@@ -163,7 +163,7 @@ def _moment_ms(option: str, text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise usage(f"{option} {text}: a duration (24h) or a date (2026-11-24) is expected") from None
+        raise usage(f"{option} {text}: expected a duration (24h) or a date (2026-11-24)") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -179,7 +179,7 @@ def audit_verify(server: Server = DEFAULT_SERVER) -> None:
 
 @epoch_app.command("raise")
 def raise_epoch(
-    reason: Annotated[str, typer.Option(help="why; it stands in the audit")],
+    reason: Annotated[str, typer.Option(help="why; recorded in the audit")],
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:

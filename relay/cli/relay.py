@@ -58,13 +58,14 @@ def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event]
 
     logs = settings.telemetry.logs
     readable = {"auto": None, "json": False, "readable": True}[logs.format]
+    if sys.stderr is None:  # closed by who started us; else the next file that is opened would be our standard error
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     log.configure(level=logs.level, component=component, readable=readable)
     raise_descriptor_limit()
     try:
         status = run(program)
     except (RelayError, OSError, RuntimeError) as error:
-        log.close()  # what led to it stands before it
-        print(f"{component}: {error}", file=sys.stderr)
+        log.say(f"{component}: {error}")
         raise typer.Exit(EXIT_FAILED) from None
     finally:
         log.close()

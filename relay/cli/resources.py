@@ -15,5 +15,5 @@ def kind_of(word: str) -> Kind | None:
 def plural_of(word: str) -> str:
     """The API's word for a kind of documents. Ends the command with status 2 where there is none."""
     if (kind := kind_of(word)) is None:
-        raise usage(f"{word} is no kind of document{close_to(word, BY_WORD)}")
+        raise usage(f"{word} is not a kind of document{close_to(word, BY_WORD)}")
     return kind.plural

@@ -32,7 +32,7 @@ def diff(
     form = form_of(output)
     if what:
         if len(what) != 2 or what[0] not in ("rollout", "rollouts") or filename:
-            raise usage("either -f FILE or rollout NAME is expected")
+            raise usage("expected either -f FILE or rollout NAME")
         try:
             found = Api(server).get("rollouts", what[1], "diff")
         except RefusedByServer as error:
@@ -40,7 +40,7 @@ def diff(
         print("\n".join([found["rollout"], *lines(found)])) if form == "table" else show(found, form)
         return
     if not filename:
-        raise usage("either -f FILE or rollout NAME is expected")
+        raise usage("expected either -f FILE or rollout NAME")
     sources = read_files(filename, not_text=EXIT_DIFF_REFUSED)
     try:
         found = Api(server).post("diff", body={"sources": sources})
@@ -84,7 +84,7 @@ def _print_diff(found: dict[str, Any], changed: list[dict[str, Any]], names: boo
             print("  " + "\n  ".join(pair["names"]))
         print(pair["text"], end="")
     for agent in found["orphans"]:
-        print(f"orphaned: {agent} would match nothing any more, and keep what it has")
+        print(f"orphaned: {agent} would no longer match anything, and would keep its configuration")
     for item in found["missing_components"]:
         print(f"lacking: {item['agent']} does not have {', '.join(item['components'])}")
     for title in ("conflicts", "warnings"):
@@ -111,7 +111,7 @@ def validate(
     wrong = 0
     whole: list[tuple[Document, AnyDocument]] = []
     if not (names := [*(files or []), *(filename or [])]):
-        raise usage("name a file, a folder, or - for standard input")
+        raise usage("expected a file, a folder, or - for standard input")
     for source in read_files(names):
         try:
             documents = parse(source["text"], source["source"])
@@ -121,7 +121,7 @@ def validate(
         else:
             if not documents:
                 wrong += 1
-                print(f"{source['source']}: holds no document", file=sys.stderr)
+                print(f"{source['source']}: contains no documents", file=sys.stderr)
         for raw in parts_of(documents):
             value, prefix = raw.value, ""
             if isinstance(value, dict) and ("kind" in value or "apiVersion" in value):
@@ -174,9 +174,9 @@ def _asked(server: str, names: list[str]) -> list[str]:
     except RefusedByServer as error:
         if error.status == _INVALID:
             return error.lines
-        print(f"warning: what the documents name is not checked: {error}", file=sys.stderr)
+        print(f"warning: references of the documents are not checked: {error}", file=sys.stderr)
     except Unreachable as error:
-        print(f"warning: what the documents name is not checked: {error}", file=sys.stderr)
+        print(f"warning: references of the documents are not checked: {error}", file=sys.stderr)
     return []
 
 
@@ -198,7 +198,7 @@ def _unnamed_in(whole: list[tuple[Document, AnyDocument]]) -> list[str]:
         for path, kind, name in named:
             known = held.get(kind, set())
             if name not in known:
-                found.append(str(raw.problem(path, f"there is no {kind} {name} here{close_to(name, known)}")))
+                found.append(str(raw.problem(path, f"{kind} {name} is not defined here{close_to(name, known)}")))
     return found
 
 
@@ -213,7 +213,7 @@ def import_agent(
 ) -> None:
     """Make what an agent runs a template, and an assignment that only observes it: remove observe_only to adopt it."""
     if resource not in ("agent", "agents"):
-        raise usage(f"{resource} cannot be imported; agents can")
+        raise usage(f"{resource} cannot be imported; only agents can be")
     api = api_of(server, who)
     if apply_it and any(d["metadata"]["name"] == template for d in api.get("documents", "assignments")):
         raise RefusedByServer(409, [f"there is a ConfigAssignment {template} already; choose another --name"])

@@ -15,7 +15,7 @@ from relay.cli.output import EXIT_REFUSED, as_bar, form_of, show, table
 
 app = typer.Typer(no_args_is_help=True, help="Changes on their way to agents.")
 
-Reason = Annotated[str, typer.Option("--reason", help="why; kept in the audit")]
+Reason = Annotated[str, typer.Option("--reason", help="why; recorded in the audit")]
 Name = Annotated[str, typer.Argument(help="ASSIGNMENT-NUMBER")]
 _WATCH_S = 1.0
 OVER = ("rolled_back", "completed", "superseded", "rejected", "aborted")
@@ -50,7 +50,9 @@ def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> 
 @app.command()
 def status(
     name: Name,
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="until it is over; exits 1 unless it completed")] = False,
+    watch: Annotated[
+        bool, typer.Option("-w", "--watch", help="until it has ended; exits 1 unless it completed")
+    ] = False,
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -65,7 +67,7 @@ def status(
             show(found, form)
         return
     if form != "table":
-        raise usage("-w is for people: it takes no -o")
+        raise usage("-w prints for people: it does not take -o")
     state = _watch(api, name)
     if state != "completed":
         raise SystemExit(EXIT_REFUSED)
@@ -136,7 +138,7 @@ def _numbers(counts: dict[str, Any]) -> str:
 @app.command()
 def approve(
     name: Name,
-    digest: Annotated[str, typer.Option(help="of the change, as you saw it; default: as it is now")] = "",
+    digest: Annotated[str, typer.Option(help="digest of the change you reviewed; default: the current one")] = "",
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -176,7 +178,7 @@ def resume(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAU
 @app.command()
 def promote(
     name: Name,
-    stage: Annotated[str, typer.Option(help="that you mean to end; default: the one it is in now")] = "",
+    stage: Annotated[str, typer.Option(help="the stage to end; default: the current one")] = "",
     reason: Reason = "",
     who: As = "",
     server: Server = DEFAULT_SERVER,
@@ -186,7 +188,7 @@ def promote(
     found = api.get("rollouts", name)
     names = [s["name"] for s in found["stages"]]
     if stage and stage not in names:
-        raise typer.BadParameter(f"{name} has no stage {stage}, but {', '.join(names)}")
+        raise typer.BadParameter(f"{name} has no stage {stage}; it has {', '.join(names)}")
     index = names.index(stage) if stage else found["stage"]
     _say(api.post("rollouts", name, "promote", body={"reason": reason, "stage": index}))
 

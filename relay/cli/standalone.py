@@ -85,7 +85,7 @@ async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event, fa
 async def _fail(control_plane: ControlPlane) -> None:
     """Apply a change that agents refuse, by a strategy that finds it out with some of them."""
     if not (texts := _texts(FAILURE)):
-        print(f"{FAILURE} is not here: start this in the project's folder.")
+        print(f"{FAILURE} was not found: start this in the project's folder.")
         return
     outcomes = await control_plane.documents.apply(texts, actor="demo")
     await control_plane.publisher.publish()

@@ -31,7 +31,9 @@ class Condition:
         found = [self.unwritable] if self.unwritable else []
         if self.refusal:
             found.append(self.refusal)
-        found += [f"package file {sha256} was damaged, and is gone: push it again" for sha256 in self._blobs.damaged]
+        found += [
+            f"package file {sha256} was damaged and has been removed: push it again" for sha256 in self._blobs.damaged
+        ]
         found += [
             f"policy of region {r} is not published: {why}" for r, why in sorted(self._publisher.problems.items())
         ]
@@ -50,7 +52,7 @@ class Condition:
         name, version = ahead[0]
         others = f" and {len(ahead) - 1} others" if len(ahead) > 1 else ""
         return (
-            f"this database is older than what was published, or another one: node {name}{others} holds manifest"
+            f"this database is older than what was published, or a different one: node {name}{others} holds manifest"
             f" {list(version)}. No change is taken until it is known which is right: start with the newest backup,"
             " or `opampctl epoch raise --reason TEXT` to go on with this one"
         )

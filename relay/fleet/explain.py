@@ -46,7 +46,7 @@ def explain_agent(
     if not state.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:
         notes.append("the agent does not accept remote configs: it is offered nothing")
     if not state.agent_description:
-        notes.append("the agent has not said who it is: it is decided by what is known 10 s after it was asked")
+        notes.append("the agent has not said who it is: it is decided from what is known 10 s after it was asked")
     notes += _stuck(failed)
     attempts = [
         {"hash": f.content_hash.hex(), "status": "FAILED", "error_message": f.error_message, "at": rfc3339(f.at_ms)}

@@ -49,5 +49,5 @@ def resolve(name: str, known: Iterable[tuple[Names, T]]) -> T:
     if len(fits) > 1:
         shown = ", ".join(sorted(names.agent_id for names, _ in fits)[:_SHOWN])
         rest = f" and {len(fits) - _SHOWN} more" if len(fits) > _SHOWN else ""
-        raise Conflict(f"{name} fits {len(fits)} agents: {shown}{rest}")
+        raise Conflict(f"{name} matches {len(fits)} agents: {shown}{rest}")
     return fits[0][1]

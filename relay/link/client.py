@@ -121,7 +121,7 @@ class LinkClient:
                 elif error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._health.refusal = ""
             except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
-                reason = str(error) or "silent too long"
+                reason = str(error) or "nothing heard for too long"
             except Exception as error:
                 # Whatever it is, a node must find back to its control plane.
                 _log.exception("link_failed", stream=name)

@@ -147,7 +147,7 @@ class SyncReceiver:
             if payload is not None and sha256(payload) == entry.digest:
                 resources[entry.name] = payload
                 continue
-            rejected[entry.name] = damaged.get(entry.name) or _rejection(entry.name, entry.digest, "did not come")
+            rejected[entry.name] = damaged.get(entry.name) or _rejection(entry.name, entry.digest, "did not arrive")
             if entry.name in self.held:
                 resources[entry.name] = self.held[entry.name]
         return Candidate(version, resources, rejected, update.nonce)
@@ -325,7 +325,7 @@ class ReportSender:
 
     @property
     def hurries(self) -> bool:
-        """Whether what waits should go at the speed of the link: a backlog, or one end that is being brought up to date."""
+        """Whether what waits should go at the speed of the link: a backlog, or one end that is being updated."""
         catches_up = not self.agreed and self.disagreements < _MOST_HURRIED
         return len(self) >= self.max_agents or catches_up
 
@@ -453,7 +453,7 @@ class ReportSender:
             UpstreamError: it acknowledges what was never sent.
         """
         if ack.sequence > self._sequence:
-            raise UpstreamError(f"report {ack.sequence} was acknowledged and never sent")
+            raise UpstreamError(f"report {ack.sequence} was acknowledged but never sent")
         for sequence in [s for s in self._flights if s <= ack.sequence]:
             if self._flights.pop(sequence).verifies:
                 self.agreed = not ack.list_shards

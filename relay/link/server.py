@@ -184,13 +184,13 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         sha256 = request.sha256.hex()
         total = self._upstream.blob_bytes(Peer.of(request.node), sha256)
         if total is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"{sha256} is nothing that this region is to have")
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{sha256} is not a file of this region")
         elif request.offset > total:
-            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{sha256} has {total} bytes")
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{sha256} has only {total} bytes")
         elif request.offset == total:
             yield link_pb2.BlobChunk(total=total)
         elif self._blobs.locked():
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "many files are on their way; try again")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "many files are being fetched; try again")
         else:
             async with self._blobs:
                 try:

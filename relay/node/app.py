@@ -128,14 +128,16 @@ class Node:
             _log.error("store_degraded", problem=store.problem, consequence="starting with what can be read")
         if store.set_aside is not None:
             _log.error(
-                "store_corrupt", set_aside=str(store.set_aside), consequence="starting empty; all is fetched anew"
+                "store_corrupt",
+                set_aside=str(store.set_aside),
+                consequence="starting empty; everything is fetched again",
             )
         # The data of another region mean nothing here: neither its policy nor its numbers.
         region, known = self._settings.node.region, store.get(_SELF_BUCKET, b"region")
         if known is not None and known != region.encode():
             before = known.decode("utf-8", "replace")
             _log.error(
-                "region_changed", before=before, now=region, consequence="policy and agents of before are forgotten"
+                "region_changed", before=before, now=region, consequence="the earlier policy and agents are forgotten"
             )
             store.clear()
         store.put(_SELF_BUCKET, b"region", region.encode())

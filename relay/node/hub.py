@@ -287,7 +287,7 @@ class Hub:
         if record is None:
             if len(self._registry) >= self._max_agents and not self._registry.make_room(self._max_agents):
                 self._metrics.refused["agents"] += 1
-                raise Overloaded(f"this node knows {self._max_agents} agents", retry_after_s=self._retry_after_s)
+                raise Overloaded(f"this node already has {self._max_agents} agents", retry_after_s=self._retry_after_s)
             record = self._registry.new(uid)
         live = Live(Session(record, self._services, connection.header), connection, caller)
         self._live[uid] = mine[uid] = live

@@ -49,16 +49,16 @@ class PolicyHolder:
                 else:
                     held[key.decode()] = value
             except (ValueError, TypeError, KeyError) as error:
-                _log.error("policy_unreadable", key=key.hex(), error=str(error), consequence="it is fetched anew")
+                _log.error("policy_unreadable", key=key.hex(), error=str(error), consequence="it is fetched again")
                 store.put(_BUCKET, key, None)
         self.missing = frozenset(named) - held.keys()
         """Names of the manifest in force of which nothing can be read any more."""
         for name in sorted(self.missing):
             _log.error(
-                "policy_damaged", resource=name, consequence="its agents keep what they have until it is fetched"
+                "policy_damaged", resource=name, consequence="its agents keep their configuration until it is fetched"
             )
         if held and version is None:
-            _log.error("policy_damaged", resource="manifest", consequence="it is fetched anew")
+            _log.error("policy_damaged", resource="manifest", consequence="it is fetched again")
         others = any(bucket == _BUCKET and key != _VERSION_KEY for bucket, key in store.damaged)
         if self.missing or (held and version is None and others):
             # What is lost is not even damaged at the next start; and if the manifest goes then, nobody knows its name.

@@ -167,7 +167,7 @@ def _count_places(wanted: int) -> Places:
             "few_descriptors",
             max_connections=wanted,
             places=places.most,
-            consequence="past that agents are answered 503; raise the limit of open files (ulimit -n)",
+            consequence="beyond that, agents are answered 503; raise the limit of open files (ulimit -n)",
         )
     return places
 

@@ -123,7 +123,7 @@ class Status:
             return "draining"
         if not self.listening:
             return "starting"
-        return "" if self._parts.policy.accepted else "no policy was ever received"
+        return "" if self._parts.policy.accepted else "no policy has been received"
 
     @property
     def degraded(self) -> list[str]:
@@ -136,18 +136,18 @@ class Status:
             yield f"store: {store.problem}"
         if store.damaged:
             named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_NAMED_VALUES]]
-            yield f"store: {len(store.damaged)} values were damaged and dropped: {', '.join(named)}"
+            yield f"store: {len(store.damaged)} damaged values were dropped: {', '.join(named)}"
 
     def _of_policy(self) -> Iterator[str]:
         policy, receiver = self._parts.policy, self._parts.policy.receiver
         if policy.doubted and not policy.missing:
-            yield "policy: parts of it were damaged and are lost until it is fetched anew"
+            yield "policy: parts of it were damaged and are missing until it is fetched again"
         if policy.missing:
-            yield f"policy: {', '.join(sorted(policy.missing)[:_NAMED])} was damaged and is to be fetched anew"
+            yield f"policy: {', '.join(sorted(policy.missing)[:_NAMED])} was damaged and will be fetched again"
         if receiver.ahead_of is not None:
             yield (
                 f"policy: {list(receiver.version or ())} is newer than the control plane's"
-                f" {list(receiver.ahead_of)}, or of another database; it is served on"
+                f" {list(receiver.ahead_of)}, or belongs to another database; the node goes on serving it"
             )
         if policy.rejected:
             yield f"policy: {len(policy.rejected)} resources rejected"
@@ -156,24 +156,24 @@ class Status:
         for sha256, why in self._parts.packages.problems.items():
             yield f"package {sha256[:12]}: {why}"
         if not self._parts.freshness.may_offer():
-            yield "policy: older than max_staleness, nothing new is offered"
+            yield "policy: older than max_staleness: nothing new is offered"
 
     def _of_agents(self) -> Iterator[str]:
         proxies, places, known = self._parts.proxies, self._parts.places, len(self._parts.registry)
         if proxies.unbelieved and not self._public_url:
             yield (
-                f"proxies: {proxies.unbelieved} says for whom it speaks and is not one of server.trusted_proxies:"
+                f"proxies: {proxies.unbelieved} sends forwarding headers and is not one of server.trusted_proxies:"
                 " addresses of packages and of agents may be the proxy's"
             )
         if known >= _NEARLY_FULL * self._max_agents:
-            yield f"agents: {known} of {self._max_agents} (server.limits.max_agents) are known"
+            yield f"agents: {known} of {self._max_agents} (server.limits.max_agents) are in use"
         if places.most < places.wanted:
             yield f"connections: file descriptors for {places.most} of {places.wanted}"
 
     def _of_link(self) -> Iterator[str]:
         link = self._parts.link
         if link.unheard_s() > _UNHEARD_S:
-            yield f"link: no report was acknowledged for {link.unheard_s():.0f} s"
+            yield f"link: no report has been acknowledged for {link.unheard_s():.0f} s"
         if link.refusal:
             yield f"link: reports are refused: {link.refusal}"
 

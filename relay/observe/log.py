@@ -74,6 +74,12 @@ def configure(
     )
 
 
+def say(text: str) -> None:
+    """A line for people, as it is, behind what was logged before it; it waits for a reader no more than `close` does."""
+    if _Output.lines is not None:
+        _Output.lines.put(f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
 def close() -> None:
     """Write what waits, and end; `configure` begins anew."""
     if _Output.lines is not None:

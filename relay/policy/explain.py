@@ -92,7 +92,7 @@ def _slot(
         if a is not owner
     ]
     if choice is None or choice.assignment is not owner:
-        reasons = ["no assignment for this can be given to this agent"]
+        reasons = ["no assignment matches this agent"]
         if owner is not None and withheld is not None:
             reasons = [*_matches(owner, owner.revisions[0].selector, asked.facts), _why_withheld(withheld)]
         return {
@@ -125,13 +125,13 @@ def _priority(assignment: Assignment) -> tuple[int, str]:
 
 def _matches(assignment: Assignment, selector: Selector, facts: Facts) -> list[str]:
     found = [f"{term} matches" for term, _, matches in _terms(selector, facts) if matches]
-    return found or [f"{assignment.kind} {assignment.published.name} is for every agent"]
+    return found or [f"{assignment.kind} {assignment.published.name} matches every agent"]
 
 
 def _why_withheld(withheld: Withheld) -> str:
     if withheld.reason:
-        return f"its newest revision is refused here ({withheld.reason})"
-    return "the agent failed at it before; `opampctl rollout retry` forgives it"
+        return f"its newest revision is rejected here ({withheld.reason})"
+    return "the agent failed at it before; `opampctl rollout retry` clears that"
 
 
 def _reasons(asked: _Asked, choice: Choice, withheld: Withheld | None) -> list[str]:
@@ -146,10 +146,10 @@ def _reasons(asked: _Asked, choice: Choice, withheld: Withheld | None) -> list[s
             break
         if change.id in failed:
             found.append(
-                f"the agent failed at the candidate of {change.id} before; `opampctl rollout retry` forgives it"
+                f"the agent failed at the candidate of {change.id} before; `opampctl rollout retry` clears that"
             )
     if withheld is not None and not (choice.assignment.branches and failed):
-        found.append(f"{_why_withheld(withheld)}: it is given what the assignment was before")
+        found.append(f"{_why_withheld(withheld)}: it gets the assignment's previous revision")
     return found
 
 
@@ -158,17 +158,17 @@ def _side(asked: _Asked, change: PublishedRollout) -> str:
     evaluator, facts, key = asked.evaluator, asked.facts, asked.key
     stage = f" in stage {change.stage}" if change.stage else ""
     if change.id in evaluator.halted:
-        return f"rollout {change.id} was halted in this region: nobody is given its candidate"
+        return f"rollout {change.id} was halted in this region: no agent is given its candidate"
     missing = [text for _, text, matches in _terms(change.selector, facts) if not matches]
     if missing:
-        return f"rollout {change.id} is not for this agent yet: {'; '.join(missing)}"
+        return f"rollout {change.id} does not include this agent yet: {'; '.join(missing)}"
     bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on(change, key.vector, key.sides)
     if change.threshold >= rollout.EVERYONE and on:
-        return f"rollout {change.id}{stage} is for everybody"
+        return f"rollout {change.id}{stage} includes every agent"
     where = "within" if bucket < change.threshold else "beyond"
     below = f"bucket {_share(bucket)} is {where} the threshold {_share(change.threshold)}"
     if bucket < change.threshold and not on:
-        unheard = "but the node has not heard for longer than candidate_ttl that it still goes on"
+        unheard = "but for longer than candidate_ttl the node has had no word that it still runs"
         return f"{below} of rollout {change.id}{stage}, {unheard}"
     return f"{below} of rollout {change.id}{stage}"
 
@@ -194,7 +194,7 @@ def _why_not(asked: _Asked, assignment: Assignment, owner: Assignment | None) ->
         return f"it gives the agent slot {claim.slot or '(default)'}"
     name = f"{owner.kind} {owner.published.name}"
     if claim.priority == owned.priority:
-        return f"{name} has the same priority {claim.priority} and comes first by name"
+        return f"{name} has the same priority {claim.priority} and comes first in the order of names"
     return f"{name} has priority {owned.priority}, this one {claim.priority}"
 
 

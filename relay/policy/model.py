@@ -97,9 +97,9 @@ class Variable(Model):
         if self.type not in ("int", "float") and (self.min is not None or self.max is not None):
             raise ValueError("min and max are for int and float")
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError("min is above max")
+            raise ValueError("min is greater than max")
         if self.required and self.default is not None:
-            raise ValueError("a required variable has no default")
+            raise ValueError("a required variable cannot have a default")
         for value in self.enum or []:
             if (reason := _type_problem(self.type, value)) is not None:
                 raise ValueError(f"enum: {reason}")
@@ -114,9 +114,9 @@ class Variable(Model):
         if self.enum is not None and not any(canonical_json(value) == canonical_json(e) for e in self.enum):
             return f"{value!r} is not one of {', '.join(map(str, self.enum))}"
         if self.min is not None and value < self.min:
-            return f"{value} is below the least {self.min}"
+            return f"{value} is less than the minimum, {self.min}"
         if self.max is not None and value > self.max:
-            return f"{value} is above the most {self.max}"
+            return f"{value} is greater than the maximum, {self.max}"
         return None
 
 
@@ -162,9 +162,9 @@ class TemplateSpec(Model):
     @model_validator(mode="after")
     def _one_form(self) -> TemplateSpec:
         if (self.config is None) == (self.text is None):
-            raise ValueError("a template has config or text, one of the two")
+            raise ValueError("a template has either config or text")
         if self.config is not None and self.content_type not in TREE_TYPES:
-            raise ValueError(f"content_type: of config one of {', '.join(TREE_TYPES)}; any other goes with text")
+            raise ValueError(f"content_type: with config, one of {', '.join(TREE_TYPES)}; with text, any")
         return self
 
     @property
@@ -178,7 +178,7 @@ class TemplateSpec(Model):
         names = [v.name for v in variables]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"variable {name} stands twice")
+                raise ValueError(f"variable {name} is declared twice")
         return variables
 
 

@@ -69,7 +69,7 @@ class PublishedPackage(Model):
     @model_validator(mode="after")
     def _distinct(self) -> PublishedPackage:
         if len({canonical_json(f.attributes) for f in self.files}) < len(self.files):
-            raise ValueError("two files are for the same agents")
+            raise ValueError("two files match the same agents")
         return self
 
     @property
@@ -108,7 +108,7 @@ class PackageAssignmentSpec(Model):
         names = [p.name for p in packages]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"package {name} stands twice")
+                raise ValueError(f"package {name} is listed twice")
         return packages
 
 

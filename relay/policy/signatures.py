@@ -98,11 +98,11 @@ def problem_with(package: PublishedPackage, file: PackageFile, keys: dict[str, E
     if not file.signature:
         return f"{package.key} is not signed"
     if file.key not in keys:
-        return f"{package.key} is signed with {file.key or 'a key'}, and there is no PackageSigningKey of that name"
+        return f"{package.key} is signed with {file.key or 'a key'}, and there is no PackageSigningKey with that name"
     if file.expires_ms and now_ms >= file.expires_ms:
         return f"the signature of {package.key} has expired"
     if _HEX.fullmatch(file.signature) is None:
-        return f"the signature of {package.key} is not one of Ed25519"
+        return f"the signature of {package.key} is not an Ed25519 signature"
     signed = statement(package.name, package.version, file.sha256, file.size, file.expires_ms)
     try:
         keys[file.key].verify(bytes.fromhex(file.signature), signed)

@@ -140,9 +140,9 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
             if kind in (CONFIG, PACKAGES):
                 published[name] = Published.model_validate_json(payload)
                 if published[name].name != key:
-                    raise ValueError(f"names itself {published[name].name}")
+                    raise ValueError(f"contains the name {published[name].name}")
                 if any((kind == PACKAGES) != isinstance(r, PackageRevision) for r in published[name].revisions):
-                    raise ValueError("a revision is of another kind")
+                    raise ValueError("a revision is of a different kind")
             else:
                 parts.read(kind, name, payload)  # one of a later version is held, and not looked at
         except ValidationError as error:
@@ -225,7 +225,7 @@ def _invalid(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     unknown = [_path(p["loc"]) for p in problems if p["type"] == "extra_forbidden"]
     if unknown:
-        return f"has {', '.join(unknown[:5])}, which this node is too old for: upgrade it"
+        return f"has {', '.join(unknown[:5])}, which this node is too old to understand: upgrade it"
     return "; ".join(f"{_path(p['loc'])}: {p['msg']}" for p in problems)[:500]
 
 
@@ -325,20 +325,20 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
 
 def _config_content(revision: ConfigRevision, parts: _Parts, inputs: set[str]) -> ConfigContent:
     if revision.renderer not in RENDERERS:
-        raise ValueError(f"needs renderer {revision.renderer}, which this node is too old for: upgrade it")
+        raise ValueError(f"needs renderer {revision.renderer}, which this node is too old to understand: upgrade it")
     template_name = Resource.TEMPLATE.name_of(revision.template)
     template = parts.templates.get(template_name)
     if template is None:
-        raise ValueError(f"{template_name} is missing or was refused")
+        raise ValueError(f"{template_name} is missing or was rejected")
     if parts.digests[template_name] != revision.template_digest:
-        raise ValueError(f"{template_name} has another digest than the revision pins")
+        raise ValueError(f"{template_name} does not have the digest that the revision pins")
     inputs.add(template_name)
     region_values: dict[str, object] = {}
     if revision.variables:
         variables_name = Resource.VARIABLES.name_of(revision.variables)
         variables = parts.variables.get(variables_name)
         if variables is None:
-            raise ValueError(f"{variables_name} is missing or was refused")
+            raise ValueError(f"{variables_name} is missing or was rejected")
         inputs.add(variables_name)
         region_values = variables.spec.values
     resolved, problems = templates.resolve(template, revision.values, region_values)
@@ -354,7 +354,7 @@ def _package_content(revision: PackageRevision, parts: _Parts, inputs: set[str])
         name = Resource.PACKAGE.name_of(pin)
         package = parts.packages.get(name)
         if package is None:
-            raise ValueError(f"{name} is missing or was refused")
+            raise ValueError(f"{name} is missing or was rejected")
         inputs.add(name)
         packages.append(package)
     return package_content(revision, packages)

@@ -22,7 +22,7 @@ _LEAST_TTL_S = 60.0
 
 def _long_enough(text: str | None) -> str | None:
     if text is not None and parse_duration(text) < _LEAST_TTL_S:
-        raise ValueError("at least 60s: the control plane says every 30 s that nothing has changed")
+        raise ValueError("at least 60s, since the control plane confirms every 30 s that nothing has changed")
     return text
 
 
@@ -56,7 +56,7 @@ class Stage(Model):
     @model_validator(mode="after")
     def _one_measure(self) -> Stage:
         if (self.percentage is None) == (self.regions is None):
-            raise ValueError("a stage has a percentage or regions, one of the two")
+            raise ValueError("a stage has either a percentage or regions")
         return self
 
     @property
@@ -121,11 +121,13 @@ class StrategySpec(Model):
         highest = 0.0
         for stage in self.stages:
             if stage.name in names:
-                raise ValueError(f"stages: {stage.name} stands twice")
+                raise ValueError(f"stages: {stage.name} is defined twice")
             names.add(stage.name)
             if stage.percentage is not None:
                 if stage.percentage <= highest:
-                    raise ValueError(f"stages: {stage.name} has {stage.percentage:g} %, not more than the stage before")
+                    raise ValueError(
+                        f"stages: {stage.name} has {stage.percentage:g} %, which is not more than the stage before"
+                    )
                 highest = stage.percentage
             for region in stage.regions or []:
                 if region in regions:

@@ -49,7 +49,7 @@ def load(
     """
     document = _read(file) if file else Document("defaults", {}, 0)
     if not isinstance(document.value, dict):
-        raise SettingsError([document.problem("", "a mapping of settings is expected")])
+        raise SettingsError([document.problem("", "expected a mapping of settings")])
     values: dict[str, Any] = document.value
     origins = {path: f"{document.source}:{document.lines.get(path, 0)}" for path, _ in leaves(values)}
     problems: list[Problem] = []
@@ -65,7 +65,7 @@ def load(
         if _put(values, path.split("."), value):
             origins[path] = origin
         else:
-            problems.append(Problem(origin, 0, path, "goes through a value that is no mapping"))
+            problems.append(Problem(origin, 0, path, "passes through a value that is not a mapping"))
 
     def problem(path: str, reason: str) -> Problem:
         for named, (origin, _) in overrides.items():
@@ -94,7 +94,7 @@ def _read(file: str) -> Document:
     except Refused as refused:
         raise SettingsError(refused.problems) from None
     if len(documents) > 1:
-        raise SettingsError([documents[1].problem("", "one document is expected")])
+        raise SettingsError([documents[1].problem("", "expected one document")])
     return documents[0] if documents else Document(file, {}, 1)
 
 

@@ -14,7 +14,7 @@ def _duration(value: Any) -> Any:
     if isinstance(value, str):
         return parse_duration(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("a duration such as 30s, 15m, 1h30m is expected")
+        raise ValueError("expected a duration such as 30s, 15m, 1h30m")
     return value
 
 
@@ -68,7 +68,7 @@ def is_loopback(text: str) -> bool:
 
 def _network(value: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError("a network such as 10.0.0.0/8 is expected")
+        raise ValueError("expected a network such as 10.0.0.0/8")
     ipaddress.ip_network(value, strict=False)
     return value
 
@@ -79,7 +79,7 @@ Network = Annotated[str, BeforeValidator(_network)]
 
 def _endpoint(value: Any) -> Any:
     if not isinstance(value, str):
-        raise ValueError("HOST:PORT is expected")
+        raise ValueError("expected HOST:PORT")
     split_endpoint(value)
     return value
 
@@ -216,7 +216,7 @@ class ControlPlaneAddress(Part):
     @classmethod
     def _longer_than_silence(cls, value: float) -> float:
         if 0 < value < 60:
-            raise ValueError("0 or at least 60s: the control plane says every 30 s that nothing has changed")
+            raise ValueError("0 or at least 60s, since the control plane confirms every 30 s that nothing has changed")
         return value
 
 
@@ -302,7 +302,7 @@ class PackageStorage(Part):
     @model_validator(mode="after")
     def _complete(self) -> PackageStorage:
         if self.type != "folder" and not self.bucket:
-            raise ValueError(f"bucket is needed where the type is {self.type}")
+            raise ValueError(f"bucket is required when the type is {self.type}")
         return self
 
 

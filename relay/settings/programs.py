@@ -179,18 +179,18 @@ def cross_check(settings: Part) -> list[tuple[str, str]]:
                 found.append(
                     (
                         path,
-                        f"{endpoint} is open to other machines, unauthenticated; `auth: {{type: none}}` allows it",
+                        f"{endpoint} is open to other machines without authentication; `auth: {{type: none}}` allows it",
                     )
                 )
     if not isinstance(settings, ControlPlaneSettings) and settings.server.tls.enabled:
         for key in ("cert_file", "key_file"):
             name = getattr(settings.server.tls, key)
             if not name:
-                found.append((f"server.tls.{key}", "is needed where TLS is enabled"))
+                found.append((f"server.tls.{key}", "is required when TLS is enabled"))
             elif not Path(name).is_file():
                 found.append((f"server.tls.{key}", f"{name}: no such file"))
     taken: dict[str, str] = {}
     for path, endpoint in settings.endpoints():
         if not endpoint.endswith(":0") and taken.setdefault(endpoint, path) != path:
-            found.append((path, f"{endpoint} is also {taken[endpoint]}"))
+            found.append((path, f"{endpoint} is already used by {taken[endpoint]}"))
     return found

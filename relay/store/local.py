@@ -68,7 +68,11 @@ class LocalStore:
             reason = f"this user may not use the folder ({error.strerror})"
             raise StoreError(f"{path.parent}: {reason}") from error
         except (OSError, sqlite3.Error) as error:
-            hint = " (another process has it: each needs a data folder of its own)" if "locked" in str(error) else ""
+            hint = (
+                " (another process is using it: each process needs its own data folder)"
+                if "locked" in str(error)
+                else ""
+            )
             raise StoreError(f"{path}: {error}{hint}") from error
         self._guard = threading.Lock()
         self._reading = threading.Lock()
@@ -169,7 +173,7 @@ class LocalStore:
             StoreError: nothing was forgotten.
         """
         if self._unopened is not None:
-            raise StoreError(f"{self._unopened}: cannot be written, so nothing of it can be forgotten: {self.problem}")
+            raise StoreError(f"{self._unopened}: cannot be written, so nothing in it can be deleted: {self.problem}")
         with self._guard:
             self._pending.clear()
         try:
@@ -358,8 +362,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > _SCHEMA_VERSION:
             raise sqlite3.OperationalError(
-                f"the data are of a later version (layout {version}, this one knows {_SCHEMA_VERSION}): upgrade, or give"
-                " it another folder"
+                f"the data was written by a later version (layout {version}, this one knows {_SCHEMA_VERSION}): upgrade, or"
+                " use another data folder"
             )
         database.execute(_TABLE)
         database.execute("SELECT bucket, key, value FROM entries LIMIT 0")

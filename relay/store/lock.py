@@ -39,7 +39,7 @@ class FolderLock:
         except OSError as error:
             self.release()
             not_ours = isinstance(error, PermissionError)
-            reason = "this user may not use the folder" if not_ours else "no data folder can be made here"
+            reason = "this user may not use the folder" if not_ours else "the data folder cannot be created here"
             raise StoreError(f"{self._folder}: {reason} ({error.strerror})") from error
         try:
             for descriptor in self._descriptors:
@@ -47,7 +47,7 @@ class FolderLock:
         except OSError:
             self.release()
             raise StoreError(
-                f"{self._folder}: another process has this data folder; each needs one of its own"
+                f"{self._folder}: another process is using this data folder; each process needs its own"
             ) from None
 
     def release(self) -> None:

@@ -245,7 +245,7 @@ class _Sniffer:
                 if header is None and size < len(V2):
                     size += 1
                     continue
-                raise ValueError("a PROXY header of somebody who is not trusted")
+                raise ValueError("a PROXY header from a peer that is not trusted")
             if isinstance(header, ProxyHeader):
                 self._connection.recv(header.length)
                 return header.source

@@ -122,12 +122,12 @@ class Downloads:
         if _SHA256.fullmatch(sha256) is None:
             raise Denied(404, "no such file")
         if self.active >= self._settings.max_downloads:
-            raise Denied(503, "as many downloads as may be are under way", retry_after_s=10)
+            raise Denied(503, "too many downloads are in progress", retry_after_s=10)
         file = self._find(sha256, dict(parse_qsl(query, max_num_fields=10)))
         try:
             size = file.path.stat().st_size
         except OSError:
-            raise Denied(503, "the file is not here any more", retry_after_s=30) from None
+            raise Denied(503, "the file is no longer here", retry_after_s=30) from None
         return file, part_of(headers, size, sha256)
 
     def _refusal(self, denied: Denied) -> tuple[dict[str, str], bytes]:

@@ -175,7 +175,7 @@ class GrpcAgents:
         if self.draining or self._places.used >= self._places.most:
             self._metrics.refused["draining" if self.draining else "connections"] += 1
             context.set_trailing_metadata((("retry-after", str(round(self._retry_after_s))),))
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "no room for one more connection; try again later")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "too many connections; try again later")
         stream = AgentStream(self._caller(context), self._settings, self._clock)
         stream.writer = asyncio.current_task()
         self.open[stream] = None

@@ -120,7 +120,7 @@ class HttpAgents:
             content = await self._read(request)
         except TimeoutError:
             self._metrics.refused["body_timeout"] += 1
-            return web.Response(status=408, headers={"Connection": "close"}, text="the body did not come in time\n")
+            return web.Response(status=408, headers={"Connection": "close"}, text="the body did not arrive in time\n")
         except RelayError as error:
             self._metrics.refused[error.outcome.value] += 1
             return _refusal(error)

@@ -111,7 +111,7 @@ class TrustedProxies:
             elif not self.unbelieved:
                 self.unbelieved = address[0]
                 _log.warning(
-                    "forwarding_not_believed", remote_addr=address[0], consequence="it is not one of trusted_proxies"
+                    "forwarding_not_believed", remote_addr=address[0], consequence="it is not in trusted_proxies"
                 )
         nearest = hops[-1] if hops else {}
         for hop in reversed(hops):
@@ -138,7 +138,7 @@ class TrustedProxies:
             _log.warning(
                 "forwarding_contradicts_itself",
                 remote_addr=address[0],
-                consequence="Forwarded and X-Forwarded-* say different things: neither is believed; remove one at the proxy",
+                consequence="Forwarded and X-Forwarded-* contradict each other: neither is used; remove one at the proxy",
             )
         return []
 
@@ -191,7 +191,7 @@ def _v2(data: bytes) -> ProxyHeader | None:
     command, family, size = struct.unpack_from(">BBH", data, len(V2))
     length = _V2_HEAD_BYTES + size
     if command not in (0x20, 0x21) or length > _V2_MOST_BYTES:
-        raise ValueError("a PROXY header is of a version or a size that is not known")
+        raise ValueError("a PROXY header has an unknown version or size")
     if len(data) < length:
         return None
     if command == 0x20 or family not in (0x11, 0x21):

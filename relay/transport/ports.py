@@ -131,7 +131,7 @@ class AssemblyBudget:
             Overloaded: not with what is held already.
         """
         if self.used + size > self.max_bytes:
-            raise Overloaded(f"unfinished messages would hold more than {self.max_bytes} bytes")
+            raise Overloaded(f"unfinished messages would take more than {self.max_bytes} bytes")
         self.used += size
 
     def give_back(self, size: int) -> None:

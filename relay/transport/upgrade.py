@@ -80,7 +80,7 @@ class Upgrades:
         protocol: Any = request.protocol
         held: Any = request.transport
         if held is None or held.is_closing():
-            raise ConnectionResetError("the connection is gone")
+            raise ConnectionResetError("the connection is closed")
         transport = held.transport if isinstance(held, Proxied) else held
         protocol.transport = None  # else it would close what it loses
         refusal = self.take(head, transport, bytes(protocol._message_tail), address_of(held))

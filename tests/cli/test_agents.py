@@ -52,7 +52,7 @@ async def test_an_agent_is_named_by_its_host_or_a_beginning(desk: Desk) -> None:
     for name in ("host-1", "agent-1"):
         assert "agent_id: agent-1\n" in (await desk.ctl("describe", "agent", name)).out
     shared = await desk.ctl("describe", "agent", "agen")
-    assert (shared.status, shared.err) == (1, "agen fits 3 agents: agent-0, agent-1, agent-2\n")
+    assert (shared.status, shared.err) == (1, "agen matches 3 agents: agent-0, agent-1, agent-2\n")
     assert (await desk.ctl("explain", "agent", "host-2")).out.startswith("agent agent-2 in region local")
 
 

@@ -16,7 +16,7 @@ async def test_a_wait_ends_as_the_rollouts_do(desk: Desk) -> None:
     assert (done.status, done.err) == (0, "")
     name = desk.file("b.yaml", MANUAL + staged(1, "b", priority=1))
     done = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
-    assert (done.status, done.err) == (5, "time is over: b-1 is still under way\n")
+    assert (done.status, done.err) == (5, "timed out: b-1 is still under way\n")
     await desk.ctl("rollout", "abort", "b-1", "--reason", "no")
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
@@ -71,7 +71,7 @@ async def test_a_wait_for_what_was_given_before_ends_as_that_does(desk: Desk) ->
     await eventually(lambda: len(desk.plane.fleet.agents) == 1)
     await desk.ctl("apply", "-f", name)
     again = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
-    assert (again.status, again.err) == (5, "time is over: b-1 is still under way\n")
+    assert (again.status, again.err) == (5, "timed out: b-1 is still under way\n")
     await desk.ctl("rollout", "abort", "b", "--reason", "no")  # an assignment's name is its latest rollout
     ended = await desk.ctl("apply", "--wait", "--timeout", "5s", "-f", name)
     assert ended.status == 1, ended

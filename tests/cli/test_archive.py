@@ -31,7 +31,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 def test_another_file_than_it_is_said_to_be_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(BadArchive, match="is another file"):
+    with pytest.raises(BadArchive, match="is a different file"):
         written(tmp_path / "a.tar", b"other")
 
 
@@ -58,7 +58,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         entry = tarfile.TarInfo("manifest.json")
         entry.size = 2
         tar.addfile(entry, io.BytesIO(b"{}"))
-    with pytest.raises(BadArchive, match="not of the format"):
+    with pytest.raises(BadArchive, match="not in the format"):
         Reader(tmp_path / "c.tar")
     with tarfile.open(tmp_path / "d.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("other"))

@@ -29,7 +29,7 @@ async def test_surroundings_are_looked_at(tmp_path: Path) -> None:
     )
     done = await run("opamp-relay", "check", "-c", str(config))
     assert done.status == 2
-    for part in ("node.data_dir", "is not a folder", "server.http.endpoint", "in use", "do not load"):
+    for part in ("node.data_dir", "is not a folder", "server.http.endpoint", "in use", "cannot be loaded"):
         assert part in done.err
     server.close()
 

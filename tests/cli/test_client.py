@@ -1,10 +1,11 @@
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
 
-from relay.cli.client import Api, RefusedByServer, Unreachable
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
 from tests.cli.run import run
 
 
@@ -41,6 +42,19 @@ async def test_a_server_that_is_not_there_is_3() -> None:
     done = await run("opampctl", "get", "nodes", "--server", "http://127.0.0.1:1")
     assert done.status == 3
     assert done.err.startswith("cannot reach the server: http://127.0.0.1:1: ")
+
+
+@pytest.mark.parametrize("name", ["名前", "a\nb"])
+def test_a_name_that_no_header_carries_is_refused(name: str) -> None:
+    with pytest.raises(RefusedByServer, match="expected printable ASCII"):
+        api_of("http://127.0.0.1:1", name)
+
+
+def test_what_was_not_answered_in_time_may_still_be_done() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = Api(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(Unreachable, match=r"no answer within 0\.05 s; what was asked for may still be done"):
+            api.post("apply", body={}, within_s=0.05)
 
 
 def test_what_is_no_server() -> None:

@@ -20,7 +20,7 @@ async def test_a_running_control_plane_is_saved_and_a_second_one_is_refused(tmp_
         assert (
             second.err.strip()
             .splitlines()[-1]
-            .endswith(f"{data}: another process has this data folder; each needs one of its own")
+            .endswith(f"{data}: another process is using this data folder; each process needs its own")
         )
         refused = await run("opamp-relay", "database", "restore", archive, "--data", data)
         assert (refused.status, "is not empty" in refused.err) == (1, True)

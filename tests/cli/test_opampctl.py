@@ -60,7 +60,7 @@ async def test_apply_diff_get_delete(desk: Desk) -> None:
 async def test_refusals_say_file_line_and_path(desk: Desk) -> None:
     name = desk.file("bad.yaml", TEMPLATE + assignment("a", rate=1000))
     done = await desk.ctl("apply", "-f", name)
-    assert (done.status, done.err) == (1, f"{name}:18: spec.values.rate: 1000 is above the most 100\n")
+    assert (done.status, done.err) == (1, f"{name}:18: spec.values.rate: 1000 is greater than the maximum, 100\n")
 
 
 @pytest.mark.parametrize(

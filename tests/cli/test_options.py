@@ -15,7 +15,7 @@ def test_files_and_folders_are_read_with_their_names(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff")
     (tmp_path / "empty").mkdir()
-    for name, reason in (("none", "No such file"), ("binary.yaml", "not UTF-8"), ("empty", "holds no .yaml")):
+    for name, reason in (("none", "No such file"), ("binary.yaml", "not UTF-8"), ("empty", "contains no .yaml")):
         with pytest.raises(SystemExit) as caught:
             read_files([str(tmp_path / name)])
         assert caught.value.code == 2

@@ -28,7 +28,7 @@ async def test_a_package_from_the_file_to_the_agents(desk: Desk) -> None:
     assert done.out == f"Package/otelcol@1 created: {digest(CONTENT)[:12]}, {len(CONTENT)} bytes\n"
     assert "unchanged" in (await push(desk, CONTENT, "--attribute", "os.type=linux")).out
     refused = await push(desk, b"other", "--attribute", "os.type=linux")
-    assert (refused.status, "other bytes for" in refused.err) == (1, True)
+    assert (refused.status, "different content for" in refused.err) == (1, True)
     assert "otelcol  1        top-level  1      9.0 MiB" in (await desk.ctl("package", "list")).out
     shown = (await desk.ctl("package", "show", "otelcol@1")).out
     assert f"os.type=linux  {digest(CONTENT)}" in shown
@@ -74,7 +74,7 @@ async def test_signed_with_a_key_of_the_policy(desk: Desk) -> None:
     private = desk.folder / "release.pem"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     refused = await push(desk, b"signed", "--sign", str(private))
-    assert (refused.status, "there is no PackageSigningKey of that name" in refused.err) == (1, True)
+    assert (refused.status, "there is no PackageSigningKey with that name" in refused.err) == (1, True)
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     document = {
         "apiVersion": "opamp.io/v1",

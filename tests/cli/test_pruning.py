@@ -38,7 +38,7 @@ async def test_what_is_used_stays_and_agents_are_not_orphaned_without_a_word(des
     )
     prune = ("apply", "--prune", "-l", "team=blue", "-f", name)
     tried = await desk.ctl(*prune, "--dry-run")
-    assert "old: without it 1 agent would match nothing" in tried.err
+    assert "old: without it 1 agent would no longer match anything" in tried.err
     refused = await desk.ctl(*prune)
     assert (refused.status, "--yes deletes it" in refused.err) == (1, True)
     assert "mine" not in (await desk.ctl("get", "assignments")).out, "nothing was applied"

@@ -77,6 +77,9 @@ async def test_a_deletion_that_orphans_agents_wants_a_yes(desk: Desk) -> None:
     for way in (("assignment", "a"), ("-f", name)):
         done = await desk.ctl("delete", *way)
         assert done.status == 1
-        assert "without it 1 agent would match nothing, and keep what they have; --yes deletes it" in done.err
+        assert (
+            "without it 1 agent would no longer match anything, and would keep their configuration; --yes deletes it"
+            in done.err
+        )
     assert (await desk.ctl("delete", "assignment", "a", "--yes")).status == 0
     await agent.close()

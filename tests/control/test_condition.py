@@ -100,7 +100,7 @@ async def test_a_log_that_is_taken_away_is_noticed_and_a_lock_that_is_deleted_st
     folder = programs.folder / "control-plane"
     (folder / ".lock").unlink()
     if sys.platform == "linux":
-        with pytest.raises(StoreError, match="another process has this data folder"):
+        with pytest.raises(StoreError, match="another process is using this data folder"):
             await programs.opened()
     (folder / "control-plane.sqlite3-wal").unlink()
     await plane.database.probe()

@@ -24,7 +24,7 @@ def test_who_is_not_known_and_who_is_not_alone() -> None:
         resolve("age", KNOWN)
     with pytest.raises(NotFound, match=r"no agent agents is known$"):
         resolve("agents", KNOWN)
-    with pytest.raises(Conflict, match="agen fits 9 agents: agent, agent-0, agent-1, agent-2, agent-3 and 4 more"):
+    with pytest.raises(Conflict, match="agen matches 9 agents: agent, agent-0, agent-1, agent-2, agent-3 and 4 more"):
         resolve("agen", KNOWN)
-    with pytest.raises(Conflict, match="box-1 fits 4 agents"):
+    with pytest.raises(Conflict, match="box-1 matches 4 agents"):
         resolve("box-1", KNOWN)

@@ -40,7 +40,7 @@ async def test_a_region_gets_what_concerns_it(programs: Programs) -> None:
     sha256 = await push(plane, CONTENT)
     await apply(plane, package_assignment(target_selector="{labels: {region: eu}}"))
     elsewhere = source(plane.ports["link"], "us")
-    with pytest.raises(NotFound, match="nothing that this region is to have"):
+    with pytest.raises(NotFound, match="is not a file of this region"):
         await read(elsewhere, sha256)
     await plane.packages.prefetch("otelcol@1", ["us"], actor="ann")
     assert (await read(elsewhere, sha256))[1] == CONTENT

@@ -85,7 +85,7 @@ def test_a_resource_with_a_wrong_digest_is_rejected_and_its_last_form_stays() ->
     message.resources[0].payload = b"damaged"
     message.manifest.entries.add(name="c", digest=sha256(b"never sent"))
     ack = accept(receiver, receiver.receive(message))
-    assert [(r.name, r.reason) for r in ack.rejected] == [("a", "digest does not match"), ("c", "did not come")]
+    assert [(r.name, r.reason) for r in ack.rejected] == [("a", "digest does not match"), ("c", "did not arrive")]
     assert receiver.held == {"a": b"old", "b": b"2"}
 
 

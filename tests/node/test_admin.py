@@ -17,7 +17,7 @@ async def test_a_node_without_policy_is_healthy_and_not_ready(programs: Programs
     for port in ("http", "websocket", "metrics"):
         assert await get(node.ports[port], "/health") == (200, {"status": "ok", "degraded": []})
         status, ready = await get(node.ports[port], "/ready")
-        assert (status, ready) == (503, {"ready": False, "reason": "no policy was ever received"})
+        assert (status, ready) == (503, {"ready": False, "reason": "no policy has been received"})
     agent = await TestAgent.over("websocket", node.ports)
     assert await agent.hello() == pb.ServerToAgent(instance_uid=agent.uid, capabilities=0x1F)
     await agent.close()

@@ -7,7 +7,7 @@ async def test_a_node_says_where_it_is_in_its_life(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a"))
     node = await programs.node()
-    assert (node.status.condition().ready, node.status.condition().reason) == (False, "no policy was ever received")
+    assert (node.status.condition().ready, node.status.condition().reason) == (False, "no policy has been received")
     assert node.status.condition().status["link"] == "down"
     await programs.stop(node)
     assert node.status.condition().reason == "draining"
@@ -30,9 +30,9 @@ async def test_what_is_not_well_is_named(programs: Programs) -> None:
     node.store.damaged[("records", b"x")] = None
     node.registry.new(b"u" * 16)
     assert node.status.degraded == [
-        "store: 1 values were damaged and dropped: records 78",
+        "store: 1 damaged values were dropped: records 78",
         "package 111111111111: damaged upstream",
-        "agents: 1 of 1 (server.limits.max_agents) are known",
+        "agents: 1 of 1 (server.limits.max_agents) are in use",
         "link: reports are refused: another node has this name",
     ]
     (problem,) = node.status.message().blob_problems

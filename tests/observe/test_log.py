@@ -26,6 +26,16 @@ def test_lines_are_json_in_the_guide_s_shape() -> None:
     assert not log.enabled("debug")
 
 
+def test_a_line_for_people_stands_behind_what_was_logged_before() -> None:
+    out = io.StringIO()
+    log.configure(level="info", component="c", stream=out, readable=False)
+    log.get("x").info("starting")
+    log.say("c: the port is taken")
+    log.close()
+    first, second = out.getvalue().splitlines()
+    assert (json.loads(first)["event"], second) == ("starting", "c: the port is taken")
+
+
 def test_libraries_are_quiet_unless_debugging() -> None:
     out = io.StringIO()
     log.configure(level="info", component="c", stream=out, readable=False)

@@ -226,7 +226,7 @@ def test_a_revision_of_another_kind_is_refused() -> None:
     )
     snapshot = build(dict([mixed, missing]))
     assert [(a.published.name, a.contents) for a in snapshot.assignments] == [("q", [])], "q keeps its agents"
-    assert snapshot.rejected["PackageAssignment/p"] == "a revision is of another kind"
+    assert snapshot.rejected["PackageAssignment/p"] == "a revision is of a different kind"
     assert "Package/a@1@x is missing" in snapshot.rejected["PackageAssignment/q"]
 
 
@@ -288,7 +288,7 @@ def test_an_assignment_that_a_region_refuses_keeps_its_agents() -> None:
     assert first.hashes == NOTHING.hashes, "they do not fall to a lower priority"
     (withheld,) = first.withheld
     assert (withheld.assignment, withheld.content_hash) == ("a", b"")
-    assert "above the most" in withheld.reason
+    assert "greater than the maximum" in withheld.reason
     good = build(resources(published("a", stable=revision(4), priority=9), both[1]))
     after = Evaluator(build(resources(*both), good))
     decision = after.decide(after.key(facts(), 2))

@@ -41,7 +41,7 @@ def test_the_winner_and_why_the_others_lost() -> None:
     assert why == {
         "dev": "label tier is prod, must be dev; label zone is not there, must be a",
         "named": "agent id x is not one of the 1 that are named",
-        "zzz": "ConfigAssignment win has the same priority 9 and comes first by name",
+        "zzz": "ConfigAssignment win has the same priority 9 and comes first in the order of names",
         "low": "ConfigAssignment win has priority 9, this one 0",
     }
     text = "\n".join(explain.lines([slot]))
@@ -66,7 +66,7 @@ def test_sides_of_a_rollout() -> None:
     assert (off["revision"], off["rollout"]) == ("stable", "a-1")
     assert "is beyond the threshold" in off["reasons"][-1]
     (everybody,) = explained(published(threshold=EVERYONE, **both))
-    assert everybody["reasons"][-1] == "rollout a-1 is for everybody"
+    assert everybody["reasons"][-1] == "rollout a-1 includes every agent"
     (halted,) = explained(published(threshold=EVERYONE, **both), halted={"a-1"})
     assert "halted in this region" in halted["reasons"][-1]
     (frozen,) = explained(published(threshold=EVERYONE, **both), frozen={"a-1"})
@@ -75,7 +75,7 @@ def test_sides_of_a_rollout() -> None:
     assert limited.rollout is not None
     named = limited.rollout.model_copy(update={"selector": Selector(labels={"tier": "dev"})})
     (other,) = explained(limited.model_copy(update={"rollout": named}))
-    assert other["reasons"][-1] == "rollout a-1 is not for this agent yet: label tier is prod, must be dev"
+    assert other["reasons"][-1] == "rollout a-1 does not include this agent yet: label tier is prod, must be dev"
 
 
 def test_what_failed_before() -> None:
@@ -89,20 +89,22 @@ def test_what_failed_before() -> None:
     (none,) = explained(only, failed=failed)
     assert (none["assignment"], none["revision"], none["rejected"]) == ("only", "none", [])
     assert none["reasons"] == [
-        "ConfigAssignment only is for every agent",
-        "the agent failed at it before; `opampctl rollout retry` forgives it: it keeps what it has",
+        "ConfigAssignment only matches every agent",
+        "the agent failed at it before; `opampctl rollout retry` clears that: it keeps what it has",
     ]
     assert explain.lines([none])[0] == "slot (default): only, nothing of it"
     fallback = published("a", stable=revision(2)).model_copy(update={"earlier": [revision(1)]})
     (before,) = explained(fallback, published("low", stable=revision(9), priority=-1), failed=failed)
-    assert before["reasons"][-1].endswith("forgives it: it is given what the assignment was before")
+    assert before["reasons"][-1].endswith("clears that: it gets the assignment's previous revision")
     assert before["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 0, this one -1"}]
 
 
 def test_a_revision_that_is_refused_here() -> None:
     (slot,) = explained(published("a", stable=revision(1000), priority=3), published("low", stable=revision(9)))
     assert (slot["assignment"], slot["revision"]) == ("a", "none")
-    assert slot["reasons"][-1].startswith("its newest revision is refused here (rate: 1000 is above the most 100)")
+    assert slot["reasons"][-1].startswith(
+        "its newest revision is rejected here (rate: 1000 is greater than the maximum, 100)"
+    )
     assert slot["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 3, this one 0"}]
 
 

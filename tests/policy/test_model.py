@@ -44,11 +44,11 @@ def test_shape_problems_name_file_line_and_path(text: str, expected: str) -> Non
     [
         ("nonsense", "should be 'string'"),
         ("string, min: 1", "min and max are for int and float"),
-        ("int, min: 5, max: 1", "min is above max"),
-        ("int, required: true, default: 1", "a required variable has no default"),
+        ("int, min: 5, max: 1", "min is greater than max"),
+        ("int, required: true, default: 1", "a required variable cannot have a default"),
         ("int, enum: [a]", "enum: 'a' is not of type int"),
         ("int, default: x", "default: 'x' is not of type int"),
-        ("float, default: 3, max: 2", "default: 3 is above the most 2"),
+        ("float, default: 3, max: 2", "default: 3 is greater than the maximum, 2"),
         ("bool, default: 1", "default: 1 is not of type bool"),
         ("list, default: {a: 1}", "is not of type list"),
         ("map, default: [1]", "is not of type map"),
@@ -61,7 +61,7 @@ def test_variables_must_make_sense(variable: str, reason: str) -> None:
 
 def test_a_variable_stands_once() -> None:
     twice = TEMPLATE.replace("    - {name: x, type: %s}", "    - {name: x, type: int}\n    - {name: x, type: int}")
-    assert any("variable x stands twice" in p for p in problems(twice))
+    assert any("variable x is declared twice" in p for p in problems(twice))
 
 
 def test_a_version_must_be_text_or_it_would_lose_its_zero() -> None:
@@ -73,7 +73,7 @@ def test_enums_and_bounds() -> None:
     assert variable.problem_with("a") is None
     assert variable.problem_with("c") == "'c' is not one of a, b"
     bounded = model.Variable(name="x", type="float", min=0.01, max=1.0)
-    assert bounded.problem_with(0.001) == "0.001 is below the least 0.01"
+    assert bounded.problem_with(0.001) == "0.001 is less than the minimum, 0.01"
     assert bounded.problem_with(1) is None
 
 
@@ -111,9 +111,9 @@ def test_selectors_that_say_the_same_are_the_same() -> None:
     ("spec", "said"),
     [
         ("{text: x}", ""),
-        ("{text: x, config: {a: 1}}", "config or text, one of the two"),
-        ("{config: {a: 1}, content_type: text/plain}", "any other goes with text"),
-        ("{config: {a: 1}, variables: [{name: x, type: int}, {name: x, type: int}]}", "variable x stands twice"),
+        ("{text: x, config: {a: 1}}", "either config or text"),
+        ("{config: {a: 1}, content_type: text/plain}", "with text, any"),
+        ("{config: {a: 1}, variables: [{name: x, type: int}, {name: x, type: int}]}", "variable x is declared twice"),
     ],
 )
 def test_a_template_has_one_form(spec: str, said: str) -> None:

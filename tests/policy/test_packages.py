@@ -61,7 +61,7 @@ def test_names_that_could_be_paths_are_refused(name: str) -> None:
 
 
 def test_two_files_for_the_same_agents_are_refused() -> None:
-    with pytest.raises(ValidationError, match="two files are for the same agents"):
+    with pytest.raises(ValidationError, match="two files match the same agents"):
         version(file("1"), file("2"))
 
 
@@ -78,7 +78,7 @@ def test_an_assignment_names_a_package_once() -> None:
         )
 
     assert assignment("otelcol").key == "agents"
-    with pytest.raises(ValidationError, match="otelcol stands twice"):
+    with pytest.raises(ValidationError, match="otelcol is listed twice"):
         assignment("otelcol", "otelcol")
     with pytest.raises(ValidationError):
         assignment()

@@ -32,12 +32,12 @@ def test_a_good_signature() -> None:
     ("package", "problem"),
     [
         (signed(signature=""), "agent@1 is not signed"),
-        (signed(key="other"), "agent@1 is signed with other, and there is no PackageSigningKey of that name"),
-        (signed(key=""), "agent@1 is signed with a key, and there is no PackageSigningKey of that name"),
+        (signed(key="other"), "agent@1 is signed with other, and there is no PackageSigningKey with that name"),
+        (signed(key=""), "agent@1 is signed with a key, and there is no PackageSigningKey with that name"),
         (signed(expires_ms=10), "the signature of agent@1 has expired"),
         (signed("2"), "the signature of agent@2 is wrong"),
         (signed(signature="00" * 64), "the signature of agent@1 is wrong"),
-        (signed(signature="00"), "the signature of agent@1 is not one of Ed25519"),
+        (signed(signature="00"), "the signature of agent@1 is not an Ed25519 signature"),
     ],
 )
 def test_all_else_is_told_apart(package: tuple[PublishedPackage, PackageFile], problem: str) -> None:

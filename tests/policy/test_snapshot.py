@@ -44,7 +44,7 @@ def test_one_bad_resource_does_not_hold_back_the_others() -> None:
 def test_what_an_assignment_pins_must_be_there_and_fit() -> None:
     for assignment, reason in (
         (published(stable=revision(renderer=99)), "renderer 99"),
-        (published(stable=revision(rate=1000)), "above the most"),
+        (published(stable=revision(rate=1000)), "greater than the maximum"),
         (published(stable=revision(unknown=1)), "no variable unknown"),
     ):
         snapshot = build(resources(assignment))
@@ -56,7 +56,7 @@ def test_what_an_assignment_pins_must_be_there_and_fit() -> None:
             assert "missing" in build(less).rejected["ConfigAssignment/a"]
     other = TEMPLATE.model_copy(update={"spec": TEMPLATE.spec.model_copy(update={"config": {"z": 1}})})
     changed = {**held, f"ConfigTemplate/{TEMPLATE.key}": template_resource(other)[1]}
-    assert "another digest" in build(changed).rejected["ConfigAssignment/a"]
+    assert "does not have the digest" in build(changed).rejected["ConfigAssignment/a"]
 
 
 def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() -> None:
@@ -81,7 +81,9 @@ def test_an_assignment_of_a_later_version_keeps_its_agents() -> None:
         held = {**resources(), "ConfigAssignment/a": json.dumps(newer).encode()}
         for previous, contents in ((None, []), (before, before.assignments[0].contents)):
             snapshot = build(held, previous)
-            assert "novel, which this node is too old for: upgrade it" in snapshot.rejected["ConfigAssignment/a"]
+            assert (
+                "novel, which this node is too old to understand: upgrade it" in snapshot.rejected["ConfigAssignment/a"]
+            )
             (assignment,) = snapshot.assignments
             assert assignment.contents == contents, "half of what it says must not be served"
             assert assignment.refused is not None
@@ -148,7 +150,7 @@ def test_what_is_for_whom() -> None:
 def test_a_revision_of_another_kind_is_refused() -> None:
     name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
     snapshot = build({**resources(), name.replace("Config", "Package"): payload})
-    assert "a revision is of another kind" in snapshot.rejected["PackageAssignment/a"]
+    assert "a revision is of a different kind" in snapshot.rejected["PackageAssignment/a"]
 
 
 def test_what_a_later_version_says_is_left_out_where_the_rest_makes_sense() -> None:

@@ -135,9 +135,9 @@ def test_a_config_that_is_no_yaml_is_text_with_placeholders() -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ({}, "config or text, one of the two"),
-        ({"text": "x", "config": {"a": 1}}, "config or text, one of the two"),
-        ({"config": {"a": 1}, "content_type": "application/toml"}, "any other goes with text"),
+        ({}, "either config or text"),
+        ({"text": "x", "config": {"a": 1}}, "either config or text"),
+        ({"config": {"a": 1}, "content_type": "application/toml"}, "with text, any"),
         ({"text": "x", "content_type": "no type"}, "pattern"),
         ({"text": ""}, "at least 1"),
     ],

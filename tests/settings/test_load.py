@@ -61,7 +61,7 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("[1]", "s.yaml:1: a mapping of settings is expected"), ("a: 1\n---\nb: 1", "s.yaml:3: one document is expected")],
+    [("[1]", "s.yaml:1: expected a mapping of settings"), ("a: 1\n---\nb: 1", "s.yaml:3: expected one document")],
 )
 def test_what_is_no_settings_file(text: str, expected: str, tmp_path: Path) -> None:
     assert refused(NodeSettings, text, tmp_path) == [expected]
@@ -75,7 +75,7 @@ def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
 
 def test_a_variable_that_goes_through_a_plain_value(tmp_path: Path) -> None:
     file = _file(tmp_path, "node: {name: a}")
-    with pytest.raises(SettingsError, match=r"\$OPAMP_RELAY_NODE__NAME__X: node.name.x: goes through"):
+    with pytest.raises(SettingsError, match=r"\$OPAMP_RELAY_NODE__NAME__X: node.name.x: passes through"):
         load(NodeSettings, file=file, environment={"OPAMP_RELAY_NODE__NAME__X": "1"})
 
 

@@ -29,13 +29,13 @@ def test_tls_needs_its_files(tmp_path: Path) -> None:
     tls = {"enabled": True, "cert_file": str(tmp_path / "none"), "key_file": ""}
     found = dict(cross_check(NodeSettings.model_validate({"server": {"tls": tls}})))
     assert "no such file" in found["server.tls.cert_file"]
-    assert "is needed" in found["server.tls.key_file"]
+    assert "is required" in found["server.tls.key_file"]
 
 
 def test_two_listeners_cannot_share_a_port() -> None:
     twice = {"server": {"http": {"endpoint": "127.0.0.1:4320"}}}
     assert cross_check(NodeSettings.model_validate(twice)) == [
-        ("server.http.endpoint", "127.0.0.1:4320 is also server.websocket.endpoint")
+        ("server.http.endpoint", "127.0.0.1:4320 is already used by server.websocket.endpoint")
     ]
 
 

@@ -183,7 +183,7 @@ async def test_data_of_a_later_version_are_refused_in_words(tmp_path: Path) -> N
     plain = sqlite3.connect(path)
     plain.execute("PRAGMA user_version = 99")
     plain.close()
-    with pytest.raises(StoreError, match="the data are of a later version"):
+    with pytest.raises(StoreError, match="the data was written by a later version"):
         LocalStore(path)
 
 

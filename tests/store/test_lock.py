@@ -14,7 +14,7 @@ def test_one_process_a_folder(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path / "data")
     lock.take()
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
-    with pytest.raises(StoreError, match=f"{tmp_path}/data: another process has this data folder"):
+    with pytest.raises(StoreError, match=f"{tmp_path}/data: another process is using this data folder"):
         FolderLock(tmp_path / "data").take()
     lock.release()
     again = FolderLock(tmp_path / "data")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query
+from fastapi import FastAPI, Path, Query
 from pydantic import Field
 
 from relay.control.api.caller import ANONYMOUS, Actor
@@ -16,6 +16,8 @@ from relay.control.ledger.ledger import Ledger
 from relay.observe import log
 
 _log = log.get("opamp-relay.epoch")
+_MAX_INTEGER = (1 << 63) - 1
+"""Of the database."""
 Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
 
 
@@ -36,7 +38,7 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
         subject: Annotated[str, Query(max_length=320, description="KIND/NAME, or a beginning of it")] = "",
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
         after: Annotated[
-            int | None, Query(ge=0, description="number of an entry: those behind it, oldest first")
+            int | None, Query(ge=0, le=_MAX_INTEGER, description="number of an entry: those behind it, oldest first")
         ] = None,
     ) -> list[dict[str, Any]]:
         """The newest entries of the audit, or those behind one; oldest of them first."""
@@ -50,7 +52,7 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
         return await audit.verify()
 
     @api.get("/api/v1/audit/{number}", **answers(AuditEntry, "audit"))
-    async def get_audit_entry(number: int) -> dict[str, Any]:
+    async def get_audit_entry(number: Annotated[int, Path(ge=0, le=_MAX_INTEGER)]) -> dict[str, Any]:
         """One entry."""
         return await audit.get(number)
 

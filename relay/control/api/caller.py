@@ -10,4 +10,13 @@ from relay.control.documents.apply import ANONYMOUS
 
 __all__ = ["ANONYMOUS", "Actor"]
 
-Actor = Annotated[str, Header(alias="X-OpAMP-Actor", max_length=256, description="who asks; not verified")]
+Actor = Annotated[
+    str,
+    Header(
+        alias="X-OpAMP-Actor",
+        min_length=1,
+        max_length=256,
+        pattern=r"^[\x20-\x7e]*$",
+        description="who asks, in printable ASCII; unverified",
+    ),
+]

@@ -43,10 +43,10 @@ def add_guards(
             if request.headers.get("content-type", "").partition(";")[0].strip() != expected:
                 return problem(415, f"Content-Type must be {expected}")
             if "transfer-encoding" in request.headers:
-                return problem(411, "Content-Length is needed, and no Transfer-Encoding")
+                return problem(411, "Content-Length is required, and Transfer-Encoding is not allowed")
             length = request.headers.get("content-length", "")
             if not length.isdigit():
-                return problem(411, "Content-Length is needed")
+                return problem(411, "Content-Length is required")
             if int(length) > max_body_bytes:
                 return problem(413, f"the body is larger than {max_body_bytes} bytes")
         is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGES

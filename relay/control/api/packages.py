@@ -115,7 +115,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         """Let regions fetch a version before anybody needs it."""
         regions = request.regions or sorted(fleet.live_regions())
         if not regions:
-            raise Conflict("no region is known yet; name those that are to fetch it")
+            raise Conflict("no region has connected yet; name the regions that should fetch it")
         told = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
         return {"name": name, "version": version, "regions": told, "unknown": sorted(set(told) - fleet.live_regions())}
 

@@ -41,7 +41,7 @@ def add_problem_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def unforeseen(_: Request, error: Exception) -> Response:
-        return problem(500, f"internal error ({type(error).__name__}); the log has it")
+        return problem(500, f"internal error ({type(error).__name__}); see the log")
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
@@ -58,7 +58,7 @@ def add_problem_handlers(api: FastAPI) -> None:
         ]
         for detail in details:
             detail["text"] = f"request: {detail['path']}: {detail['reason']}"
-        return problem(422, "the request is not valid", problems=details)
+        return problem(422, "the request is invalid", problems=details)
 
 
 def methods_of(api: FastAPI, request: Request) -> list[str]:

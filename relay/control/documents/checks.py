@@ -78,7 +78,7 @@ class Checks:
             source = sources[document.kind, document.key]
             if isinstance(document, ConfigAssignment) and self._lacks_strategy(document):
                 wanted = ", ".join(f"{k}={v}" for k, v in (self._require_strategy or {}).items())
-                reason = f"is needed for agents with {wanted} (policies.config_update.require_strategy)"
+                reason = f"is required for agents with {wanted} (policies.config_update.require_strategy)"
                 problems.append(source.problem("spec.strategy", reason))
             if isinstance(document, ConfigAssignment | PackageAssignment):
                 problems += [source.problem(path, reason) for path, reason in _assignment_problems(catalog, document)]
@@ -168,7 +168,7 @@ class Checks:
                 if name not in self._channels
             ]
         if isinstance(document, RegionVariables) and (known := self._regions()) and document.key not in known:
-            return [(source.problem("metadata.name", f"no node of region {document.key} is known"), False)]
+            return [(source.problem("metadata.name", f"no node of region {document.key} has connected"), False)]
         if self.validation == "off" or not isinstance(document, ConfigTemplate):
             return []
         if document.spec.config is None or not collector.is_collector_config(document.spec.config):
@@ -198,7 +198,7 @@ def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterato
     if assignment.key in other:
         yield (
             "metadata.name",
-            f"{other[assignment.key].kind} {assignment.key} has this name; rollouts are named after it",
+            f"{other[assignment.key].kind} {assignment.key} already has this name, and rollouts are named after it",
         )
     if isinstance(assignment, PackageAssignment):
         for i, package in enumerate(assignment.spec.packages):

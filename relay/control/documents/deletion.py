@@ -12,8 +12,8 @@ from relay.policy.packages import PackageAssignment
 from relay.policy.strategy import RolloutStrategy
 
 _NEEDS_APPROVAL = (
-    "its changes need approval, and a deletion is one: first have a change approved that ends it for all agents "
-    "(observe_only: true, or a target_selector that names nobody)"
+    "its changes need approval, and deleting it is a change: first get approval for one that ends it for all agents "
+    "(observe_only: true, or a target_selector that matches no agent)"
 )
 
 

@@ -51,7 +51,7 @@ def propose(state: State, parsed: list[tuple[Document, AnyDocument]], checks: Ch
             proposal.applied.append(applied(document, "unchanged", before, _taken_back(state, document)))
             continue
         if isinstance(before, ConfigTemplate) and isinstance(document, ConfigTemplate) and not _same(before, document):
-            reason = f"{document.key} exists with other content; a version never changes, use a new one"
+            reason = f"{document.key} already exists with different content; a version never changes: use a new one"
             proposal.problems.append(source.problem("metadata.version", reason))
             continue
         proposal.changed.append(document)
@@ -59,7 +59,7 @@ def propose(state: State, parsed: list[tuple[Document, AnyDocument]], checks: Ch
         proposal.findings += [problem for problem, is_error in findings if is_error]
         warnings = tuple(str(problem) for problem, _ in findings) + _given_up(before, document)
         if document.key in lonely and isinstance(document, AnyAssignment):
-            reason = f"matches none of the {known} agents that are known"
+            reason = f"matches none of the {known} known agents"
             warnings += (str(source.problem("spec.target_selector", reason)),)
         proposal.applied.append(applied(document, "configured" if before else "created", before, warnings))
     proposal.after = state.catalog.put(*proposal.changed)
@@ -81,7 +81,7 @@ def _taken_back(state: State, document: AnyDocument) -> tuple[str, ...]:
     latest = f"{held.name}-{held.number}"
     if held.declared is not None and (gone := held.declared.versions & state.catalog.yanked):
         return (f"package {', '.join(sorted(gone))} was yanked; assign another version",)
-    return (f"what it asks for was taken back or refused ({latest}); `opampctl rollout retry {latest}` begins anew",)
+    return (f"what it asks for was withdrawn or refused ({latest}); `opampctl rollout retry {latest}` starts again",)
 
 
 def _given_up(before: AnyDocument | None, after: AnyDocument) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
             problems += refused.problems
             continue
         if not documents:
-            problems.append(Problem(source, 0, "", "holds no document"))
+            problems.append(Problem(source, 0, "", "contains no documents"))
         for raw in parts_of(documents):
             document, wrong = kinds.read(raw)
             problems += wrong
@@ -40,7 +40,7 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
             identity = (document.kind, document.key)
             if identity in first:
                 other = first[identity]
-                reason = f"{document.kind} {document.key} stands also at {other.source}:{other.line}"
+                reason = f"{document.kind} {document.key} is also defined in {other.source}:{other.line}"
                 problems.append(raw.problem("", reason))
                 continue
             first[identity] = raw

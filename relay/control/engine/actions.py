@@ -74,7 +74,7 @@ class Actions:
             NotFound: there is no such rollout, or it is over.
             Conflict: that cannot be done to it now.
         """
-        why = reason or f"{actor} said so"
+        why = reason or "no reason given"
 
         def make(state: State, now_ms: int) -> Change[Taken]:
             _, before = find(state, name)
@@ -97,7 +97,7 @@ class Actions:
                 return plan.resume(before)
             case Action.PROMOTE:
                 if stage is None:
-                    raise Conflict("to promote, name the stage that is meant: of two who do it at once, one is told")
+                    raise Conflict("to promote, name the stage: then of two people who promote at once, one is refused")
                 seen = self._survey.look(before, state)
                 return plan.promote(before, stage, f"promoted by {actor}: {why}", seen.regions, seen.goals, now_ms)
             case Action.ROLLBACK:
@@ -149,6 +149,6 @@ def _expect_wanted(state: State, assignment: AssignmentState, rollout: Rollout) 
     if rollout.state in ACTIVE:
         raise Conflict(f"{rollout.name} is {rollout.state.value.replace('_', ' ')}; it cannot be tried again now")
     if rollout.candidate != assignment.declared:
-        raise Conflict(f"{rollout.name} is not what {assignment.kind} {assignment.name} asks for any more")
+        raise Conflict(f"{rollout.name} is no longer what {assignment.kind} {assignment.name} asks for")
     if gone := state.catalog.yanked & rollout.candidate.versions:
         raise Conflict(f"package {', '.join(sorted(gone))} was yanked; assign another version")

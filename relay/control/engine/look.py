@@ -109,7 +109,7 @@ class Survey:
         for node in self._fleet.nodes.values():
             missing = len(wanted - node.blobs) if node.connected and node.region in regions else 0
             if missing:
-                return f"region {node.region} has yet to fetch {missing} of {len(wanted)} files"
+                return f"region {node.region} has not fetched {missing} of the {len(wanted)} files"
         return ""
 
     def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
@@ -118,7 +118,7 @@ class Survey:
         resource = f"{rollout.candidate.kind}/{rollout.assignment}"
         refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
         if not made.renders(region):
-            refused.append("its values do not resolve there")
+            refused.append("its values cannot be resolved there")
         return RegionView(
             counts,
             connected=not unheard,

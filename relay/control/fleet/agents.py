@@ -161,7 +161,7 @@ class NodeState:
 def plain_reason(reason: str) -> str:
     """Why a node rejects something, in one line. The first nodes had no words for what is newer than they are."""
     unknown = _UNKNOWN_FIELD.findall(reason)
-    return f"has {', '.join(unknown[:5])}, which this node is too old for: upgrade it" if unknown else reason
+    return f"has {', '.join(unknown[:5])}, which this node is too old to understand: upgrade it" if unknown else reason
 
 
 def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
@@ -182,7 +182,7 @@ def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
     except (DecodeError, RecursionError) as error:
         raise ValueError(f"its state cannot be read: {error}") from None
     if message.instance_uid != uid:
-        raise ValueError("its state is of another agent")
+        raise ValueError("its state belongs to another agent")
     agent = Agent(
         uid,
         message.agent_id,

@@ -157,12 +157,18 @@ class Fleet:
             Duplicate: another process reports under this region and name. Each would undo the other's agents.
             StoreError: it could not be written down.
         """
-        node = self._node(peer.region, peer.name)
+        # Behind whoever forgets a node: else it would come up as one that is forgotten a moment later.
+        async with self._reporting:
+            await self._node_reporting(self._node(peer.region, peer.name), peer)
+
+    async def _node_reporting(self, node: NodeState, peer: Peer) -> None:
         if node.reporting and node.incarnation != peer.incarnation:
             if peer.incarnation not in node.turned_away:
                 node.turned_away.add(peer.incarnation)
                 _log.error("duplicate_node", region=node.region, node=node.name)
-            raise Duplicate(f"another node {node.region}/{node.name} is connected; every node needs a name of its own")
+            raise Duplicate(
+                f"another node {node.region}/{node.name} is connected with this name; every node needs its own"
+            )
         node.reporting += 1
         node.streams += 1
         node.verified = node.departed = False
@@ -235,6 +241,8 @@ class Fleet:
             for uid in list(node.agents):
                 self._drop(uid)
             del self.nodes[f"{region}/{name}"]
+            if node.sender is not None:  # it is coming back: its other stream is up already
+                self._node(region, name).sender = node.sender
 
     async def report(self, peer: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
         """Take in one report.
@@ -549,5 +557,5 @@ class Fleet:
             raise NotFound(f"{agent.agent_id} has reported no effective config")
         body = await self._body(digest)
         if body is None:
-            raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again")
+            raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again later")
         return pb.EffectiveConfig.FromString(body)

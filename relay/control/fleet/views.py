@@ -101,14 +101,14 @@ def problems(node: NodeState) -> list[str]:
     """What is not well with a node, in words."""
     found = []
     if node.ahead is not None:
-        found.append(f"holds manifest {node.ahead}, which this database never published: see /health")
+        found.append(f"has manifest {node.ahead}, which this database never published: see /health")
     if node.unstored is not None:
-        found.append(f"reports are not stored since {rfc3339(node.unstored[0])}: {node.unstored[1]}")
+        found.append(f"reports have not been stored since {rfc3339(node.unstored[0])}: {node.unstored[1]}")
     if abs(node.behind_ms) > SKEW_MS:
         word = "behind" if node.behind_ms > 0 else "ahead"
         found.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
     if node.refused:
-        found.append(f"{len(node.refused)} of its agents are refused: their states cannot be read")
+        found.append(f"{len(node.refused)} of its agents are left out: their states cannot be read")
     return found
 
 

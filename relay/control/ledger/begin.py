@@ -145,9 +145,9 @@ def _begun(draft: Draft, rollout: Rollout, terms: Terms, now_ms: int) -> Rollout
         return plan.complete_at_once(rollout, "it is only observed", now_ms)
     targets = terms.targets(rollout, draft.state)
     if rollout.at_once and not targets:
-        return plan.complete_at_once(rollout, "no agent was known that it is for", now_ms)
+        return plan.complete_at_once(rollout, "it matched no known agent", now_ms)
     if not targets and _same_content(rollout):
-        return plan.complete_at_once(rollout, "it changes nothing for any agent that is known", now_ms)
+        return plan.complete_at_once(rollout, "it changes nothing for any known agent", now_ms)
     begun = plan.begin(rollout, targets, now_ms)
     if isinstance(rollout.candidate, GlobalPackages) and rollout.candidate.prefetch:
         # Nobody's turn comes before the files are there: see `engine/loop`.

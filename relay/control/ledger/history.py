@@ -39,7 +39,7 @@ def find(state: State, name: str) -> tuple[AssignmentState, Rollout]:
     known = state.assignments.get(prefix)
     if known is not None and number.isdigit() and 0 < int(number) <= known.number:
         latest = known.latest or f"{prefix}-{known.number}"
-        raise Conflict(f"{name} is over; the latest rollout of {known.kind} {prefix} is {latest}")
+        raise Conflict(f"{name} has ended; the latest rollout of {known.kind} {prefix} is {latest}")
     raise NotFound(f"there is no rollout {name}{close_to(name, state.assignments)}")
 
 
@@ -86,7 +86,7 @@ class History:
         async with self._database.read() as connection:
             rows, bad = await read_all(connection, schema.rollouts, *where)
         for name in bad:
-            _log.error("row_damaged", table="rollouts", key=name, consequence="it is left out of histories")
+            _log.error("row_damaged", table="rollouts", key=name, consequence="it is left out of the history")
         return [Rollout.from_plain(json.loads(row.body)) for row in sorted(rows, key=lambda row: row.created_ms)]
 
     async def by_hash(self, digits: str) -> tuple[Rollout, GlobalRevision] | None:
@@ -114,7 +114,7 @@ class History:
                 return kept
         if rollout:
             raise NotFound(f"there is no rollout {rollout} of {assignment}")
-        raise NotFound(f"{state.kind} {assignment} was never anything else")
+        raise NotFound(f"{state.kind} {assignment} has had no other revision")
 
     async def expire(self, before_ms: int) -> None:
         """Forget rollouts that began before a time; those that the state holds stay."""

@@ -79,7 +79,7 @@ class Versions:
                 return dict(json.loads(row.body))
         if 1 <= generation <= len(rows):
             raise NotFound(f"{kind} {key} was deleted with generation {generation}")
-        raise NotFound(f"{kind} {key} has the generations 1 to {len(rows)}")
+        raise NotFound(f"{kind} {key} has generations 1 to {len(rows)}")
 
     async def bodies(self, kind: str, key: str) -> list[dict[str, Any]]:
         """All that a document ever was, the newest first; empty where there never was one."""

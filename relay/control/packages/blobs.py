@@ -92,7 +92,7 @@ class Blobs:
         if digest.hexdigest() != sha256:
             await self.delete(sha256)
             self.damaged[sha256] = None
-            _log.error("package_file_damaged", sha256=sha256, consequence="it is gone; push it again")
+            _log.error("package_file_damaged", sha256=sha256, consequence="the file is missing; push it again")
 
     async def size(self, sha256: str) -> int | None:
         """Bytes of a file in the store; None where it is not there.
@@ -123,16 +123,16 @@ class Blobs:
         async with self._writing.setdefault(sha256, asyncio.Lock()):
             held = self._spool.partial_bytes(sha256)
             if not held and await self.size(sha256) is not None:
-                raise Conflict(f"{sha256} is here already")
+                raise Conflict(f"{sha256} has already been uploaded")
             if offset != held:
                 raise Conflict(f"the upload goes on at byte {held}, not {offset}")
             if held + len(content) > self._max_file_bytes:
                 raise TooLarge(
-                    f"a package file may have {self._max_file_bytes} bytes (storage.packages.max_file_bytes)"
+                    f"a package file may be at most {self._max_file_bytes} bytes (storage.packages.max_file_bytes)"
                 )
             # Uploads that nobody goes on with make room, the oldest first.
             if not await asyncio.to_thread(self._spool.make_room, len(content), {sha256}):
-                raise StoreError("no room for uploads (storage.packages.max_bytes, .keep_free)")
+                raise StoreError("no space for uploads (storage.packages.max_bytes, .keep_free)")
             await asyncio.to_thread(self._spool.append, sha256, content)
             return held + len(content)
 
@@ -151,9 +151,9 @@ class Blobs:
                 return
             held = self._spool.partial_bytes(sha256)
             if held != size:
-                raise Conflict(f"{held} of {size} bytes have arrived")
+                raise Conflict(f"only {held} of {size} bytes have arrived")
             if not await asyncio.to_thread(self._spool.finish, sha256):
-                raise Conflict(f"what arrived is not {sha256}; upload it again")
+                raise Conflict(f"the content does not match {sha256}; upload it again")
             try:
                 await obstore.put_async(
                     self._store,

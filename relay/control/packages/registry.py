@@ -76,7 +76,7 @@ class Packages:
                 raise Refused([Problem(f"Package/{package.key}", 0, "signature", reason)])
         held = {f.sha256: f.size for v in self._catalog.packages.values() for f in v.package.files}
         if file.sha256 not in held and sum(held.values()) + file.size > self._max_bytes:
-            raise TooLarge(f"all packages together may have {self._max_bytes} bytes (storage.packages.max_bytes)")
+            raise TooLarge(f"all packages together may be at most {self._max_bytes} bytes (storage.packages.max_bytes)")
 
     def _pushed(self, state: State, package: PublishedPackage, by: str, now_ms: int) -> Change[str]:
         version = state.catalog.packages.get(package.key)
@@ -198,17 +198,19 @@ def _with_file(version: PackageVersion, package: PublishedPackage) -> PublishedP
     if version.yanked:
         raise Conflict(f"package {package.key} was yanked: {version.yanked}")
     if held.type != package.type:
-        raise Conflict(f"package {package.key} is of type {held.type}, not {package.type}")
+        raise Conflict(f"package {package.key} has type {held.type}, not {package.type}")
     same: PackageFile | None = next((f for f in held.files if f.attributes == file.attributes), None)
     if same is not None:
         if same.sha256 != file.sha256:
             who = json.dumps(file.attributes) if file.attributes else "all agents"
-            raise Conflict(f"package {package.key} has other bytes for {who}; a version never changes, push a new one")
+            raise Conflict(
+                f"package {package.key} has different content for {who}; a version never changes: push a new one"
+            )
         if same == file or not file.signature:
             return None
         return held.model_copy(update={"files": [file if f is same else f for f in held.files]})
     if len(held.files) >= MAX_FILES:
-        raise Conflict(f"package {package.key} has {MAX_FILES} files; there may be no more")
+        raise Conflict(f"package {package.key} has {MAX_FILES} files, which is the maximum")
     return held.model_copy(update={"files": [*held.files, file]})
 
 

@@ -78,15 +78,15 @@ class Archive:
 
     async def _find(self, prefix: str) -> Any:
         if not 8 <= len(prefix) <= 2 * _HASH_BYTES or not set(prefix) <= set("0123456789abcdef"):
-            raise NotFound(f"{prefix} is not a hash, nor the first 8 digits or more of one")
+            raise NotFound(f"{prefix} is not a hash, or at least its first 8 digits")
         low, high = (bytes.fromhex(prefix.ljust(2 * _HASH_BYTES, digit)) for digit in "0f")
         query = sa.select(schema.configs).where(schema.configs.c.hash >= low, schema.configs.c.hash <= high)
         async with self._database.read() as connection:
             rows = (await connection.execute(query.limit(2))).all()
         if not rows:
-            raise NotFound(f"no config {prefix} was ever published here")
+            raise NotFound(f"no config {prefix} was published here")
         if len(rows) > 1:
-            raise NotFound(f"several hashes begin with {prefix}")
+            raise NotFound(f"more than one hash begins with {prefix}")
         return rows[0]
 
     async def expire(self, used: set[bytes], before_ms: int) -> None:

@@ -117,7 +117,7 @@ class Changes:
             if hash_.startswith(digits):
                 slots = {"": {"content_type": "application/json", "body": f"{json.dumps(value, indent=2)}\n"}}
                 return {**plain, "kind": kind, "name": name, "slots": slots}
-        raise NotFound(f"no config, revision, change, document, package or file {digits} is known here")
+        raise NotFound(f"no config, revision, change, document, package or file {digits} is known")
 
     async def _parts(self) -> AsyncIterator[tuple[str, str, str, Any]]:
         """(kind, hash, name, value) of what revisions pin, of files, and of sets of packages that agents were offered."""

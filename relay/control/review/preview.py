@@ -42,5 +42,5 @@ class Previews:
             evaluator, state, region=node.region, trusted=node.trusted, withheld=node.blob_problems
         )
         if not node.connected:
-            explained["notes"].append(f"node {agent.node} cannot be heard: it decides by the policy that it has")
+            explained["notes"].append(f"node {agent.node} is offline: it decides by the policy that it has")
         return explained

@@ -167,7 +167,7 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView]) -> Gate:
     left_s = stage.duration_s - rollout.observed_s
     for name, region in sorted(regions.items()):
         if region.halted:
-            return Gate(Verdict.FAIL, f"region {name} went back by itself: {region.halted}")
+            return Gate(Verdict.FAIL, f"region {name} rolled back by itself: {region.halted}")
     missing = sorted(name for name, region in regions.items() if not region.connected)
     if rollout.at_once:
         return _judge_at_once(rollout, regions, missing)
@@ -186,27 +186,27 @@ def judge(rollout: Rollout, regions: Mapping[str, RegionView]) -> Gate:
         if region.refused and region.connected:
             return Gate(Verdict.HOLD, f"region {name} cannot take it: {region.refused}")
     if total.targets == 0:
-        return Gate(Verdict.HOLD, "no agent is known that this stage is for")
+        return Gate(Verdict.HOLD, "this stage matches no known agent")
     behind = sorted(name for name, region in regions.items() if region.connected and not region.current)
     if behind:
-        return Gate(Verdict.WAITING, f"region {', '.join(behind)} has yet to take the policy")
+        return Gate(Verdict.WAITING, f"region {', '.join(behind)} has not taken the policy yet")
     if left_s > 0:
         return Gate(Verdict.WAITING, f"{_seconds(left_s)} of {stage.duration} left")
     if total.undecided:
-        return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have yet to decide")
+        return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have not answered yet")
     if decided < samples:
-        return Gate(Verdict.HOLD, f"too few samples: {decided} decided, {samples} needed")
+        return Gate(Verdict.HOLD, f"too few samples: {decided} agents answered, {samples} needed")
     criteria = stage.success_criteria
     allowed = _allowed_silence(criteria)
     if allowed is not None and _more(total.silent, allowed, total.targets):
         return Gate(Verdict.HOLD, f"{total.silent} of {total.targets} agents are silent")
     if criteria.health_check_pass_rate is not None and total.reporting < min(samples, decided):
-        return Gate(Verdict.HOLD, f"only {total.reporting} of {decided} agents on the candidate tell of their health")
+        return Gate(Verdict.HOLD, f"only {total.reporting} of {decided} agents on the candidate report their health")
     if missing and rollout.stage + 1 == len(strategy.stages):
         # An excluded region must not be given at once, unjudged, what all others took by stages.
-        return Gate(Verdict.HOLD, f"all that can be heard is well; the end waits: {_unheard(regions, missing)}")
+        return Gate(Verdict.HOLD, f"the regions that are online are well; the end waits: {_unheard(regions, missing)}")
     if stage.manual:
-        return Gate(Verdict.WAITING, "waits for a person to promote it")
+        return Gate(Verdict.WAITING, "waiting for a person to promote it")
     quiet = total.targets - decided
     rest = f", {quiet} away or silent" if quiet else ""
     return Gate(Verdict.PASS, f"{total.applied} of {total.targets} applied, {total.failed} failed{rest}")
@@ -216,8 +216,8 @@ def _unheard(regions: Mapping[str, RegionView], missing: Iterable[str]) -> str:
     """Why regions cannot be heard."""
     dark = [name for name in missing if not regions[name].catching_up]
     if dark:
-        return f"region {', '.join(dark)} cannot be heard"
-    return f"region {', '.join(missing)} is being brought up to date"
+        return f"region {', '.join(dark)} is offline"
+    return f"region {', '.join(missing)} is being updated"
 
 
 def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing: list[str]) -> Gate:
@@ -234,11 +234,11 @@ def _judge_at_once(rollout: Rollout, regions: Mapping[str, RegionView], missing:
         return Gate(Verdict.WAITING, _unheard(regions, missing))
     behind = sorted(name for name, region in regions.items() if not region.current and not region.refused)
     if behind:
-        return Gate(Verdict.WAITING, f"region {', '.join(behind)} has yet to take the policy")
+        return Gate(Verdict.WAITING, f"region {', '.join(behind)} has not taken the policy yet")
     if total.undecided:
-        return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have yet to decide")
+        return Gate(Verdict.WAITING, f"{total.undecided} of {total.targets} agents have not answered yet")
     if total.targets and not decided:
-        return Gate(Verdict.WAITING, f"none of {total.targets} agents has decided")
+        return Gate(Verdict.WAITING, f"none of the {total.targets} agents has answered")
     quiet = total.targets - decided
     return Gate(Verdict.PASS, said + (f", {quiet} away or silent" if quiet else ""))
 
@@ -252,7 +252,7 @@ def _failure(criteria: SuccessCriteria, total: Counts, samples: int, *, in_time:
         and total.failed
         and (_more(total.failed, limit, total.targets) or (decided >= samples and _more(total.failed, limit, decided)))
     ):
-        return f"{total.failed} of {decided} agents that decided failed, more than {limit:.2%}"
+        return f"{total.failed} of {decided} agents that answered failed, more than {limit:.2%}"
     least = criteria.health_check_pass_rate
     unhealthy = total.lasting if in_time else total.unhealthy
     if least is not None and unhealthy and total.reporting >= samples:

@@ -134,7 +134,7 @@ def verdict(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) ->
     gate = judge(rollout, regions)
     if gate.verdict is Verdict.PASS and not open_now(rollout.strategy.windows, now_ms):
         return Gate(
-            Verdict.WAITING, f"outside of the windows in which stages may advance; else it passes: {gate.reason}"
+            Verdict.WAITING, f"outside the windows in which stages may advance; otherwise it passes: {gate.reason}"
         )
     return gate
 
@@ -154,7 +154,9 @@ def _retreat(rollout: Rollout, reason: str) -> Rollout:
 
 def _back(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
     if rollout.stable is None:
-        reason = f"{rollout.reason}; there was none before: agents that nothing else matches keep what they have"
+        reason = (
+            f"{rollout.reason}; there was no earlier revision: agents that match nothing else keep their configuration"
+        )
         return dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms, reason=reason)
     out = [name for name, r in regions.items() if r.counts.holding]
     return rollout if out else dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms)
@@ -193,13 +195,13 @@ def approve(rollout: Rollout, actor: str, digest: str, now_ms: int) -> Rollout:
     """
     _expect(rollout, [RolloutState.PENDING_APPROVAL], "approved")
     if len(digest) < _DIGEST_CHARS or not rollout.digest.startswith(digest):
-        raise Conflict(f"{rollout.name} is not {digest or 'nothing'} but {rollout.digest[:16]}; look at it again")
+        raise Conflict(f"{rollout.name} has changed since you looked (digest {rollout.digest[:16]}); review it again")
     if rollout.four_eyes and actor.casefold() in {
         author.casefold() for author in (rollout.created_by, *rollout.authors)
     }:
         raise Conflict(f"{actor} made this change; somebody else must approve it")
     if any(a.actor.casefold() == actor.casefold() for a in rollout.approvals):
-        raise Conflict(f"{actor} has approved {rollout.name} already")
+        raise Conflict(f"{actor} has already approved {rollout.name}")
     return dataclasses.replace(rollout, approvals=(*rollout.approvals, ApprovalGiven(actor, now_ms, rollout.digest)))
 
 
@@ -245,7 +247,7 @@ def promote(
     """
     _expect(rollout, GOING, "promoted")
     if stage != rollout.stage:
-        raise Conflict(f"{rollout.name} is in stage {rollout.current.name} by now; look at it again")
+        raise Conflict(f"{rollout.name} is now in stage {rollout.current.name}; review it again")
     return advance(rollout, Gate(Verdict.PASS, reason), regions, targets, now_ms)
 
 

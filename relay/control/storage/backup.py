@@ -62,7 +62,7 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
     if not source.is_file():
         raise StoreError(f"{source}: there is no database")
     if target.exists():
-        raise StoreError(f"{target}: exists; a backup never replaces a file")
+        raise StoreError(f"{target}: exists; a backup never overwrites a file")
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
         with _removed(unfinished), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
@@ -145,7 +145,7 @@ def _write(file: IO[bytes], copy: Path, folder: Path, wanted: dict[str, int]) ->
                     raise StoreError(f"{path}: damaged; push it again, or delete its version")
         lost = wanted.keys() - {name.rpartition("/")[2] for name in digests}
         if lost:
-            raise StoreError(f"{folder}: {len(lost)} package files are missing, {sorted(lost)[0]} among them")
+            raise StoreError(f"{folder}: {len(lost)} package files are missing, for example {sorted(lost)[0]}")
         contents = json.dumps({"format": _FORMAT, "version": __version__, "files": digests}, indent=1).encode()
         entry = tarfile.TarInfo(_CONTENTS)
         entry.size = len(contents)
@@ -182,7 +182,7 @@ def _verify(path: Path) -> dict[str, str]:
             for entry in archive:
                 source = archive.extractfile(entry) if entry.isreg() else None
                 if source is None or entry.name in found:
-                    raise StoreError(f"{path}: {entry.name} is nothing that a backup holds")
+                    raise StoreError(f"{path}: {entry.name} is not part of a backup")
                 if entry.name == _CONTENTS:
                     contents = json.loads(source.read())
                 else:
@@ -190,9 +190,9 @@ def _verify(path: Path) -> dict[str, str]:
     except (OSError, tarfile.TarError, ValueError) as error:
         raise StoreError(f"{path}: not a backup, or damaged: {error}") from error
     if not isinstance(contents, dict) or contents.get("files") != found or FILE not in found:
-        raise StoreError(f"{path}: not a backup, or damaged: its list does not fit what it holds")
+        raise StoreError(f"{path}: not a backup, or damaged: its list does not match its contents")
     if contents.get("format") != _FORMAT:
-        raise StoreError(f"{path}: a backup of a later version; upgrade")
+        raise StoreError(f"{path}: a backup written by a later version; upgrade")
     return found
 
 
@@ -213,7 +213,7 @@ def restore(archive: Path, data_dir: Path) -> Summary:
         StoreError: the folder is not empty, or the archive is damaged; nothing was touched then.
     """
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
-        raise StoreError(f"{data_dir}: is not empty; a restore never replaces data")
+        raise StoreError(f"{data_dir}: is not empty; a restore never overwrites data")
     if not archive.is_file():
         raise StoreError(f"{archive}: there is no such file")
     names = _verify(archive)
@@ -239,7 +239,7 @@ def restore(archive: Path, data_dir: Path) -> Summary:
 def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> None:
     parts = Path(name).parts
     if Path(name).is_absolute() or ".." in parts or parts[0] not in (FILE, PACKAGES):
-        raise StoreError(f"{name} is nothing that a backup holds")
+        raise StoreError(f"{name} is not part of a backup")
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     source = archive.extractfile(name)

@@ -46,7 +46,9 @@ class Database:
         """Why the last write failed, or why no write may be made; None while all is well."""
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 10})
         self._writing = asyncio.Lock()
-        self._replaced = f"{path}, or its -wal, was replaced or deleted while it was open: stop, restore, start again"
+        self._replaced = (
+            f"{path}, or its -wal, was replaced or deleted while it was open: stop, restore a backup, and start again"
+        )
         sa.event.listen(self._engine.sync_engine, "connect", _on_connect)
 
     async def open(self) -> None:
@@ -126,6 +128,8 @@ class Database:
                     yield connection
             except SQLAlchemyError as error:
                 self.problem = _line(error.__cause__ or error)
+                # A connection that was opened while the file was read-only stays so for its life: begin with new ones.
+                await self._engine.dispose()
                 raise StoreError(self.problem) from error
             self.problem = None
 
@@ -169,7 +173,7 @@ def migrated(path: Path) -> Iterator[sa.Connection]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, CommandError) and "locate revision" in str(error):
-        return "the data are of a later version: upgrade, or give it another folder"
+        return "the data was written by a later version: upgrade, or use another data folder"
     return _line(error.__cause__ or error)
 
 

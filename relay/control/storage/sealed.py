@@ -43,7 +43,7 @@ class SealedText(sa.TypeDecorator[str]):
             return None
         text = str(value)[2 * _BYTES :]
         if seal_text(text) != value:
-            raise Damaged("a value is not as it was written")
+            raise Damaged("a value has changed since it was written")
         return text
 
 
@@ -63,7 +63,7 @@ class SealedBytes(sa.TypeDecorator[bytes]):
             return None
         content = bytes(value)[_BYTES:]
         if seal_bytes(content) != value:
-            raise Damaged("a value is not as it was written")
+            raise Damaged("a value has changed since it was written")
         return content
 
 

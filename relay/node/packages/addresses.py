@@ -57,12 +57,12 @@ class Addresses:
         """
         expires, given = query.get("expires", ""), query.get("signature", "")
         if not expires.isascii() or not expires.isdigit() or len(expires) > 12:
-            raise Denied(403, "the address is not complete")
+            raise Denied(403, "the address is incomplete")
         good = [_sign(key, sha256, int(expires)) for key in self._keys]
         if not any(hmac.compare_digest(given.encode(), one.encode()) for one in good):
-            raise Denied(403, "the signature of the address is not good")
+            raise Denied(403, "the signature of the address is wrong")
         if int(expires) * 1000 < self._clock.unix_ms():
-            raise Denied(403, "the address has expired; the agent is given a new one when it says that it failed")
+            raise Denied(403, "the address has expired; the agent gets a new one when it reports the failure")
 
 
 def _sign(key: bytes, sha256: str, expires_s: int) -> str:

@@ -121,7 +121,7 @@ class PackageCache:
         missing = False
         for package in offer.packages:
             sha256 = package.sha256.hex()
-            if reason := self._allowed.get(sha256, "it is not of the policy in force"):
+            if reason := self._allowed.get(sha256, "it is not part of the policy in force"):
                 self.problems[sha256] = reason
                 missing = True
             elif not self._blobs.holds(sha256):
@@ -153,7 +153,7 @@ class PackageCache:
         self._addresses.expect_good(sha256, query)
         reason = self._allowed.get(sha256)
         if reason is None:
-            raise Denied(404, "nothing of the policy in force has this file")
+            raise Denied(404, "no package of the policy in force has this file")
         if reason:
             raise Denied(410, reason)
         if self._blobs.holds(sha256) and not self._blobs.path(sha256).exists():

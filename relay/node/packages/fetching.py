@@ -75,7 +75,7 @@ class Fetching:
             task.add_done_callback(lambda _: self._fetching.pop(sha256, None))
 
     async def _get(self, sha256: str) -> None:
-        """Get a file until it is here or nobody wants it any more; however many wait for it, once."""
+        """Get a file until it is here or no agent needs it any more; however many wait for it, once."""
         backoff = Backoff(first_s=0.5, most_s=30.0, chance=random.random)
         while sha256 in self._pinned():
             try:
@@ -86,9 +86,9 @@ class Fetching:
                         self.problems.pop(sha256, None)
                         self._ready()
                         return
-                reason = "what came is not the file"
+                reason = "what arrived is not the file"
             except NotFound as error:
-                reason = f"the control plane does not give it: {error}"
+                reason = f"the control plane does not provide it: {error}"
             except RelayError as error:
                 reason = str(error)
             if self.problems.get(sha256) != reason:
@@ -110,17 +110,17 @@ class Fetching:
                         made_room = await asyncio.to_thread(blobs.make_room, total - offset, self._pinned() | {sha256})
                         if not made_room:
                             raise StoreError(
-                                "no room for it beside what policy offers (packages.max_bytes, .keep_free)"
+                                "no space for it beside what the policy offers (packages.max_bytes, .keep_free)"
                             )
                     self._metrics.blob_fetch_bytes += len(piece)
                     received += len(piece)
                     if received > total:
-                        raise UpstreamError(f"more came than the {total} bytes that it should have")
+                        raise UpstreamError(f"more than its {total} bytes arrived")
                     waiting += piece
                     if len(waiting) >= _WRITE_BYTES:
                         await self._append(sha256, waiting)
                         if sha256 not in self._pinned():
-                            raise NotFound("nobody wants it any more")
+                            raise NotFound("no agent needs it any more")
                     if received == total:
                         break  # whatever becomes of the stream now
         finally:
@@ -128,7 +128,7 @@ class Fetching:
             await self._append(sha256, waiting)
         if not await asyncio.to_thread(blobs.finish, sha256):
             self._metrics.verification_failures += 1
-            _log.error("package_not_verified", sha256=sha256, consequence="fetched anew from the start")
+            _log.error("package_not_verified", sha256=sha256, consequence="fetched again from the start")
             return False
         self._metrics.blob_fetches["done"] += 1
         took_ms = round((self._clock.monotonic() - began) * 1000)

@@ -27,6 +27,8 @@ async def test_the_audit_by_subject_time_and_page(programs: Programs) -> None:
     assert isinstance(entry, dict)
     assert (status, entry["number"]) == (200, every[0])
     assert (await client.call("GET", "/api/v1/audit/999"))[0] == 404
+    for beyond in (f"/{1 << 63}", f"?after={1 << 63}"):
+        assert (await client.call("GET", f"/api/v1/audit{beyond}"))[0] == 422
 
 
 async def test_lists_come_in_pages(programs: Programs) -> None:

@@ -9,7 +9,7 @@ async def test_refusals_are_problem_json_with_every_problem(programs: Programs) 
     status, answer = await client.call("POST", "/api/v1/apply", json=body(TEMPLATE, assignment("a", rate=1000)))
     assert status == 422
     assert isinstance(answer, dict)
-    assert answer["problems"][0]["text"] == "f.yaml:18: spec.values.rate: 1000 is above the most 100"
+    assert answer["problems"][0]["text"] == "f.yaml:18: spec.values.rate: 1000 is greater than the maximum, 100"
     status, answer = await client.call("POST", "/api/v1/apply", json={"sources": "x"})
     assert status == 422
     assert isinstance(answer, dict)

@@ -36,7 +36,7 @@ async def test_two_applies_at_once_lose_nothing(plane: ControlPlane) -> None:
 async def test_a_version_of_a_template_never_changes(plane: ControlPlane) -> None:
     await actions(plane, TEMPLATE)
     (problem,) = await refused(plane, TEMPLATE.replace('rate: "', 'rate2: "'))
-    assert "basic@v1 exists with other content" in problem
+    assert "basic@v1 already exists with different content" in problem
 
 
 async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane) -> None:
@@ -47,7 +47,7 @@ async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane
     assert "Nonsense" in problems[0]
     problems = await refused(plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9", priority=1))
     assert [p.split(": ", 1)[1] for p in problems] == [
-        "spec.values.rate: 1000 is above the most 100",
+        "spec.values.rate: 1000 is greater than the maximum, 100",
         "spec.template: there is no ConfigTemplate basic@v9; did you mean basic@v1?",
     ]
     assert problems[0].startswith("f.yaml:18: ")
@@ -55,11 +55,11 @@ async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane
 
 async def test_the_same_document_twice(plane: ControlPlane) -> None:
     (problem,) = await refused(plane, TEMPLATE, assignment("a"), assignment("a"))
-    assert "ConfigAssignment a stands also at f.yaml:" in problem
+    assert "ConfigAssignment a is also defined in f.yaml:" in problem
 
 
 async def test_a_file_without_a_document_and_one_that_is_too_large(plane: ControlPlane) -> None:
-    assert await refused(plane, "# nothing\n") == ["f.yaml: holds no document"]
+    assert await refused(plane, "# nothing\n") == ["f.yaml: contains no documents"]
     assert "a document may have" in (await refused(plane, "x" * (1 << 21)))[0]
 
 

@@ -46,7 +46,7 @@ def test_a_deletion_changes_what_agents_run_and_nobody_could_approve_it() -> Non
     state = applied(applied(State(), TEMPLATE, assignment("a")), assignment("a") + NEEDS)
     state = applied(state, assignment("a", rate=2) + NEEDS)
     (reason,) = reasons(state, "ConfigAssignment", "a")
-    assert "first have a change approved that ends it for all agents" in reason
+    assert "first get approval for one that ends it for all agents" in reason
 
 
 def test_whatever_nothing_asks_for_may_go() -> None:

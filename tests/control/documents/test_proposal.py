@@ -41,7 +41,7 @@ def test_what_becomes_of_documents() -> None:
 
 def test_a_version_of_a_template_never_changes_but_for_its_labels() -> None:
     (problem,) = proposed(BASE, TEMPLATE.replace('rate: "', 'rate2: "')).problems
-    assert problem.reason == "basic@v1 exists with other content; a version never changes, use a new one"
+    assert problem.reason == "basic@v1 already exists with different content; a version never changes: use a new one"
     labelled = TEMPLATE.replace("version: v1", "version: v1, labels: {team: x}")
     assert proposed(BASE, labelled).applied[0].action == "configured"
 
@@ -54,7 +54,7 @@ def test_who_contends_with_whom() -> None:
 
 def test_an_assignment_that_matches_nobody_is_told_so() -> None:
     (warning,) = warnings(BASE, assignment("a", selector="{labels: {tier: dev}}"))
-    assert "matches none of the 1 agents that are known" in warning
+    assert "matches none of the 1 known agents" in warning
     assert warnings(BASE, assignment("a", selector="{labels: {tier: prod}}")) == ()
 
 
@@ -72,7 +72,7 @@ def test_what_was_taken_back_can_be_tried_again() -> None:
     ended = plan.abort(latest(state), "no", 1)
     over = dataclasses.replace(state, assignments={"a": state.assignments["a"].after(ended)})
     assert warnings(over, staged(2)) == (
-        "what it asks for was taken back or refused (a-2); `opampctl rollout retry a-2` begins anew",
+        "what it asks for was withdrawn or refused (a-2); `opampctl rollout retry a-2` starts again",
     )
 
 

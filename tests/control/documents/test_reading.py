@@ -24,7 +24,7 @@ def test_documents_are_given_with_where_they_stand() -> None:
 def test_every_problem_of_every_text_is_named() -> None:
     assert len(refused("a: [", "", "kind: Nonsense", assignment("a") + assignment("a"))) == 4
     (twice,) = refused(assignment("a"), assignment("a"))
-    assert twice.endswith("ConfigAssignment a stands also at 0.yaml:2")
+    assert twice.endswith("ConfigAssignment a is also defined in 0.yaml:2")
     (wrong,) = refused(TEMPLATE.replace("{{.rate}}", "{{.speed}}"))
     assert "speed" in wrong
 

@@ -128,10 +128,10 @@ async def test_a_change_goes_out_by_stages_and_completes(programs: Programs, fle
     assert status["stages"][0]["counts"]["applied"] == 2
     assert "person" in status["stages"][0]["gate"]["reason"]
     assert status["regions"] == {"local": {**status["stages"][0]["counts"], "state": "following"}}
-    with pytest.raises(Conflict, match="is in stage canary by now"):
+    with pytest.raises(Conflict, match="is now in stage canary"):
         await plane.actions.act("a-2", "promote", "ann", stage=1)
     await plane.actions.act("a-2", "promote", "ann", stage=0)
-    with pytest.raises(Conflict, match="is in stage all by now"):
+    with pytest.raises(Conflict, match="is now in stage all"):
         await plane.actions.act("a-2", "promote", "bob", stage=0)
     await state_is(plane, "a-2", "completed")
     assert fleet.running(2) == 20
@@ -203,10 +203,10 @@ async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, 
     assert not fleet.rates
     with pytest.raises(Conflict, match="ann made this change"):
         await plane.actions.approve("a-1", "ann", status["digest"])
-    with pytest.raises(Conflict, match="look at it again"):
+    with pytest.raises(Conflict, match="review it again"):
         await plane.actions.approve("a-1", "bob", "0" * 64)
     await change(plane, staged(3), actor="ann")
-    with pytest.raises(Conflict, match="a-1 is over; the latest rollout of ConfigAssignment a is a-2"):
+    with pytest.raises(Conflict, match="a-1 has ended; the latest rollout of ConfigAssignment a is a-2"):
         await plane.actions.approve("a-1", "bob", status["digest"])
     assert (await plane.status.of("a-1"))["state"] == "superseded"
     newer = await plane.status.of("a-2")
@@ -352,7 +352,7 @@ async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fle
 async def test_an_old_rollout_cannot_push_out_the_one_that_is_going_on(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
     await change(plane, staged(2))
-    with pytest.raises(Conflict, match="a-1 is not what ConfigAssignment a asks for any more"):
+    with pytest.raises(Conflict, match="a-1 is no longer what ConfigAssignment a asks for"):
         await plane.actions.retry("a-1", "ann")
     assert (await plane.status.of("a-2"))["state"] in ("running", "held")
     await plane.actions.act("a-2", "promote", "ann", stage=0)
@@ -392,7 +392,7 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     sender, state.sender = state.sender, None
     status = await state_is(plane, "a-2", "held")
     assert status["regions"]["local"]["state"] == "dark"
-    assert "cannot be heard" in status["stages"][0]["gate"]["reason"]
+    assert "is offline" in status["stages"][0]["gate"]["reason"]
     state.sender = sender
     state.reporting += 1
     await plane.actions.act("a-2", "rollback", "ann")
@@ -446,7 +446,7 @@ async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so
     assert node.policy.halted() == {"a-2": "3 of 10 agents failed or are unhealthy on it"}
     again = await programs.control_plane(link=link)
     status = await state_is(again, "a-2", "rolled_back")
-    assert "went back by itself" in status["reason"]
+    assert "rolled back by itself" in status["reason"]
     await eventually(lambda: not node.policy.halted())
 
 
@@ -519,8 +519,8 @@ async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_
     await eventually(lambda: all(a.config.hash for a in plane.fleet.agents.values()))
     view = await plane.status.of("a-2")
     assert view["stages"][0]["gate"]["reason"] in (
-        "6 of 6 agents have yet to decide",
-        "region local has yet to take the policy",
+        "6 of 6 agents have not answered yet",
+        "region local has not taken the policy yet",
     )
     await change(plane, assignment("a", rate=3))
     assert (await state_is(plane, "a-2", "superseded"))["name"] == "a-2"

@@ -23,7 +23,7 @@ def test_what_cannot_be_read_is_refused(field: str) -> None:
     setattr(made, field, b"\x0a\xff")
     with pytest.raises(ValueError, match="cannot be read"):
         read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
-    with pytest.raises(ValueError, match="of another agent"):
+    with pytest.raises(ValueError, match="belongs to another agent"):
         read_agent(b"x" * 16, record("a").state(), NodeState("eu", "one"))
 
 
@@ -48,6 +48,6 @@ def test_what_makes_an_agent_another_one() -> None:
 
 def test_a_node_of_the_first_version_is_too_old_in_one_line() -> None:
     said = "1 validation error for Published\nearlier\n  Extra inputs are not permitted [type=extra_forbidden]"
-    words = "has earlier, which this node is too old for: upgrade it"
+    words = "has earlier, which this node is too old to understand: upgrade it"
     assert [plain_reason(text) for text in (said, said.replace("\n", "; "))] == [words, words]
     assert plain_reason("foo: t@v1 requires a value for foo") == "foo: t@v1 requires a value for foo"

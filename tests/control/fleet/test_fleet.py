@@ -400,3 +400,19 @@ async def test_a_node_is_forgotten_once_and_that_is_audited(programs: Programs) 
     assert (first, type(second)) == (None, NotFound)
     (entry_,) = await plane.audit.listing()
     assert (entry_["actor"], entry_["action"], entry_["subject"]) == ("ann", "forget", "Node/eu/one")
+
+
+async def test_a_node_that_comes_back_while_it_is_forgotten_is_a_new_one(programs: Programs) -> None:
+    plane = await programs.opened()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    plane.fleet.node_gone(ONE)
+    sender = SyncSender(link_pb2.SyncHello(node=ONE.message()))
+    forgetting = asyncio.ensure_future(plane.fleet.forget_node("eu", "one", actor="ann"))
+    await asyncio.sleep(0)
+    plane.fleet.node_synced(ONE, sender, True)
+    await asyncio.gather(forgetting, plane.fleet.node_reporting(ONE))
+    node = plane.fleet.nodes["eu/one"]
+    assert (node.connected, node.sender, node.agents) == (True, sender, set())
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    assert len(plane.fleet.nodes["eu/one"].agents) == 1

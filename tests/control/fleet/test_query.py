@@ -60,11 +60,11 @@ async def test_an_agent_is_found_by_what_people_call_it(plane: ControlPlane) -> 
     hyphened = f"{uid[:8]}-{uid[8:12]}-{uid[12:16]}-{uid[16:20]}-{uid[20:]}"
     assert query.find(plane.fleet, uid).agent_id == query.find(plane.fleet, hyphened).agent_id == "agent-2"
     for beginning in (uid[:20], hyphened[:24]):
-        with pytest.raises(Conflict, match="fits 4 agents"):
+        with pytest.raises(Conflict, match="matches 4 agents"):
             query.find(plane.fleet, beginning)
-    with pytest.raises(Conflict, match="host-0 fits 2 agents: agent-0, agent-3"):
+    with pytest.raises(Conflict, match="host-0 matches 2 agents: agent-0, agent-3"):
         query.find(plane.fleet, "host-0")
-    with pytest.raises(Conflict, match="agen fits 4 agents"):
+    with pytest.raises(Conflict, match="agen matches 4 agents"):
         query.find(plane.fleet, "agen")
     with pytest.raises(NotFound, match="shortened to 4 characters"):
         query.find(plane.fleet, "age")

@@ -85,7 +85,7 @@ async def test_an_agent_that_is_another_kind_of_agent_now_is_no_target(stand: St
     await stand.report(entry("a", tier="prod"))
     assert stand.of(TO_PROD) == ["a"]
     await stand.report(entry("a", tier="dev", started=2))
-    assert stand.of(TO_PROD) == ["a"], "it had the stable revision, which is for everybody"
+    assert stand.of(TO_PROD) == ["a"], "it had the stable revision, which includes every agent"
     assert stand.of(rollout(revision(2, tier="prod"), stable=None)) == []
 
 

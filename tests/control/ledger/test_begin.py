@@ -58,10 +58,10 @@ def test_what_is_for_nobody_is_over_at_once() -> None:
     state = applied(BASE, assignment("a"))
     assert (latest(state).state, latest(state).reason) == (
         RolloutState.COMPLETED,
-        "no agent was known that it is for",
+        "it matched no known agent",
     )
     state = applied(state, staged(1, priority=7))
-    assert latest(state).reason == "it changes nothing for any agent that is known"
+    assert latest(state).reason == "it changes nothing for any known agent"
     assert shown(applied(state, staged(2))) == ("a-3", RolloutState.RUNNING), "its first agent may come any moment"
 
 
@@ -81,7 +81,7 @@ def test_packages_that_are_fetched_first_begin_with_nobody() -> None:
 def test_packages_for_other_agents_are_the_same_packages() -> None:
     state = applied(with_package(BASE), package_assignment())
     moved = applied(state, package_assignment(priority="3", strategy="canary"))
-    assert latest(moved, "agents").reason == "it changes nothing for any agent that is known"
+    assert latest(moved, "agents").reason == "it changes nothing for any known agent"
 
 
 def test_an_edit_cannot_take_its_own_approval_away() -> None:

@@ -35,7 +35,7 @@ async def damage(database: Database, name: str) -> None:
 
 async def test_what_may_still_do_something_is_in_the_state(history: History, ledger: Ledger) -> None:
     assert [find(ledger.state, name)[1].name for name in ("a", "a-4", "a-3")] == ["a-4", "a-4", "a-3"]
-    with pytest.raises(Conflict, match="a-1 is over; the latest rollout of ConfigAssignment a is a-4"):
+    with pytest.raises(Conflict, match="a-1 has ended; the latest rollout of ConfigAssignment a is a-4"):
         find(ledger.state, "a-1")
     for name in ("a-9", "b-1", "a-x", "nothing"):
         with pytest.raises(NotFound, match=f"there is no rollout {name}"):
@@ -62,7 +62,7 @@ async def test_what_an_assignment_was_before(history: History) -> None:
 
 async def test_one_that_was_never_anything_else(ledger: Ledger, database: Database) -> None:
     await apply(ledger, TEMPLATE + assignment("a"), now_ms=1)
-    with pytest.raises(NotFound, match="was never anything else"):
+    with pytest.raises(NotFound, match="has had no other revision"):
         await History(database, ledger).earlier("a")
 
 

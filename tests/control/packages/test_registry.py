@@ -29,12 +29,12 @@ async def test_a_version_gains_files_and_never_changes_one(plane: ControlPlane) 
     await push(plane, b"windows", attributes=WINDOWS)
     (version,) = plane.packages.listing()
     assert [f["sha256"] for f in version["files"]] == [digest(b"linux"), digest(b"windows")]
-    with pytest.raises(Conflict, match="other bytes for"):
+    with pytest.raises(Conflict, match="different content for"):
         await push(plane, b"other", attributes=LINUX)
     addon = PublishedPackage(
         name="otelcol", version="1", type="addon", files=[PackageFile(sha256=digest(b"linux"), size=5)]
     )
-    with pytest.raises(Conflict, match="is of type top-level, not addon"):
+    with pytest.raises(Conflict, match="has type top-level, not addon"):
         await plane.packages.register(addon, actor="ann")
     actions = [(e["action"], e["subject"]) for e in await plane.audit.listing()]
     assert actions == [("push", "Package/otelcol@1")] * 2
@@ -61,7 +61,7 @@ async def test_uploads_must_be_whole_and_right(plane: ControlPlane) -> None:
         await register(b"so", b"some")
     with pytest.raises(Conflict, match="goes on at byte 2"):
         await plane.packages.blobs.receive(digest(b"some"), 1, b"x")
-    with pytest.raises(Conflict, match="what arrived is not"):
+    with pytest.raises(Conflict, match="the content does not match"):
         await register(b"evil", b"good")
     assert await plane.packages.blobs.received(digest(b"good")) == (0, False)
     await push(plane, b"")
@@ -85,7 +85,7 @@ async def test_assignments_name_versions_that_are_there(plane: ControlPlane) -> 
     with pytest.raises(Conflict, match="in use by PackageAssignment agents"):
         await plane.packages.delete("otelcol@1", actor="ann")
     assert plane.packages.view("otelcol@1")["used_by"] == ["agents"]
-    with pytest.raises(Refused, match="has this name; rollouts are named after it"):
+    with pytest.raises(Refused, match="already has this name, and rollouts are named after it"):
         await apply(plane, TEMPLATE, assignment("agents"))
     with pytest.raises(Refused, match="PackageAssignment agents has the same priority 0"):
         await apply(plane, package_assignment(name="others"))
@@ -204,7 +204,7 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
         return status if status["state"] == state else None
 
     held = await eventually(lambda: state_is("held"))
-    assert held["reason"] == "region local has yet to fetch 1 of 1 files"
+    assert held["reason"] == "region local has not fetched 1 of the 1 files"
     await eventually(lambda: sha256 in node.packages.problems)
     node.blob_source._endpoint = f"127.0.0.1:{plane.ports['link']}"
     await node.blob_source.close()
@@ -255,8 +255,8 @@ async def test_deleting_a_version_never_takes_the_bytes_of_one_that_is_pushed_me
 
 async def test_a_push_that_is_refused_leaves_nothing_in_the_store(plane: ControlPlane) -> None:
     await push(plane, b"one")
-    with pytest.raises(Conflict, match="other bytes"):
+    with pytest.raises(Conflict, match="different content"):
         await push(plane, b"two")
     assert await plane.packages.blobs.size(digest(b"two")) is None
-    with pytest.raises(Conflict, match="is here already"):
+    with pytest.raises(Conflict, match="has already been uploaded"):
         await plane.packages.blobs.receive(digest(b"one"), 0, b"other")

@@ -71,7 +71,7 @@ async def test_agents_that_would_match_nothing_are_named(plane: ControlPlane) ->
 async def test_conflicts_are_shown_and_other_problems_refused(plane: ControlPlane) -> None:
     found = await diffed(plane, assignment("other", priority=5, selector="{labels: {tier: prod}}"))
     assert "has the same priority 5" in found["conflicts"][0]
-    with pytest.raises(Refused, match="is above the most"):
+    with pytest.raises(Refused, match="is greater than the maximum"):
         await diffed(plane, assignment("prod", rate=1000))
 
 

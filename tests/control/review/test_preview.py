@@ -29,5 +29,5 @@ async def test_the_node_and_the_control_plane_say_the_same(programs: Programs) -
     await programs.stop(node)
     await eventually(lambda: not plane.fleet.nodes["local/one"].connected)
     later = await asyncio.to_thread(get, plane.ports["api"], "/api/v1/agents/x/explain")
-    assert later["notes"] == ["node local/one cannot be heard: it decides by the policy that it has"]
+    assert later["notes"] == ["node local/one is offline: it decides by the policy that it has"]
     await agent.close()

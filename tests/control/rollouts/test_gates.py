@@ -146,11 +146,11 @@ def judged(
         ({"targets": 10, "applied": 8, "reporting": 8}, Verdict.PASS, "2 away or silent"),
         ({"targets": 10, "applied": 10, "reporting": 10, "observed_s": 9.999}, Verdict.WAITING, "1s of 10s left"),
         ({"targets": 10, "applied": 10, "reporting": 10, "observed_s": 0}, Verdict.WAITING, "10s of 10s left"),
-        ({"targets": 10, "applied": 8, "reporting": 8, "undecided": 2}, Verdict.WAITING, "2 of 10 agents have yet"),
-        ({"targets": 10, "applied": 4, "reporting": 4}, Verdict.HOLD, "too few samples: 4 decided, 5 needed"),
-        ({"targets": 3, "applied": 2, "reporting": 2}, Verdict.HOLD, "too few samples: 2 decided, 3 needed"),
+        ({"targets": 10, "applied": 8, "reporting": 8, "undecided": 2}, Verdict.WAITING, "2 of 10 agents have not"),
+        ({"targets": 10, "applied": 4, "reporting": 4}, Verdict.HOLD, "too few samples: 4 agents answered, 5 needed"),
+        ({"targets": 3, "applied": 2, "reporting": 2}, Verdict.HOLD, "too few samples: 2 agents answered, 3 needed"),
         ({"targets": 10, "applied": 8, "silent": 2, "reporting": 8}, Verdict.HOLD, "2 of 10 agents are silent"),
-        ({"targets": 10, "applied": 10}, Verdict.HOLD, "only 0 of 10 agents on the candidate tell of their health"),
+        ({"targets": 10, "applied": 10}, Verdict.HOLD, "only 0 of 10 agents on the candidate report their health"),
         ({"targets": 20, "applied": 20, "reporting": 4, "unhealthy": 4}, Verdict.HOLD, "only 4 of 20"),
         (
             {"targets": 10, "applied": 5, "silent": 5, "reporting": 5, "stage": {"success_criteria": PASS_RATE}},
@@ -162,8 +162,12 @@ def judged(
             Verdict.HOLD,
             "cannot take it: no value",
         ),
-        ({}, Verdict.HOLD, "no agent is known"),
-        ({"targets": 20, "applied": 4, "failed": 1, "reporting": 4}, Verdict.FAIL, "1 of 5 agents that decided failed"),
+        ({}, Verdict.HOLD, "matches no known agent"),
+        (
+            {"targets": 20, "applied": 4, "failed": 1, "reporting": 4},
+            Verdict.FAIL,
+            "1 of 5 agents that answered failed",
+        ),
         ({"targets": 20, "applied": 2, "failed": 1, "undecided": 17}, Verdict.WAITING, "17 of"),
         ({"targets": 20, "failed": 3}, Verdict.FAIL, "3 of 3 agents"),
         ({"targets": 1, "failed": 1}, Verdict.FAIL, "1 of 1 agents"),
@@ -186,29 +190,29 @@ def judged(
         (
             {"targets": 10, "applied": 10, "reporting": 10, "connected": False},
             Verdict.HOLD,
-            "region eu cannot be heard",
+            "region eu is offline",
         ),
         (
             {"targets": 10, "applied": 10, "reporting": 10, "connected": False, "catching_up": True},
             Verdict.HOLD,
-            "region eu is being brought up to date",
+            "region eu is being updated",
         ),
         (
             {"targets": 10, "applied": 10, "reporting": 10, "connected": False, "spec": {"on_missing": "exclude"}},
             Verdict.HOLD,
-            "no agent is known",
+            "matches no known agent",
         ),
         (
             {"targets": 10, "applied": 10, "reporting": 10, "current": False},
             Verdict.WAITING,
-            "has yet to take the policy",
+            "has not taken the policy yet",
         ),
-        ({"targets": 10, "applied": 10, "halted": "3 failed"}, Verdict.FAIL, "eu went back by itself: 3 failed"),
+        ({"targets": 10, "applied": 10, "halted": "3 failed"}, Verdict.FAIL, "eu rolled back by itself: 3 failed"),
         ({"targets": 10, "applied": 10, "reporting": 10, "stage": {"manual": True}}, Verdict.WAITING, "a person"),
         (
             {"targets": 20, "applied": 10, "reporting": 9, "spec": {"min_samples": 11}},
             Verdict.HOLD,
-            "10 decided, 11 needed",
+            "10 agents answered, 11 needed",
         ),
         ({"targets": 10, "applied": 5, "failed": 5, "stage": {"success_criteria": {}}}, Verdict.PASS, "5 failed"),
     ],
@@ -257,7 +261,7 @@ def test_thresholds_are_exact() -> None:
 
 def test_as_many_samples_as_are_asked_for() -> None:
     verdict, reason = judged(targets=2, applied=2, reporting=2, spec={"min_samples": 10})
-    assert (verdict, reason) == (Verdict.HOLD, "too few samples: 2 decided, 10 needed")
+    assert (verdict, reason) == (Verdict.HOLD, "too few samples: 2 agents answered, 10 needed")
 
 
 @pytest.mark.parametrize(
@@ -265,17 +269,17 @@ def test_as_many_samples_as_are_asked_for() -> None:
     [
         ({"targets": 10, "applied": 10}, Verdict.PASS, "10 of 10 applied, 0 failed"),
         ({"targets": 10, "applied": 9, "silent": 1}, Verdict.PASS, "1 away or silent"),
-        ({"targets": 10, "silent": 10}, Verdict.WAITING, "none of 10 agents has decided"),
-        ({"targets": 10, "applied": 9, "undecided": 1}, Verdict.WAITING, "1 of 10 agents have yet to decide"),
+        ({"targets": 10, "silent": 10}, Verdict.WAITING, "none of the 10 agents has answered"),
+        ({"targets": 10, "applied": 9, "undecided": 1}, Verdict.WAITING, "1 of 10 agents have not answered yet"),
         ({"targets": 10, "applied": 9, "failed": 1}, Verdict.PASS, "1 failed"),
         ({"targets": 10, "applied": 8, "failed": 2}, Verdict.FAIL, "2 of 10 agents failed, more than 10.00%"),
-        ({"targets": 10, "failed": 1, "undecided": 9}, Verdict.WAITING, "yet to decide"),
+        ({"targets": 10, "failed": 1, "undecided": 9}, Verdict.WAITING, "not answered yet"),
         ({"targets": 10, "failed": 2, "undecided": 8}, Verdict.FAIL, "2 of 10"),
         ({"targets": 4, "failed": 4}, Verdict.PASS, "0 of 4 applied, 4 failed"),
         ({"targets": 20, "failed": 3, "silent": 17}, Verdict.FAIL, "3 of 20"),
         ({"targets": 40, "failed": 3, "applied": 3}, Verdict.FAIL, "3 of 6"),
-        ({"targets": 10, "applied": 10, "connected": False}, Verdict.WAITING, "cannot be heard"),
-        ({"targets": 10, "applied": 10, "current": False}, Verdict.WAITING, "has yet to take the policy"),
+        ({"targets": 10, "applied": 10, "connected": False}, Verdict.WAITING, "is offline"),
+        ({"targets": 10, "applied": 10, "current": False}, Verdict.WAITING, "has not taken the policy yet"),
         ({"targets": 10, "applied": 10, "current": False, "refused": "no"}, Verdict.PASS, ""),
         (
             {"targets": 10, "failed": 10, "stage": {"success_criteria": {}}},

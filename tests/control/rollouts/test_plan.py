@@ -110,12 +110,12 @@ def test_without_a_stable_revision_there_is_nothing_to_wait_for() -> None:
     back = plan.roll_back(begun(stable=None), "no")
     done = plan.step(back, BAD, [], NOW)
     assert done.state is RolloutState.ROLLED_BACK
-    assert "there was none before" in done.reason
+    assert "there was no earlier revision" in done.reason
 
 
 def test_what_cannot_be_told_holds_and_says_why() -> None:
     held = plan.step(begun(), {}, agents("eu", 20), NOW + 1)
-    assert (held.state, held.reason) == (RolloutState.HELD, "no agent is known that this stage is for")
+    assert (held.state, held.reason) == (RolloutState.HELD, "this stage matches no known agent")
     assert plan.step(held, {}, agents("eu", 20), NOW + 2) is held
     undecided = {"eu": RegionView(Counts(targets=1, undecided=1))}
     assert plan.step(held, undecided, agents("eu", 20), NOW + 3).state is RolloutState.RUNNING
@@ -135,7 +135,7 @@ def test_stages_advance_in_windows_only() -> None:
     going = begun(spec={"windows": [window]})
     night = plan.step(going, GOOD, agents("eu", 20), monday + 10 * 3600_000)
     assert night.stage == 0
-    assert "outside of the windows" in plan.verdict(going, GOOD, monday + 10 * 3600_000).reason
+    assert "outside the windows" in plan.verdict(going, GOOD, monday + 10 * 3600_000).reason
     assert plan.step(going, GOOD, agents("eu", 20), monday).stage == 1
 
 
@@ -177,13 +177,13 @@ def test_approvals() -> None:
     waiting = rollout(state=RolloutState.PENDING_APPROVAL, needed=2, four_eyes=True)
     with pytest.raises(Conflict, match="ann made this change"):
         plan.approve(waiting, "ann", waiting.digest, NOW)
-    with pytest.raises(Conflict, match="look at it again"):
+    with pytest.raises(Conflict, match="review it again"):
         plan.approve(waiting, "bob", "e" * 64, NOW)
-    with pytest.raises(Conflict, match="look at it again"):
+    with pytest.raises(Conflict, match="review it again"):
         plan.approve(waiting, "bob", "", NOW)
     one = plan.approve(waiting, "bob", waiting.digest[:8], NOW)
     assert not plan.approved(one)
-    with pytest.raises(Conflict, match="has approved a-2 already"):
+    with pytest.raises(Conflict, match="has already approved a-2"):
         plan.approve(one, "bob", waiting.digest, NOW)
     assert plan.approved(plan.approve(one, "eve", waiting.digest, NOW))
     assert plan.reject(one, "no", NOW).state is RolloutState.REJECTED
@@ -199,7 +199,7 @@ def test_what_people_may_do_and_when() -> None:
         plan.resume(going)
     with pytest.raises(Conflict, match="paused; it cannot be paused"):
         plan.pause(paused, "again")
-    with pytest.raises(Conflict, match="look at it again"):
+    with pytest.raises(Conflict, match="review it again"):
         plan.promote(going, 1, "", GOOD, [], NOW)
     assert plan.promote(paused, 0, "trust me", GOOD, agents("eu", 20), NOW).stage == 1
     aborted = plan.abort(going, "no", NOW)
@@ -215,8 +215,8 @@ def test_what_people_may_do_and_when() -> None:
 
 
 def test_what_cannot_begin_yet_is_held_with_the_reason() -> None:
-    held = plan.hold(rollout(), "region eu has yet to fetch 1 of 2 files")
-    assert (held.state, held.reason) == (RolloutState.HELD, "region eu has yet to fetch 1 of 2 files")
+    held = plan.hold(rollout(), "region eu has not fetched 1 of the 2 files")
+    assert (held.state, held.reason) == (RolloutState.HELD, "region eu has not fetched 1 of the 2 files")
     assert plan.hold(held, held.reason) is held
     assert plan.hold(held, "something else").reason == "something else"
     paused = rollout(state=RolloutState.PAUSED)

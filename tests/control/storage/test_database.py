@@ -49,7 +49,7 @@ async def test_a_database_that_is_damaged_or_of_a_later_version_is_refused_in_on
     plain.execute("UPDATE alembic_version SET version_num = '9999'")
     plain.commit()
     plain.close()
-    with pytest.raises(StoreError, match="the data are of a later version") as later:
+    with pytest.raises(StoreError, match="the data was written by a later version") as later:
         await Database(tmp_path / "d").open()
     assert "\n" not in str(later.value)
     content = (tmp_path / "e").with_name("d").read_bytes()
@@ -57,3 +57,20 @@ async def test_a_database_that_is_damaged_or_of_a_later_version_is_refused_in_on
     with pytest.raises(StoreError) as damaged:
         await Database(tmp_path / "e").open()
     assert "\n" not in str(damaged.value)
+
+
+async def test_a_connection_that_was_opened_read_only_is_used_for_one_write_at_most(tmp_path: Path) -> None:
+    database = Database(tmp_path / "d")
+    await database.open()
+
+    async def write() -> None:
+        async with database.write() as connection:
+            await replace(connection, schema.nodes, [ROW])
+
+    async with database.read() as connection:
+        await connection.execute(sa.text("PRAGMA query_only = ON"))
+    with pytest.raises(StoreError, match="readonly"):
+        await write()
+    await write()
+    assert database.problem is None
+    await database.close()

@@ -38,7 +38,7 @@ def test_an_address_is_good_for_a_day_and_for_one_file() -> None:
     addresses, clock = made(b"1" * 32)
     query = query_of(addresses)
     addresses.expect_good(SHA256.hex(), query)
-    assert "signature of the address is not good" in refusal(addresses, query, "0" * 64)
+    assert "signature of the address is wrong" in refusal(addresses, query, "0" * 64)
     clock.advance(VALID_S - 1)
     addresses.expect_good(SHA256.hex(), query)
     clock.advance(3602)
@@ -60,7 +60,7 @@ def test_addresses_of_the_key_before_stay_good() -> None:
     addresses.use((b"2" * 32, b"1" * 32))
     addresses.expect_good(SHA256.hex(), query)
     addresses.use((b"2" * 32,))
-    assert "signature of the address is not good" in refusal(addresses, query)
+    assert "signature of the address is wrong" in refusal(addresses, query)
     addresses.use(())
     assert not addresses.can_be_made
 
@@ -68,4 +68,4 @@ def test_addresses_of_the_key_before_stay_good() -> None:
 @pytest.mark.parametrize("expires", ["", "x", "١", "9" * 13])
 def test_what_is_no_address(expires: str) -> None:
     addresses, _ = made(b"1" * 32)
-    assert "the address is not complete" in refusal(addresses, {"expires": expires, "signature": "0"})
+    assert "the address is incomplete" in refusal(addresses, {"expires": expires, "signature": "0"})

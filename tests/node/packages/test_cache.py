@@ -296,7 +296,7 @@ async def test_wrong_bytes_are_served_to_nobody(programs: Programs, agents: list
     upstream.blobs[name] = b"wrong" * 1000
     agents.append(await PackageAgent.join(node))
     await eventually(lambda: node.packages.problems)
-    assert node.packages.problems == {name: "what came is not the file"}
+    assert node.packages.problems == {name: "what arrived is not the file"}
     assert node.metrics.verification_failures
     upstream.blobs[name] = b"right" * 1000
     await agents[0].install(await agents[0].wait())
@@ -309,7 +309,7 @@ async def test_what_the_control_plane_does_not_give_is_told(programs: Programs, 
     upstream, node = await scripted(programs, b"x")
     agents.append(await PackageAgent.join(node))
     await eventually(lambda: node.packages.problems)
-    assert "the control plane does not give it" in node.condition().status["degraded"][0]
+    assert "the control plane does not provide it" in node.condition().status["degraded"][0]
     await eventually(lambda: any(r.status.blob_problems for r in upstream.reports))
     tell(upstream, number=2)
     await eventually(lambda: not node.packages.problems)
@@ -326,7 +326,7 @@ async def test_what_is_offered_stays_and_the_rest_makes_room(programs: Programs,
     await agents[0].install(await agents[0].wait())
     tell(upstream, old, new, number=2)
     await eventually(lambda: node.packages.problems)
-    assert "no room" in node.packages.problems[digest(new)]
+    assert "no space" in node.packages.problems[digest(new)]
     assert node.packages.held == [digest(old)]
     tell(upstream, new, number=3)
     await eventually(lambda: node.packages.held == [digest(new)], within_s=20)

@@ -74,7 +74,7 @@ async def test_what_broke_off_goes_on_where_it_ended(tmp_path: Path) -> None:
 async def test_other_bytes_are_not_the_file(tmp_path: Path) -> None:
     desk = Desk(tmp_path, content=CONTENT[::-1])
     desk.fetching.want(SHA256)
-    await eventually(lambda: desk.fetching.problems.get(SHA256) == "what came is not the file")
+    await eventually(lambda: desk.fetching.problems.get(SHA256) == "what arrived is not the file")
     assert (desk.ready, desk.metrics.verification_failures, desk.blobs.holds(SHA256)) == (0, 1, False)
     await desk.fetching.close()
 
@@ -83,7 +83,7 @@ async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.gives = False
     desk.fetching.want(SHA256)
-    await eventually(lambda: "does not give it" in desk.fetching.problems.get(SHA256, ""))
+    await eventually(lambda: "does not provide it" in desk.fetching.problems.get(SHA256, ""))
     desk.pinned.clear()
     await eventually(lambda: not len(desk.fetching))
     assert desk.ready == 0
@@ -93,5 +93,5 @@ async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
 async def test_no_room_beside_what_must_stay(tmp_path: Path) -> None:
     desk = Desk(tmp_path, max_bytes=1000)
     desk.fetching.want(SHA256)
-    await eventually(lambda: "no room for it" in desk.fetching.problems.get(SHA256, ""))
+    await eventually(lambda: "no space for it" in desk.fetching.problems.get(SHA256, ""))
     await desk.fetching.close()
