@@ -92,7 +92,7 @@ def _slot(
         if a is not owner
     ]
     if choice is None or choice.assignment is not owner:
-        reasons = ["no assignment matches this agent"]
+        reasons = ["no assignment applies to this agent"]
         if owner is not None and withheld is not None:
             reasons = [*_matches(owner, owner.revisions[0].selector, asked.facts), _why_withheld(withheld)]
         return {

@@ -159,12 +159,11 @@ async def _store_packages(connection: AsyncConnection, before: State, after: Sta
     await replace(connection, schema.packages, rows)
     gone = (before.catalog.packages[key].package for key in dropped)
     await remove(connection, schema.packages, [{"name": p.name, "version": p.version} for p in gone])
-    wanted = [
-        {"region": region, "sha256": file}
-        for region, files in after.prefetches.items()
-        for file in files - before.prefetches.get(region, frozenset())
-    ]
-    await replace(connection, schema.prefetches, wanted)
+    others, emptied = _differences(before.prefetches, after.prefetches)
+    for region in {*others, *emptied}:
+        had, has = (state.prefetches.get(region, frozenset()) for state in (before, after))
+        await replace(connection, schema.prefetches, [{"region": region, "sha256": file} for file in has - had])
+        await remove(connection, schema.prefetches, [{"region": region, "sha256": file} for file in had - has])
 
 
 async def _store_assignments(connection: AsyncConnection, before: State, after: State) -> None:

@@ -179,7 +179,10 @@ def _deleted(state: State, key: str) -> Change[PublishedPackage]:
         raise Conflict(f"package {key} is in use by PackageAssignment {', '.join(sorted(users))}")
     draft = Draft(state, catalog=state.catalog.without_package(key))
     drop_lost(draft)
-    return draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
+    change = draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
+    kept = {f.sha256 for v in change.state.catalog.packages.values() for f in v.package.files}
+    ahead = {region: files & kept for region, files in state.prefetches.items() if files & kept}
+    return dataclasses.replace(change, state=dataclasses.replace(change.state, prefetches=ahead))
 
 
 def _prefetched(state: State, key: str, regions: list[str]) -> Change[list[str]]:

@@ -49,6 +49,8 @@ async def test_everything_comes_back(database: Database) -> None:
         waits.state, prefetches={"eu": frozenset({"1" * 64}), "us": frozenset({"1" * 64, "2" * 64})}
     )
     assert await stored(database, waits.state, Change(ahead, None)) == ahead
+    less = dataclasses.replace(ahead, prefetches={"us": frozenset({"2" * 64})})
+    assert await stored(database, ahead, Change(less, None)) == less
 
 
 async def test_what_is_deleted_is_gone_and_its_numbers_are_kept(database: Database) -> None:

@@ -253,6 +253,19 @@ async def test_deleting_a_version_never_takes_the_bytes_of_one_that_is_pushed_me
         assert await plane.packages.blobs.size(digest(content)) == len(content)
 
 
+async def test_what_is_deleted_is_fetched_ahead_no_more_whoever_has_the_same_bytes_later(plane: ControlPlane) -> None:
+    await push(plane, b"one")
+    await push(plane, b"two", version="2")
+    for key in ("otelcol@1", "otelcol@2"):
+        await plane.packages.prefetch(key, ["us"], actor="ann")
+    await plane.packages.delete("otelcol@1", actor="ann")
+    assert plane.ledger.state.prefetches == {"us": {digest(b"two")}}
+    await push(plane, b"one", version="3")
+    assert plane.ledger.state.prefetches == {"us": {digest(b"two")}}
+    await plane.packages.delete("otelcol@2", actor="ann")
+    assert plane.ledger.state.prefetches == {}
+
+
 async def test_a_push_that_is_refused_leaves_nothing_in_the_store(plane: ControlPlane) -> None:
     await push(plane, b"one")
     with pytest.raises(Conflict, match="different content"):
