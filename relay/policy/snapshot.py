@@ -220,12 +220,17 @@ def _too_old_for(name: str, published: Published, reason: str, last_good: Assign
     return Assignment(split(name)[0], empty, None, (), frozenset({name}), refused=refused)
 
 
+def too_old_for(unknown: list[str]) -> str:
+    """What a node says of something with fields of a later version."""
+    return f"has {', '.join(unknown[:5])}, which this node is too old to understand: upgrade it"
+
+
 def _invalid(error: ValidationError) -> str:
     """In one line, and if it is of a later version: who is too old for what."""
     problems = error.errors(include_url=False)
     unknown = [_path(p["loc"]) for p in problems if p["type"] == "extra_forbidden"]
     if unknown:
-        return f"has {', '.join(unknown[:5])}, which this node is too old to understand: upgrade it"
+        return too_old_for(unknown)
     return "; ".join(f"{_path(p['loc'])}: {p['msg']}" for p in problems)[:500]
 
 

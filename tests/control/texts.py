@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conftest import assignment
+from tests.conftest import TEMPLATE, assignment
 
 QUICK = "success_criteria: {error_rate_threshold: 0.2, health_check_pass_rate: 0.9}"
 
@@ -45,3 +45,13 @@ def typed(name: str, *, region: str = "", priority: int = 0) -> str:
 
 def variables(region: str, values: str) -> str:
     return f"---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {{name: {region}}}\nspec: {{values: {values}}}\n"
+
+
+IN_USE = (
+    TEMPLATE,
+    TYPED.replace("\n", "\n---\n", 1),
+    typed("b", priority=1),
+    variables("eu", "{where: x}"),
+    assignment("a"),
+)
+"""Two templates, each with its assignment, and what one of them needs in region eu."""

@@ -19,6 +19,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.published import CONFIG
 from relay.policy.selector import Facts
+from relay.policy.snapshot import too_old_for
 
 _KEPT_CHARS = 300
 _UNKNOWN_FIELD = re.compile(r"([\w.]+)\s*;?\s+Extra inputs are not permitted")
@@ -161,7 +162,7 @@ class NodeState:
 def plain_reason(reason: str) -> str:
     """Why a node rejects something, in one line. The first nodes had no words for what is newer than they are."""
     unknown = _UNKNOWN_FIELD.findall(reason)
-    return f"has {', '.join(unknown[:5])}, which this node is too old to understand: upgrade it" if unknown else reason
+    return too_old_for(unknown) if unknown else reason
 
 
 def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:

@@ -81,6 +81,10 @@ class Catalog:
         """Without one version of a package."""
         return dataclasses.replace(self, packages={k: v for k, v in self.packages.items() if k != key})
 
+    def package_files(self) -> dict[str, int]:
+        """SHA-256 → bytes of every file that some version of a package has."""
+        return {file.sha256: file.size for version in self.packages.values() for file in version.package.files}
+
     def all_assignments(self) -> Iterator[AnyAssignment]:
         """Of both kinds. No two have one name: their rollouts are named after them."""
         yield from self.assignments.values()

@@ -69,7 +69,7 @@ class Draft:
         """All of it. Contents that no revision pins any more are left out."""
         pins = {pin for state in self.assignments.values() for pin in _pins(state)}
         contents = {name: payload for name, payload in self._contents.items() if name in pins}
-        state = State(self.catalog, self.assignments, self.gone, contents, self.before.prefetches, self.before.epoch)
+        state = dataclasses.replace(self.state, contents=contents)
         return Change(state, answer, tuple(self._steps.values()), tuple(entries))
 
 

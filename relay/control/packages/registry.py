@@ -74,7 +74,7 @@ class Packages:
             keys = {name: public_key(k.spec.public_key) for name, k in self._catalog.signing_keys.items()}
             if reason := problem_with(package, file, keys, self._clock.unix_ms()):
                 raise Refused([Problem(f"Package/{package.key}", 0, "signature", reason)])
-        held = {f.sha256: f.size for v in self._catalog.packages.values() for f in v.package.files}
+        held = self._catalog.package_files()
         if file.sha256 not in held and sum(held.values()) + file.size > self._max_bytes:
             raise TooLarge(f"all packages together may be at most {self._max_bytes} bytes (storage.packages.max_bytes)")
 
@@ -126,7 +126,7 @@ class Packages:
         """
         async with self._files:
             gone = await self._ledger.change(actor, lambda state, _: _deleted(state, key))
-            kept = {f.sha256 for v in self._catalog.packages.values() for f in v.package.files}
+            kept = self._catalog.package_files()
             for file in gone.files:
                 if file.sha256 not in kept:
                     await self.blobs.delete(file.sha256)
@@ -177,12 +177,12 @@ def _deleted(state: State, key: str) -> Change[PublishedPackage]:
     }
     if users:
         raise Conflict(f"package {key} is in use by PackageAssignment {', '.join(sorted(users))}")
-    draft = Draft(state, catalog=state.catalog.without_package(key))
-    drop_lost(draft)
-    change = draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
-    kept = {f.sha256 for v in change.state.catalog.packages.values() for f in v.package.files}
+    catalog = state.catalog.without_package(key)
+    kept = catalog.package_files().keys()
     ahead = {region: files & kept for region, files in state.prefetches.items() if files & kept}
-    return dataclasses.replace(change, state=dataclasses.replace(change.state, prefetches=ahead))
+    draft = Draft(dataclasses.replace(state, prefetches=ahead), catalog=catalog)
+    drop_lost(draft)
+    return draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
 
 
 def _prefetched(state: State, key: str, regions: list[str]) -> Change[list[str]]:

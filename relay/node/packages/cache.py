@@ -105,9 +105,6 @@ class PackageCache:
         offered = {package.sha256.hex() for offer in self._wanted() for package in offer.packages}
         return offered | self._snapshot.prefetch
 
-    def _is_wanted(self, sha256: str) -> bool:
-        return sha256 in self._pinned()
-
     # ---- hub.PackageSource
 
     def reachable(self, base_url: str) -> bool:
@@ -179,7 +176,7 @@ class PackageCache:
         with contextlib.suppress(StoreError):
             if not await self._fetching.is_undamaged(sha256):
                 self._damaged(sha256)
-                if self._is_wanted(sha256):
+                if sha256 in self._pinned():
                     self._fetching.want(sha256)
 
     @property

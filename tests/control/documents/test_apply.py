@@ -12,7 +12,7 @@ from relay.control.storage import schema
 from relay.errors import StoreError
 from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.documents.applying import actions, refused
-from tests.control.texts import TYPED, typed, variables
+from tests.control.texts import IN_USE, variables
 
 
 async def test_created_unchanged_configured(plane: ControlPlane) -> None:
@@ -79,14 +79,7 @@ async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(prog
 
 
 async def test_documents_survive_a_restart(programs: Programs, plane: ControlPlane) -> None:
-    await actions(
-        plane,
-        TEMPLATE,
-        TYPED.replace("\n", "\n---\n", 1),
-        typed("b", priority=1),
-        variables("eu", "{where: x}"),
-        assignment("a"),
-    )
+    await actions(plane, *IN_USE)
     await actions(plane, variables("eu", "{where: y}"))
     before = (plane.ledger.state.catalog, await plane.publisher.policy("eu"))
     await programs.stop(plane)

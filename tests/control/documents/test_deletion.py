@@ -16,7 +16,7 @@ from relay.errors import NotFound, Refused
 from tests.conftest import TEMPLATE, assignment
 from tests.control.documents.applying import actions
 from tests.control.ledger.made import NEEDS, applied, documents
-from tests.control.texts import TWO_STAGES, TYPED, staged, typed, variables
+from tests.control.texts import IN_USE, TWO_STAGES, TYPED, staged, typed, variables
 
 CHECKS = Checks(facts=list, regions=lambda: {"eu"})
 
@@ -57,14 +57,7 @@ def test_whatever_nothing_asks_for_may_go() -> None:
 
 
 async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
-    await actions(
-        plane,
-        TEMPLATE,
-        TYPED.replace("\n", "\n---\n", 1),
-        typed("b", priority=1),
-        variables("eu", "{where: x}"),
-        assignment("a"),
-    )
+    await actions(plane, *IN_USE)
     for kind, key in (("ConfigTemplate", "basic@v1"), ("RegionVariables", "eu")):
         with pytest.raises(Refused):
             await plane.documents.delete(kind, key)

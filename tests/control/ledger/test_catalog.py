@@ -34,6 +34,7 @@ def test_versions_of_packages_stand_beside_the_documents() -> None:
     assert bad.yanked == {"otelcol@1"}
     assert not bad.without_package("otelcol@1").packages
     assert list(good.all_assignments()) == []
+    assert (good.package_files(), Catalog().package_files()) == ({"1" * 64: 1}, {})
 
 
 def test_an_unknown_kind() -> None:
