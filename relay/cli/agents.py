@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from relay.cli.client import Api
+from relay.cli.client import Api, Page
 from relay.cli.output import show, table
 
 _WATCH_S = 2.0
@@ -26,8 +27,15 @@ def list_agents(api: Api, name: str | None, filters: dict[str, Any], form: str, 
         form: `table`, `wide`, `name`, `json` or `yaml`.
         watch: go on, until interrupted: again each time that something has changed.
     """
+    if form == "json" and not name and not watch and filters["limit"] is None:
+        with api.download("agents", **filters) as agents:
+            shutil.copyfileobj(agents, sys.stdout.buffer)
+        return
     if not watch:
-        _print(_ask(api, name, filters, form), form, one=name is not None)
+        page = _ask(api, name, filters, form)
+        _print(page, form, one=name is not None)
+        if page.total > len(page.rows):
+            print(f"{page.total:,} agents match: `--limit` shows more of them, `--all` shows all", file=sys.stderr)
         return
     with contextlib.suppress(KeyboardInterrupt):
         for text in _texts(api, name, filters, form):
@@ -47,15 +55,15 @@ def _texts(api: Api, name: str | None, filters: dict[str, Any], form: str) -> It
         time.sleep(_WATCH_S)
 
 
-def _ask(api: Api, name: str | None, filters: dict[str, Any], form: str) -> list[dict[str, Any]]:
+def _ask(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Page:
     if name:
-        return [api.get("agents", name)]
+        return Page([api.get("agents", name)], 1)
     fields = {"table": _FIELDS, "wide": _WIDE, "name": "agent_id"}.get(form)
-    found: list[dict[str, Any]] = api.get("agents", **filters, fields=fields)
-    return found
+    return api.page("agents", **filters, fields=fields)
 
 
-def _print(found: list[dict[str, Any]], form: str, *, one: bool) -> None:
+def _print(page: Page, form: str, *, one: bool) -> None:
+    found = page.rows
     if form == "name":
         sys.stdout.writelines(f"{agent['agent_id']}\n" for agent in found)
         return
@@ -73,7 +81,7 @@ def _print(found: list[dict[str, Any]], form: str, *, one: bool) -> None:
         ]
     table(columns, rows)
     if not one:
-        print(_foot(found))
+        print(_foot(page))
 
 
 def _row(agent: dict[str, Any]) -> list[Any]:
@@ -93,7 +101,8 @@ def _row(agent: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _foot(found: list[dict[str, Any]]) -> str:
+def _foot(page: Page) -> str:
+    found = page.rows
     connected = Counter({True: "connected", False: "away", None: "unknown"}[agent["connected"]] for agent in found)
     health = Counter({True: "healthy", False: "unhealthy"}.get(agent["healthy"], "") for agent in found)
     status = Counter(agent["config"]["status"] for agent in found)
@@ -101,4 +110,5 @@ def _foot(found: list[dict[str, Any]]) -> str:
         ", ".join(f"{number} {word}" for word, number in sorted(counts.items()) if word)
         for counts in (connected, health, status)
     ]
-    return f"{len(found)} agents" + (": " + "; ".join(part for part in parts if part) if found else "")
+    of_all = f" of {page.total:,}" if page.total > len(found) else ""
+    return f"{len(found):,}{of_all} agents" + (": " + "; ".join(part for part in parts if part) if found else "")

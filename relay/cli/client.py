@@ -8,7 +8,7 @@ import http.client
 import json
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from relay import __version__
@@ -16,6 +16,7 @@ from relay import __version__
 _TIMEOUT_S = 15.0
 VERSION_HEADER = "X-OpAMP-Relay-Version"
 _STALE = "X-OpAMP-Relay-Stale"
+_TOTAL = "X-Total-Count"
 _told: set[str] = set()
 """What was said of answers that may be out of date."""
 _answered_by: list[str] = []
@@ -33,6 +34,14 @@ class RefusedByServer(Exception):
         super().__init__("\n".join(lines))
         self.status = status
         self.lines = lines
+
+
+class Page(NamedTuple):
+    """Some rows of a list."""
+
+    rows: list[Any]
+    total: int
+    """How many the whole list has."""
 
 
 def api_of(server: str, actor: str) -> Api:
@@ -64,6 +73,8 @@ class Api:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unreachable(f"{server} is not an http URL")
         self._server = server
+        self._total: int | None = None
+        """How many rows the list has that was answered last; None where it was none, or nobody said."""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
             self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
@@ -78,6 +89,11 @@ class Api:
             # It leaves out what it does not know, and would give everything.
             raise RefusedByServer(0, [f"{', '.join(asked)}{versions_apart()}"])
         return value
+
+    def page(self, *path: str, **query: Any) -> Page:
+        """GET a list of which there may be more than is asked for."""
+        rows = self.get(*path, **query)
+        return Page(rows, self._total if self._total is not None else len(rows))
 
     def post(self, *path: str, body: Any, within_s: float = _TIMEOUT_S) -> Any:
         """POST JSON.
@@ -99,13 +115,16 @@ class Api:
         return self._request("PATCH", path, query=query, content=content)
 
     @contextlib.contextmanager
-    def download(self, *path: str) -> Iterator[IO[bytes]]:
+    def download(self, *path: str, **query: Any) -> Iterator[IO[bytes]]:
         """GET bytes, to be read in pieces."""
-        answer = self._send("GET", path)
+        answer = self._send("GET", path, query)
         if answer.status >= http.client.BAD_REQUEST:
             self._value(answer)
-        yield answer
-        answer.read()
+        try:
+            yield answer
+            answer.read()
+        except http.client.HTTPException as error:
+            raise Unreachable(f"{self._server}: the answer broke off: {error}") from None
 
     def _request(
         self,
@@ -154,6 +173,8 @@ class Api:
         except ValueError:
             raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
         _answered_by.append(answer.headers.get(VERSION_HEADER, ""))
+        total = answer.headers.get(_TOTAL, "")
+        self._total = int(total) if total.isdecimal() else None
         if (reason := answer.headers.get(_STALE)) and reason not in _told:
             _told.add(reason)
             print(f"warning: what is shown may be out of date: {reason}", file=sys.stderr)

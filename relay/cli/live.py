@@ -72,7 +72,7 @@ class LiveView:
         """Regions, agents by state, rollouts and the last events, in lines of text."""
         fleet = self._control_plane.fleet
         lines = [""]
-        for region in views.regions(fleet):
+        for region in views.regions(fleet.census):
             counts = "  ".join(f"{name} {count}" for name, count in sorted(region["config_status"].items()) if count)
             lines.append(
                 f"region {region['name']:<10} nodes {region['nodes_connected']} of {region['nodes']}"
@@ -80,7 +80,7 @@ class LiveView:
                 f"  unhealthy {region['unhealthy']}  {counts}"
             )
         by_assignment: Counter[str] = Counter()
-        for agent in fleet.agents.values():
+        for agent in fleet.census.agents.values():
             by_assignment.update({slot.assignment for slot in agent.config.slots})
         for name, count in sorted(by_assignment.items()):
             lines.append(f"assignment {name:<16} {count} agents")

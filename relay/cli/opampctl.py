@@ -39,6 +39,8 @@ app.command()(package.prefetch)
 app.command("import")(review.import_agent)
 
 _NOT_FOUND = 404
+PAGE = 500
+"""Agents that a list shows where nobody says how many."""
 _STATUSES = ("APPLIED", "APPLYING", "FAILED", "UNSET")
 
 _RESOURCES = (
@@ -131,7 +133,7 @@ def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
     """(kind, name) of the documents of some texts; assignments first, since they use the others."""
     from relay.documents import parse, parts_of
     from relay.errors import Refused
-    from relay.policy.kinds import read
+    from relay.policy.reading import read
 
     found, problems = [], []
     for source in sources:
@@ -160,7 +162,8 @@ def get(
     node: Annotated[str, typer.Option(help="agents at this one: NAME or REGION/NAME")] = "",
     version: Annotated[str, typer.Option(help="agents of this service.version")] = "",
     sort: Annotated[str, typer.Option(help="agents by agent_id, region, node, status, version, last_change")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="so many agents")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"so many agents; {PAGE} where nothing is said")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="all agents, however many there are")] = False,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="show agents again at each change")] = False,
     output: Annotated[
         str, typer.Option("-o", "--output", help="table, json or yaml; of agents wide or name too")
@@ -179,6 +182,7 @@ def get(
         "version": version or None,
         "sort": sort or None,
         "limit": limit,
+        "all": everything or None,
     }
     if not of_agents and (watch or any(value is not None for value in chosen.values())):
         named = next((key for key, value in chosen.items() if value is not None), "watch")
@@ -201,6 +205,9 @@ def get(
         _config(api, name, form)
         return
     elif of_agents:
+        if chosen.pop("all") and limit is not None:
+            raise usage("--all and --limit exclude each other")
+        chosen["limit"] = None if everything else limit or PAGE
         agents.list_agents(api, name, {"label": wanted or None, **chosen}, form, watch=watch)
         return
     elif resource in ("nodes", "node", "regions", "region"):

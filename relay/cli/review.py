@@ -15,7 +15,7 @@ from relay.cli.records import lines
 
 if TYPE_CHECKING:
     from relay.documents import Document
-    from relay.policy.kinds import AnyDocument
+    from relay.policy.reading import AnyDocument
 
 
 def diff(
@@ -81,15 +81,24 @@ def _print_diff(found: dict[str, Any], changed: list[dict[str, Any]], names: boo
     for pair in found["diffs"]:
         print(f"\n{pair['agents']} agents, config hash {pair['from'] or 'nothing'} -> {pair['to'] or 'nothing'}")
         if names:
-            print("  " + "\n  ".join(pair["names"]))
+            print("  " + "\n  ".join([*pair["names"], *_rest(pair["agents"], pair["names"])]))
         print(pair["text"], end="")
     for agent in found["orphans"]:
         print(f"orphaned: {agent} would no longer match anything, and would keep its configuration")
+    for line in _rest(found["orphans_total"], found["orphans"]):
+        print(f"orphaned: {line}")
     for item in found["missing_components"]:
         print(f"lacking: {item['agent']} does not have {', '.join(item['components'])}")
+    for line in _rest(found["missing_components_total"], found["missing_components"]):
+        print(f"lacking: {line}")
     for title in ("conflicts", "warnings"):
         for line in found[title]:
             print(f"{title.removesuffix('s')}: {line}")
+
+
+def _rest(total: int, shown: list[Any]) -> list[str]:
+    """A line for the agents that are not named."""
+    return [f"and {total - len(shown)} more"] if total > len(shown) else []
 
 
 def validate(
@@ -106,7 +115,7 @@ def validate(
     from relay.documents import parse, parts_of
     from relay.errors import Refused
     from relay.policy import collector
-    from relay.policy.kinds import read
+    from relay.policy.reading import read
 
     wrong = 0
     whole: list[tuple[Document, AnyDocument]] = []

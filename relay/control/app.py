@@ -118,7 +118,7 @@ class ControlPlane:
         _log.info(
             "control_plane_started",
             ports=self.ports,
-            agents_known=len(self.fleet.agents),
+            agents_known=len(self.fleet.census),
             assignments=len(self.ledger.state.assignments),
         )
 
@@ -136,11 +136,11 @@ class ControlPlane:
         await self.publisher.load()
         self.fleet = Fleet(database, self.ledger, self.archive, clock=clock, metrics=self.metrics)
         await self.fleet.load()
-        targets = Targets(self.fleet, clock=clock)
+        census = self.fleet.census
+        targets = Targets(census, clock=clock)
         terms = Terms(_rules(settings.policies), targets.of)
         checks = Checks(
-            facts=self.fleet.facts,
-            regions=self.fleet.live_regions,
+            known=census,
             validation=settings.policies.config_update.validation,
             channels=settings.notifications.channels.keys(),
             require_strategy=settings.policies.config_update.require_strategy,
@@ -153,7 +153,7 @@ class ControlPlane:
         )
         self.packages = Packages(self.ledger, terms, self.blobs, clock=clock, max_bytes=kept.max_bytes)
         soak = Soak()
-        survey = Survey(self.fleet, targets, self.publisher, clock=clock)
+        survey = Survey(census, targets, self.publisher, clock=clock)
         self.loop = Loop(self.ledger, survey, soak, clock=clock, metrics=self.metrics)
         self.actions = Actions(self.ledger, self.history, survey, terms, metrics=self.metrics)
         self.status = Status(self.ledger, self.history, survey, soak, clock=clock)
@@ -170,16 +170,16 @@ class ControlPlane:
         )
 
     def _measure(self) -> None:
-        metrics, fleet = self.metrics, self.fleet
+        metrics, census = self.metrics, self.fleet.census
         metrics.rollouts = self.status.counts
-        metrics.regions = lambda: views.connected_by_region(fleet)
+        metrics.regions = lambda: views.connected_by_region(census)
         metrics.skews = lambda: {
-            (node.region, node.name): node.behind_ms / 1000 for node in fleet.nodes.values() if node.connected
+            (node.region, node.name): node.behind_ms / 1000 for node in census.nodes.values() if node.connected
         }
-        metrics.agents = lambda: views.agents_by_class(fleet)
+        metrics.agents = lambda: views.agents_by_class(census)
         metrics.sources["opamp_control_plane_nodes_connected"] = (
             "Nodes whose link is up",
-            lambda: sum(node.connected for node in fleet.nodes.values()),
+            lambda: sum(node.connected for node in census.nodes.values()),
         )
 
     async def _serve(self, serving: Serving) -> None:

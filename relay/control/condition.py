@@ -37,7 +37,7 @@ class Condition:
         found += [
             f"policy of region {r} is not published: {why}" for r, why in sorted(self._publisher.problems.items())
         ]
-        for name, node in sorted(self._fleet.nodes.items()):
+        for name, node in sorted(self._fleet.census.nodes.items()):
             if node.connected:
                 found += [f"node {name}: {problem}" for problem in views.problems(node)]
         return found
@@ -45,7 +45,7 @@ class Condition:
     @property
     def refusal(self) -> str:
         """Why no change is taken; empty where it is."""
-        nodes = sorted(self._fleet.nodes.items())
+        nodes = sorted(self._fleet.census.nodes.items())
         ahead = [(name, node.ahead) for name, node in nodes if node.ahead and node.ahead[0] >= self._ledger.state.epoch]
         if not ahead:
             return ""

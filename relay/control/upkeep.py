@@ -63,7 +63,7 @@ class Upkeep:
             StoreError: the database failed.
         """
         before_ms = self._clock.unix_ms() - int(self._history_s * 1000)
-        agents = self._fleet.agents.values()
+        agents = self._fleet.census.agents.values()
         used = {a.config.hash for a in agents}
         used |= {s.content_hash for a in agents for s in (*a.config.slots, *a.config.applied)}
         await self._archive.expire(used, before_ms)

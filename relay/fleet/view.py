@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from relay.fleet.facts import labels_of
+from relay.fleet.names import HOST
 from relay.fleet.rollup import status_name
 from relay.ids import format_uid
-from relay.opamp import capabilities, identity
+from relay.opamp import capabilities
 from relay.opamp.offer import Failure
 from relay.opamp.offering import FAILED, Offering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.published import CONFIG, PACKAGES
+from relay.policy.selector import Facts
+
+VERSION = "service.version"
 
 
 def rfc3339(unix_ms: int) -> str:
@@ -28,27 +31,16 @@ class _Subject:
     """An agent, and who says so."""
 
     state: link_pb2.AgentState
+    facts: Facts
+    health: pb.ComponentHealth | None
     region: str
     node: str
     connected: bool | None
-    trusted: Literal["all"] | tuple[str, ...]
 
-
-def _healthy(subject: _Subject) -> bool | None:
-    """None where nobody knows: it never told, or is not connected."""
-    state = subject.state
-    if not subject.connected:
-        return None
-    return pb.ComponentHealth.FromString(state.health).healthy if state.HasField("health") else None
-
-
-def _labels(subject: _Subject) -> dict[str, Any]:
-    attributes = identity.attributes(subject.state.agent_description)
-    return labels_of(attributes, subject.region, subject.trusted)
-
-
-def _attribute(subject: _Subject, name: str) -> Any:
-    return identity.attributes(subject.state.agent_description, frozenset({name})).get(name)
+    @property
+    def healthy(self) -> bool | None:
+        """None where nobody knows: it never told, or is not connected."""
+        return self.health.healthy if self.connected and self.health is not None else None
 
 
 def _config(subject: _Subject) -> dict[str, Any]:
@@ -117,13 +109,13 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "node": lambda s: s.node,
     "connected": lambda s: s.connected,
     "transport": lambda s: s.state.transport,
-    "healthy": _healthy,
-    "health_error": lambda s: pb.ComponentHealth.FromString(s.state.health).last_error,
-    "labels": _labels,
-    "host_name": lambda s: _attribute(s, "host.name"),
-    "version": lambda s: _attribute(s, "service.version"),
-    "attributes": lambda s: identity.attributes(s.state.agent_description),
-    "capabilities": lambda s: capabilities.names(s.state.capabilities),
+    "healthy": lambda s: s.healthy,
+    "health_error": lambda s: s.health.last_error if s.health is not None else "",
+    "labels": lambda s: s.facts.labels,
+    "host_name": lambda s: s.facts.attributes.get(HOST),
+    "version": lambda s: s.facts.attributes.get(VERSION),
+    "attributes": lambda s: s.facts.attributes,
+    "capabilities": lambda s: list(capabilities.names(s.state.capabilities)),
     "config": _config,
     "packages": _packages,
     "withheld": _withheld,
@@ -136,22 +128,23 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
 
 def agent_view(
     state: link_pb2.AgentState,
+    facts: Facts,
     *,
     region: str,
     node: str,
     connected: bool | None,
-    trusted: Literal["all"] | tuple[str, ...],
     fields: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """One agent as plain values.
 
     Args:
         state: what the node knows or reported.
+        facts: its attributes, and those that its node trusts.
         region: of the node.
         node: its name.
         connected: None where nobody can know because the node's link is down.
-        trusted: attributes that count as labels.
         fields: give these alone; empty for all.
     """
-    subject = _Subject(state, region, node, connected, trusted)
+    health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
+    subject = _Subject(state, facts, health, region, node, connected)
     return {name: make(subject) for name, make in _FIELDS.items() if not fields or name in fields}

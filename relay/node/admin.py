@@ -13,6 +13,7 @@ from relay import __version__
 from relay.errors import NotFound
 from relay.fleet.cohort import Cohorts
 from relay.fleet.explain import explain_agent
+from relay.fleet.facts import facts_of
 from relay.fleet.names import HOST, Names, resolve
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
@@ -169,6 +170,5 @@ class Admin:
 
     def _view(self, record: Record) -> dict[str, Any]:
         state = link_pb2.AgentState.FromString(record.state())
-        return agent_view(
-            state, region=self._region, node=self._node, connected=record.connected, trusted=self._trusted
-        )
+        facts = facts_of(state.agent_description, state.agent_id, self._region, self._trusted)
+        return agent_view(state, facts, region=self._region, node=self._node, connected=record.connected)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import functools
+from collections.abc import Sequence
 
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
@@ -47,11 +49,12 @@ _NAMES = {
 }
 
 
-def names(bits: int) -> list[str]:
+@functools.lru_cache(maxsize=1000)
+def names(bits: int) -> Sequence[str]:
     """The names of the bits that are set, lowest first; a bit without a name as hex."""
     found = []
     for position in range(bits.bit_length()):
         bit = 1 << position
         if bits & bit:
             found.append(_NAMES.get(bit, hex(bit)))
-    return found
+    return tuple(found)

@@ -196,6 +196,16 @@ class Evaluator:
         """Keys of labels and attributes that a cohort depends on."""
         return self._matcher.keys
 
+    @property
+    def agent_ids(self) -> Collection[str]:
+        """The agent ids that selectors name."""
+        return self._matcher.agent_ids
+
+    @property
+    def splits(self) -> bool:
+        """Whether a rollout is at a part of its agents: then which of them is told by each agent's id."""
+        return bool(self._splitting)
+
     def key(
         self,
         facts: Facts,

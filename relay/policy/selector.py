@@ -7,7 +7,7 @@ vectors get equal answers (a cohort).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Matcher:
             for agent_id in ids:
                 self._by_id[agent_id] = self._by_id.get(agent_id, 0) | bit
         self._wanted = wanted
+
+    @property
+    def agent_ids(self) -> Collection[str]:
+        """The agent ids that any selector names."""
+        return self._by_id.keys()
 
     @property
     def mentions(self) -> tuple[object, ...]:

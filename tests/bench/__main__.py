@@ -19,62 +19,31 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from tests.bench import downloads
+from tests.bench import downloads, fleet
 from tests.bench.decisions import evaluation_seconds, plan_seconds
+from tests.bench.programs import (
+    BIN,
+    HERE,
+    LOAD_CORE,
+    NODE_CORE,
+    Row,
+    apply,
+    control_plane,
+    get,
+    pinned,
+    read_by_somebody,
+    resident_kib,
+    running,
+    wait_for,
+)
 
-HERE = Path(__file__).parent
-BIN = Path(sys.executable).parent
-NODE_CORE, LOAD_CORE = "0", "1"
 AWAY_S = 60
 PROBE_S = 2.0
-PARTS = ["decisions", "heartbeats", "connects", "memory", "tls", "changes", "packages"]
-
-
-class Row:
-    """One line of the table."""
-
-    def __init__(self, what: str, measured: str, reach: str) -> None:
-        self.cells = (what, measured, reach)
-
-
-def pinned(core: str, *command: str, **more: Any) -> subprocess.Popen[str]:
-    more.setdefault("stderr", subprocess.DEVNULL)
-    return subprocess.Popen(["taskset", "-c", core, *command], text=True, **more)
-
-
-def read_by_somebody() -> IO[bytes]:
-    """A pipe for logs."""
-    reader = subprocess.Popen(["taskset", "-c", LOAD_CORE, "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert reader.stdin is not None
-    return reader.stdin
-
-
-@contextmanager
-def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def probe(seconds: float) -> subprocess.Popen[str]:
-    first = ["chrt", "-f", "10"] if os.geteuid() == 0 and shutil.which("chrt") else []
-    command = [*first, sys.executable, str(HERE / "probe.py"), "127.0.0.1:4320", str(seconds)]
-    return pinned(LOAD_CORE, *command, stdout=subprocess.PIPE)
-
-
-def control_plane(folder: Path) -> subprocess.Popen[str]:
-    args = ["control-plane", "--data", str(folder / "plane")]
-    with read_by_somebody() as logs:
-        process = pinned(LOAD_CORE, str(BIN / "opamp-relay"), *args, stderr=logs)
-    wait_for("http://127.0.0.1:4340/ready")
-    return process
+PARTS = ["decisions", "heartbeats", "connects", "memory", "tls", "changes", "packages", "fleet"]
 
 
 def node(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -86,31 +55,15 @@ def node(folder: Path, *more: str) -> subprocess.Popen[str]:
     return process
 
 
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).read()
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return
-
-
-def get(path: str, port: int = 4340) -> Any:
-    return json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30))
+def probe(seconds: float) -> subprocess.Popen[str]:
+    first = ["chrt", "-f", "10"] if os.geteuid() == 0 and shutil.which("chrt") else []
+    command = [*first, sys.executable, str(HERE / "probe.py"), "127.0.0.1:4320", str(seconds)]
+    return pinned(LOAD_CORE, *command, stdout=subprocess.PIPE)
 
 
 def metric(name: str) -> float:
     text = urllib.request.urlopen("http://127.0.0.1:8888/metrics", timeout=10).read().decode()
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
-
-
-def resident_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
 
 
 class Load:
@@ -167,15 +120,6 @@ spec:
 """
         for zone in range(50)
     )
-
-
-def apply(text: str) -> float:
-    """Apply over the admin API; the time when it was received."""
-    body = json.dumps({"sources": [{"source": "bench", "text": text}]}).encode()
-    request = urllib.request.Request("http://127.0.0.1:4340/api/v1/apply", body, {"Content-Type": "application/json"})
-    began = time.time()
-    urllib.request.urlopen(request, timeout=30).read()
-    return began
 
 
 def heartbeats(folder: Path) -> list[Row]:
@@ -434,6 +378,7 @@ def decided(_: Path) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--agents", type=int, default=10_000)
+    parser.add_argument("--fleet", type=int, default=100_000, help="agents of the part `fleet`")
     parser.add_argument("parts", nargs="*", default=PARTS)
     options = parser.parse_args()
     for tool in ("go", "taskset"):
@@ -449,6 +394,7 @@ def main() -> None:
         "tls": lambda folder: memory(folder, options.agents, tls=True),
         "changes": lambda folder: changes(folder, options.agents),
         "packages": packages,
+        "fleet": lambda folder: fleet.measure(folder, options.fleet),
     }
     print(f"{'measured on the whole path':<58}{'figure':<58}to reach", flush=True)
     with tempfile.TemporaryDirectory() as scratch:

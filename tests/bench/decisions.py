@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from relay.control.rollouts import plan
-from relay.control.rollouts.targets import Contender, Population, select
+from relay.control.rollouts.targets import Contender, Selection
 from relay.policy.evaluate import Evaluator
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
@@ -25,10 +25,10 @@ def plan_seconds() -> float:
     ]
     own = Contender("a", "", 0, Selector(labels={"tier": "prod"}))
     rivals = [Contender("b", "", 1, Selector(labels={"zone": str(zone)})) for zone in range(5)]
-    selectors = [Selector(), own.selector, *(rival.selector for rival in rivals)]
     began = time.perf_counter()
-    population = Population(((facts, (region, facts.agent_id)) for region, facts in agents), selectors)
-    goals = [goal for _, chosen in select(population, own, own, Selector(), rivals) for goal in chosen]
+    selection = Selection(own, own, Selector(), rivals)
+    vectors = ((region, facts, selection.matcher.vector(facts)) for region, facts in agents)
+    goals = [(region, facts.agent_id) for region, facts, vector in vectors if selection.sides(vector)]
     plan.thresholds("a-2", strategy(), 0, goals, {})
     return time.perf_counter() - began
 

@@ -18,14 +18,14 @@ async def fleet(desk: Desk) -> list[TestAgent]:
     agents = [await TestAgent.over("websocket", desk.node.ports, f"agent-{i}") for i in range(3)]
     for i, agent in enumerate(agents):
         await agent.hello(**{"host.name": f"host-{i}", "service.version": f"1.{i}"})
-    await eventually(lambda: len(desk.plane.fleet.agents) == 3)
+    await eventually(lambda: len(desk.plane.fleet.census.agents) == 3)
     return agents
 
 
 async def test_agents_are_chosen_sorted_and_counted(desk: Desk) -> None:
     agents = await fleet(desk)
     await agents[2].close()
-    await eventually(lambda: sum(a.connected for a in desk.plane.fleet.agents.values()) == 2)
+    await eventually(lambda: sum(a.connected for a in desk.plane.fleet.census.agents.values()) == 2)
 
     async def names(*options: str) -> list[str]:
         done = await desk.ctl("get", "agents", "-o", "name", *options)
@@ -45,6 +45,22 @@ async def test_agents_are_chosen_sorted_and_counted(desk: Desk) -> None:
     assert "host-1" in wide
     (one,) = json.loads((await desk.ctl("get", "agents", "--version", "1.0", "-o", "json")).out)
     assert one["host_name"] == "host-0"
+
+
+async def test_a_list_that_is_cut_says_so(desk: Desk) -> None:
+    await fleet(desk)
+    cut = await desk.ctl("get", "agents", "-o", "name", "--limit", "2")
+    assert (cut.out.splitlines(), cut.status) == (["agent-0", "agent-1"], 0)
+    assert cut.err == "3 agents match: `--limit` shows more of them, `--all` shows all\n"
+    assert (await desk.ctl("get", "agents", "--limit", "2")).out.splitlines()[-1].startswith("2 of 3 agents: ")
+    whole = await desk.ctl("get", "agents", "-o", "name", "--all")
+    assert (len(whole.out.splitlines()), whole.err) == (3, "")
+    lines = (await desk.ctl("get", "agents", "-o", "json", "--all")).out
+    assert [agent["agent_id"] for agent in json.loads(lines)] == ["agent-0", "agent-1", "agent-2"]
+    assert len(lines.splitlines()) == 3, "an agent a line, as they come"
+    both = await desk.ctl("get", "agents", "--all", "--limit", "2")
+    assert (both.status, "exclude each other" in both.err) == (2, True)
+    assert (await desk.ctl("get", "nodes", "--all")).status == 2
 
 
 async def test_an_agent_is_named_by_its_host_or_a_beginning(desk: Desk) -> None:

@@ -20,7 +20,7 @@ async def test_a_wait_ends_as_the_rollouts_do(desk: Desk) -> None:
     await desk.ctl("rollout", "abort", "b-1", "--reason", "no")
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
-    await eventually(lambda: len(desk.plane.fleet.agents) == 1)
+    await eventually(lambda: len(desk.plane.fleet.census.agents) == 1)
     late = await desk.ctl(
         "apply", "--wait", "--timeout", "1s", "-o", "json", "-f", desk.file("c.yaml", assignment("a", rate=2))
     )
@@ -68,7 +68,7 @@ async def test_a_wait_for_what_was_given_before_ends_as_that_does(desk: Desk) ->
     name = desk.file("b.yaml", TEMPLATE + MANUAL + staged(1, "b"))
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
-    await eventually(lambda: len(desk.plane.fleet.agents) == 1)
+    await eventually(lambda: len(desk.plane.fleet.census.agents) == 1)
     await desk.ctl("apply", "-f", name)
     again = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
     assert (again.status, again.err) == (5, "timed out: b-1 is still under way\n")

@@ -16,7 +16,7 @@ async def test_what_goes_on_in_a_picture_and_in_lines(programs: Programs, capsys
     await eventually(lambda: node.policy.accepted)
     agent = await TestAgent.over("websocket", node.ports, "x")
     await agent.hello()
-    await eventually(lambda: any(a.config.slots for a in plane.fleet.agents.values()))
+    await eventually(lambda: any(a.config.slots for a in plane.fleet.census.agents.values()))
     view = LiveView(plane)
     view.tell("  x connected")
     stop = asyncio.Event()

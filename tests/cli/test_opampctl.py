@@ -92,7 +92,7 @@ async def test_agents_nodes_and_regions(desk: Desk) -> None:
     agents = [await TestAgent.over("websocket", desk.node.ports, f"agent-{i}") for i in range(2)]
     for i, agent in enumerate(agents):
         await agent.hello(tier="x" if i else "y")
-    await eventually(lambda: len(desk.plane.fleet.agents) == 2)
+    await eventually(lambda: len(desk.plane.fleet.census.agents) == 2)
     table = (await desk.ctl("get", "agents")).out.splitlines()
     assert table[0].split() == [
         "AGENT",
@@ -124,7 +124,7 @@ async def test_agents_nodes_and_regions(desk: Desk) -> None:
     assert (await desk.ctl("get", "nodes", "-o", "yaml")).out.startswith("- name: one")
     for agent in agents:
         await agent.close()
-    await eventually(lambda: not any(a.connected for a in desk.plane.fleet.agents.values()))
+    await eventually(lambda: not any(a.connected for a in desk.plane.fleet.census.agents.values()))
     away = (await desk.ctl("describe", "agent", "agent-1")).out
     assert ("health_when_last_heard:" in away, "\nhealth:" in away) == (True, False)
 

@@ -58,7 +58,7 @@ async def test_diff_and_prefetch(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("p.yaml", package_assignment()))
     agent = await PackageAgent.join(desk.node)
     await agent.install(await agent.wait())
-    await eventually(lambda: desk.plane.fleet.agents)
+    await eventually(lambda: desk.plane.fleet.census.agents)
     changed = await desk.ctl("diff", "-f", desk.file("p2.yaml", package_assignment("2")))
     assert changed.status == 1
     assert f"-otelcol: 1 (sha256 {digest(b'one')[:12]})\n+otelcol: 2 (sha256" in changed.out

@@ -32,7 +32,7 @@ async def test_what_is_used_stays_and_agents_are_not_orphaned_without_a_word(des
     await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + "".join(used)))
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
-    await eventually(lambda: len(desk.plane.fleet.agents) == 1)
+    await eventually(lambda: len(desk.plane.fleet.census.agents) == 1)
     name = desk.file(
         "mine.yaml", assignment("mine", rate=3, selector="{labels: {tier: none}}") + "  strategy: canary\n"
     )

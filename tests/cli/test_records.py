@@ -73,7 +73,7 @@ async def test_a_deletion_that_orphans_agents_wants_a_yes(desk: Desk) -> None:
     await eventually(lambda: desk.node.policy.accepted)
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
-    await eventually(lambda: len(desk.plane.fleet.agents) == 1)
+    await eventually(lambda: len(desk.plane.fleet.census.agents) == 1)
     for way in (("assignment", "a"), ("-f", name)):
         done = await desk.ctl("delete", *way)
         assert done.status == 1

@@ -66,7 +66,7 @@ async def test_what_an_agent_runs_can_be_adopted(desk: Desk) -> None:
     config = pb.EffectiveConfig()
     config.config_map.config_map[""].body = b"receivers: {otlp: {}}\n"
     await agent.report(effective_config=config)
-    await eventually(lambda: desk.plane.fleet._bodies)
+    await eventually(lambda: len(desk.plane.fleet.bodies))
     printed = await desk.ctl("import", "agent", "x", "--name", "adopted")
     assert "observe_only: true" in printed.out
     done = await desk.ctl("import", "agent", "x", "--name", "adopted", "--apply")

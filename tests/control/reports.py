@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from relay.control.fleet import query, views
 from relay.control.fleet.fleet import Fleet
 from relay.link.protocol import Peer
 from relay.pb.relay.v1 import link_pb2
@@ -18,6 +19,12 @@ def entry(name: str, *, started: int = 1, connected: bool = True, uid: bytes = b
         made.instance_uid = uid  # type: ignore[assignment]
     made.session_started_ms, made.connected = started, connected
     return link_pb2.AgentEntry(instance_uid=made.instance_uid, state=made.state())
+
+
+async def shown(fleet: Fleet, name: str, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """An agent as people see it."""
+    agent = await query.find(fleet, name)
+    return views.of(fleet.census, agent, (await fleet.records.row(agent)).state, fields)
 
 
 async def up(fleet: Fleet, *nodes: Peer) -> None:

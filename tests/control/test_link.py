@@ -34,16 +34,16 @@ async def test_a_node_is_given_its_region_s_policy_and_files(plane: ControlPlane
 async def test_its_reports_go_to_the_fleet(plane: ControlPlane, upstream: Upstream) -> None:
     await upstream.node_reporting(ONE)
     ack = await upstream.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("x")]))
-    assert (ack.sequence, len(plane.fleet.agents)) == (3, 1)
+    assert (ack.sequence, len(plane.fleet.census.agents)) == (3, 1)
     upstream.node_gone(ONE)
-    assert not plane.fleet.nodes["eu/one"].connected
+    assert not plane.fleet.census.nodes["eu/one"].connected
 
 
 async def test_a_node_that_is_ahead_is_known(plane: ControlPlane, upstream: Upstream) -> None:
     assert await upstream.behind(ONE, (7, 7)) == (1, 0)
-    assert plane.fleet.nodes["eu/one"].ahead == (7, 7)
+    assert plane.fleet.census.nodes["eu/one"].ahead == (7, 7)
     assert await upstream.behind(ONE, None) is None
-    assert plane.fleet.nodes["eu/one"].ahead is None
+    assert plane.fleet.census.nodes["eu/one"].ahead is None
 
 
 async def test_a_file_that_nodes_cannot_get_is_looked_at_now_and_then(plane: ControlPlane) -> None:

@@ -1,16 +1,24 @@
+from typing import Literal
+
+from relay.fleet.facts import facts_of
 from relay.fleet.rollup import Rollup
 from relay.fleet.view import agent_view, rfc3339
 from relay.opamp.offer import OfferedSlot, WithheldSlot
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.selector import Facts
 from tests.fleet.agents import record
+
+
+def facts(state: link_pb2.AgentState, trusted: Literal["all"] | tuple[str, ...] = "all") -> Facts:
+    return facts_of(state.agent_description, state.agent_id, "eu", trusted)
 
 
 def test_an_agent_as_people_see_it() -> None:
     agent = record("a1", tier="prod")
     agent.offer_config(b"", (OfferedSlot("", "p", b"c"),))
     state = link_pb2.AgentState.FromString(agent.state())
-    view = agent_view(state, region="eu", node="n1", connected=True, trusted=("tier",))
+    view = agent_view(state, facts(state, ("tier",)), region="eu", node="n1", connected=True)
     assert view["agent_id"] == "a1"
     assert view["labels"] == {"tier": "prod", "region": "eu"}
     assert view["attributes"] == {"tier": "prod", "service.instance.id": "a1"}
@@ -34,7 +42,7 @@ def test_an_agent_that_failed_shows_so_although_it_runs_what_it_had_before() -> 
     applied = pb.RemoteConfigStatus(last_remote_config_hash=b"1" * 32, status=pb.RemoteConfigStatuses_APPLIED)
     agent.merge(pb.AgentToServer(remote_config_status=applied), full=False)
     state = link_pb2.AgentState.FromString(agent.state())
-    view = agent_view(state, region="eu", node="n1", connected=True, trusted="all")
+    view = agent_view(state, facts(state), region="eu", node="n1", connected=True)
     config = view["config"]
     assert (config["status"], config["error_message"]) == ("FAILED", "no such receiver")
     assert (config["assignments"], config["offered_hash"]) == (["p"], "31" * 32)
@@ -52,14 +60,14 @@ def test_an_agent_that_failed_shows_so_although_it_runs_what_it_had_before() -> 
 
 def test_what_nobody_knows_is_null() -> None:
     state = link_pb2.AgentState(instance_uid=bytes(16))
-    view = agent_view(state, region="eu", node="n", connected=None, trusted="all")
+    view = agent_view(state, facts(state), region="eu", node="n", connected=None)
     assert (view["connected"], view["healthy"]) == (None, None)
     assert view["agent_id"] == "00000000-0000-0000-0000-000000000000"
 
 
 def test_only_the_fields_that_are_wanted() -> None:
     state = link_pb2.AgentState.FromString(record("a1").state())
-    view = agent_view(state, region="eu", node="n", connected=True, trusted="all", fields=frozenset({"node", "labels"}))
+    view = agent_view(state, facts(state), region="eu", node="n", connected=True, fields=frozenset({"node", "labels"}))
     assert view == {"node": "n", "labels": {"service.instance.id": "a1", "region": "eu"}}
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from relay.control.fleet import views
 from relay.node.app import Node
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.reports import shown
 from tests.control.texts import strategy
 from tests.packages import package_assignment, push
 
@@ -127,8 +127,8 @@ async def test_a_client_gets_its_config_and_survives_a_restart(
         second = await theirs.says("config")
         assert second["hash"] != offered["hash"]
         await eventually(lambda: applied(node, second["hash"]), 40)
-        view = views.of(plane.fleet, await eventually(lambda: next(iter(plane.fleet.agents.values()), None)))
-        assert view["labels"]["tier"] == "production"
+        agent = await eventually(lambda: next(iter(plane.fleet.census.agents.values()), None))
+        assert agent.facts.labels["tier"] == "production"
         assert node.metrics.full_state_requests <= 1, "no loop of requests"
         assert not node.metrics.bad_messages
 
@@ -142,14 +142,14 @@ async def test_opamp_go_s_own_words_for_a_failure_arrive(programs: Programs) -> 
     async with client(command, "-endpoint", url, "-name", "theirs") as theirs:
         await theirs.says("config")
 
-        def failed() -> bool:
-            agents = list(plane.fleet.agents.values())
-            return (
-                bool(agents) and views.of(plane.fleet, agents[0])["config"]["error_message"] == "thirteen is not a rate"
-            )
+        async def failed() -> bool:
+            if not plane.fleet.census.named("theirs"):
+                return False
+            view = await shown(plane.fleet, "theirs")
+            return bool(view["config"]["error_message"] == "thirteen is not a rate")
 
         await eventually(failed)
-    await eventually(lambda: not next(iter(plane.fleet.agents.values())).connected)
+    await eventually(lambda: not next(iter(plane.fleet.census.agents.values())).connected)
 
 
 async def test_opamp_go_s_package_syncer_installs_and_fails_and_goes_back(programs: Programs, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ async def test_opamp_go_s_package_syncer_installs_and_fails_and_goes_back(progra
     options = ["-endpoint", url, "-name", "theirs", "-packages", str(folder)]
 
     def offering() -> Any:
-        agents = list(plane.fleet.agents.values())
+        agents = list(plane.fleet.census.agents.values())
         return agents[0].packages if agents else None
 
     async with client(command, *options) as theirs:

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from relay.control.fleet import query, views
+from relay.control.fleet import views
 from relay.errors import StoreError
 from relay.ids import sha256
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -17,6 +17,7 @@ from relay.testing.certificates import Authority
 from relay.testing.clock import MovableClock
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.reports import shown
 from tests.wire import RawSocket, TestAgent, WebSocketPipe, describe, hang_up
 
 
@@ -38,10 +39,13 @@ async def test_the_control_plane_goes_and_connected_agents_notice_nothing(progra
     await new.failed(offered.remote_config.config_hash, "my own words")
     assert node.link.silent_s() > 0
     back = await programs.control_plane(link=ports["link"], api=ports["api"])
-    await eventually(lambda: len(back.fleet.agents) == 2)
-    view = await eventually(lambda: views.of(back.fleet, query.find(back.fleet, "new")))
-    await eventually(lambda: views.of(back.fleet, query.find(back.fleet, "new"))["config"]["status"] == "FAILED")
-    view = views.of(back.fleet, query.find(back.fleet, "new"))
+    await eventually(lambda: len(back.fleet.census.agents) == 2)
+
+    async def has_failed() -> bool:
+        return bool((await shown(back.fleet, "new"))["config"]["status"] == "FAILED")
+
+    await eventually(has_failed)
+    view = await shown(back.fleet, "new")
     assert view["config"]["error_message"] == "my own words"
     assert view["connected"] is True
     await known.close()
@@ -98,7 +102,7 @@ async def test_a_cut_cable_heals_and_the_fleet_is_right(programs: Programs) -> N
     agents = [await TestAgent.over("websocket", node.ports, f"a{i}") for i in range(20)]
     for agent in agents[:10]:
         await agent.hello()
-    await eventually(lambda: len(control_plane.fleet.agents) == 10)
+    await eventually(lambda: len(control_plane.fleet.census.agents) == 10)
     for _ in range(3):
         cable.cut()
         await eventually(lambda: not node.link.connected)
@@ -112,12 +116,12 @@ async def test_a_cut_cable_heals_and_the_fleet_is_right(programs: Programs) -> N
         await agent.close()
     await eventually(
         lambda: (
-            sorted((a.agent_id, a.connected) for a in control_plane.fleet.agents.values())
+            sorted((a.agent_id, a.connected) for a in control_plane.fleet.census.agents.values())
             == sorted((r.agent_id, r.connected) for r in node.registry)
         )
     )
-    await eventually(lambda: control_plane.fleet.nodes["local/one"].shards.sums() == node.registry.shards.sums())
-    assert len(control_plane.fleet.agents) == 13
+    await eventually(lambda: control_plane.fleet.census.nodes["local/one"].shards.sums() == node.registry.shards.sums())
+    assert len(control_plane.fleet.census.agents) == 13
     for agent in agents:
         await agent.close()
     await cable.stop()
@@ -128,11 +132,12 @@ async def test_agents_of_a_node_whose_link_is_down_are_unknown(programs: Program
     node = await programs.node(control_plane.ports["link"])
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()
-    await eventually(lambda: control_plane.fleet.agents)
-    assert views.of(control_plane.fleet, query.find(control_plane.fleet, "a"))["connected"] is True
+    await eventually(lambda: control_plane.fleet.census.agents)
+    assert (await shown(control_plane.fleet, "a"))["connected"] is True
     await programs.stop(node)
-    await eventually(lambda: views.of(control_plane.fleet, query.find(control_plane.fleet, "a"))["connected"] is None)
-    (region,) = views.regions(control_plane.fleet)
+    census = control_plane.fleet.census
+    await eventually(lambda: [census.connected(a) for a in census.shown()] == [None])
+    (region,) = views.regions(census)
     assert (region["unknown"], region["connected"]) == (1, 0)
     await agent.close()
 
@@ -143,13 +148,13 @@ async def test_an_agent_that_moves_is_counted_once(programs: Programs) -> None:
     two = await programs.node(control_plane.ports["link"], name="two")
     agent = await TestAgent.over("websocket", one.ports, "a")
     await agent.hello()
-    await eventually(lambda: control_plane.fleet.agents)
+    await eventually(lambda: control_plane.fleet.census.agents)
     await agent.close()
     moved = await TestAgent.over("websocket", two.ports, "a", uid=agent.uid)
     await moved.hello()
-    await eventually(lambda: {a.node for a in control_plane.fleet.agents.values()} == {"local/two"})
+    await eventually(lambda: {a.node for a in control_plane.fleet.census.agents.values()} == {"local/two"})
     await eventually(lambda: len(one.registry) == 0)
-    assert len(control_plane.fleet.agents) == 1
+    assert len(control_plane.fleet.census.agents) == 1
     await moved.close()
 
 
@@ -228,8 +233,8 @@ async def test_the_components_of_an_agent_reach_the_control_plane(programs: Prog
     listed.components["receivers"].sub_component_map["otlp"].SetInParent()
     await agent.report(capabilities=0x7807, available_components=listed)
     digest = sha256(listed.SerializeToString(deterministic=True))
-    assert await eventually(lambda: digest in control_plane.fleet._bodies)
-    assert await control_plane.fleet.components(digest) == listed
+    assert await eventually(lambda: digest in control_plane.fleet.bodies)
+    assert await control_plane.fleet.bodies.components(digest) == listed
     await agent.close()
 
 

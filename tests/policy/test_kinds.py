@@ -1,24 +1,4 @@
-import json
-
-import pytest
-
-from relay.documents import parse
 from relay.policy import kinds
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("[1]", "f.yaml:1: not a mapping"),
-        ("{a: 1}", "f.yaml:1: kind is missing"),
-        ("kind: Nonsense", "f.yaml:1: kind: 'Nonsense' is not one of"),
-        ("kind: [ConfigTemplate]", "f.yaml:1: kind: ['ConfigTemplate'] is not one of"),
-    ],
-)
-def test_what_is_no_document(text: str, problem: str) -> None:
-    document, found = kinds.read(parse(text, "f.yaml")[0])
-    assert document is None
-    assert str(found[0]).startswith(problem)
 
 
 def test_every_kind_can_be_called_by_several_words() -> None:
@@ -32,36 +12,3 @@ def test_every_kind_can_be_called_by_several_words() -> None:
         "ConfigAssignment",
         "PackageAssignment",
     ]
-
-
-VARIABLES = {"apiVersion": "opamp.io/v1", "kind": "RegionVariables", "metadata": {"name": "eu"}, "spec": {"values": {}}}
-
-
-@pytest.mark.parametrize(
-    ("wrong", "problem"),
-    [
-        ({"metadata": {"name": "a b"}}, "metadata.name: 'a b' is not a valid name here"),
-        ({"metadata": {"name": "eu", "nane": 1}}, "metadata.nane: unknown key; did you mean name?"),
-        ({"spec": {}}, "spec.values: is missing"),
-        ({"apiVersion": "v0"}, "apiVersion: Input should be 'opamp.io/v1'"),
-    ],
-)
-def test_what_is_wrong_with_a_document(wrong: dict[str, object], problem: str) -> None:
-    document, found = kinds.read(parse(json.dumps({**VARIABLES, **wrong}), "f.yaml")[0])
-    assert document is None
-    assert problem in str(found[0])
-
-
-def test_a_pattern_of_another_form_is_shown() -> None:
-    file = {"name": "t", "version": "v1"}
-    spec = {"text": "x", "content_type": "no type"}
-    template = {"apiVersion": "opamp.io/v1", "kind": "ConfigTemplate", "metadata": file, "spec": spec}
-    _, (problem,) = kinds.read(parse(json.dumps(template), "f.yaml")[0])
-    assert "'no type' is not of the form" in problem.reason
-
-
-def test_a_good_one() -> None:
-    document, problems = kinds.read(parse(json.dumps(VARIABLES), "f.yaml")[0])
-    assert problems == []
-    assert document is not None
-    assert document.key == "eu"

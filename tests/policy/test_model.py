@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from relay.documents import parse
-from relay.policy import kinds, model
+from relay.policy import model, reading
 
 TEMPLATE = """
 apiVersion: opamp.io/v1
@@ -17,7 +17,7 @@ spec:
 
 
 def problems(text: str) -> list[str]:
-    _, found = kinds.read(parse(text, "f.yaml")[0])
+    _, found = reading.read(parse(text, "f.yaml")[0])
     return [str(p) for p in found]
 
 
@@ -79,7 +79,7 @@ def test_enums_and_bounds() -> None:
 
 def test_the_guide_s_template_is_taken_verbatim() -> None:
     text = (Path(__file__).parent / "guide_template.yaml").read_text()
-    document, found = kinds.read(parse(text, "guide")[0])
+    document, found = reading.read(parse(text, "guide")[0])
     assert found == []
     assert isinstance(document, model.ConfigTemplate)
     assert document.key == "standard-collector@v1.0.0"
@@ -88,7 +88,7 @@ def test_the_guide_s_template_is_taken_verbatim() -> None:
 def test_keys_of_documents() -> None:
     text = "apiVersion: opamp.io/v1\nkind: %s\nmetadata: {name: n}\nspec: %s"
     for kind, spec in (("RegionVariables", "{values: {}}"), ("ConfigAssignment", "{template: {name: t, version: v1}}")):
-        document, _ = kinds.read(parse(text % (kind, spec), "f")[0])
+        document, _ = reading.read(parse(text % (kind, spec), "f")[0])
         assert document is not None
         assert document.key == "n"
 
@@ -125,7 +125,7 @@ def test_a_template_has_one_form(spec: str, said: str) -> None:
 
 def test_the_form_of_a_template_and_its_names() -> None:
     text = "apiVersion: opamp.io/v1\nkind: ConfigTemplate\nmetadata: {name: t, version: v1}\nspec: {text: x}\n"
-    document, _ = kinds.read(parse(text, "f.yaml")[0])
+    document, _ = reading.read(parse(text, "f.yaml")[0])
     assert isinstance(document, model.ConfigTemplate)
     assert (document.key, document.spec.body, document.spec.content_type) == ("t@v1", "x", "text/plain")
     assert model.VersionRef(name="t", version="v1").key == document.key

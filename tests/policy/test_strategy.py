@@ -1,7 +1,7 @@
 import pytest
 
 from relay.documents import parse
-from relay.policy import kinds
+from relay.policy import reading
 from relay.policy.strategy import RolloutStrategy
 
 HEAD = "apiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {name: canary}\nspec:\n"
@@ -42,7 +42,7 @@ OURS = (
 
 
 def read(text: str) -> RolloutStrategy:
-    document, problems = kinds.read(parse(text, "f.yaml")[0])
+    document, problems = reading.read(parse(text, "f.yaml")[0])
     assert problems == []
     assert isinstance(document, RolloutStrategy)
     return document
@@ -88,13 +88,13 @@ def test_what_goes_beyond_the_guide() -> None:
     ],
 )
 def test_what_is_refused(spec: str, reason: str) -> None:
-    _, problems = kinds.read(parse(HEAD.replace("spec:\n", f"spec: {spec}\n"), "f.yaml")[0])
+    _, problems = reading.read(parse(HEAD.replace("spec:\n", f"spec: {spec}\n"), "f.yaml")[0])
     assert any(reason in str(p) for p in problems), [str(p) for p in problems]
 
 
 def test_how_long_a_candidate_may_be_given_has_a_least() -> None:
-    _, (problem,) = kinds.read(parse(OURS.replace("1h30m", "5s"), "f.yaml")[0])
+    _, (problem,) = reading.read(parse(OURS.replace("1h30m", "5s"), "f.yaml")[0])
     assert "at least 60s" in problem.reason
-    _, (unreadable,) = kinds.read(parse(OURS.replace("1h30m", "soon"), "f.yaml")[0])
+    _, (unreadable,) = reading.read(parse(OURS.replace("1h30m", "soon"), "f.yaml")[0])
     assert "candidate_ttl" in str(unreadable)
     assert read(OURS).key == "canary"

@@ -88,7 +88,7 @@ async def test_packages_are_downloaded_and_told(programs: Programs, scheme: str)
     simulation = Simulation(agents, url, heartbeat_s=0.1)
     simulation.start()
     await eventually(lambda: told.count(("installed", "otelcol 1")) == 2)
-    known = plane.fleet.agents
+    known = plane.fleet.census.agents
     await eventually(lambda: sum(bool(a.packages and a.packages.status == "APPLIED") for a in known.values()) == 2)
     await simulation.stop()
 

@@ -59,7 +59,7 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
     @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
     async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
-        seen = [node.ahead[0] for node in fleet.nodes.values() if node.ahead is not None]
+        seen = [node.ahead[0] for node in fleet.census.nodes.values() if node.ahead is not None]
         beyond = max(seen, default=0)
         epoch = await ledger.change(actor, lambda state, _: raised(state, request.reason, beyond=beyond))
         _log.warning("epoch_raised", epoch=epoch, reason=request.reason, actor=actor)

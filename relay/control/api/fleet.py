@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -24,10 +25,13 @@ from relay.control.fleet import query, views
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.review.preview import Previews
+from relay.ids import format_uid
 
-_SLICE = 500
+_SLICE = 200
 NEXT = "X-Next-After"
-"""The header that names what `after` is to be for the next page."""
+"""The header that names what `after` is to be for the next page; absent from the last one."""
+TOTAL = "X-Total-Count"
+"""The header that says how many the whole list has."""
 Status = Literal["APPLIED", "APPLYING", "FAILED", "UNSET"]
 
 
@@ -37,12 +41,12 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
     @api.get("/api/v1/regions", **answers(list[RegionView], "fleet"))
     async def list_regions() -> list[dict[str, Any]]:
         """Sums by region."""
-        return views.regions(fleet)
+        return views.regions(fleet.census)
 
     @api.get("/api/v1/nodes", **answers(list[NodeView], "fleet"))
     async def list_nodes() -> list[dict[str, Any]]:
         """All nodes."""
-        return views.nodes(fleet)
+        return views.nodes(fleet.census)
 
     @api.delete("/api/v1/nodes/{region}/{name}", **answers(Done, "fleet"))
     async def forget_node(region: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
@@ -66,7 +70,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         after: Annotated[str, Query(description="the last agent of the page before")] = "",
         fields: Annotated[str, Query(description="top-level fields to give, separated by commas")] = "",
     ) -> StreamingResponse:
-        """Agents, as a list; written in slices, so that nodes are answered meanwhile."""
+        """Agents, as a list that is written in slices; the header X-Total-Count says how many there are in all."""
         wanted = query.Query(
             status=status or "",
             healthy=healthy,
@@ -79,38 +83,44 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
             limit=limit,
             after=after,
         )
-        chosen, more = query.choose(fleet, wanted)
+        page = await query.choose(fleet, wanted)
         keep = frozenset(f for f in fields.split(",") if f)
-        headers = {NEXT: chosen[-1].agent_id} if more and chosen else {}
-        return StreamingResponse(_agents(fleet, chosen, keep), media_type="application/json", headers=headers)
+        headers = {TOTAL: str(page.total)}
+        if page.more:
+            headers[NEXT] = page.agents[-1].agent_id or format_uid(page.agents[-1].uid)
+        return StreamingResponse(_agents(fleet, page.agents, keep), media_type="application/json", headers=headers)
 
     @api.get("/api/v1/agents/{agent_id}", **answers(WholeAgent, "fleet"))
     async def get_agent(agent_id: str) -> dict[str, Any]:
         """One agent, with all that it says of its health and its components."""
-        return await views.whole(fleet, query.find(fleet, agent_id))
+        return await views.whole(fleet, await query.find(fleet, agent_id))
 
     @api.get("/api/v1/agents/{agent_id}/explain", **answers(Explanation, "fleet"))
     async def explain_agent(agent_id: str) -> dict[str, Any]:
         """Why an agent gets what it gets."""
-        return await previews.explain(query.find(fleet, agent_id))
+        return await previews.explain(await query.find(fleet, agent_id))
 
     @api.get("/api/v1/agents/{agent_id}/config", **answers(dict[str, ConfigBody], "fleet"))
     async def get_agent_config(agent_id: str) -> dict[str, dict[str, str]]:
         """The effective config that an agent reported, by slot."""
-        config = await fleet.effective_config(query.find(fleet, agent_id))
+        config = await fleet.bodies.effective_config(await query.find(fleet, agent_id))
         return {
             slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
             for slot, item in sorted(config.config_map.config_map.items())
         }
 
 
-async def _agents(fleet: Fleet, chosen: list[Agent], keep: frozenset[str]) -> AsyncIterator[bytes]:
-    part, separator = "[", ""
-    for i, agent in enumerate(chosen):
-        part += separator + views.listed(fleet, agent, keep)
-        separator = ",\n"
-        if i % _SLICE == _SLICE - 1:
-            yield part.encode()
-            part = ""
-            await asyncio.sleep(0)
-    yield (part + "]\n").encode()
+async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[bytes]:
+    """JSON in slices: what is on its way never holds more than one of them."""
+    separator = "["
+    for i in range(0, len(agents), _SLICE):
+        some = agents[i : i + _SLICE]
+        states = await fleet.records.states([agent.uid for agent in some])
+        part = ""
+        for agent in some:
+            if agent.uid in states:
+                part += separator + json.dumps(views.of(fleet.census, agent, states[agent.uid], keep))
+                separator = ",\n"
+        yield part.encode()
+        await asyncio.sleep(0)
+    yield b"[]\n" if separator == "[" else b"]\n"

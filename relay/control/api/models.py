@@ -103,7 +103,9 @@ class DiffAnswer(Answer):
     diffs: list[DiffPair]
     conflicts: list[str]
     orphans: list[str]
+    orphans_total: int
     missing_components: list[dict[str, Any]]
+    missing_components_total: int
     warnings: list[str]
 
 

@@ -113,11 +113,12 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         name: str, version: str, request: PrefetchRequest, actor: Actor = ANONYMOUS
     ) -> dict[str, Any]:
         """Let regions fetch a version before anybody needs it."""
-        regions = request.regions or sorted(fleet.live_regions())
+        regions = request.regions or sorted(fleet.census.live_regions())
         if not regions:
             raise Conflict("no region has connected yet; name the regions that should fetch it")
         told = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
-        return {"name": name, "version": version, "regions": told, "unknown": sorted(set(told) - fleet.live_regions())}
+        unknown = set(told) - fleet.census.live_regions()
+        return {"name": name, "version": version, "regions": told, "unknown": sorted(unknown)}
 
     @api.delete("/api/v1/packages/{name}/{version}", **answers(Done, "packages"))
     async def delete_package(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
@@ -130,7 +131,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
     ) -> dict[str, Any]:
         """What agents say of packages, by package and region, and those that are not there yet by name."""
-        return views.package_status(fleet, query.wanted_labels(label or []))
+        return views.package_status(fleet.census, query.wanted_labels(label or []))
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

@@ -22,7 +22,7 @@ from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
 from relay.documents import Document, canonical_json
 from relay.errors import Outcome, Refused
 from relay.ids import sha256
-from relay.policy.kinds import AnyDocument
+from relay.policy.reading import AnyDocument
 
 ANONYMOUS = "anonymous"
 """Who does what nobody said that they do."""

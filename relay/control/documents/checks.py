@@ -5,7 +5,8 @@ Templates that exist, values that every region can resolve, assignments that do 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from relay.control.ledger.catalog import AnyAssignment, Catalog
@@ -13,20 +14,31 @@ from relay.documents import Document
 from relay.errors import Problem
 from relay.policy import collector
 from relay.policy import template as templates
-from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment
-from relay.policy.selector import Facts, Matcher, implies
+from relay.policy.reading import AnyDocument
+from relay.policy.selector import Matcher, implies
 from relay.policy.strategy import RolloutStrategy
 from relay.words import close_to
+
+
+class Known(Protocol):
+    """The fleet as checks see it."""
+
+    def __len__(self) -> int:
+        """How many agents are known."""
+
+    def vectors(self, matcher: Matcher) -> dict[int, str]:
+        """All vectors that agents have by a matcher → the id of an agent that has it."""
+
+    def live_regions(self) -> Set[str]:
+        """Regions that have agents, or a node that is connected."""
 
 
 class Checks:
     """Looks at documents in their catalog.
 
     Args:
-        facts: all agents known now, as selectors see them.
-        regions: names of those that have agents or a node that is connected.
         validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
         channels: names of those that notices can be sent to.
         require_strategy: assignments that may match agents with these labels must name a strategy; None: none must.
@@ -35,21 +47,19 @@ class Checks:
     def __init__(
         self,
         *,
-        facts: Callable[[], Iterable[Facts]],
-        regions: Callable[[], Set[str]],
+        known: Known,
         validation: str = "warn",
         channels: Set[str] = frozenset(),
         require_strategy: Mapping[str, str] | None = None,
     ) -> None:
-        self._facts = facts
-        self._regions = regions
+        self._known = known
         self.validation = validation
         self._channels = channels
         self._require_strategy = require_strategy
 
     def live(self, region: str) -> Set[str]:
         """The region, if it has agents or a node that is connected."""
-        return {region} & self._regions()
+        return {region} & self._known.live_regions()
 
     def problems(
         self, catalog: Catalog, changed: list[AnyDocument], sources: Mapping[tuple[str, str], Document]
@@ -132,14 +142,11 @@ class Checks:
                 groups.setdefault((assignment.kind, assignment.spec.priority, slot), []).append(assignment)
         keys = {a.key for a in moved}
         found: list[tuple[AnyAssignment, str]] = []
-        facts: list[Facts] | None = None
         for (_, priority, slot), group in groups.items():
             if len(group) < 2 or not any(a.key in keys for a in group):
                 continue
-            if facts is None:
-                facts = list(self._facts())
             matcher = Matcher([a.spec.target_selector for a in group])
-            vectors = {matcher.vector(agent): agent.agent_id for agent in facts}
+            vectors = self._known.vectors(matcher)
             for i, one in enumerate(group):
                 for j, other in enumerate(group[:i]):
                     if one.key not in keys and other.key not in keys:
@@ -167,7 +174,11 @@ class Checks:
                 for i, name in enumerate(document.spec.failure_policy.notification)
                 if name not in self._channels
             ]
-        if isinstance(document, RegionVariables) and (known := self._regions()) and document.key not in known:
+        if (
+            isinstance(document, RegionVariables)
+            and (known := self._known.live_regions())
+            and document.key not in known
+        ):
             return [(source.problem("metadata.name", f"no node of region {document.key} has connected"), False)]
         if self.validation == "off" or not isinstance(document, ConfigTemplate):
             return []
@@ -180,14 +191,13 @@ class Checks:
 
     def unmatched(self, assignments: Sequence[AnyAssignment]) -> tuple[set[str], int]:
         """Keys of assignments that match no agent that is known, and how many agents are; none where nobody is known."""
-        facts = list(self._facts()) if assignments else []
         matcher = Matcher([assignment.spec.target_selector for assignment in assignments])
-        vectors = {matcher.vector(agent) for agent in facts}
+        vectors = self._known.vectors(matcher) if assignments else {}
         return {
             assignment.key
             for i, assignment in enumerate(assignments)
             if vectors and not any(matcher.matches(i, vector) for vector in vectors)
-        }, len(facts)
+        }, len(self._known)
 
 
 def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,9 @@ from relay.control.documents.checks import Checks
 from relay.control.ledger.state import State
 from relay.documents import Document
 from relay.errors import Problem
-from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment
+from relay.policy.reading import AnyDocument
 from relay.policy.strategy import RolloutStrategy
 
 _NEEDS_APPROVAL = (

@@ -10,8 +10,8 @@ from relay.control.ledger.catalog import AnyAssignment, Catalog
 from relay.control.ledger.state import State
 from relay.documents import Document
 from relay.errors import Problem
-from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigTemplate
+from relay.policy.reading import AnyDocument
 from relay.policy.resources import template_resource
 
 

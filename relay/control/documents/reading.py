@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from relay.documents import Document, parse, parts_of
 from relay.errors import Problem, Refused
-from relay.policy import kinds
+from relay.policy import reading
 from relay.policy import template as templates
-from relay.policy.kinds import AnyDocument
 from relay.policy.model import ConfigTemplate
+from relay.policy.reading import AnyDocument
 
 
 def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
@@ -33,7 +33,7 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
         if not documents:
             problems.append(Problem(source, 0, "", "contains no documents"))
         for raw in parts_of(documents):
-            document, wrong = kinds.read(raw)
+            document, wrong = reading.read(raw)
             problems += wrong
             if document is None:
                 continue

@@ -84,7 +84,9 @@ class Loop:
                 _log.exception("rollout_failed", assignment=name)
             await asyncio.sleep(0)
         assignments = self._ledger.state.assignments.values()
-        self._soak.forget_others([a.rollout.name for a in assignments if a.rollout is not None])
+        names = [a.rollout.name for a in assignments if a.rollout is not None]
+        self._soak.forget_others(names)
+        self._survey.forget_others(names)
 
     async def step(self, name: str) -> None:
         """Look at the rollout of one assignment, and take the step that follows.

@@ -1,17 +1,17 @@
-"""One agent and one node as they were reported. Owned by `relay.control.fleet`."""
+"""One agent as it was reported, in as few bytes as a fleet of millions needs: its whole state is in the database."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError
 
-from relay.fleet.facts import labels_of
+from relay.control.fleet.nodes import NodeState
+from relay.control.fleet.profiles import Own, Profile, Profiles
 from relay.fleet.rollup import status_name
-from relay.fleet.shards import Shards, state_digest
-from relay.link.protocol import SyncSender
+from relay.fleet.shards import state_digest
 from relay.opamp import capabilities, identity
 from relay.opamp.offering import FAILED, Offering
 from relay.opamp.packages import PackageOffering
@@ -19,14 +19,16 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.published import CONFIG
 from relay.policy.selector import Facts
-from relay.policy.snapshot import too_old_for
 
 _KEPT_CHARS = 300
-_UNKNOWN_FIELD = re.compile(r"([\w.]+)\s*;?\s+Extra inputs are not permitted")
-Trusted = Literal["all"] | tuple[str, ...]
+_MOST_SHARED = 10_000
+"""Distinct offerings that are kept for sharing; each holds some hundred bytes."""
+_NEVER, _NO_PACKAGES = Offering(), PackageOffering()
+"""Of agents that were never offered anything; never changed."""
+T = TypeVar("T", bound=Offering)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Agent:
     """One agent as its node reported it."""
 
@@ -34,52 +36,49 @@ class Agent:
     agent_id: str
     node: str
     """REGION/NAME."""
-    connected: bool
-    session_started_ms: int
-    state: bytes
+    profile: Profile
+    own: Own
+    """What of its attributes no other agent has; see `Profile`."""
     digest: int
-    effective_config_digest: bytes
-    components_digest: bytes = b""
-    config: Offering = field(default_factory=Offering)
-    """What config it was last offered, and what became of it."""
-    packages: PackageOffering | None = None
-    """What packages; None for never any."""
-    healthy: bool | None = None
-    last_error: str = ""
-    changed_ms: int = 0
-    capabilities: int = 0
-    facts: Facts | None = None
-    """As selectors see it; None where that depends on what its node has said since. Ask `Fleet.facts_of`."""
-    status: str = "UNSET"
-    """What has become of its config, as people see it."""
-    listed: tuple[tuple[frozenset[str], bool | None], str] | None = None
-    """What it looks like in lists; see `views.listed`."""
+    connected: bool = True
+    session_started_ms: int = 0
     started_ms: int = 0
     """When its session began, by our clock."""
+    changed_ms: int = 0
+    capabilities: int = 0
+    config: Offering = _NEVER
+    """What config it was last offered, and what became of it. Agents share it: it is never changed, and has no date."""
+    config_offered_ms: int = 0
+    packages: PackageOffering | None = None
+    """What packages; None for never any. Shared, too."""
+    packages_offered_ms: int = 0
+    package_statuses: bytes = b""
+    """Its PackageStatuses, as it sent them."""
+    healthy: bool | None = None
+    last_error: str = ""
+    status: str = "UNSET"
+    """What has become of its config, as people see it."""
+    effective_config_digest: bytes = b""
+    components_digest: bytes = b""
     forgotten: bool = False
     """It left, and its node holds no record of it any more."""
+    hidden: bool = False
+    """In lists another agent of the same id stands for it; see `Census`."""
     stream: int = 0
     """The Report stream of its node that last told of it; see `NodeState.streams`."""
 
-    def is_like(self, other: Agent) -> bool:
-        """Whether nothing differs that decides whose agent it is, and what may be offered to it."""
-        return (
-            self.facts is not None
-            and self.facts == other.facts
-            and (self.agent_id, self.node, self.connected, self.capabilities, self.session_started_ms, self.forgotten)
-            == (
-                other.agent_id,
-                other.node,
-                other.connected,
-                other.capabilities,
-                other.session_started_ms,
-                other.forgotten,
-            )
-        )
+    @property
+    def facts(self) -> Facts:
+        """As selectors see it."""
+        return self.profile.facts(self.agent_id, self.own)
 
     def offering(self, kind: str) -> Offering:
-        """What it was last offered by assignments of a kind."""
-        return self.config if kind == CONFIG else self.packages or _NEVER
+        """What it was last offered by assignments of a kind; its date is `offered_ms`."""
+        return self.config if kind == CONFIG else self.packages or _NO_PACKAGES
+
+    def offered_ms(self, kind: str) -> int:
+        """When that was offered to it, by the clock of its node."""
+        return self.config_offered_ms if kind == CONFIG else self.packages_offered_ms
 
     def accepts(self, kind: str) -> bool:
         """Whether it takes what assignments of a kind offer."""
@@ -92,118 +91,117 @@ class Agent:
         return bool(self.capabilities & bit)
 
 
-_NEVER = PackageOffering()
-"""Of an agent that was never offered packages; never changed."""
+class Reader:
+    """Reads states. What agents have alike they are given as one object."""
+
+    def __init__(self) -> None:
+        self._profiles = Profiles()
+        self._offerings: dict[object, Offering] = {}
+        self._bytes: dict[bytes, bytes] = {}
+
+    def read(self, uid: bytes, state: bytes, node: NodeState) -> Agent:
+        """Take a state apart, all of it: what cannot be read later must not be accepted now.
+
+        Raises:
+            ValueError: it is not valid.
+        """
+        try:
+            message = link_pb2.AgentState.FromString(state)
+            health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
+            attributes = identity.attributes(message.agent_description)
+            status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
+            _check(message)
+        except (DecodeError, RecursionError) as error:
+            raise ValueError(f"its state cannot be read: {error}") from None
+        if message.instance_uid != uid:
+            raise ValueError("its state belongs to another agent")
+        agent_id, started_ms = message.agent_id, message.session_started_unix_ms
+        profile, own = self._profiles.split(attributes, node.region, node.trusted)
+        config_offered_ms, config = self._offering(message.config, Offering)
+        packages_offered_ms, packages = 0, None
+        if message.HasField("packages"):
+            packages_offered_ms, packages = self._offering(message.packages, PackageOffering)
+        return Agent(
+            uid,
+            agent_id,
+            node.key,
+            profile,
+            tuple(agent_id if value == agent_id else value for value in own),
+            state_digest(uid, state),
+            connected=message.connected,
+            session_started_ms=started_ms,
+            started_ms=started_ms,
+            changed_ms=message.last_change_unix_ms,
+            capabilities=message.capabilities,
+            config=config,
+            config_offered_ms=config_offered_ms,
+            packages=packages,
+            packages_offered_ms=packages_offered_ms,
+            package_statuses=self._once(message.package_statuses),
+            healthy=health.healthy if health is not None else None,
+            last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
+            status=FAILED if config.failure is not None else status_name(status.status),
+            effective_config_digest=self._once(message.effective_config_digest),
+            components_digest=self._once(message.components_digest),
+        )
+
+    def _once(self, value: bytes) -> bytes:
+        return _once(self._bytes, value, lambda: value)
+
+    def again(self, agent: Agent, node: NodeState) -> None:
+        """Its node trusts other attributes than before."""
+        attributes = agent.facts.attributes
+        agent.profile, agent.own = self._profiles.split(attributes, node.region, node.trusted)
+
+    def keep_baseline(self, agent: Agent, old: Agent) -> None:
+        """Take over the health before an offer that another node knows of the same agent, where this one does not."""
+        agent.config = self._with_baseline(agent.config, old.config)
+        if agent.packages is not None and old.packages is not None:
+            agent.packages = self._with_baseline(agent.packages, old.packages)
+
+    def _with_baseline(self, offering: T, old: Offering) -> T:
+        if None not in offering.baseline:
+            return offering
+        known = type(offering)()
+        known.take(offering.message())
+        known.keep_baseline(old)
+        return offering if known.baseline == offering.baseline else self._offering(known.message(), type(offering))[1]
+
+    def _offering(self, message: link_pb2.Offering, kind: type[T]) -> tuple[int, T]:
+        """(when it was offered, what), the latter as one object for all agents that were offered it."""
+        offered_ms = message.offered_at_unix_ms
+        message.offered_at_unix_ms = 0
+
+        def made() -> T:
+            offering = kind()
+            offering.take(message)
+            return offering
+
+        found = _once(self._offerings, (kind, message.SerializeToString(deterministic=True)), made)
+        assert isinstance(found, kind)
+        return offered_ms, found
 
 
-@dataclass(slots=True)
-class NodeState:
-    """One node as it is known."""
-
-    region: str
-    name: str
-    trusted: Trusted = ()
-    software_version: str = ""
-    incarnation: str = ""
-    last_seen_ms: int = 0
-    reporting: int = 0
-    """Report streams that are up; more than one while an old one dies."""
-    streams: int = 0
-    """Counts its Report streams."""
-    verified: bool = False
-    """Since its Report stream came up both ends were found to hold the same agents in the same states."""
-    departed: bool = False
-    """It said goodbye."""
-    aside: dict[bytes, int] = field(default_factory=dict)
-    """Agents that it reports and that do not count as its own → their digests: refused, or of another node."""
-    refused: dict[bytes, str] = field(default_factory=dict)
-    """Of them: those whose state cannot be read → why."""
-    unstored: tuple[int, str] | None = None
-    """(since when its reports are not stored, why); None while they are."""
-    ahead: tuple[int, int] | None = None
-    """The manifest that it holds, where that is newer than ours or of another database."""
-    sender: SyncSender | None = None
-    """Its Sync stream, while up."""
-    manifest: tuple[int, int] | None = None
-    policy_age_s: float | None = None
-    rejected: list[dict[str, str]] = field(default_factory=list)
-    rollup: link_pb2.Rollup | None = None
-    halted: dict[str, str] = field(default_factory=dict)
-    """Rollout → why the node took it back by itself."""
-    shards: Shards = field(default_factory=Shards)
-    agents: set[bytes] = field(default_factory=set)
-    turned_away: set[str] = field(default_factory=set)
-    """Incarnations of other processes that tried to report under this name."""
-    status_at: float = 0.0
-    """When `policy_age_s` was told."""
-    blobs: frozenset[str] = frozenset()
-    """SHA-256 of package files that can be downloaded from it."""
-    blob_problems: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of files that it should have and cannot get → why."""
-    behind_ms: int = 0
-    """How far its clock is behind ours."""
-    clock_is_off: bool = False
-    """By so much that people were told."""
-    to_release: set[bytes] = field(default_factory=set)
-    """Agents that moved away and that the node has yet to be told of."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether its link is up."""
-        return self.reporting > 0 or self.sender is not None
-
-    @property
-    def refusals(self) -> list[dict[str, str]]:
-        """What of the policy it does not take, the policy as a whole among it."""
-        whole = self.sender.refused if self.sender is not None else ""
-        return [*([{"name": "policy", "digest": "", "reason": whole}] if whole else []), *self.rejected]
+def _check(message: link_pb2.AgentState) -> None:
+    """Raises DecodeError or RecursionError where a part cannot be read."""
+    for part, kind in (
+        (message.package_statuses, pb.PackageStatuses),
+        (message.custom_capabilities, pb.CustomCapabilities),
+        (message.available_components, pb.AvailableComponents),
+        (message.connection_settings_status, pb.ConnectionSettingsStatus),
+    ):
+        if part:
+            kind.FromString(part)
 
 
-def plain_reason(reason: str) -> str:
-    """Why a node rejects something, in one line. The first nodes had no words for what is newer than they are."""
-    unknown = _UNKNOWN_FIELD.findall(reason)
-    return too_old_for(unknown) if unknown else reason
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
-def read_agent(uid: bytes, state: bytes, node: NodeState) -> Agent:
-    """Take a state apart, all of it: what cannot be read later must not be accepted now.
-
-    Raises:
-        ValueError: it is not valid.
-    """
-    try:
-        message = link_pb2.AgentState.FromString(state)
-        health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
-        attributes = identity.attributes(message.agent_description)
-        status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
-        pb.PackageStatuses.FromString(message.package_statuses)
-        pb.CustomCapabilities.FromString(message.custom_capabilities)
-        pb.AvailableComponents.FromString(message.available_components)
-        pb.ConnectionSettingsStatus.FromString(message.connection_settings_status)
-    except (DecodeError, RecursionError) as error:
-        raise ValueError(f"its state cannot be read: {error}") from None
-    if message.instance_uid != uid:
-        raise ValueError("its state belongs to another agent")
-    agent = Agent(
-        uid,
-        message.agent_id,
-        f"{node.region}/{node.name}",
-        message.connected,
-        message.session_started_unix_ms,
-        state,
-        state_digest(uid, state),
-        message.effective_config_digest,
-        components_digest=message.components_digest,
-        healthy=health.healthy if health is not None else None,
-        last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
-        changed_ms=message.last_change_unix_ms,
-        capabilities=message.capabilities,
-        facts=Facts(message.agent_id, labels_of(attributes, node.region, node.trusted), attributes),
-        started_ms=message.session_started_unix_ms,
-    )
-    agent.config.take(message.config)
-    agent.status = FAILED if agent.config.failure is not None else status_name(status.status)
-    if message.HasField("packages"):
-        agent.packages = PackageOffering()
-        agent.packages.take(message.packages)
-    return agent
+def _once(pool: dict[_K, _V], key: _K, make: Callable[[], _V]) -> _V:
+    """The value of a key that is made once; all are forgotten when there are many, and shared anew from then on."""
+    if key not in pool:
+        if len(pool) >= _MOST_SHARED:
+            pool.clear()
+        pool[key] = make()
+    return pool[key]

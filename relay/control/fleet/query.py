@@ -1,19 +1,30 @@
-"""Choosing agents: filters, order and pages of a list, and one agent by what people call it."""
+"""Choosing agents: filters, order and pages of a list, and one agent by what people call it.
+
+The database chooses and sorts; what it cannot know (labels, and who is connected at a node that is being heard again) is
+looked up in the census.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
 
 from relay.control.fleet.agents import Agent
+from relay.control.fleet.census import Cell, Census
 from relay.control.fleet.fleet import Fleet
+from relay.control.fleet.records import as_text, text_of
+from relay.control.storage import schema
 from relay.errors import NotFound, Problem, Refused
-from relay.fleet.names import HOST, Names, resolve
+from relay.fleet.names import HOST, LEAST_PREFIX, Names, resolve
+from relay.fleet.view import VERSION
 from relay.ids import parse_uid
-from relay.policy.model import canonical
 
-VERSION = "service.version"
+_AGENTS = schema.agents.c
+_MOST_ALIKE = 1_000
+"""Agents that are looked at where many are called alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +47,26 @@ class Query:
     """Agent id or instance_uid of the last agent of the page before."""
 
 
-_Key = Callable[[Fleet, Agent], Any]
-SORTS: dict[str, _Key] = {
-    "agent_id": lambda _, agent: agent.agent_id,
-    "region": lambda fleet, agent: fleet.nodes[agent.node].region,
-    "node": lambda _, agent: agent.node,
-    "status": lambda _, agent: agent.status,
-    "version": lambda fleet, agent: text_of(fleet, agent, VERSION),
-    "host.name": lambda fleet, agent: text_of(fleet, agent, HOST),
-    "last_change": lambda _, agent: agent.changed_ms,
+class Page(NamedTuple):
+    """Some agents of a list."""
+
+    agents: list[Agent]
+    total: int
+    """How many the whole list has."""
+    more: bool
+    """There are some behind these."""
+
+
+SORTS: dict[str, tuple[sa.ColumnElement[Any], ...]] = {
+    "agent_id": (),
+    "region": (_AGENTS.region,),
+    "node": (_AGENTS.region, _AGENTS.node),
+    "status": (_AGENTS.status,),
+    "version": (_AGENTS.version,),
+    "host.name": (_AGENTS.host,),
+    "last_change": (_AGENTS.changed_ms,),
 }
-
-
-def text_of(fleet: Fleet, agent: Agent, attribute: str) -> str:
-    """An attribute of an agent as text; empty where it has none."""
-    return as_text(fleet.facts_of(agent).attributes.get(attribute, ""))
-
-
-def as_text(value: Any) -> str:
-    """A label or an attribute as people write it."""
-    return value if isinstance(value, str) else canonical(value).decode()
+"""Order → the columns that come before the agent's id."""
 
 
 def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
@@ -73,84 +84,187 @@ def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset(wanted)
 
 
-def has_labels(fleet: Fleet, agent: Agent, wanted: Iterable[tuple[str, str]]) -> bool:
+def has_labels(agent: Agent, wanted: Iterable[tuple[str, str]]) -> bool:
     """Whether an agent has all these labels (values as text)."""
-    labels = fleet.facts_of(agent).labels
+    labels = agent.facts.labels
     return all(key in labels and as_text(labels[key]) == value for key, value in wanted)
 
 
-def healthy(fleet: Fleet, agent: Agent) -> bool | None:
-    """An agent's health; None where nobody knows: it told none, or is not connected."""
-    return agent.healthy if fleet.connected(agent) else None
-
-
-def rows(fleet: Fleet) -> list[Agent]:
-    """One agent a row: of several uids of one agent id the live ones, or if none is live the newest."""
-    first: dict[str, Agent] = {}
-    more: dict[str, list[Agent]] = {}
-    for agent in fleet.agents.values():
-        name = agent.agent_id or agent.uid.hex()
-        held = first.setdefault(name, agent)
-        if held is not agent:
-            more.setdefault(name, [held]).append(agent)
-    for name, agents in more.items():
-        live = [agent for agent in agents if agent.connected]
-        first[name], *others = live or [max(agents, key=lambda a: a.session_started_ms)]
-        more[name] = others
-    return [*first.values(), *(agent for agents in more.values() for agent in agents)]
-
-
-def choose(fleet: Fleet, query: Query) -> tuple[list[Agent], bool]:
-    """The agents of a query, and whether there are more behind them.
+async def choose(fleet: Fleet, query: Query) -> Page:
+    """The agents of a query.
 
     Raises:
         Refused: the order is none that there is.
-        NotFound: `after` is no agent of the list.
+        NotFound: `after` is no agent that is known.
+        StoreError: the database failed.
     """
+    census = fleet.census
     name = query.sort.removeprefix("-")
     if name not in SORTS:
         raise Refused([Problem("request", 0, "sort", f"{name} is not one of {', '.join(SORTS)}")])
-    key = SORTS[name]
-    found = [agent for agent in rows(fleet) if _matches(fleet, agent, query)]
-    found.sort(key=lambda agent: (agent.agent_id, agent.uid))
-    found.sort(key=lambda agent: key(fleet, agent), reverse=query.sort.startswith("-"))
-    begin = _behind(found, query.after) if query.after else 0
-    end = len(found) if query.limit is None else begin + query.limit
-    return found[begin:end], end < len(found)
+    order = _order(query.sort)
+    asked = sa.select(_AGENTS.instance_uid).where(*_where(census, query), _is_shown()).order_by(*order)
+    if query.after:
+        row = await fleet.records.row(_last(census, query.after))
+        asked = asked.where(_behind(query.sort, row))
+    exact = not query.labels and not _catching_up(census, query)
+    if query.limit is not None and exact:
+        asked = asked.limit(query.limit + 1)
+    found = [agent for uid in await fleet.records.uids(asked) if (agent := census.agents.get(uid)) is not None]
+    if not exact:
+        found = [agent for agent in found if _matches(census, agent, query)]
+    page = found if query.limit is None else found[: query.limit]
+    return Page(page, _total(census, query), len(found) > len(page))
 
 
-def _matches(fleet: Fleet, agent: Agent, query: Query) -> bool:
-    node = fleet.nodes[agent.node]
-    return (
-        (not query.status or agent.status == query.status.upper())
-        and (query.healthy is None or healthy(fleet, agent) is query.healthy)
-        and (query.connected is None or fleet.connected(agent) is query.connected)
-        and (not query.region or node.region == query.region)
-        and (not query.node or query.node in (node.name, agent.node))
-        and (not query.version or text_of(fleet, agent, VERSION) == query.version)
-        and (not query.labels or has_labels(fleet, agent, query.labels))
+def _order(sort: str) -> list[sa.ColumnElement[Any]]:
+    columns = SORTS[sort.removeprefix("-")]
+    turned = sort.startswith("-")
+    if not columns:  # by agent id itself
+        return [_AGENTS.agent_id.desc() if turned else _AGENTS.agent_id, _AGENTS.instance_uid]
+    return [*(c.desc() if turned else c for c in columns), _AGENTS.agent_id, _AGENTS.instance_uid]
+
+
+def _behind(sort: str, row: Any) -> sa.ColumnElement[bool]:
+    """What comes behind a row in an order."""
+    columns = SORTS[sort.removeprefix("-")]
+    turned = sort.startswith("-")
+    first, then = (
+        (columns, (_AGENTS.agent_id, _AGENTS.instance_uid))
+        if columns
+        else ((_AGENTS.agent_id,), (_AGENTS.instance_uid,))
+    )
+
+    def values(of: Iterable[Any]) -> list[Any]:
+        return [getattr(row, column.name) for column in of]
+
+    here, there = sa.tuple_(*first), sa.tuple_(*values(first))
+    return sa.or_(
+        here < there if turned else here > there, sa.and_(here == there, sa.tuple_(*then) > sa.tuple_(*values(then)))
     )
 
 
-def _behind(agents: list[Agent], name: str) -> int:
+def _last(census: Census, name: str) -> Agent:
     uid = parse_uid(name)
-    for i, agent in enumerate(agents):
-        if agent.agent_id == name or (uid is not None and agent.uid == uid):
-            return i + 1
-    raise NotFound(f"after: no agent {name} is in this list")
+    agent = census.agents.get(uid) if uid is not None else None
+    found = agent or next((a for a in reversed(census.named(name)) if not a.hidden), None)
+    if found is None:
+        raise NotFound(f"after: no agent {name} is in this list")
+    return found
 
 
-def find(fleet: Fleet, name: str) -> Agent:
+def _is_shown() -> sa.ColumnElement[bool]:
+    """As `Census` shows agents: of several of one id the live ones, or if none is live the newest."""
+    other = schema.agents.alias()
+    newer = sa.tuple_(other.c.session_started_ms, other.c.instance_uid) > sa.tuple_(
+        _AGENTS.session_started_ms, _AGENTS.instance_uid
+    )
+    is_better = sa.exists().where(
+        other.c.agent_id == _AGENTS.agent_id, _AGENTS.agent_id != "", sa.or_(other.c.connected, newer)
+    )
+    return sa.or_(_AGENTS.connected, ~is_better)
+
+
+def _where(census: Census, query: Query) -> list[sa.ColumnElement[bool]]:
+    """What the database can tell; see `_catching_up` for what it cannot."""
+    found: list[sa.ColumnElement[bool]] = []
+    if query.status:
+        found.append(_AGENTS.status == query.status.upper())
+    if query.region:
+        found.append(_AGENTS.region == query.region)
+    if query.node:
+        region, slash, node = query.node.rpartition("/")
+        found += [_AGENTS.node == node, *([_AGENTS.region == region] if slash else [])]
+    if query.version:
+        found.append(_AGENTS.version == query.version)
+    if query.connected is not None or query.healthy is not None:
+        unknown = [node.key for node in census.nodes.values() if not node.reporting or node.unstored is not None]
+        if unknown:
+            found.append((_AGENTS.region + "/" + _AGENTS.node).not_in(unknown))
+    if query.connected is not None:
+        found.append(_AGENTS.connected.is_(query.connected))
+    if query.healthy is not None:
+        found += [_AGENTS.connected.is_(True), _AGENTS.healthy.is_(query.healthy)]
+    return found
+
+
+def _catching_up(census: Census, query: Query) -> bool:
+    """Whether the query asks who is connected, and that is known of some agents of a node alone."""
+    asks = query.connected is not None or query.healthy is not None
+    return asks and any(node.reporting and not node.verified for node in census.nodes.values())
+
+
+def _matches(census: Census, agent: Agent, query: Query) -> bool:
+    return _counts(census, agent, query) and (not query.labels or has_labels(agent, query.labels))
+
+
+def _counts(census: Census, one: Agent | Cell, query: Query) -> bool:
+    """Whether an agent, or those of a cell, match all of a query but its labels and its version."""
+    node = census.nodes[one.node]
+    return (
+        (not query.status or one.status == query.status.upper())
+        and (query.healthy is None or census.healthy(one) is query.healthy)
+        and (query.connected is None or census.connected(one) is query.connected)
+        and (not query.region or node.region == query.region)
+        and (not query.node or query.node in (node.name, node.key))
+    )
+
+
+def _total(census: Census, query: Query) -> int:
+    """How many agents match: told by the sums, but where the values that are asked for are each agent's own."""
+    asked = {key for key, _ in query.labels} | ({VERSION} if query.version else set())
+    total = 0
+    alone = set()
+    for cell, number in census.cells.items():
+        if not _counts(census, cell, query):
+            continue
+        profile = cell.profile
+        if not profile.tells(asked):
+            alone.add(profile)
+            continue
+        labels = profile.labels
+        if all(key in labels and as_text(labels[key]) == value for key, value in query.labels) and (
+            not query.version or as_text(profile.attributes.get(VERSION)) == query.version
+        ):
+            total += number
+    if alone:
+        total += sum(
+            agent.profile in alone
+            and _matches(census, agent, query)
+            and (not query.version or text_of(agent, VERSION) == query.version)
+            for agent in census.shown()
+        )
+    return total
+
+
+async def find(fleet: Fleet, name: str) -> Agent:
     """An agent by instance_uid, agent id, host.name, or the beginning of one of them that no other agent has.
 
     Raises:
         NotFound: nobody knows it.
         Conflict: several agents fit.
+        StoreError: the database failed.
     """
+    census = fleet.census
     uid = parse_uid(name)
-    if uid is not None and uid in fleet.agents:
-        return fleet.agents[uid]
-    known = rows(fleet)
-    if (named := next((a for a in known if a.agent_id == name), None)) is not None:
-        return named  # without a look at what all others say of themselves
-    return resolve(name, ((Names(a.agent_id, a.uid, text_of(fleet, a, HOST)), a) for a in known))
+    if uid is not None and uid in census.agents:
+        return census.agents[uid]
+    if named := [agent for agent in census.named(name) if not agent.hidden]:
+        return named[0]
+    alike = [_AGENTS.host == name]
+    if len(name) >= LEAST_PREFIX:
+        alike += [_AGENTS.agent_id.startswith(name, autoescape=True), _AGENTS.host.startswith(name, autoescape=True)]
+        if between := _uids(name):
+            alike.append(_AGENTS.instance_uid.between(*between))
+    asked = sa.select(_AGENTS.instance_uid).where(sa.or_(*alike), _is_shown())
+    asked = asked.order_by(_AGENTS.host != name, _AGENTS.agent_id).limit(_MOST_ALIKE)
+    known = [agent for uid in await fleet.records.uids(asked) if (agent := census.agents.get(uid)) is not None]
+    return resolve(name, [(Names(a.agent_id, a.uid, text_of(a, HOST)), a) for a in known])
+
+
+def _uids(name: str) -> tuple[bytes, bytes] | None:
+    """(first, last) instance_uid that begins so; None where none can."""
+    digits = name.replace("-", "").lower()
+    if not digits or len(digits) > 32 or not set(digits) <= set("0123456789abcdef"):
+        return None
+    return bytes.fromhex(digits.ljust(32, "0")), bytes.fromhex(digits.ljust(32, "f"))

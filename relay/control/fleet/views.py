@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
 from relay.control.fleet import query
-from relay.control.fleet.agents import Agent, NodeState
+from relay.control.fleet.agents import Agent
+from relay.control.fleet.census import Census
 from relay.control.fleet.fleet import SKEW_MS, Fleet
+from relay.control.fleet.nodes import NodeState
 from relay.fleet.view import agent_view, rfc3339
 from relay.ids import format_uid
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -18,36 +19,36 @@ from relay.policy.published import PACKAGES
 _SHOWN = 20
 
 
-def of(fleet: Fleet, agent: Agent, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The JSON of an agent, or only some of its fields."""
-    node = fleet.nodes[agent.node]
+def of(census: Census, agent: Agent, state: bytes, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The JSON of an agent, or only some of its fields.
+
+    Args:
+        state: its AgentState, as its node serialised it.
+    """
+    node = census.nodes[agent.node]
     return agent_view(
-        link_pb2.AgentState.FromString(agent.state),
+        link_pb2.AgentState.FromString(state),
+        agent.facts,
         region=node.region,
         node=node.name,
-        connected=fleet.connected(agent),
-        trusted=node.trusted,
+        connected=census.connected(agent),
         fields=fields,
     )
 
 
-def listed(fleet: Fleet, agent: Agent, fields: frozenset[str]) -> str:
-    """`of` as JSON. That of some fields, as lists of all agents ask for them, is kept until the agent changes."""
-    if not fields:
-        return json.dumps(of(fleet, agent))
-    key = (fields, fleet.connected(agent))
-    if agent.listed is None or agent.listed[0] != key:
-        agent.listed = (key, json.dumps(of(fleet, agent, fields)))
-    return agent.listed[1]
-
-
 async def whole(fleet: Fleet, agent: Agent) -> dict[str, Any]:
-    """`of`, with the tree of its health and the components that it has."""
-    state = link_pb2.AgentState.FromString(agent.state)
+    """`of`, with the tree of its health and the components that it has.
+
+    Raises:
+        NotFound: it has gone meanwhile, or its row is damaged.
+        StoreError: the database failed.
+    """
+    serialised = (await fleet.records.row(agent)).state
+    state = link_pb2.AgentState.FromString(serialised)
     health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
-    components = await fleet.components(agent.components_digest) if agent.components_digest else None
+    components = await fleet.bodies.components(agent.components_digest) if agent.components_digest else None
     return {
-        **of(fleet, agent),
+        **of(fleet.census, agent, serialised),
         "health": None if health is None else _health(health),
         "components": {}
         if components is None
@@ -69,7 +70,7 @@ def _health(health: pb.ComponentHealth) -> dict[str, Any]:
     return found
 
 
-def nodes(fleet: Fleet) -> list[dict[str, Any]]:
+def nodes(census: Census) -> list[dict[str, Any]]:
     """All nodes."""
     return [
         {
@@ -79,7 +80,7 @@ def nodes(fleet: Fleet) -> list[dict[str, Any]]:
             "agents": len(node.agents),
             "connected_agents": node.rollup.connected if node.rollup else None,
             "manifest": list(node.manifest) if node.manifest else None,
-            "policy_age_s": fleet.policy_age_s(node),
+            "policy_age_s": census.policy_age_s(node),
             "rejected": node.refusals,
             "package_files": len(node.blobs),
             "package_problems": [{"sha256": k, "reason": v} for k, v in sorted(node.blob_problems.items())],
@@ -93,7 +94,7 @@ def nodes(fleet: Fleet) -> list[dict[str, Any]]:
             ],
             "problems": problems(node),
         }
-        for _, node in sorted(fleet.nodes.items())
+        for _, node in sorted(census.nodes.items())
     ]
 
 
@@ -112,10 +113,10 @@ def problems(node: NodeState) -> list[str]:
     return found
 
 
-def regions(fleet: Fleet) -> list[dict[str, Any]]:
+def regions(census: Census) -> list[dict[str, Any]]:
     """All regions, in sums over what their nodes last reported; nodes that are away count as unknown."""
     found: dict[str, dict[str, Any]] = {}
-    for _, node in sorted(fleet.nodes.items()):
+    for _, node in sorted(census.nodes.items()):
         region = found.setdefault(
             node.region,
             {
@@ -143,9 +144,9 @@ def regions(fleet: Fleet) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def connected_by_region(fleet: Fleet) -> dict[str, int]:
+def connected_by_region(census: Census) -> dict[str, int]:
     """For the metric."""
-    return {view["name"]: view["connected"] for view in regions(fleet)}
+    return {view["name"]: view["connected"] for view in regions(census)}
 
 
 _PACKAGE_STATES = {
@@ -157,7 +158,7 @@ _PACKAGE_STATES = {
 }
 
 
-def package_status(fleet: Fleet, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
+def package_status(census: Census, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
     """What agents say of packages: sums by package and region, and by name the agents that are not there yet.
 
     Args:
@@ -169,12 +170,11 @@ def package_status(fleet: Fleet, wanted: frozenset[tuple[str, str]]) -> dict[str
     """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
     telling = []
-    for agent in query.rows(fleet):
-        if not agent.reports(PACKAGES) or (wanted and not query.has_labels(fleet, agent, wanted)):
+    for agent in census.shown():
+        if not agent.reports(PACKAGES) or (wanted and not query.has_labels(agent, wanted)):
             continue
-        region = fleet.nodes[agent.node].region
-        state = link_pb2.AgentState.FromString(agent.state)
-        reported = pb.PackageStatuses.FromString(state.package_statuses)
+        region = agent.profile.region
+        reported = pb.PackageStatuses.FromString(agent.package_statuses)
         for name, status in sorted(reported.packages.items()):
             word = _PACKAGE_STATES.get(status.status, "installing")
             version = status.agent_has_version if word == "installed" else status.server_offered_version
@@ -202,11 +202,11 @@ def package_status(fleet: Fleet, wanted: frozenset[tuple[str, str]]) -> dict[str
     return {"packages": packages, "agents": telling}
 
 
-def agents_by_class(fleet: Fleet) -> dict[tuple[str, str, str], int]:
+def agents_by_class(census: Census) -> dict[tuple[str, str, str], int]:
     """(region, config status, healthy: `true`, `false` or `unknown`) → agents; for the metric."""
     found: Counter[tuple[str, str, str]] = Counter()
-    for agent in query.rows(fleet):
-        healthy = query.healthy(fleet, agent)
+    for cell, number in census.cells.items():
+        healthy = census.healthy(cell)
         word = "unknown" if healthy is None else str(healthy).lower()
-        found[fleet.nodes[agent.node].region, agent.status, word] += 1
+        found[cell.profile.region, cell.status, word] += number
     return dict(found)

@@ -39,8 +39,8 @@ class Terms:
 
     rules: Mapping[str, Rules]
     """Kind of assignment → what the settings say of it."""
-    targets: Callable[[Rollout, State], Sequence[tuple[str, str]]]
-    """(region, agent id) of all agents that are known now for which a rollout changes something, in a state."""
+    targets: Callable[[Rollout, State], plan.Targets]
+    """All agents that are known now for which a rollout changes something, in a state."""
 
     def way(
         self, catalog: Catalog, before: Catalog, state: AssignmentState, assignment: AnyAssignment

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relay.errors import NotFound
-from relay.policy.kinds import KINDS, AnyDocument
+from relay.policy.kinds import KINDS
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment, PublishedPackage
+from relay.policy.reading import AnyDocument
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 from relay.words import close_to

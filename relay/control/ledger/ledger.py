@@ -46,14 +46,15 @@ class Ledger:
         Args:
             by: who does it, for the audit.
             make: (state, Unix time in milliseconds) → what follows; what it says may yet fail to be stored, so that it
-                must do nothing but say it. Whatever it raises is raised here.
+                must do nothing but say it, from another thread. Whatever it raises is raised here.
 
         Raises:
             StoreError: it could not be stored.
         """
         async with self._changing:
             before, now_ms = self.state, self._clock.unix_ms()
-            change = make(before, now_ms)
+            # In a thread: to count a million agents takes seconds, and nodes are answered meanwhile.
+            change = await asyncio.to_thread(make, before, now_ms)
             if change.is_nothing_to(before):
                 return change.answer
             told = [step for step in change.steps if not step.quiet]

@@ -21,8 +21,9 @@ from relay.control.storage.schema import EPOCH, FIRST_EPOCH
 from relay.control.storage.sealed import read_all, read_truth
 from relay.documents import canonical_json
 from relay.errors import StoreError
-from relay.policy.kinds import KINDS, AnyDocument
+from relay.policy.kinds import KINDS
 from relay.policy.packages import PublishedPackage
+from relay.policy.reading import MODELS, AnyDocument
 from relay.policy.resources import is_named_for
 
 V = TypeVar("V")
@@ -53,7 +54,7 @@ async def load(connection: AsyncConnection) -> State:
 
 def _document(row: Any) -> AnyDocument:
     try:
-        document: AnyDocument = KINDS[row.kind].model.model_validate(json.loads(row.body))
+        document: AnyDocument = MODELS[row.kind].model_validate(json.loads(row.body))
     except (KeyError, ValueError) as error:
         raise StoreError(f"{row.kind} {row.key} in the database cannot be read: {error}") from error
     if (document.kind, document.key) != (row.kind, row.key):

@@ -107,7 +107,7 @@ class Changes:
             body = json.dumps(document[0], indent=2)
             slots = {"": {"content_type": "application/json", "body": f"{body}\n"}}
             return {**plain, "name": document[1], "slots": slots}
-        if (config := await self._fleet.effective_config_of(digits)) is not None:
+        if (config := await self._fleet.bodies.effective_config_of(digits)) is not None:
             slots = {
                 slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
                 for slot, item in sorted(config.config_map.config_map.items())
@@ -122,7 +122,7 @@ class Changes:
     async def _parts(self) -> AsyncIterator[tuple[str, str, str, Any]]:
         """(kind, hash, name, value) of what revisions pin, of files, and of sets of packages that agents were offered."""
         catalog = self._ledger.state.catalog
-        for region in sorted(self._fleet.live_regions() | catalog.variables.keys()):
+        for region in sorted(self._fleet.census.live_regions() | catalog.variables.keys()):
             for body in await self._versions.bodies("RegionVariables", region):
                 variables = RegionVariables.model_validate(body)
                 name = split(variables_resource(variables)[0])[1]
@@ -133,14 +133,14 @@ class Changes:
             yield "package", package.pin.rpartition("@")[2], package.pin, plain
             for file in package.files:
                 yield "file", file.sha256, f"of {package.key}", file.model_dump(mode="json", exclude_unset=True)
-        for agent in self._fleet.agents.values():
+        for agent in self._fleet.census.agents.values():
             if agent.packages is not None and agent.packages.hash:
                 slots = [{"assignment": s.assignment, "hash": s.content_hash.hex()} for s in agent.packages.slots]
                 yield "packages", agent.packages.hash.hex(), f"offered to {agent.agent_id}", slots
 
     def _regions(self, *revisions: GlobalConfig) -> list[str]:
         named = {region for revision in revisions for region in revision.variables}
-        return sorted(named | self._fleet.live_regions()) or [""]
+        return sorted(named | self._fleet.census.live_regions()) or [""]
 
     async def _text(self, revision: GlobalRevision, region: str, mask: Mask | None = None) -> str:
         if not isinstance(revision, GlobalConfig):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Any
 
 from relay.aio.clock import Clock
 from relay.control.documents.checks import Checks
-from relay.control.documents.proposal import propose
+from relay.control.documents.proposal import Proposal, propose
 from relay.control.documents.reading import read
-from relay.control.fleet import query
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.begin import Terms
@@ -31,7 +31,8 @@ from relay.policy.mask import Mask
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.snapshot import build
 
-_SLICE = 500
+MOST_NAMED = 1_000
+"""Agents that are named where many change alike."""
 _PREFIX = 12
 Hashes = tuple[bytes, bytes]
 
@@ -45,8 +46,90 @@ class _Pair:
     agents: list[str] = field(default_factory=list)
 
 
+class _Decider:
+    """The decisions of a region before and after: made once for agents that cannot be told apart."""
+
+    def __init__(self, before: Evaluator, after: Evaluator) -> None:
+        self._evaluators = before, after
+        self._keys = before.keys | after.keys
+        self._named = {*before.agent_ids, *after.agent_ids}
+        self._splits = before.splits or after.splits
+        self._made: dict[object, tuple[Decision, Decision]] = {}
+
+    def decide(self, agent: Agent) -> tuple[Decision, Decision]:
+        """(as declared, as it would be) for one agent."""
+        if self._splits or agent.agent_id in self._named:
+            return self._decide(agent)
+        key = agent.profile, agent.config, agent.packages, agent.capabilities, bool(agent.agent_id)
+        made = self._made.get(key)
+        if made is None:
+            made = self._decide(agent)
+            if agent.profile.tells(self._keys):
+                self._made[key] = made
+        return made
+
+    def _decide(self, agent: Agent) -> tuple[Decision, Decision]:
+        takes_config, takes_packages = agent.accepts(CONFIG), agent.accepts(PACKAGES)
+        if not agent.agent_id or not (takes_config or takes_packages):
+            return NOTHING, NOTHING
+        packages = agent.packages
+        failures = (*agent.config.failed, *(packages.failed if packages is not None else ()))
+        failed = tuple(f.attempt for f in failures)
+        applied = applied_of(agent.config.applied, packages.applied if packages is not None else ())
+
+        def one(evaluator: Evaluator) -> Decision:
+            key = evaluator.key(agent.facts, capabilities.DECIDING, failed=failed, applied=applied)
+            decision = evaluator.decide_once(key)
+            if not takes_config:
+                return Decision((), NOTHING.config_hash, decision.packages, decision.packages_hash)
+            return decision if takes_packages else Decision(decision.choices, decision.config_hash)
+
+        before, after = self._evaluators
+        return one(before), one(after)
+
+
+@dataclass(slots=True)
+class _Comparison:
+    """What a proposal would change of agents."""
+
+    pairs: dict[tuple[Hashes, Hashes], _Pair] = field(default_factory=dict)
+    """By what differs."""
+    known: dict[tuple[Hashes, Hashes], _Pair] = field(default_factory=dict)
+    """The same by the whole of both decisions."""
+    by_region: Counter[str] = field(default_factory=Counter)
+    by_assignment: Counter[str] = field(default_factory=Counter)
+    orphans: list[str] = field(default_factory=list)
+    needs: dict[tuple[bytes, Hashes], tuple[Decision, list[str]]] = field(default_factory=dict)
+    """(digest of a list of components, what is given) → what that is, and the agents that have the one and get the other."""
+
+    def add(self, agent: Agent, old: Decision, new: Decision) -> None:
+        """Count one agent."""
+        if old.hashes == new.hashes:
+            return
+        name = agent.agent_id
+        self.by_region[agent.profile.region] += 1
+        if new == NOTHING:
+            self.orphans.append(name)
+        elif agent.components_digest:
+            self.needs.setdefault((agent.components_digest, new.hashes), (new, []))[1].append(name)
+        whole = old.hashes, new.hashes
+        if whole not in self.known:
+            before, after = _changed(old, new)
+            self.known[whole] = self.pairs.setdefault((before.hashes, after.hashes), _Pair(before, after))
+        self.known[whole].agents.append(name)
+
+    def finish(self) -> None:
+        """All agents are counted."""
+        for pair in self.pairs.values():
+            for name in {*pair.before.assignments, *pair.after.assignments}:
+                self.by_assignment[name] += len(pair.agents)
+
+
 class Diffs:
-    """Compares the policy as it is declared with one that is proposed, when all rollouts were over."""
+    """Compares the policy as it is declared with one that is proposed, when all rollouts were over.
+
+    What goes through all agents runs in a thread: of a million it takes seconds, and nodes are answered meanwhile.
+    """
 
     def __init__(self, ledger: Ledger, checks: Checks, terms: Terms, fleet: Fleet, *, clock: Clock) -> None:
         self._ledger = ledger
@@ -56,39 +139,15 @@ class Diffs:
         self._clock = clock
 
     async def diff(self, texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """Compare; nothing changes.
+        """Compare; nothing changes. Of many agents the first `MOST_NAMED` are named.
 
         Raises:
             Refused: the documents are not valid.
         """
-        parsed = await asyncio.to_thread(read, list(texts))
-        proposal = propose(self._ledger.state, parsed, self._checks)
-        if proposal.problems:
-            raise Refused(proposal.problems)
-        evaluators = self._evaluators(proposal.after)
-        pairs: dict[tuple[Hashes, Hashes], _Pair] = {}
-        by_region: Counter[str] = Counter()
-        by_assignment: Counter[str] = Counter()
-        orphans: list[str] = []
-        lacking: list[dict[str, Any]] = []
-        lists: dict[bytes, pb.AvailableComponents] = {}
-        for i, agent in enumerate(query.rows(self._fleet)):
-            if i % _SLICE == _SLICE - 1:
-                await asyncio.sleep(0)
-            region = self._fleet.nodes[agent.node].region
-            old, new = (self._decide(evaluator, agent) for evaluator in evaluators[region])
-            if old.hashes == new.hashes:
-                continue
-            name, is_orphan = agent.agent_id, new == NOTHING
-            old, new = _changed(old, new)
-            pairs.setdefault((old.hashes, new.hashes), _Pair(old, new)).agents.append(name)
-            by_region[region] += 1
-            by_assignment.update({*old.assignments, *new.assignments})
-            if is_orphan:
-                orphans.append(name)
-            elif missing := await self._missing(agent, new, lists):
-                lacking.append({"agent": name, "components": missing})
+        state = self._ledger.state
+        proposal, seen = await asyncio.to_thread(self._compare, state, list(texts))
         mask = Mask()
+        lacking = await self._lacking(seen)
         return {
             "documents": [
                 {
@@ -100,76 +159,78 @@ class Diffs:
                 }
                 for a in proposal.applied
             ],
-            "agents_changed": sum(len(pair.agents) for pair in pairs.values()),
-            "by_region": dict(by_region),
-            "by_assignment": dict(by_assignment),
-            "diffs": [_view(pair, mask) for pair in sorted(pairs.values(), key=lambda p: -len(p.agents))],
+            "agents_changed": sum(len(pair.agents) for pair in seen.pairs.values()),
+            "by_region": dict(seen.by_region),
+            "by_assignment": dict(seen.by_assignment),
+            "diffs": await asyncio.to_thread(_views, seen, mask),
             "conflicts": [str(problem) for problem in proposal.conflicts],
-            "orphans": orphans,
-            "missing_components": lacking,
+            "orphans": nsmallest(MOST_NAMED, seen.orphans),
+            "orphans_total": len(seen.orphans),
+            "missing_components": lacking[:MOST_NAMED],
+            "missing_components_total": len(lacking),
             "warnings": [f"{a.kind}/{a.name}: {warning}" for a in proposal.applied for warning in a.warnings],
         }
 
+    def _compare(self, state: State, texts: list[tuple[str, str]]) -> tuple[Proposal, _Comparison]:
+        proposal = propose(state, read(texts), self._checks)
+        if proposal.problems:
+            raise Refused(proposal.problems)
+        seen = _Comparison()
+        for agent, old, new in self._decided(state, proposal.after):
+            seen.add(agent, old, new)
+        seen.finish()
+        return proposal, seen
+
     async def orphans(self, kind: str, key: str) -> dict[str, Any]:
-        """Agents that would match nothing any more without a document: `{agents, names}`.
+        """Agents that would match nothing any more without a document: `{agents, names}`, the first of them named.
 
         Raises:
             NotFound: there is none of that name.
         """
-        catalog = self._ledger.state.catalog
-        find(catalog, kind, key)
-        catalog = catalog.without(kind, key)
+        state = self._ledger.state
+        find(state.catalog, kind, key)
+        names = await asyncio.to_thread(self._orphans, state, kind, key)
+        return {"agents": len(names), "names": nsmallest(MOST_NAMED, names)}
+
+    def _orphans(self, state: State, kind: str, key: str) -> list[str]:
         names = []
         if kind in (CONFIG, PACKAGES):
-            evaluators = self._evaluators(catalog)
-            for i, agent in enumerate(query.rows(self._fleet)):
-                if i % _SLICE == _SLICE - 1:
-                    await asyncio.sleep(0)
-                pair = evaluators[self._fleet.nodes[agent.node].region]
-                old, new = (self._decide(evaluator, agent) for evaluator in pair)
+            for agent, old, new in self._decided(state, state.catalog.without(kind, key)):
                 had, has = (d.packages if kind == PACKAGES else d.choices for d in (old, new))
                 if had and not has:
                     names.append(agent.agent_id)
-        return {"agents": len(names), "names": sorted(names)}
+        return names
 
-    def _evaluators(self, catalog: Catalog) -> dict[str, tuple[Evaluator, Evaluator]]:
-        """Region → (as declared, as it would be)."""
-        before = self._ledger.state
+    def _decided(self, before: State, catalog: Catalog) -> Iterator[tuple[Agent, Decision, Decision]]:
+        """Each agent with its decision as declared, and as it would be by another catalog."""
         after = revise(before, catalog, self._terms, by="", now_ms=self._clock.unix_ms()).state
+        deciders: dict[str, _Decider] = {}
+        for agent in self._fleet.census.shown():
+            region = agent.profile.region
+            if region not in deciders:
+                deciders[region] = _Decider(*(Evaluator(build(aimed(state, region))) for state in (before, after)))
+            yield agent, *deciders[region].decide(agent)
 
-        def made(state: State, region: str) -> Evaluator:
-            return Evaluator(build(aimed(state, region)))
+    async def _lacking(self, seen: _Comparison) -> list[dict[str, Any]]:
+        """Agents that would need components that they did not name among those that they have, and which."""
+        lists: dict[bytes, pb.AvailableComponents] = {}
+        found = []
+        for (digest, _), (decision, names) in seen.needs.items():
+            if digest not in lists:
+                lists[digest] = await self._fleet.bodies.components(digest)
+            has = lists[digest].components
+            missing = [
+                f"{section}/{name}"
+                for section, needed in sorted(_components(decision).items())
+                if section in has
+                for name in sorted(needed - set(has[section].sub_component_map))
+            ]
+            found += [{"agent": name, "components": missing} for name in names if missing]
+        return found
 
-        regions = {node.region for node in self._fleet.nodes.values()}
-        return {region: (made(before, region), made(after, region)) for region in regions}
 
-    def _decide(self, evaluator: Evaluator, agent: Agent) -> Decision:
-        takes_config, takes_packages = agent.accepts(CONFIG), agent.accepts(PACKAGES)
-        if not agent.agent_id or not (takes_config or takes_packages):
-            return NOTHING
-        failures = (*agent.config.failed, *(agent.packages.failed if agent.packages is not None else ()))
-        failed = tuple(f.attempt for f in failures)
-        applied = applied_of(agent.config.applied, agent.packages.applied if agent.packages is not None else ())
-        key = evaluator.key(self._fleet.facts_of(agent), capabilities.DECIDING, failed=failed, applied=applied)
-        decision = evaluator.decide_once(key)
-        if not takes_config:
-            return Decision((), NOTHING.config_hash, decision.packages, decision.packages_hash)
-        return decision if takes_packages else Decision(decision.choices, decision.config_hash)
-
-    async def _missing(self, agent: Agent, decision: Decision, lists: dict[bytes, pb.AvailableComponents]) -> list[str]:
-        """Components that the agent would need and did not name among those that it has."""
-        digest = agent.components_digest
-        if not digest:
-            return []
-        if digest not in lists:
-            lists[digest] = await self._fleet.components(digest)
-        has = lists[digest].components
-        return [
-            f"{section}/{name}"
-            for section, names in sorted(_components(decision).items())
-            if section in has
-            for name in sorted(names - set(has[section].sub_component_map))
-        ]
+def _views(seen: _Comparison, mask: Mask) -> list[dict[str, Any]]:
+    return [_view(pair, mask) for pair in sorted(seen.pairs.values(), key=lambda p: -len(p.agents))]
 
 
 def _components(decision: Decision) -> dict[str, set[str]]:
@@ -223,7 +284,7 @@ def _view(pair: _Pair, mask: Mask) -> dict[str, Any]:
         "from": _hash(pair.before),
         "to": _hash(pair.after),
         "agents": len(pair.agents),
-        "names": sorted(pair.agents),
+        "names": nsmallest(MOST_NAMED, pair.agents),
         "text": "".join(lines),
     }
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from relay.control.fleet import query
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.state import State
@@ -33,12 +32,12 @@ async def drift(fleet: Fleet, state: State) -> list[dict[str, Any]]:
         if held.observe_only and isinstance(held.stable, GlobalConfig)
     ]
     wanted: dict[tuple[str, str], Mapping[str, Any] | None] = {}
-    for i, agent in enumerate(query.rows(fleet) if watching else []):
+    for i, agent in enumerate(fleet.census.shown() if watching else []):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
-        region = fleet.nodes[agent.node].region
+        region = agent.profile.region
         for name, revision in watching:
-            if not selector.matches(revision.selector, fleet.facts_of(agent)):
+            if not selector.matches(revision.selector, agent.facts):
                 continue
             key = (name, region)
             if key not in wanted:
@@ -58,7 +57,7 @@ async def _entry(
 ) -> dict[str, Any]:
     differences: list[dict[str, Any]] = []
     try:
-        effective = await fleet.effective_config(agent)
+        effective = await fleet.bodies.effective_config(agent)
     except NotFound:
         verdict = "unknown"
     else:

@@ -35,9 +35,9 @@ class Previews:
 
     async def explain(self, agent: Agent) -> dict[str, Any]:
         """Why an agent gets what it gets."""
-        node = self._fleet.nodes[agent.node]
+        node = self._fleet.census.nodes[agent.node]
         evaluator = await self.evaluator(node.region, frozenset(node.halted), node.policy_age_s or 0.0)
-        state = link_pb2.AgentState.FromString(agent.state)
+        state = link_pb2.AgentState.FromString((await self._fleet.records.row(agent)).state)
         explained = explain_agent(
             evaluator, state, region=node.region, trusted=node.trusted, withheld=node.blob_problems
         )

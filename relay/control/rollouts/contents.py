@@ -20,6 +20,9 @@ class Contents:
     """What a rollout gives: configs differ by region, packages by what the agent is."""
 
     def __init__(self, rollout: Rollout, pinned: Pinned) -> None:
+        packages = [r for r in (rollout.candidate, rollout.stable) if isinstance(r, GlobalPackages)]
+        self.selectors = [file.selector for r in packages for p in pinned.packages(r) for file in p.files]
+        """Of files: agents of one region that they do not tell apart are given the same."""
         self._candidate = hasher(rollout.candidate, pinned)
         self._stable = hasher(rollout.stable, pinned) if rollout.stable is not None else None
         self._slots = rollout.candidate.slot, rollout.stable.slot if rollout.stable is not None else ""

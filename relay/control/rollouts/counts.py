@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,12 +95,27 @@ class Troubled(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Goals:
+    """(region, agent id) of all targets of a rollout; gone through only when somebody asks who they are."""
+
+    number: int
+    regions: frozenset[str]
+    """Where they are."""
+    each: Callable[[], Iterable[tuple[str, str]]]
+
+    def __bool__(self) -> bool:
+        return self.number > 0
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self.each())
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """What is known of a rollout just now."""
 
     regions: dict[str, RegionView]
     """Those where it has agents on its candidate's side."""
-    goals: list[tuple[str, str]]
-    """(region, agent id) of all its targets."""
+    goals: Goals
     troubled: list[Troubled]
     """Some of those on the candidate's side that are not well."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 from relay.control.rollouts.contents import Given
 from relay.control.rollouts.counts import Counts, Gate, RegionView, Verdict
@@ -16,33 +16,18 @@ from relay.policy.strategy import SuccessCriteria
 _DEFAULT_SAMPLES = 5
 _EXACT = 1e-9
 """What floats may be off by."""
-_LASTING_MS = 60_000
+LASTING_MS = 60_000
 """An agent is often unhealthy for moments when it starts on a new config: before a stage's time is up, only what lasts
 counts."""
 
 
-class Subject(Protocol):
+class Subject(NamedTuple):
     """An agent as gates see it."""
 
-    @property
-    def connected(self) -> bool:
-        """Whether it has a session."""
-        ...
-
-    @property
-    def healthy(self) -> bool | None:
-        """What it says of its health; None for nothing."""
-        ...
-
-    @property
-    def last_error(self) -> str:
-        """What it says of its health."""
-        ...
-
-    @property
-    def changed_ms(self) -> int:
-        """When it last changed, Unix milliseconds."""
-        ...
+    connected: bool
+    """It has a session, at a node that is waited for."""
+    healthy: bool | None
+    """What it says of its health; None for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +47,12 @@ class Case:
     """It tells what became of offers."""
     retry: int
     """Failures of an earlier retry generation are forgiven."""
-    now_ms: int
-    node_now_ms: int
-    """The same moment by the clock of the agent's node, which dates what the agent does."""
+    stage_is_late: bool = False
+    """The stage began longer ago than agents may be silent."""
+    offer_is_late: bool = False
+    """The agent was offered what it has for longer than that."""
+    is_lasting: bool = False
+    """The agent has been as it is for a while."""
     is_last: bool = False
     """The stage is the last: who is away is waited for no more, and counts as silent."""
 
@@ -97,10 +85,9 @@ def count(subject: Subject, offering: Offering, case: Case) -> Counts:
         return Counts(targets=1, offered=1, failed=1, holding=holding)
     if not offered:
         # Its turn has just come, or it is away, or its node holds the candidate back.
-        late = _is_late(case, case.now_ms - case.rollout.stage_started_ms)
         if not subject.connected:
             return Counts(targets=1, silent=int(case.is_last))
-        return Counts(targets=1, undecided=int(not late), silent=int(late))
+        return Counts(targets=1, undecided=int(not case.stage_is_late), silent=int(case.stage_is_late))
     before = next((health for slot, health in zip(offering.slots, offering.baseline, strict=True)
                    if (slot.slot, slot.content_hash) == case.candidate), None)  # fmt: skip
     return _count_offered(subject, offering, case, before, holding)
@@ -111,7 +98,7 @@ def _count_taken(subject: Subject, offering: Offering, case: Case) -> Counts:
         # It keeps what it has: nothing is offered that it could decide on.
         return Counts(targets=1, offered=1, applied=int(subject.connected), silent=int(not subject.connected))
     if case.is_in(offering.slots, case.stable):
-        late = _is_late(case, case.now_ms - case.rollout.stage_started_ms)
+        late = case.stage_is_late
         return Counts(targets=1, undecided=int(subject.connected and not late), silent=int(subject.connected and late))
     if offering.status == "FAILED":
         return Counts(targets=1, offered=1, failed=1)
@@ -124,7 +111,7 @@ def _count_offered(subject: Subject, offering: Offering, case: Case, before: boo
     if not case.reports_status:
         return Counts(targets=1, offered=1, holding=holding)
     if offering.status != "APPLIED":
-        late = _is_late(case, case.node_now_ms - offering.offered_at_ms)
+        late = case.offer_is_late
         return Counts(targets=1, offered=1, silent=int(late), undecided=int(not late), holding=holding)
     if not subject.connected:
         # It may be away, or dead of what it applied: nobody can tell.
@@ -138,22 +125,28 @@ def _count_offered(subject: Subject, offering: Offering, case: Case, before: boo
         applied=1,
         reporting=int(counted),
         unhealthy=unhealthy,
-        lasting=int(unhealthy and case.node_now_ms - subject.changed_ms >= _LASTING_MS),
+        lasting=int(unhealthy and case.is_lasting),
         holding=holding,
     )
 
 
-def _is_late(case: Case, since_ms: int) -> bool:
-    return since_ms >= case.rollout.strategy.max_silent_s * 1000
+def is_late(rollout: Rollout, since_ms: int) -> bool:
+    """Whether agents may not be silent for so long."""
+    return since_ms >= rollout.strategy.max_silent_s * 1000
 
 
-def trouble(subject: Subject, offering: Offering, case: Case, counted: Counts) -> tuple[str, str] | None:
-    """(`failed`, `unhealthy` or `silent`, what the agent said of it) for one that is not well; None for one that is."""
+def trouble(last_error: str, offering: Offering, case: Case, counted: Counts) -> tuple[str, str] | None:
+    """(`failed`, `unhealthy` or `silent`, what the agent said of it) for one that is not well; None for one that is.
+
+    Args:
+        last_error: what it says of its health.
+        counted: what it was counted as.
+    """
     if counted.failed:
         said = [f.error_message for f in offering.failed if case.candidate in (None, (f.slot, f.content_hash))]
         return "failed", said[-1] if said else ""
     if counted.unhealthy:
-        return "unhealthy", subject.last_error
+        return "unhealthy", last_error
     return ("silent", "") if counted.silent else None
 
 

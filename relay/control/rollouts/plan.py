@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from relay.control.rollouts.counts import Gate, RegionView, Verdict
+from relay.control.rollouts.counts import Gate, Goals, RegionView, Verdict
 from relay.control.rollouts.gates import judge, total_of
 from relay.control.rollouts.rollout import ACTIVE, ALL, GOING, ApprovalGiven, Passed, Rollout, RolloutState
 from relay.errors import Conflict
@@ -16,7 +16,7 @@ from relay.policy.strategy import DAYS, StrategySpec, Window
 
 _DIGEST_CHARS = 8
 """The fewest digits that say which change is meant."""
-Targets = Iterable[tuple[str, str]]
+Targets = Goals | Collection[tuple[str, str]]
 """(region, agent id) of every agent that a rollout is for."""
 
 
@@ -112,7 +112,6 @@ def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, 
         return _back(rollout, regions, now_ms)
     if rollout.state not in (RolloutState.RUNNING, RolloutState.HELD):
         return rollout
-    targets = list(targets)
     if targets and not any(rollout.thresholds.values()):
         # Nobody was known when the stage began: now somebody is.
         again = _enter(rollout, rollout.stage, targets, now_ms)

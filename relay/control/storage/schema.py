@@ -162,8 +162,15 @@ agents = sa.Table(
     sa.Column("node", sa.String(64), nullable=False),
     sa.Column("state", SealedBytes, nullable=False),
     sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("connected", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("healthy", sa.Boolean, nullable=True),
+    sa.Column("status", sa.String(16), nullable=False, server_default=""),
+    sa.Column("version", sa.String(256), nullable=False, server_default=""),
+    sa.Column("host", sa.String(256), nullable=False, server_default=""),
+    sa.Column("changed_ms", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("session_started_ms", sa.BigInteger, nullable=False, server_default="0"),
 )
-"""The latest state of every agent, as its node serialised it."""
+"""The latest state of every agent, as its node serialised it, and what of it lists are chosen and sorted by."""
 
 effective_configs = sa.Table(
     "effective_configs",

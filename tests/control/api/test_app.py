@@ -9,7 +9,7 @@ async def test_the_fleet(programs: Programs) -> None:
     agents = [await TestAgent.over("websocket", node.ports, f"a{i}") for i in range(3)]
     for i, agent in enumerate(agents):
         await agent.hello(tier="x" if i else "y")
-    await eventually(lambda: len(plane.fleet.agents) == 3)
+    await eventually(lambda: len(plane.fleet.census.agents) == 3)
     status, listed = await client.call("GET", "/api/v1/agents?label=tier=x&label=region=local&fields=agent_id,node")
     assert status == 200
     assert isinstance(listed, list)
@@ -19,7 +19,7 @@ async def test_the_fleet(programs: Programs) -> None:
     assert (await client.call("GET", "/api/v1/agents/nobody"))[0] == 404
     assert (await client.call("GET", "/api/v1/agents/a0/config"))[0] == 404
     await agents[0].close()
-    await eventually(lambda: sum(a.connected for a in plane.fleet.agents.values()) == 2)
+    await eventually(lambda: sum(a.connected for a in plane.fleet.census.agents.values()) == 2)
     _, connected = await client.call("GET", "/api/v1/agents?connected=true")
     assert isinstance(connected, list)
     assert len(connected) == 2

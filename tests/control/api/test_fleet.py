@@ -14,7 +14,7 @@ async def fleet(programs: Programs, count: int = 5) -> tuple[ControlPlane, Clien
     for i in range(count):
         agent = await TestAgent.over("websocket", node.ports, f"agent-{i}")
         await agent.hello(**{"service.version": f"1.{i}"})
-    await eventually(lambda: len(plane.fleet.agents) == count)
+    await eventually(lambda: len(plane.fleet.census.agents) == count)
     return plane, client
 
 

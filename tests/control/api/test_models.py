@@ -32,7 +32,7 @@ async def populated(programs: Programs) -> tuple[ControlPlane, Client]:
     await eventually(lambda: node.policy.accepted)
     agent = await TestAgent.over("websocket", node.ports, "agent-0")
     await agent.hello(**{"service.version": "1.0"})
-    await eventually(lambda: len(plane.fleet.agents) == 1)
+    await eventually(lambda: len(plane.fleet.census.agents) == 1)
     return plane, Client(plane.ports["api"])
 
 

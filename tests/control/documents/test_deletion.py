@@ -15,10 +15,11 @@ from relay.control.ledger.state import State
 from relay.errors import NotFound, Refused
 from tests.conftest import TEMPLATE, assignment
 from tests.control.documents.applying import actions
+from tests.control.documents.known import Known
 from tests.control.ledger.made import NEEDS, applied, documents
 from tests.control.texts import IN_USE, TWO_STAGES, TYPED, staged, typed, variables
 
-CHECKS = Checks(facts=list, regions=lambda: {"eu"})
+CHECKS = Checks(known=Known())
 
 
 def reasons(state: State, kind: str, key: str) -> list[str]:

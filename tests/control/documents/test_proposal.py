@@ -11,11 +11,12 @@ from relay.control.ledger.state import State
 from relay.control.rollouts import plan
 from relay.policy.selector import Facts
 from tests.conftest import TEMPLATE, assignment
+from tests.control.documents.known import Known
 from tests.control.ledger.made import NEEDS, ONE_AGENT, applied, latest, terms, with_package
 from tests.control.texts import TWO_STAGES, staged
 from tests.packages import package_assignment
 
-CHECKS = Checks(facts=lambda: [Facts("x", {"tier": "prod"}, {})], regions=lambda: {"eu"})
+CHECKS = Checks(known=Known(Facts("x", {"tier": "prod"}, {})))
 BASE = applied(State(), TEMPLATE, TWO_STAGES)
 
 

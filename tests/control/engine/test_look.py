@@ -26,7 +26,7 @@ async def survey(fleet: Fleet, database: Database, ledger: Ledger, clock: Manual
     agents = [entry("a", tier="prod"), entry("b", tier="prod")]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
     publisher = Publisher(database, ledger, Archive(database), clock=clock)
-    return Survey(fleet, Targets(fleet, clock=clock), publisher, clock=clock)
+    return Survey(fleet.census, Targets(fleet.census, clock=clock), publisher, clock=clock)
 
 
 async def test_what_agents_say_is_counted_by_region(survey: Survey) -> None:

@@ -20,7 +20,7 @@ from relay.testing.clock import ManualClock, MovableClock
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.control.changing import change
-from tests.control.reports import ONE, entry, up
+from tests.control.reports import ONE, entry, shown, up
 from tests.control.texts import TWO_STAGES, staged, strategy
 from tests.wire import TestAgent, WebSocketPipe, frame
 
@@ -103,8 +103,8 @@ async def ready(
     await eventually(lambda: node.policy.accepted)
     await fleet.join(node, count)
     await eventually(lambda: fleet.running(1) == count)
-    await eventually(lambda: len(plane.fleet.agents) == count)
-    await eventually(lambda: all(a.config.status == "APPLIED" for a in plane.fleet.agents.values()))
+    await eventually(lambda: len(plane.fleet.census.agents) == count)
+    await eventually(lambda: all(a.config.status == "APPLIED" for a in plane.fleet.census.agents.values()))
     return plane, node
 
 
@@ -230,7 +230,7 @@ async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Pro
     await programs.stop(plane)
     again = await programs.control_plane(link=link)
     assert again.ledger.state.assignments["a"] == before
-    await eventually(lambda: again.fleet.nodes["local/one"].connected)
+    await eventually(lambda: again.fleet.census.nodes["local/one"].connected)
     await asyncio.sleep(1)
     assert fleet.running(2) == 2
     await again.actions.act("a-2", "promote", "ann", stage=0)
@@ -259,7 +259,7 @@ async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs:
     plane, node = await ready(programs, fleet, manual, count=10)
     await fleet.join(node, 10, tier="new")
     await eventually(lambda: fleet.running(1) == 20)
-    await eventually(lambda: len(plane.fleet.agents) == 20)
+    await eventually(lambda: len(plane.fleet.census.agents) == 20)
     low = assignment("low", rate=7, priority=-1)
     await change(plane, low + staged(1, selector="{labels: {tier: new}}"))
     await eventually(lambda: fleet.running(7) > 0)
@@ -384,10 +384,13 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 10)
     await eventually(
-        lambda: sum(bool(a.config.applied) and a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 20
+        lambda: (
+            sum(bool(a.config.applied) and a.config.status == "APPLIED" for a in plane.fleet.census.agents.values())
+            == 20
+        )
     )
     clock.advance(60)
-    state = plane.fleet.nodes["local/one"]
+    state = plane.fleet.census.nodes["local/one"]
     plane.fleet.node_gone(_identity(node))
     sender, state.sender = state.sender, None
     status = await state_is(plane, "a-2", "held")
@@ -411,13 +414,13 @@ async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs,
         node = await programs.node(proxy.port)
         await eventually(lambda: node.policy.accepted)
         await fleet.join(node, 4)
-        await eventually(lambda: sum(a.config.status == "APPLIED" for a in plane.fleet.agents.values()) == 4)
+        await eventually(lambda: sum(a.config.status == "APPLIED" for a in plane.fleet.census.agents.values()) == 4)
         clock.advance(60)
         await change(plane, staged(2))
         await eventually(lambda: fleet.running(2) == 2)
         proxy.stall()
         # Both ends find out by gRPC's keep-alive: 10 s until a ping, 5 s for its answer.
-        await eventually(lambda: not plane.fleet.nodes["local/one"].connected, within_s=40)
+        await eventually(lambda: not plane.fleet.census.nodes["local/one"].connected, within_s=40)
         status = await state_is(plane, "a-2", "held")
         assert status["regions"]["local"]["state"] == "dark"
         assert fleet.running(2) == 2
@@ -459,7 +462,7 @@ def _identity(node: Node) -> Any:
 
 async def agent_config(plane: ControlPlane, number: int, fleet: Fleet) -> dict[str, Any]:
     uid = fleet.agents[number].uid
-    view: dict[str, Any] = views.of(plane.fleet, plane.fleet.agents[uid])["config"]
+    view: dict[str, Any] = (await shown(plane.fleet, uid.hex()))["config"]
     return view
 
 
@@ -484,9 +487,9 @@ async def test_a_refused_change_of_one_assignment_puts_its_agents_on_no_other_on
     assert view["stages"][0]["counts"] == counts
     await all_say(plane, fleet, "FAILED")
     assert fleet.running(1) == 10, "what it applied last of the same assignment"
-    shown = await agent_config(plane, 0, fleet)
-    assert (shown["error_message"], shown["assignments"]) == ("9 is not for me", ["a"])
-    await eventually(lambda: views.regions(plane.fleet)[0]["config_status"].get("FAILED") == 10)
+    config = await agent_config(plane, 0, fleet)
+    assert (config["error_message"], config["assignments"]) == ("9 is not for me", ["a"])
+    await eventually(lambda: views.regions(plane.fleet.census)[0]["config_status"].get("FAILED") == 10)
     fleet.refuses = set()
     await plane.actions.retry("a-2", "ann")
     await all_say(plane, fleet, "APPLIED")
@@ -516,7 +519,7 @@ async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_
     fleet.silent = {9}
     await change(plane, assignment("a", rate=9))
     view = await state_is(plane, "a-2", "running")
-    await eventually(lambda: all(a.config.hash for a in plane.fleet.agents.values()))
+    await eventually(lambda: all(a.config.hash for a in plane.fleet.census.agents.values()))
     view = await plane.status.of("a-2")
     assert view["stages"][0]["gate"]["reason"] in (
         "6 of 6 agents have not answered yet",

@@ -2,52 +2,89 @@ from __future__ import annotations
 
 import pytest
 
-from relay.control.fleet.agents import Agent, NodeState, plain_reason, read_agent
+from relay.control.fleet import agents as module
+from relay.control.fleet.agents import Agent, Reader
+from relay.control.fleet.nodes import NodeState
+from relay.opamp.offer import OfferedSlot
+from relay.opamp.record import Record
 from relay.policy.published import CONFIG, PACKAGES
 from tests.fleet.agents import record
 
+NODE = NodeState("eu", "one", trusted=("tier",))
+
+
+def offered(name: str, *, healthy: bool | None = True, at_ms: int = 5) -> Record:
+    made = record(name)
+    made.offer_config(b"h" * 32, (OfferedSlot("", "a", b"c" * 32),))
+    made.config.baseline = (healthy,)
+    made.config.stamp(at_ms)
+    return made
+
+
+def read(reader: Reader, made: Record) -> Agent:
+    return reader.read(made.instance_uid, made.state(), NODE)
+
 
 def test_a_state_is_taken_apart() -> None:
-    made = record("a", healthy=False)
-    agent = read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
-    assert (agent.agent_id, agent.node, agent.healthy) == ("a", "eu/one", False)
+    agent = read(Reader(), record("a", healthy=False, tier="prod"))
+    assert (agent.agent_id, agent.node, agent.healthy, agent.connected) == ("a", "eu/one", False, True)
     assert agent.accepts(CONFIG)
     assert not agent.accepts(PACKAGES)
     assert agent.reports(CONFIG)
-    assert agent.offering(PACKAGES).hash == b""
+    assert not agent.reports(PACKAGES)
+    assert (agent.offering(PACKAGES).hash, agent.offered_ms(PACKAGES)) == (b"", 0)
+    assert agent.facts.labels == {"tier": "prod", "region": "eu"}
+    assert agent.facts.attributes == {"service.instance.id": "a", "tier": "prod"}
 
 
-@pytest.mark.parametrize("field", ["agent_description", "health", "remote_config_status", "custom_capabilities"])
+@pytest.mark.parametrize(
+    "field", ["agent_description", "health", "remote_config_status", "custom_capabilities", "package_statuses"]
+)
 def test_what_cannot_be_read_is_refused(field: str) -> None:
     made = record("a")
     setattr(made, field, b"\x0a\xff")
     with pytest.raises(ValueError, match="cannot be read"):
-        read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
+        read(Reader(), made)
     with pytest.raises(ValueError, match="belongs to another agent"):
-        read_agent(b"x" * 16, record("a").state(), NodeState("eu", "one"))
+        Reader().read(b"x" * 16, record("a").state(), NODE)
 
 
-def test_a_policy_that_is_refused_as_a_whole_is_among_the_refusals() -> None:
-    node = NodeState("eu", "one", rejected=[{"name": "a", "digest": "", "reason": "no"}])
-    assert [r["name"] for r in node.refusals] == ["a"]
-    assert not node.connected
-    assert isinstance(Agent(b"", "a", "eu/one", True, 0, b"", 0, b"").config.hash, bytes)
+def test_what_agents_were_offered_alike_is_kept_once_and_its_date_with_each() -> None:
+    reader = Reader()
+    one, two = read(reader, offered("a", at_ms=5)), read(reader, offered("b", at_ms=7))
+    assert one.config is two.config
+    assert (one.offered_ms(CONFIG), two.offered_ms(CONFIG), one.config.offered_at_ms) == (5, 7, 0)
+    assert one.config.slots == (OfferedSlot("", "a", b"c" * 32),)
+    assert read(reader, record("c")).config is not one.config
 
 
-def test_what_makes_an_agent_another_one() -> None:
-    def read(**more: bool) -> Agent:
-        made = record("a", **more)  # type: ignore[arg-type]
-        return read_agent(made.instance_uid, made.state(), NodeState("eu", "one"))
+def test_the_health_before_an_offer_is_taken_over_from_another_node_where_this_one_does_not_know_it() -> None:
+    reader = Reader()
+    known, unknown, other = (read(reader, offered(n, healthy=h)) for n, h in (("a", False), ("a", None), ("b", None)))
+    reader.keep_baseline(unknown, known)
+    assert unknown.config.baseline == (False,)
+    assert other.config.baseline == (None,), "another agent was offered the same, and nobody knows of it"
+    reader.keep_baseline(known, other)
+    assert known.config.baseline == (False,)
+    reader.keep_baseline(other, other)
+    assert other.config.baseline == (None,)
 
-    agent = read()
-    assert agent.is_like(read(healthy=False)), "nothing that selectors or capabilities tell"
-    assert not agent.is_like(read(accepts=False))
-    agent.facts = None
-    assert not agent.is_like(read()), "it may have been"
+
+def test_a_node_that_trusts_other_attributes_makes_them_labels() -> None:
+    reader, node = Reader(), NodeState("eu", "one")
+    made = record("a", tier="prod")
+    agent = reader.read(made.instance_uid, made.state(), node)
+    assert agent.facts.labels == {"region": "eu"}
+    node.trusted = "all"
+    reader.again(agent, node)
+    assert agent.facts.labels == {"tier": "prod", "service.instance.id": "a", "region": "eu"}
 
 
-def test_a_node_of_the_first_version_is_too_old_in_one_line() -> None:
-    said = "1 validation error for Published\nearlier\n  Extra inputs are not permitted [type=extra_forbidden]"
-    words = "has earlier, which this node is too old to understand: upgrade it"
-    assert [plain_reason(text) for text in (said, said.replace("\n", "; "))] == [words, words]
-    assert plain_reason("foo: t@v1 requires a value for foo") == "foo: t@v1 requires a value for foo"
+def test_what_is_kept_for_sharing_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_SHARED", 2)
+    reader = Reader()
+    for number in range(5):
+        made = record(f"a{number}")
+        made.offer_config(bytes([number]) * 32, (OfferedSlot("", "a", bytes([number]) * 32),))
+        assert read(reader, made).config.hash == bytes([number]) * 32
+    assert len(reader._offerings) <= 2

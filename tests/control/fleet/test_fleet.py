@@ -20,7 +20,7 @@ from relay.link.protocol import Peer, SyncSender
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import Programs
-from tests.control.reports import ONE, TWO, entry, up
+from tests.control.reports import ONE, TWO, entry, shown, up
 from tests.fleet.agents import record
 
 
@@ -28,14 +28,14 @@ async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> Non
     await up(fleet, ONE)
     ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
     assert ack.sequence == 1
-    view = views.of(fleet, query.find(fleet, "a"))
+    view = await shown(fleet, "a")
     assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
-    assert query.find(fleet, view["instance_uid"]).agent_id == "a"
-    assert query.has_labels(fleet, query.find(fleet, "a"), {("tier", "prod"), ("region", "eu")})
-    assert not query.has_labels(fleet, query.find(fleet, "a"), {("tier", "dev")})
-    assert views.of(fleet, query.find(fleet, "a"), frozenset({"node"})) == {"node": "one"}
+    assert (await query.find(fleet, view["instance_uid"])).agent_id == "a"
+    assert query.has_labels(await query.find(fleet, "a"), {("tier", "prod"), ("region", "eu")})
+    assert not query.has_labels(await query.find(fleet, "a"), {("tier", "dev")})
+    assert await shown(fleet, "a", frozenset({"node"})) == {"node": "one"}
     with pytest.raises(NotFound):
-        query.find(fleet, "b")
+        await query.find(fleet, "b")
 
 
 async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
@@ -43,16 +43,16 @@ async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=1)]))
     await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
     uid = record("a").instance_uid
-    assert fleet.agents[uid].node == "eu/two"
+    assert fleet.census.agents[uid].node == "eu/two"
     told = await fleet.report(ONE, link_pb2.StatusReport(sequence=2))
     assert list(told.released) == [uid]
     late = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("a", started=1, connected=False)]))
     assert list(late.released) == [uid], "the loser's late words change nothing"
-    assert fleet.agents[uid].connected
+    assert fleet.census.agents[uid].connected
     await fleet.report(ONE, link_pb2.StatusReport(sequence=4, removed=[uid]))
-    assert uid in fleet.agents, "only its owner removes it"
+    assert uid in fleet.census.agents, "only its owner removes it"
     await fleet.report(TWO, link_pb2.StatusReport(sequence=2, removed=[uid]))
-    assert uid not in fleet.agents
+    assert uid not in fleet.census.agents
 
 
 async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> None:
@@ -71,8 +71,8 @@ async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> 
     listing.agents.extend(link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in truth.items())
     wanted = await fleet.report(ONE, link_pb2.StatusReport(sequence=3, listings=[listing]))
     assert {fleet_name(u) for u in wanted.want_agents} == {"b", "d"}
-    assert {a.agent_id for a in fleet.agents.values() if not a.forgotten} == {"a", "b"}
-    assert views.of(fleet, query.find(fleet, "c"))["connected"] is False, "what the node did not remove stays known"
+    assert {a.agent_id for a in fleet.census.agents.values() if not a.forgotten} == {"a", "b"}
+    assert (await shown(fleet, "c"))["connected"] is False, "what the node did not remove stays known"
     await fleet.report(ONE, link_pb2.StatusReport(sequence=4, agents=[entry("b", healthy=False), entry("d")]))
     assert not (await fleet.report(ONE, link_pb2.StatusReport(sequence=5, shards=sums.sums()))).list_shards
 
@@ -87,7 +87,7 @@ async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
     await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Duplicate):
         await fleet.node_reporting(second)
-    assert views.of(fleet, query.find(fleet, "a"))["connected"] is True
+    assert (await shown(fleet, "a"))["connected"] is True
     fleet.node_gone(first)
     await fleet.node_reporting(second)
 
@@ -101,14 +101,14 @@ async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
         raise StoreError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fleet, "_store_nodes", full)
+        patch.setattr(fleet.records, "store_nodes", full)
         for _ in range(3):
             with pytest.raises(StoreError):
                 await fleet.node_reporting(first)
-    assert not fleet.nodes["eu/one"].connected
+    assert not fleet.census.nodes["eu/one"].connected
     await fleet.node_reporting(second)
     fleet.node_gone(second)
-    assert not fleet.nodes["eu/one"].connected
+    assert not fleet.census.nodes["eu/one"].connected
 
 
 async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
@@ -121,11 +121,11 @@ async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
         await plane.fleet.forget_node("eu", "three", actor="ann")
     plane.fleet.node_gone(ONE)
     await plane.fleet.forget_node("eu", "one", actor="ann")
-    assert set(plane.fleet.nodes) == {"eu/two"}
+    assert set(plane.fleet.census.nodes) == {"eu/two"}
     await programs.stop(plane)
     again = await programs.opened()
-    assert set(again.fleet.nodes) == {"eu/two"}
-    assert not again.fleet.agents
+    assert set(again.fleet.census.nodes) == {"eu/two"}
+    assert not again.fleet.census.agents
 
 
 async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Programs) -> None:
@@ -138,29 +138,7 @@ async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Progra
         )
     await programs.stop(plane)
     again = await programs.opened()
-    assert [a.agent_id for a in again.fleet.agents.values()] == ["b"]
-
-
-async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
-    await up(fleet, ONE)
-    effective = pb.EffectiveConfig()
-    effective.config_map.config_map[""].body = b"x"
-    body = effective.SerializeToString()
-    made = record("a")
-    made.effective_config_digest = sha256(body)
-    report = link_pb2.StatusReport(sequence=1)
-    report.agents.add(instance_uid=made.instance_uid, state=made.state())
-    assert list((await fleet.report(ONE, report)).want_effective_configs) == [sha256(body)]
-    with pytest.raises(NotFound, match="not arrived yet"):
-        await fleet.effective_config(query.find(fleet, "a"))
-    answer = link_pb2.StatusReport(sequence=2)
-    answer.effective_configs.add(digest=sha256(body), body=body)
-    await fleet.report(ONE, answer)
-    assert await fleet.effective_config(query.find(fleet, "a")) == effective
-    assert not (await fleet.report(ONE, report)).want_effective_configs
-    await fleet.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("b")]))
-    with pytest.raises(NotFound, match="reported no"):
-        await fleet.effective_config(query.find(fleet, "b"))
+    assert [a.agent_id for a in again.fleet.census.agents.values()] == ["b"]
 
 
 async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> None:
@@ -169,22 +147,22 @@ async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> Non
     await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("b")]))
     fleet.node_gone(ONE)
     await fleet.expire()
-    assert len(fleet.agents) == 2
-    fleet.nodes["eu/one"].last_seen_ms -= 31 * 86400 * 1000
+    assert len(fleet.census.agents) == 2
+    fleet.census.nodes["eu/one"].last_seen_ms -= 31 * 86400 * 1000
     await fleet.expire()
-    assert [a.agent_id for a in fleet.agents.values()] == ["b"]
+    assert [a.agent_id for a in fleet.census.agents.values()] == ["b"]
 
 
 async def test_everything_survives_a_restart(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="x"), entry("b")]))
-    sums = plane.fleet.nodes["eu/one"].shards.sums()
+    sums = plane.fleet.census.nodes["eu/one"].shards.sums()
     await programs.stop(plane)
     again = await programs.opened()
-    assert again.fleet.nodes["eu/one"].shards.sums() == sums
-    assert views.of(again.fleet, query.find(again.fleet, "a"))["labels"]["tier"] == "x"
-    assert {f.agent_id for f in again.fleet.facts()} == {"a", "b"}
+    assert again.fleet.census.nodes["eu/one"].shards.sums() == sums
+    assert (await shown(again.fleet, "a"))["labels"]["tier"] == "x"
+    assert {a.agent_id for a in again.fleet.census.shown()} == {"a", "b"}
 
 
 # ---- what is known of a node, and since when
@@ -199,17 +177,17 @@ def sums_of(*entries: link_pb2.AgentEntry) -> list[int]:
 
 async def test_a_node_is_heard_when_both_ends_were_found_to_agree(fleet: Fleet) -> None:
     await up(fleet, ONE)
-    node = fleet.nodes["eu/one"]
+    node = fleet.census.nodes["eu/one"]
     status = link_pb2.NodeStatus(unix_ms=1)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")], status=status))
-    assert not fleet.is_heard(node)
+    assert not fleet.census.is_heard(node)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a"), entry("b"))))
-    assert not fleet.is_heard(node)
+    assert not fleet.census.is_heard(node)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=3, shards=sums_of(entry("a"))))
-    assert fleet.is_heard(node)
+    assert fleet.census.is_heard(node)
     fleet.node_gone(ONE)
     await up(fleet, ONE)
-    assert not fleet.is_heard(node), "what it told before the break may be old"
+    assert not fleet.census.is_heard(node), "what it told before the break may be old"
 
 
 async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet) -> None:
@@ -219,31 +197,31 @@ async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet
     fleet.node_gone(ONE)
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
-    shown = {name: views.of(fleet, query.find(fleet, name))["connected"] for name in ("a", "b")}
-    assert shown == {"a": True, "b": None}
+    seen = {name: (await shown(fleet, name))["connected"] for name in ("a", "b")}
+    assert seen == {"a": True, "b": None}
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a", started=2), entry("b"))))
-    assert views.of(fleet, query.find(fleet, "b"))["connected"] is True
+    assert (await shown(fleet, "b"))["connected"] is True
 
 
 async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(programs: Programs) -> None:
     plane = await programs.opened()
     fleet = plane.fleet
     await up(fleet, ONE, TWO)
-    one, two = fleet.nodes["eu/one"], fleet.nodes["eu/two"]
-    assert not fleet.is_gone(one)
+    one, two = fleet.census.nodes["eu/one"], fleet.census.nodes["eu/two"]
+    assert not fleet.census.is_gone(one)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, status=link_pb2.NodeStatus(unix_ms=1, leaving=True)))
     fleet.node_gone(ONE)
-    assert fleet.is_gone(one)
+    assert fleet.census.is_gone(one)
     await programs.stop(plane)
     plane = await programs.opened()
-    assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "also after a restart"
+    assert plane.fleet.census.is_gone(plane.fleet.census.nodes["eu/one"]), "also after a restart"
     await up(plane.fleet, ONE)
     plane.fleet.node_gone(ONE)
-    assert not plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "it came back, and went without a word"
-    plane.fleet.nodes["eu/one"].last_seen_ms -= 16 * 60 * 1000
-    assert not plane.fleet.is_gone(plane.fleet.nodes["eu/one"]), "nobody else is there"
+    assert not plane.fleet.census.is_gone(plane.fleet.census.nodes["eu/one"]), "it came back, and went without a word"
+    plane.fleet.census.nodes["eu/one"].last_seen_ms -= 16 * 60 * 1000
+    assert not plane.fleet.census.is_gone(plane.fleet.census.nodes["eu/one"]), "nobody else is there"
     await up(plane.fleet, TWO)
-    assert plane.fleet.is_gone(plane.fleet.nodes["eu/one"])
+    assert plane.fleet.census.is_gone(plane.fleet.census.nodes["eu/one"])
     assert two.name == "two"
 
 
@@ -261,8 +239,8 @@ async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_oth
         ONE, link_pb2.StatusReport(sequence=1, agents=[good, *broken], shards=sums_of(good, *broken))
     )
     assert list(ack.list_shards) == [], "both ends agree that there is such an agent"
-    assert [a.agent_id for a in fleet.agents.values()] == ["good"]
-    (node,) = views.nodes(fleet)
+    assert [a.agent_id for a in fleet.census.agents.values()] == ["good"]
+    (node,) = views.nodes(fleet.census)
     assert len(node["refused_agents"]) == len(broken)
     assert "cannot be read" in node["problems"][0]
     worse = record("good")
@@ -276,8 +254,8 @@ async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_oth
     await fleet.report(
         ONE, link_pb2.StatusReport(sequence=4, agents=[mended], removed=[e.instance_uid for e in broken])
     )
-    assert views.nodes(fleet)[0]["refused_agents"] == []
-    assert {a.agent_id for a in fleet.agents.values()} == {"good", "bad0"}
+    assert views.nodes(fleet.census)[0]["refused_agents"] == []
+    assert {a.agent_id for a in fleet.census.agents.values()} == {"good", "bad0"}
 
 
 async def test_a_clock_that_is_ahead_keeps_no_agent_from_a_healthy_node(fleet: Fleet) -> None:
@@ -290,8 +268,8 @@ async def test_a_clock_that_is_ahead_keeps_no_agent_from_a_healthy_node(fleet: F
     for sequence in range(1, 4):
         ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=sequence, agents=[live]))
         assert list(ack.released) == [], "it is connected there"
-    assert fleet.agents[live.instance_uid].node == "eu/one"
-    two = next(n for n in views.nodes(fleet) if n["name"] == "two")
+    assert fleet.census.agents[live.instance_uid].node == "eu/one"
+    two = next(n for n in views.nodes(fleet.census) if n["name"] == "two")
     assert two["clock_behind_s"] < -59
     assert any("ahead" in problem for problem in two["problems"])
 
@@ -320,14 +298,14 @@ async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) 
     )
     assert list(ack.list_shards) == []
     for _ in range(2):
-        found = views.of(plane.fleet, query.find(plane.fleet, "b"))
+        found = await shown(plane.fleet, "b")
         assert (found["agent_id"], found["connected"] in (False, None)) == ("b", True)
         await programs.stop(plane)
         plane = await programs.opened()
         await up(plane.fleet, ONE)
         assert not (await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, shards=sums_of(a)))).list_shards
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("b", started=9)]))
-    assert views.of(plane.fleet, query.find(plane.fleet, "b"))["connected"] is True
+    assert (await shown(plane.fleet, "b"))["connected"] is True
 
 
 async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_trouble(fleet: Fleet) -> None:
@@ -337,7 +315,7 @@ async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_t
     listing = link_pb2.ShardListing(shard=uid[-1])
     both = link_pb2.StatusReport(sequence=2, removed=[uid], listings=[listing])
     assert (await fleet.report(ONE, both)).sequence == 2
-    assert {a.agent_id for a in fleet.agents.values()} == {"b"}
+    assert {a.agent_id for a in fleet.census.agents.values()} == {"b"}
 
 
 async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Programs) -> None:
@@ -355,8 +333,8 @@ async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Progr
     file.commit()
     file.close()
     again = await programs.opened()
-    assert query.find(again.fleet, "a").agent_id == "a"
-    assert await again.fleet.components(sha256(body)) == pb.AvailableComponents()
+    assert (await query.find(again.fleet, "a")).agent_id == "a"
+    assert await again.fleet.bodies.components(sha256(body)) == pb.AvailableComponents()
 
 
 @pytest.mark.parametrize("table", ["facts", "manifests", "secrets"])
@@ -381,14 +359,14 @@ async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_
     sums.replace(made.instance_uid, 0, state_digest(made.instance_uid, made.state))
     status = link_pb2.NodeStatus(policy_age_s=0)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[made], shards=sums.sums(), status=status))
-    node = fleet.nodes["eu/one"]
-    assert fleet.is_heard(node)
+    node = fleet.census.nodes["eu/one"]
+    assert fleet.census.is_heard(node)
     fleet.node_gone(ONE)
     fleet.node_synced(ONE, SyncSender(link_pb2.SyncHello(node=ONE.message())), True)
-    assert not fleet.is_heard(node), "its Sync stream is up first"
-    assert fleet.connected(query.find(fleet, "a")) is None
+    assert not fleet.census.is_heard(node), "its Sync stream is up first"
+    assert fleet.census.connected(await query.find(fleet, "a")) is None
     await fleet.node_reporting(ONE)
-    assert not fleet.is_heard(node)
+    assert not fleet.census.is_heard(node)
 
 
 async def test_a_node_is_forgotten_once_and_that_is_audited(programs: Programs) -> None:
@@ -412,7 +390,7 @@ async def test_a_node_that_comes_back_while_it_is_forgotten_is_a_new_one(program
     await asyncio.sleep(0)
     plane.fleet.node_synced(ONE, sender, True)
     await asyncio.gather(forgetting, plane.fleet.node_reporting(ONE))
-    node = plane.fleet.nodes["eu/one"]
+    node = plane.fleet.census.nodes["eu/one"]
     assert (node.connected, node.sender, node.agents) == (True, sender, set())
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
-    assert len(plane.fleet.nodes["eu/one"].agents) == 1
+    assert len(plane.fleet.census.nodes["eu/one"].agents) == 1

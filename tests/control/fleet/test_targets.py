@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-from unittest.mock import patch
+import dataclasses
 
 import pytest
 
-from relay.control.fleet import targets as module
 from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.targets import TARGET_AGE_MS, Targets
 from relay.control.ledger.catalog import Catalog
 from relay.control.ledger.state import State
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.rollout import Rollout
-from relay.control.rollouts.targets import Population
 from relay.pb.relay.v1 import link_pb2
+from relay.policy import rollout as buckets
 from relay.policy.published import CONFIG
 from relay.testing.clock import ManualClock
 from tests.control.conftest import NOW_MS
@@ -40,7 +37,7 @@ class Stand:
 
     def __init__(self, fleet: Fleet, clock: ManualClock) -> None:
         self.fleet = fleet
-        self.targets = Targets(fleet, clock=clock)
+        self.targets = Targets(fleet.census, clock=clock)
         self._sequence = 0
 
     async def report(self, *agents: link_pb2.AgentEntry) -> None:
@@ -57,28 +54,40 @@ async def stand(fleet: Fleet, clock: ManualClock) -> Stand:
     return Stand(fleet, clock)
 
 
-@pytest.fixture
-def sorting() -> Iterator[list[int]]:
-    """One entry for each time that all agents were gone through."""
-    seen: list[int] = []
-
-    def counted(*args: Any) -> Any:
-        seen.append(1)
-        return Population(*args)
-
-    with patch.object(module, "Population", counted):
-        yield seen
-
-
-async def test_many_rollouts_ask_and_the_agents_are_sorted_once(stand: Stand, sorting: list[int]) -> None:
+async def test_who_has_come_since_is_seen_at_once(stand: Stand) -> None:
     await stand.report(entry("a", tier="prod"), entry("b", tier="dev"))
     others = [rollout(revision(3, tier="dev"), name=f"o{i}-1", assignment=f"o{i}") for i in range(5)]
     for one in (TO_PROD, *others):
         stand.of(one, *(o for o in (TO_PROD, *others) if o is not one))
-    assert len(sorting) == 1
     await stand.report(entry("c", tier="prod"))
-    assert stand.of(TO_PROD) == ["a", "b", "c"], "who has come since is seen at once"
-    assert len(sorting) == 2
+    assert stand.of(TO_PROD) == ["a", "b", "c"]
+
+
+async def test_of_several_agents_of_one_id_the_newest_that_takes_it_is_the_target(stand: Stand) -> None:
+    old, new = entry("a", started=1, uid=b"1" * 16), entry("a", started=2, uid=b"2" * 16)
+    await stand.report(old, new)
+    goals = stand.targets.of(TO_PROD, state(TO_PROD))
+    assert (goals.number, goals.regions, list(goals)) == (1, frozenset({"eu"}), [("eu", "a")])
+    await stand.report(entry("a", started=2, uid=b"2" * 16, accepts=False))
+    ((group),) = stand.targets.groups(TO_PROD, state(TO_PROD))
+    assert [agent.uid for agent in group.agents] == [b"1" * 16]
+
+
+async def test_who_gets_what_it_has_is_a_target_only_where_it_has_it_of_an_earlier_rollout(stand: Stand) -> None:
+    await stand.report(entry("a"), entry("b"))
+    same = rollout(revision(1), stable=revision(1))
+    assert stand.of(same) == []
+    held = state(same)
+    layer = dataclasses.replace(TO_PROD, thresholds={"": buckets.bucket(TO_PROD.name, "a") + 1})
+    lone = {"a": bucket_of("a") < bucket_of("b")}["a"]
+    layered = dataclasses.replace(held.assignments["a"], layers=(layer,))
+    held = dataclasses.replace(held, assignments={"a": layered})
+    expected = ["a"] if lone else ["a", "b"]
+    assert sorted(name for _, name in stand.targets.of(same, held)) == expected
+
+
+def bucket_of(name: str) -> int:
+    return buckets.bucket(TO_PROD.name, name)
 
 
 async def test_an_agent_that_is_another_kind_of_agent_now_is_no_target(stand: Stand) -> None:
@@ -92,7 +101,7 @@ async def test_an_agent_that_is_another_kind_of_agent_now_is_no_target(stand: St
 async def test_who_was_away_for_a_day_is_no_target(stand: Stand, clock: ManualClock) -> None:
     gone = entry("a", tier="prod", connected=False)
     await stand.report(gone, entry("b", tier="prod"))
-    stand.fleet.agents[gone.instance_uid].changed_ms = NOW_MS
+    stand.fleet.census.agents[gone.instance_uid].changed_ms = NOW_MS
     assert stand.of(TO_PROD) == ["a", "b"]
     clock.advance(TARGET_AGE_MS / 1000 + 1)
     assert stand.of(TO_PROD) == ["b"], "noticed although the fleet has not changed"

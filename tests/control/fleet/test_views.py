@@ -1,9 +1,9 @@
 """The fleet as people ask for it."""
 
-from relay.control.fleet import query, views
+from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
 from relay.pb.relay.v1 import link_pb2
-from tests.control.reports import ONE, entry, up
+from tests.control.reports import ONE, entry, shown, up
 
 
 async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) -> None:
@@ -11,9 +11,9 @@ async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet:
     old = entry("a", started=1, connected=False, uid=b"1" * 16)
     new = entry("a", started=2, uid=b"2" * 16)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[old, new]))
-    assert [a.uid for a in query.rows(fleet)] == [b"2" * 16]
+    assert [a.uid for a in fleet.census.shown()] == [b"2" * 16]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", started=1, uid=b"1" * 16)]))
-    assert len(query.rows(fleet)) == 2
+    assert len(list(fleet.census.shown())) == 2
 
 
 async def test_nodes_and_regions(fleet: Fleet) -> None:
@@ -24,32 +24,24 @@ async def test_nodes_and_regions(fleet: Fleet) -> None:
     report.status.manifest.epoch, report.status.manifest.number, report.status.policy_age_s = 1, 7, 0.5
     report.status.rejected.add(name="ConfigAssignment/x", digest=b"\x01", reason="bad")
     await fleet.report(ONE, report)
-    (node,) = views.nodes(fleet)
+    (node,) = views.nodes(fleet.census)
     assert (node["manifest"], node["agents"]) == ([1, 7], 2)
     assert 0.5 <= node["policy_age_s"] < 10
     assert node["rejected"] == [{"name": "ConfigAssignment/x", "digest": "01", "reason": "bad"}]
-    (region,) = views.regions(fleet)
+    (region,) = views.regions(fleet.census)
     assert (region["connected"], region["unhealthy"], dict(region["config_status"])) == (2, 1, {"APPLIED": 2})
-    assert views.connected_by_region(fleet) == {"eu": 2}
+    assert views.connected_by_region(fleet.census) == {"eu": 2}
     fleet.node_gone(ONE)
-    (region,) = views.regions(fleet)
+    (region,) = views.regions(fleet.census)
     assert (region["connected"], region["unknown"]) == (0, 2)
-    assert views.of(fleet, query.find(fleet, "a"))["connected"] is None
+    assert (await shown(fleet, "a"))["connected"] is None
 
 
-async def test_lists_are_kept_until_something_changes(fleet: Fleet) -> None:
+async def test_agents_are_counted_by_what_they_are(fleet: Fleet) -> None:
     await up(fleet, ONE)
-    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
-    fields = frozenset({"agent_id", "connected"})
-
-    def listed() -> str:
-        return views.listed(fleet, query.find(fleet, "a"), fields)
-
-    assert listed() == '{"agent_id": "a", "connected": true}'
-    assert listed() is listed()
+    agents = [entry("a"), entry("b", healthy=False), entry("c", healthy=None), entry("d", connected=False)]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
+    counted = {("eu", "UNSET", "true"): 1, ("eu", "UNSET", "false"): 1, ("eu", "UNSET", "unknown"): 2}
+    assert views.agents_by_class(fleet.census) == counted
     fleet.node_gone(ONE)
-    assert listed() == '{"agent_id": "a", "connected": null}'
-    await up(fleet, ONE)
-    await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", connected=False)]))
-    assert listed() == '{"agent_id": "a", "connected": false}'
-    assert '"labels"' in views.listed(fleet, query.find(fleet, "a"), frozenset())
+    assert views.agents_by_class(fleet.census) == {("eu", "UNSET", "unknown"): 4}

@@ -11,9 +11,9 @@ from relay.control.ledger.draft import Draft
 from relay.control.ledger.revise import revise
 from relay.control.ledger.state import State
 from relay.control.rollouts.rollout import Rollout, RolloutState
-from relay.policy.kinds import AnyDocument
 from relay.policy.packages import PackageFile, PublishedPackage
 from relay.policy.published import CONFIG, PACKAGES
+from relay.policy.reading import AnyDocument
 
 NEEDS = "  approval: {required: true, needed: 1, four_eyes: true}\n"
 Known = tuple[tuple[str, str], ...]

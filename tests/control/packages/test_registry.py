@@ -153,7 +153,7 @@ async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None
     agents = [await PackageAgent.join(node) for _ in range(4)]
     for agent in agents:
         await agent.install(await agent.wait())
-    known = plane.fleet.agents
+    known = plane.fleet.census.agents
     await eventually(lambda: sum(bool(a.packages and a.packages.status == "APPLIED") for a in known.values()) == 4)
     await apply(plane, package_assignment("2", strategy="canary"))
     status = await plane.status.of("agents-2")
@@ -161,7 +161,7 @@ async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None
 
     async def offered() -> PackageAgent | None:
         for agent in agents:
-            key = plane.fleet.agents[agent.agent.uid]
+            key = plane.fleet.census.agents[agent.agent.uid]
             if key.packages is not None and not key.packages.status and agent.content["otelcol"] == b"one":
                 return agent
         return None
@@ -170,7 +170,7 @@ async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None
         canary: PackageAgent = await eventually(offered)
         canary.last = await canary.agent.pipe.pushed()
         await canary.install(await canary.wait())
-        await eventually(lambda c=canary: plane.fleet.agents[c.agent.uid].packages.status == "APPLIED")  # type: ignore[misc,union-attr]
+        await eventually(lambda c=canary: plane.fleet.census.agents[c.agent.uid].packages.status == "APPLIED")  # type: ignore[misc,union-attr]
     assert sorted(a.content["otelcol"] for a in agents) == [b"one", b"one", b"two", b"two"]
     await plane.actions.act("agents-2", "rollback", "ann")
     for agent in (a for a in agents if a.content["otelcol"] == b"two"):
@@ -194,7 +194,7 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     await apply(plane, strategy("name: all, percentage: 100"), package_assignment())
     agent = await PackageAgent.join(node)
     await agent.install(await agent.wait())
-    await eventually(lambda: any(a.packages for a in plane.fleet.agents.values()))
+    await eventually(lambda: any(a.packages for a in plane.fleet.census.agents.values()))
     node.blob_source._endpoint = "127.0.0.1:1"
     await node.blob_source.close()
     await apply(plane, package_assignment("2", strategy="canary", prefetch="true"))

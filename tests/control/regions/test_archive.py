@@ -18,7 +18,7 @@ async def test_what_an_agent_was_offered_can_be_read_for_ever(programs: Programs
     await eventually(lambda: node.policy.accepted)
     agent = await TestAgent.over("websocket", node.ports, "x")
     offered = (await agent.hello()).remote_config
-    await eventually(lambda: any(a.config.hash == offered.config_hash for a in plane.fleet.agents.values()))
+    await eventually(lambda: any(a.config.hash == offered.config_hash for a in plane.fleet.census.agents.values()))
     await apply(plane, assignment("a", rate=7))
     found = await plane.archive.get(offered.config_hash.hex()[:12])
     assert found["hash"] == offered.config_hash.hex()

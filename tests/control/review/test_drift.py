@@ -32,7 +32,7 @@ async def test_an_observing_assignment_offers_nothing_and_shows_what_differs(pro
             config = pb.EffectiveConfig()
             config.config_map.config_map[""].body = body
             await agent.report(effective_config=config)
-    await eventually(lambda: len(plane.fleet.agents) == 3 and len(plane.fleet._bodies) == 2)
+    await eventually(lambda: len(plane.fleet.census.agents) == 3 and len(plane.fleet.bodies) == 2)
     found = await drift(plane.fleet, plane.ledger.state)
     assert {e["agent"]: e["state"] for e in found} == {name: name for name in bodies}
     different = next(e for e in found if e["agent"] == "different")

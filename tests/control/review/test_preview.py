@@ -20,14 +20,14 @@ async def test_the_node_and_the_control_plane_say_the_same(programs: Programs) -
     await eventually(lambda: node.policy.accepted)
     agent = await TestAgent.over("websocket", node.ports, "x")
     await agent.applied((await agent.hello(None, tier="prod")).remote_config.config_hash)
-    await eventually(lambda: any(a.config.status == "APPLIED" for a in plane.fleet.agents.values()))
+    await eventually(lambda: any(a.config.status == "APPLIED" for a in plane.fleet.census.agents.values()))
     above = await asyncio.to_thread(get, plane.ports["api"], "/api/v1/agents/x/explain")
     here = await asyncio.to_thread(get, node.ports["http"], "/api/v1/agents/x/explain")
     assert above == here
     assert above["slots"][0]["assignment"] == "a"
     assert above["attempts"][0]["status"] == "APPLIED"
     await programs.stop(node)
-    await eventually(lambda: not plane.fleet.nodes["local/one"].connected)
+    await eventually(lambda: not plane.fleet.census.nodes["local/one"].connected)
     later = await asyncio.to_thread(get, plane.ports["api"], "/api/v1/agents/x/explain")
     assert later["notes"] == ["node local/one is offline: it decides by the policy that it has"]
     await agent.close()

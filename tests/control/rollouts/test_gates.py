@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from relay.control.rollouts.counts import Counts, RegionView, Verdict
-from relay.control.rollouts.gates import Case, count, judge, trouble
+from relay.control.rollouts.gates import Case, Subject, count, is_late, judge, trouble
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.offering import Offering
 from tests.control.rollouts.made import rollout, strategy
@@ -21,8 +21,6 @@ class Agent:
     def __init__(self, **more: Any) -> None:
         self.connected = True
         self.healthy: bool | None = True
-        self.last_error = "sick"
-        self.changed_ms = NOW
         self.offering = offering = Offering()
         offering.slots = more.pop("offers", OFFER)
         offering.baseline = (more.pop("healthy_before", True),) * len(offering.slots)
@@ -33,14 +31,13 @@ class Agent:
         vars(self).update(more)
 
 
-def case(candidate: bytes | None = CANDIDATE, stable: bytes | None = OTHER, now_ms: int = NOW, **more: Any) -> Case:
+def case(candidate: bytes | None = CANDIDATE, stable: bytes | None = OTHER, **more: Any) -> Case:
     values: dict[str, Any] = {"on_candidate": True, "falls": False, "reports_status": True, "retry": 0}
     return Case(
         rollout(spec=strategy(max_silent="10m"), stage_started_ms=NOW),
         ("", candidate) if candidate is not None else None,
         ("", stable) if stable is not None else None,
-        now_ms=now_ms,
-        **{"node_now_ms": now_ms, **values, **more},
+        **{**values, **more},
     )
 
 
@@ -50,17 +47,17 @@ _OF_CASE = frozenset(f.name for f in dataclasses.fields(Case))
 def counted(*, on: bool = True, **more: Any) -> Counts:
     agent = Agent(**{k: v for k, v in more.items() if k not in _OF_CASE})
     of_case = {k: v for k, v in more.items() if k in _OF_CASE}
-    return count(agent, agent.offering, case(on_candidate=on, **of_case))
+    return count(Subject(agent.connected, agent.healthy), agent.offering, case(on_candidate=on, **of_case))
 
 
 @pytest.mark.parametrize(
     ("agent", "expected"),
     [
         ({}, {"targets": 1, "offered": 1, "undecided": 1, "holding": 1}),
-        ({"now_ms": NOW + 600_000}, {"targets": 1, "offered": 1, "silent": 1, "holding": 1}),
-        ({"status": "APPLYING", "now_ms": NOW + 600_000}, {"targets": 1, "offered": 1, "silent": 1, "holding": 1}),
+        ({"offer_is_late": True}, {"targets": 1, "offered": 1, "silent": 1, "holding": 1}),
+        ({"status": "APPLYING", "offer_is_late": True}, {"targets": 1, "offered": 1, "silent": 1, "holding": 1}),
         ({"offers": ()}, {"targets": 1, "undecided": 1}),
-        ({"offers": (), "now_ms": NOW + 600_000}, {"targets": 1, "silent": 1}),
+        ({"offers": (), "stage_is_late": True}, {"targets": 1, "silent": 1}),
         ({"offers": (), "connected": False}, {"targets": 1}),
         ({"reports_status": False}, {"targets": 1, "offered": 1, "holding": 1}),
         ({"status": "APPLIED"}, {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "holding": 1}),
@@ -70,7 +67,7 @@ def counted(*, on: bool = True, **more: Any) -> Counts:
             {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "unhealthy": 1, "holding": 1},
         ),
         (
-            {"status": "APPLIED", "healthy": False, "now_ms": NOW + 60_000},
+            {"status": "APPLIED", "healthy": False, "is_lasting": True},
             {"targets": 1, "offered": 1, "applied": 1, "reporting": 1, "unhealthy": 1, "lasting": 1, "holding": 1},
         ),
         (
@@ -84,7 +81,7 @@ def counted(*, on: bool = True, **more: Any) -> Counts:
         ({"candidate": None, "connected": False}, {"targets": 1, "offered": 1, "silent": 1}),
         ({"candidate": None, "on": False}, {}),
         ({"candidate": None, "falls": True, "offers": HAD}, {"targets": 1, "undecided": 1}),
-        ({"candidate": None, "falls": True, "offers": HAD, "now_ms": NOW + 600_000}, {"targets": 1, "silent": 1}),
+        ({"candidate": None, "falls": True, "offers": HAD, "stage_is_late": True}, {"targets": 1, "silent": 1}),
         ({"candidate": None, "falls": True, "status": "FAILED"}, {"targets": 1, "offered": 1, "failed": 1}),
         (
             {"candidate": None, "falls": True, "status": "APPLIED", "healthy": False},
@@ -94,7 +91,7 @@ def counted(*, on: bool = True, **more: Any) -> Counts:
             {"candidate": None, "falls": True, "status": "APPLIED", "healthy": False, "healthy_before": False},
             {"targets": 1, "offered": 1, "applied": 1},
         ),
-        ({"now_ms": NOW + 600_000, "node_now_ms": NOW}, {"targets": 1, "offered": 1, "undecided": 1, "holding": 1}),
+        ({"stage_is_late": True}, {"targets": 1, "offered": 1, "undecided": 1, "holding": 1}),
         ({"failed": (Failure("", OTHER, 0, "no", 1),), "on": False, "applied": OFFER}, {}),
         (
             {"status": "APPLIED", "healthy_before": False},
@@ -241,7 +238,7 @@ def test_all_regions_count_together() -> None:
 def test_who_is_not_well() -> None:
     def said(counts: Counts, **more: Any) -> tuple[str, str] | None:
         agent = Agent(**more)
-        return trouble(agent, agent.offering, case(), counts)
+        return trouble("sick", agent.offering, case(), counts)
 
     failure = Failure("", CANDIDATE, 0, "no such thing", NOW)
     assert said(Counts(failed=1), failed=(failure,)) == ("failed", "no such thing")
@@ -249,6 +246,11 @@ def test_who_is_not_well() -> None:
     assert said(Counts(unhealthy=1)) == ("unhealthy", "sick")
     assert said(Counts(silent=1)) == ("silent", "")
     assert said(Counts(applied=1)) is None
+
+
+def test_who_may_not_be_silent_for_so_long() -> None:
+    patient = rollout(spec=strategy(max_silent="10m"))
+    assert [is_late(patient, ms) for ms in (599_999, 600_000)] == [False, True]
 
 
 def test_thresholds_are_exact() -> None:

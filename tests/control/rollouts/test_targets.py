@@ -1,6 +1,4 @@
-from collections.abc import Iterator
-
-from relay.control.rollouts.targets import Contender, Population, Target, select
+from relay.control.rollouts.targets import Contender, Selection, Target
 from relay.policy.model import Selector
 from relay.policy.selector import Facts
 from tests.control.rollouts.made import revision
@@ -13,17 +11,12 @@ def facts(name: str, **labels: str) -> tuple[str, Facts]:
 AGENTS = [facts("a", tier="prod"), facts("b", tier="dev"), facts("c", tier="prod", site="x"), facts("d")]
 
 
-def targets(mine: Contender, before: Contender | None, strategy: Selector, others: list[Contender]) -> Iterator[Target]:
-    selectors = [mine.selector, strategy, *(other.selector for other in others)]
-    selectors += [before.selector] if before is not None else []
-    population = Population(((held, (region, held)) for region, held in AGENTS), selectors)
-    assert population.tells(selectors)
-    found = [
-        Target(region, held, *claimed)
-        for claimed, agents in select(population, mine, before, strategy, others)
-        for region, held in agents
-    ]
-    return iter(sorted(found, key=lambda target: target.facts.agent_id))
+def targets(
+    mine: Contender, before: Contender | None, strategy: Selector, others: list[Contender], *also: Selector
+) -> list[Target]:
+    selection = Selection(mine, before, strategy, others, also)
+    found = [(region, held, selection.sides(selection.matcher.vector(held))) for region, held in AGENTS]
+    return [Target(region, held, *sides) for region, held, sides in found if sides is not None]
 
 
 def chosen(
@@ -48,7 +41,7 @@ def test_priority_counts_for_each_revision_by_itself() -> None:
     assert chosen(everybody, everybody, rivals=[prod], priorities=(9, 0)) == "a+~ b+- c+~ d+-"
     assert chosen(everybody, everybody, rivals=[prod], priorities=(0, 9)) == "a-~ b+- c-~ d+-"
     other_slot = Contender("r", "x", 9, everybody)
-    assert len(list(targets(Contender("m", "", 0, everybody), None, everybody, [other_slot]))) == 4
+    assert len(targets(Contender("m", "", 0, everybody), None, everybody, [other_slot])) == 4
 
 
 def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
@@ -66,13 +59,11 @@ def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
     assert chosen(Selector(), strategy=Selector(agent_ids=["d", "b"]), rivals=[dev]) == "d+"
 
 
-def test_agents_that_no_selector_can_tell_apart_are_sorted_together() -> None:
-    prod, b = Selector(labels={"tier": "prod"}), Selector(agent_ids=["b"])
-    population = Population(((held, held.agent_id) for _, held in AGENTS), [prod, b])
-    assert [names for _, names in population.alike] == [["a", "c"], ["b"], ["d"]]
-    assert population.tells([prod, Selector(agent_ids=["b"], labels={"tier": "prod"})])
-    assert not population.tells([Selector(labels={"tier": "dev"})])
-    assert not population.tells([Selector(agent_ids=["c"])])
+def test_selectors_that_decide_nothing_tell_agents_apart_all_the_same() -> None:
+    everybody, site = Contender("m", "", 0, Selector()), Selector(labels={"site": "x"})
+    assert targets(everybody, None, Selector(), [], site) == targets(everybody, None, Selector(), [])
+    vectors = [Selection(everybody, None, Selector(), [], [site]).matcher.vector(held) for _, held in AGENTS]
+    assert [vectors.count(vector) for vector in vectors] == [3, 3, 1, 3]
 
 
 def test_the_claim_of_a_revision() -> None:

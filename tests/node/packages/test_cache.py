@@ -50,7 +50,7 @@ async def test_a_region_fetches_once_and_serves_many(programs: Programs, agents:
     assert node.packages.held == [sha256]
     assert node.serving.downloads.sent_bytes == 6 * len(CONTENT)
     await eventually(lambda: sum(a.packages is not None and a.packages.status == "APPLIED"
-                                 for a in plane.fleet.agents.values()) == 6)  # fmt: skip
+                                 for a in plane.fleet.census.agents.values()) == 6)  # fmt: skip
     assert (await plane.status.of("agents-1"))["kind"] == "PackageAssignment"
 
 
@@ -98,7 +98,9 @@ async def test_a_failed_download_is_offered_again_and_then_remembered(
     await agent.say(again, INSTALLING)
     assert not (await agent.say(again, FAILED, "cut")).HasField("packages_available")
     status = await plane.status.of("agents-1")
-    await eventually(lambda: any(a.packages is not None and a.packages.failed for a in plane.fleet.agents.values()))
+    await eventually(
+        lambda: any(a.packages is not None and a.packages.failed for a in plane.fleet.census.agents.values())
+    )
     assert status["state"] == "completed"
     retried = await plane.status.of(await plane.actions.retry("agents-1", "ann"))
     assert retried["troubled"] == [

@@ -1,0 +1,106 @@
+"""What many agents may report alike and is too long for their states: effective configs and lists of components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.message import DecodeError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.control.fleet.agents import Agent
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.control.storage.rows import remove, replace
+from relay.errors import NotFound, StoreError
+from relay.observe import log
+from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.pb.relay.v1 import link_pb2
+
+_log = log.get("opamp-relay.fleet")
+
+
+class Bodies:
+    """Those that are stored, each once under its digest."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: set[bytes] = set()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._known
+
+    async def load(self) -> None:
+        """Read which there are."""
+        async with self._database.read() as connection:
+            self._known = set((await connection.execute(sa.select(schema.effective_configs.c.digest))).scalars())
+
+    def fresh(self, sent: Iterable[link_pb2.EffectiveConfigBody]) -> list[dict[str, Any]]:
+        """Rows for those that are not stored yet."""
+        return [{"digest": item.digest, "body": item.body} for item in sent if item.digest not in self._known]
+
+    async def store(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
+        """Write rows, in the caller's transaction; `added` once it is committed."""
+        await replace(connection, schema.effective_configs, rows)
+
+    def added(self, rows: Iterable[dict[str, Any]]) -> None:
+        """What `store` wrote is committed."""
+        self._known.update(row["digest"] for row in rows)
+
+    def missing(self, agents: Iterable[Agent]) -> list[bytes]:
+        """What agents reported and is not stored."""
+        digests = {d for a in agents for d in (a.effective_config_digest, a.components_digest)} - self._known
+        return sorted(d for d in digests if d)
+
+    def unused(self, agents: Iterable[Agent]) -> set[bytes]:
+        """Those that none of these agents has."""
+        return self._known - {d for a in agents for d in (a.effective_config_digest, a.components_digest)}
+
+    async def remove(self, connection: AsyncConnection, digests: set[bytes]) -> None:
+        """Delete some, in the caller's transaction; `removed` once it is committed."""
+        await remove(connection, schema.effective_configs, [{"digest": digest} for digest in digests])
+
+    def removed(self, digests: set[bytes]) -> None:
+        """What `remove` deleted is gone."""
+        self._known -= digests
+
+    async def _body(self, digest: bytes) -> bytes | None:
+        query = sa.select(schema.effective_configs.c.body).where(schema.effective_configs.c.digest == digest)
+        async with self._database.read() as connection:
+            return (await connection.execute(query)).scalar_one_or_none()
+
+    async def effective_config_of(self, digits: str) -> pb.EffectiveConfig | None:
+        """The effective config whose digest begins so; None where no agent reported one, or it is damaged."""
+        digest = next((d for d in self._known if d.hex().startswith(digits)), None)
+        try:
+            body = await self._body(digest) if digest is not None else None
+            return pb.EffectiveConfig.FromString(body) if body is not None else None
+        except (StoreError, DecodeError) as error:
+            _log.error("row_damaged", table="effective_configs", key=digits, error=str(error))
+            return None
+
+    async def components(self, digest: bytes) -> pb.AvailableComponents:
+        """The components that an agent listed; empty where the list has not arrived, or is damaged."""
+        try:
+            return pb.AvailableComponents.FromString(await self._body(digest) or b"")
+        except (StoreError, DecodeError) as error:
+            _log.error("row_damaged", table="effective_configs", key=digest.hex(), error=str(error))
+            return pb.AvailableComponents()
+
+    async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
+        """What an agent reported to run.
+
+        Raises:
+            NotFound: it reported nothing, or the body is still on its way.
+        """
+        digest = agent.effective_config_digest
+        if not digest:
+            raise NotFound(f"{agent.agent_id} has reported no effective config")
+        body = await self._body(digest)
+        if body is None:
+            raise NotFound(f"the effective config of {agent.agent_id} has not arrived yet; try again later")
+        return pb.EffectiveConfig.FromString(body)

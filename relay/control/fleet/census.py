@@ -1,0 +1,215 @@
+"""Who is known: all nodes and all agents in memory, and sums over them that change with each agent.
+
+A fleet may have a million agents: what is asked often must not look at all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from typing import NamedTuple
+
+from relay.aio.clock import Clock
+from relay.control.fleet.agents import Agent
+from relay.control.fleet.nodes import NodeState
+from relay.control.fleet.profiles import Profile
+from relay.policy.selector import Matcher
+
+_SILENT_NODE_S = 15.0
+_GONE_AFTER_MS = 15 * 60 * 1000
+
+
+class Cell(NamedTuple):
+    """What is counted of agents: those of one cell are alike in all of it."""
+
+    node: str
+    stream: int
+    profile: Profile
+    connected: bool
+    healthy: bool | None
+    status: str
+
+    @classmethod
+    def of(cls, agent: Agent) -> Cell:
+        """That of an agent."""
+        return cls(agent.node, agent.stream, agent.profile, agent.connected, agent.healthy, agent.status)
+
+
+class Census:
+    """All nodes and all agents. Others read `agents` and `nodes`, and change them by `put`, `drop` and `node`."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self.agents: dict[bytes, Agent] = {}
+        self.nodes: dict[str, NodeState] = {}
+        self.cells: Counter[Cell] = Counter()
+        """How many agents there are of each kind, but for those that are hidden."""
+        self._named: dict[str, tuple[Agent, ...]] = {}
+        """Agent id → the agents that have it, where several do."""
+        self._first: dict[str, Agent] = {}
+        """Agent id → an agent that has it."""
+        self._alike: dict[Profile, set[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self.agents)
+
+    # ---- what comes and goes
+
+    def node(self, region: str, name: str) -> NodeState:
+        """A node, from now on known."""
+        key = f"{region}/{name}"
+        if key not in self.nodes:
+            self.nodes[key] = NodeState(region, name)
+        return self.nodes[key]
+
+    def put(self, agent: Agent) -> None:
+        """An agent is known as this; its node must be."""
+        self.drop(agent.uid)
+        agent.hidden = False
+        node = self.nodes[agent.node]
+        self.agents[agent.uid] = agent
+        node.agents.add(agent.uid)
+        if not agent.forgotten:
+            node.shards.replace(agent.uid, 0, agent.digest)
+        self._alike.setdefault(agent.profile, set()).add(agent.uid)
+        self._count(agent, 1)
+        if agent.agent_id and self._first.setdefault(agent.agent_id, agent) is not agent:
+            others = self._named.get(agent.agent_id) or (self._first[agent.agent_id],)
+            self._show((*others, agent))
+
+    def drop(self, uid: bytes) -> Agent | None:
+        """An agent is not known any more; gives it as it was."""
+        old = self.agents.pop(uid, None)
+        if old is None:
+            return None
+        node = self.nodes[old.node]
+        node.agents.discard(uid)
+        if not old.forgotten:
+            node.shards.replace(uid, old.digest, 0)
+        self._leave(old)
+        if not old.hidden:
+            self._count(old, -1)
+        others = tuple(other for other in self._named.get(old.agent_id, ()) if other is not old)
+        if others:
+            self._show(others)
+        elif self._first.get(old.agent_id) is old:
+            del self._first[old.agent_id]
+        return old
+
+    def forget_node(self, node: NodeState) -> None:
+        """A node and all its agents are not known any more."""
+        for uid in list(node.agents):
+            self.drop(uid)
+        del self.nodes[node.key]
+
+    def _leave(self, agent: Agent) -> None:
+        uids = self._alike[agent.profile]
+        uids.discard(agent.uid)
+        if not uids:
+            del self._alike[agent.profile]
+
+    def _count(self, agent: Agent, by: int) -> None:
+        cell = Cell.of(agent)
+        self.cells[cell] += by
+        if not self.cells[cell]:
+            del self.cells[cell]
+
+    def _show(self, agents: tuple[Agent, ...]) -> None:
+        """Of several agents of one id the live ones are shown, or if none is live the newest."""
+        name = agents[0].agent_id
+        self._first[name] = agents[0]
+        if len(agents) > 1:
+            self._named[name] = agents
+        else:
+            self._named.pop(name, None)
+        shown = [a for a in agents if a.connected] or [max(agents, key=lambda a: (a.session_started_ms, a.uid))]
+        for agent in agents:
+            if agent.hidden is (agent in shown):
+                agent.hidden = not agent.hidden
+                self._count(agent, -1 if agent.hidden else 1)
+
+    # ---- what there is
+
+    def named(self, agent_id: str) -> tuple[Agent, ...]:
+        """All agents of an agent id."""
+        several = self._named.get(agent_id)
+        if several is not None:
+            return several
+        return (self._first[agent_id],) if agent_id in self._first else ()
+
+    def shown(self) -> Iterator[Agent]:
+        """One agent a row of a list: of several that have one agent id the live ones, or if none is live the newest."""
+        return (agent for agent in list(self.agents.values()) if not agent.hidden)
+
+    def sort(self, matcher: Matcher) -> Iterator[tuple[str, int, Iterator[Agent]]]:
+        """(region, outcomes of a matcher's terms, agents that have them): all agents, in few pieces."""
+        named = {agent.uid: agent for name in matcher.agent_ids for agent in self.named(name)}
+        single: dict[tuple[str, int], list[Agent]] = {}
+        for agent in named.values():
+            single.setdefault((agent.profile.region, matcher.vector(agent.facts)), []).append(agent)
+        for profile, uids in list(self._alike.items()):
+            if profile.tells(matcher.keys):
+                yield profile.region, matcher.vector(profile.shared()), self._agents(uids, named)
+            else:
+                for agent in self._agents(uids, named):
+                    single.setdefault((profile.region, matcher.vector(agent.facts)), []).append(agent)
+        for (region, vector), agents in single.items():
+            yield region, vector, iter(agents)
+
+    def vectors(self, matcher: Matcher) -> dict[int, str]:
+        """All vectors that agents have by a matcher → the id of an agent that has it."""
+        found: dict[int, str] = {}
+        for _, vector, agents in self.sort(matcher):
+            if vector not in found and (agent := next(agents, None)) is not None:
+                found[vector] = agent.agent_id
+        return found
+
+    def _agents(self, uids: Iterable[bytes], but: Container[bytes]) -> Iterator[Agent]:
+        # Agents may come and go while another thread goes through them.
+        for uid in list(uids):
+            if uid not in but and (agent := self.agents.get(uid)) is not None:
+                yield agent
+
+    def live_regions(self) -> set[str]:
+        """Regions that have agents, or a node that is connected."""
+        return {node.region for node in list(self.nodes.values()) if node.agents or node.connected}
+
+    # ---- what can be said of nodes and their agents now
+
+    def policy_age_s(self, node: NodeState) -> float | None:
+        """How old the policy of a connected node is now, as far as it can be told; None where it cannot."""
+        if node.policy_age_s is None or not node.connected:
+            return None
+        return node.policy_age_s + self._clock.monotonic() - node.status_at
+
+    def is_heard(self, node: NodeState) -> bool:
+        """Whether a node reports, has spoken lately, and holds what we hold.
+
+        It says how it is every few seconds; both ends are compared after its stream came up.
+        """
+        fresh = self._clock.monotonic() - node.status_at < _SILENT_NODE_S
+        return node.reporting > 0 and node.verified and fresh
+
+    def is_gone(self, node: NodeState) -> bool:
+        """Whether nobody need wait for a node: it said goodbye, or is away for long while another of its region is up."""
+        if node.connected:
+            return False
+        away_ms = self._clock.unix_ms() - node.last_seen_ms
+        nodes: Iterable[NodeState] = list(self.nodes.values())
+        return node.departed or (
+            away_ms >= _GONE_AFTER_MS and any(n.connected for n in nodes if n.region == node.region)
+        )
+
+    def connected(self, one: Agent | Cell) -> bool | None:
+        """Whether an agent, or those of a cell, are connected; None where nobody knows.
+
+        Nobody does while its node's link is down, and after that until the node has reported it or both ends were compared.
+        """
+        node = self.nodes[one.node]
+        if not node.reporting or node.unstored is not None:
+            return None
+        return one.connected if node.verified or one.stream == node.streams else None
+
+    def healthy(self, one: Agent | Cell) -> bool | None:
+        """Its health; None where nobody knows: it told none, or is not connected."""
+        return one.healthy if self.connected(one) else None

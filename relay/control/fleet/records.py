@@ -1,0 +1,175 @@
+"""Agents and nodes in the database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.control.fleet.agents import Agent
+from relay.control.fleet.nodes import NodeState
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.control.storage.rows import remove, replace
+from relay.control.storage.sealed import read_all
+from relay.errors import NotFound
+from relay.fleet.names import HOST
+from relay.fleet.view import VERSION
+from relay.observe import log
+from relay.policy.model import canonical
+
+_log = log.get("opamp-relay.fleet")
+_NAME_CHARS = 512
+_TEXT_CHARS = 256
+_AT_ONCE = 2_000
+"""Rows that are read at once: a whole fleet would fill the memory with what nobody needs to have there."""
+_AGENTS = schema.agents.c
+
+
+def as_text(value: Any) -> str:
+    """A label or an attribute as people write it; empty for none."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else canonical(value).decode()
+
+
+def text_of(agent: Agent, attribute: str) -> str:
+    """An attribute of an agent as text; empty where it has none."""
+    return as_text(agent.profile.value(attribute, agent.own))
+
+
+def row_of(agent: Agent, state: bytes) -> dict[str, Any]:
+    """An agent's row.
+
+    Args:
+        state: its AgentState, as its node serialised it.
+    """
+    region, _, node = agent.node.partition("/")
+    return {
+        "instance_uid": agent.uid,
+        "agent_id": agent.agent_id[:_NAME_CHARS],
+        "region": region,
+        "node": node,
+        "state": state,
+        "forgotten": agent.forgotten,
+        "connected": agent.connected,
+        "healthy": agent.healthy,
+        "status": agent.status,
+        "version": text_of(agent, VERSION)[:_TEXT_CHARS],
+        "host": text_of(agent, HOST)[:_TEXT_CHARS],
+        "changed_ms": agent.changed_ms,
+        "session_started_ms": agent.session_started_ms,
+    }
+
+
+class Records:
+    """Reads and writes them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def nodes(self) -> list[Any]:
+        """The rows of all nodes; what is damaged is left out, and said."""
+        async with self._database.read() as connection:
+            rows, damaged = await read_all(connection, schema.nodes)
+        for key in damaged:
+            # It tells all of this again when it comes.
+            _log.error("row_damaged", table="nodes", key=key)
+        return rows
+
+    async def agents(self) -> AsyncIterator[list[Any]]:
+        """The rows of all agents, some at a time; what is damaged is left out, and said."""
+        last = b""
+        while True:
+            async with self._database.read() as connection:
+                keys = sa.select(_AGENTS.instance_uid).where(_AGENTS.instance_uid > last)
+                keys = keys.order_by(_AGENTS.instance_uid).limit(_AT_ONCE)
+                uids = (await connection.execute(keys)).scalars().all()
+                if not uids:
+                    return
+                between = _AGENTS.instance_uid > last, _AGENTS.instance_uid <= uids[-1]
+                rows, damaged = await read_all(connection, schema.agents, *between)
+            for key in damaged:
+                # Its node finds out by the digests, and sends it again.
+                _log.error("row_damaged", table="agents", key=key)
+            yield rows
+            last = uids[-1]
+
+    async def uids(self, asked: sa.Select[Any]) -> list[bytes]:
+        """What a query for instance_uids finds.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        async with self._database.read() as connection:
+            return list((await connection.execute(asked)).scalars())
+
+    async def row(self, agent: Agent) -> Any:
+        """An agent's row.
+
+        Raises:
+            NotFound: it has gone meanwhile, or its row is damaged.
+            StoreError: the database failed.
+        """
+        async with self._database.read() as connection:
+            rows, _ = await read_all(connection, schema.agents, _AGENTS.instance_uid == agent.uid)
+        if not rows:
+            raise NotFound(f"{agent.agent_id} is not there any more")
+        return rows[0]
+
+    async def states(self, uids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The serialised states of some agents; those that are gone, or damaged, are left out.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        found: dict[bytes, bytes] = {}
+        async with self._database.read() as connection:
+            for i in range(0, len(uids), _AT_ONCE):
+                some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
+                rows, _ = await read_all(connection, schema.agents, some)
+                found |= {row.instance_uid: row.state for row in rows}
+        return found
+
+    async def replace(self, connection: AsyncConnection, agents: Iterable[tuple[Agent, bytes]]) -> None:
+        """Write agents, each with its state, in the caller's transaction."""
+        await replace(connection, schema.agents, [row_of(agent, state) for agent, state in agents])
+
+    async def remove(self, connection: AsyncConnection, uids: Iterable[bytes]) -> None:
+        """Delete agents, in the caller's transaction."""
+        await remove(connection, schema.agents, [{"instance_uid": uid} for uid in uids])
+
+    async def forget(self, connection: AsyncConnection, uids: Collection[bytes]) -> None:
+        """Agents are not connected, and their nodes hold no record of them any more."""
+        if uids:
+            gone = sa.update(schema.agents).where(_AGENTS.instance_uid.in_(uids))
+            await connection.execute(gone.values(forgotten=True, connected=False))
+
+    async def renew(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write again rows whose columns are not what their states say."""
+        if rows:
+            async with self._database.write() as connection:
+                await replace(connection, schema.agents, rows)
+
+    async def store_nodes(self, nodes: Iterable[NodeState]) -> None:
+        """Write what is to be remembered of nodes.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        rows = [
+            {
+                "region": node.region,
+                "name": node.name,
+                "trusted": json.dumps(node.trusted),
+                "software_version": node.software_version,
+                "last_seen_ms": node.last_seen_ms,
+                "departed": node.departed,
+            }
+            for node in nodes
+        ]
+        async with self._database.write() as connection:
+            await replace(connection, schema.nodes, rows)

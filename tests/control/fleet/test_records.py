@@ -1,0 +1,67 @@
+"""Agents in the database: what lists are chosen by, pages of rows, rows that are damaged or of an earlier version."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from relay.control.fleet import query, records
+from relay.control.fleet.fleet import Fleet
+from relay.control.fleet.records import as_text
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.errors import NotFound
+from relay.pb.relay.v1 import link_pb2
+from tests.conftest import Programs
+from tests.control.reports import ONE, entry, shown, up
+
+
+def test_values_as_people_write_them() -> None:
+    assert [as_text(value) for value in ("x", None, True, 1, ["a"])] == ["x", "", "true", "1", '["a"]']
+
+
+async def test_all_agents_are_read_some_at_a_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_AT_ONCE", 3)
+    await up(fleet, ONE)
+    agents = [entry(f"a{number}") for number in range(8)]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
+    pages = [[row.agent_id for row in rows] async for rows in fleet.records.agents()]
+    assert ([len(page) for page in pages], sorted(name for page in pages for name in page)) == (
+        [3, 3, 2],
+        [f"a{number}" for number in range(8)],
+    )
+    states = await fleet.records.states([agent.uid for agent in fleet.census.shown()])
+    assert states == {agent.instance_uid: agent.state for agent in agents}
+
+
+async def test_a_damaged_row_is_left_out_of_lists_and_named(fleet: Fleet, database: Database) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
+    async with database.write() as connection:
+        await connection.execute(sa.text("UPDATE agents SET state = x'00' WHERE agent_id = 'a'"))
+    assert len(await fleet.records.states([agent.uid for agent in fleet.census.shown()])) == 1
+    with pytest.raises(NotFound, match="not there any more"):
+        await shown(fleet, "a")
+    assert (await shown(fleet, "b"))["agent_id"] == "b"
+
+
+async def test_what_lists_are_chosen_by_is_made_anew_where_an_earlier_version_did_not_write_it(
+    programs: Programs,
+) -> None:
+    plane = await programs.opened()
+    await up(plane.fleet, ONE)
+    agents = [entry("a", service__version="1.2", host__name="h"), entry("b", connected=False)]
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
+    bare = {"connected": False, "healthy": None, "status": "", "version": "", "host": "", "changed_ms": 0}
+    async with plane.database.write() as connection:
+        await connection.execute(sa.update(schema.agents).values(**bare, session_started_ms=0))
+    await programs.stop(plane)
+    again = await programs.opened()
+    async with again.database.read() as connection:
+        rows = (await connection.execute(sa.select(schema.agents).order_by(schema.agents.c.agent_id))).all()
+    assert [(r.connected, r.healthy, r.status, r.version, r.host, r.session_started_ms) for r in rows] == [
+        (True, True, "UNSET", "1.2", "h", 1),
+        (False, True, "UNSET", "", "", 1),
+    ]
+    page = await query.choose(again.fleet, query.Query(version="1.2"))
+    assert [agent.agent_id for agent in page.agents] == ["a"]
