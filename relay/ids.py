@@ -24,7 +24,10 @@ def format_uid(uid: bytes) -> str:
     Raises:
         ValueError: `uid` is not 16 bytes.
     """
-    return str(uuid.UUID(bytes=bytes(uid)))
+    if len(uid) != UID_BYTES:
+        raise ValueError(f"expected {UID_BYTES} bytes, not {len(uid)}")
+    digits = uid.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def parse_uid(text: str) -> InstanceUid | None:

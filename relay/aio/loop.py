@@ -10,6 +10,10 @@ from typing import Any
 
 import uvloop
 
+_SELDOM = 50_000, 20, 100
+"""When the collector runs. Ten thousand sessions, or a fleet, are millions of objects that live long: scanning them at the
+default thresholds would stop the loop for a tenth of a second again and again."""
+
 
 def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     """Run `main(stop)` to its end on a new uvloop.
@@ -19,6 +23,7 @@ def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
     Returns:
         What `main` returned: the exit status.
     """
+    gc.set_threshold(*_SELDOM)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_signal(main))
 
@@ -43,11 +48,6 @@ async def _until_signal(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]
 
 
 def settle_memory() -> None:
-    """Move what start-up made out of the collector's sight and let it run seldom.
-
-    Ten thousand sessions are some hundred thousand objects that live long: scanning them at the default threshold would
-    stop the loop for tens of milliseconds again and again.
-    """
+    """Move what start-up made out of the collector's sight: it lives as long as the program."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 100)

@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from relay.aio.clock import Clock, SystemClock
+from relay.aio.loop import settle_memory
 from relay.aio.ports import opening
 from relay.aio.tasks import Tasks
 from relay.control.api.app import Rooms, build_api
@@ -115,6 +116,7 @@ class ControlPlane:
         serving = Serving(self._tasks)
         started.push_async_callback(serving.stop)
         await self._serve(serving)
+        settle_memory()
         _log.info(
             "control_plane_started",
             ports=self.ports,

@@ -88,6 +88,8 @@ def _withheld(subject: _Subject) -> list[dict[str, Any]]:
 
 
 def _packages(subject: _Subject) -> dict[str, Any]:
+    if not (subject.state.package_statuses or subject.state.HasField("packages")):
+        return {"offered_hash": "", "status": "", "error_message": "", "assignments": [], "installed": {}}
     reported = pb.PackageStatuses.FromString(subject.state.package_statuses)
     offering = subject.state.packages
     failure = _failure(offering)

@@ -318,7 +318,8 @@ class ReportSender:
     """The node's own status should go up, whatever else there is."""
     _flights: dict[int, _Flight] = field(default_factory=dict)
     _sequence: int = 0
-    _window: int = WINDOW
+    _window: int = 1
+    """How much the other end takes at once: it says so with its first acknowledgement."""
 
     def __len__(self) -> int:
         return len(self.changed) + len(self.removed) + len(self.forgotten)
@@ -374,7 +375,7 @@ class ReportSender:
         self._flights.clear()
         self.listings.clear()
         self._sequence = 0
-        self._window = WINDOW
+        self._window = 1
         self.verify = self.tell = True
         self.agreed, self.disagreements = False, 0
 

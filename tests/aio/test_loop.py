@@ -15,11 +15,17 @@ def test_a_signal_sets_the_event_and_the_program_ends_by_itself() -> None:
     assert run(main) == 7
 
 
-def test_settling_memory_makes_collections_rare() -> None:
+def test_what_is_settled_is_collected_no_more_and_the_rest_seldom() -> None:
     before = gc.get_threshold()
-    try:
+    gc.set_threshold(700, 10, 10)
+
+    async def main(stop: asyncio.Event) -> int:
         settle_memory()
-        assert gc.get_threshold()[0] > before[0]
+        return gc.get_threshold()[0]
+
+    try:
+        assert run(main) > 700
+        assert gc.get_freeze_count() > 0
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()

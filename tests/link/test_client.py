@@ -6,9 +6,10 @@ from tests.wire import TestAgent
 
 async def test_reports_go_up_again_until_they_are_acknowledged(programs: Programs) -> None:
     upstream = ScriptedControlPlane()
-    upstream.acknowledging = False
     await upstream.start()
     node = await programs.node(upstream.port)
+    await eventually(lambda: node.sender.agreed)
+    upstream.acknowledging = False
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()
 

@@ -12,6 +12,7 @@ from relay.errors import UpstreamError
 from relay.ids import sha256
 from relay.link.protocol import (
     CHUNK_BYTES,
+    WINDOW,
     Candidate,
     Peer,
     RegionPolicy,
@@ -172,6 +173,11 @@ class Node:
     def __init__(self, most: int = 2) -> None:
         self.sender = ReportSender(max_agents=most)
         self.states: dict[bytes, bytes] = {}
+        self.heard()
+
+    def heard(self) -> None:
+        """The other end says how much it takes at once."""
+        self.sender.acknowledged(link_pb2.ReportAck(sequence=0, window=WINDOW))
 
     def change(self, *names: bytes) -> None:
         for name in names:
@@ -215,6 +221,7 @@ def test_what_was_in_flight_when_the_stream_broke_goes_again() -> None:
     node.sender.remove(b"z")
     node.next()
     node.sender.restart()
+    node.heard()
     assert set(node.agents() + node.agents()) == {b"a", b"b", b"c"}
     node.sender.restart()
     report = node.next()
@@ -262,6 +269,15 @@ def test_what_was_refused_or_rejected_is_sent_again_when_it_may_succeed() -> Non
     sender.acknowledged(link_pb2.SyncAck(nonce=second.update.nonce, rejected=rejected))
     (third,) = sender.next(RegionPolicy((1, 2), {"a": b"1", "b": b"2"}))
     assert [r.name for r in third.update.resources] == ["a"]
+
+
+def test_a_stream_begins_with_one_report() -> None:
+    node = Node(most=1)
+    node.change(b"a", b"b", b"c")
+    node.sender.restart()
+    assert [node.agents(), node.agents()] == [[b"a"], []]
+    node.sender.acknowledged(link_pb2.ReportAck(sequence=1, window=WINDOW))
+    assert [node.agents(), node.agents()] == [[b"b"], [b"c"]]
 
 
 def test_the_window_holds_back() -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -126,7 +125,7 @@ class Reader:
             agent_id,
             node.key,
             profile,
-            tuple(agent_id if value == agent_id else value for value in own),
+            tuple([agent_id if value == agent_id else value for value in own]),
             state_digest(uid, state),
             connected=message.connected,
             session_started_ms=started_ms,
@@ -146,7 +145,14 @@ class Reader:
         )
 
     def _once(self, value: bytes) -> bytes:
-        return _once(self._bytes, value, lambda: value)
+        """An equal value that was seen before, or this one."""
+        if not value:
+            return b""
+        known = self._bytes.get(value)
+        if known is None:
+            _make_room(self._bytes)
+            known = self._bytes[value] = value
+        return known
 
     def again(self, agent: Agent, node: NodeState) -> None:
         """Its node trusts other attributes than before."""
@@ -171,15 +177,14 @@ class Reader:
         """(when it was offered, what), the latter as one object for all agents that were offered it."""
         offered_ms = message.offered_at_unix_ms
         message.offered_at_unix_ms = 0
-
-        def made() -> T:
-            offering = kind()
-            offering.take(message)
-            return offering
-
-        found = _once(self._offerings, (kind, message.SerializeToString(deterministic=True)), made)
-        assert isinstance(found, kind)
-        return offered_ms, found
+        key = kind, message.SerializeToString(deterministic=True)
+        known = self._offerings.get(key)
+        if known is None:
+            _make_room(self._offerings)
+            known = self._offerings[key] = kind()
+            known.take(message)
+        assert isinstance(known, kind)
+        return offered_ms, known
 
 
 def _check(message: link_pb2.AgentState) -> None:
@@ -194,14 +199,7 @@ def _check(message: link_pb2.AgentState) -> None:
             kind.FromString(part)
 
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
-
-def _once(pool: dict[_K, _V], key: _K, make: Callable[[], _V]) -> _V:
-    """The value of a key that is made once; all are forgotten when there are many, and shared anew from then on."""
-    if key not in pool:
-        if len(pool) >= _MOST_SHARED:
-            pool.clear()
-        pool[key] = make()
-    return pool[key]
+def _make_room(pool: dict[Any, Any]) -> None:
+    """Nothing is shared with what came before, where there is too much of it."""
+    if len(pool) >= _MOST_SHARED:
+        pool.clear()

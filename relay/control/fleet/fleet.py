@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import operator
+from collections import deque
+from dataclasses import dataclass
 
 from relay.aio.clock import Clock
-from relay.control.fleet.agents import Agent, Reader
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
+from relay.control.fleet.intake import Intake, Reading
 from relay.control.fleet.nodes import NodeState, plain_reason
-from relay.control.fleet.records import Records, row_of
+from relay.control.fleet.records import LISTED, Records, listed, row_of
 from relay.control.ledger.change import Change, Entry, Removal
 from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
-from relay.fleet.ownership import Holding, corrected, winner
-from relay.fleet.shards import difference, shard_of, state_digest
 from relay.link.protocol import WINDOW, Peer, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
@@ -30,9 +31,29 @@ from relay.pb.relay.v1 import link_pb2
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
-_MOST_RELEASED = 100_000
+_AGENTS_AT_ONCE = 500
+"""Of the reports that one transaction takes in."""
 SKEW_MS = 5_000
 """A clock of a node that is further off is worth a warning."""
+
+
+_written = operator.attrgetter(*LISTED)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A report that is to be taken in."""
+
+    node: NodeState
+    report: link_pb2.StatusReport
+    ack: link_pb2.ReportAck | None = None
+    """Once it is."""
+
+    @property
+    def said(self) -> set[bytes]:
+        """Agents that it names; one with listings, which may concern any, is taken in alone."""
+        report = self.report
+        return {*(entry.instance_uid for entry in report.agents), *report.removed, *report.forgotten}
 
 
 class Fleet:
@@ -46,12 +67,11 @@ class Fleet:
         self._archive = archive
         self._clock = clock
         self._metrics = metrics
-        self._reader = Reader()
         self.census = Census(clock=clock)
         self.records = Records(database)
         self.bodies = Bodies(database)
-        self._released: set[tuple[bytes, str, str]] = set()
-        """(agent, node that lost it, node that has it): told once, or two clients of one uid would chase each other."""
+        self._intake = Intake(self.census, self.bodies, clock=clock, metrics=metrics)
+        self._waiting: deque[_Waiting] = deque()
         self._reporting = asyncio.Lock()
 
     async def load(self) -> None:
@@ -67,7 +87,9 @@ class Fleet:
             stale = []
             for row in rows:
                 try:
-                    agent = self._reader.read(row.instance_uid, row.state, self.census.node(row.region, row.node))
+                    agent = self._intake.reader.read(
+                        row.instance_uid, row.state, self.census.node(row.region, row.node)
+                    )
                 except ValueError as error:
                     # Its node finds out by the digests, and sends it again.
                     _log.error("row_unreadable", table="agents", key=row.instance_uid.hex(), error=str(error))
@@ -75,17 +97,9 @@ class Fleet:
                 if row.forgotten:
                     agent.forgotten, agent.connected = True, False
                 self.census.put(agent)
-                if (now := row_of(agent, row.state)) != row._asdict():
-                    stale.append(now)
+                if listed(agent) != _written(row):
+                    stale.append(row_of(agent, row.state))
             await self.records.renew(stale)
-
-    def _put_aside(self, node: NodeState, uid: bytes, digest: int) -> None:
-        """Count what a node reports of an agent that is not its own; 0: it no longer does. So its sums can be compared."""
-        node.shards.replace(uid, node.aside.pop(uid, 0), digest)
-        if digest:
-            node.aside[uid] = digest
-        else:
-            node.refused.pop(uid, None)
 
     def node_synced(self, peer: Peer, sender: SyncSender, up: bool) -> None:
         """A node's Sync stream came up or went down; an old one may go after the new one came."""
@@ -145,7 +159,7 @@ class Fleet:
         for uid in list(node.agents):
             agent = self.census.agents[uid]
             self.census.drop(uid)
-            self._reader.again(agent, node)
+            self._intake.reader.again(agent, node)
             self.census.put(agent)
 
     def node_gone(self, peer: Peer) -> None:
@@ -193,17 +207,58 @@ class Fleet:
             StoreError: nothing of it counts; the node sends it again.
         """
         node = self.census.node(peer.region, peer.name)
+        self._metrics.reports += 1
         if report.HasField("status") and report.status.unix_ms:
             self._compare_clocks(node, report.status.unix_ms)  # before it waits for others
+        mine = _Waiting(node, report)
+        self._waiting.append(mine)
         try:
-            # One at a time: ownership is decided by what is in memory, which changes after the commit.
+            # One at a time: ownership is decided by what is in memory, which changes after the commit. Who comes to it
+            # takes in what others brought meanwhile too: a transaction costs as much as twenty agents.
             async with self._reporting:
-                ack = await self._report(node, report)
+                if mine.ack is None:
+                    await self._take_in(self._next(mine))
         except StoreError as error:
             self._unstored(node, str(error))
             raise
+        finally:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+        assert mine.ack is not None
         node.unstored = None
-        return ack
+        await self._status(node, report)
+        return mine.ack
+
+    def _next(self, mine: _Waiting) -> list[_Waiting]:
+        """What one transaction takes in: a report, and others that wait behind it."""
+        if mine in self._waiting:
+            self._waiting.remove(mine)
+        taken, agents = [mine], len(mine.report.agents)
+        while self._waiting and not mine.report.listings and not self._waiting[0].report.listings:
+            agents += len(self._waiting[0].report.agents)
+            if agents > _AGENTS_AT_ONCE:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    async def _take_in(self, waiting: list[_Waiting]) -> None:
+        """Take in some reports, each after the one before."""
+        while waiting:
+            # Of two reports that say something of one agent, the second is read when the first is known.
+            readings: list[tuple[_Waiting, Reading]] = []
+            concerned: set[bytes] = set()
+            for one in waiting:
+                if one.said & concerned:
+                    break
+                concerned |= one.said
+                readings.append((one, self._intake.read(one.node, one.report)))
+                await asyncio.sleep(0)
+            await self._store([reading for _, reading in readings])
+            for one, reading in readings:
+                one.ack = self._intake.take(reading)
+                one.ack.window = max(1, WINDOW - len(self._waiting))
+                await asyncio.sleep(0)
+            waiting = waiting[len(readings) :]
 
     def _compare_clocks(self, node: NodeState, unix_ms: int) -> None:
         node.behind_ms = self._clock.unix_ms() - unix_ms
@@ -217,156 +272,20 @@ class Fleet:
         since_ms = node.unstored[0] if node.unstored is not None else self._clock.unix_ms()
         node.unstored = (since_ms, reason)
 
-    async def _report(self, node: NodeState, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
-        self._metrics.reports += 1
-        ack = link_pb2.ReportAck(sequence=report.sequence, window=WINDOW)
-        accepted, aside = self._read(node, report, ack)
-        agents = self.census.agents
-        removed = [uid for uid in report.removed if uid in agents and agents[uid].node == node.key]
-        forgotten = [uid for uid in report.forgotten if uid in node.agents]
-        by_shard = self._by_shard(node, {listing.shard for listing in report.listings})
-        removing = set(removed)
-        for listing in report.listings:
-            theirs = {a.instance_uid: a.digest for a in listing.agents}
-            wanted, gone = difference(by_shard[listing.shard], theirs)
-            ack.want_agents.extend(wanted)
-            # Its data may be new, under an old name: what it has not removed itself stays known.
-            forgotten += [uid for uid in gone if uid in node.agents and uid not in removing]
-            aside += [(uid, 0) for uid in gone if uid in node.aside]
-        aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
-        trusted = node.trusted
-        await self._store(accepted, removed, forgotten, report)
-        for agent, _ in accepted:
-            if node.trusted != trusted:
-                self._reader.again(agent, node)
-            self._take(node, agent)
-        for uid in removed:
-            self.census.drop(uid)
-        for uid in forgotten:
-            left = agents[uid]
-            self.census.drop(uid)
-            left.forgotten, left.connected = True, False
-            self.census.put(left)
-        for uid, digest in aside:
-            if digest and uid in node.agents:  # what is known of it is not what its node counts
-                node.shards.replace(uid, agents[uid].digest, 0)
-                agents[uid].digest = 0
-            self._put_aside(node, uid, digest)
-        ack.want_effective_configs.extend(self.bodies.missing(agent for agent, _ in accepted))
-        if report.shards:
-            differing = node.shards.differing(report.shards) if len(report.shards) == 256 else []
-            self._metrics.shard_mismatches += len(differing)
-            ack.list_shards.extend(differing)
-            node.verified = not differing
-        ack.released.extend(node.to_release)
-        node.to_release = set()
-        await self._status(node, report)
-        return ack
-
-    def _read(
-        self, node: NodeState, report: link_pb2.StatusReport, ack: link_pb2.ReportAck
-    ) -> tuple[list[tuple[Agent, bytes]], list[tuple[bytes, int]]]:
-        """([(agent, its state)] that are the node's own, [(uid, digest)] that do not count as its own)."""
-        now_ms = self._clock.unix_ms()
-        accepted: dict[bytes, tuple[Agent, bytes]] = {}
-        aside: list[tuple[bytes, int]] = []
-        for entry in report.agents:
-            try:
-                agent = self._reader.read(entry.instance_uid, entry.state, node)
-            except ValueError as error:
-                self._refuse(node, entry.instance_uid, str(error))
-                aside.append((entry.instance_uid, state_digest(entry.instance_uid, entry.state)))
-                continue
-            agent.started_ms = corrected(agent.session_started_ms, node.behind_ms, now_ms)
-            agent.stream = node.streams
-            if self._belongs_to(node, agent, ack):
-                accepted[agent.uid] = agent, entry.state
-            else:
-                aside.append((agent.uid, agent.digest))
-        return list(accepted.values()), aside
-
-    def _take(self, node: NodeState, agent: Agent) -> None:
-        """An agent that a node reported is its own, and stored."""
-        held = self.census.agents.get(agent.uid)
-        if held is not None and held.node != node.key:
-            self._lose(held, node.key)
-        node.to_release.discard(agent.uid)
-        if held is not None:
-            self._reader.keep_baseline(agent, held)
-        self._put_aside(node, agent.uid, 0)
-        self.census.put(agent)
-
-    def _by_shard(self, node: NodeState, shards: set[int]) -> dict[int, dict[bytes, int]]:
-        """What a node is known to report, of some shards: uid → digest."""
-        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
-        if not shards:
-            return found
-        for uid in node.agents:
-            if shard_of(uid) in found and not self.census.agents[uid].forgotten:
-                found[shard_of(uid)][uid] = self.census.agents[uid].digest
-        for uid, digest in node.aside.items():
-            if shard_of(uid) in found:
-                found[shard_of(uid)][uid] = digest
-        return found
-
-    def _belongs_to(self, node: NodeState, agent: Agent, ack: link_pb2.ReportAck) -> bool:
-        """Whether an agent is the node's that reports it; a node that is to let go of it is told so, once for a pair."""
-        key = node.key
-        held = self.census.agents.get(agent.uid)
-        if held is None:
-            return True
-        owner = self.census.nodes[held.node]
-        current = Holding(held.node, held.started_ms, held.connected and not held.forgotten and owner.connected)
-        if winner(current, Holding(key, agent.started_ms, agent.connected)).node == key:
-            return True
-        pair = (agent.uid, key, held.node)
-        if not agent.connected or pair not in self._released:
-            ack.released.append(agent.uid)
-            self._remember_release(pair)
-        return False
-
-    def _lose(self, held: Agent, winner_key: str) -> None:
-        """A node lost an agent to another one."""
-        loser = self.census.nodes[held.node]
-        pair = (held.uid, held.node, winner_key)
-        if not held.connected or pair not in self._released:
-            loser.to_release.add(held.uid)
-            self._remember_release(pair)
-        if not held.forgotten:
-            # Until it lets go of it, it goes on counting it.
-            self.census.drop(held.uid)
-            self._put_aside(loser, held.uid, held.digest)
-
-    def _remember_release(self, pair: tuple[bytes, str, str]) -> None:
-        if len(self._released) >= _MOST_RELEASED:
-            self._released.clear()
-        self._released.add(pair)
-
-    def _refuse(self, node: NodeState, uid: bytes, reason: str) -> None:
-        self._metrics.agents_refused += 1
-        if uid not in node.refused:
-            _log.error("agent_refused", node=node.key, instance_uid=uid.hex(), reason=reason)
-        node.refused[uid] = reason
-
-    async def _store(
-        self,
-        accepted: list[tuple[Agent, bytes]],
-        removed: list[bytes],
-        forgotten: list[bytes],
-        report: link_pb2.StatusReport,
-    ) -> None:
-        bodies = self.bodies.fresh(report.effective_configs)
-        if not accepted and not removed and not forgotten and not bodies:
+    async def _store(self, readings: list[Reading]) -> None:
+        if not any(reading.changes for reading in readings):
             return
+        bodies = {row["digest"]: row for reading in readings for row in reading.bodies}
         async with self._database.write() as connection:
+            accepted = [pair for reading in readings for pair in reading.accepted.values()]
             await self.records.replace(connection, accepted)
-            await self.records.remove(connection, removed)
-            await self.records.forget(connection, forgotten)
-            await self.bodies.store(connection, bodies)
+            await self.records.remove(connection, [uid for reading in readings for uid in reading.removed])
+            await self.records.forget(connection, [uid for reading in readings for uid in reading.forgotten])
+            await self.bodies.store(connection, list(bodies.values()))
             offered = ((agent.config.hash, agent.config.slots) for agent, _ in accepted)
             fresh = await self._archive.keep_offered(connection, offered, self._clock.unix_ms())
         self._archive.added(fresh)
-        self.bodies.added(bodies)
+        self.bodies.added(bodies.values())
 
     async def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
         node.last_seen_ms = self._clock.unix_ms()

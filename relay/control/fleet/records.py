@@ -27,6 +27,8 @@ _TEXT_CHARS = 256
 _AT_ONCE = 2_000
 """Rows that are read at once: a whole fleet would fill the memory with what nobody needs to have there."""
 _AGENTS = schema.agents.c
+_OF_STATES = (_AGENTS.instance_uid, _AGENTS.state)
+LISTED = ("agent_id", "connected", "healthy", "status", "version", "host", "changed_ms", "session_started_ms")
 
 
 def as_text(value: Any) -> str:
@@ -50,19 +52,26 @@ def row_of(agent: Agent, state: bytes) -> dict[str, Any]:
     region, _, node = agent.node.partition("/")
     return {
         "instance_uid": agent.uid,
-        "agent_id": agent.agent_id[:_NAME_CHARS],
         "region": region,
         "node": node,
         "state": state,
         "forgotten": agent.forgotten,
-        "connected": agent.connected,
-        "healthy": agent.healthy,
-        "status": agent.status,
-        "version": text_of(agent, VERSION)[:_TEXT_CHARS],
-        "host": text_of(agent, HOST)[:_TEXT_CHARS],
-        "changed_ms": agent.changed_ms,
-        "session_started_ms": agent.session_started_ms,
+        **dict(zip(LISTED, listed(agent), strict=True)),
     }
+
+
+def listed(agent: Agent) -> tuple[Any, ...]:
+    """What lists are chosen and sorted by: the columns `LISTED`."""
+    return (
+        agent.agent_id[:_NAME_CHARS],
+        agent.connected,
+        agent.healthy,
+        agent.status,
+        text_of(agent, VERSION)[:_TEXT_CHARS],
+        text_of(agent, HOST)[:_TEXT_CHARS],
+        agent.changed_ms,
+        agent.session_started_ms,
+    )
 
 
 class Records:
@@ -130,7 +139,7 @@ class Records:
         async with self._database.read() as connection:
             for i in range(0, len(uids), _AT_ONCE):
                 some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
-                rows, _ = await read_all(connection, schema.agents, some)
+                rows, _ = await read_all(connection, schema.agents, some, columns=_OF_STATES)
                 found |= {row.instance_uid: row.state for row in rows}
         return found
 

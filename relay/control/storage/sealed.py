@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -68,18 +69,26 @@ class SealedBytes(sa.TypeDecorator[bytes]):
 
 
 async def read_all(
-    connection: AsyncConnection, table: sa.Table, *where: sa.ColumnElement[bool]
+    connection: AsyncConnection,
+    table: sa.Table,
+    *where: sa.ColumnElement[bool],
+    columns: Sequence[sa.Column[Any]] = (),
 ) -> tuple[list[Any], list[str]]:
-    """All rows that are as they were written, and the keys of the others."""
+    """All rows that are as they were written, and the keys of the others.
+
+    Args:
+        columns: read these alone; empty for all.
+    """
+    what = sa.select(*columns) if columns else sa.select(table)
     try:
-        return list((await connection.execute(sa.select(table).where(*where))).all()), []
+        return list((await connection.execute(what.where(*where))).all()), []
     except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError) as error:
         if isinstance(error, sa.exc.DBAPIError) and not _is_text(error):
             raise
     keys = list(table.primary_key.columns)
     good, bad = [], []
     for key in (await connection.execute(sa.select(*keys).where(*where))).all():
-        query = sa.select(table).where(*(column == value for column, value in zip(keys, key, strict=True)))
+        query = what.where(*(column == value for column, value in zip(keys, key, strict=True)))
         try:
             good.append((await connection.execute(query)).one())
         except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError):

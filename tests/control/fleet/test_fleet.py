@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from unittest.mock import patch
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.control.fleet import query, views
+from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.epoch import raise_epoch
 from relay.control.storage import schema
@@ -394,3 +397,38 @@ async def test_a_node_that_comes_back_while_it_is_forgotten_is_a_new_one(program
     assert (node.connected, node.sender, node.agents) == (True, sender, set())
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     assert len(plane.fleet.census.nodes["eu/one"].agents) == 1
+
+
+async def test_reports_that_wait_together_are_stored_together(fleet: Fleet) -> None:
+    nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(4)]
+    await up(fleet, *nodes)
+    reports = [link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}")]) for number in range(3)]
+    reports.append(link_pb2.StatusReport(sequence=1, agents=[entry("a1", started=9)]))
+    with patch.object(fleet.records, "replace", wraps=fleet.records.replace) as stored:
+        acks = await asyncio.gather(*(fleet.report(*pair) for pair in zip(nodes, reports, strict=True)))
+    assert [len(call.args[1]) for call in stored.await_args_list] == [1, 2, 1], (
+        "the second word of one agent comes after"
+    )
+    assert [ack.sequence for ack in acks] == [1, 1, 1, 1]
+    assert acks[0].window < acks[3].window
+    assert fleet.census.named("a1")[0].node == "eu/n3"
+
+
+async def test_of_reports_that_could_not_be_stored_together_each_is_tried_alone(fleet: Fleet) -> None:
+    nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(3)]
+    await up(fleet, *nodes)
+    reports = [link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}")]) for number in range(3)]
+    real = fleet.records.replace
+
+    async def full(connection: AsyncConnection, agents: list[tuple[Agent, bytes]]) -> None:
+        if any(agent.agent_id == "a1" for agent, _ in agents):
+            raise StoreError("no room for a1")
+        await real(connection, agents)
+
+    with patch.object(fleet.records, "replace", full):
+        done = await asyncio.gather(
+            *(fleet.report(*pair) for pair in zip(nodes, reports, strict=True)), return_exceptions=True
+        )
+    assert [type(one) for one in done] == [link_pb2.ReportAck, StoreError, link_pb2.ReportAck]
+    assert sorted(agent.agent_id for agent in fleet.census.shown()) == ["a0", "a2"]
+    assert [node.unstored is None for node in fleet.census.nodes.values()] == [True, False, True]

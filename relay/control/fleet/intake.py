@@ -1,0 +1,192 @@
+"""One report on its way: read against what is known, then (once it is stored) known itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from relay.aio.clock import Clock
+from relay.control.fleet.agents import Agent, Reader
+from relay.control.fleet.bodies import Bodies
+from relay.control.fleet.census import Census
+from relay.control.fleet.nodes import NodeState, Trusted
+from relay.fleet.ownership import Holding, corrected, winner
+from relay.fleet.shards import difference, shard_of, state_digest
+from relay.observe import log
+from relay.observe.metrics import ControlPlaneMetrics
+from relay.pb.relay.v1 import link_pb2
+
+_log = log.get("opamp-relay.fleet")
+_MOST_RELEASED = 100_000
+_SHARDS = 256
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a report amounts to; nothing of it counts yet."""
+
+    node: NodeState
+    report: link_pb2.StatusReport
+    ack: link_pb2.ReportAck
+    trusted: Trusted
+    """By what its agents were read."""
+    accepted: dict[bytes, tuple[Agent, bytes]] = field(default_factory=dict)
+    """Agents that are the node's own, each with its state."""
+    aside: list[tuple[bytes, int]] = field(default_factory=list)
+    """(uid, digest) of those that it reports and that do not count as its own; 0: it no longer does."""
+    removed: list[bytes] = field(default_factory=list)
+    forgotten: list[bytes] = field(default_factory=list)
+    bodies: list[dict[str, object]] = field(default_factory=list)
+    """Rows of effective configs that are not stored yet."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to store."""
+        return bool(self.accepted or self.removed or self.forgotten or self.bodies)
+
+
+class Intake:
+    """Reads reports, and makes known what was stored of them. Who calls does one at a time of what concerns an agent."""
+
+    def __init__(self, census: Census, bodies: Bodies, *, clock: Clock, metrics: ControlPlaneMetrics) -> None:
+        self._census = census
+        self._bodies = bodies
+        self._clock = clock
+        self._metrics = metrics
+        self.reader = Reader()
+        self._released: set[tuple[bytes, str, str]] = set()
+        """(agent, node that lost it, node that has it): told once, or two clients of one uid would chase each other."""
+
+    def read(self, node: NodeState, report: link_pb2.StatusReport) -> Reading:
+        """What a report amounts to, by what is known now."""
+        reading = Reading(node, report, link_pb2.ReportAck(sequence=report.sequence), node.trusted)
+        self._read_agents(reading)
+        agents = self._census.agents
+        reading.removed = [uid for uid in report.removed if uid in agents and agents[uid].node == node.key]
+        reading.forgotten = [uid for uid in report.forgotten if uid in node.agents]
+        reading.bodies = self._bodies.fresh(report.effective_configs)
+        by_shard = self._by_shard(node, {listing.shard for listing in report.listings})
+        removing = set(reading.removed)
+        for listing in report.listings:
+            theirs = {a.instance_uid: a.digest for a in listing.agents}
+            wanted, gone = difference(by_shard[listing.shard], theirs)
+            reading.ack.want_agents.extend(wanted)
+            # Its data may be new, under an old name: what it has not removed itself stays known.
+            reading.forgotten += [uid for uid in gone if uid in node.agents and uid not in removing]
+            reading.aside += [(uid, 0) for uid in gone if uid in node.aside]
+        reading.aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
+        return reading
+
+    def _read_agents(self, reading: Reading) -> None:
+        node, now_ms = reading.node, self._clock.unix_ms()
+        for entry in reading.report.agents:
+            try:
+                agent = self.reader.read(entry.instance_uid, entry.state, node)
+            except ValueError as error:
+                self._refuse(node, entry.instance_uid, str(error))
+                reading.aside.append((entry.instance_uid, state_digest(entry.instance_uid, entry.state)))
+                continue
+            agent.started_ms = corrected(agent.session_started_ms, node.behind_ms, now_ms)
+            agent.stream = node.streams
+            if self._belongs_to(node, agent, reading.ack):
+                reading.accepted[agent.uid] = agent, entry.state
+            else:
+                reading.aside.append((agent.uid, agent.digest))
+
+    def take(self, reading: Reading) -> link_pb2.ReportAck:
+        """It is stored: it is known now. Gives its acknowledgement."""
+        node, report, ack, census = reading.node, reading.report, reading.ack, self._census
+        for agent, _ in reading.accepted.values():
+            if node.trusted != reading.trusted:
+                self.reader.again(agent, node)
+            self._take_agent(node, agent)
+        for uid in reading.removed:
+            census.drop(uid)
+        for uid in reading.forgotten:
+            left = census.drop(uid)
+            if left is not None:
+                left.forgotten, left.connected = True, False
+                census.put(left)
+        for uid, digest in reading.aside:
+            if digest and uid in node.agents:  # what is known of it is not what its node counts
+                node.shards.replace(uid, census.agents[uid].digest, 0)
+                census.agents[uid].digest = 0
+            self._put_aside(node, uid, digest)
+        ack.want_effective_configs.extend(self._bodies.missing(agent for agent, _ in reading.accepted.values()))
+        if report.shards:
+            differing = node.shards.differing(report.shards) if len(report.shards) == _SHARDS else []
+            self._metrics.shard_mismatches += len(differing)
+            ack.list_shards.extend(differing)
+            node.verified = not differing
+        ack.released.extend(node.to_release)
+        node.to_release = set()
+        return ack
+
+    def _take_agent(self, node: NodeState, agent: Agent) -> None:
+        held = self._census.agents.get(agent.uid)
+        if held is not None and held.node != node.key:
+            self._lose(held, node.key)
+        node.to_release.discard(agent.uid)
+        if held is not None:
+            self.reader.keep_baseline(agent, held)
+        self._put_aside(node, agent.uid, 0)
+        self._census.put(agent)
+
+    def _put_aside(self, node: NodeState, uid: bytes, digest: int) -> None:
+        """Count what a node reports of an agent that is not its own; 0: it no longer does. So its sums can be compared."""
+        node.shards.replace(uid, node.aside.pop(uid, 0), digest)
+        if digest:
+            node.aside[uid] = digest
+        else:
+            node.refused.pop(uid, None)
+
+    def _by_shard(self, node: NodeState, shards: set[int]) -> dict[int, dict[bytes, int]]:
+        """What a node is known to report, of some shards: uid → digest."""
+        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
+        if not shards:
+            return found
+        agents = self._census.agents
+        for uid in node.agents:
+            if shard_of(uid) in found and not agents[uid].forgotten:
+                found[shard_of(uid)][uid] = agents[uid].digest
+        for uid, digest in node.aside.items():
+            if shard_of(uid) in found:
+                found[shard_of(uid)][uid] = digest
+        return found
+
+    def _belongs_to(self, node: NodeState, agent: Agent, ack: link_pb2.ReportAck) -> bool:
+        """Whether an agent is the node's that reports it; a node that is to let go of it is told so, once for a pair."""
+        held = self._census.agents.get(agent.uid)
+        if held is None:
+            return True
+        owner = self._census.nodes[held.node]
+        current = Holding(held.node, held.started_ms, held.connected and not held.forgotten and owner.connected)
+        if winner(current, Holding(node.key, agent.started_ms, agent.connected)).node == node.key:
+            return True
+        pair = (agent.uid, node.key, held.node)
+        if not agent.connected or pair not in self._released:
+            ack.released.append(agent.uid)
+            self._remember_release(pair)
+        return False
+
+    def _lose(self, held: Agent, winner_key: str) -> None:
+        """A node lost an agent to another one."""
+        loser = self._census.nodes[held.node]
+        pair = (held.uid, held.node, winner_key)
+        if not held.connected or pair not in self._released:
+            loser.to_release.add(held.uid)
+            self._remember_release(pair)
+        if not held.forgotten:
+            # Until it lets go of it, it goes on counting it.
+            self._census.drop(held.uid)
+            self._put_aside(loser, held.uid, held.digest)
+
+    def _remember_release(self, pair: tuple[bytes, str, str]) -> None:
+        if len(self._released) >= _MOST_RELEASED:
+            self._released.clear()
+        self._released.add(pair)
+
+    def _refuse(self, node: NodeState, uid: bytes, reason: str) -> None:
+        self._metrics.agents_refused += 1
+        if uid not in node.refused:
+            _log.error("agent_refused", node=node.key, instance_uid=uid.hex(), reason=reason)
+        node.refused[uid] = reason

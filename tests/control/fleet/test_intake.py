@@ -1,0 +1,94 @@
+"""A report against what is known, with nothing stored: whose an agent is, and what counts aside."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay.control.fleet import intake as module
+from relay.control.fleet.bodies import Bodies
+from relay.control.fleet.intake import Intake
+from relay.observe.metrics import ControlPlaneMetrics
+from relay.pb.relay.v1 import link_pb2
+from relay.testing.clock import ManualClock
+from tests.control.fleet.test_census import Stand
+from tests.control.reports import entry
+
+
+class Desk(Stand):
+    """A census, and reports to it that are taken in at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        bodies = Bodies(None)  # type: ignore[arg-type]  # nothing is read or stored
+        self.intake = Intake(self.census, bodies, clock=ManualClock(10**12), metrics=ControlPlaneMetrics())
+        self.sequence = 0
+
+    def report(self, node: str, *agents: link_pb2.AgentEntry, **more: object) -> link_pb2.ReportAck:
+        self.sequence += 1
+        held = self.census.node("eu", node)
+        held.reporting, held.trusted = 1, "all"
+        report = link_pb2.StatusReport(sequence=self.sequence, agents=agents, **more)  # type: ignore[arg-type]
+        return self.intake.take(self.intake.read(held, report))
+
+
+def test_nothing_counts_until_it_is_taken() -> None:
+    desk = Desk()
+    reading = desk.intake.read(desk.census.node("eu", "one"), link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
+    assert (reading.changes, len(desk.census)) == (True, 0)
+    desk.intake.take(reading)
+    assert len(desk.census) == 1
+    quiet = desk.intake.read(desk.census.node("eu", "one"), link_pb2.StatusReport(sequence=2))
+    assert not quiet.changes
+
+
+def test_the_last_word_of_a_report_about_an_agent_counts() -> None:
+    desk = Desk()
+    desk.report("one", entry("a", healthy=True), entry("a", healthy=False))
+    assert [agent.healthy for agent in desk.census.shown()] == [False]
+
+
+def test_who_lost_an_agent_is_told_once() -> None:
+    desk = Desk()
+    desk.report("one", entry("a", started=1))
+    desk.report("two", entry("a", started=2))
+    uid = entry("a").instance_uid
+    assert list(desk.report("one").released) == [uid]
+    assert list(desk.report("one").released) == []
+    assert list(desk.report("one", entry("a", started=1)).released) == [], "it was told of this pair"
+    assert desk.census.agents[uid].node == "eu/two"
+    assert desk.census.nodes["eu/one"].shards.sums() != [0] * 256, "it goes on counting it"
+
+
+def test_pairs_that_were_told_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_RELEASED", 2)
+    desk = Desk()
+    for number in range(5):
+        desk.report("one", entry(f"a{number}", started=1))
+        desk.report("two", entry(f"a{number}", started=2))
+    assert len(desk.intake._released) <= 2
+
+
+def test_sums_of_another_number_of_shards_are_no_sums() -> None:
+    desk = Desk()
+    ack = desk.report("one", entry("a"), shards=[1, 2, 3])
+    assert (list(ack.list_shards), desk.census.nodes["eu/one"].verified) == ([], True)
+
+
+def test_an_agent_that_was_read_by_other_trust_than_its_node_has_now_is_read_again() -> None:
+    desk = Desk()
+    node = desk.census.node("eu", "one")
+    reading = desk.intake.read(node, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
+    node.trusted = ("tier",)
+    desk.intake.take(reading)
+    (agent,) = desk.census.shown()
+    assert agent.facts.labels == {"tier": "prod", "region": "eu"}
+
+
+def test_what_a_node_no_longer_holds_stays_known_and_away() -> None:
+    desk = Desk()
+    desk.report("one", entry("a"))
+    uid = entry("a").instance_uid
+    desk.report("one", forgotten=[uid])
+    assert (desk.census.agents[uid].forgotten, desk.census.agents[uid].connected) == (True, False)
+    desk.report("one", removed=[uid])
+    assert len(desk.census) == 0
