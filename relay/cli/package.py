@@ -240,6 +240,8 @@ def package_status(api: Api, labels: list[str] | None, form: str) -> None:
         print()
         telling = ("agent", "region", "package", "version", "offered", "state", "percent", "error_message")
         table(telling, [[a[c] for c in telling] for a in found["agents"]])
+        if found["agents_total"] > len(found["agents"]):
+            print(f"and {found['agents_total'] - len(found['agents']):,} more")
 
 
 # ---- archives

@@ -124,6 +124,11 @@ class AssemblyBudget:
         self.max_bytes = max_bytes
         self.used = 0
 
+    @property
+    def is_short(self) -> bool:
+        """Whether more than half of it is used."""
+        return 2 * self.used > self.max_bytes
+
     def take(self, size: int) -> None:
         """Hold `size` bytes more.
 

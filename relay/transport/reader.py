@@ -139,6 +139,11 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         """Whether the buffer is much larger than most messages are."""
         return self._size > _WORTH_RENEWING_BYTES
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was read was delivered: no frame has begun that is not complete."""
+        return len(self.get_buffer(-1)) >= self._size
+
     def release(self) -> None:
         """This reader is done with."""
         self._budget.give_back(self._size - self._initial)

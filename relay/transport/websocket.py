@@ -17,6 +17,8 @@ from relay.transport.reader import FrameReader
 
 _BINARY = WSMsgType.BINARY
 _CLOSE_LINGER_S = 1.0
+_QUIET_S = 1.0
+"""A connection that was silent for so long is done with what it had to say."""
 
 _CODES = {
     CloseReason.TEXT_FRAME: WSCloseCode.UNSUPPORTED_DATA,
@@ -120,7 +122,7 @@ class AgentSocket(WSListener):
                 self._check_backlog()
         else:
             self._message(message)
-            self._give_back_buffer(frame_)
+            self._give_back_buffer()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The socket is gone."""
@@ -211,7 +213,7 @@ class AgentSocket(WSListener):
             message = b"".join(self._parts)
             self._drop_parts()
             self._message(message)
-            self._give_back_buffer(frame_)
+            self._give_back_buffer()
 
     def _drop_parts(self) -> None:
         self._shared.budget.give_back(self._parts_bytes)
@@ -259,18 +261,19 @@ class AgentSocket(WSListener):
         if self._transport is not None and not self._transport.underlying_transport.is_closing():
             self._transport.underlying_transport.pause_reading()
 
-    def _give_back_buffer(self, frame_: WSFrame) -> None:
-        if self._reader is None or not self._reader.worth_renewing or frame_.tail_size or self._reason is not None:
-            return
-        # Nothing follows this frame, and nothing more is read until the reader, which is calling us, is another.
-        assert self._transport is not None
-        self._transport.underlying_transport.pause_reading()
-        asyncio.get_running_loop().call_soon(self._renew_reader)
+    def _give_back_buffer(self) -> None:
+        """At once only where memory is short: in a storm there is better to do, and `probe` comes by when it is over."""
+        if self._shared.budget.is_short and self._reader is not None and self._reader.worth_renewing:
+            # Not now: it is the reader that calls us.
+            asyncio.get_running_loop().call_soon(self._renew_reader)
 
     def _renew_reader(self) -> None:
         old, transport = self._reader, self._transport
         if old is None or transport is None or transport.underlying_transport.is_closing():
             return
+        if self._reason is not None or not old.is_empty:
+            return
+        transport.underlying_transport.pause_reading()
         old.release()
         self._reader = self._new_reader()
         self._transport = self._reader.take_over(transport.underlying_transport)
@@ -309,6 +312,8 @@ class AgentSocket(WSListener):
     def probe(self, now: float, ping_s: float, idle_s: float) -> None:
         """See `ports.Connection`."""
         silent = now - self._last_data
+        if silent >= _QUIET_S and self._reader is not None and self._reader.worth_renewing:
+            self._renew_reader()
         if self._transport is None or silent < ping_s:
             return
         if silent >= idle_s:

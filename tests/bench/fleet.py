@@ -120,10 +120,8 @@ def measure(folder: Path, agents: int) -> list[Row]:
             time.sleep(5)
             regions.acks()
             with Beside() as beside:
-                rows += _asked(plane, agents, large=large)
-            acks = regions.acks()
+                rows += _asked(plane, agents, regions, large=large)
             rows.append(Row("  /ready while all this ran", beside.figure, "<= 50 ms"))
-            rows.append(Row("  reports acknowledged meanwhile", f"p99 {acks['p99_ms']:.0f} ms", "<= 250 ms"))
             plane.kill()
             plane.wait()
             began = time.monotonic()
@@ -136,7 +134,7 @@ def measure(folder: Path, agents: int) -> list[Row]:
     return rows
 
 
-def _asked(plane: subprocess.Popen[str], agents: int, *, large: bool) -> list[Row]:
+def _asked(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large: bool) -> list[Row]:
     rows = [
         Row("  opampctl get agents", _command("get", "agents"), "<= 0.6 s" if large else "<= 0.4 s"),
         Row("  opampctl get regions", _command("get", "regions"), "<= 0.3 s"),
@@ -152,8 +150,10 @@ def _asked(plane: subprocess.Popen[str], agents: int, *, large: bool) -> list[Ro
         file.flush()
         rows.append(Row("  opampctl diff of an assignment for everybody", _command("diff", "-f", file.name),
                         "<= 10 s" if large else "<= 1.5 s"))  # fmt: skip
+        acks = [regions.acks()]
         _command("apply", "-f", file.name)
         _until(lambda: get("/api/v1/rollouts/all-1")["state"] == "completed")
+        at_once = regions.acks()
         file.seek(0)
         file.truncate()
         file.write(ASSIGNMENT.format(rate=2, strategy=", strategy: slow"))
@@ -173,6 +173,9 @@ def _asked(plane: subprocess.Popen[str], agents: int, *, large: bool) -> list[Ro
     share = _busy(plane, 40) - paused
     figure = f"{share:.0%}; without it {paused:.0%}"
     rows.append(Row("  a running rollout's share of the core", figure, "<= 30 %" if large else "<= 10 %"))
+    acks.append(regions.acks())
+    figure = f"p99 {max(a['p99_ms'] for a in acks):.0f} ms; while all agents change at once {at_once['p99_ms']:.0f} ms"
+    rows.append(Row("  reports acknowledged meanwhile", figure, "<= 250 ms"))
     return rows
 
 

@@ -75,6 +75,12 @@ class Stand:
         self.metrics = metrics
         self.budget = budget
 
+    def fall_quiet(self) -> bool:
+        """A while has passed, and the node has gone through its connections. Whether all buffers are given back."""
+        for connection in list(self.websockets.open):
+            connection.probe(SystemClock().monotonic() + 2, 25, 300)
+        return self.budget.used == 0
+
 
 @asynccontextmanager
 async def stand(

@@ -23,9 +23,23 @@ async def test_an_unfinished_frame_counts_while_it_lasts() -> None:
         whole = frame(LARGE)
         socket.write(whole[:300_000])
         await eventually(lambda: 150_000 < it.budget.used < 700_000)
+        assert it.fall_quiet() is False, "half a message is there"
         socket.write(whole[300_000:])
         assert (await socket.message()).instance_uid == UID
+        await eventually(it.fall_quiet)
+        await socket.close()
+
+
+async def test_where_memory_is_short_a_buffer_is_given_back_at_once() -> None:
+    statuses = pb.PackageStatuses(error_message="x" * 400_000)
+    message = b"\0" + pb.AgentToServer(instance_uid=UID, package_statuses=statuses).SerializeToString()
+    async with stand(budget_bytes=700_000) as it:
+        socket = await RawSocket.open(it.port)
+        socket.write(frame(message))
+        assert (await socket.message()).instance_uid == UID
         await eventually(lambda: it.budget.used == 0)
+        socket.write(frame(MESSAGE))
+        assert (await socket.message()).instance_uid == UID
         await socket.close()
 
 
@@ -49,7 +63,7 @@ async def test_past_the_budget_the_newest_is_refused() -> None:
         assert it.budget.used <= 600_000
         first.write(frame(LARGE)[-1:])
         assert (await first.message()).instance_uid == UID, "the older one goes on"
-        await eventually(lambda: it.budget.used == 0)
+        await eventually(it.fall_quiet)
         await first.close()
         await second.close()
 
@@ -68,7 +82,7 @@ async def test_a_connection_goes_on_after_its_buffer_was_given_back(secure: bool
         for _ in range(3):
             socket.write(frame(LARGE))
             assert (await socket.message()).instance_uid == UID
-            await eventually(lambda: it.budget.used == 0)
+            await eventually(it.fall_quiet)
             socket.write(frame(MESSAGE) + frame(MESSAGE[:4], fin=False) + frame(b"hi", 0x9))
             assert (await socket.message()).instance_uid == UID
             assert await socket.read() == (PONG, b"hi")
@@ -92,5 +106,5 @@ async def test_what_follows_a_large_message_at_once_is_not_lost() -> None:
         socket.write(frame(MESSAGE)[3:] + frame(LARGE) + frame(MESSAGE) * 200)
         for _ in range(202):
             assert (await socket.message()).instance_uid == UID
-        await eventually(lambda: it.budget.used == 0)
+        await eventually(it.fall_quiet)
         await socket.close()

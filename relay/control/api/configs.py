@@ -6,9 +6,10 @@ import re
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
+from fastapi.responses import StreamingResponse
 
 from relay.control.api.models import ConfigAnswer, DriftEntry, answers
-from relay.control.api.pages import Limit, behind
+from relay.control.api.pages import Limit, behind, in_slices
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
@@ -23,9 +24,10 @@ def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: F
     @api.get("/api/v1/drift", **answers(list[DriftEntry], "documents"))
     async def list_drift(
         limit: Limit = None, after: Annotated[str, Query(description="the last agent before")] = ""
-    ) -> list[dict[str, Any]]:
+    ) -> StreamingResponse:
         """Agents that assignments observe, and what of their configs is otherwise."""
-        return behind(await drift(fleet, ledger.state), after, lambda row: str(row["agent"]))[:limit]
+        rows = behind(await drift(fleet, ledger.state), after, lambda row: str(row["agent"]))[:limit]
+        return StreamingResponse(in_slices(rows), media_type="application/json")
 
     @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
     async def get_config(config_hash: str) -> dict[str, Any]:

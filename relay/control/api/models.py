@@ -317,6 +317,7 @@ class PackageStatus(Answer):
 
     packages: list[dict[str, Any]]
     agents: list[dict[str, Any]]
+    agents_total: int
 
 
 class Epoch(Answer):

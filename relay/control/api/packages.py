@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -130,8 +131,8 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
     async def get_package_status(
         label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
     ) -> dict[str, Any]:
-        """What agents say of packages, by package and region, and those that are not there yet by name."""
-        return views.package_status(fleet.census, query.wanted_labels(label or []))
+        """What agents say of packages, by package and region, and some of those that are not there yet by name."""
+        return await asyncio.to_thread(views.package_status, fleet.census, query.wanted_labels(label or []))
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

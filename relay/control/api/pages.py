@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -12,6 +14,7 @@ from relay.errors import NotFound
 Limit = Annotated[int | None, Query(ge=1, le=100_000, description="the most that are given")]
 After = Annotated[str, Query(description="the last name before")]
 Row = dict[str, Any]
+_SLICE = 500
 
 
 def _name(row: Row) -> str:
@@ -30,3 +33,16 @@ def behind(rows: list[Row], name: str, key: Callable[[Row], str] = _name) -> lis
         if key(rows[i]) == name:
             return rows[i + 1 :]
     raise NotFound(f"after: {name} is not in this list")
+
+
+async def in_slices(rows: Iterable[Row]) -> AsyncIterator[bytes]:
+    """A JSON list, a row a line, made in slices: nodes are answered meanwhile, and no more than one waits to be sent."""
+    part, separator = "", "["
+    for i, row in enumerate(rows, start=1):
+        part += separator + json.dumps(row)
+        separator = ",\n"
+        if i % _SLICE == 0:
+            yield part.encode()
+            part = ""
+            await asyncio.sleep(0)
+    yield (part + ("[]" if separator == "[" else "]") + "\n").encode()

@@ -33,6 +33,8 @@ RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of a node that is away are remembered."""
 _AGENTS_AT_ONCE = 500
 """Of the reports that one transaction takes in."""
+_UNDER_WAY = 256
+"""Reports of all nodes together, about."""
 SKEW_MS = 5_000
 """A clock of a node that is further off is worth a warning."""
 
@@ -256,7 +258,7 @@ class Fleet:
             await self._store([reading for _, reading in readings])
             for one, reading in readings:
                 one.ack = self._intake.take(reading)
-                one.ack.window = max(1, WINDOW - len(self._waiting))
+                one.ack.window = self._window()
                 await asyncio.sleep(0)
             waiting = waiting[len(readings) :]
 
@@ -271,6 +273,11 @@ class Fleet:
     def _unstored(self, node: NodeState, reason: str) -> None:
         since_ms = node.unstored[0] if node.unstored is not None else self._clock.unix_ms()
         node.unstored = (since_ms, reason)
+
+    def _window(self) -> int:
+        """How many reports a node may have under way: a few where there are many nodes, or each waits for all others'."""
+        reporting = sum(1 for node in self.census.nodes.values() if node.reporting)
+        return max(1, min(WINDOW, _UNDER_WAY // max(1, reporting)))
 
     async def _store(self, readings: list[Reading]) -> None:
         if not any(reading.changes for reading in readings):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.control.fleet import query
 from relay.control.fleet.agents import Agent
@@ -17,6 +17,8 @@ from relay.pb.relay.v1 import link_pb2
 from relay.policy.published import PACKAGES
 
 _SHOWN = 20
+MOST_NAMED = 1_000
+"""Agents that an answer names where it counts all."""
 
 
 def of(census: Census, agent: Agent, state: bytes, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -158,48 +160,65 @@ _PACKAGE_STATES = {
 }
 
 
+class _Said(NamedTuple):
+    """What an agent says of one package."""
+
+    package: str
+    state: str
+    version: str
+    """The one that is installed, or is to be."""
+    rest: dict[str, Any]
+    """Of one that is not there yet: how far it is."""
+
+
 def package_status(census: Census, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
-    """What agents say of packages: sums by package and region, and by name the agents that are not there yet.
+    """What agents say of packages: sums by package and region, and by name agents that are not there yet.
 
     Args:
         wanted: labels of the agents that count.
 
     Returns:
         `{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
-        package, version, offered, state, percent, error_message}]}`.
+        package, version, offered, state, percent, error_message}], agents_total}`; of many agents `MOST_NAMED` are named.
     """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
-    telling = []
+    telling: list[dict[str, Any]] = []
+    total = 0
+    said: dict[bytes, list[_Said]] = {}
     for agent in census.shown():
         if not agent.reports(PACKAGES) or (wanted and not query.has_labels(agent, wanted)):
             continue
+        if agent.package_statuses not in said:  # many say the same
+            said[agent.package_statuses] = _said(agent.package_statuses)
         region = agent.profile.region
-        reported = pb.PackageStatuses.FromString(agent.package_statuses)
-        for name, status in sorted(reported.packages.items()):
-            word = _PACKAGE_STATES.get(status.status, "installing")
-            version = status.agent_has_version if word == "installed" else status.server_offered_version
-            sums.setdefault((name, version, region), Counter())[word] += 1
-            if word != "installed":
-                telling.append(
-                    {
-                        "agent": agent.agent_id,
-                        "region": region,
-                        "package": name,
-                        "version": status.agent_has_version,
-                        "offered": status.server_offered_version,
-                        "state": word,
-                        "percent": round(status.download_details.download_percent, 1)
-                        if word == "downloading"
-                        else None,
-                        "error_message": status.error_message if word == "failed" else "",
-                    }
-                )
+        for one in said[agent.package_statuses]:
+            sums.setdefault((one.package, one.version, region), Counter())[one.state] += 1
+            if one.state != "installed":
+                total += 1
+                if len(telling) < MOST_NAMED:
+                    telling.append({"agent": agent.agent_id, "region": region, "package": one.package, **one.rest})
     words = ("installed", "installing", "downloading", "failed")
     packages = [
         {"package": name, "version": version, "region": region, **{word: counts[word] for word in words}}
         for (name, version, region), counts in sorted(sums.items())
     ]
-    return {"packages": packages, "agents": telling}
+    return {"packages": packages, "agents": telling, "agents_total": total}
+
+
+def _said(statuses: bytes) -> list[_Said]:
+    found = []
+    for name, status in sorted(pb.PackageStatuses.FromString(statuses).packages.items()):
+        state = _PACKAGE_STATES.get(status.status, "installing")
+        rest = {
+            "version": status.agent_has_version,
+            "offered": status.server_offered_version,
+            "state": state,
+            "percent": round(status.download_details.download_percent, 1) if state == "downloading" else None,
+            "error_message": status.error_message if state == "failed" else "",
+        }
+        version = status.agent_has_version if state == "installed" else status.server_offered_version
+        found.append(_Said(name, state, version, rest))
+    return found
 
 
 def agents_by_class(census: Census) -> dict[tuple[str, str, str], int]:

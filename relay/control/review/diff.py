@@ -16,6 +16,7 @@ from relay.control.documents.proposal import Proposal, propose
 from relay.control.documents.reading import read
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
+from relay.control.fleet.views import MOST_NAMED
 from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.ledger import Ledger
@@ -31,8 +32,6 @@ from relay.policy.mask import Mask
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.snapshot import build
 
-MOST_NAMED = 1_000
-"""Agents that are named where many change alike."""
 _PREFIX = 12
 Hashes = tuple[bytes, bytes]
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from relay.control.api.pages import behind
+from relay.control.api.pages import behind, in_slices
 from relay.errors import NotFound
 
 
@@ -18,3 +20,11 @@ def test_what_is_behind_a_row() -> None:
 def test_behind_the_last_of_several_of_one_name() -> None:
     rows = [{"agent": "a", "slot": ""}, {"agent": "a", "slot": "x"}, {"agent": "b", "slot": ""}]
     assert behind(rows, "a", lambda row: row["agent"]) == [{"agent": "b", "slot": ""}]
+
+
+@pytest.mark.parametrize("number", [0, 1, 499, 500, 501, 1_000])
+async def test_a_list_in_slices_is_the_same_list(number: int) -> None:
+    rows = [{"name": f"n{i}", "text": 'a "quoted" ü'} for i in range(number)]
+    pieces = [piece async for piece in in_slices(rows)]
+    assert json.loads(b"".join(pieces)) == rows
+    assert len(pieces) == number // 500 + 1

@@ -410,8 +410,17 @@ async def test_reports_that_wait_together_are_stored_together(fleet: Fleet) -> N
         "the second word of one agent comes after"
     )
     assert [ack.sequence for ack in acks] == [1, 1, 1, 1]
-    assert acks[0].window < acks[3].window
+    assert {ack.window for ack in acks} == {16}
     assert fleet.census.named("a1")[0].node == "eu/n3"
+
+
+async def test_of_many_nodes_each_may_have_few_reports_under_way(fleet: Fleet) -> None:
+    nodes = [Peer("eu", f"n{number}") for number in range(100)]
+    await up(fleet, *nodes)
+    assert (await fleet.report(nodes[0], link_pb2.StatusReport(sequence=1))).window == 2
+    for node in nodes[1:]:
+        fleet.node_gone(node)
+    assert (await fleet.report(nodes[0], link_pb2.StatusReport(sequence=2))).window == 16
 
 
 async def test_of_reports_that_could_not_be_stored_together_each_is_tried_alone(fleet: Fleet) -> None:
