@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from enum import StrEnum
 
 from relay.control.engine.look import Survey
@@ -109,7 +110,9 @@ class Actions:
         """With what its stage came to: that is worth more than that it is over."""
         if rollout.state not in GOING:
             return rollout
-        return plan.recorded(rollout, Gate(Verdict.FAIL, why), self._survey.look(rollout, state).regions, now_ms)
+        # The last look will do, however old: who takes something back should not wait for another one.
+        seen = self._survey.last_look(rollout, state, math.inf)
+        return plan.recorded(rollout, Gate(Verdict.FAIL, why), seen.regions, now_ms)
 
     async def retry(self, name: str, actor: str) -> str:
         """Forgive failures: offer the candidate again to those that failed, or begin anew what was given up.

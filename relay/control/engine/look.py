@@ -13,7 +13,7 @@ from relay.control.fleet.targets import Targets
 from relay.control.ledger.state import State
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.contents import Contents
-from relay.control.rollouts.counts import Counts, Look, RegionView, Troubled
+from relay.control.rollouts.counts import Counts, Goals, Look, RegionView, Troubled
 from relay.control.rollouts.revision import GlobalPackages
 from relay.control.rollouts.rollout import Rollout
 
@@ -31,7 +31,7 @@ class _Kept(NamedTuple):
     took_s: float
 
 
-def _where(rollout: Rollout) -> object:
+def where(rollout: Rollout) -> object:
     """Equal for two forms of a rollout between which no step lies."""
     return rollout.state, rollout.stage, rollout.stage_started_ms, rollout.thresholds
 
@@ -46,11 +46,15 @@ class Survey:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
 
-    def last_look(self, rollout: Rollout, state: State) -> Look:
-        """As `look`; what was seen a moment ago will do, where looking takes long."""
+    def last_look(self, rollout: Rollout, state: State, within: float = _FRESH) -> Look:
+        """As `look`; what was seen a moment ago will do, where looking takes long.
+
+        Args:
+            within: how long ago, in times of what looking took.
+        """
         kept = self._kept.get(rollout.name)
         now = self._clock.monotonic()
-        if kept is not None and kept.where == _where(rollout) and now - kept.at < _FRESH * kept.took_s:
+        if kept is not None and kept.where == where(rollout) and now - kept.at < within * kept.took_s:
             return kept.look
         return self.look(rollout, state)
 
@@ -62,15 +66,15 @@ class Survey:
         """
         began = self._clock.monotonic()
         tally = Tally(self._census, rollout, state, now_ms=self._clock.unix_ms())
-        goals = self._targets.of(rollout, state)
         for group in self._targets.groups(rollout, state):
             tally.add(group)
+        goals = Goals(tally.number, tally.regions, lambda: self._targets.each(rollout, state))
         made = Contents(rollout, state.pinned)
         concerned = {region: total for region, total in tally.counts().items() if total.targets or total.holding}
         views = {region: self._region_view(region, rollout, total, made) for region, total in concerned.items()}
         look = Look(views, goals, tally.troubled)
         at = self._clock.monotonic()
-        self._kept[rollout.name] = _Kept(look, _where(rollout), at, at - began)
+        self._kept[rollout.name] = _Kept(look, where(rollout), at, at - began)
         return look
 
     def forget_others(self, names: Collection[str]) -> None:

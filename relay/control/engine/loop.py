@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 
 from relay.aio.clock import Clock
-from relay.control.engine.look import Survey
+from relay.control.engine.look import Survey, where
 from relay.control.engine.taken import Taken
 from relay.control.ledger import audit
 from relay.control.ledger.change import Change
@@ -94,22 +94,40 @@ class Loop:
         Raises:
             StoreError: it could not be stored.
         """
-        done = await self._ledger.change(audit.SYSTEM, lambda state, now_ms: self._stepped(state, name, now_ms))
+        state = self._ledger.state
+        assignment = state.assignments.get(name)
+        if assignment is None or assignment.rollout is None or assignment.rollout.state not in _STEPPING:
+            return
+        # In a thread, and before the ledger is ours: to look at a million agents takes seconds.
+        looked_at, began = assignment.rollout, self._clock.monotonic()
+        seen = await asyncio.to_thread(self._survey.look, looked_at, state)
+        self._looked_s += self._clock.monotonic() - began
+
+        def make(state: State, now_ms: int) -> Change[Taken | Rollout | None]:
+            return self._stepped(state, name, looked_at, seen, began, now_ms)
+
+        done = await self._ledger.change(audit.SYSTEM, make)
         if isinstance(done, Taken):
             done.tell(audit.SYSTEM, self._metrics)
         elif done is not None:
             self._soak.kept(done.name)
 
-    def _stepped(self, state: State, name: str, now_ms: int) -> Change[Taken | Rollout | None]:
-        """What follows for one assignment: a step, or a rollout of which is written down how long it was looked at."""
+    def _stepped(
+        self, state: State, name: str, looked_at: Rollout, seen: Look, at: float, now_ms: int
+    ) -> Change[Taken | Rollout | None]:
+        """What follows for one assignment: a step, or a rollout of which is written down how long it was looked at.
+
+        Args:
+            looked_at: its rollout when it was looked at; what another one has become since is seen next time.
+            seen: what was seen then.
+            at: when that was, by the monotonic clock.
+        """
         nothing: Change[Taken | Rollout | None] = Change(state, None)
         assignment = state.assignments.get(name)
-        if assignment is None or assignment.rollout is None or assignment.rollout.state not in _STEPPING:
+        stored = assignment.rollout if assignment is not None else None
+        if assignment is None or stored is None or stored.name != looked_at.name or where(stored) != where(looked_at):
             return nothing
-        stored, began = assignment.rollout, self._clock.monotonic()
-        seen = self._survey.look(stored, state)
-        self._looked_s += self._clock.monotonic() - began
-        before = self._looked_at(stored, began)
+        before = self._looked_at(stored, at)
         if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in seen.regions.values()):
             return nothing  # we have just begun, and regions that are well have yet to come back to us
         lacking = self._survey.yet_to_fetch(before, seen, state)

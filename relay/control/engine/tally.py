@@ -28,7 +28,8 @@ class Tally:
         self._census = census
         self._rollout = rollout
         self._retry = state.assignments[rollout.assignment].retry
-        self._stage_is_late = gates.is_late(rollout, now_ms - rollout.stage_started_ms)
+        self._late_ms = gates.most_silent_ms(rollout)
+        self._stage_is_late = now_ms - rollout.stage_started_ms >= self._late_ms
         nodes = list(census.nodes.values())
         self._now_ms = {node.key: now_ms - node.behind_ms for node in nodes}
         """Node → the same moment by its clock, which dates what its agents do."""
@@ -36,6 +37,16 @@ class Tally:
         self._regions: dict[str, list[tuple[Counts, int]]] = {}
         self.troubled: list[Troubled] = []
         """Some of those on the candidate's side that are not well."""
+
+    @property
+    def number(self) -> int:
+        """How many targets were counted."""
+        return sum(number for counted in self._regions.values() for _, number in counted)
+
+    @property
+    def regions(self) -> frozenset[str]:
+        """Where they are."""
+        return frozenset(region for region, counted in self._regions.items() if counted)
 
     def counts(self) -> dict[str, Counts]:
         """Region → what its targets come to."""
@@ -54,7 +65,7 @@ class Tally:
         is_config = rollout.candidate.kind == CONFIG
         threshold = rollout.threshold(region) if rollout.state in GOING else buckets.NOBODY
         is_everyone = threshold >= buckets.EVERYONE
-        name, now_ms, gone = rollout.name, self._now_ms, self._gone
+        name, now_ms, late_ms, gone = rollout.name, self._now_ms, self._late_ms, self._gone
         alike: dict[tuple[object, ...], list[Agent]] = {}
         for agent in group.agents:
             here_ms = now_ms[agent.node]
@@ -64,7 +75,7 @@ class Tally:
                 agent.config if is_config else agent.packages,
                 agent.connected and agent.node not in gone,
                 agent.healthy,
-                gates.is_late(rollout, here_ms - offered_ms),
+                here_ms - offered_ms >= late_ms,
                 here_ms - agent.changed_ms >= gates.LASTING_MS,
                 agent.capabilities,
             )

@@ -44,7 +44,7 @@ class Census:
         self.nodes: dict[str, NodeState] = {}
         self.cells: Counter[Cell] = Counter()
         """How many agents there are of each kind, but for those that are hidden."""
-        self._named: dict[str, tuple[Agent, ...]] = {}
+        self.several: dict[str, tuple[Agent, ...]] = {}
         """Agent id → the agents that have it, where several do."""
         self._first: dict[str, Agent] = {}
         """Agent id → an agent that has it."""
@@ -74,7 +74,7 @@ class Census:
         self._alike.setdefault(agent.profile, set()).add(agent.uid)
         self._count(agent, 1)
         if agent.agent_id and self._first.setdefault(agent.agent_id, agent) is not agent:
-            others = self._named.get(agent.agent_id) or (self._first[agent.agent_id],)
+            others = self.several.get(agent.agent_id) or (self._first[agent.agent_id],)
             self._show((*others, agent))
 
     def drop(self, uid: bytes) -> Agent | None:
@@ -89,7 +89,7 @@ class Census:
         self._leave(old)
         if not old.hidden:
             self._count(old, -1)
-        others = tuple(other for other in self._named.get(old.agent_id, ()) if other is not old)
+        others = tuple(other for other in self.several.get(old.agent_id, ()) if other is not old)
         if others:
             self._show(others)
         elif self._first.get(old.agent_id) is old:
@@ -119,9 +119,9 @@ class Census:
         name = agents[0].agent_id
         self._first[name] = agents[0]
         if len(agents) > 1:
-            self._named[name] = agents
+            self.several[name] = agents
         else:
-            self._named.pop(name, None)
+            self.several.pop(name, None)
         shown = [a for a in agents if a.connected] or [max(agents, key=lambda a: (a.session_started_ms, a.uid))]
         for agent in agents:
             if agent.hidden is (agent in shown):
@@ -132,7 +132,7 @@ class Census:
 
     def named(self, agent_id: str) -> tuple[Agent, ...]:
         """All agents of an agent id."""
-        several = self._named.get(agent_id)
+        several = self.several.get(agent_id)
         if several is not None:
             return several
         return (self._first[agent_id],) if agent_id in self._first else ()

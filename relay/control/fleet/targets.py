@@ -38,18 +38,18 @@ class Targets:
 
     def of(self, rollout: Rollout, state: State) -> Goals:
         """Every agent for which a rollout changes something, where `state` is in force."""
-
-        def each() -> Iterator[tuple[str, str]]:
-            for group in self.groups(rollout, state):
-                for agent in group.agents:
-                    yield group.target.region, agent.agent_id
-
         number, regions = 0, set()
         for group in self.groups(rollout, state):
             if found := sum(1 for _ in group.agents):
                 number += found
                 regions.add(group.target.region)
-        return Goals(number, frozenset(regions), each)
+        return Goals(number, frozenset(regions), lambda: self.each(rollout, state))
+
+    def each(self, rollout: Rollout, state: State) -> Iterator[tuple[str, str]]:
+        """(region, agent id) of each of them."""
+        for group in self.groups(rollout, state):
+            for agent in group.agents:
+                yield group.target.region, agent.agent_id
 
     def groups(self, rollout: Rollout, state: State) -> Iterator[Group]:
         """All agents for which a rollout changes something, where `state` is in force."""
@@ -82,16 +82,17 @@ class Targets:
 
     def _able(self, kind: str, agents: Iterable[Agent]) -> Iterator[Agent]:
         """Those that take assignments of a kind, and of several of one id the one that was heard under it last."""
-        oldest_ms = self._clock.unix_ms() - TARGET_AGE_MS
+        oldest_ms, several = self._clock.unix_ms() - TARGET_AGE_MS, self._census.several
 
         def is_able(agent: Agent) -> bool:
             return agent.accepts(kind) and (agent.connected or agent.changed_ms >= oldest_ms)
 
         for agent in agents:
-            if agent.agent_id and is_able(agent):
-                others = self._census.named(agent.agent_id)
-                if len(others) < 2 or agent is max(filter(is_able, others), key=_started):
-                    yield agent
+            name = agent.agent_id
+            if not (name and is_able(agent)):
+                continue
+            if name not in several or agent is max(filter(is_able, self._census.named(name)), key=_started):
+                yield agent
 
 
 def _started(agent: Agent) -> tuple[int, bytes]:

@@ -130,9 +130,9 @@ def _count_offered(subject: Subject, offering: Offering, case: Case, before: boo
     )
 
 
-def is_late(rollout: Rollout, since_ms: int) -> bool:
-    """Whether agents may not be silent for so long."""
-    return since_ms >= rollout.strategy.max_silent_s * 1000
+def most_silent_ms(rollout: Rollout) -> float:
+    """How long agents may be silent."""
+    return rollout.strategy.max_silent_s * 1000
 
 
 def trouble(last_error: str, offering: Offering, case: Case, counted: Counts) -> tuple[str, str] | None:
