@@ -11,7 +11,7 @@ from relay.control.fleet.nodes import NodeState
 from relay.control.fleet.profiles import Own, Profile, Profiles
 from relay.fleet.rollup import status_name
 from relay.fleet.shards import state_digest
-from relay.opamp import capabilities, identity
+from relay.opamp import capabilities
 from relay.opamp.offering import FAILED, Offering
 from relay.opamp.packages import PackageOffering
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -107,7 +107,7 @@ class Reader:
         try:
             message = link_pb2.AgentState.FromString(state)
             health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
-            attributes = identity.attributes(message.agent_description)
+            profile, own = self._profiles.split(message.agent_description, node.region, node.trusted)
             status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
             _check(message)
         except (DecodeError, RecursionError) as error:
@@ -115,7 +115,6 @@ class Reader:
         if message.instance_uid != uid:
             raise ValueError("its state belongs to another agent")
         agent_id, started_ms = message.agent_id, message.session_started_unix_ms
-        profile, own = self._profiles.split(attributes, node.region, node.trusted)
         config_offered_ms, config = self._offering(message.config, Offering)
         packages_offered_ms, packages = 0, None
         if message.HasField("packages"):
@@ -156,8 +155,7 @@ class Reader:
 
     def again(self, agent: Agent, node: NodeState) -> None:
         """Its node trusts other attributes than before."""
-        attributes = agent.facts.attributes
-        agent.profile, agent.own = self._profiles.split(attributes, node.region, node.trusted)
+        agent.profile = self._profiles.trusting(agent.profile, node.trusted)
 
     def keep_baseline(self, agent: Agent, old: Agent) -> None:
         """Take over the health before an offer that another node knows of the same agent, where this one does not."""

@@ -6,12 +6,15 @@ description is then worked out once for all agents that share it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.control.fleet.nodes import Trusted
 from relay.fleet.facts import REGION, labels_of
+from relay.opamp.identity import value_of
+from relay.pb.opamp.v1 import anyvalue_pb2
+from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.selector import Facts
 
 _MOST_SHARED = 256
@@ -21,6 +24,17 @@ _MOST_PROFILES = 50_000
 """Beyond these, nothing new is shared: agents that make up keys and values gain nothing by it."""
 Own = tuple[Any, ...]
 """The values that an agent alone has, in the order of its profile's `own`."""
+
+
+class _Identity(NamedTuple):
+    """Equal for agents of one profile."""
+
+    region: str
+    trusted: Trusted
+    shared: tuple[bytes, ...]
+    """Serialised attributes, the identifying ones last: they win."""
+    own: tuple[tuple[str, type], ...]
+    """Keys of the others, and of what type their values are: only plain ones can be labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +48,7 @@ class Profile:
     """Keys of attributes of which each agent has a value of its own."""
     own_labels: frozenset[str]
     """Those of them that are labels too."""
+    identity: _Identity
 
     def facts(self, agent_id: str, own: Own) -> Facts:
         """An agent of this profile as selectors see it."""
@@ -60,55 +75,78 @@ class Profiles:
     """Makes them, each once."""
 
     def __init__(self) -> None:
-        self._values: dict[str, set[Any]] = {}
-        """Key → the values of it that were seen, while they are few."""
+        self._shared: dict[bytes, tuple[str, Any]] = {}
+        """Serialised attribute → key and value, of those that many agents may have."""
+        self._of_key: dict[str, set[bytes]] = {}
+        """Key → its attributes in `_shared`."""
         self._own: set[str] = set()
-        self._made: dict[object, Profile] = {}
+        """Keys that name single agents."""
+        self._made: dict[_Identity, Profile] = {}
 
-    def split(self, attributes: Mapping[str, Any], region: str, trusted: Trusted) -> tuple[Profile, Own]:
+    def split(self, description: bytes, region: str, trusted: Trusted) -> tuple[Profile, Own]:
         """An agent's profile, and the values that are its own.
 
         Args:
-            attributes: all that it says.
+            description: its AgentDescription, serialised.
             region: of its node.
             trusted: attributes that count as labels there.
+
+        Raises:
+            DecodeError: it cannot be read.
         """
-        common: dict[str, Any] = {}
+        message = pb.AgentDescription.FromString(description)
+        shared: list[bytes] = []
         own: dict[str, Any] = {}
-        # In Python 1 == True == 1.0, and JSON knows them apart.
-        kinds: list[object] = []
-        for key, value in attributes.items():
-            seen = self._values.get(key)
-            is_text = type(value) is str
-            if (is_text and seen is not None and value in seen) or self._is_shared(key, value):
-                common[key] = value
+        self._sort(message.non_identifying_attributes, shared, own)
+        self._sort(message.identifying_attributes, shared, own)
+        kinds = tuple([(key, type(value)) for key, value in own.items()])
+        return self._profile(_Identity(region, trusted, tuple(shared), kinds)), tuple(own.values())
+
+    def trusting(self, profile: Profile, trusted: Trusted) -> Profile:
+        """What a profile is where other attributes are trusted."""
+        return self._profile(profile.identity._replace(trusted=trusted))
+
+    def _sort(self, attributes: Iterable[anyvalue_pb2.KeyValue], shared: list[bytes], own: dict[str, Any]) -> None:
+        for attribute in attributes:
+            raw = attribute.SerializeToString()
+            known = self._shared.get(raw)
+            if known is not None:
+                own.pop(known[0], None)
+                shared.append(raw)
+                continue
+            key, value = attribute.key, value_of(attribute.value)
+            if self._may_be_shared(key, value):
+                self._shared[raw] = key, value
+                self._of_key.setdefault(key, set()).add(raw)
+                own.pop(key, None)
+                shared.append(raw)
             else:
                 own[key] = value
-            if not is_text:
-                kinds.append(type(value))
-        identity = region, trusted, tuple(common.items()), tuple(own), tuple(kinds)
+
+    def _may_be_shared(self, key: str, value: Any) -> bool:
+        if key in self._own or not isinstance(value, str | int | float | bool):
+            return False
+        values = self._of_key.get(key, ())
+        if len(values) >= _MOST_SHARED:
+            for raw in self._of_key.pop(key, ()):
+                del self._shared[raw]
+            self._own.add(key)
+            return False
+        return bool(values) or len(self._of_key) + len(self._own) < _MOST_KEYS
+
+    def _profile(self, identity: _Identity) -> Profile:
         profile = self._made.get(identity)
         if profile is None:
-            labels = labels_of(common, region, trusted)
-            own_labels = frozenset(labels_of(own, region, trusted)) - {REGION}
-            profile = Profile(region, labels, common, tuple(own), own_labels)
+            common: dict[str, Any] = {}
+            for raw in identity.shared:
+                attribute = anyvalue_pb2.KeyValue.FromString(raw)
+                common[attribute.key] = value_of(attribute.value)
+            labels = labels_of(common, identity.region, identity.trusted)
+            plain = {key: kind() for key, kind in identity.own if issubclass(kind, str | int | float | bool)}
+            own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - {REGION}
+            own = tuple(key for key, _ in identity.own)
+            profile = Profile(identity.region, labels, common, own, own_labels, identity)
             if len(self._made) >= _MOST_PROFILES:
                 self._made.clear()
             self._made[identity] = profile
-        return profile, tuple(own.values())
-
-    def _is_shared(self, key: str, value: Any) -> bool:
-        if key in self._own or not isinstance(value, str | int | float | bool):
-            return False
-        values = self._values.get(key)
-        if values is None:
-            if len(self._values) + len(self._own) >= _MOST_KEYS:
-                return False
-            values = self._values[key] = set()
-        if value not in values:
-            values.add(value)
-            if len(values) > _MOST_SHARED:
-                self._own.add(key)
-                del self._values[key]
-                return False
-        return True
+        return profile

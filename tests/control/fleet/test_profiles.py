@@ -6,28 +6,51 @@ import pytest
 
 from relay.control.fleet import profiles as module
 from relay.control.fleet.nodes import Trusted
-from relay.control.fleet.profiles import Profiles
+from relay.control.fleet.profiles import Own, Profile, Profiles
 from relay.fleet.facts import labels_of
+from relay.opamp import identity
+from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.selector import Facts
 
 
+def described(attributes: dict[str, Any], **identifying: Any) -> bytes:
+    message = pb.AgentDescription()
+    for where, some in (
+        (message.non_identifying_attributes, attributes),
+        (message.identifying_attributes, identifying),
+    ):
+        for key, value in some.items():
+            kind = {str: "string", bool: "bool", int: "int", float: "double"}.get(type(value))
+            added = where.add(key=key).value
+            if kind is None:
+                for one in value:
+                    added.array_value.values.add(int_value=one)
+            else:
+                setattr(added, f"{kind}_value", value)
+    return message.SerializeToString()
+
+
+def split(profiles: Profiles, attributes: dict[str, Any], region: str, trusted: Trusted) -> tuple[Profile, Own]:
+    return profiles.split(described(attributes), region, trusted)
+
+
 def facts(profiles: Profiles, attributes: dict[str, Any], trusted: Trusted = ("tier",)) -> Facts:
-    profile, own = profiles.split(attributes, "eu", trusted)
+    profile, own = split(profiles, attributes, "eu", trusted)
     return profile.facts("a", own)
 
 
 def test_agents_of_one_description_share_it() -> None:
     profiles = Profiles()
-    one, _ = profiles.split({"os": "linux", "tier": "prod"}, "eu", ("tier",))
-    assert profiles.split({"os": "linux", "tier": "prod"}, "eu", ("tier",)) == (one, ())
-    assert profiles.split({"os": "linux", "tier": "prod"}, "us", ("tier",))[0] is not one
-    assert profiles.split({"os": "linux", "tier": "prod"}, "eu", "all")[0] is not one
-    assert profiles.split({"os": "linux", "tier": "dev"}, "eu", ("tier",))[0] is not one
+    one, _ = split(profiles, {"os": "linux", "tier": "prod"}, "eu", ("tier",))
+    assert split(profiles, {"os": "linux", "tier": "prod"}, "eu", ("tier",)) == (one, ())
+    assert split(profiles, {"os": "linux", "tier": "prod"}, "us", ("tier",))[0] is not one
+    assert split(profiles, {"os": "linux", "tier": "prod"}, "eu", "all")[0] is not one
+    assert split(profiles, {"os": "linux", "tier": "dev"}, "eu", ("tier",))[0] is not one
 
 
 def test_values_that_python_takes_for_equal_are_not() -> None:
     profiles = Profiles()
-    made = [profiles.split({"x": value}, "eu", "all")[0] for value in (1, True, 1.0, "1")]
+    made = [split(profiles, {"x": value}, "eu", "all")[0] for value in (1, True, 1.0, "1")]
     assert [profile.attributes["x"] for profile in made] == [1, True, 1.0, "1"]
     assert [type(profile.attributes["x"]) for profile in made] == [int, bool, float, str]
 
@@ -45,13 +68,30 @@ def test_nothing_is_lost_whatever_is_shared(trusted: Trusted, monkeypatch: pytes
 def test_a_key_of_many_values_is_each_agent_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_SHARED", 3)
     profiles = Profiles()
-    made = [profiles.split({"os": "linux", "host": f"h{n}"}, "eu", ("host",)) for n in range(6)]
+    made = [split(profiles, {"os": "linux", "host": f"h{n}"}, "eu", ("host",)) for n in range(6)]
     (last, own), (before, _) = made[-1], made[-2]
     assert (last, last.own, own, last.own_labels) == (before, ("host",), ("h5",), frozenset({"host"}))
     assert not last.tells({"os", "host"})
     assert last.tells({"os"})
     assert (last.value("host", own), last.value("os", own), last.value("x", own)) == ("h5", "linux", None)
     assert last.shared().attributes == {"os": "linux"}
+
+
+@pytest.mark.parametrize("most", [0, 1, 100])
+def test_an_identifying_attribute_wins_over_another_of_its_key(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_SHARED", most)
+    profiles = Profiles()
+    for description in (described({"k": 1}, k=2), described({"k": 2}, k=1), described({"k": [1]}, k=2)):
+        profile, own = profiles.split(description, "eu", "all")
+        assert profile.facts("a", own).attributes == identity.attributes(description)
+
+
+def test_a_profile_where_other_attributes_are_trusted() -> None:
+    profiles = Profiles()
+    profile, own = split(profiles, {"os": "linux", "list": [1]}, "eu", ())
+    trusting = profiles.trusting(profile, "all")
+    assert trusting.facts("a", own).labels == {"os": "linux", "region": "eu"}
+    assert trusting is split(profiles, {"os": "linux", "list": [2]}, "eu", "all")[0]
 
 
 def test_who_makes_up_keys_and_values_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,5 +101,5 @@ def test_who_makes_up_keys_and_values_gains_nothing(monkeypatch: pytest.MonkeyPa
     for number in range(10):
         said = {f"k{number}": "v"}
         assert facts(profiles, said, "all").attributes == said
-    assert profiles.split({"k9": "v"}, "eu", "all")[0].own == ("k9",)
+    assert split(profiles, {"k9": "v"}, "eu", "all")[0].own == ("k9",)
     assert len(profiles._made) <= 3
