@@ -17,7 +17,7 @@ from relay.transport.reader import FrameReader
 
 _BINARY = WSMsgType.BINARY
 _CLOSE_LINGER_S = 1.0
-_QUIET_S = 1.0
+_QUIET_S = 5.0
 """A connection that was silent for so long is done with what it had to say."""
 
 _CODES = {

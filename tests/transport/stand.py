@@ -78,7 +78,7 @@ class Stand:
     def fall_quiet(self) -> bool:
         """A while has passed, and the node has gone through its connections. Whether all buffers are given back."""
         for connection in list(self.websockets.open):
-            connection.probe(SystemClock().monotonic() + 2, 25, 300)
+            connection.probe(SystemClock().monotonic() + 6, 25, 300)
         return self.budget.used == 0
 
 
