@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -65,10 +66,17 @@ class Stage(Model):
         return parse_duration(self.duration)
 
 
+class OnFailure(enum.StrEnum):
+    """What becomes of a rollout whose stage fails."""
+
+    ROLLBACK = "rollback"
+    PAUSE = "pause"
+
+
 class FailurePolicy(Model):
     """What happens when a stage fails."""
 
-    action: Literal["rollback", "pause"] | None = None
+    action: Annotated[OnFailure, Field(strict=False)] | None = None
     """None: as the settings say (`policies.config_update.rollback_on_error`)."""
     notification: list[Name] = Field(default_factory=list, max_length=20)
     """Names of channels; their addresses are settings."""

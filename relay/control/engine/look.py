@@ -13,7 +13,7 @@ from relay.control.fleet.targets import Targets
 from relay.control.ledger.state import State
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.contents import Contents
-from relay.control.rollouts.counts import Counts, Goals, Look, RegionView, Troubled
+from relay.control.rollouts.counts import Counts, Goals, Look, RegionView, Trouble, Troubled
 from relay.control.rollouts.revision import GlobalPackages
 from relay.control.rollouts.rollout import Rollout
 
@@ -93,7 +93,7 @@ class Survey:
             for failure in agent.offering(kind).failed:
                 given = made.candidate(agent.profile.region, agent.facts)
                 if (failure.slot, failure.content_hash) == given and len(found) < MOST_TROUBLED:
-                    found.append(Troubled(agent.agent_id, agent.profile.region, "failed", failure.error_message))
+                    found.append(Troubled(agent.agent_id, agent.profile.region, Trouble.FAILED, failure.error_message))
         return found
 
     def nodes_of(self, region: str) -> list[NodeState]:

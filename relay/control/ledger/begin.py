@@ -16,7 +16,7 @@ from relay.control.rollouts.rollout import Rollout, RolloutState, Way, at_once
 from relay.documents import canonical_json
 from relay.ids import sha256
 from relay.policy.model import ConfigAssignment
-from relay.policy.strategy import StrategySpec
+from relay.policy.strategy import OnFailure, StrategySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def begin(
         created_by=authors[0],
         created_ms=now_ms,
         state=RolloutState.PENDING_APPROVAL,
-        on_failure=strategy.failure_policy.action or ("rollback" if rollback else "pause"),
+        on_failure=strategy.failure_policy.action or (OnFailure.ROLLBACK if rollback else OnFailure.PAUSE),
         needed=needed,
         four_eyes=four_eyes,
         asked=asked,

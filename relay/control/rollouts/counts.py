@@ -83,13 +83,20 @@ class RegionView:
     """Why a node of it cannot put the change in force, or what its values lack; empty where it can."""
 
 
+class Trouble(enum.StrEnum):
+    """What may be wrong with an agent on a candidate."""
+
+    FAILED = "failed"
+    UNHEALTHY = "unhealthy"
+    SILENT = "silent"
+
+
 class Troubled(NamedTuple):
     """An agent that is not well with a candidate."""
 
     agent: str
     region: str
-    state: str
-    """`failed`, `unhealthy` or `silent`."""
+    state: Trouble
     message: str
     """What it said."""
 

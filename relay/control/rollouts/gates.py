@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from relay.control.rollouts.contents import Given
-from relay.control.rollouts.counts import Counts, Gate, RegionView, Verdict
+from relay.control.rollouts.counts import Counts, Gate, RegionView, Trouble, Verdict
 from relay.control.rollouts.rollout import Rollout
 from relay.opamp.offer import OfferedSlot
-from relay.opamp.offering import Offering
+from relay.opamp.offering import APPLIED, FAILED, Offering
 from relay.policy.strategy import SuccessCriteria
 
 _DEFAULT_SAMPLES = 5
@@ -100,7 +100,7 @@ def _count_taken(subject: Subject, offering: Offering, case: Case) -> Counts:
     if case.is_in(offering.slots, case.stable):
         late = case.stage_is_late
         return Counts(targets=1, undecided=int(subject.connected and not late), silent=int(subject.connected and late))
-    if offering.status == "FAILED":
+    if offering.status == FAILED:
         return Counts(targets=1, offered=1, failed=1)
     was_ill = bool(offering.baseline) and all(health is False for health in offering.baseline)
     return _count_offered(subject, offering, case, False if was_ill else None, 0)
@@ -110,7 +110,7 @@ def _count_offered(subject: Subject, offering: Offering, case: Case, before: boo
     """Count an agent that was offered what it should have."""
     if not case.reports_status:
         return Counts(targets=1, offered=1, holding=holding)
-    if offering.status != "APPLIED":
+    if offering.status != APPLIED:
         late = case.offer_is_late
         return Counts(targets=1, offered=1, silent=int(late), undecided=int(not late), holding=holding)
     if not subject.connected:
@@ -135,8 +135,8 @@ def most_silent_ms(rollout: Rollout) -> float:
     return rollout.strategy.max_silent_s * 1000
 
 
-def trouble(last_error: str, offering: Offering, case: Case, counted: Counts) -> tuple[str, str] | None:
-    """(`failed`, `unhealthy` or `silent`, what the agent said of it) for one that is not well; None for one that is.
+def trouble(last_error: str, offering: Offering, case: Case, counted: Counts) -> tuple[Trouble, str] | None:
+    """(what is wrong, what the agent said of it) for one that is not well; None for one that is.
 
     Args:
         last_error: what it says of its health.
@@ -144,10 +144,10 @@ def trouble(last_error: str, offering: Offering, case: Case, counted: Counts) ->
     """
     if counted.failed:
         said = [f.error_message for f in offering.failed if case.candidate in (None, (f.slot, f.content_hash))]
-        return "failed", said[-1] if said else ""
+        return Trouble.FAILED, said[-1] if said else ""
     if counted.unhealthy:
-        return "unhealthy", last_error
-    return ("silent", "") if counted.silent else None
+        return Trouble.UNHEALTHY, last_error
+    return (Trouble.SILENT, "") if counted.silent else None
 
 
 def judge(rollout: Rollout, regions: Mapping[str, RegionView]) -> Gate:

@@ -12,7 +12,7 @@ from relay.control.rollouts.gates import judge, total_of
 from relay.control.rollouts.rollout import ACTIVE, ALL, GOING, ApprovalGiven, Passed, Rollout, RolloutState
 from relay.errors import Conflict
 from relay.policy.rollout import EVERYONE, bucket, threshold
-from relay.policy.strategy import DAYS, StrategySpec, Window
+from relay.policy.strategy import DAYS, OnFailure, StrategySpec, Window
 
 _DIGEST_CHARS = 8
 """The fewest digits that say which change is meant."""
@@ -142,7 +142,7 @@ def fail(rollout: Rollout, reason: str) -> Rollout:
     """A stage failed: what the strategy or the settings say happens."""
     stage = rollout.current.name
     rollout = dataclasses.replace(rollout, failed=True)
-    if rollout.on_failure == "pause":
+    if rollout.on_failure is OnFailure.PAUSE:
         return dataclasses.replace(rollout, state=RolloutState.PAUSED, reason=f"stage {stage} failed: {reason}")
     return _retreat(rollout, f"stage {stage} failed: {reason}")
 

@@ -11,7 +11,7 @@ from typing import Any
 from relay.control.rollouts.revision import GlobalRevision, revision_from_plain
 from relay.policy.published import PublishedRollout
 from relay.policy.rollout import EVERYONE
-from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
+from relay.policy.strategy import OnFailure, Stage, StrategySpec, SuccessCriteria
 
 
 class Way(enum.StrEnum):
@@ -79,8 +79,7 @@ class Rollout:
     created_by: str
     created_ms: int
     state: RolloutState
-    on_failure: str
-    """`rollback` or `pause`."""
+    on_failure: OnFailure
     stable: GlobalRevision | None = None
     reason: str = ""
     """Why it is in this state, in words."""
@@ -143,7 +142,7 @@ class Rollout:
         value["candidate"] = self.candidate.plain()
         value["stable"] = self.stable.plain() if self.stable else None
         value["strategy"] = self.strategy.model_dump(exclude_unset=True)
-        value["state"], value["way"] = self.state.value, self.way.value
+        value["state"], value["way"], value["on_failure"] = self.state.value, self.way.value, self.on_failure.value
         value["passed"] = [dataclasses.asdict(p) for p in self.passed]
         value["authors"] = list(self.authors)
         value["asked"] = list(self.asked)
@@ -163,6 +162,7 @@ class Rollout:
                 "strategy": StrategySpec.model_validate(value["strategy"]),
                 "state": RolloutState(value["state"]),
                 "way": Way(value.get("way", Way.SETTINGS)),
+                "on_failure": OnFailure(value["on_failure"]),
                 "authors": tuple(value["authors"]),
                 "asked": tuple(value.get("asked", (0, False))),
                 "passed": tuple(Passed(**p) for p in value["passed"]),

@@ -15,7 +15,7 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
@@ -254,9 +254,9 @@ func (a *agent) read() ([]byte, error) {
 func makeAgents() []*agent {
 	agents := make([]*agent, *count)
 	for i := range agents {
-		uid := make([]byte, 16)
-		_, _ = rand.Read(uid)
-		agents[i] = &agent{name: fmt.Sprintf("%s-%05d", *prefix, i), uid: uid}
+		name := fmt.Sprintf("%s-%05d", *prefix, i)
+		uid := sha256.Sum256([]byte(name)) // the same agent in each run
+		agents[i] = &agent{name: name, uid: uid[:16]}
 	}
 	return agents
 }

@@ -7,7 +7,7 @@ from typing import Any
 from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
 from relay.control.rollouts.rollout import Rollout, RolloutState
 from relay.policy.model import Selector
-from relay.policy.strategy import StrategySpec
+from relay.policy.strategy import OnFailure, StrategySpec
 
 __all__ = ["GlobalConfig", "revision", "rollout", "strategy"]
 STAGES = [{"name": "canary", "percentage": 5}, {"name": "pilot", "percentage": 20}, {"name": "all", "percentage": 100}]
@@ -32,6 +32,6 @@ def rollout(candidate: GlobalRevision | None = None, spec: StrategySpec | None =
         "created_by": "ann",
         "created_ms": 1_000,
         "state": RolloutState.RUNNING,
-        "on_failure": "rollback",
+        "on_failure": OnFailure.ROLLBACK,
     }
     return Rollout(**{**values, **more})

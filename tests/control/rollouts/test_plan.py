@@ -11,7 +11,7 @@ from relay.control.rollouts.counts import Counts, RegionView
 from relay.control.rollouts.rollout import ALL, Rollout, RolloutState
 from relay.errors import Conflict
 from relay.policy.rollout import EVERYONE, bucket
-from relay.policy.strategy import Window
+from relay.policy.strategy import OnFailure, Window
 from tests.control.rollouts.made import rollout, strategy
 
 NOW = 10_000_000
@@ -93,7 +93,7 @@ def test_a_bad_stage_rolls_back_or_pauses() -> None:
     assert (back.passed[0].counts["failed"], back.passed[0].gate["verdict"]) == (4, "fail")
     assert plan.step(back, BAD, [], NOW + 2) is back, "one agent still has it"
     assert plan.step(back, {}, [], NOW + 3).state is RolloutState.ROLLED_BACK
-    paused = plan.step(begun(on_failure="pause"), BAD, agents("eu", 20), NOW + 1)
+    paused = plan.step(begun(on_failure=OnFailure.PAUSE), BAD, agents("eu", 20), NOW + 1)
     assert paused.state is RolloutState.PAUSED
     assert plan.resume(paused).passed == ()
     again = plan.try_again(paused, NOW + 9)
