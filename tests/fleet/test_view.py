@@ -73,3 +73,22 @@ def test_only_the_fields_that_are_wanted() -> None:
 
 def test_times_are_utc_with_milliseconds() -> None:
     assert rfc3339(1_760_000_000_123) == "2025-10-09T08:53:20.123Z"
+
+
+def test_what_became_of_packages() -> None:
+    said = pb.PackageStatuses(server_provided_all_packages_hash=b"h")
+    said.packages["p"].agent_has_version = "1.2"
+    said.packages["q"].server_offered_version = "2"
+    state = link_pb2.AgentState.FromString(record("a1").state())
+    view = agent_view(state, facts(state), region="eu", node="n", connected=True)
+    assert view["packages"] == {
+        "offered_hash": "", "status": "", "error_message": "", "assignments": [], "installed": {}
+    }  # fmt: skip
+    state.package_statuses = said.SerializeToString()
+    state.packages.hash, state.packages.status, state.packages.reason = b"h", "FAILED", "q: no"
+    state.packages.slots.add(assignment="tools", content_hash=b"c")
+    view = agent_view(state, facts(state), region="eu", node="n", connected=True)
+    assert view["packages"] == {
+        "offered_hash": b"h".hex(), "status": "FAILED", "error_message": "q: no", "assignments": ["tools"],
+        "installed": {"p": "1.2"},
+    }  # fmt: skip

@@ -413,3 +413,10 @@ def test_what_an_agent_never_applied_is_nothing_to_fall_back_to() -> None:
         subject.options(subject.snapshot.assignments[0], subject.key(facts(), 2, applied=((CONFIG, "", first),)))
     )
     assert [option.content_hash for option in options] == [first]
+
+
+def test_whether_agents_are_told_apart_by_their_ids() -> None:
+    named = evaluator(published("a", stable=revision(), selector=Selector(agent_ids=["x"])))
+    assert (set(named.agent_ids), named.splits) == ({"x"}, False)
+    going = published("a", stable=revision(1), candidate=revision(2), threshold=BUCKETS // 2)
+    assert (set(evaluator(going).agent_ids), evaluator(going).splits) == (set(), True)

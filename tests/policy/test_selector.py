@@ -61,3 +61,7 @@ def test_implication_holds_for_every_agent(one: Selector, other: Selector, agent
 def test_everything_implies_itself_and_the_empty_selector(one: Selector) -> None:
     assert implies(one, one)
     assert implies(one, Selector())
+
+
+def test_the_agent_ids_that_selectors_name() -> None:
+    assert set(Matcher([Selector(agent_ids=["a", "b"]), Selector(), Selector(agent_ids=["b"])]).agent_ids) == {"a", "b"}

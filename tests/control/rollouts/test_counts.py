@@ -1,4 +1,4 @@
-from relay.control.rollouts.counts import Counts
+from relay.control.rollouts.counts import Counts, Goals
 
 
 def test_counts_add_up() -> None:
@@ -7,3 +7,15 @@ def test_counts_add_up() -> None:
     assert Counts(targets=1, reporting=5).plain() == {
         "targets": 1, "offered": 0, "applied": 0, "failed": 0, "silent": 0, "unhealthy": 0
     }  # fmt: skip
+
+
+def test_who_the_targets_are_is_looked_up_when_somebody_asks() -> None:
+    asked: list[int] = []
+
+    def each() -> list[tuple[str, str]]:
+        asked.append(1)
+        return [("eu", "a")]
+
+    goals = Goals(1, frozenset({"eu"}), each)
+    assert (bool(goals), bool(Goals(0, frozenset(), list)), asked) == (True, False, [])
+    assert (list(goals), asked) == ([("eu", "a")], [1])
