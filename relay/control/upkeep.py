@@ -63,11 +63,14 @@ class Upkeep:
             StoreError: the database failed.
         """
         before_ms = self._clock.unix_ms() - int(self._history_s * 1000)
-        agents = self._fleet.census.agents.values()
-        used = {a.config.hash for a in agents}
-        used |= {s.content_hash for a in agents for s in (*a.config.slots, *a.config.applied)}
-        await self._archive.expire(used, before_ms)
+        await self._archive.expire(await asyncio.to_thread(self._used), before_ms)
         await self._history.expire(before_ms)
+
+    def _used(self) -> set[bytes]:
+        """Hashes of what agents were offered, or have."""
+        offerings = {agent.config for agent in list(self._fleet.census.agents.values())}
+        used = {offering.hash for offering in offerings}
+        return used | {s.content_hash for offering in offerings for s in (*offering.slots, *offering.applied)}
 
     async def save(self) -> None:
         """At the end: write when each node was last seen, if that is possible."""

@@ -316,17 +316,21 @@ class Fleet:
 
     async def expire(self) -> None:
         """Forget agents of nodes that never came back, and bodies that no agent has any more."""
-        limit = self._clock.unix_ms() - RECORD_TTL_MS
-        census = self.census
+        limit_ms = self._clock.unix_ms() - RECORD_TTL_MS
         async with self._reporting:
-            away = [n for n in census.nodes.values() if not n.connected and n.last_seen_ms < limit]
-            gone = [uid for node in away for uid in node.agents]
-            gone += [a.uid for a in census.agents.values() if a.forgotten and a.changed_ms < limit]
-            leaving = set(gone)
-            unused = self.bodies.unused(a for a in census.agents.values() if a.uid not in leaving)
+            # In a thread: it goes through all agents, of which none comes or goes while this is ours.
+            gone, unused = await asyncio.to_thread(self._expired, limit_ms)
             async with self._database.write() as connection:
                 await self.records.remove(connection, gone)
                 await self.bodies.remove(connection, unused)
             for uid in gone:
-                census.drop(uid)
+                self.census.drop(uid)
             self.bodies.removed(unused)
+
+    def _expired(self, limit_ms: int) -> tuple[list[bytes], set[bytes]]:
+        """(agents that nobody has heard of for too long, digests of bodies that none of the others has)."""
+        nodes, agents = list(self.census.nodes.values()), list(self.census.agents.values())
+        away = [n for n in nodes if not n.connected and n.last_seen_ms < limit_ms]
+        gone = {uid for node in away for uid in node.agents}
+        gone |= {a.uid for a in agents if a.forgotten and a.changed_ms < limit_ms}
+        return list(gone), self.bodies.unused(a for a in agents if a.uid not in gone)

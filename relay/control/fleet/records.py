@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -151,11 +151,11 @@ class Records:
         """Delete agents, in the caller's transaction."""
         await remove(connection, schema.agents, [{"instance_uid": uid} for uid in uids])
 
-    async def forget(self, connection: AsyncConnection, uids: Collection[bytes]) -> None:
+    async def forget(self, connection: AsyncConnection, uids: Sequence[bytes]) -> None:
         """Agents are not connected, and their nodes hold no record of them any more."""
-        if uids:
-            gone = sa.update(schema.agents).where(_AGENTS.instance_uid.in_(uids))
-            await connection.execute(gone.values(forgotten=True, connected=False))
+        for i in range(0, len(uids), _AT_ONCE):
+            some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
+            await connection.execute(sa.update(schema.agents).where(some).values(forgotten=True, connected=False))
 
     async def renew(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write again rows whose columns are not what their states say."""
