@@ -22,8 +22,9 @@ from relay.control.api.models import (
     answers_bytes,
 )
 from relay.control.api.pages import Limit, behind
-from relay.control.fleet import query, views
+from relay.control.fleet import query
 from relay.control.fleet.fleet import Fleet
+from relay.control.fleet.package_status import package_status
 from relay.control.packages.registry import Packages
 from relay.errors import Conflict, NotFound
 from relay.policy.model import Name, Version
@@ -132,7 +133,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
     ) -> dict[str, Any]:
         """What agents say of packages, by package and region, and some of those that are not there yet by name."""
-        return await asyncio.to_thread(views.package_status, fleet.census, query.wanted_labels(label or []))
+        return await asyncio.to_thread(package_status, fleet.census, query.wanted_labels(label or []))
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

@@ -16,7 +16,7 @@ from relay.control.documents.proposal import Proposal, propose
 from relay.control.documents.reading import read
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
-from relay.control.fleet.views import MOST_NAMED
+from relay.control.fleet.package_status import MOST_NAMED
 from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.ledger import Ledger
