@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from relay.control.fleet import package_status as module
@@ -11,7 +13,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from tests.control.fleet.test_census import Stand
 
 
-def said(stand: Stand, name: str, status: int, *, has: str = "", offered: str = "2", **more: str) -> None:
+def said(stand: Stand, name: str, status: int, *, has: str = "", offered: str = "2", **more: Any) -> None:
     agent = stand.put(name, **more)
     agent.capabilities |= capabilities.REPORTS_PACKAGE_STATUSES
     statuses = pb.PackageStatuses()
