@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -21,6 +22,20 @@ async def beside(work: Coroutine[Any, Any, T], *, name: str) -> AsyncIterator[as
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T], *, name: str) -> T:
+    """Run `work` to its end also where who waits for it is cancelled: the cancellation goes on after that."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: there is nobody who could do anything about it
+        raise
 
 
 class Tasks:

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from relay.aio.tasks import Tasks, beside
+from relay.aio.tasks import Tasks, beside, to_its_end
 
 
 async def test_close_ends_what_still_runs() -> None:
@@ -51,3 +51,37 @@ async def test_an_error_of_it_is_for_who_awaits_it() -> None:
             await task
     async with beside(work(), name="work"):
         pass
+
+
+async def test_what_must_end_ends_also_when_nobody_waits_any_more() -> None:
+    gate, done = asyncio.Event(), []
+
+    async def work() -> str:
+        await gate.wait()
+        done.append(1)
+        return "done"
+
+    waiting = asyncio.ensure_future(to_its_end(work(), name="work"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    waiting.cancel()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert done == [1]
+    assert await to_its_end(work(), name="work") == "done"
+
+
+async def test_an_error_of_what_must_end_is_raised_or_the_cancellation_if_that_was_first() -> None:
+    async def work() -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await to_its_end(work(), name="work")
+    waiting = asyncio.ensure_future(to_its_end(work(), name="work"))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -87,7 +87,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         keep = frozenset(f for f in fields.split(",") if f)
         headers = {TOTAL: str(page.total)}
         if page.more:
-            headers[NEXT] = page.agents[-1].agent_id or format_uid(page.agents[-1].uid)
+            headers[NEXT] = format_uid(page.agents[-1].uid)
         return StreamingResponse(_agents(fleet, page.agents, keep), media_type="application/json", headers=headers)
 
     @api.get("/api/v1/agents/{agent_id}", **answers(WholeAgent, "fleet"))

@@ -21,7 +21,9 @@ from relay.policy.selector import Facts
 
 _KEPT_CHARS = 300
 _MOST_SHARED = 10_000
-"""Distinct offerings that are kept for sharing; each holds some hundred bytes."""
+"""Distinct offerings that are kept for sharing."""
+_MOST_BYTES = 2_000
+"""A longer one is not shared: who makes up many would fill the memory."""
 _NEVER, _NO_PACKAGES = Offering(), PackageOffering()
 """Of agents that were never offered anything; never changed."""
 T = TypeVar("T", bound=Offering)
@@ -145,8 +147,8 @@ class Reader:
 
     def _once(self, value: bytes) -> bytes:
         """An equal value that was seen before, or this one."""
-        if not value:
-            return b""
+        if not value or len(value) > _MOST_BYTES:
+            return value
         known = self._bytes.get(value)
         if known is None:
             _make_room(self._bytes)
@@ -178,9 +180,11 @@ class Reader:
         key = kind, message.SerializeToString(deterministic=True)
         known = self._offerings.get(key)
         if known is None:
-            _make_room(self._offerings)
-            known = self._offerings[key] = kind()
+            known = kind()
             known.take(message)
+            if len(key[1]) <= _MOST_BYTES:
+                _make_room(self._offerings)
+                self._offerings[key] = known
         assert isinstance(known, kind)
         return offered_ms, known
 

@@ -35,6 +35,51 @@ class Cell(NamedTuple):
         return cls(agent.node, agent.stream, agent.profile, agent.connected, agent.healthy, agent.status)
 
 
+class _Namesakes:
+    """Agents of one id: of them the live ones are shown, or if none is live the newest.
+
+    There may be thousands, where an image was cloned with its id in it: one that changes costs no look at all others, but
+    where the first comes to life, and where the one that is shown goes.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.agents = {agent.uid: agent}
+        self._live = int(agent.connected)
+        self._newest = agent
+        """Which is shown, while none is live."""
+
+    def put(self, agent: Agent) -> Iterable[Agent]:
+        """One more, which is not hidden. Gives those that are to be hidden, or shown, from now on."""
+        self.agents[agent.uid] = agent
+        self._live += agent.connected
+        if self._live:
+            return self._changed() if agent.connected and self._live == 1 else self._only(agent, agent.connected)
+        if _age(agent) < _age(self._newest):
+            return [agent]
+        before, self._newest = self._newest, agent
+        return [before]
+
+    def drop(self, agent: Agent) -> Iterable[Agent]:
+        """One less, of at least two. As `put`."""
+        del self.agents[agent.uid]
+        self._live -= agent.connected
+        if self._live or not (agent.connected or agent is self._newest):
+            return ()
+        self._newest = max(self.agents.values(), key=_age)
+        return self._changed()
+
+    def _only(self, agent: Agent, shown: bool) -> Iterable[Agent]:
+        return [agent] if agent.hidden is shown else []
+
+    def _changed(self) -> list[Agent]:
+        live = self._live > 0
+        return [a for a in self.agents.values() if a.hidden is (a.connected if live else a is self._newest)]
+
+
+def _age(agent: Agent) -> tuple[int, bytes]:
+    return agent.session_started_ms, agent.uid
+
+
 class Census:
     """All nodes and all agents. Others read `agents` and `nodes`, and change them by `put`, `drop` and `node`."""
 
@@ -44,10 +89,10 @@ class Census:
         self.nodes: dict[str, NodeState] = {}
         self.cells: Counter[Cell] = Counter()
         """How many agents there are of each kind, but for those that are hidden."""
-        self.several: dict[str, tuple[Agent, ...]] = {}
+        self._named: dict[str, Agent] = {}
+        """Agent id → the agent that has it, or one of them."""
+        self.several: dict[str, _Namesakes] = {}
         """Agent id → the agents that have it, where several do."""
-        self._first: dict[str, Agent] = {}
-        """Agent id → an agent that has it."""
         self._alike: dict[Profile, set[bytes]] = {}
 
     def __len__(self) -> int:
@@ -73,9 +118,12 @@ class Census:
             node.shards.replace(agent.uid, 0, agent.digest)
         self._alike.setdefault(agent.profile, set()).add(agent.uid)
         self._count(agent, 1)
-        if agent.agent_id and self._first.setdefault(agent.agent_id, agent) is not agent:
-            others = self.several.get(agent.agent_id) or (self._first[agent.agent_id],)
-            self._show((*others, agent))
+        name = agent.agent_id
+        if not name or self._named.setdefault(name, agent) is agent:
+            return
+        if name not in self.several:
+            self.several[name] = _Namesakes(self._named[name])
+        self._show(self.several[name].put(agent))
 
     def drop(self, uid: bytes) -> Agent | None:
         """An agent is not known any more; gives it as it was."""
@@ -89,11 +137,15 @@ class Census:
         self._leave(old)
         if not old.hidden:
             self._count(old, -1)
-        others = tuple(other for other in self.several.get(old.agent_id, ()) if other is not old)
-        if others:
-            self._show(others)
-        elif self._first.get(old.agent_id) is old:
-            del self._first[old.agent_id]
+        name = old.agent_id
+        if name in self.several:
+            namesakes = self.several[name]
+            self._show(namesakes.drop(old))
+            self._named[name] = next(iter(namesakes.agents.values()))
+            if len(namesakes.agents) == 1:
+                del self.several[name]
+        elif self._named.get(name) is old:
+            del self._named[name]
         return old
 
     def forget_node(self, node: NodeState) -> None:
@@ -114,28 +166,19 @@ class Census:
         if not self.cells[cell]:
             del self.cells[cell]
 
-    def _show(self, agents: tuple[Agent, ...]) -> None:
-        """Of several agents of one id the live ones are shown, or if none is live the newest."""
-        name = agents[0].agent_id
-        self._first[name] = agents[0]
-        if len(agents) > 1:
-            self.several[name] = agents
-        else:
-            self.several.pop(name, None)
-        shown = [a for a in agents if a.connected] or [max(agents, key=lambda a: (a.session_started_ms, a.uid))]
-        for agent in agents:
-            if agent.hidden is (agent in shown):
-                agent.hidden = not agent.hidden
-                self._count(agent, -1 if agent.hidden else 1)
+    def _show(self, changed: Iterable[Agent]) -> None:
+        """These were hidden and are not any more, or the other way."""
+        for agent in changed:
+            agent.hidden = not agent.hidden
+            self._count(agent, -1 if agent.hidden else 1)
 
     # ---- what there is
 
     def named(self, agent_id: str) -> tuple[Agent, ...]:
         """All agents of an agent id."""
-        several = self.several.get(agent_id)
-        if several is not None:
-            return several
-        return (self._first[agent_id],) if agent_id in self._first else ()
+        if agent_id in self.several:
+            return tuple(self.several[agent_id].agents.values())
+        return (self._named[agent_id],) if agent_id in self._named else ()
 
     def shown(self) -> Iterator[Agent]:
         """One agent a row of a list: of several that have one agent id the live ones, or if none is live the newest."""

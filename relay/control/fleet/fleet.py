@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from relay.aio.clock import Clock
+from relay.aio.tasks import to_its_end
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
 from relay.control.fleet.intake import Intake, Reading
@@ -86,7 +87,7 @@ class Fleet:
             node.software_version, node.last_seen_ms = row.software_version, row.last_seen_ms
             node.departed = row.departed
         async for rows in self.records.agents():
-            stale = []
+            stale, unreadable = [], []
             for row in rows:
                 try:
                     agent = self._intake.reader.read(
@@ -95,13 +96,17 @@ class Fleet:
                 except ValueError as error:
                     # Its node finds out by the digests, and sends it again.
                     _log.error("row_unreadable", table="agents", key=row.instance_uid.hex(), error=str(error))
+                    unreadable.append(row.instance_uid)
                     continue
                 if row.forgotten:
                     agent.forgotten, agent.connected = True, False
                 self.census.put(agent)
                 if listed(agent) != _written(row):
                     stale.append(row_of(agent, row.state))
-            await self.records.renew(stale)
+            try:
+                await self.records.mend(stale, unreadable)
+            except StoreError as error:
+                _log.error("rows_not_mended", table="agents", error=str(error))
 
     def node_synced(self, peer: Peer, sender: SyncSender, up: bool) -> None:
         """A node's Sync stream came up or went down; an old one may go after the new one came."""
@@ -219,7 +224,8 @@ class Fleet:
             # takes in what others brought meanwhile too: a transaction costs as much as twenty agents.
             async with self._reporting:
                 if mine.ack is None:
-                    await self._take_in(self._next(mine))
+                    # Also if this stream ends meanwhile: the reports of others are among them.
+                    await to_its_end(self._take_in(self._next(mine)), name="take-in")
         except StoreError as error:
             self._unstored(node, str(error))
             raise

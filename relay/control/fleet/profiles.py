@@ -20,6 +20,9 @@ from relay.policy.selector import Facts
 _MOST_SHARED = 256
 """A key with more values than this names single agents."""
 _MOST_KEYS = 1_000
+_MOST_BYTES = 256
+"""A longer attribute is not worth sharing: who makes up many would fill the memory."""
+_MOST_ATTRIBUTES = 20_000
 _MOST_PROFILES = 50_000
 """Beyond these, nothing new is shared: agents that make up keys and values gain nothing by it."""
 Own = tuple[Any, ...]
@@ -115,7 +118,7 @@ class Profiles:
                 shared.append(raw)
                 continue
             key, value = attribute.key, value_of(attribute.value)
-            if self._may_be_shared(key, value):
+            if self._may_be_shared(key, value, len(raw)):
                 self._shared[raw] = key, value
                 self._of_key.setdefault(key, set()).add(raw)
                 own.pop(key, None)
@@ -123,8 +126,10 @@ class Profiles:
             else:
                 own[key] = value
 
-    def _may_be_shared(self, key: str, value: Any) -> bool:
+    def _may_be_shared(self, key: str, value: Any, size: int) -> bool:
         if key in self._own or not isinstance(value, str | int | float | bool):
+            return False
+        if size > _MOST_BYTES or len(self._shared) >= _MOST_ATTRIBUTES:
             return False
         values = self._of_key.get(key, ())
         if len(values) >= _MOST_SHARED:
@@ -138,13 +143,14 @@ class Profiles:
         profile = self._made.get(identity)
         if profile is None:
             common: dict[str, Any] = {}
+            own = tuple(key for key, _ in identity.own)
             for raw in identity.shared:
                 attribute = anyvalue_pb2.KeyValue.FromString(raw)
-                common[attribute.key] = value_of(attribute.value)
+                if attribute.key not in own:  # it is there twice, and the other one wins
+                    common[attribute.key] = value_of(attribute.value)
             labels = labels_of(common, identity.region, identity.trusted)
             plain = {key: kind() for key, kind in identity.own if issubclass(kind, str | int | float | bool)}
             own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - {REGION}
-            own = tuple(key for key, _ in identity.own)
             profile = Profile(identity.region, labels, common, own, own_labels, identity)
             if len(self._made) >= _MOST_PROFILES:
                 self._made.clear()

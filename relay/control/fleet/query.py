@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.census import Cell, Census
 from relay.control.fleet.fleet import Fleet
-from relay.control.fleet.records import as_text, text_of
+from relay.control.fleet.records import TEXT_CHARS, as_text, text_of
 from relay.control.storage import schema
 from relay.errors import NotFound, Problem, Refused
 from relay.fleet.names import HOST, LEAST_PREFIX, Names, resolve
@@ -23,6 +23,8 @@ from relay.fleet.view import VERSION
 from relay.ids import parse_uid
 
 _AGENTS = schema.agents.c
+_ROWS = 1_000
+"""Rows that are asked for at once where a page is; four times as many after each time that they did not do."""
 _MOST_ALIKE = 1_000
 """Agents that are looked at where many are called alike."""
 
@@ -102,17 +104,20 @@ async def choose(fleet: Fleet, query: Query) -> Page:
     name = query.sort.removeprefix("-")
     if name not in SORTS:
         raise Refused([Problem("request", 0, "sort", f"{name} is not one of {', '.join(SORTS)}")])
-    order = _order(query.sort)
-    asked = sa.select(_AGENTS.instance_uid).where(*_where(census, query), _is_shown()).order_by(*order)
-    if query.after:
-        row = await fleet.records.row(_last(census, query.after))
-        asked = asked.where(_behind(query.sort, row))
-    exact = not query.labels and not _catching_up(census, query)
-    if query.limit is not None and exact:
-        asked = asked.limit(query.limit + 1)
-    found = [agent for uid in await fleet.records.uids(asked) if (agent := census.agents.get(uid)) is not None]
-    if not exact:
-        found = [agent for agent in found if _matches(census, agent, query)]
+    where = _where(census, query)
+    row = await fleet.records.row(_last(census, query.after)) if query.after else None
+    columns = (_AGENTS.instance_uid, _AGENTS.agent_id, *SORTS[name])
+    found: list[Agent] = []
+    rows = None if query.limit is None else max(_ROWS, query.limit + 1)
+    while True:
+        asked = sa.select(*columns).where(*where, *_behind(query.sort, row)).order_by(*_order(query.sort)).limit(rows)
+        got = await fleet.records.select(asked)
+        agents = (census.agents.get(row.instance_uid) for row in got)
+        found += [agent for agent in agents if agent is not None and _matches(census, agent, query)]
+        if rows is None or query.limit is None or len(got) < rows or len(found) > query.limit:
+            break
+        # Of these too few match what the database cannot tell: go on behind them.
+        row, rows = got[-1], 4 * rows
     page = found if query.limit is None else found[: query.limit]
     return Page(page, _total(census, query), len(found) > len(page))
 
@@ -125,23 +130,20 @@ def _order(sort: str) -> list[sa.ColumnElement[Any]]:
     return [*(c.desc() if turned else c for c in columns), _AGENTS.agent_id, _AGENTS.instance_uid]
 
 
-def _behind(sort: str, row: Any) -> sa.ColumnElement[bool]:
-    """What comes behind a row in an order."""
-    columns = SORTS[sort.removeprefix("-")]
-    turned = sort.startswith("-")
-    first, then = (
-        (columns, (_AGENTS.agent_id, _AGENTS.instance_uid))
-        if columns
-        else ((_AGENTS.agent_id,), (_AGENTS.instance_uid,))
-    )
+def _behind(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
+    """What comes behind a row in an order; all where there is none."""
+    if row is None:
+        return []
+    columns, turned = SORTS[sort.removeprefix("-")], sort.startswith("-")
+    names = (_AGENTS.agent_id, _AGENTS.instance_uid)
+    first, then = (columns, names) if columns else (names[:1], names[1:])
 
-    def values(of: Iterable[Any]) -> list[Any]:
-        return [getattr(row, column.name) for column in of]
+    def values(of: Iterable[Any]) -> sa.Tuple:
+        return sa.tuple_(*(getattr(row, column.name) for column in of))
 
-    here, there = sa.tuple_(*first), sa.tuple_(*values(first))
-    return sa.or_(
-        here < there if turned else here > there, sa.and_(here == there, sa.tuple_(*then) > sa.tuple_(*values(then)))
-    )
+    here, there = sa.tuple_(*first), values(first)
+    behind = sa.and_(here == there, sa.tuple_(*then) > values(then))
+    return [sa.or_(here < there if turned else here > there, behind)]
 
 
 def _last(census: Census, name: str) -> Agent:
@@ -153,20 +155,8 @@ def _last(census: Census, name: str) -> Agent:
     return found
 
 
-def _is_shown() -> sa.ColumnElement[bool]:
-    """As `Census` shows agents: of several of one id the live ones, or if none is live the newest."""
-    other = schema.agents.alias()
-    newer = sa.tuple_(other.c.session_started_ms, other.c.instance_uid) > sa.tuple_(
-        _AGENTS.session_started_ms, _AGENTS.instance_uid
-    )
-    is_better = sa.exists().where(
-        other.c.agent_id == _AGENTS.agent_id, _AGENTS.agent_id != "", sa.or_(other.c.connected, newer)
-    )
-    return sa.or_(_AGENTS.connected, ~is_better)
-
-
 def _where(census: Census, query: Query) -> list[sa.ColumnElement[bool]]:
-    """What the database can tell; see `_catching_up` for what it cannot."""
+    """What the database can tell; `_matches` is exact."""
     found: list[sa.ColumnElement[bool]] = []
     if query.status:
         found.append(_AGENTS.status == query.status.upper())
@@ -176,7 +166,7 @@ def _where(census: Census, query: Query) -> list[sa.ColumnElement[bool]]:
         region, slash, node = query.node.rpartition("/")
         found += [_AGENTS.node == node, *([_AGENTS.region == region] if slash else [])]
     if query.version:
-        found.append(_AGENTS.version == query.version)
+        found.append(_AGENTS.version == query.version[:TEXT_CHARS])
     if query.connected is not None or query.healthy is not None:
         unknown = [node.key for node in census.nodes.values() if not node.reporting or node.unstored is not None]
         if unknown:
@@ -188,14 +178,13 @@ def _where(census: Census, query: Query) -> list[sa.ColumnElement[bool]]:
     return found
 
 
-def _catching_up(census: Census, query: Query) -> bool:
-    """Whether the query asks who is connected, and that is known of some agents of a node alone."""
-    asks = query.connected is not None or query.healthy is not None
-    return asks and any(node.reporting and not node.verified for node in census.nodes.values())
-
-
 def _matches(census: Census, agent: Agent, query: Query) -> bool:
-    return _counts(census, agent, query) and (not query.labels or has_labels(agent, query.labels))
+    return (
+        not agent.hidden
+        and _counts(census, agent, query)
+        and (not query.version or text_of(agent, VERSION) == query.version)
+        and (not query.labels or has_labels(agent, query.labels))
+    )
 
 
 def _counts(census: Census, one: Agent | Cell, query: Query) -> bool:
@@ -228,12 +217,7 @@ def _total(census: Census, query: Query) -> int:
         ):
             total += number
     if alone:
-        total += sum(
-            agent.profile in alone
-            and _matches(census, agent, query)
-            and (not query.version or text_of(agent, VERSION) == query.version)
-            for agent in census.shown()
-        )
+        total += sum(agent.profile in alone and _matches(census, agent, query) for agent in census.shown())
     return total
 
 
@@ -251,14 +235,15 @@ async def find(fleet: Fleet, name: str) -> Agent:
         return census.agents[uid]
     if named := [agent for agent in census.named(name) if not agent.hidden]:
         return named[0]
-    alike = [_AGENTS.host == name]
-    if len(name) >= LEAST_PREFIX:
+    alike = [_AGENTS.host == name[:TEXT_CHARS]]
+    if LEAST_PREFIX <= len(name) <= TEXT_CHARS:
         alike += [_AGENTS.agent_id.startswith(name, autoescape=True), _AGENTS.host.startswith(name, autoescape=True)]
         if between := _uids(name):
             alike.append(_AGENTS.instance_uid.between(*between))
-    asked = sa.select(_AGENTS.instance_uid).where(sa.or_(*alike), _is_shown())
+    asked = sa.select(_AGENTS.instance_uid).where(sa.or_(*alike))
     asked = asked.order_by(_AGENTS.host != name, _AGENTS.agent_id).limit(_MOST_ALIKE)
-    known = [agent for uid in await fleet.records.uids(asked) if (agent := census.agents.get(uid)) is not None]
+    agents = [census.agents.get(row.instance_uid) for row in await fleet.records.select(asked)]
+    known = [agent for agent in agents if agent is not None and not agent.hidden]
     return resolve(name, [(Names(a.agent_id, a.uid, text_of(a, HOST)), a) for a in known])
 
 

@@ -23,7 +23,8 @@ from relay.policy.model import canonical
 
 _log = log.get("opamp-relay.fleet")
 _NAME_CHARS = 512
-_TEXT_CHARS = 256
+TEXT_CHARS = 256
+"""Of a version and a host name; longer ones are cut."""
 _AT_ONCE = 2_000
 """Rows that are read at once: a whole fleet would fill the memory with what nobody needs to have there."""
 _AGENTS = schema.agents.c
@@ -67,8 +68,8 @@ def listed(agent: Agent) -> tuple[Any, ...]:
         agent.connected,
         agent.healthy,
         agent.status,
-        text_of(agent, VERSION)[:_TEXT_CHARS],
-        text_of(agent, HOST)[:_TEXT_CHARS],
+        text_of(agent, VERSION)[:TEXT_CHARS],
+        text_of(agent, HOST)[:TEXT_CHARS],
         agent.changed_ms,
         agent.session_started_ms,
     )
@@ -107,14 +108,14 @@ class Records:
             yield rows
             last = uids[-1]
 
-    async def uids(self, asked: sa.Select[Any]) -> list[bytes]:
-        """What a query for instance_uids finds.
+    async def select(self, asked: sa.Select[Any]) -> list[Any]:
+        """The rows that a query finds.
 
         Raises:
             StoreError: the database failed.
         """
         async with self._database.read() as connection:
-            return list((await connection.execute(asked)).scalars())
+            return list((await connection.execute(asked)).all())
 
     async def row(self, agent: Agent) -> Any:
         """An agent's row.
@@ -157,11 +158,17 @@ class Records:
             some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
             await connection.execute(sa.update(schema.agents).where(some).values(forgotten=True, connected=False))
 
-    async def renew(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write again rows whose columns are not what their states say."""
-        if rows:
+    async def mend(self, stale: Sequence[Mapping[str, Any]], unreadable: Iterable[bytes]) -> None:
+        """Write again rows whose columns are not what their states say, and delete those that cannot be read.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        unreadable = list(unreadable)
+        if stale or unreadable:
             async with self._database.write() as connection:
-                await replace(connection, schema.agents, rows)
+                await replace(connection, schema.agents, stale)
+                await self.remove(connection, unreadable)
 
     async def store_nodes(self, nodes: Iterable[NodeState]) -> None:
         """Write what is to be remembered of nodes.

@@ -87,12 +87,17 @@ class Targets:
         def is_able(agent: Agent) -> bool:
             return agent.accepts(kind) and (agent.connected or agent.changed_ms >= oldest_ms)
 
+        newest: dict[str, Agent | None] = {}
         for agent in agents:
             name = agent.agent_id
             if not (name and is_able(agent)):
                 continue
-            if name not in several or agent is max(filter(is_able, self._census.named(name)), key=_started):
-                yield agent
+            if name in several:
+                if name not in newest:
+                    newest[name] = max(filter(is_able, self._census.named(name)), key=_started, default=None)
+                if agent is not newest[name]:
+                    continue
+            yield agent
 
 
 def _started(agent: Agent) -> tuple[int, bytes]:

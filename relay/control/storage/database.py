@@ -17,6 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from relay.aio.tasks import to_its_end
 from relay.control.storage import schema
 from relay.control.storage.rows import replace
 from relay.errors import StoreError
@@ -26,6 +27,30 @@ FILE = "control-plane.sqlite3"
 """Its name in the data folder."""
 _PROBE_CHARS = 1 << 18
 _MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class _Connection(AsyncConnection):
+    """Each step of it runs to its end: of one that is cancelled in the midst the driver's thread would keep the lock."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        return await to_its_end(super().execute(*args, **kwargs), name="database-execute")
+
+    async def start(self, is_ctxmanager: bool = False) -> AsyncConnection:
+        try:
+            return await to_its_end(super().start(is_ctxmanager), name="database-start")
+        except asyncio.CancelledError:
+            with contextlib.suppress(SQLAlchemyError):  # it never began
+                await self.close()
+            raise
+
+    async def commit(self) -> None:
+        await to_its_end(super().commit(), name="database-commit")
+
+    async def rollback(self) -> None:
+        await to_its_end(super().rollback(), name="database-rollback")
+
+    async def close(self) -> None:
+        await to_its_end(super().close(), name="database-close")
 
 
 class Database:
@@ -107,7 +132,7 @@ class Database:
             StoreError: the database failed.
         """
         try:
-            async with self._engine.connect() as connection:
+            async with _Connection(self._engine) as connection:
                 yield connection
         except SQLAlchemyError as error:
             raise StoreError(str(error.__cause__ or error)) from error
@@ -124,8 +149,13 @@ class Database:
                 self.problem = self._replaced
                 raise StoreError(self.problem)
             try:
-                async with self._engine.begin() as connection:
-                    yield connection
+                async with _Connection(self._engine) as connection:
+                    try:
+                        yield connection
+                    except BaseException:
+                        await connection.rollback()
+                        raise
+                    await connection.commit()
             except SQLAlchemyError as error:
                 self.problem = _line(error.__cause__ or error)
                 # A connection that was opened while the file was read-only stays so for its life: begin with new ones.

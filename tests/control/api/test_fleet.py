@@ -3,8 +3,10 @@ from __future__ import annotations
 import aiohttp
 
 from relay.control.app import ControlPlane
+from relay.pb.relay.v1 import link_pb2
 from tests.conftest import Programs, eventually
 from tests.control.api.client import Client, started
+from tests.control.reports import ONE, entry, up
 from tests.wire import TestAgent
 
 
@@ -59,3 +61,21 @@ async def test_the_metric_counts_by_region_status_and_health(programs: Programs)
     assert isinstance(text, str)
     found = [line for line in text.splitlines() if line.startswith("opamp_control_plane_agents{")]
     assert found == ['opamp_control_plane_agents{healthy="true",region="local",status="UNSET"} 2.0']
+
+
+async def test_who_pages_is_told_where_to_go_on_whatever_agents_are_called(programs: Programs) -> None:
+    plane, client = await started(programs)
+    await up(plane.fleet, ONE)
+    names = ["a", "zz-日本", "zz-😀", "zz\n", " zz ", "a/b"]
+    agents = [entry(name, uid=bytes([number]) * 16) for number, name in enumerate(names)]
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
+    found, after = [], ""
+    async with aiohttp.ClientSession() as session:
+        while True:
+            url = f"{client.url}/api/v1/agents?limit=1&after={after}"
+            async with session.get(url) as answer:
+                assert (answer.status, answer.headers["X-Total-Count"]) == (200, "6")
+                found += [agent["agent_id"] for agent in await answer.json()]
+                if (after := answer.headers.get("X-Next-After", "")) == "":
+                    break
+    assert sorted(found) == sorted(names)

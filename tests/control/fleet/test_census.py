@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -124,3 +125,16 @@ def test_a_node_goes_with_its_agents(stand: Stand) -> None:
     assert stand.census.live_regions() == {"eu"}
     stand.census.forget_node(stand.census.nodes["eu/one"])
     assert ([a.agent_id for a in stand.census.shown()], set(stand.census.nodes)) == (["b"], {"eu/two"})
+
+
+def test_thousands_of_one_id_cost_no_look_at_all_of_them(stand: Stand) -> None:
+    for number in range(300):
+        stand.put("clone", uid=number.to_bytes(16, "big"), started=number)
+    namesakes = stand.census.several["clone"]
+    with patch.object(namesakes, "_changed", side_effect=AssertionError("all of them were looked at")):
+        stand.put("clone", uid=(7).to_bytes(16, "big"), healthy=False)
+        stand.census.drop((8).to_bytes(16, "big"))
+    assert len(list(stand.census.shown())) == 299
+    for number in range(300):
+        stand.put("clone", uid=number.to_bytes(16, "big"), started=number, connected=False)
+    assert [agent.session_started_ms for agent in stand.census.shown()] == [299]

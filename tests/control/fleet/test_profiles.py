@@ -7,7 +7,7 @@ import pytest
 from relay.control.fleet import profiles as module
 from relay.control.fleet.nodes import Trusted
 from relay.control.fleet.profiles import Own, Profile, Profiles
-from relay.fleet.facts import labels_of
+from relay.fleet.facts import facts_of, labels_of
 from relay.opamp import identity
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.selector import Facts
@@ -103,3 +103,21 @@ def test_who_makes_up_keys_and_values_gains_nothing(monkeypatch: pytest.MonkeyPa
         assert facts(profiles, said, "all").attributes == said
     assert split(profiles, {"k9": "v"}, "eu", "all")[0].own == ("k9",)
     assert len(profiles._made) <= 3
+
+
+def test_labels_are_of_what_wins_where_an_attribute_is_there_twice() -> None:
+    profiles = Profiles()
+    for identifying in ("dev", [1], ""):
+        description = described({"tier": "prod"}, tier=identifying)
+        profile, own = profiles.split(description, "eu", "all")
+        seen = profile.facts("a", own)
+        assert seen == facts_of(description, "a", "eu", "all")
+
+
+def test_what_is_long_or_more_than_enough_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles = Profiles()
+    assert split(profiles, {"text": "x" * 1_000}, "eu", ())[0].own == ("text",)
+    monkeypatch.setattr(module, "_MOST_ATTRIBUTES", 2)
+    for number in range(4):
+        profile, _ = split(profiles, {f"k{number}": "v"}, "eu", ())
+    assert profile.own == ("k3",)

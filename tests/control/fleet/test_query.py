@@ -4,8 +4,12 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.control.fleet import query
+from relay.control.fleet.fleet import Fleet
+from relay.control.storage.database import Database
 from relay.errors import Conflict, NotFound, Refused
+from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.reports import ONE, TWO, entry, up
 from tests.wire import TestAgent
 
 
@@ -80,3 +84,56 @@ async def test_labels_are_k_v(plane: ControlPlane) -> None:
     assert query.wanted_labels(["a=b", "c=d=e", "a=c"]) == {("a", "b"), ("a", "c"), ("c", "d=e")}
     with pytest.raises(Refused):
         query.wanted_labels(["a"])
+
+
+async def walked(fleet: Fleet, limit: int, **more: object) -> list[str]:
+    """All pages of a list, one behind the other."""
+    found: list[str] = []
+    after = ""
+    while True:
+        page = await query.choose(fleet, query.Query(limit=limit, after=after, **more))  # type: ignore[arg-type]
+        assert len(page.agents) <= limit
+        found += [agent.uid.hex() for agent in page.agents]
+        if not page.more:
+            assert len(found) == page.total
+            return found
+        after = page.agents[-1].uid.hex()
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 100])
+async def test_pages_give_each_agent_once_whatever_is_alike(
+    fleet: Fleet, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "_ROWS", 2)
+    await up(fleet, ONE, TWO)
+    agents = [entry("same", uid=bytes([number]) * 16, started=number, tier="x") for number in range(1, 12)]
+    agents += [entry(f"n{number}", connected=number % 2 == 0, tier="y", x=str(number)) for number in range(9)]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents[::-1]))
+    every = sorted(agent.instance_uid.hex() for agent in agents)
+    for sort in (name for key in query.SORTS for name in (key, f"-{key}")):
+        assert sorted(await walked(fleet, limit, sort=sort)) == every
+    labelled = await walked(fleet, limit, labels=frozenset({("tier", "y")}))
+    assert len(labelled) == 9
+    assert len(await walked(fleet, limit, connected=False)) == 4
+    assert len(await walked(fleet, limit, connected=True)) == 16
+    assert len(await walked(fleet, limit, labels=frozenset({("x", "3")}))) == 1
+
+
+async def test_rows_that_nobody_knows_end_no_list(fleet: Fleet, database: Database) -> None:
+    await up(fleet, ONE)
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}") for number in range(10)]))
+    for number in (1, 2, 3):
+        fleet.census.drop(entry(f"a{number}").instance_uid)
+    assert len(await walked(fleet, 3)) == 7
+
+
+async def test_a_name_that_is_longer_than_any(fleet: Fleet) -> None:
+    await up(fleet, ONE)
+    long = "h" * 400
+    agents = [entry("a", host__name=long, service__version=long), entry("b", host__name=long[:-1] + "x")]
+    await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
+    assert (await query.find(fleet, long)).agent_id == "a"
+    page = await query.choose(fleet, query.Query(version=long))
+    assert ([agent.agent_id for agent in page.agents], page.total) == (["a"], 1)
+    with pytest.raises(NotFound):
+        await query.find(fleet, "x" * 60_000)

@@ -65,3 +65,15 @@ async def test_what_lists_are_chosen_by_is_made_anew_where_an_earlier_version_di
     ]
     page = await query.choose(again.fleet, query.Query(version="1.2"))
     assert [agent.agent_id for agent in page.agents] == ["a"]
+
+
+async def test_a_row_under_another_uid_is_deleted_when_it_is_read(programs: Programs) -> None:
+    plane = await programs.opened()
+    await up(plane.fleet, ONE)
+    await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
+    async with plane.database.write() as connection:
+        await connection.execute(sa.text("UPDATE agents SET instance_uid = x'00' WHERE agent_id = 'a'"))
+    await programs.stop(plane)
+    again = await programs.opened()
+    assert [agent.agent_id for agent in again.fleet.census.shown()] == ["b"]
+    assert [row.agent_id async for rows in again.fleet.records.agents() for row in rows] == ["b"]

@@ -1,3 +1,5 @@
+import asyncio
+import random
 import sqlite3
 from pathlib import Path
 
@@ -73,4 +75,26 @@ async def test_a_connection_that_was_opened_read_only_is_used_for_one_write_at_m
         await write()
     await write()
     assert database.problem is None
+    await database.close()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_write_that_is_cancelled_at_any_moment_leaves_no_lock_behind(tmp_path: Path, times: int) -> None:
+    database = Database(tmp_path / "rooms" / "database")
+    await database.open()
+    chance = random.Random(7)
+
+    async def write(name: str) -> None:
+        async with database.write() as connection:
+            for value in ("1", "2", "3"):
+                await replace(connection, schema.facts, [{"name": name, "value": value}])
+
+    for number in range(60):
+        task = asyncio.ensure_future(write("cancelled"))
+        for _ in range(times):
+            await asyncio.sleep(chance.random() * 0.003)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await write(f"after-{number}")
     await database.close()
