@@ -26,7 +26,7 @@ _INITIAL_BYTES = 4096
 _WORTH_RENEWING_BYTES = 16 << 10
 _NORMAL_CLOSURE = 1000
 """The answer to a Close frame that says no code."""
-_get_buffer = WSProtocol.get_buffer
+_get_buffer, _buffer_updated = WSProtocol.get_buffer, WSProtocol.buffer_updated
 _REQUEST = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -80,7 +80,7 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         over: called once when the budget is spent; must see to it that nothing more is read.
     """
 
-    __slots__ = ("_budget", "_initial", "_over", "_size")
+    __slots__ = ("_budget", "_initial", "_over", "_size", "has_begun")
 
     def __init__(
         self, listener: WSListener, max_frame_bytes: int, budget: AssemblyBudget, over: Callable[[], None]
@@ -108,6 +108,8 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         self._budget = budget
         self._over: Callable[[], None] | None = over
         self._size = self._initial = len(_get_buffer(self, -1))
+        self.has_begun = False
+        """Something was read behind the last whole frame; the listener says when one is whole."""
 
     def get_buffer(self, size_hint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`. The length of the free part tells when the buffer has grown."""
@@ -117,6 +119,11 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         if len(view) > self._size:
             self._count_growth(len(view))
         return view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See `asyncio.BufferedProtocol`."""
+        self.has_begun = True  # until the listener hears of a frame with nothing behind it
+        _buffer_updated(self, nbytes)
 
     def _count_growth(self, free: int) -> None:
         # It doubles when nine tenths are full, so that what is free then is more than all there was. Only where a read
@@ -138,11 +145,6 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
     def worth_renewing(self) -> bool:
         """Whether the buffer is much larger than most messages are."""
         return self._size > _WORTH_RENEWING_BYTES
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all that was read was delivered: no frame has begun that is not complete."""
-        return len(self.get_buffer(-1)) >= self._size
 
     def release(self) -> None:
         """This reader is done with."""

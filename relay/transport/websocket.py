@@ -107,6 +107,8 @@ class AgentSocket(WSListener):
         """A frame came. The first lines are the path of nearly all traffic."""
         now = self._now()
         self._last_data = now
+        if self._reader is not None:
+            self._reader.has_begun = frame_.tail_size > 0
         if frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
             self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
             return
@@ -271,7 +273,7 @@ class AgentSocket(WSListener):
         old, transport = self._reader, self._transport
         if old is None or transport is None or transport.underlying_transport.is_closing():
             return
-        if self._reason is not None or not old.is_empty:
+        if self._reason is not None or old.has_begun:
             return
         transport.underlying_transport.pause_reading()
         old.release()

@@ -98,7 +98,7 @@ async def test_closing_has_a_status() -> None:
         agents.connections[0].close(CloseReason.DRAINING)
         assert not agents.connections[0].writable
         assert await pipe.call.code() == grpc.StatusCode.UNAVAILABLE
-        assert metrics.closed["draining"] == 1
+        await eventually(lambda: metrics.closed["draining"] == 1)
         await pipe.close()
 
 

@@ -1,5 +1,6 @@
 """What picows keeps of unfinished frames is counted, bounded, and given back."""
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -106,5 +107,20 @@ async def test_what_follows_a_large_message_at_once_is_not_lost() -> None:
         socket.write(frame(MESSAGE)[3:] + frame(LARGE) + frame(MESSAGE) * 200)
         for _ in range(202):
             assert (await socket.message()).instance_uid == UID
+        await eventually(it.fall_quiet)
+        await socket.close()
+
+
+@pytest.mark.parametrize("size", [3_840 << power for power in range(1, 7)])
+async def test_half_a_frame_that_fills_the_buffer_to_the_last_byte_is_kept(size: int) -> None:
+    async with stand() as it:
+        socket = await RawSocket.open(it.port)
+        whole = frame(LARGE)
+        socket.write(whole[:size])
+        await eventually(lambda: it.budget.used >= size // 2)
+        await asyncio.sleep(0.05)
+        it.fall_quiet()
+        socket.write(whole[size:])
+        assert (await socket.message()).instance_uid == UID
         await eventually(it.fall_quiet)
         await socket.close()

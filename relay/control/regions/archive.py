@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.control.storage import schema
 from relay.control.storage.database import Database
+from relay.control.storage.rows import replace
 from relay.errors import NotFound
 from relay.fleet.view import rfc3339
 from relay.opamp.offer import OfferedSlot
@@ -39,7 +40,7 @@ class Archive:
         rows = [_row(key, c.template.spec.content_type, c.render(), now_ms) for key, c in found.items()]
         if rows:
             async with self._database.write() as connection:
-                await connection.execute(sa.insert(schema.configs), rows)
+                await replace(connection, schema.configs, rows)
             self._known.update(found)
 
     async def keep_offered(
@@ -52,7 +53,7 @@ class Archive:
             for key, slots in fresh.items()
         ]
         if rows:
-            await connection.execute(sa.insert(schema.configs), rows)
+            await replace(connection, schema.configs, rows)
         return set(fresh)
 
     def added(self, hashes: set[bytes]) -> None:
