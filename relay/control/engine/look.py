@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -13,25 +15,27 @@ from relay.control.fleet.targets import Targets
 from relay.control.ledger.state import State
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.contents import Contents
-from relay.control.rollouts.counts import Counts, Goals, Look, RegionView, Trouble, Troubled
+from relay.control.rollouts.counts import Goals, Look, RegionView, Trouble, Troubled
 from relay.control.rollouts.revision import GlobalPackages
 from relay.control.rollouts.rollout import Rollout
 
 _FRESH = 3
 """A look is good for so many times as long as it took: however often people ask, looking takes a quarter of the time."""
 
+_LEAST_S = 1e-6
+
 
 class _Kept(NamedTuple):
     """A look that was taken."""
 
     look: Look
-    where: object
+    position: object
     """Where the rollout was then."""
     at: float
     took_s: float
 
 
-def where(rollout: Rollout) -> object:
+def position(rollout: Rollout) -> object:
     """Equal for two forms of a rollout between which no step lies."""
     return rollout.state, rollout.stage, rollout.stage_started_ms, rollout.thresholds
 
@@ -50,11 +54,15 @@ class Survey:
         """As `look`; what was seen a moment ago will do, where looking takes long.
 
         Args:
-            within: how long ago, in times of what looking took.
+            within: how long ago at most, as a multiple of the time that the look took.
         """
         kept = self._kept.get(rollout.name)
         now = self._clock.monotonic()
-        if kept is not None and kept.where == where(rollout) and now - kept.at < within * kept.took_s:
+        if (
+            kept is not None
+            and kept.position == position(rollout)
+            and now - kept.at < within * max(kept.took_s, _LEAST_S)
+        ):
             return kept.look
         return self.look(rollout, state)
 
@@ -65,21 +73,30 @@ class Survey:
             state: what is in force.
         """
         began = self._clock.monotonic()
+        made = Contents(rollout, state.pinned)
+        # What is known of the nodes first: agents that are counted later are not older than that.
+        nodes = list(self._census.nodes.values())
+        heard_at = {node.key: node.status_at for node in nodes}
+        views = {region: self._region_view(region, rollout, made) for region in {node.region for node in nodes}}
         tally = Tally(self._census, rollout, state, now_ms=self._clock.unix_ms())
         for group in self._targets.groups(rollout, state):
             tally.add(group)
         goals = Goals(tally.number, tally.regions, lambda: self._targets.each(rollout, state))
-        made = Contents(rollout, state.pinned)
-        concerned = {region: total for region, total in tally.counts().items() if total.targets or total.holding}
-        views = {region: self._region_view(region, rollout, total, made) for region, total in concerned.items()}
-        look = Look(views, goals, tally.troubled)
+        regions = {
+            region: dataclasses.replace(views.get(region) or RegionView(connected=False), counts=total)
+            for region, total in tally.counts().items()
+            if total.targets or total.holding
+        }
+        waited_for = [node for region in regions for node in self.nodes_of(region)]
+        heard = tuple(heard_at.get(node.key, -math.inf) for node in waited_for)
+        look = Look(regions, goals, tally.troubled, heard)
         at = self._clock.monotonic()
-        self._kept[rollout.name] = _Kept(look, where(rollout), at, at - began)
+        self._kept[rollout.name] = _Kept(look, position(rollout), at, at - began)
         return look
 
     def forget_others(self, names: Collection[str]) -> None:
         """Only these rollouts are looked at any more."""
-        self._kept = {name: kept for name, kept in self._kept.items() if name in names}
+        self._kept = {name: kept for name, kept in list(self._kept.items()) if name in names}
 
     def failed(self, rollout: Rollout, state: State) -> list[Troubled]:
         """Agents that could not apply the candidate of a rollout, over or not; some of them where there are many.
@@ -113,7 +130,8 @@ class Survey:
                 return f"region {node.region} has not fetched {missing} of the {len(wanted)} files"
         return ""
 
-    def _region_view(self, region: str, rollout: Rollout, counts: Counts, made: Contents) -> RegionView:
+    def _region_view(self, region: str, rollout: Rollout, made: Contents) -> RegionView:
+        """What is known of a region, but for what its agents come to."""
         nodes = self.nodes_of(region)
         unheard = [n for n in nodes if not self._census.is_heard(n)]
         resource = f"{rollout.candidate.kind}/{rollout.assignment}"
@@ -121,11 +139,10 @@ class Survey:
         if not made.renders(region):
             refused.append("its values cannot be resolved there")
         return RegionView(
-            counts,
             connected=not unheard,
             catching_up=bool(unheard) and all(n.connected and not n.verified for n in unheard),
             current=all(self._has_taken(n, rollout.assignment) for n in nodes),
-            halted="; ".join(n.halted[rollout.name] for n in nodes if rollout.name in n.halted),
+            halted="; ".join(why for n in nodes if (why := n.halted.get(rollout.name)) is not None),
             refused="; ".join(dict.fromkeys(refused)),
         )
 
@@ -133,6 +150,7 @@ class Survey:
         """Whether a node has what is in force of an assignment: not where it refused the policy, or holds a newer one."""
         if node.ahead is not None:
             return False
-        if node.sender is None:
+        sender = node.sender
+        if sender is None:
             return True  # it cannot be heard, which is counted elsewhere
-        return self._publisher.has(node.region, node.sender.acked, name) and not node.sender.refused
+        return self._publisher.has(node.region, sender.acked, name) and not sender.refused

@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 
 from relay.aio.clock import Clock
-from relay.control.engine.look import Survey, where
+from relay.control.engine.look import Survey, position
 from relay.control.engine.taken import Taken
 from relay.control.ledger import audit
 from relay.control.ledger.change import Change
@@ -50,7 +50,7 @@ class Loop:
         self._metrics = metrics
         self._began = clock.monotonic()
         self._looked_s = 0.0
-        """How long the last looks held the loop; waiting for the database is no part of it."""
+        """How long the last looks took; waiting for the database is no part of it."""
         self._pause_s = _MOST_PAUSE_S
         """Between the last looks and the next."""
         self._confirmations = Confirmations()
@@ -65,6 +65,8 @@ class Loop:
                 await self.tick()
             except StoreError as error:
                 _log.error("rollouts_not_stored", error=str(error))
+            except Exception:
+                _log.exception("rollouts_failed")  # they must go on
 
     async def tick(self) -> None:
         """Look at every active rollout once and take the steps that follow.
@@ -125,7 +127,12 @@ class Loop:
         nothing: Change[Taken | Rollout | None] = Change(state, None)
         assignment = state.assignments.get(name)
         stored = assignment.rollout if assignment is not None else None
-        if assignment is None or stored is None or stored.name != looked_at.name or where(stored) != where(looked_at):
+        if (
+            assignment is None
+            or stored is None
+            or stored.name != looked_at.name
+            or position(stored) != position(looked_at)
+        ):
             return nothing
         before = self._looked_at(stored, at)
         if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in seen.regions.values()):
@@ -151,8 +158,7 @@ class Loop:
         if not passes or before.at_once:
             self._confirmations.forget(before.name)
             return False
-        heard_at = [node.status_at for region in seen.regions for node in self._survey.nodes_of(region)]
-        if not self._confirmations.is_confirmed(before.name, before.stage, heard_at, self._clock.monotonic()):
+        if not self._confirmations.is_confirmed(before.name, before.stage, seen.heard_at, self._clock.monotonic()):
             return True
         self._confirmations.forget(before.name)
         return False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from relay.aio.clock import Clock
 from relay.control.engine.look import Survey
@@ -20,6 +22,7 @@ from relay.errors import NotFound, StoreError
 from relay.observe import log
 
 _log = log.get("opamp-relay.rollouts")
+T = TypeVar("T")
 
 
 class Status:
@@ -31,6 +34,7 @@ class Status:
         self._survey = survey
         self._soak = soak
         self._clock = clock
+        self._thread = ThreadPoolExecutor(1, "rollout-status")
 
     async def of(self, name: str) -> dict[str, Any]:
         """One rollout.
@@ -39,17 +43,16 @@ class Status:
             NotFound: there never was one of that name.
         """
         rollout = await self._history.get(name)
-        assignment = self._ledger.state.assignments.get(rollout.assignment)
+        state = self._ledger.state
+        assignment = state.assignments.get(rollout.assignment)
         if assignment is None or rollout not in (assignment.rollout, assignment.pending):
             return rollout_view(rollout, {}, None, [])
-        return await self._view(rollout)
+        return await self._view(rollout, state)
 
-    async def _view(self, rollout: Rollout) -> dict[str, Any]:
-        state = self._ledger.state
+    async def _view(self, rollout: Rollout, state: State) -> dict[str, Any]:
         if rollout.state not in GOING | {RolloutState.ROLLING_BACK}:
             return rollout_view(rollout, {}, None, await self._failed(rollout, state) if rollout.thresholds else [])
-        # In a thread: of a million agents it takes seconds, and nodes are answered meanwhile.
-        seen = await asyncio.to_thread(self._survey.last_look, rollout, state)
+        seen = await self._in_thread(self._survey.last_look, rollout, state)
         if rollout.state not in GOING:
             return rollout_view(rollout, seen.regions, None, await self._failed(rollout, state))
         lacking = self._survey.yet_to_fetch(rollout, seen, state)
@@ -59,7 +62,14 @@ class Status:
         return rollout_view(rollout, seen.regions, gate, seen.troubled)
 
     async def _failed(self, rollout: Rollout, state: State) -> list[Troubled]:
-        return await asyncio.to_thread(self._survey.failed, rollout, state)
+        return await self._in_thread(self._survey.failed, rollout, state)
+
+    async def _in_thread(self, ask: Callable[[Rollout, State], T], rollout: Rollout, state: State) -> T:
+        """Of a million agents it takes seconds, and nodes are answered meanwhile.
+
+        In one thread of its own: of many who ask at once the first has it looked at, and nobody else has to wait for them.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, ask, rollout, state)
 
     def assignments(self) -> list[dict[str, Any]]:
         """What is in force of each assignment, by name."""
@@ -67,12 +77,13 @@ class Status:
 
     async def listing(self) -> list[dict[str, Any]]:
         """Every rollout that is active, and the latest of each assignment, by name of the assignment."""
-        found = []
-        for _, state in sorted(self._ledger.state.assignments.items()):
-            found += [await self._view(rollout) for rollout in (state.rollout, state.pending) if rollout is not None]
-            if state.number and state.latest != f"{state.name}-{state.number}":
+        found, state = [], self._ledger.state
+        for name, assignment in sorted(state.assignments.items()):
+            going = [rollout for rollout in (assignment.rollout, assignment.pending) if rollout is not None]
+            found += [await self._view(rollout, state) for rollout in going]
+            if assignment.number and assignment.latest != f"{name}-{assignment.number}":
                 try:  # the newest was rejected
-                    newest = await self._history.stored(f"{state.name}-{state.number}")
+                    newest = await self._history.stored(f"{name}-{assignment.number}")
                     found.append(rollout_view(newest, {}, None, []))
                 except NotFound:
                     pass
@@ -80,18 +91,21 @@ class Status:
                     _log.error("rollout_unreadable", error=str(error))
         return found
 
-    async def history(self, assignment: str) -> list[dict[str, Any]]:
+    async def history(self, name: str) -> list[dict[str, Any]]:
         """All rollouts of an assignment that are kept, oldest first.
 
         Raises:
             NotFound: there never was one.
         """
-        kept = await self._history.of(assignment)
+        kept = await self._history.of(name)
         if not kept:
-            raise NotFound(f"assignment {assignment} has no history")
-        state = self._ledger.state.assignments.get(assignment)
-        active = {r.name: r for r in (state.rollout, state.pending) if r and r.active} if state is not None else {}
-        return [await self._view(active[r.name]) if r.name in active else rollout_view(r, {}, None, []) for r in kept]
+            raise NotFound(f"assignment {name} has no history")
+        state = self._ledger.state
+        held = state.assignments.get(name)
+        active = {r.name: r for r in (held.rollout, held.pending) if r and r.active} if held is not None else {}
+        return [
+            await self._view(active[r.name], state) if r.name in active else rollout_view(r, {}, None, []) for r in kept
+        ]
 
     def counts(self) -> dict[str, int]:
         """How many rollouts are in each state that is not over; for the metric."""

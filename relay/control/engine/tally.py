@@ -31,6 +31,8 @@ class Tally:
         self._late_ms = gates.most_silent_ms(rollout)
         self._stage_is_late = now_ms - rollout.stage_started_ms >= self._late_ms
         nodes = list(census.nodes.values())
+        self._here_ms = now_ms
+        """By our own clock: for nodes that have just come."""
         self._now_ms = {node.key: now_ms - node.behind_ms for node in nodes}
         """Node → the same moment by its clock, which dates what its agents do."""
         self._gone = {node.key for node in nodes if census.is_gone(node)}
@@ -68,7 +70,7 @@ class Tally:
         name, now_ms, late_ms, gone = rollout.name, self._now_ms, self._late_ms, self._gone
         alike: dict[tuple[object, ...], list[Agent]] = {}
         for agent in group.agents:
-            here_ms = now_ms[agent.node]
+            here_ms = now_ms.get(agent.node, self._here_ms)
             offered_ms = agent.config_offered_ms if is_config else agent.packages_offered_ms
             key = (
                 is_everyone or (threshold > 0 and buckets.bucket(name, agent.agent_id) < threshold),

@@ -80,7 +80,8 @@ class NodeState:
     @property
     def refusals(self) -> list[dict[str, str]]:
         """What of the policy it does not take, the policy as a whole among it."""
-        whole = self.sender.refused if self.sender is not None else ""
+        sender = self.sender
+        whole = sender.refused if sender is not None else ""
         return [*([{"name": "policy", "digest": "", "reason": whole}] if whole else []), *self.rejected]
 
 

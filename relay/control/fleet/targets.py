@@ -87,15 +87,15 @@ class Targets:
         def is_able(agent: Agent) -> bool:
             return agent.accepts(kind) and (agent.connected or agent.changed_ms >= oldest_ms)
 
-        newest: dict[str, Agent | None] = {}
+        newest: dict[str, bytes] = {}
         for agent in agents:
             name = agent.agent_id
             if not (name and is_able(agent)):
                 continue
             if name in several:
                 if name not in newest:
-                    newest[name] = max(filter(is_able, self._census.named(name)), key=_started, default=None)
-                if agent is not newest[name]:
+                    newest[name] = max(filter(is_able, self._census.named(name)), key=_started, default=agent).uid
+                if agent.uid != newest[name]:
                     continue
             yield agent
 

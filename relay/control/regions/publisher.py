@@ -141,7 +141,8 @@ class Publisher:
         published = self._policies.get(region)
         if self._digests.get(region) != digest or published is None or published.version[0] < state.epoch:
             epoch, number = await self._number(region, digest, state.epoch)
-            self._policies[region] = RegionPolicy((epoch, number), held)
+            # The state first: who looks from another thread finds one with each policy.
+            self._states[region], self._policies[region] = state, RegionPolicy((epoch, number), held)
             self._digests[region] = digest
             _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(held))
         self._editions[region], self._states[region] = edition, state

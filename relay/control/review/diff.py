@@ -45,6 +45,17 @@ class _Pair:
     agents: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Known:
+    """Agents of one decision before and one after."""
+
+    pair: _Pair
+    after: Decision
+    """What of it differs."""
+    assignments: frozenset[str]
+    number: int = 0
+
+
 class _Decider:
     """The decisions of a region before and after: made once for agents that cannot be told apart."""
 
@@ -93,8 +104,8 @@ class _Comparison:
 
     pairs: dict[tuple[Hashes, Hashes], _Pair] = field(default_factory=dict)
     """By what differs."""
-    known: dict[tuple[Hashes, Hashes], _Pair] = field(default_factory=dict)
-    """The same by the whole of both decisions."""
+    known: dict[object, _Known] = field(default_factory=dict)
+    """By the whole of both decisions."""
     by_region: Counter[str] = field(default_factory=Counter)
     by_assignment: Counter[str] = field(default_factory=Counter)
     orphans: list[str] = field(default_factory=list)
@@ -107,21 +118,25 @@ class _Comparison:
             return
         name = agent.agent_id
         self.by_region[agent.profile.region] += 1
+        whole = old.hashes, new.hashes, old.assignments, new.assignments
+        known = self.known.get(whole)
+        if known is None:
+            before, after = _changed(old, new)
+            pair = self.pairs.setdefault((before.hashes, after.hashes), _Pair(before, after))
+            known = self.known[whole] = _Known(pair, after, frozenset((*before.assignments, *after.assignments)))
+        known.number += 1
+        known.pair.agents.append(name)
         if new == NOTHING:
             self.orphans.append(name)
         elif agent.components_digest:
-            self.needs.setdefault((agent.components_digest, new.hashes), (new, []))[1].append(name)
-        whole = old.hashes, new.hashes
-        if whole not in self.known:
-            before, after = _changed(old, new)
-            self.known[whole] = self.pairs.setdefault((before.hashes, after.hashes), _Pair(before, after))
-        self.known[whole].agents.append(name)
+            after = known.after
+            self.needs.setdefault((agent.components_digest, after.hashes), (after, []))[1].append(name)
 
     def finish(self) -> None:
         """All agents are counted."""
-        for pair in self.pairs.values():
-            for name in {*pair.before.assignments, *pair.after.assignments}:
-                self.by_assignment[name] += len(pair.agents)
+        for known in self.known.values():
+            for name in known.assignments:
+                self.by_assignment[name] += known.number
 
 
 class Diffs:

@@ -126,3 +126,5 @@ class Look:
     goals: Goals
     troubled: list[Troubled]
     """Some of those on the candidate's side that are not well."""
+    heard_at: tuple[float, ...] = ()
+    """When each node that is waited for was last heard before its agents were counted, by the monotonic clock."""
