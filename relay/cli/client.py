@@ -123,7 +123,7 @@ class Api:
         try:
             yield answer
             answer.read()
-        except http.client.HTTPException as error:
+        except (http.client.HTTPException, ConnectionResetError, TimeoutError) as error:
             raise Unreachable(f"{self._server}: the answer broke off: {error}") from None
 
     def _request(

@@ -161,7 +161,12 @@ def get(
     region: Annotated[str, typer.Option(help="agents of this one")] = "",
     node: Annotated[str, typer.Option(help="agents at this one: NAME or REGION/NAME")] = "",
     version: Annotated[str, typer.Option(help="agents of this service.version")] = "",
-    sort: Annotated[str, typer.Option(help="agents by agent_id, region, node, status, version, last_change")] = "",
+    sort: Annotated[
+        str,
+        typer.Option(
+            help="agents by agent_id, region, node, status, version, host.name or last_change; - before it turns the order"
+        ),
+    ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help=f"so many agents; {PAGE} where nothing is said")] = None,
     everything: Annotated[bool, typer.Option("--all", help="all agents, however many there are")] = False,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="show agents again at each change")] = False,

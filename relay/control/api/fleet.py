@@ -117,9 +117,10 @@ async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> As
         some = agents[i : i + _SLICE]
         states = await fleet.records.states([agent.uid for agent in some])
         part = ""
-        for agent in some:
-            if agent.uid in states:
-                part += separator + json.dumps(views.of(fleet.census, agent, states[agent.uid], keep))
+        for uid in (agent.uid for agent in some):
+            agent = fleet.census.agents.get(uid)  # it may be another one, or gone, since the list was made
+            if agent is not None and uid in states:
+                part += separator + json.dumps(views.of(fleet.census, agent, states[uid], keep))
                 separator = ",\n"
         yield part.encode()
         await asyncio.sleep(0)

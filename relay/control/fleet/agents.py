@@ -92,6 +92,10 @@ class Agent:
         return bool(self.capabilities & bit)
 
 
+class Misplaced(ValueError):
+    """A state under the uid of another agent."""
+
+
 class Reader:
     """Reads states. What agents have alike they are given as one object."""
 
@@ -115,7 +119,7 @@ class Reader:
         except (DecodeError, RecursionError) as error:
             raise ValueError(f"its state cannot be read: {error}") from None
         if message.instance_uid != uid:
-            raise ValueError("its state belongs to another agent")
+            raise Misplaced("its state belongs to another agent")
         agent_id, started_ms = message.agent_id, message.session_started_unix_ms
         config_offered_ms, config = self._offering(message.config, Offering)
         packages_offered_ms, packages = 0, None

@@ -184,7 +184,7 @@ class Census:
         """One agent a row of a list: of several that have one agent id the live ones, or if none is live the newest."""
         return (agent for agent in list(self.agents.values()) if not agent.hidden)
 
-    def sort(self, matcher: Matcher) -> Iterator[tuple[str, int, Iterator[Agent]]]:
+    def partition(self, matcher: Matcher) -> Iterator[tuple[str, int, Iterator[Agent]]]:
         """(region, outcomes of a matcher's terms, agents that have them): all agents, in few pieces."""
         named = {agent.uid: agent for name in matcher.agent_ids for agent in self.named(name)}
         single: dict[tuple[str, int], list[Agent]] = {}
@@ -192,9 +192,9 @@ class Census:
             single.setdefault((agent.profile.region, matcher.vector(agent.facts)), []).append(agent)
         for profile, uids in list(self._alike.items()):
             if profile.tells(matcher.keys):
-                yield profile.region, matcher.vector(profile.shared()), self._agents(uids, named)
+                yield profile.region, matcher.vector(profile.shared()), self._agents(profile, uids, named)
             else:
-                for agent in self._agents(uids, named):
+                for agent in self._agents(profile, uids, named):
                     single.setdefault((profile.region, matcher.vector(agent.facts)), []).append(agent)
         for (region, vector), agents in single.items():
             yield region, vector, iter(agents)
@@ -202,15 +202,16 @@ class Census:
     def vectors(self, matcher: Matcher) -> dict[int, str]:
         """All vectors that agents have by a matcher → the id of an agent that has it."""
         found: dict[int, str] = {}
-        for _, vector, agents in self.sort(matcher):
+        for _, vector, agents in self.partition(matcher):
             if vector not in found and (agent := next(agents, None)) is not None:
                 found[vector] = agent.agent_id
         return found
 
-    def _agents(self, uids: Iterable[bytes], but: Container[bytes]) -> Iterator[Agent]:
+    def _agents(self, profile: Profile, uids: Iterable[bytes], but: Container[bytes]) -> Iterator[Agent]:
         # Agents may come and go while another thread goes through them.
         for uid in list(uids):
-            if uid not in but and (agent := self.agents.get(uid)) is not None:
+            agent = self.agents.get(uid)
+            if agent is not None and agent.profile is profile and uid not in but:
                 yield agent
 
     def live_regions(self) -> set[str]:
@@ -248,8 +249,8 @@ class Census:
 
         Nobody does while its node's link is down, and after that until the node has reported it or both ends were compared.
         """
-        node = self.nodes[one.node]
-        if not node.reporting or node.unstored is not None:
+        node = self.nodes.get(one.node)  # one that is forgotten meanwhile is none
+        if node is None or not node.reporting or node.unstored is not None:
             return None
         return one.connected if node.verified or one.stream == node.streams else None
 

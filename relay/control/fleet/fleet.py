@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from relay.aio.clock import Clock
 from relay.aio.tasks import to_its_end
+from relay.control.fleet.agents import Misplaced
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
 from relay.control.fleet.intake import Intake, Reading
@@ -51,6 +52,8 @@ class _Waiting:
     report: link_pb2.StatusReport
     ack: link_pb2.ReportAck | None = None
     """Once it is."""
+    error: Exception | None = None
+    """Why it could not be."""
 
     @property
     def said(self) -> set[bytes]:
@@ -87,7 +90,7 @@ class Fleet:
             node.software_version, node.last_seen_ms = row.software_version, row.last_seen_ms
             node.departed = row.departed
         async for rows in self.records.agents():
-            stale, unreadable = [], []
+            stale, misplaced = [], []
             for row in rows:
                 try:
                     agent = self._intake.reader.read(
@@ -96,7 +99,8 @@ class Fleet:
                 except ValueError as error:
                     # Its node finds out by the digests, and sends it again.
                     _log.error("row_unreadable", table="agents", key=row.instance_uid.hex(), error=str(error))
-                    unreadable.append(row.instance_uid)
+                    if isinstance(error, Misplaced):
+                        misplaced.append(row.instance_uid)  # nobody will ever write this row again
                     continue
                 if row.forgotten:
                     agent.forgotten, agent.connected = True, False
@@ -104,7 +108,7 @@ class Fleet:
                 if listed(agent) != _written(row):
                     stale.append(row_of(agent, row.state))
             try:
-                await self.records.mend(stale, unreadable)
+                await self.records.mend(stale, misplaced)
             except StoreError as error:
                 _log.error("rows_not_mended", table="agents", error=str(error))
 
@@ -223,16 +227,19 @@ class Fleet:
             # One at a time: ownership is decided by what is in memory, which changes after the commit. Who comes to it
             # takes in what others brought meanwhile too: a transaction costs as much as twenty agents.
             async with self._reporting:
-                if mine.ack is None:
+                if mine.ack is None and mine.error is None:
                     # Also if this stream ends meanwhile: the reports of others are among them.
                     await to_its_end(self._take_in(self._next(mine)), name="take-in")
-        except StoreError as error:
-            self._unstored(node, str(error))
-            raise
         finally:
             if mine in self._waiting:
                 self._waiting.remove(mine)
+        if mine.error is not None:
+            if isinstance(mine.error, StoreError):
+                self._unstored(node, str(mine.error))
+            raise mine.error
         assert mine.ack is not None
+        mine.ack.released.extend(node.to_release)
+        node.to_release = set()
         node.unstored = None
         await self._status(node, report)
         return mine.ack
@@ -250,23 +257,33 @@ class Fleet:
         return taken
 
     async def _take_in(self, waiting: list[_Waiting]) -> None:
-        """Take in some reports, each after the one before."""
+        """Take in some reports, each after the one before. What is wrong with one is its own error."""
         while waiting:
             # Of two reports that say something of one agent, the second is read when the first is known.
-            readings: list[tuple[_Waiting, Reading]] = []
+            some: list[_Waiting] = []
             concerned: set[bytes] = set()
-            for one in waiting:
-                if one.said & concerned:
-                    break
-                concerned |= one.said
-                readings.append((one, self._intake.read(one.node, one.report)))
-                await asyncio.sleep(0)
-            await self._store([reading for _, reading in readings])
-            for one, reading in readings:
-                one.ack = self._intake.take(reading)
-                one.ack.window = self._window()
-                await asyncio.sleep(0)
-            waiting = waiting[len(readings) :]
+            while waiting and not waiting[0].said & concerned:
+                some.append(waiting.pop(0))
+                concerned |= some[-1].said
+            try:
+                await self._take_together(some)
+            except Exception as error:
+                if len(some) == 1:
+                    some[0].error = error
+                else:  # one of them may be what is wrong
+                    for one in some:
+                        await self._take_in([one])
+
+    async def _take_together(self, some: list[_Waiting]) -> None:
+        readings = []
+        for one in some:
+            readings.append(self._intake.read(one.node, one.report))
+            await asyncio.sleep(0)
+        await self._store(readings)
+        for one, reading in zip(some, readings, strict=True):
+            one.ack = self._intake.take(reading)
+            one.ack.window = self._window()
+            await asyncio.sleep(0)
 
     def _compare_clocks(self, node: NodeState, unix_ms: int) -> None:
         node.behind_ms = self._clock.unix_ms() - unix_ms

@@ -10,14 +10,13 @@ from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
 from relay.control.fleet.nodes import NodeState, Trusted
 from relay.fleet.ownership import Holding, corrected, winner
-from relay.fleet.shards import difference, shard_of, state_digest
+from relay.fleet.shards import COUNT, difference, shard_of, state_digest
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.pb.relay.v1 import link_pb2
 
 _log = log.get("opamp-relay.fleet")
 _MOST_RELEASED = 100_000
-_SHARDS = 256
 
 
 @dataclass(slots=True)
@@ -113,12 +112,10 @@ class Intake:
             self._put_aside(node, uid, digest)
         ack.want_effective_configs.extend(self._bodies.missing(agent for agent, _ in reading.accepted.values()))
         if report.shards:
-            differing = node.shards.differing(report.shards) if len(report.shards) == _SHARDS else []
+            differing = node.shards.differing(report.shards) if len(report.shards) == COUNT else []
             self._metrics.shard_mismatches += len(differing)
             ack.list_shards.extend(differing)
             node.verified = not differing
-        ack.released.extend(node.to_release)
-        node.to_release = set()
         return ack
 
     def _take_agent(self, node: NodeState, agent: Agent) -> None:

@@ -35,7 +35,7 @@ class _Identity(NamedTuple):
     region: str
     trusted: Trusted
     shared: tuple[bytes, ...]
-    """Serialised attributes, the identifying ones last: they win."""
+    """Serialised attributes, one a key."""
     own: tuple[tuple[str, type], ...]
     """Keys of the others, and of what type their values are: only plain ones can be labels."""
 
@@ -74,6 +74,10 @@ class Profile:
         return own[self.own.index(key)] if key in self.own else self.attributes.get(key)
 
 
+def _key(item: tuple[str, Any]) -> str:
+    return item[0]
+
+
 class Profiles:
     """Makes them, each once."""
 
@@ -98,33 +102,38 @@ class Profiles:
             DecodeError: it cannot be read.
         """
         message = pb.AgentDescription.FromString(description)
-        shared: list[bytes] = []
+        shared: dict[str, bytes] = {}
         own: dict[str, Any] = {}
-        self._sort(message.non_identifying_attributes, shared, own)
-        self._sort(message.identifying_attributes, shared, own)
-        kinds = tuple([(key, type(value)) for key, value in own.items()])
-        return self._profile(_Identity(region, trusted, tuple(shared), kinds)), tuple(own.values())
+        self._part(message.non_identifying_attributes, shared, own)
+        self._part(message.identifying_attributes, shared, own)
+        # In an order of our own: one agent may say the same in another order each time.
+        alone = sorted(own.items(), key=_key)
+        kinds = tuple([(key, type(value)) for key, value in alone])
+        identity = _Identity(region, trusted, tuple(sorted(shared.values())), kinds)
+        return self._profile(identity), tuple([value for _, value in alone])
 
     def trusting(self, profile: Profile, trusted: Trusted) -> Profile:
         """What a profile is where other attributes are trusted."""
         return self._profile(profile.identity._replace(trusted=trusted))
 
-    def _sort(self, attributes: Iterable[anyvalue_pb2.KeyValue], shared: list[bytes], own: dict[str, Any]) -> None:
+    def _part(self, attributes: Iterable[anyvalue_pb2.KeyValue], shared: dict[str, bytes], own: dict[str, Any]) -> None:
+        """Sort attributes by whether they are shared; of two of one key the later one wins."""
         for attribute in attributes:
             raw = attribute.SerializeToString()
             known = self._shared.get(raw)
             if known is not None:
+                shared[known[0]] = raw
                 own.pop(known[0], None)
-                shared.append(raw)
                 continue
             key, value = attribute.key, value_of(attribute.value)
             if self._may_be_shared(key, value, len(raw)):
                 self._shared[raw] = key, value
                 self._of_key.setdefault(key, set()).add(raw)
+                shared[key] = raw
                 own.pop(key, None)
-                shared.append(raw)
             else:
                 own[key] = value
+                shared.pop(key, None)
 
     def _may_be_shared(self, key: str, value: Any, size: int) -> bool:
         if key in self._own or not isinstance(value, str | int | float | bool):
@@ -146,8 +155,7 @@ class Profiles:
             own = tuple(key for key, _ in identity.own)
             for raw in identity.shared:
                 attribute = anyvalue_pb2.KeyValue.FromString(raw)
-                if attribute.key not in own:  # it is there twice, and the other one wins
-                    common[attribute.key] = value_of(attribute.value)
+                common[attribute.key] = value_of(attribute.value)
             labels = labels_of(common, identity.region, identity.trusted)
             plain = {key: kind() for key, kind in identity.own if issubclass(kind, str | int | float | bool)}
             own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - {REGION}

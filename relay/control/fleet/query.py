@@ -6,7 +6,8 @@ looked up in the census.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,9 +87,10 @@ def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset(wanted)
 
 
-def has_labels(agent: Agent, wanted: Iterable[tuple[str, str]]) -> bool:
+def has_labels(agent: Agent, wanted: Collection[tuple[str, str]]) -> bool:
     """Whether an agent has all these labels (values as text)."""
-    labels = agent.facts.labels
+    profile = agent.profile
+    labels = profile.labels if profile.tells({key for key, _ in wanted}) else agent.facts.labels
     return all(key in labels and as_text(labels[key]) == value for key, value in wanted)
 
 
@@ -112,14 +114,14 @@ async def choose(fleet: Fleet, query: Query) -> Page:
     while True:
         asked = sa.select(*columns).where(*where, *_behind(query.sort, row)).order_by(*_order(query.sort)).limit(rows)
         got = await fleet.records.select(asked)
-        agents = (census.agents.get(row.instance_uid) for row in got)
-        found += [agent for agent in agents if agent is not None and _matches(census, agent, query)]
+        # In a thread, as all that may go through many agents: nodes are answered meanwhile.
+        found += await asyncio.to_thread(_matching, census, got, query)
         if rows is None or query.limit is None or len(got) < rows or len(found) > query.limit:
             break
         # Of these too few match what the database cannot tell: go on behind them.
         row, rows = got[-1], 4 * rows
     page = found if query.limit is None else found[: query.limit]
-    return Page(page, _total(census, query), len(found) > len(page))
+    return Page(page, await asyncio.to_thread(_total, census, query), len(found) > len(page))
 
 
 def _order(sort: str) -> list[sa.ColumnElement[Any]]:
@@ -149,7 +151,8 @@ def _behind(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
 def _last(census: Census, name: str) -> Agent:
     uid = parse_uid(name)
     agent = census.agents.get(uid) if uid is not None else None
-    found = agent or next((a for a in reversed(census.named(name)) if not a.hidden), None)
+    shown = [a for a in census.named(name) if not a.hidden]
+    found = agent or max(shown, key=lambda a: a.uid, default=None)  # the last in most orders
     if found is None:
         raise NotFound(f"after: no agent {name} is in this list")
     return found
@@ -178,6 +181,11 @@ def _where(census: Census, query: Query) -> list[sa.ColumnElement[bool]]:
     return found
 
 
+def _matching(census: Census, rows: Iterable[Any], query: Query) -> list[Agent]:
+    agents = (census.agents.get(row.instance_uid) for row in rows)
+    return [agent for agent in agents if agent is not None and _matches(census, agent, query)]
+
+
 def _matches(census: Census, agent: Agent, query: Query) -> bool:
     return (
         not agent.hidden
@@ -189,8 +197,8 @@ def _matches(census: Census, agent: Agent, query: Query) -> bool:
 
 def _counts(census: Census, one: Agent | Cell, query: Query) -> bool:
     """Whether an agent, or those of a cell, match all of a query but its labels and its version."""
-    node = census.nodes[one.node]
-    return (
+    node = census.nodes.get(one.node)
+    return node is not None and (
         (not query.status or one.status == query.status.upper())
         and (query.healthy is None or census.healthy(one) is query.healthy)
         and (query.connected is None or census.connected(one) is query.connected)
@@ -204,7 +212,7 @@ def _total(census: Census, query: Query) -> int:
     asked = {key for key, _ in query.labels} | ({VERSION} if query.version else set())
     total = 0
     alone = set()
-    for cell, number in census.cells.items():
+    for cell, number in list(census.cells.items()):
         if not _counts(census, cell, query):
             continue
         profile = cell.profile

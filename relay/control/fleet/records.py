@@ -158,17 +158,16 @@ class Records:
             some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
             await connection.execute(sa.update(schema.agents).where(some).values(forgotten=True, connected=False))
 
-    async def mend(self, stale: Sequence[Mapping[str, Any]], unreadable: Iterable[bytes]) -> None:
-        """Write again rows whose columns are not what their states say, and delete those that cannot be read.
+    async def mend(self, stale: Sequence[Mapping[str, Any]], misplaced: Sequence[bytes]) -> None:
+        """Write again rows whose columns are not what their states say, and delete those under the uid of another agent.
 
         Raises:
             StoreError: the database failed.
         """
-        unreadable = list(unreadable)
-        if stale or unreadable:
+        if stale or misplaced:
             async with self._database.write() as connection:
                 await replace(connection, schema.agents, stale)
-                await self.remove(connection, unreadable)
+                await self.remove(connection, misplaced)
 
     async def store_nodes(self, nodes: Iterable[NodeState]) -> None:
         """Write what is to be remembered of nodes.

@@ -65,7 +65,7 @@ class Targets:
         candidate = Contender.of(rollout.assignment, rollout.candidate)
         strategy = rollout.strategy.target_selector
         selection = Selection(candidate, stable, strategy, others, contents.selectors)
-        for region, vector, agents in self._census.sort(selection.matcher):
+        for region, vector, agents in self._census.partition(selection.matcher):
             sides = selection.sides(vector)
             first = next(agents, None) if sides is not None else None
             if sides is None or first is None:

@@ -46,7 +46,7 @@ class Ledger:
         Args:
             by: who does it, for the audit.
             make: (state, Unix time in milliseconds) → what follows; what it says may yet fail to be stored, so that it
-                must do nothing but say it, from another thread. Whatever it raises is raised here.
+                must change nothing itself. It runs in another thread; whatever it raises is raised here.
 
         Raises:
             StoreError: it could not be stored.

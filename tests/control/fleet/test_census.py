@@ -37,7 +37,9 @@ class Stand:
         return agent
 
     def sorted(self, *selectors: Selector) -> list[list[str]]:
-        pieces = [sorted(agent.agent_id for agent in agents) for _, _, agents in self.census.sort(Matcher(selectors))]
+        pieces = [
+            sorted(agent.agent_id for agent in agents) for _, _, agents in self.census.partition(Matcher(selectors))
+        ]
         assert sorted(name for piece in pieces for name in piece) == sorted(a.agent_id for a in self.census.shown())
         return sorted(filter(None, pieces))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from unittest.mock import patch
 
@@ -426,7 +427,7 @@ async def test_of_many_nodes_each_may_have_few_reports_under_way(fleet: Fleet) -
 async def test_of_reports_that_could_not_be_stored_together_each_is_tried_alone(fleet: Fleet) -> None:
     nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(3)]
     await up(fleet, *nodes)
-    reports = [link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}")]) for number in range(3)]
+    reports = [link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}")]) for number in (0, 2, 1)]
     real = fleet.records.replace
 
     async def full(connection: AsyncConnection, agents: list[tuple[Agent, bytes]]) -> None:
@@ -438,6 +439,32 @@ async def test_of_reports_that_could_not_be_stored_together_each_is_tried_alone(
         done = await asyncio.gather(
             *(fleet.report(*pair) for pair in zip(nodes, reports, strict=True)), return_exceptions=True
         )
-    assert [type(one) for one in done] == [link_pb2.ReportAck, StoreError, link_pb2.ReportAck]
+    assert [type(one) for one in done] == [link_pb2.ReportAck, link_pb2.ReportAck, StoreError]
     assert sorted(agent.agent_id for agent in fleet.census.shown()) == ["a0", "a2"]
-    assert [node.unstored is None for node in fleet.census.nodes.values()] == [True, False, True]
+    assert [node.unstored is None for node in fleet.census.nodes.values()] == [True, True, False]
+
+
+async def test_what_is_wrong_with_one_report_is_no_matter_of_those_beside_it(fleet: Fleet) -> None:
+    nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(3)]
+    await up(fleet, *nodes)
+    nobody = link_pb2.AgentEntry(instance_uid=b"", state=b"x")
+    reports = [link_pb2.StatusReport(sequence=1, agents=[one]) for one in (entry("a"), entry("b"), nobody)]
+    pairs = zip(nodes, reports, strict=True)
+    done = await asyncio.gather(*(fleet.report(*pair) for pair in pairs), return_exceptions=True)
+    assert [isinstance(one, link_pb2.ReportAck) for one in done] == [True, True, False]
+
+
+async def test_a_stream_that_ends_in_the_midst_takes_nobody_else_s_report_along(fleet: Fleet) -> None:
+    nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(6)]
+    await up(fleet, *nodes)
+    chance = random.Random(7)
+    for round_ in range(1, 15):
+        reports = [link_pb2.StatusReport(sequence=round_, agents=[entry(f"a{n}", started=round_)]) for n in range(6)]
+        tasks = [asyncio.ensure_future(fleet.report(*pair)) for pair in zip(nodes, reports, strict=True)]
+        await asyncio.sleep(chance.random() * 0.004)
+        for task in tasks[::2]:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(one) for one in done[1::2]] == [link_pb2.ReportAck] * 3
+    assert not fleet._waiting
+    assert len(fleet.census) == len(await fleet.records.states([agent.uid for agent in fleet.census.shown()]))

@@ -28,7 +28,10 @@ class Desk(Stand):
         held = self.census.node("eu", node)
         held.reporting, held.trusted = 1, "all"
         report = link_pb2.StatusReport(sequence=self.sequence, agents=agents, **more)  # type: ignore[arg-type]
-        return self.intake.take(self.intake.read(held, report))
+        ack = self.intake.take(self.intake.read(held, report))
+        ack.released.extend(held.to_release)
+        held.to_release = set()
+        return ack
 
 
 def test_nothing_counts_until_it_is_taken() -> None:

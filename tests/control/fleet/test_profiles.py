@@ -121,3 +121,10 @@ def test_what_is_long_or_more_than_enough_is_not_shared(monkeypatch: pytest.Monk
     for number in range(4):
         profile, _ = split(profiles, {f"k{number}": "v"}, "eu", ())
     assert profile.own == ("k3",)
+
+
+def test_the_order_in_which_an_agent_says_it_makes_no_other_profile() -> None:
+    profiles = Profiles()
+    said = {"a": "1", "b": [1], "c": "2", "d": [2], "e": "3"}
+    one = split(profiles, said, "eu", "all")
+    assert split(profiles, dict(reversed(said.items())), "eu", "all") == one
