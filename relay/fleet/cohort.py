@@ -7,9 +7,8 @@ changes it makes every cohort stale, and agents are placed anew when they are ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Literal
 
-from relay.fleet.facts import facts_of
+from relay.fleet.facts import Trusted, facts_of
 from relay.opamp import capabilities
 from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.offering import Offering
@@ -44,7 +43,7 @@ class Cohorts:
         trusted: attributes that count as labels.
     """
 
-    def __init__(self, region: str, trusted: Literal["all"] | tuple[str, ...]) -> None:
+    def __init__(self, region: str, trusted: Trusted) -> None:
         self._region = region
         self._trusted = trusted
         self._evaluator = Evaluator(Snapshot())

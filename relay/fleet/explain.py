@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from relay.fleet.facts import facts_of
+from relay.fleet.facts import Trusted, facts_of
 from relay.fleet.rollup import status_name
 from relay.fleet.view import rfc3339
 from relay.opamp import capabilities
@@ -22,7 +22,7 @@ def explain_agent(
     state: link_pb2.AgentState,
     *,
     region: str,
-    trusted: Literal["all"] | tuple[str, ...],
+    trusted: Trusted,
     withheld: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """`{agent, region, slots, packages, attempts, notes}`; see `relay.policy.explain`.

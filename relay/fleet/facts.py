@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from relay.opamp import identity
+from relay.policy.model import Scalar
 from relay.policy.selector import Facts
 
 REGION = "region"
+Trusted = Literal["all"] | tuple[str, ...]
+"""Attributes of a node's agents that count as labels."""
 
 
-def labels_of(attributes: Mapping[str, Any], region: str, trusted: Literal["all"] | tuple[str, ...]) -> dict[str, Any]:
+def labels_of(attributes: Mapping[str, Any], region: str, trusted: Trusted) -> dict[str, Any]:
     """The labels of an agent: attributes that settings trust, and the region, which only its node can say."""
     if trusted == "all":
-        labels = {k: v for k, v in attributes.items() if isinstance(v, str | int | float | bool)}
+        labels = {k: v for k, v in attributes.items() if isinstance(v, Scalar)}
     else:
-        labels = {k: attributes[k] for k in trusted if isinstance(attributes.get(k), str | int | float | bool)}
+        labels = {k: attributes[k] for k in trusted if isinstance(attributes.get(k), Scalar)}
     labels[REGION] = region
     return labels
 
@@ -25,7 +28,7 @@ def facts_of(
     description: bytes,
     agent_id: str,
     region: str,
-    trusted: Literal["all"] | tuple[str, ...],
+    trusted: Trusted,
     only: frozenset[str] | None = None,
 ) -> Facts:
     """What selectors look at, from a serialised AgentDescription.

@@ -9,6 +9,7 @@ from relay.errors import Conflict, NotFound
 from relay.ids import format_uid
 
 HOST = "host.name"
+VERSION = "service.version"
 LEAST_PREFIX = 4
 """The fewest characters that a name may be shortened to."""
 _SHOWN = 5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from relay.fleet.names import HOST
+from relay.fleet.names import HOST, VERSION
 from relay.fleet.rollup import status_name
 from relay.ids import format_uid
 from relay.opamp import capabilities
@@ -17,8 +17,6 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.selector import Facts
-
-VERSION = "service.version"
 
 
 def rfc3339(unix_ms: int) -> str:

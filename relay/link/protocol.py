@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from relay.errors import UpstreamError
+from relay.fleet.facts import Trusted
 from relay.ids import sha256
 from relay.pb.relay.v1 import link_pb2
 
@@ -36,7 +37,7 @@ class Peer(NamedTuple):
     incarnation: str = ""
     """Tells one process from the next under the same name."""
     software_version: str = ""
-    trusted: Literal["all"] | tuple[str, ...] = ()
+    trusted: Trusted = ()
     """Attributes of its agents that count as labels."""
 
     def message(self) -> link_pb2.NodeIdentity:
@@ -53,7 +54,7 @@ class Peer(NamedTuple):
     @classmethod
     def of(cls, message: link_pb2.NodeIdentity) -> Peer:
         """Undo `message`."""
-        trusted: Literal["all"] | tuple[str, ...] = "all"
+        trusted: Trusted = "all"
         if not message.all_attributes_trusted:
             trusted = tuple(message.trusted_attributes)
         return cls(message.region, message.name, message.incarnation, message.software_version, trusted)

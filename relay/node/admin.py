@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from aiohttp import web
 
@@ -13,7 +13,7 @@ from relay import __version__
 from relay.errors import NotFound
 from relay.fleet.cohort import Cohorts
 from relay.fleet.explain import explain_agent
-from relay.fleet.facts import facts_of
+from relay.fleet.facts import Trusted, facts_of
 from relay.fleet.names import HOST, Names, resolve
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
@@ -58,7 +58,7 @@ class Admin:
         *,
         region: str,
         node: str,
-        trusted: Literal["all"] | tuple[str, ...],
+        trusted: Trusted,
     ) -> None:
         self._registry = registry
         self._metrics = metrics

@@ -21,7 +21,6 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
 from tests.bench import downloads, fleet
 from tests.bench.decisions import evaluation_seconds, plan_seconds
@@ -30,6 +29,7 @@ from tests.bench.programs import (
     HERE,
     LOAD_CORE,
     NODE_CORE,
+    Client,
     Row,
     apply,
     control_plane,
@@ -66,27 +66,11 @@ def metric(name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name))
 
 
-class Load:
+class Load(Client):
     """The load client in fleet mode."""
 
     def __init__(self, agents: int, *more: str) -> None:
-        command = [str(HERE / "bin" / "load"), "-mode", "fleet", "-agents", str(agents), *more]
-        self.process = pinned(LOAD_CORE, *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def line(self, event: str) -> dict[str, Any]:
-        out: IO[str] | None = self.process.stdout
-        assert out is not None
-        for text in out:
-            said: dict[str, Any] = json.loads(text)
-            if said["event"] == event:
-                return said
-        raise RuntimeError("the load client ended")
-
-    def ask(self, word: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
-        return self.line(word)
+        super().__init__(str(HERE / "bin" / "load"), "-mode", "fleet", "-agents", str(agents), *more)
 
 
 def policy(rate: int) -> str:

@@ -5,7 +5,6 @@ Answers are timed at the API, and at `opampctl` where people wait for it.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,9 +14,8 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
 
-from tests.bench.programs import BIN, LOAD_CORE, NODE_CORE, Row, control_plane, get, pinned, resident_kib, running
+from tests.bench.programs import BIN, NODE_CORE, Client, Row, control_plane, get, resident_kib, running
 
 _TICKS_S = os.sysconf("SC_CLK_TCK")
 _LONG_S = 900
@@ -47,28 +45,11 @@ spec: {{template: {{name: edge, version: v1}}, values: {{rate: {rate}}}{strategy
 """
 
 
-class Regions:
+class Regions(Client):
     """The nodes."""
 
     def __init__(self, agents: int) -> None:
-        command = [sys.executable, "-m", "tests.bench.regions", "--agents", str(agents)]
-        self.process = pinned(LOAD_CORE, *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def line(self, event: str) -> dict[str, Any]:
-        out: IO[str] | None = self.process.stdout
-        assert out is not None
-        for text in out:
-            said: dict[str, Any] = json.loads(text)
-            if said["event"] == event:
-                return said
-        raise RuntimeError("the nodes ended")
-
-    def acks(self) -> dict[str, Any]:
-        """How long reports have taken since the last time."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("acks\n")
-        self.process.stdin.flush()
-        return self.line("acks")
+        super().__init__(sys.executable, "-m", "tests.bench.regions", "--agents", str(agents))
 
 
 class Beside:
@@ -118,7 +99,7 @@ def measure(folder: Path, agents: int) -> list[Row]:
                             "<= 2 GB in all" if large else "<= 1.2 KB"))  # fmt: skip
             rows.append(Row("  taken in", f"{agents / seconds:,.0f}/s", ">= 6,000/s" if large else ">= 8,000/s"))
             time.sleep(5)
-            regions.acks()
+            regions.ask("acks")
             with Beside() as beside:
                 rows += _asked(plane, agents, regions, large=large)
             rows.append(Row("  /ready while all this ran", beside.figure, "<= 50 ms"))
@@ -150,10 +131,10 @@ def _asked(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large
         file.flush()
         rows.append(Row("  opampctl diff of an assignment for everybody", _command("diff", "-f", file.name),
                         "<= 10 s" if large else "<= 1.5 s"))  # fmt: skip
-        acks = [regions.acks()]
+        acks = [regions.ask("acks")]
         _command("apply", "-f", file.name)
         _until(lambda: get("/api/v1/rollouts/all-1")["state"] == "completed")
-        at_once = regions.acks()
+        at_once = regions.ask("acks")
         file.seek(0)
         file.truncate()
         file.write(ASSIGNMENT.format(rate=2, strategy=", strategy: slow"))
@@ -173,7 +154,7 @@ def _asked(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large
     share = _busy(plane, 40) - paused
     figure = f"{share:.0%}; without it {paused:.0%}"
     rows.append(Row("  a running rollout's share of the core", figure, "<= 30 %" if large else "<= 10 %"))
-    acks.append(regions.acks())
+    acks.append(regions.ask("acks"))
     figure = f"p99 {max(a['p99_ms'] for a in acks):.0f} ms; while all agents change at once {at_once['p99_ms']:.0f} ms"
     rows.append(Row("  reports acknowledged meanwhile", figure, "<= 250 ms"))
     return rows

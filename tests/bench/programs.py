@@ -82,3 +82,25 @@ def apply(text: str) -> float:
     began = time.time()
     urllib.request.urlopen(request, timeout=30).read()
     return began
+
+
+class Client:
+    """A program beside the measured ones: it says JSON lines of its own accord, and an answer to each word."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = pinned(LOAD_CORE, *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def line(self, event: str) -> dict[str, Any]:
+        out: IO[str] | None = self.process.stdout
+        assert out is not None
+        for text in out:
+            said: dict[str, Any] = json.loads(text)
+            if said["event"] == event:
+                return said
+        raise RuntimeError("the program ended")
+
+    def ask(self, word: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self.line(word)

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
 from relay.control.api.models import ConfigAnswer, DriftEntry, answers
-from relay.control.api.pages import Limit, behind, in_slices
+from relay.control.api.pages import Limit, as_json, behind, in_slices
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
@@ -27,7 +27,7 @@ def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: F
     ) -> StreamingResponse:
         """Agents that assignments observe, and what of their configs is otherwise."""
         rows = behind(await drift(fleet, ledger.state), after, lambda row: str(row["agent"]))[:limit]
-        return StreamingResponse(in_slices(rows), media_type="application/json")
+        return StreamingResponse(as_json(in_slices(rows)), media_type="application/json")
 
     @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
     async def get_config(config_hash: str) -> dict[str, Any]:

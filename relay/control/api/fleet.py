@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -21,6 +19,7 @@ from relay.control.api.models import (
     WholeAgent,
     answers,
 )
+from relay.control.api.pages import as_json
 from relay.control.fleet import query, views
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
@@ -88,7 +87,9 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         headers = {TOTAL: str(page.total)}
         if page.more:
             headers[NEXT] = format_uid(page.agents[-1].uid)
-        return StreamingResponse(_agents(fleet, page.agents, keep), media_type="application/json", headers=headers)
+        return StreamingResponse(
+            as_json(_agents(fleet, page.agents, keep)), media_type="application/json", headers=headers
+        )
 
     @api.get("/api/v1/agents/{agent_id}", **answers(WholeAgent, "fleet"))
     async def get_agent(agent_id: str) -> dict[str, Any]:
@@ -110,18 +111,11 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         }
 
 
-async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[bytes]:
-    """JSON in slices: what is on its way never holds more than one of them."""
-    separator = "["
+async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[list[dict[str, Any]]]:
+    """Agents as people see them, some at a time."""
     for i in range(0, len(agents), _SLICE):
-        some = agents[i : i + _SLICE]
-        states = await fleet.records.states([agent.uid for agent in some])
-        part = ""
-        for uid in (agent.uid for agent in some):
-            agent = fleet.census.agents.get(uid)  # it may be another one, or gone, since the list was made
-            if agent is not None and uid in states:
-                part += separator + json.dumps(views.of(fleet.census, agent, states[uid], keep))
-                separator = ",\n"
-        yield part.encode()
-        await asyncio.sleep(0)
-    yield b"[]\n" if separator == "[" else b"]\n"
+        uids = [agent.uid for agent in agents[i : i + _SLICE]]
+        states = await fleet.records.states(uids)
+        # An agent may be another one, or gone, since the list was made.
+        now = (fleet.census.agents.get(uid) for uid in uids if uid in states)
+        yield [views.of(fleet.census, agent, states[agent.uid], keep) for agent in now if agent is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -35,14 +35,20 @@ def behind(rows: list[Row], name: str, key: Callable[[Row], str] = _name) -> lis
     raise NotFound(f"after: {name} is not in this list")
 
 
-async def in_slices(rows: Iterable[Row]) -> AsyncIterator[bytes]:
-    """A JSON list, a row a line, made in slices: nodes are answered meanwhile, and no more than one waits to be sent."""
-    part, separator = "", "["
-    for i, row in enumerate(rows, start=1):
-        part += separator + json.dumps(row)
-        separator = ",\n"
-        if i % _SLICE == 0:
-            yield part.encode()
-            part = ""
-            await asyncio.sleep(0)
-    yield (part + ("[]" if separator == "[" else "]") + "\n").encode()
+async def as_json(slices: AsyncIterable[Iterable[Row]]) -> AsyncIterator[bytes]:
+    """A JSON list, a row a line, slice by slice: nodes are answered meanwhile, and no more than one waits to be sent."""
+    separator = "["
+    async for rows in slices:
+        part = ""
+        for row in rows:
+            part += separator + json.dumps(row)
+            separator = ",\n"
+        yield part.encode()
+        await asyncio.sleep(0)
+    yield b"[]\n" if separator == "[" else b"]\n"
+
+
+async def in_slices(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
+    """Rows that are there already, for `as_json`."""
+    for i in range(0, len(rows), _SLICE):
+        yield rows[i : i + _SLICE]

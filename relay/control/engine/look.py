@@ -23,6 +23,7 @@ _FRESH = 3
 """A look is good for so many times as long as it took: however often people ask, looking takes a quarter of the time."""
 
 _LEAST_S = 1e-6
+"""What a look takes at least: a clock may not have moved."""
 
 
 class _Kept(NamedTuple):
@@ -81,7 +82,7 @@ class Survey:
         tally = Tally(self._census, rollout, state, now_ms=self._clock.unix_ms())
         for group in self._targets.groups(rollout, state):
             tally.add(group)
-        goals = Goals(tally.number, tally.regions, lambda: self._targets.each(rollout, state))
+        goals = Goals(tally.regions, lambda: self._targets.each(rollout, state))
         regions = {
             region: dataclasses.replace(views.get(region) or RegionView(connected=False), counts=total)
             for region, total in tally.counts().items()

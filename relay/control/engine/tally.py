@@ -10,7 +10,6 @@ from relay.control.rollouts import gates
 from relay.control.rollouts.counts import Counts, Troubled
 from relay.control.rollouts.rollout import GOING, Rollout
 from relay.policy import rollout as buckets
-from relay.policy.published import CONFIG
 
 MOST_TROUBLED = 20
 """Agents that are named when a rollout is shown."""
@@ -25,7 +24,6 @@ class Tally:
     """
 
     def __init__(self, census: Census, rollout: Rollout, state: State, *, now_ms: int) -> None:
-        self._census = census
         self._rollout = rollout
         self._retry = state.assignments[rollout.assignment].retry
         self._late_ms = gates.most_silent_ms(rollout)
@@ -41,13 +39,8 @@ class Tally:
         """Some of those on the candidate's side that are not well."""
 
     @property
-    def number(self) -> int:
-        """How many targets were counted."""
-        return sum(number for counted in self._regions.values() for _, number in counted)
-
-    @property
     def regions(self) -> frozenset[str]:
-        """Where they are."""
+        """Where there are targets."""
         return frozenset(region for region, counted in self._regions.items() if counted)
 
     def counts(self) -> dict[str, Counts]:
@@ -64,20 +57,19 @@ class Tally:
         """Count some targets."""
         rollout, region = self._rollout, group.target.region
         counted = self._regions.setdefault(region, [])
-        is_config = rollout.candidate.kind == CONFIG
+        kind = rollout.candidate.kind
         threshold = rollout.threshold(region) if rollout.state in GOING else buckets.NOBODY
         is_everyone = threshold >= buckets.EVERYONE
         name, now_ms, late_ms, gone = rollout.name, self._now_ms, self._late_ms, self._gone
         alike: dict[tuple[object, ...], list[Agent]] = {}
         for agent in group.agents:
             here_ms = now_ms.get(agent.node, self._here_ms)
-            offered_ms = agent.config_offered_ms if is_config else agent.packages_offered_ms
             key = (
                 is_everyone or (threshold > 0 and buckets.bucket(name, agent.agent_id) < threshold),
-                agent.config if is_config else agent.packages,
+                agent.offering(kind),
                 agent.connected and agent.node not in gone,
                 agent.healthy,
-                here_ms - offered_ms >= late_ms,
+                here_ms - agent.offered_ms(kind) >= late_ms,
                 here_ms - agent.changed_ms >= gates.LASTING_MS,
                 agent.capabilities,
             )

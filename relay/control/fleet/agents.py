@@ -48,7 +48,7 @@ class Agent:
     changed_ms: int = 0
     capabilities: int = 0
     config: Offering = _NEVER
-    """What config it was last offered, and what became of it. Agents share it: it is never changed, and has no date."""
+    """What config it was last offered, and what became of it. Shared, never changed; when it was offered is beside it."""
     config_offered_ms: int = 0
     packages: PackageOffering | None = None
     """What packages; None for never any. Shared, too."""
@@ -72,6 +72,11 @@ class Agent:
     def facts(self) -> Facts:
         """As selectors see it."""
         return self.profile.facts(self.agent_id, self.own)
+
+    @property
+    def age(self) -> tuple[int, bytes]:
+        """Greater for the agent of a later session; of equal ones the uid decides."""
+        return self.session_started_ms, self.uid
 
     def offering(self, kind: str) -> Offering:
         """What it was last offered by assignments of a kind; its date is `offered_ms`."""

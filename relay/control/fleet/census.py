@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from relay.aio.clock import Clock
@@ -53,8 +54,10 @@ class _Namesakes:
         self.agents[agent.uid] = agent
         self._live += agent.connected
         if self._live:
-            return self._changed() if agent.connected and self._live == 1 else self._only(agent, agent.connected)
-        if _age(agent) < _age(self._newest):
+            if agent.connected:
+                return self._changed() if self._live == 1 else ()
+            return [agent]
+        if agent.age < self._newest.age:
             return [agent]
         before, self._newest = self._newest, agent
         return [before]
@@ -65,19 +68,12 @@ class _Namesakes:
         self._live -= agent.connected
         if self._live or not (agent.connected or agent is self._newest):
             return ()
-        self._newest = max(self.agents.values(), key=_age)
+        self._newest = max(self.agents.values(), key=attrgetter("age"))
         return self._changed()
-
-    def _only(self, agent: Agent, shown: bool) -> Iterable[Agent]:
-        return [agent] if agent.hidden is shown else []
 
     def _changed(self) -> list[Agent]:
         live = self._live > 0
         return [a for a in self.agents.values() if a.hidden is (a.connected if live else a is self._newest)]
-
-
-def _age(agent: Agent) -> tuple[int, bytes]:
-    return agent.session_started_ms, agent.uid
 
 
 class Census:
@@ -239,9 +235,9 @@ class Census:
         if node.connected:
             return False
         away_ms = self._clock.unix_ms() - node.last_seen_ms
-        nodes: Iterable[NodeState] = list(self.nodes.values())
         return node.departed or (
-            away_ms >= _GONE_AFTER_MS and any(n.connected for n in nodes if n.region == node.region)
+            away_ms >= _GONE_AFTER_MS
+            and any(other.connected for other in list(self.nodes.values()) if other.region == node.region)
         )
 
     def connected(self, one: Agent | Cell) -> bool | None:

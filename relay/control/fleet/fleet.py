@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import operator
 from collections import deque
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
 from relay.control.fleet.intake import Intake, Reading
 from relay.control.fleet.nodes import NodeState, plain_reason
-from relay.control.fleet.records import LISTED, Records, listed, row_of
+from relay.control.fleet.records import Records, is_stale, row_of
 from relay.control.ledger.change import Change, Entry, Removal
 from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
@@ -39,9 +38,6 @@ _UNDER_WAY = 256
 """Reports of all nodes together, about."""
 SKEW_MS = 5_000
 """A clock of a node that is further off is worth a warning."""
-
-
-_written = operator.attrgetter(*LISTED)
 
 
 @dataclass(slots=True, eq=False)
@@ -105,7 +101,7 @@ class Fleet:
                 if row.forgotten:
                     agent.forgotten, agent.connected = True, False
                 self.census.put(agent)
-                if listed(agent) != _written(row):
+                if is_stale(agent, row):
                     stale.append(row_of(agent, row.state))
             try:
                 await self.records.mend(stale, misplaced)

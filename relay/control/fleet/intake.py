@@ -8,7 +8,8 @@ from relay.aio.clock import Clock
 from relay.control.fleet.agents import Agent, Reader
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
-from relay.control.fleet.nodes import NodeState, Trusted
+from relay.control.fleet.nodes import NodeState
+from relay.fleet.facts import Trusted
 from relay.fleet.ownership import Holding, corrected, winner
 from relay.fleet.shards import COUNT, difference, shard_of, state_digest
 from relay.observe import log

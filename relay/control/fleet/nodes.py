@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
 
+from relay.fleet.facts import Trusted
 from relay.fleet.shards import Shards
 from relay.link.protocol import SyncSender
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.snapshot import too_old_for
 
 _UNKNOWN_FIELD = re.compile(r"([\w.]+)\s*;?\s+Extra inputs are not permitted")
-Trusted = Literal["all"] | tuple[str, ...]
-"""Attributes of a node's agents that count as labels."""
 
 
 @dataclass(slots=True, eq=False)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from relay.control.fleet.nodes import Trusted
-from relay.fleet.facts import REGION, labels_of
+from relay.fleet.facts import REGION, Trusted, labels_of
 from relay.opamp.identity import value_of
 from relay.pb.opamp.v1 import anyvalue_pb2
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.policy.model import Scalar
 from relay.policy.selector import Facts
 
 _MOST_SHARED = 256
@@ -74,16 +75,12 @@ class Profile:
         return own[self.own.index(key)] if key in self.own else self.attributes.get(key)
 
 
-def _key(item: tuple[str, Any]) -> str:
-    return item[0]
-
-
 class Profiles:
     """Makes them, each once."""
 
     def __init__(self) -> None:
-        self._shared: dict[bytes, tuple[str, Any]] = {}
-        """Serialised attribute → key and value, of those that many agents may have."""
+        self._shared: dict[bytes, str] = {}
+        """Serialised attribute → its key, of those that many agents may have."""
         self._of_key: dict[str, set[bytes]] = {}
         """Key → its attributes in `_shared`."""
         self._own: set[str] = set()
@@ -107,7 +104,7 @@ class Profiles:
         self._part(message.non_identifying_attributes, shared, own)
         self._part(message.identifying_attributes, shared, own)
         # In an order of our own: one agent may say the same in another order each time.
-        alone = sorted(own.items(), key=_key)
+        alone = sorted(own.items(), key=itemgetter(0))
         kinds = tuple([(key, type(value)) for key, value in alone])
         identity = _Identity(region, trusted, tuple(sorted(shared.values())), kinds)
         return self._profile(identity), tuple([value for _, value in alone])
@@ -120,23 +117,20 @@ class Profiles:
         """Sort attributes by whether they are shared; of two of one key the later one wins."""
         for attribute in attributes:
             raw = attribute.SerializeToString()
-            known = self._shared.get(raw)
-            if known is not None:
-                shared[known[0]] = raw
-                own.pop(known[0], None)
-                continue
-            key, value = attribute.key, value_of(attribute.value)
-            if self._may_be_shared(key, value, len(raw)):
-                self._shared[raw] = key, value
+            key = self._shared.get(raw)
+            if key is None:
+                key, value = attribute.key, value_of(attribute.value)
+                if not self._may_be_shared(key, value, len(raw)):
+                    own[key] = value
+                    shared.pop(key, None)
+                    continue
+                self._shared[raw] = key
                 self._of_key.setdefault(key, set()).add(raw)
-                shared[key] = raw
-                own.pop(key, None)
-            else:
-                own[key] = value
-                shared.pop(key, None)
+            shared[key] = raw
+            own.pop(key, None)
 
     def _may_be_shared(self, key: str, value: Any, size: int) -> bool:
-        if key in self._own or not isinstance(value, str | int | float | bool):
+        if key in self._own or not isinstance(value, Scalar):
             return False
         if size > _MOST_BYTES or len(self._shared) >= _MOST_ATTRIBUTES:
             return False
@@ -151,13 +145,11 @@ class Profiles:
     def _profile(self, identity: _Identity) -> Profile:
         profile = self._made.get(identity)
         if profile is None:
-            common: dict[str, Any] = {}
+            attributes = map(anyvalue_pb2.KeyValue.FromString, identity.shared)
+            common = {attribute.key: value_of(attribute.value) for attribute in attributes}
             own = tuple(key for key, _ in identity.own)
-            for raw in identity.shared:
-                attribute = anyvalue_pb2.KeyValue.FromString(raw)
-                common[attribute.key] = value_of(attribute.value)
             labels = labels_of(common, identity.region, identity.trusted)
-            plain = {key: kind() for key, kind in identity.own if issubclass(kind, str | int | float | bool)}
+            plain = {key: kind() for key, kind in identity.own if issubclass(kind, Scalar)}
             own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - {REGION}
             profile = Profile(identity.region, labels, common, own, own_labels, identity)
             if len(self._made) >= _MOST_PROFILES:

@@ -7,7 +7,7 @@ looked up in the census.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,8 +19,7 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.records import TEXT_CHARS, as_text, text_of
 from relay.control.storage import schema
 from relay.errors import NotFound, Problem, Refused
-from relay.fleet.names import HOST, LEAST_PREFIX, Names, resolve
-from relay.fleet.view import VERSION
+from relay.fleet.names import HOST, LEAST_PREFIX, VERSION, Names, resolve
 from relay.ids import parse_uid
 
 _AGENTS = schema.agents.c
@@ -60,7 +59,8 @@ class Page(NamedTuple):
     """There are some behind these."""
 
 
-SORTS: dict[str, tuple[sa.ColumnElement[Any], ...]] = {
+_Columns = tuple[sa.ColumnElement[Any], ...]
+SORTS: dict[str, _Columns] = {
     "agent_id": (),
     "region": (_AGENTS.region,),
     "node": (_AGENTS.region, _AGENTS.node),
@@ -90,7 +90,10 @@ def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
 def has_labels(agent: Agent, wanted: Collection[tuple[str, str]]) -> bool:
     """Whether an agent has all these labels (values as text)."""
     profile = agent.profile
-    labels = profile.labels if profile.tells({key for key, _ in wanted}) else agent.facts.labels
+    return _among(wanted, profile.labels if profile.tells({key for key, _ in wanted}) else agent.facts.labels)
+
+
+def _among(wanted: Iterable[tuple[str, str]], labels: Mapping[str, Any]) -> bool:
     return all(key in labels and as_text(labels[key]) == value for key, value in wanted)
 
 
@@ -124,28 +127,29 @@ async def choose(fleet: Fleet, query: Query) -> Page:
     return Page(page, await asyncio.to_thread(_total, census, query), len(found) > len(page))
 
 
+def _columns(sort: str) -> tuple[_Columns, _Columns]:
+    """(those that a `-` turns around, those behind them)."""
+    columns, names = SORTS[sort.removeprefix("-")], (_AGENTS.agent_id, _AGENTS.instance_uid)
+    return (columns, names) if columns else (names[:1], names[1:])
+
+
 def _order(sort: str) -> list[sa.ColumnElement[Any]]:
-    columns = SORTS[sort.removeprefix("-")]
-    turned = sort.startswith("-")
-    if not columns:  # by agent id itself
-        return [_AGENTS.agent_id.desc() if turned else _AGENTS.agent_id, _AGENTS.instance_uid]
-    return [*(c.desc() if turned else c for c in columns), _AGENTS.agent_id, _AGENTS.instance_uid]
+    first, then = _columns(sort)
+    return [*(column.desc() if sort.startswith("-") else column for column in first), *then]
 
 
 def _behind(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
     """What comes behind a row in an order; all where there is none."""
     if row is None:
         return []
-    columns, turned = SORTS[sort.removeprefix("-")], sort.startswith("-")
-    names = (_AGENTS.agent_id, _AGENTS.instance_uid)
-    first, then = (columns, names) if columns else (names[:1], names[1:])
+    first, then = _columns(sort)
 
     def values(of: Iterable[Any]) -> sa.Tuple:
         return sa.tuple_(*(getattr(row, column.name) for column in of))
 
     here, there = sa.tuple_(*first), values(first)
     behind = sa.and_(here == there, sa.tuple_(*then) > values(then))
-    return [sa.or_(here < there if turned else here > there, behind)]
+    return [sa.or_(here < there if sort.startswith("-") else here > there, behind)]
 
 
 def _last(census: Census, name: str) -> Agent:
@@ -219,10 +223,8 @@ def _total(census: Census, query: Query) -> int:
         if not profile.tells(asked):
             alone.add(profile)
             continue
-        labels = profile.labels
-        if all(key in labels and as_text(labels[key]) == value for key, value in query.labels) and (
-            not query.version or as_text(profile.attributes.get(VERSION)) == query.version
-        ):
+        has_version = not query.version or as_text(profile.attributes.get(VERSION)) == query.version
+        if has_version and _among(query.labels, profile.labels):
             total += number
     if alone:
         total += sum(agent.profile in alone and _matches(census, agent, query) for agent in census.shown())

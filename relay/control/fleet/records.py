@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,8 +17,7 @@ from relay.control.storage.database import Database
 from relay.control.storage.rows import remove, replace
 from relay.control.storage.sealed import read_all
 from relay.errors import NotFound
-from relay.fleet.names import HOST
-from relay.fleet.view import VERSION
+from relay.fleet.names import HOST, VERSION
 from relay.observe import log
 from relay.policy.model import canonical
 
@@ -30,6 +30,9 @@ _AT_ONCE = 2_000
 _AGENTS = schema.agents.c
 _OF_STATES = (_AGENTS.instance_uid, _AGENTS.state)
 LISTED = ("agent_id", "connected", "healthy", "status", "version", "host", "changed_ms", "session_started_ms")
+
+
+_written = attrgetter(*LISTED)
 
 
 def as_text(value: Any) -> str:
@@ -73,6 +76,11 @@ def listed(agent: Agent) -> tuple[Any, ...]:
         agent.changed_ms,
         agent.session_started_ms,
     )
+
+
+def is_stale(agent: Agent, row: Any) -> bool:
+    """Whether an agent's row was written by who knew nothing of some columns, or otherwise than the agent is."""
+    return listed(agent) != _written(row)
 
 
 class Records:

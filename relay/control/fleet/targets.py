@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import attrgetter
 from typing import NamedTuple
 
 from relay.aio.clock import Clock
@@ -38,12 +40,9 @@ class Targets:
 
     def of(self, rollout: Rollout, state: State) -> Goals:
         """Every agent for which a rollout changes something, where `state` is in force."""
-        number, regions = 0, set()
-        for group in self.groups(rollout, state):
-            if found := sum(1 for _ in group.agents):
-                number += found
-                regions.add(group.target.region)
-        return Goals(number, frozenset(regions), lambda: self.each(rollout, state))
+        groups = self.groups(rollout, state)
+        regions = {group.target.region for group in groups if next(group.agents, None) is not None}
+        return Goals(frozenset(regions), lambda: self.each(rollout, state))
 
     def each(self, rollout: Rollout, state: State) -> Iterator[tuple[str, str]]:
         """(region, agent id) of each of them."""
@@ -72,7 +71,7 @@ class Targets:
                 continue
             target = Target(region, first.facts, *sides)
             given = contents.of(target)
-            able = self._able(kind, _both(first, agents))
+            able = self._able(kind, chain((first,), agents))
             if given is not None and given[0] == given[1]:
                 # They get what they have; it changes something for those that have it of an earlier rollout.
                 if not assignment.layers:
@@ -94,19 +93,12 @@ class Targets:
                 continue
             if name in several:
                 if name not in newest:
-                    newest[name] = max(filter(is_able, self._census.named(name)), key=_started, default=agent).uid
+                    newest[name] = max(
+                        filter(is_able, self._census.named(name)), key=attrgetter("age"), default=agent
+                    ).uid
                 if agent.uid != newest[name]:
                     continue
             yield agent
-
-
-def _started(agent: Agent) -> tuple[int, bytes]:
-    return agent.session_started_ms, agent.uid
-
-
-def _both(first: Agent, others: Iterator[Agent]) -> Iterator[Agent]:
-    yield first
-    yield from others
 
 
 def _on(agents: Iterable[Agent], layers: Iterable[Rollout], region: str) -> Iterator[Agent]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
+from itertools import islice
 from typing import Any
 
 from relay.aio.clock import Clock
@@ -107,7 +108,6 @@ class _Comparison:
     known: dict[object, _Known] = field(default_factory=dict)
     """By the whole of both decisions."""
     by_region: Counter[str] = field(default_factory=Counter)
-    by_assignment: Counter[str] = field(default_factory=Counter)
     orphans: list[str] = field(default_factory=list)
     needs: dict[tuple[bytes, Hashes], tuple[Decision, list[str]]] = field(default_factory=dict)
     """(digest of a list of components, what is given) → what that is, and the agents that have the one and get the other."""
@@ -132,11 +132,13 @@ class _Comparison:
             after = known.after
             self.needs.setdefault((agent.components_digest, after.hashes), (after, []))[1].append(name)
 
-    def finish(self) -> None:
-        """All agents are counted."""
+    @property
+    def by_assignment(self) -> Counter[str]:
+        """Assignment → agents that would get, or lose, something of it."""
+        found: Counter[str] = Counter()
         for known in self.known.values():
-            for name in known.assignments:
-                self.by_assignment[name] += known.number
+            found.update(dict.fromkeys(known.assignments, known.number))
+        return found
 
 
 class Diffs:
@@ -158,32 +160,9 @@ class Diffs:
         Raises:
             Refused: the documents are not valid.
         """
-        state = self._ledger.state
-        proposal, seen = await asyncio.to_thread(self._compare, state, list(texts))
-        mask = Mask()
-        lacking = await self._lacking(seen)
-        return {
-            "documents": [
-                {
-                    "kind": a.kind,
-                    "name": a.name,
-                    "action": a.action,
-                    "before": mask.tree(a.before),
-                    "after": mask.tree(a.after),
-                }
-                for a in proposal.applied
-            ],
-            "agents_changed": sum(len(pair.agents) for pair in seen.pairs.values()),
-            "by_region": dict(seen.by_region),
-            "by_assignment": dict(seen.by_assignment),
-            "diffs": await asyncio.to_thread(_views, seen, mask),
-            "conflicts": [str(problem) for problem in proposal.conflicts],
-            "orphans": nsmallest(MOST_NAMED, seen.orphans),
-            "orphans_total": len(seen.orphans),
-            "missing_components": lacking[:MOST_NAMED],
-            "missing_components_total": len(lacking),
-            "warnings": [f"{a.kind}/{a.name}: {warning}" for a in proposal.applied for warning in a.warnings],
-        }
+        proposal, seen = await asyncio.to_thread(self._compare, self._ledger.state, list(texts))
+        lists = {digest: await self._fleet.bodies.components(digest) for digest in {digest for digest, _ in seen.needs}}
+        return await asyncio.to_thread(_answer, proposal, seen, lists)
 
     def _compare(self, state: State, texts: list[tuple[str, str]]) -> tuple[Proposal, _Comparison]:
         proposal = propose(state, read(texts), self._checks)
@@ -192,7 +171,6 @@ class Diffs:
         seen = _Comparison()
         for agent, old, new in self._decided(state, proposal.after):
             seen.add(agent, old, new)
-        seen.finish()
         return proposal, seen
 
     async def orphans(self, kind: str, key: str) -> dict[str, Any]:
@@ -203,17 +181,16 @@ class Diffs:
         """
         state = self._ledger.state
         find(state.catalog, kind, key)
-        names = await asyncio.to_thread(self._orphans, state, kind, key)
-        return {"agents": len(names), "names": nsmallest(MOST_NAMED, names)}
+        return await asyncio.to_thread(self._orphans, state, kind, key)
 
-    def _orphans(self, state: State, kind: str, key: str) -> list[str]:
+    def _orphans(self, state: State, kind: str, key: str) -> dict[str, Any]:
         names = []
         if kind in (CONFIG, PACKAGES):
             for agent, old, new in self._decided(state, state.catalog.without(kind, key)):
                 had, has = (d.packages if kind == PACKAGES else d.choices for d in (old, new))
                 if had and not has:
                     names.append(agent.agent_id)
-        return names
+        return {"agents": len(names), "names": nsmallest(MOST_NAMED, names)}
 
     def _decided(self, before: State, catalog: Catalog) -> Iterator[tuple[Agent, Decision, Decision]]:
         """Each agent with its decision as declared, and as it would be by another catalog."""
@@ -225,26 +202,47 @@ class Diffs:
                 deciders[region] = _Decider(*(Evaluator(build(aimed(state, region))) for state in (before, after)))
             yield agent, *deciders[region].decide(agent)
 
-    async def _lacking(self, seen: _Comparison) -> list[dict[str, Any]]:
-        """Agents that would need components that they did not name among those that they have, and which."""
-        lists: dict[bytes, pb.AvailableComponents] = {}
-        found = []
-        for (digest, _), (decision, names) in seen.needs.items():
-            if digest not in lists:
-                lists[digest] = await self._fleet.bodies.components(digest)
-            has = lists[digest].components
-            missing = [
-                f"{section}/{name}"
-                for section, needed in sorted(_components(decision).items())
-                if section in has
-                for name in sorted(needed - set(has[section].sub_component_map))
-            ]
-            found += [{"agent": name, "components": missing} for name in names if missing]
-        return found
+
+def _answer(proposal: Proposal, seen: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]) -> dict[str, Any]:
+    mask = Mask()
+    lacking = list(_lacking(seen, lists))
+    named = ({"agent": name, "components": components} for names, components in lacking for name in names)
+    return {
+        "documents": [
+            {
+                "kind": a.kind,
+                "name": a.name,
+                "action": a.action,
+                "before": mask.tree(a.before),
+                "after": mask.tree(a.after),
+            }
+            for a in proposal.applied
+        ],
+        "agents_changed": sum(len(pair.agents) for pair in seen.pairs.values()),
+        "by_region": dict(seen.by_region),
+        "by_assignment": dict(seen.by_assignment),
+        "diffs": [_view(pair, mask) for pair in sorted(seen.pairs.values(), key=lambda p: -len(p.agents))],
+        "conflicts": [str(problem) for problem in proposal.conflicts],
+        "orphans": nsmallest(MOST_NAMED, seen.orphans),
+        "orphans_total": len(seen.orphans),
+        "missing_components": list(islice(named, MOST_NAMED)),
+        "missing_components_total": sum(len(names) for names, _ in lacking),
+        "warnings": [f"{a.kind}/{a.name}: {warning}" for a in proposal.applied for warning in a.warnings],
+    }
 
 
-def _views(seen: _Comparison, mask: Mask) -> list[dict[str, Any]]:
-    return [_view(pair, mask) for pair in sorted(seen.pairs.values(), key=lambda p: -len(p.agents))]
+def _lacking(seen: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]) -> Iterator[tuple[list[str], list[str]]]:
+    """(agents, components that they would need and did not name among those that they have)."""
+    for (digest, _), (decision, names) in seen.needs.items():
+        has = lists[digest].components
+        missing = [
+            f"{section}/{name}"
+            for section, needed in sorted(_components(decision).items())
+            if section in has
+            for name in sorted(needed - set(has[section].sub_component_map))
+        ]
+        if missing:
+            yield names, missing
 
 
 def _components(decision: Decision) -> dict[str, set[str]]:

@@ -105,13 +105,12 @@ class Troubled(NamedTuple):
 class Goals:
     """(region, agent id) of all targets of a rollout; gone through only when somebody asks who they are."""
 
-    number: int
     regions: frozenset[str]
     """Where they are."""
     each: Callable[[], Iterable[tuple[str, str]]]
 
     def __bool__(self) -> bool:
-        return self.number > 0
+        return bool(self.regions)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self.each())

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from relay.control.fleet import profiles as module
-from relay.control.fleet.nodes import Trusted
 from relay.control.fleet.profiles import Own, Profile, Profiles
-from relay.fleet.facts import facts_of, labels_of
+from relay.fleet.facts import Trusted, facts_of, labels_of
 from relay.opamp import identity
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.selector import Facts

@@ -16,6 +16,6 @@ def test_who_the_targets_are_is_looked_up_when_somebody_asks() -> None:
         asked.append(1)
         return [("eu", "a")]
 
-    goals = Goals(1, frozenset({"eu"}), each)
-    assert (bool(goals), bool(Goals(0, frozenset(), list)), asked) == (True, False, [])
+    goals = Goals(frozenset({"eu"}), each)
+    assert (bool(goals), bool(Goals(frozenset(), list)), asked) == (True, False, [])
     assert (list(goals), asked) == ([("eu", "a")], [1])
