@@ -165,15 +165,19 @@ class Hub:
                 live.polled(before, now)
                 self._contests.heard(live)
                 return reply
-        if (greeting := gateway.answer(content)) is not None:
+        if live is None and (greeting := gateway.answer(content)) is not None:
             self._shared.add(connection)
             return greeting
         message = body.decode(content, self._max_elements)
         uid = message.instance_uid
         live = self._live.get(uid)
-        if live is not None and (refusal := self._contend(live, message, connection, caller, content)) is not None:
-            return refusal
-        live = self._live.get(uid) or self._attach(connection, caller, uid)
+        if live is not None:
+            refusal = self._contend(live, message, connection, caller, content)
+            if refusal is not None:
+                return refusal
+            live = self._live.get(uid)  # not where the agent is now another, or on another connection
+        if live is None:
+            live = self._attach(connection, caller, uid)
         live.caller = caller
         live.polled(live.session.last_seen, now)
         if connection.transport_name != "http":

@@ -26,8 +26,11 @@ _log = log.get("opamp-relay.registry")
 BUCKET = "record"
 EFFECTIVE_BUCKET = "effective"
 _GATHER_S = 0.2
-"""What a kill -9 can lose: the agents concerned are asked for their state again."""
+_MOST_GATHERED_S = 1.0
+"""Changes of a storm are gathered for so long: an agent that is offered a config and applies it is then encoded once.
+What a kill -9 can lose; the agents concerned are asked for their state again."""
 _SLICE = 200
+"""Changes worked off without a pause; with more of them in one gathering it is a storm."""
 _ROOM_SHARE = 100
 """Where the places are full, one in so many is made free."""
 
@@ -46,6 +49,10 @@ class Registry:
         self._wake = wake
         self._records: dict[bytes, Record] = {}
         self._dirty: dict[bytes, None] = {}
+        self._marks = 0
+        """Changes marked since they were last looked at."""
+        self._gathered_s = 0.0
+        """How long the first of them has waited, about."""
         self._timer: asyncio.TimerHandle | None = None
         self._held = False
         self._uid_of: dict[str, bytes] = {}
@@ -77,6 +84,8 @@ class Registry:
 
     def _name(self, record: Record) -> None:
         """Remember under which uid an agent was seen last, and under which before."""
+        if self._uid_of.get(record.agent_id) == record.instance_uid:
+            return
         before = self._records.get(self._uid_of.get(record.agent_id, b""))
         if before is not None and before is not record and before.agent_id == record.agent_id:
             newest, other = (record, before)
@@ -186,6 +195,7 @@ class Registry:
         record.last_change_ms = record.last_seen_ms = self._clock.unix_ms()
         self._name(record)
         self._dirty[record.instance_uid] = None
+        self._marks += 1
         self._work_off_soon()
 
     def hold(self) -> None:
@@ -200,7 +210,17 @@ class Registry:
 
     def _work_off_soon(self) -> None:
         if self._timer is None and not self._held:
-            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._work_off)
+            self._gathered_s = 0.0
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._look)
+
+    def _look(self) -> None:
+        """Work off what was gathered, unless it is a storm that has begun a moment ago."""
+        marks, self._marks = self._marks, 0
+        self._gathered_s += _GATHER_S
+        if marks > _SLICE and self._gathered_s < _MOST_GATHERED_S and not self._held:
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._look)
+        else:
+            self._work_off()
 
     def _work_off(self) -> None:
         self._timer = None

@@ -5,6 +5,7 @@ There is one for the agent's config and one for its packages. Nothing here knows
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable
 
 from relay.opamp.offer import Failure, OfferedSlot, WithheldSlot
@@ -178,28 +179,21 @@ class Offering:
 
     def message(self) -> link_pb2.Offering:
         """What goes up of it, and into the store."""
-        return link_pb2.Offering(
-            hash=self.hash,
-            slots=[
-                link_pb2.OfferedSlot(**slot._asdict(), healthy_before=health)
-                for slot, health in zip(self.slots, self.baseline, strict=True)
-            ],
-            offered_at_unix_ms=self.offered_at_ms,
-            status=self.status,
-            applied=[link_pb2.OfferedSlot(**slot._asdict()) for slot in self.applied],
-            failed=[
-                link_pb2.FailedContent(
-                    slot=f.slot,
-                    content_hash=f.content_hash,
-                    retry=f.retry,
-                    error_message=f.error_message,
-                    at_unix_ms=f.at_ms,
-                    forgiven=f.forgiven,
-                )
-                for f in self.failed
-            ],
-            withheld=[link_pb2.WithheldSlot(**w._asdict()) for w in self.withheld],
-        )
+        message = link_pb2.Offering()
+        message.CopyFrom(_common(self.hash, self.slots, self.baseline, self.status, self.applied))
+        message.offered_at_unix_ms = self.offered_at_ms
+        for f in self.failed:
+            message.failed.add(
+                slot=f.slot,
+                content_hash=f.content_hash,
+                retry=f.retry,
+                error_message=f.error_message,
+                at_unix_ms=f.at_ms,
+                forgiven=f.forgiven,
+            )
+        for w in self.withheld:
+            message.withheld.add(**w._asdict())
+        return message
 
     def take(self, message: link_pb2.Offering) -> None:
         """Undo `message`."""
@@ -211,6 +205,26 @@ class Offering:
         self.baseline = tuple(m.healthy_before if m.HasField("healthy_before") else None for m in message.slots)
         self.failed = failures_of(message.failed)
         self.withheld = tuple(WithheldSlot(w.slot, w.assignment, w.content_hash, w.reason) for w in message.withheld)
+
+
+@functools.lru_cache(maxsize=4096)
+def _common(
+    hash_: bytes,
+    slots: tuple[OfferedSlot, ...],
+    baseline: tuple[bool | None, ...],
+    status: str,
+    applied: tuple[OfferedSlot, ...],
+) -> link_pb2.Offering:
+    """What thousands of agents have in common, made once; to be copied only."""
+    return link_pb2.Offering(
+        hash=hash_,
+        slots=[
+            link_pb2.OfferedSlot(**slot._asdict(), healthy_before=health)
+            for slot, health in zip(slots, baseline, strict=True)
+        ],
+        status=status,
+        applied=[link_pb2.OfferedSlot(**slot._asdict()) for slot in applied],
+    )
 
 
 def slots_of(messages: Iterable[link_pb2.OfferedSlot]) -> tuple[OfferedSlot, ...]:

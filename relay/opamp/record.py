@@ -6,6 +6,9 @@ are small. Who wants to look inside parses.
 
 from __future__ import annotations
 
+import functools
+from typing import NamedTuple
+
 from relay.ids import AgentId, InstanceUid, format_uid, sha256
 from relay.opamp import body, capabilities, identity
 from relay.opamp.offer import Failure, OfferedSlot
@@ -51,6 +54,22 @@ _SAID = {
     pb.RemoteConfigStatuses_APPLYING: APPLYING,
     pb.RemoteConfigStatuses_FAILED: FAILED,
 }
+
+
+_SHARED_STATUS_BYTES = 512
+"""A longer status has an error message of its own; shorter ones are the same for thousands of agents."""
+_status_of = functools.lru_cache(maxsize=1024)(pb.RemoteConfigStatus.FromString)
+
+
+class Merged(NamedTuple):
+    """What a report changed, and the bodies in it that are new: a record keeps their digests alone."""
+
+    changes: int
+    """Bits of `Change`."""
+    effective_config: bytes | None = None
+    """A serialised EffectiveConfig."""
+    components: bytes | None = None
+    """A serialised AvailableComponents."""
 
 
 class Record:
@@ -131,12 +150,9 @@ class Record:
             self.agent_id = AgentId(format_uid(self.instance_uid))
             self.cohort = None
 
-    def merge(self, message: pb.AgentToServer, *, full: bool) -> int:
-        """Take over what a report carries; with `full`, what it leaves out is forgotten.
-
-        Returns:
-            Bits of `Change`. `effective_config` is reduced to its digest here; the caller keeps the body.
-        """
+    def merge(self, message: pb.AgentToServer, *, full: bool) -> Merged:
+        """Take over what a report carries; with `full`, what it leaves out is forgotten."""
+        effective_config = components = None
         changes = Change.NONE
         if message.capabilities and message.capabilities != self.capabilities:
             self.capabilities = message.capabilities
@@ -158,14 +174,20 @@ class Record:
                 setattr(self, name, value)
                 changes |= change
         if message.HasField("effective_config"):
-            digest = sha256(message.effective_config.SerializeToString(deterministic=True))
+            body_ = message.effective_config.SerializeToString(deterministic=True)
+            digest = sha256(body_)
             if digest != self.effective_config_digest:
-                self.effective_config_digest = digest
+                self.effective_config_digest, effective_config = digest, body_
                 changes |= Change.EFFECTIVE_CONFIG
         elif full and self.effective_config_digest:
             self.effective_config_digest = b""
             changes |= Change.EFFECTIVE_CONFIG
-        changes |= self._merge_components(message, full=full)
+        if message.HasField("available_components"):
+            changed, components = self._merge_components(message.available_components)
+            changes |= changed
+        elif full and self.available_components is not None:
+            self.available_components, self.components_digest = None, b""
+            changes |= Change.OTHER
         unknown = body.unknown_fields(message)
         if unknown != self.unknown_fields and (unknown or full):
             self.unknown_fields = unknown
@@ -176,26 +198,23 @@ class Record:
             self._take_status()
         if changes & Change.PACKAGES and self.packages is not None:
             self._take_packages(self.packages)
-        return changes
+        return Merged(changes, effective_config, components)
 
-    def _merge_components(self, message: pb.AgentToServer, *, full: bool) -> int:
-        if not message.HasField("available_components"):
-            if not full or self.available_components is None:
-                return Change.NONE
-            self.available_components, self.components_digest = None, b""
-            return Change.OTHER
-        reported = message.available_components
+    def _merge_components(self, reported: pb.AvailableComponents) -> tuple[int, bytes | None]:
+        """Bits of `Change`, and the list where it is new."""
         known = pb.AvailableComponents(hash=reported.hash).SerializeToString()
         changes = Change.NONE
         if known != self.available_components:
             self.available_components, self.components_digest = known, b""
             changes = Change.OTHER
-        if reported.components:
-            digest = sha256(reported.SerializeToString(deterministic=True))
-            if digest != self.components_digest:
-                self.components_digest = digest
-                changes |= Change.COMPONENTS
-        return changes
+        if not reported.components:
+            return changes, None
+        body_ = reported.SerializeToString(deterministic=True)
+        digest = sha256(body_)
+        if digest == self.components_digest:
+            return changes, None
+        self.components_digest = digest
+        return changes | Change.COMPONENTS, body_
 
     def _take_status(self) -> None:
         before = self.config.failed
@@ -294,8 +313,11 @@ class Record:
             self._take_packages(self.packages)
 
     def config_status(self) -> pb.RemoteConfigStatus:
-        """The last RemoteConfigStatus, parsed; UNSET where none was reported."""
-        return pb.RemoteConfigStatus.FromString(self.remote_config_status or b"")
+        """The last RemoteConfigStatus, to be read only; UNSET where none was reported."""
+        content = self.remote_config_status or b""
+        return (
+            _status_of(content) if len(content) <= _SHARED_STATUS_BYTES else pb.RemoteConfigStatus.FromString(content)
+        )
 
     def healthy(self) -> bool | None:
         """The agent's own health; None where it reported none."""

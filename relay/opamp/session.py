@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from relay.opamp import body, capabilities
 from relay.opamp.offer import Offer, WithheldSlot
@@ -60,8 +60,7 @@ def _capabilities_field(bits: int) -> bytes:
     return pb.AgentToServer(capabilities=bits).SerializeToString()
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The answer to one report."""
 
     body: bytes
@@ -237,7 +236,8 @@ class Session:
         full = described and (self._asked or self._first or restarted)
         changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
         self.disconnected = False
-        changes |= record.merge(message, full=full)
+        merged = record.merge(message, full=full)
+        changes |= merged.changes
         old = self._services.predecessor(record) if record.agent_id != known else None
         if old is not None:
             record.inherit(old)
@@ -258,9 +258,7 @@ class Session:
         if message.HasField("agent_disconnect"):
             self.disconnected = True
             changes |= Change.DISCONNECT
-            return Reply(
-                self._ack, changes, _effective(message, changes), _components(message, changes), predecessor=old
-            )
+            return Reply(self._ack, changes, merged.effective_config, merged.components, predecessor=old)
         if message.flags & pb.AgentToServerFlags_RequestInstanceUid:
             self.outbox.new_uid = self._services.fresh_uid()
         if self.needs_full:
@@ -276,7 +274,7 @@ class Session:
         if self._first:
             self._first = False
             parts += _CAPABILITIES
-        return Reply(parts, changes, _effective(message, changes), _components(message, changes), new_uid, old)
+        return Reply(parts, changes, merged.effective_config, merged.components, new_uid, old)
 
     def _ask_for_components(self, message: pb.AgentToServer) -> None:
         """The first report has their hash alone: ask for the list, once a report that names an unknown hash."""
@@ -428,15 +426,3 @@ class Session:
             self._asked = True
             self._ask_after = now + self._ask_delay_s
             self._ask_delay_s = min(2 * self._ask_delay_s, ASK_AGAIN_MOST_S)
-
-
-def _effective(message: pb.AgentToServer, changes: int) -> bytes | None:
-    if changes & Change.EFFECTIVE_CONFIG and message.HasField("effective_config"):
-        return message.effective_config.SerializeToString(deterministic=True)
-    return None
-
-
-def _components(message: pb.AgentToServer, changes: int) -> bytes | None:
-    if changes & Change.COMPONENTS:
-        return message.available_components.SerializeToString(deterministic=True)
-    return None

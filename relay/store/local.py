@@ -193,7 +193,8 @@ class LocalStore:
             self._pending[bucket, key] = value
         if self.damaged and value is not None:
             self.damaged.pop((bucket, key), None)
-        self._wake.set()
+        if not self._wake.is_set():  # it takes a lock: ten times what this question costs
+            self._wake.set()
 
     async def commit(self, bucket: str, entries: Mapping[bytes, bytes | None]) -> None:
         """Write all of `entries` in one transaction, or nothing.

@@ -57,17 +57,35 @@ _reading: FrameReader | None = None
 _LOGGER = _Quiet(logging.getLogger("picows"), {})
 
 
+class _NoSocket:
+    """Takes socket options for nobody: picows sets and asks for some each time that a connection is made."""
+
+    def fileno(self) -> int:
+        return -1
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        pass
+
+    def getsockopt(self, level: int, option: int) -> int:
+        return 0
+
+
 class _Silent:
     """Stands for a transport while a protocol is brought past its handshake: the peer had the answer long ago."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.get_extra_info = transport.get_extra_info
+    _socket = _NoSocket()
+
+    def get_extra_info(self, name: str) -> _NoSocket | None:
+        return self._socket if name == "socket" else None
 
     def get_write_buffer_size(self) -> int:
         return 0
 
     def write(self, data: bytes) -> None:
         pass
+
+
+_SILENT = _Silent()
 
 
 class FrameReader(WSProtocol):  # type: ignore[misc]
@@ -167,7 +185,7 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
 
     def take_over(self, transport: asyncio.Transport) -> WSTransport:
         """Continue a WebSocket connection, all of which its reader has delivered, with a buffer of the first size."""
-        self.connection_made(_Silent(transport))
+        self.connection_made(_SILENT)
         self.feed(_REQUEST)
         self.connection_made(transport)
         transport.set_protocol(self)

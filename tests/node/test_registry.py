@@ -1,3 +1,4 @@
+import asyncio
 from pathlib import Path
 
 from relay.ids import AgentId
@@ -49,22 +50,40 @@ async def test_a_change_reaches_the_disk_the_sums_and_the_report(tmp_path: Path)
     again.store.close()
 
 
+def writes_of(desk: Desk) -> list[bytes]:
+    """The keys that are put into the store from now on."""
+    keys: list[bytes] = []
+    put = desk.store.put
+
+    def counted(bucket: str, key: bytes, value: bytes | None) -> None:
+        keys.append(key)
+        put(bucket, key, value)
+
+    desk.store.put = counted  # type: ignore[method-assign]
+    return keys
+
+
 async def test_many_changes_of_one_agent_are_one_write(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     for i in range(450):
         desk.add(str(i))
     made = desk.add("a")
-    written: list[bytes] = []
-    put = desk.store.put
-
-    def counted(bucket: str, key: bytes, value: bytes | None) -> None:
-        written.append(key)
-        put(bucket, key, value)
-
-    desk.store.put = counted  # type: ignore[method-assign]
+    written = writes_of(desk)
     desk.registry.changed(made)
     await eventually(lambda: len(desk.sender) == 451)
     assert (len(written), written.count(made.instance_uid)) == (451, 1)
+    desk.store.close()
+
+
+async def test_in_a_storm_an_agent_that_changes_again_a_moment_later_is_written_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    written = writes_of(desk)
+    agents = [desk.add(str(i)) for i in range(300)]
+    await asyncio.sleep(0.3)
+    for made in agents:
+        desk.registry.changed(made)
+    await eventually(lambda: len(desk.sender) == 300)
+    assert len(written) == 300
     desk.store.close()
 
 

@@ -46,11 +46,12 @@ def test_over_the_link_and_back() -> None:
     offering.offer(b"h", (A1, B1), True)
     offering.said(b"h", "FAILED", "no")
     offering.stamp(7)
+    offering.withheld = (WithheldSlot("b", "b", b"2", "no such variable"),)
     assert not offering.undated
     back = Offering()
     back.take(link_pb2.Offering.FromString(offering.message().SerializeToString()))
     assert (back.hash, back.slots, back.baseline, back.failed) == (b"h", (A1, B1), (True, True), offering.failed)
-    assert (back.status, back.offered_at_ms) == ("FAILED", 7)
+    assert (back.status, back.offered_at_ms, back.withheld) == ("FAILED", 7, offering.withheld)
 
 
 def test_what_is_the_same_again_is_nothing_new() -> None:

@@ -22,11 +22,14 @@ def described(name: str) -> pb.AgentDescription:
 def test_what_is_left_out_has_not_changed_and_what_is_there_replaces() -> None:
     record = Record(UID, 0)
     first = report(capabilities=3, agent_description=described("a"), health=pb.ComponentHealth(healthy=True))
-    assert record.merge(first, full=True) == Change.CAPABILITIES | Change.DESCRIPTION | Change.HEALTH
+    assert record.merge(first, full=True).changes == Change.CAPABILITIES | Change.DESCRIPTION | Change.HEALTH
     assert record.agent_id == "a"
-    assert record.merge(report(), full=False) == Change.NONE
-    assert record.merge(first, full=False) == Change.NONE
-    assert record.merge(report(health=pb.ComponentHealth(healthy=False, last_error="x")), full=False) == Change.HEALTH
+    assert record.merge(report(), full=False).changes == Change.NONE
+    assert record.merge(first, full=False).changes == Change.NONE
+    assert (
+        record.merge(report(health=pb.ComponentHealth(healthy=False, last_error="x")), full=False).changes
+        == Change.HEALTH
+    )
     assert record.healthy() is False
     assert record.capabilities == 3
 
@@ -41,7 +44,7 @@ def test_capabilities_of_zero_mean_as_before_and_unknown_bits_stay() -> None:
 def test_an_empty_health_is_unhealthy_and_none_is_unknown() -> None:
     record = Record(UID, 0)
     assert record.healthy() is None
-    assert record.merge(report(health=pb.ComponentHealth()), full=False) == Change.HEALTH
+    assert record.merge(report(health=pb.ComponentHealth()), full=False).changes == Change.HEALTH
     assert record.healthy() is False
 
 
@@ -53,7 +56,7 @@ def test_full_state_forgets_what_it_leaves_out() -> None:
     message.MergeFromString(b"\xba\x06\x03new")
     record.merge(message, full=True)
     assert record.unknown_fields == b"\xba\x06\x03new"
-    changes = record.merge(report(agent_description=described("a")), full=True)
+    changes = record.merge(report(agent_description=described("a")), full=True).changes
     assert changes == Change.CONFIG_STATUS | Change.EFFECTIVE_CONFIG | Change.OTHER
     assert record.config_status().last_remote_config_hash == b""
     assert record.effective_config_digest == b""
@@ -252,22 +255,22 @@ def test_who_does_not_say_who_it_is_is_known_by_its_uid() -> None:
 def test_a_list_of_components_is_known_by_its_hash_and_kept_by_its_digest() -> None:
     record = Record(UID, 0)
     alone = report(available_components=pb.AvailableComponents(hash=b"1"))
-    assert record.merge(alone, full=True) == Change.OTHER
-    assert (record.merge(alone, full=True), record.components_digest) == (Change.NONE, b"")
+    assert record.merge(alone, full=True).changes == Change.OTHER
+    assert (record.merge(alone, full=True).changes, record.components_digest) == (Change.NONE, b"")
     whole = pb.AvailableComponents(hash=b"1")
     whole.components["receivers"].sub_component_map["otlp"].SetInParent()
-    assert record.merge(report(available_components=whole), full=False) == Change.COMPONENTS
-    assert record.merge(report(available_components=whole), full=False) == Change.NONE
+    assert record.merge(report(available_components=whole), full=False).changes == Change.COMPONENTS
+    assert record.merge(report(available_components=whole), full=False).changes == Change.NONE
     assert record.components_digest
-    assert record.merge(report(), full=True) == Change.OTHER
+    assert record.merge(report(), full=True).changes == Change.OTHER
     assert (record.available_components, record.components_digest) == (None, b"")
 
 
 def test_an_effective_config_that_is_the_same_again_is_no_change() -> None:
     record = Record(UID, 0)
     effective = pb.EffectiveConfig(config_map=pb.AgentConfigMap())
-    assert record.merge(report(effective_config=effective), full=False) == Change.EFFECTIVE_CONFIG
-    assert record.merge(report(effective_config=effective), full=False) == Change.NONE
+    assert record.merge(report(effective_config=effective), full=False).changes == Change.EFFECTIVE_CONFIG
+    assert record.merge(report(effective_config=effective), full=False).changes == Change.NONE
 
 
 def test_it_said_to_have_failed_before_anybody_knew_what_that_is() -> None:
