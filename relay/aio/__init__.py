@@ -1,1 +1,1 @@
-"""What asyncio lacks: clocks that tests can turn, owned tasks, retry delays, the event loop of a program."""
+"""What asyncio lacks: clocks that tests can control, owned tasks, retry delays, a program's event loop."""

@@ -1,4 +1,4 @@
-"""Time as an argument. Programs pass `SystemClock`; tests pass `relay.testing.clock.ManualClock`."""
+"""Clocks are passed as arguments: `SystemClock` in programs, `relay.testing.clock.ManualClock` in tests."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """A source of time."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; only differences mean anything."""
+        """Seconds that never go backwards; only differences are meaningful."""
         ...
 
     def unix_ms(self) -> int:
-        """Milliseconds since 1970, as the machine believes."""
+        """Milliseconds since the Unix epoch; may jump when the clock is set."""
         ...
 
 
 class SystemClock:
     """The machine's clocks."""
 
-    monotonic = staticmethod(time.monotonic)  # called for every message: no frame of ours between
+    monotonic = staticmethod(time.monotonic)  # called for every message: saves a Python frame
 
     def unix_ms(self) -> int:
-        """Milliseconds since 1970."""
+        """Milliseconds since the Unix epoch."""
         return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""The services that every gRPC server of ours has: health for probes, reflection for grpcurl."""
+"""The services that all our gRPC servers offer: health for probes, reflection for grpcurl."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection
 
 
 def add_standard_services(server: grpc.aio.Server, service: str) -> health.aio.HealthServicer:
-    """Add health (SERVING from the start) and reflection of `service`; give the health servicer for the shutdown."""
+    """Add health (SERVING from the start) and reflection for `service`; return the health servicer for the shutdown."""
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     reflection.enable_server_reflection((service, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)

@@ -1,4 +1,4 @@
-"""One uvloop for a program, and its orderly end on SIGINT or SIGTERM."""
+"""A program's uvloop, and its orderly shutdown on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 import uvloop
 
-_SELDOM = 50_000, 20, 100
-"""When the collector runs. Ten thousand sessions, or a fleet, are millions of objects that live long: scanning them at the
-default thresholds would stop the loop for a tenth of a second again and again."""
+_GC_THRESHOLDS = 50_000, 20, 100
+"""Ten thousand sessions, or a fleet, are millions of long-lived objects. At the default thresholds, scanning them would
+stop the loop for a tenth of a second again and again."""
 
 
 def run(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> int:
-    """Run `main(stop)` to its end on a new uvloop.
+    """Run `main(stop)` to completion on a new uvloop.
 
-    The event `stop` is set by the first SIGINT or SIGTERM; a second one ends the process at once.
+    The first SIGINT or SIGTERM sets `stop`; a second one kills the process.
 
     Returns:
-        What `main` returned: the exit status.
+        The exit status that `main` returned.
     """
-    gc.set_threshold(*_SELDOM)
+    gc.set_threshold(*_GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_signal(main))
 
@@ -48,6 +48,6 @@ async def _until_signal(main: Callable[[asyncio.Event], Coroutine[Any, Any, int]
 
 
 def settle_memory() -> None:
-    """Move what start-up made out of the collector's sight: it lives as long as the program."""
+    """Exempt the objects that start-up created from garbage collection: they live as long as the program."""
     gc.collect()
     gc.freeze()

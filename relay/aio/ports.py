@@ -1,4 +1,4 @@
-"""Ports that are to be opened: what is in the way, in words, and what to do about it."""
+"""Opening ports: errors that say what is in the way and what to do about it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from collections.abc import Iterator
 
 from relay.errors import Unopened
 
-_COLLECTORS_PORT = 8888
-"""Both we and an OpenTelemetry Collector serve our metrics there unless told otherwise."""
+_COLLECTOR_METRICS_PORT = 8888
+"""The default metrics port both of a node and of an OpenTelemetry Collector."""
 
 
 @contextlib.contextmanager
 def opening(key: str, flag: str, host: str, port: int) -> Iterator[None]:
-    """Say which setting and which flag name a port that cannot be opened in this block.
+    """Explain why a port cannot be opened in this block, and which setting and flag change it.
 
     Raises:
-        Unopened: in the place of what the block raised.
+        Unopened: replaces the error that the block raised.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = obstacle(host, port) or str(error)
-        hint = " (an OpenTelemetry Collector takes 8888 for its own metrics)" if port == _COLLECTORS_PORT else ""
+        hint = " (an OpenTelemetry Collector takes 8888 for its own metrics)" if port == _COLLECTOR_METRICS_PORT else ""
         raise Unopened(f"{host}:{port}: {reason}{hint}: set {key}, or {flag} HOST:PORT") from error
 
 
 def obstacle(host: str, port: int) -> str | None:
-    """Why a port cannot be opened now; None where it can."""
+    """Why a port cannot be opened now; None if it can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -38,10 +38,10 @@ def obstacle(host: str, port: int) -> str | None:
             probe.bind(address)
             probe.listen(1)
     except OSError as error:
-        words = {
+        reasons = {
             errno.EADDRINUSE: "address already in use by another process",
-            errno.EADDRNOTAVAIL: "no address of this machine",
+            errno.EADDRNOTAVAIL: "not an address of this machine",
             errno.EACCES: "this user may not open ports below 1024",
         }
-        return words.get(error.errno or 0) or error.strerror or os.strerror(error.errno or 0)
+        return reasons.get(error.errno or 0) or error.strerror or os.strerror(error.errno or 0)
     return None

@@ -1,4 +1,4 @@
-"""Tasks that somebody owns: named, reaped, never silently dead."""
+"""Tasks with an owner: named, reaped, and never failing silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log = logging.getLogger("opamp-relay.tasks")
 
 @asynccontextmanager
 async def beside(work: Coroutine[Any, Any, T], *, name: str) -> AsyncIterator[asyncio.Task[T]]:
-    """Run `work` beside a block, and end it with the block. Its error, if it has one, is for who awaits the task."""
+    """Run `work` beside a block and cancel it when the block ends. Its error, if any, goes to whoever awaits the task."""
     task = asyncio.create_task(work, name=name)
     try:
         yield task
@@ -25,7 +25,7 @@ async def beside(work: Coroutine[Any, Any, T], *, name: str) -> AsyncIterator[as
 
 
 async def to_its_end(work: Coroutine[Any, Any, T], *, name: str) -> T:
-    """Run `work` to its end also where who waits for it is cancelled: the cancellation goes on after that."""
+    """Run `work` to completion even if the caller is cancelled; the cancellation is raised afterwards."""
     task = asyncio.create_task(work, name=name)
     try:
         return await asyncio.shield(task)
@@ -34,18 +34,18 @@ async def to_its_end(work: Coroutine[Any, Any, T], *, name: str) -> T:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # seen: there is nobody who could do anything about it
+            task.exception()  # mark it as retrieved: nobody is left to handle it
         raise
 
 
 class Tasks:
-    """The background tasks of one owner. One that dies of an error is logged at once; `close` ends the rest."""
+    """The background tasks of one owner. A task that fails is logged at once; `close` cancels the rest."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
-        """Start `work`; it is cancelled by `close` if it has not ended by then."""
+        """Start `work`; `close` cancels it if it is still running."""
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._reap)
@@ -57,7 +57,7 @@ class Tasks:
             _log.error("task %s died", task.get_name(), exc_info=error)
 
     async def close(self) -> None:
-        """Cancel what runs and wait for it. May be called twice."""
+        """Cancel the running tasks and wait for them. May be called twice."""
         running = list(self._running)
         for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Events that are set when something has changed: who watches looks for itself at what has become of it."""
+"""Events that are set on every change. They carry no detail: each watcher reads the new state itself."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 
 
 class Watchers:
-    """All who watch one thing."""
+    """The watchers of one thing."""
 
     def __init__(self) -> None:
         self._events: set[asyncio.Event] = set()
 
     def add(self, event: asyncio.Event) -> None:
-        """Set `event` at every change."""
+        """Set `event` on every change from now on."""
         self._events.add(event)
 
     def discard(self, event: asyncio.Event) -> None:
@@ -20,6 +20,6 @@ class Watchers:
         self._events.discard(event)
 
     def wake(self) -> None:
-        """Something has changed."""
+        """Set all events."""
         for event in self._events:
             event.set()

@@ -1,1 +1,1 @@
-"""The knowledge: agents in groups, sums and views, no I/O."""
+"""What is known about agents: cohorts, sums and views. No I/O."""

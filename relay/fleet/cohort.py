@@ -1,7 +1,7 @@
-"""Agents of one answer: evaluated once, rendered once, encoded once.
+"""Cohorts: agents that get the same answer, which is evaluated, rendered and encoded once.
 
-`Cohorts` alone sets `Record.cohort`. A policy change that leaves the keying alone touches cohorts, not agents; one that
-changes it makes every cohort stale, and agents are placed anew when they are next looked at.
+Only `Cohorts` sets `Record.cohort`. A policy change that keeps the keying updates cohorts, not agents. A change of the
+keying makes every cohort stale; agents are placed again when they are next looked up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relay.policy.snapshot import ConfigContent, Content, Snapshot
 
 
 class Cohort:
-    """Agents that get one answer."""
+    """Agents that get the same answer."""
 
     __slots__ = ("decision", "generation", "key", "offer", "packages", "withheld")
 
@@ -32,14 +32,14 @@ class Cohort:
         self.offer: Offer | None = None
         self.packages: PackagesOffer | None = None
         self.withheld: tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]] = ((), ())
-        """What its agents should have and are not offered: of configs, of packages."""
+        """(configs, packages) that its agents should have but are not offered."""
 
 
 class Cohorts:
     """All cohorts of a node.
 
     Args:
-        region: the node's own, the label `region` of every agent.
+        region: the node's region, which every agent gets as its label `region`.
         trusted: attributes that count as labels.
     """
 
@@ -53,7 +53,7 @@ class Cohorts:
         self._in_doubt = False
         self._generation = 0
         self._cohorts: dict[CohortKey, Cohort] = {}
-        # Of the policy in force and of the one before: what did not change is not made again, what is gone is dropped.
+        # Caches of the current and the previous policy: unchanged entries are reused, the others are dropped.
         self._offers: dict[bytes, Offer] = {}
         self._offers_before: dict[bytes, Offer] = {}
         self._rendered: dict[bytes, bytes] = {}
@@ -64,7 +64,7 @@ class Cohorts:
 
     @property
     def evaluator(self) -> Evaluator:
-        """What decides now."""
+        """The evaluator of the policy in force."""
         return self._evaluator
 
     @property
@@ -73,14 +73,14 @@ class Cohorts:
         return self._evaluator.snapshot
 
     def restrict(self, halted: frozenset[str], frozen: frozenset[str]) -> bool:
-        """Hold back candidates: see `Evaluator`. Returns whether any agent's answer may have changed."""
+        """Withhold candidates; see `Evaluator`. Returns whether any agent's answer may have changed."""
         if (halted, frozen) == (self._halted, self._frozen):
             return False
         self._halted, self._frozen = halted, frozen
         return self.change(self.snapshot, missing=self._missing, in_doubt=self._in_doubt)
 
     def prepare(self, snapshot: Snapshot) -> dict[bytes, bytes]:
-        """Render what the cohorts there are would get by a policy. Slow, and changes nothing: to be called in a thread.
+        """Render what the existing cohorts would get from a policy. Slow but free of side effects: call it in a thread.
 
         Returns:
             Content hash → bytes, for `change`.
@@ -104,12 +104,12 @@ class Cohorts:
         missing: frozenset[str] = frozenset(),
         in_doubt: bool = False,
     ) -> bool:
-        """Put a new policy in force. Offers are made when first asked for.
+        """Put a new policy in force.
 
         Args:
-            rendered: what `prepare` gave.
-            missing: assignments of it that are not here: agents that belong to them keep what they have.
-            in_doubt: others may be missing: so do agents that belong to none that is here.
+            rendered: the result of `prepare`.
+            missing: assignments of the policy that are not here; their agents keep what they have.
+            in_doubt: other assignments may be missing too; agents of no assignment here also keep what they have.
 
         Returns:
             Whether any agent's answer may have changed.
@@ -129,19 +129,19 @@ class Cohorts:
             decision = evaluator.decide(cohort.key)
             if (decision.hashes, decision.withheld) != (cohort.decision.hashes, cohort.decision.withheld):
                 changed = True
-            self._decided(cohort, decision)
+            self._set_decision(cohort, decision)
         return changed
 
-    def _decided(self, cohort: Cohort, decision: Decision) -> None:
+    def _set_decision(self, cohort: Cohort, decision: Decision) -> None:
         cohort.decision = decision
-        cohort.offer = self._offer(decision)
-        cohort.packages = _packages(decision)
+        cohort.offer = self._config_offer(decision)
+        cohort.packages = _packages_offer(decision)
         cohort.withheld = _withheld(decision, CONFIG), _withheld(decision, PACKAGES)
 
     def place(self, record: Record) -> Cohort:
         """Find the cohort of an agent whose description or capabilities changed."""
-        wanted = self._evaluator.keys
-        facts = facts_of(record.agent_description, record.agent_id, self._region, self._trusted, wanted)
+        keys = self._evaluator.keys
+        facts = facts_of(record.agent_description, record.agent_id, self._region, self._trusted, keys)
         key = self._evaluator.key(
             facts,
             record.capabilities & capabilities.DECIDING,
@@ -152,12 +152,12 @@ class Cohorts:
         cohort = self._cohorts.get(key)
         if cohort is None:
             cohort = self._cohorts[key] = Cohort(key, self._generation)
-            self._decided(cohort, self._evaluator.decide(key))
+            self._set_decision(cohort, self._evaluator.decide(key))
         record.cohort = cohort
         return cohort
 
     def drop_unused(self, records: Iterable[Record]) -> None:
-        """Now and then: cohorts go that no agent is in any more."""
+        """Drop cohorts without agents. To be called now and then."""
         used = {record.cohort for record in records}
         self._cohorts = {key: cohort for key, cohort in self._cohorts.items() if cohort in used}
 
@@ -173,33 +173,33 @@ class Cohorts:
         return cohort
 
     def offer(self, record: Record) -> Offer | None:
-        """What policy selects for an agent; None for nothing. The `decide` of every session."""
-        return None if self._may_miss(record.config) else self.of(record).offer
+        """The config that policy selects for an agent; None for none."""
+        return None if self._may_lack_assignment(record.config) else self.of(record).offer
 
     def packages(self, record: Record) -> PackagesOffer | None:
-        """Which packages policy selects for an agent; None for none."""
-        return None if self._may_miss(record.packages) else self.of(record).packages
+        """The packages that policy selects for an agent; None for none."""
+        return None if self._may_lack_assignment(record.packages) else self.of(record).packages
 
-    def _may_miss(self, offering: Offering | None) -> bool:
-        """Whether an agent belongs to an assignment that is not here, as far as is known."""
+    def _may_lack_assignment(self, offering: Offering | None) -> bool:
+        """Whether the agent may belong to an assignment that is missing here, judging by its last offer."""
         if not self._missing and not self._in_doubt:
             return False
-        known = {slot.assignment for slot in offering.slots} if offering is not None else set()
-        lost = not known or not known <= {a.published.name for a in self.snapshot.assignments}
-        return bool(known & self._missing) or (self._in_doubt and lost)
+        current = {slot.assignment for slot in offering.slots} if offering is not None else set()
+        unaccounted = not current or not current <= {a.published.name for a in self.snapshot.assignments}
+        return bool(current & self._missing) or (self._in_doubt and unaccounted)
 
     def withheld(self, record: Record) -> tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]:
-        """What an agent should have and is not offered: of configs, of packages."""
+        """(configs, packages) that an agent should have but is not offered."""
         return self.of(record).withheld
 
     def hash_of(self, content: Content, record: Record) -> bytes | None:
-        """The content hash of something for an agent; None where it has none for it."""
+        """The hash of a content for an agent; None if the content has no files for it."""
         if isinstance(content, ConfigContent):
             return content.content_hash
         return self._evaluator.hash_of(content, self.of(record).key.vector)
 
     def contents_with(self, sha256: str) -> frozenset[bytes]:
-        """Content hashes of all sets of packages that hold a file."""
+        """Content hashes of all package sets that contain a file."""
         return frozenset(
             choice.content_hash
             for cohort in self._cohorts.values()
@@ -210,22 +210,22 @@ class Cohorts:
         )
 
     def wanted(self) -> Iterator[PackagesOffer]:
-        """What is offered to some agent, or would be if its files were here."""
+        """The package offers of all cohorts, including those whose files are not here yet."""
         return (cohort.packages for cohort in self._cohorts.values() if cohort.packages is not None)
 
-    def _offer(self, decision: Decision) -> Offer | None:
+    def _config_offer(self, decision: Decision) -> Offer | None:
         if not decision.choices:
             return None
-        wanted = decision.config_hash
-        offer = self._offers.get(wanted) or self._offers_before.get(wanted)
-        made_of = tuple(_slot(choice) for choice in decision.choices)
-        if offer is None or offer.slots != made_of:
-            slots = {
+        key = decision.config_hash
+        offer = self._offers.get(key) or self._offers_before.get(key)
+        slots = tuple(_slot(choice) for choice in decision.choices)
+        if offer is None or offer.slots != slots:
+            bodies = {
                 choice.slot: (self._render(choice.config), choice.config.template.spec.content_type)
                 for choice in decision.choices
             }
-            offer = encode(wanted, slots, made_of)
-        self._offers[wanted] = offer
+            offer = encode(key, bodies, slots)
+        self._offers[key] = offer
         return offer
 
     def _render(self, content: ConfigContent) -> bytes:
@@ -246,7 +246,7 @@ def _withheld(decision: Decision, kind: str) -> tuple[WithheldSlot, ...]:
     )
 
 
-def _packages(decision: Decision) -> PackagesOffer | None:
+def _packages_offer(decision: Decision) -> PackagesOffer | None:
     choice = decision.packages
     if choice is None or choice.files is None:
         return None

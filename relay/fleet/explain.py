@@ -1,4 +1,4 @@
-"""An agent explained: the decision in words, and what became of what it was offered."""
+"""Explain an agent: the decision in words, and the outcome of what it was offered."""
 
 from __future__ import annotations
 
@@ -29,47 +29,47 @@ def explain_agent(
 
     Args:
         trusted: attributes that count as labels.
-        withheld: SHA-256 of package files that the agent's node cannot give → why.
+        withheld: SHA-256 of package files that the agent's node cannot serve → why.
     """
     facts = facts_of(state.agent_description, state.agent_id, region, trusted)
-    config, fill = state.config, state.packages
-    failed = failures_of([*config.failed, *fill.failed])
+    config, package_offering = state.config, state.packages
+    failed = failures_of([*config.failed, *package_offering.failed])
     slots, packages = explain(
         evaluator,
         facts,
         state.capabilities & capabilities.DECIDING,
         failed=tuple(f.attempt for f in failed),
-        held=[slot.content_hash for slot in slots_of([*config.slots, *fill.slots])],
-        applied=applied_of(config.applied, fill.applied),
+        held=[slot.content_hash for slot in slots_of([*config.slots, *package_offering.slots])],
+        applied=applied_of(config.applied, package_offering.applied),
     )
     notes = []
     if not state.capabilities & capabilities.ACCEPTS_REMOTE_CONFIG:
         notes.append("the agent does not accept remote configs: it is offered nothing")
     if not state.agent_description:
-        notes.append("the agent has not said who it is: it is decided from what is known 10 s after it was asked")
-    notes += _stuck(failed)
+        notes.append("the agent has not sent its description: 10 s after the request for it, policy decides without it")
+    notes += _repeated_errors(failed)
     attempts = [
         {"hash": f.content_hash.hex(), "status": "FAILED", "error_message": f.error_message, "at": rfc3339(f.at_ms)}
         for f in failed
     ]
     if config.hash:
-        said = pb.RemoteConfigStatus.FromString(state.remote_config_status)
-        about_offer = said.last_remote_config_hash == config.hash
+        status = pb.RemoteConfigStatus.FromString(state.remote_config_status)
+        is_current = status.last_remote_config_hash == config.hash
         attempts.append(
             {
                 "hash": config.hash.hex(),
-                "status": status_name(said.status) if about_offer else "OFFERED",
-                "error_message": said.error_message if about_offer else "",
+                "status": status_name(status.status) if is_current else "OFFERED",
+                "error_message": status.error_message if is_current else "",
                 "at": rfc3339(config.offered_at_unix_ms or state.last_change_unix_ms),
             }
         )
-    if fill.hash:
+    if package_offering.hash:
         attempts.append(
             {
-                "hash": fill.hash.hex(),
-                "status": fill.status or "OFFERED",
-                "error_message": fill.reason,
-                "at": rfc3339(fill.offered_at_unix_ms or state.last_change_unix_ms),
+                "hash": package_offering.hash.hex(),
+                "status": package_offering.status or "OFFERED",
+                "error_message": package_offering.reason,
+                "at": rfc3339(package_offering.offered_at_unix_ms or state.last_change_unix_ms),
             }
         )
     if packages is not None and not state.capabilities & capabilities.ACCEPTS_PACKAGES:
@@ -87,16 +87,16 @@ def explain_agent(
     }
 
 
-def _stuck(failed: Iterable[Failure]) -> list[str]:
-    """A hint, where several configs failed with one and the same text: then it is hardly the configs."""
+def _repeated_errors(failed: Iterable[Failure]) -> list[str]:
+    """A hint if several contents failed with the same text: then the contents are hardly to blame."""
     contents: dict[str, set[bytes]] = {}
     for failure in failed:
         if failure.error_message:
             contents.setdefault(failure.error_message, set()).add(failure.content_hash)
     return [
-        f"{len(hashes)} different contents failed with one and the same text: perhaps the agent repeats an old failure."
-        " opampsupervisor 0.149 with `validate_config: true` does so from a restart on: set it to false, restart it, then"
-        " `opampctl rollout retry`"
+        f"{len(hashes)} different contents failed with the same text: perhaps the agent repeats an old failure."
+        " opampsupervisor 0.149 with `validate_config: true` does so after a restart: set it to false, restart it, then"
+        " run `opampctl rollout retry`"
         for hashes in contents.values()
         if len(hashes) > 1
     ]

@@ -1,4 +1,4 @@
-"""What may be believed of an agent: labels are trusted, attributes are its own words."""
+"""What selectors see of an agent: labels are trusted, attributes are the agent's own claims."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Trusted = Literal["all"] | tuple[str, ...]
 
 
 def labels_of(attributes: Mapping[str, Any], region: str, trusted: Trusted) -> dict[str, Any]:
-    """The labels of an agent: attributes that settings trust, and the region, which only its node can say."""
+    """The labels of an agent: attributes that the settings trust, and the region, which its node sets."""
     if trusted == "all":
         labels = {k: v for k, v in attributes.items() if isinstance(v, Scalar)}
     else:
@@ -31,10 +31,10 @@ def facts_of(
     trusted: Trusted,
     only: frozenset[str] | None = None,
 ) -> Facts:
-    """What selectors look at, from a serialised AgentDescription.
+    """The facts that selectors match, from a serialised AgentDescription.
 
     Args:
-        only: the keys that selectors mention; None for all.
+        only: keys to extract; None for all.
     """
     attributes = identity.attributes(description, only)
     return Facts(agent_id, labels_of(attributes, region, trusted), attributes)

@@ -1,7 +1,7 @@
-"""A region protects itself: a node takes a candidate back by itself where too many of its agents fail on it.
+"""The local guard: a node withdraws a candidate on its own if too many of its agents fail on it.
 
-Cut off or not, a node may retreat and never advance: what it halts stays halted, over restarts too, until the control
-plane ends the rollout or asks to try again.
+Whether or not the link is up, a node may withdraw a candidate but never advance one. A halt survives restarts; it ends when
+the control plane ends the rollout or asks for a retry.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from relay.policy.published import PublishedRollout
 from relay.policy.snapshot import Assignment, Content, Snapshot
 
 Halts = dict[str, str]
-"""Rollout and retry generation, as `NAME/RETRY` → why it was halted here."""
+"""`ROLLOUT/RETRY` → why it was halted here. RETRY is the retry generation."""
 
 
 def key(rollout: str, retry: int) -> str:
-    """What a halt is remembered under: a retry is another try."""
+    """The key of a halt. It includes the retry generation, so that a retry is not halted from the start."""
     return f"{rollout}/{retry}"
 
 
 def halted_rollouts(snapshot: Snapshot, halts: Mapping[str, str]) -> frozenset[str]:
-    """Rollouts of the policy in force, superseded ones too, that are halted here."""
-    return frozenset(change.id for a, change, _ in _going(snapshot) if key(change.id, a.published.retry) in halts)
+    """Rollouts of the current policy, superseded ones included, that are halted here."""
+    return frozenset(
+        change.id for a, change, _ in _active_rollouts(snapshot) if key(change.id, a.published.retry) in halts
+    )
 
 
 def judge(
@@ -32,25 +34,25 @@ def judge(
     halts: Mapping[str, str],
     hash_of: Callable[[Content, Record], bytes | None],
 ) -> Halts:
-    """What must be halted now, and is not yet.
+    """Find rollouts that must be halted and are not yet.
 
     Args:
-        records: of all agents of this node.
-        hash_of: the content hash of something for an agent.
+        records: all agents of this node.
+        hash_of: returns the hash of a content for an agent.
     """
-    watched = [
+    guarded = [
         (assignment, change, content, change.local_guard)
-        for assignment, change, content in _going(snapshot)
+        for assignment, change, content in _active_rollouts(snapshot)
         if change.local_guard is not None and key(change.id, assignment.published.retry) not in halts
     ]
-    if not watched:
+    if not guarded:
         return {}
-    held = list(records)
-    found: Halts = {}
-    for assignment, change, candidate, guard in watched:
+    agents = list(records)
+    new_halts: Halts = {}
+    for assignment, change, candidate, guard in guarded:
         retry = assignment.published.retry
         bad = decided = 0
-        for record in held:
+        for record in agents:
             content = hash_of(candidate, record)
             if content is None:
                 continue
@@ -60,18 +62,18 @@ def judge(
                 decided += 1
                 bad += record.healthy() is False and record.healthy_before(content) is not False
         if bad >= guard.max_failures and decided >= guard.min_samples:
-            found[key(change.id, retry)] = f"{bad} of {decided} agents failed or are unhealthy on it"
-    return found
+            new_halts[key(change.id, retry)] = f"{bad} of {decided} agents failed or are unhealthy on it"
+    return new_halts
 
 
-def _going(snapshot: Snapshot) -> list[tuple[Assignment, PublishedRollout, Content]]:
+def _active_rollouts(snapshot: Snapshot) -> list[tuple[Assignment, PublishedRollout, Content]]:
     return [(a, change, content) for a in snapshot.assignments for change, content in a.branches]
 
 
 def frozen_rollouts(snapshot: Snapshot, policy_age_s: float) -> frozenset[str]:
-    """Rollouts whose candidate no further agent is given, because nobody knows whether they still go on."""
+    """Rollouts that may put no further agent on the candidate: the policy is too old to tell if they are still active."""
     return frozenset(
         change.id
-        for _, change, _ in _going(snapshot)
+        for _, change, _ in _active_rollouts(snapshot)
         if change.candidate_ttl_s is not None and policy_age_s > change.candidate_ttl_s
     )

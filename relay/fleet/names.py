@@ -1,4 +1,4 @@
-"""Which agent people mean: by what it is called, or by the beginning of that."""
+"""Look up an agent by one of its names, or by a prefix of one."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from relay.ids import format_uid
 HOST = "host.name"
 VERSION = "service.version"
 LEAST_PREFIX = 4
-"""The fewest characters that a name may be shortened to."""
-_SHOWN = 5
-"""Agents that are named where a prefix fits several."""
+"""The least number of characters of a prefix."""
+_MAX_LISTED = 5
+"""Agents to list when a prefix is ambiguous."""
 T = TypeVar("T")
 
 
 class Names(NamedTuple):
-    """What an agent is called."""
+    """The names of an agent."""
 
     agent_id: str
     uid: bytes
     host: str
-    """host.name; empty where it says none."""
+    """host.name; empty if the agent reports none."""
 
     def begin_with(self, text: str) -> bool:
-        """Whether one of them does."""
+        """Whether one of the names begins with `text`."""
         return any(name.startswith(text) for name in (self.agent_id, format_uid(self.uid), self.uid.hex(), self.host))
 
 
 def resolve(name: str, known: Iterable[tuple[Names, T]]) -> T:
-    """An agent by agent id, host.name, or the beginning of one of these or its instance_uid that no other agent has.
+    """Find the agent with this agent id or host.name, or with a unique prefix of these or of its instance_uid.
 
     Raises:
-        NotFound: nobody knows it.
-        Conflict: several agents fit.
+        NotFound: no agent matches.
+        Conflict: several agents match.
     """
     known = list(known)
     for names, agent in known:
         if names.agent_id == name:
             return agent
-    fits = [(names, agent) for names, agent in known if names.host == name]
-    if not fits and len(name) >= LEAST_PREFIX:
-        fits = [(names, agent) for names, agent in known if names.begin_with(name)]
-    if not fits:
-        short = f"; a name may be shortened to {LEAST_PREFIX} characters" if len(name) < LEAST_PREFIX else ""
-        raise NotFound(f"no agent {name} is known{short}")
-    if len(fits) > 1:
-        shown = ", ".join(sorted(names.agent_id for names, _ in fits)[:_SHOWN])
-        rest = f" and {len(fits) - _SHOWN} more" if len(fits) > _SHOWN else ""
-        raise Conflict(f"{name} matches {len(fits)} agents: {shown}{rest}")
-    return fits[0][1]
+    matches = [(names, agent) for names, agent in known if names.host == name]
+    if not matches and len(name) >= LEAST_PREFIX:
+        matches = [(names, agent) for names, agent in known if names.begin_with(name)]
+    if not matches:
+        hint = f"; a prefix needs at least {LEAST_PREFIX} characters" if len(name) < LEAST_PREFIX else ""
+        raise NotFound(f"no agent matches {name}{hint}")
+    if len(matches) > 1:
+        listed = ", ".join(sorted(names.agent_id for names, _ in matches)[:_MAX_LISTED])
+        rest = f" and {len(matches) - _MAX_LISTED} more" if len(matches) > _MAX_LISTED else ""
+        raise Conflict(f"{name} matches {len(matches)} agents: {listed}{rest}")
+    return matches[0][1]

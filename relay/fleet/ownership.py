@@ -1,4 +1,4 @@
-"""Which node an agent is at, when two say that they have it."""
+"""Decide which node an agent belongs to when two nodes claim it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A node says that an agent is its own."""
+    """A node's claim to an agent."""
 
     node: str
     """REGION/NAME."""
     session_started_ms: int
-    """By the clock of who decides; see `corrected`."""
+    """By the observer's clock; see `corrected`."""
     live: bool = True
-    """The agent is connected there, and its node can be heard."""
+    """The agent is connected to the node, and the node's link is up."""
 
 
 def corrected(session_started_ms: int, behind_ms: int, now_ms: int) -> int:
-    """When a session began, by the clock of who asks: never later than now.
+    """The start of a session by the observer's clock, never later than now.
 
     Args:
-        session_started_ms: as the node dated it.
+        session_started_ms: by the node's clock.
         behind_ms: how far the node's clock is behind.
-        now_ms: when it was reported.
+        now_ms: when the session was reported.
     """
     return min(session_started_ms + behind_ms, now_ms)
 
 
 def winner(current: Holding | None, newcomer: Holding) -> Holding:
-    """Who has the agent: who has it live, then the newest session.
+    """Prefer the live claim, then the newest session.
 
-    Equal ones are decided by the node's name, so that every observer agrees.
+    Ties are broken by the node's name, so that every observer agrees.
     """
     if current is None or current.node == newcomer.node:
         return newcomer

@@ -1,4 +1,4 @@
-"""Sums over all agents of a node, kept up as agents change; sent as absolute numbers."""
+"""Sums over all agents of a node: updated as agents change, sent as absolute numbers."""
 
 from __future__ import annotations
 
@@ -21,45 +21,45 @@ STATUS_NAMES = {
 
 
 def status_name(status: int) -> str:
-    """The name of a RemoteConfigStatuses value; one that this version does not know counts as UNSET."""
+    """The name of a RemoteConfigStatuses value; unknown values count as UNSET."""
     return STATUS_NAMES.get(status, "UNSET")  # type: ignore[call-overload, no-any-return]
 
 
 class Rollup:
-    """How many agents are in each class. `Record.counted` is what an agent was last counted as."""
+    """How many agents are in each class. `Record.counted` is the class that an agent was last counted in."""
 
     def __init__(self) -> None:
         self._classes: Counter[Class] = Counter()
         self._interned: dict[Class, Class] = {}
 
     def count(self, record: Record) -> bool:
-        """Count an agent as what it is now. True if that changed a sum."""
-        now: Class = (
+        """Count an agent in its current class. True if that changed a sum."""
+        current: Class = (
             record.connected,
             record.transport,
             record.healthy(),
             FAILED if record.config.failure is not None else status_name(record.config_status().status),
         )
-        if now == record.counted:
+        if current == record.counted:
             return False
         self.forget(record)
-        record.counted = self._interned.setdefault(now, now)
-        self._classes[now] += 1
+        record.counted = self._interned.setdefault(current, current)
+        self._classes[current] += 1
         return True
 
     def forget(self, record: Record) -> None:
-        """Take an agent out of the sums."""
+        """Remove an agent from the sums."""
         if record.counted is not None:
             self._classes[record.counted] -= 1  # type: ignore[index]
             record.counted = None
 
     @property
     def connected(self) -> int:
-        """Agents connected now."""
+        """Number of connected agents."""
         return sum(n for (connected, *_), n in self._classes.items() if connected)
 
     def message(self) -> link_pb2.Rollup:
-        """The sums as they go up."""
+        """The sums as sent to the control plane."""
         rollup = link_pb2.Rollup()
         for (connected, transport, healthy, status), n in self._classes.items():
             rollup.agents += n

@@ -1,7 +1,7 @@
-"""256 sums that tell whether two ends hold the same agents in the same states.
+"""256 sums that tell whether both ends of the link have the same agents in the same states.
 
-Each shard is the sum, modulo 2⁶⁴, of the digests of its agents' states. Adding and taking away are one operation each,
-so both ends keep them up at no cost and compare them now and then; only a shard that differs is looked into.
+Each shard is the sum, modulo 2⁶⁴, of the digests of its agents' states. Adding and removing an agent are one operation
+each, so both ends can maintain the sums cheaply. They compare them now and then and examine only shards that differ.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ _MASK = (1 << 64) - 1
 
 
 def shard_of(uid: bytes) -> int:
-    """The shard of an agent: the last byte of its uid, which is random in every version of UUID that agents draw."""
+    """The shard of an agent: the last byte of its uid, which is random in every UUID version that agents use."""
     return uid[-1]
 
 
 def state_digest(uid: bytes, state: bytes) -> int:
-    """Digest of one agent's serialised AgentState. Never 0, which stands for no agent."""
+    """Digest of one agent's serialised AgentState. Never 0, which means no agent."""
     return digest64(uid + state) or 1
 
 
 class Shards:
-    """The sums of one end."""
+    """The sums of one end of the link."""
 
     def __init__(self) -> None:
         self._sums = [0] * COUNT
 
     def replace(self, uid: bytes, old: int, new: int) -> None:
-        """An agent's digest changed; 0 for none."""
+        """Replace an agent's digest; 0 for no agent."""
         shard = shard_of(uid)
         self._sums[shard] = (self._sums[shard] - old + new) & _MASK
 
@@ -40,7 +40,7 @@ class Shards:
         return list(self._sums)
 
     def differing(self, other: Iterable[int]) -> list[int]:
-        """The shards whose sums are not those of `other`."""
+        """The shards whose sums differ from `other`."""
         return [i for i, (mine, theirs) in enumerate(zip(self._sums, other, strict=True)) if mine != theirs]
 
 
@@ -50,6 +50,6 @@ def difference(mine: Mapping[bytes, int], theirs: Mapping[bytes, int]) -> tuple[
     Returns:
         (uids whose state must be fetched from the other end, uids that the other end does not have).
     """
-    wanted = [uid for uid, digest in theirs.items() if mine.get(uid) != digest]
-    gone = [uid for uid in mine if uid not in theirs]
-    return wanted, gone
+    to_fetch = [uid for uid, digest in theirs.items() if mine.get(uid) != digest]
+    to_remove = [uid for uid in mine if uid not in theirs]
+    return to_fetch, to_remove

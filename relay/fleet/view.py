@@ -1,4 +1,4 @@
-"""The JSON of an agent: one for the node's API and the control plane's, so that both say the same."""
+"""The JSON of an agent, shared by the APIs of the node and the control plane."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from relay.policy.selector import Facts
 
 
 def rfc3339(unix_ms: int) -> str:
-    """A time as people and parsers read it; whole milliseconds, UTC."""
+    """Format a time: whole milliseconds, UTC."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """An agent, and who says so."""
+    """An agent's state and where it comes from."""
 
     state: link_pb2.AgentState
     facts: Facts
@@ -37,7 +37,7 @@ class _Subject:
 
     @property
     def healthy(self) -> bool | None:
-        """None where nobody knows: it never told, or is not connected."""
+        """None if unknown: the agent is not connected or never reported its health."""
         return self.health.healthy if self.connected and self.health is not None else None
 
 
@@ -47,7 +47,7 @@ def _config(subject: _Subject) -> dict[str, Any]:
     return {
         "offered_hash": subject.state.config.hash.hex(),
         "reported_hash": status.last_remote_config_hash.hex(),
-        # It may well run and report what it had before: it has not what it should have.
+        # The agent may run and report its previous config; what counts is that it lacks the one it should have.
         "status": status_name(status.status) if failure is None else FAILED,
         "error_message": status.error_message if failure is None else failure.error_message,
         "assignments": _assignments(subject.state.config),
@@ -63,14 +63,14 @@ def _failure(message: link_pb2.Offering) -> Failure | None:
 
 
 def _assignments(message: link_pb2.Offering) -> list[str]:
-    """Which assignments an agent belongs to, by slot."""
+    """The assignments that an agent belongs to, ordered by slot."""
     by_slot = {slot.slot: slot.assignment for slot in message.slots}
     by_slot |= {slot.slot: slot.assignment for slot in message.withheld}
     return [by_slot[slot] for slot in sorted(by_slot)]
 
 
 def _withheld(subject: _Subject) -> list[dict[str, Any]]:
-    """What an agent should have of its assignments and is not given, and why."""
+    """What an agent should have but is not given, and why."""
     offerings = ((CONFIG, subject.state.config), (PACKAGES, subject.state.packages))
     return [
         {
@@ -78,7 +78,7 @@ def _withheld(subject: _Subject) -> list[dict[str, Any]]:
             "slot": slot.slot,
             "assignment": slot.assignment,
             "content_hash": slot.content_hash.hex() or None,
-            "reason": slot.reason or "the agent failed at it",
+            "reason": slot.reason or "the agent failed to apply it",
         }
         for kind, offering in offerings
         for slot in offering.withheld
@@ -123,7 +123,7 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "first_seen": lambda s: rfc3339(s.state.first_seen_unix_ms),
     "last_change": lambda s: rfc3339(s.state.last_change_unix_ms),
 }
-"""Field → how it is made: each by itself, so that who wants few pays for few."""
+"""Field → function that computes it. Callers pay only for the fields that they ask for."""
 
 
 def agent_view(
@@ -138,12 +138,12 @@ def agent_view(
     """One agent as plain values.
 
     Args:
-        state: what the node knows or reported.
-        facts: its attributes, and those that its node trusts.
-        region: of the node.
-        node: its name.
-        connected: None where nobody can know because the node's link is down.
-        fields: give these alone; empty for all.
+        state: as known to the node, or reported by it.
+        facts: the agent's attributes and labels.
+        region: region of the node.
+        node: name of the node.
+        connected: None if unknown because the node's link is down.
+        fields: only these fields; empty for all.
     """
     health = pb.ComponentHealth.FromString(state.health) if state.HasField("health") else None
     subject = _Subject(state, facts, health, region, node, connected)

@@ -1,6 +1,6 @@
-"""Lines on their way to a stream: a thread writes them, so that who logs never waits for who reads.
+"""Log lines, written to a stream by a thread, so that logging never waits for the reader.
 
-A reader that stalls (a full pipe, a terminal that is held) costs lines, which are counted, and nothing else.
+If the reader stalls (a full pipe, a paused terminal), lines are dropped and counted; nothing else suffers.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import time
 from typing import TextIO
 
 MAX_BYTES = 4 << 20
-"""What may wait; past it lines are dropped."""
+"""Bound of the queue; beyond it lines are dropped."""
 _GATHER_S = 0.05
-"""Lines of one burst are written together."""
-_END_S = 2.0
-"""How long the end of the program waits for a reader."""
+"""How long lines of a burst gather before they are written together."""
+_CLOSE_TIMEOUT_S = 2.0
+"""How long the program's exit waits for a reader."""
 
 
 class Lines:
-    """Writes to one stream. Any thread may `put`. `close` at the end; the end of the program does it by itself."""
+    """Writes to one stream. `put` is thread-safe. The program's exit calls `close` if nobody else did."""
 
     def __init__(self, stream: TextIO, *, max_bytes: int = MAX_BYTES) -> None:
         self._stream = stream
@@ -29,17 +29,17 @@ class Lines:
         self._lock = threading.Lock()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        """Of these, and of those that are being written."""
+        """Includes the lines that are being written now."""
         self._awake = threading.Event()
-        self._ended = False
+        self._closed = False
         self.dropped = 0
-        """Lines that nobody will read."""
+        """Lines that were not written."""
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
     def put(self, line: bytes) -> None:
-        """One line, its end included. Never waits."""
+        """Queue one line, which includes its newline. Never waits."""
         with self._lock:
             if self._waiting_bytes > self._max_bytes:
                 self.dropped += 1
@@ -50,16 +50,16 @@ class Lines:
             self._awake.set()
 
     def close(self) -> None:
-        """Write what waits, if somebody reads it within seconds, and end."""
+        """Write the queue, as far as the reader takes it within seconds, and stop."""
         atexit.unregister(self.close)
-        self._ended = True
+        self._closed = True
         self._awake.set()
-        self._thread.join(_END_S)
+        self._thread.join(_CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
-        while not (self._ended and not self._waiting):
+        while not (self._closed and not self._waiting):
             self._awake.wait()
-            if not self._ended:
+            if not self._closed:
                 time.sleep(_GATHER_S)
             self._awake.clear()
             with self._lock:
@@ -67,7 +67,7 @@ class Lines:
             content, lost = b"".join(lines), 0
             try:
                 self._write(content)
-            except (OSError, ValueError):  # whatever becomes of the stream, the program goes on
+            except (OSError, ValueError):  # a broken stream must not stop the program
                 lost = len(lines)
             with self._lock:
                 self._waiting_bytes -= len(content)
@@ -82,12 +82,12 @@ class Lines:
         while view:
             try:
                 view = view[os.write(self._descriptor, view) :]
-            except BlockingIOError:  # somebody has made our standard error non-blocking
+            except BlockingIOError:  # somebody made our standard error non-blocking
                 time.sleep(_GATHER_S)
 
 
 def _descriptor_of(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
-    except (OSError, ValueError):  # of memory
+    except (OSError, ValueError):  # an in-memory stream
         return None

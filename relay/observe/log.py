@@ -1,6 +1,6 @@
-"""Logs: one JSON object a line, or a readable form on a terminal.
+"""Logs: one JSON object per line, or a readable form on a terminal.
 
-Fields are the guide's: timestamp, level, component, event, then what the event says. `event` is a stable word
+The fields are the deployment guide's: timestamp, level, component, event, then the event's own. `event` is a stable name
 (`agent_connected`), never a sentence with values in it.
 """
 
@@ -22,18 +22,19 @@ from relay.observe.lines import MAX_BYTES, Lines
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _LIBRARIES = ("aiosqlite", "alembic", "asyncio", "grpc", "httpx", "picows", "sqlalchemy", "uvicorn", "aiohttp")
-_WORDS = {"warn": "WARN", "warning": "WARN", "exception": "ERROR"}
-"""Method of a logger → level, where that is not its name."""
+_LEVEL_NAMES = {"warn": "WARN", "warning": "WARN", "exception": "ERROR"}
+"""Logger method → level, where the two names differ."""
 
 
 class _Output:
-    """Where the lines of this process go, and in which form."""
+    """Where this process logs, and in which form."""
 
     lines: Lines | None = None
     component = ""
     readable: structlog.dev.ConsoleRenderer | None = None
     second = 0
-    until_seconds = ""
+    timestamp = ""
+    """`second`, formatted."""
 
 
 def configure(
@@ -47,10 +48,10 @@ def configure(
     """Send all logs of the process to `stream` (standard error by default).
 
     Args:
-        level: one of LEVELS; libraries are kept at warnings unless it is `debug`.
+        level: one of LEVELS; libraries log warnings and errors only, unless it is `debug`.
         component: the program's name in each line.
-        readable: None means: readable on a terminal, JSON elsewhere.
-        max_bytes: what may wait for a reader; past it lines are dropped, and counted.
+        readable: None for readable on a terminal, JSON elsewhere.
+        max_bytes: bound of the queue for a slow reader; beyond it lines are dropped and counted.
     """
     out = stream or sys.stderr
     if readable is None:
@@ -60,35 +61,35 @@ def configure(
     _Output.readable = structlog.dev.ConsoleRenderer(colors=out.isatty()) if readable else None
     _Output.lines = Lines(out, max_bytes=max_bytes)
     root = logging.getLogger()
-    root.handlers[:] = [_Foreign()]
+    root.handlers[:] = [_LibraryHandler()]
     root.setLevel(LEVELS[level])
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.NOTSET if level == "debug" else logging.WARNING)
-    # aiohttp logs what peers send wrong as errors of ours, with a traceback; our own errors are logged where they happen.
+    # aiohttp logs peers' mistakes as our errors, with a traceback; our own errors are logged where they happen.
     logging.getLogger("aiohttp.server").setLevel(logging.DEBUG if level == "debug" else logging.CRITICAL)
     structlog.configure(
-        processors=[_rendered],
+        processors=[_render],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=lambda *_: _Putting(),
+        logger_factory=lambda *_: _LineLogger(),
         cache_logger_on_first_use=True,
     )
 
 
 def say(text: str) -> None:
-    """A line for people, as it is, behind what was logged before it; it waits for a reader no more than `close` does."""
+    """Write a line for people, unformatted, after everything logged so far. Never waits for a reader."""
     if _Output.lines is not None:
         _Output.lines.put(f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def close() -> None:
-    """Write what waits, and end; `configure` begins anew."""
+    """Write the queue and stop logging; `configure` starts again."""
     if _Output.lines is not None:
         _Output.lines.close()
         _Output.lines = None
 
 
 def dropped() -> int:
-    """Lines that were dropped because nobody read them in time; for the metric."""
+    """Lines dropped because nobody read them in time; for the metric."""
     return _Output.lines.dropped if _Output.lines is not None else 0
 
 
@@ -99,12 +100,12 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
 
 
 def enabled(level: str) -> bool:
-    """Whether lines of this level are written: for places where asking the logger itself would cost too much."""
+    """Whether lines of this level are written. For places where a call of the logger would cost too much."""
     return logging.getLogger().isEnabledFor(LEVELS[level])
 
 
-class _Putting:
-    """The logger at the end: takes rendered lines."""
+class _LineLogger:
+    """The innermost logger: takes rendered lines."""
 
     def put(self, line: bytes) -> None:
         if _Output.lines is not None:
@@ -113,27 +114,27 @@ class _Putting:
     debug = info = warning = error = critical = msg = put
 
 
-class _Foreign(logging.Handler):
-    """Lines of libraries."""
+class _LibraryHandler(logging.Handler):
+    """Logs the records of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             event: dict[str, Any] = {"event": record.getMessage()}
-        except Exception as error:  # who logs must not suffer for a format that does not fit
+        except Exception as error:  # a bad format string must not raise in the caller
             event = {"event": str(record.msg), "log_error": repr(error)}
         if record.exc_info:
             event["exc_info"] = record.exc_info
         if _Output.lines is not None:
-            _Output.lines.put(_rendered(None, record.levelname.lower(), event))
+            _Output.lines.put(_render(None, record.levelname.lower(), event))
 
 
-def _rendered(_: WrappedLogger, method: str, event: EventDict) -> bytes:
-    """One line. Fields and their order are the guide's."""
+def _render(_: WrappedLogger, method: str, event: EventDict) -> bytes:
+    """Render one line. Fields and their order are the guide's."""
     if event.get("exc_info"):
         event = structlog.processors.format_exc_info(None, method, event)
     line: dict[str, Any] = {
         "timestamp": _now(),
-        "level": _WORDS.get(method) or method.upper(),
+        "level": _LEVEL_NAMES.get(method) or method.upper(),
         "component": _Output.component,
         "event": event.pop("event", ""),
     }
@@ -142,21 +143,21 @@ def _rendered(_: WrappedLogger, method: str, event: EventDict) -> bytes:
         if _Output.readable is not None:
             return f"{_Output.readable(None, method, dict(line))}\n".encode("utf-8", "backslashreplace")
         return _json(line) + b"\n"
-    except Exception as error:  # a value that cannot be shown: who logs must not suffer for it
-        shown = {key: line[key] for key in ("timestamp", "level", "component", "event")}
-        return json.dumps({**shown, "log_error": type(error).__name__}, default=str).encode() + b"\n"
+    except Exception as error:  # a value that cannot be rendered must not raise in the caller
+        basics = {key: line[key] for key in ("timestamp", "level", "component", "event")}
+        return json.dumps({**basics, "log_error": type(error).__name__}, default=str).encode() + b"\n"
 
 
 def _now() -> str:
-    """RFC 3339 with microseconds; what does not change within a second is made once."""
+    """RFC 3339 with microseconds; everything but these is formatted once a second."""
     seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
     if _Output.second != seconds:
-        _Output.second, _Output.until_seconds = seconds, datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
-    return f"{_Output.until_seconds}.{micros:06d}Z"
+        _Output.second, _Output.timestamp = seconds, datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+    return f"{_Output.timestamp}.{micros:06d}Z"
 
 
 def _json(line: Mapping[str, Any]) -> bytes:
     try:
         return to_json(line, fallback=repr, inf_nan_mode="strings")
-    except (ValueError, TypeError):  # text that is no Unicode, or bytes that are no text
+    except (ValueError, TypeError):  # invalid Unicode, or bytes that are not text
         return json.dumps(line, default=repr).encode()

@@ -1,8 +1,8 @@
 """Every metric in one file.
 
-Hot counters are plain integers that the owners add to and a collector exports when somebody scrapes (a prometheus
-Counter costs 0.6 µs an increment). Names that the deployment guide gives are the guide's; all others begin `opamp_relay_`.
-Label sets are finite: no agent ids, no addresses.
+Hot counters are plain integers: owners add to them, and a collector exports them at each scrape (a prometheus Counter
+costs 0.6 µs per increment). Names follow the deployment guide where it has one; all others begin with `opamp_relay_` or
+`opamp_control_plane_`. Label sets are finite: no agent ids, no addresses.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class NodeMetrics:
-    """Counters of a node. Owners add to the attributes directly; gauges are read from `sources` at scrape time."""
+    """A node's counters. Owners add to the attributes directly; gauges are read from `sources` at scrape time."""
 
     def __init__(self, region: str) -> None:
         self.region = region
         self.heartbeats = 0
-        """Exchanges on the short path; part of both of the next two where those are exported."""
+        """Exchanges on the fast path; added to the next two on export."""
         self.messages_received = 0
         self.messages_sent = 0
         self.websocket_connections = 0
@@ -41,16 +41,16 @@ class NodeMetrics:
         """Messages on the link, by kind: sync_received, sync_sent, report_sent, report_acked."""
         self.store_failures = 0
         self.blob_fetches: Counter[str] = Counter(done=0, failed=0)
-        """Package files fetched from the control plane, by what became of the attempt."""
+        """Attempts to fetch package files from the control plane, by result."""
         self.blob_requests: Counter[str] = Counter(hit=0, miss=0, refused=0)
-        """Downloads asked for: the file was here, was not here yet, or may not be had."""
+        """Download requests: the file was here, was not here yet, or was refused."""
         self.blob_fetch_bytes = 0
         self.verification_failures = 0
-        """Package files that were not what their hash says."""
+        """Package files that did not match their hash."""
         self.package_updates: Counter[str] = Counter(success=0, failure=0)
-        """What agents said of packages that they were offered."""
+        """Package offers that agents reported on, by result."""
         self.downloads: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
-        """(bytes sent, downloads that ended well, downloads that broke off), read at scrape time."""
+        """(bytes sent, downloads completed, downloads aborted), read at scrape time."""
         self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
         """Gauge name → (help, reader)."""
         self.registry = CollectorRegistry()
@@ -77,20 +77,27 @@ class NodeMetrics:
             type="ServerToAgent",
         )
         yield _counter(
-            "opamp_server_websocket_connections", "WebSocket connections accepted", self.websocket_connections
+            "opamp_server_websocket_connections", "Accepted WebSocket connections", self.websocket_connections
         )
         yield _counter(
-            "opamp_server_health_check_failures", "Reports in which an agent turned unhealthy", self.health_failures
+            "opamp_server_health_check_failures", "Times that an agent became unhealthy", self.health_failures
         )
         yield _counter("opamp_relay_offers", "Remote configs offered", self.offers)
-        yield _counter("opamp_relay_full_state_requests", "Agents asked for full state", self.full_state_requests)
-        yield _counter("opamp_relay_store_failures", "Writes to the local store that failed", self.store_failures)
-        yield _counter("opamp_relay_log_dropped", "Log lines that nobody read in time", log.dropped())
+        yield _counter(
+            "opamp_relay_full_state_requests", "Requests for an agent's full state", self.full_state_requests
+        )
+        yield _counter("opamp_relay_store_failures", "Failed writes to the local store", self.store_failures)
+        yield _counter("opamp_relay_log_dropped", "Log lines dropped because of a slow reader", log.dropped())
         for name, text, label, counts in (
-            ("opamp_server_config_updates", "Configs that agents applied or failed", "status", self.config_updates),
+            (
+                "opamp_server_config_updates",
+                "Configs that agents applied or failed to apply",
+                "status",
+                self.config_updates,
+            ),
             ("opamp_relay_refused", "Connections and requests turned away", "reason", self.refused),
-            ("opamp_relay_connections_closed", "Connections ended", "reason", self.closed),
-            ("opamp_relay_bad_messages", "Messages that were not valid", "reason", self.bad_messages),
+            ("opamp_relay_connections_closed", "Closed connections", "reason", self.closed),
+            ("opamp_relay_bad_messages", "Invalid messages", "reason", self.bad_messages),
             ("opamp_relay_link_messages", "Messages on the link to the control plane", "kind", self.link_messages),
         ):
             family = CounterMetricFamily(name, text, labels=[label])
@@ -98,33 +105,39 @@ class NodeMetrics:
                 family.add_metric([value], count)
             yield family
         fetches = CounterMetricFamily(
-            "opamp_relay_blob_fetches", "Package files fetched from the control plane, attempts", labels=["result"]
+            "opamp_relay_blob_fetches", "Attempts to fetch package files from the control plane", labels=["result"]
         )
         for result, count in sorted(self.blob_fetches.items()):
             fetches.add_metric([result], count)
         yield fetches
         requests = CounterMetricFamily(
             "opamp_relay_blob_requests",
-            "Downloads asked for: the file was here, not yet, or is refused",
+            "Download requests: the file was here, was not here yet, or was refused",
             labels=["result"],
         )
         for result, count in sorted(self.blob_requests.items()):
             requests.add_metric([result], count)
         yield requests
-        sent, done, broken = self.downloads()
-        yield _counter("opamp_relay_blob_fetch_bytes", "Bytes of package files from above", self.blob_fetch_bytes)
-        yield _counter("opamp_relay_blob_serve_bytes", "Bytes of package files to agents", sent)
+        sent, completed, aborted = self.downloads()
         yield _counter(
-            "opamp_relay_blob_verification_failures", "Package files not as hashed", self.verification_failures
+            "opamp_relay_blob_fetch_bytes",
+            "Bytes of package files fetched from the control plane",
+            self.blob_fetch_bytes,
+        )
+        yield _counter("opamp_relay_blob_serve_bytes", "Bytes of package files sent to agents", sent)
+        yield _counter(
+            "opamp_relay_blob_verification_failures",
+            "Package files that did not match their hash",
+            self.verification_failures,
         )
         downloads = CounterMetricFamily(
             "opamp_server_package_downloads", "Package downloads by agents", labels=["status"]
         )
-        for status, count in (("success", done), ("failure", broken)):
+        for status, count in (("success", completed), ("failure", aborted)):
             downloads.add_metric([status], count)
         yield downloads
         updates = CounterMetricFamily(
-            "opamp_relay_package_updates", "What agents said of packages offered", labels=["status"]
+            "opamp_relay_package_updates", "Package offers that agents reported on", labels=["status"]
         )
         for status, count in sorted(self.package_updates.items()):
             updates.add_metric([status], count)
@@ -133,23 +146,23 @@ class NodeMetrics:
             yield _gauge(name, text, read(), region=self.region)
 
     def expose(self) -> bytes:
-        """The scrape answer in Prometheus text format."""
+        """The response to a scrape, in Prometheus text format."""
         return generate_latest(self.registry)
 
 
 class ControlPlaneMetrics:
-    """Counters of the control plane."""
+    """The control plane's counters; see `NodeMetrics`."""
 
     def __init__(self) -> None:
         self.reports = 0
         self.applies: Counter[str] = Counter(done=0, refused=0)
         self.notices: Counter[str] = Counter(sent=0, failed=0)
-        """Notices to people, by what became of the attempt."""
+        """Notifications to people, by result."""
         self.shard_mismatches = 0
         self.agents_refused = 0
-        """States of agents that could not be read."""
+        """Agent states that could not be read."""
         self.skews: Callable[[], dict[tuple[str, str], float]] = dict
-        """(region, node) → how far its clock is behind, in seconds; read at scrape time."""
+        """(region, node) → seconds that its clock is behind; read at scrape time."""
         self.regions: Callable[[], dict[str, int]] = dict
         """Region → connected agents, read at scrape time."""
         self.agents: Callable[[], dict[tuple[str, str, str], int]] = dict
@@ -157,18 +170,18 @@ class ControlPlaneMetrics:
         self.rollouts: Callable[[], dict[str, int]] = dict
         """State → active rollouts, read at scrape time."""
         self.rollout_steps: Counter[str] = Counter()
-        """State that was entered → how often."""
+        """State → how often a rollout entered it."""
         self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """Called by prometheus_client for each scrape."""
-        active = GaugeMetricFamily("opamp_control_plane_rollouts", "Rollouts that are not over", labels=["state"])
+        active = GaugeMetricFamily("opamp_control_plane_rollouts", "Active rollouts", labels=["state"])
         for state, count in sorted(self.rollouts().items()):
             active.add_metric([state], count)
         yield active
-        agents = GaugeMetricFamily("opamp_control_plane_agents", "Agents known", labels=["region", "status", "healthy"])
+        agents = GaugeMetricFamily("opamp_control_plane_agents", "Known agents", labels=["region", "status", "healthy"])
         for labels, count in sorted(self.agents().items()):
             agents.add_metric(list(labels), count)
         yield agents
@@ -178,25 +191,27 @@ class ControlPlaneMetrics:
         for state, count in sorted(self.rollout_steps.items()):
             steps.add_metric([state], count)
         yield steps
-        connected = GaugeMetricFamily("opamp_server_connected_agents", "Agents connected", labels=["region"])
+        connected = GaugeMetricFamily("opamp_server_connected_agents", "Connected agents", labels=["region"])
         for region, count in sorted(self.regions().items()):
             connected.add_metric([region], count)
         yield connected
         yield _counter("opamp_control_plane_reports", "Status reports from nodes", self.reports)
-        yield _counter("opamp_control_plane_log_dropped", "Log lines that nobody read in time", log.dropped())
+        yield _counter("opamp_control_plane_log_dropped", "Log lines dropped because of a slow reader", log.dropped())
         yield _counter("opamp_control_plane_shard_mismatches", "Digest shards that differed", self.shard_mismatches)
-        yield _counter("opamp_control_plane_agents_refused", "States of agents not readable", self.agents_refused)
+        yield _counter("opamp_control_plane_agents_refused", "Agent states that could not be read", self.agents_refused)
         skews = GaugeMetricFamily(
-            "opamp_control_plane_node_clock_skew_seconds", "How far a node's clock is ahead", labels=["region", "node"]
+            "opamp_control_plane_node_clock_skew_seconds",
+            "Seconds that a node's clock is ahead",
+            labels=["region", "node"],
         )
         for names, behind_s in sorted(self.skews().items()):
             skews.add_metric(list(names), -behind_s)
         yield skews
-        applies = CounterMetricFamily("opamp_control_plane_applies", "apply calls", labels=["outcome"])
+        applies = CounterMetricFamily("opamp_control_plane_applies", "Calls of apply", labels=["outcome"])
         for outcome, count in sorted(self.applies.items()):
             applies.add_metric([outcome], count)
         yield applies
-        notices = CounterMetricFamily("opamp_control_plane_notices", "Notices to people, attempts", labels=["outcome"])
+        notices = CounterMetricFamily("opamp_control_plane_notices", "Notifications to people", labels=["outcome"])
         for outcome, count in sorted(self.notices.items()):
             notices.add_metric([outcome], count)
         yield notices
@@ -204,7 +219,7 @@ class ControlPlaneMetrics:
             yield _gauge(name, text, read())
 
     def expose(self) -> bytes:
-        """The scrape answer in Prometheus text format."""
+        """The response to a scrape, in Prometheus text format."""
         return generate_latest(self.registry)
 
 

@@ -1,1 +1,1 @@
-"""The decision: which agent runs what. No I/O; nodes answer with it, the control plane previews with it."""
+"""Policy: decides which agent runs what. No I/O. Nodes use it to answer agents, the control plane to preview changes."""

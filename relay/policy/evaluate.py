@@ -1,10 +1,10 @@
-"""From a snapshot and an agent to what it should run.
+"""Decide from a snapshot what an agent should run.
 
-An agent belongs, for each slot, to one assignment: of all that are for it, the one of the highest priority, then of the
-smallest name. Packages are one more slot, decided alike. Of its assignment it gets one thing: the candidate where its
-bucket is below the rollout's threshold, else the stable revision. Where it failed at that before, or its region can make
-nothing of it, it gets what it last applied of the same assignment, else the next best of it, else it keeps what it has:
-a failure never changes which assignment an agent belongs to.
+For each slot an agent belongs to one assignment: of those that match it, the one with the highest priority, then the
+smallest name. Packages are decided in the same way, as one more slot. From its assignment the agent gets the candidate if
+its bucket is below the rollout's threshold, else the stable revision. If the agent failed to apply that revision before, or
+its region rejected it, the agent gets what it last applied of the same assignment, else the next best revision of it, else
+it keeps what it has. A failure never changes which assignment an agent belongs to.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from relay.policy.snapshot import Assignment, ConfigContent, Content, PackageCon
 
 EVERYBODY = Selector()
 Failed = tuple[tuple[str, bytes, int], ...]
-"""(slot, content hash, retry generation) of all that an agent could not apply."""
+"""(slot, content hash, retry generation) of each content that an agent could not apply."""
 Applied = tuple[tuple[str, str, bytes], ...]
-"""(kind of the assignment, slot, content hash) of all that an agent last applied."""
+"""(kind of the assignment, slot, content hash) of each content that an agent last applied."""
 
 
 class CohortKey(NamedTuple):
-    """What decides what an agent runs: agents of equal keys run the same."""
+    """Everything that a decision depends on: agents with equal keys run the same."""
 
     vector: int
-    """Outcomes of all selector terms, as bits."""
+    """The selector terms that match, as bits."""
     capabilities: int
-    """Those that decide, as bits."""
+    """The capabilities that matter, as bits."""
     sides: int
-    """On which side of each rollout, as bits."""
+    """The rollouts whose candidate the agent is on, as bits."""
     failed: Failed
     applied: Applied
-    """What was applied; only of agents that cannot have what they should."""
+    """Empty unless the agent may need a fallback."""
 
 
 class Slot(Protocol):
-    """What an agent has of an assignment."""
+    """A slot that an agent has applied."""
 
     @property
     def slot(self) -> str:
-        """Its name; empty for packages."""
+        """Name of the slot; empty for packages."""
 
     @property
     def content_hash(self) -> bytes:
-        """Of what."""
+        """Hash of the content in the slot."""
 
 
-def applied_of(configs: Iterable[Slot], fills: Iterable[Slot]) -> Applied:
-    """What an agent last applied, of configs and of packages: both have a slot with an empty name."""
+def applied_of(configs: Iterable[Slot], package_slots: Iterable[Slot]) -> Applied:
+    """Combine the applied configs and packages. The kind keeps them apart: both may have a slot with an empty name."""
     return (
         *((CONFIG, slot.slot, slot.content_hash) for slot in configs),
-        *((PACKAGES, slot.slot, slot.content_hash) for slot in fills),
+        *((PACKAGES, slot.slot, slot.content_hash) for slot in package_slots),
     )
 
 
@@ -71,9 +71,9 @@ class Choice:
     content: Content
     content_hash: bytes
     rollout: str
-    """Whose candidate it is; empty for the stable revision."""
+    """The rollout whose candidate this is; empty for the stable revision."""
     files: PackageSet | None = None
-    """Of packages: the files for this cohort."""
+    """For packages: the files for this cohort."""
 
     @property
     def slot(self) -> str:
@@ -82,38 +82,38 @@ class Choice:
 
     @property
     def priority(self) -> int:
-        """Of the revision."""
+        """Priority of the revision."""
         return self.content.revision.priority
 
     @property
     def config(self) -> ConfigContent:
-        """The content of a choice for the config map."""
+        """The content, which must be a config."""
         assert isinstance(self.content, ConfigContent)
         return self.content
 
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """What agents of a cohort should have of their assignment, and are not given."""
+    """What a cohort should have from its assignment but is not given."""
 
     kind: str
     """CONFIG or PACKAGES."""
     slot: str
     assignment: str
     content_hash: bytes
-    """What they failed at; empty where their region can make nothing of it."""
+    """The content that its agents failed to apply; empty if their region rejected the revision."""
     reason: str
-    """Why their region cannot make it; empty where they failed: each has words of its own for that."""
+    """Why the region rejected the revision; empty if the agents failed: each reports its own error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An assignment that a cohort belongs to, if no other one is before it."""
+    """What an assignment gives a cohort, unless another assignment takes precedence."""
 
     assignment: Assignment
     slot: str
     priority: int
-    """Of what the cohort should have of it, whatever it is given."""
+    """Priority of the revision that the cohort should have, whichever it is given."""
     given: Choice | None
     """None: the cohort keeps what it has."""
     withheld: Withheld | None
@@ -124,7 +124,7 @@ class Decision:
     """What a cohort runs."""
 
     choices: tuple[Choice, ...]
-    """By slot; empty: no config is offered."""
+    """Ordered by slot; empty if no config is offered."""
     config_hash: ConfigHash
     packages: Choice | None = None
     packages_hash: bytes = b""
@@ -132,13 +132,13 @@ class Decision:
 
     @property
     def assignments(self) -> tuple[str, ...]:
-        """Names of the assignments, by slot, that of the packages last."""
-        found = [*self.choices, *([self.packages] if self.packages is not None else [])]
-        return tuple(c.assignment.published.name for c in found)
+        """Names of the assignments, ordered by slot, the package assignment last."""
+        choices = [*self.choices, *([self.packages] if self.packages is not None else [])]
+        return tuple(c.assignment.published.name for c in choices)
 
     @property
     def hashes(self) -> tuple[bytes, bytes]:
-        """Equal for decisions that agents cannot tell from each other."""
+        """Equal for decisions that look the same to agents."""
         return self.config_hash, self.packages_hash
 
 
@@ -146,11 +146,11 @@ NOTHING = Decision((), ConfigHash(b""))
 
 
 class Evaluator:
-    """A snapshot made quick to ask.
+    """A snapshot, indexed for fast decisions.
 
     Args:
-        halted: rollouts whose candidate no agent is given here.
-        frozen: rollouts whose candidate only those agents keep that have it.
+        halted: rollouts whose candidate no agent gets.
+        frozen: rollouts whose candidate only agents that already have it keep.
     """
 
     def __init__(
@@ -168,11 +168,11 @@ class Evaluator:
             f.selector for c in contents if isinstance(c, PackageContent) for p in c.packages for f in p.files
         ]
         distinct = {s.identity: s for s in selectors}
-        distinct.pop(EVERYBODY.identity, None)  # one that selects everybody needs no bit
+        distinct.pop(EVERYBODY.identity, None)  # a selector that matches everybody needs no bit
         self._matcher = Matcher(distinct.values())
         self._number_of: dict[bytes, int | None] = {identity: i for i, identity in enumerate(distinct)}
         self._number_of[EVERYBODY.identity] = None
-        # A rollout that nobody or everybody is on splits no cohort.
+        # A rollout that nobody or everybody is on does not split cohorts.
         self._splitting = [
             (change.id, change.threshold, content if change.id in frozen else None)
             for change, content in branches
@@ -180,16 +180,16 @@ class Evaluator:
             and (rollout.NOBODY < change.threshold < rollout.EVERYONE or (change.threshold and change.id in frozen))
         ]
         self._side_of = {change_id: i for i, (change_id, _, _) in enumerate(self._splitting)}
-        self._lacks = any(
+        self._needs_fallback = any(
             a.refused is not None or (a.published.stable is None and a.earlier) for a in snapshot.assignments
         )
 
     @property
     def keying(self) -> tuple[object, ...]:
-        """Equal for two evaluators that give every agent the same cohort key, so that no agent need be keyed anew."""
+        """Equal for evaluators that give every agent the same cohort key: then the keys can be kept."""
         splitting = [(name, threshold, content.revision if content else None)
                      for name, threshold, content in self._splitting]  # fmt: skip
-        return (self._matcher.mentions, splitting, self._lacks)
+        return (self._matcher.mentions, splitting, self._needs_fallback)
 
     @property
     def keys(self) -> frozenset[str]:
@@ -198,12 +198,12 @@ class Evaluator:
 
     @property
     def agent_ids(self) -> Collection[str]:
-        """The agent ids that selectors name."""
+        """The agent ids that selectors list."""
         return self._matcher.agent_ids
 
     @property
     def splits(self) -> bool:
-        """Whether a rollout is at a part of its agents: then which of them is told by each agent's id."""
+        """Whether any rollout includes only some of its agents: then decisions also depend on agent ids."""
         return bool(self._splitting)
 
     def key(
@@ -218,8 +218,8 @@ class Evaluator:
         """The cohort of an agent.
 
         Args:
-            failed: what it could not apply.
-            held: content hashes of what it was last offered, or has.
+            failed: what the agent could not apply.
+            held: content hashes that it was last offered, or has.
             applied: what it last applied.
         """
         vector = self._matcher.vector(facts)
@@ -229,11 +229,13 @@ class Evaluator:
                 content is None or self.hash_of(content, vector) in held
             ):
                 sides |= 1 << i
-        return CohortKey(vector, deciding_capabilities, sides, failed, applied if failed or self._lacks else ())
+        return CohortKey(
+            vector, deciding_capabilities, sides, failed, applied if failed or self._needs_fallback else ()
+        )
 
     def looks_back(self, failed: Failed) -> bool:
-        """Whether what an agent has, or applied, may decide; else only what it is, and what it failed at."""
-        return bool(failed) or self._lacks or bool(self.frozen)
+        """Whether the key also depends on what the agent has or last applied."""
+        return bool(failed) or self._needs_fallback or bool(self.frozen)
 
     def matches(self, selector: Selector, vector: int) -> bool:
         """Whether a selector of the snapshot matches a cohort."""
@@ -241,7 +243,7 @@ class Evaluator:
         return number is None or self._matcher.matches(number, vector)
 
     def decide_once(self, key: CohortKey) -> Decision:
-        """As `decide`, remembered: for those who ask for many agents at once."""
+        """Like `decide`, but cached, for callers that evaluate many agents."""
         if key not in self._decided:
             self._decided[key] = self.decide(key)
         return self._decided[key]
@@ -259,38 +261,39 @@ class Evaluator:
         if not claims:
             return NOTHING
         withheld = tuple(claims[lane].withheld for lane in sorted(claims))
-        fill = claims.pop((True, ""), None)
+        package_claim = claims.pop((True, ""), None)
         choices = self._choices([claims[lane] for lane in sorted(claims)], key)
         hash_ = ConfigHash(b"")
         if choices:
             hash_ = config_hash([(c.slot, c.content_hash) for c in choices], _retry(choices, key.failed))
         decision = Decision(choices, hash_, withheld=tuple(w for w in withheld if w is not None))
-        if fill is None or fill.given is None or fill.given.files is None:
+        if package_claim is None or package_claim.given is None or package_claim.given.files is None:
             return decision
-        options = list(self.options(fill.assignment, key))
-        # An agent must not take the old hash for what it failed at, nor for what it was forgiven.
-        mine = (fill.given.slot, fill.given.content_hash)
+        choice = package_claim.given
+        options = list(self.options(package_claim.assignment, key))
+        # After a failure, or once it is forgiven, the hash must differ: else the agent takes itself to be up to date.
+        given = (choice.slot, choice.content_hash)
         failed = sum(is_blocked(option, key.failed) for option in options)
-        failed += sum((slot, content) == mine and generation < 0 for slot, content, generation in key.failed)
-        hash_of_all = packages.all_packages_hash(fill.given.files, _retry([fill.given], key.failed), failed)
-        return dataclasses.replace(decision, packages=fill.given, packages_hash=hash_of_all)
+        failed += sum((slot, content) == given and generation < 0 for slot, content, generation in key.failed)
+        hash_of_all = packages.all_packages_hash(package_claim.given.files, _retry([choice], key.failed), failed)
+        return dataclasses.replace(decision, packages=choice, packages_hash=hash_of_all)
 
     def _choices(self, claims: Sequence[Claim], key: CohortKey) -> tuple[Choice, ...]:
-        """The whole config of a cohort; empty where nothing can be offered."""
+        """The complete config of a cohort; empty if nothing can be offered."""
         choices = [claim.given for claim in claims if claim.given is not None]
-        kept = [claim.slot for claim in claims if claim.given is None]
-        for slot in kept if choices else []:
-            # A config is always offered whole: what an agent keeps must be part of it, or nothing can be offered.
+        kept_slots = [claim.slot for claim in claims if claim.given is None]
+        for slot in kept_slots if choices else []:
+            # A config is always offered as a whole: it must include what the agent keeps, or nothing can be offered.
             applied = next((content for kind, name, content in key.applied if (kind, name) == (CONFIG, slot)), None)
             if applied is not None:
-                again = self._find(slot, applied)
-                if again is None:
+                kept = self._find(slot, applied)
+                if kept is None:
                     return ()
-                choices.append(again)
+                choices.append(kept)
         return tuple(sorted(choices, key=lambda choice: choice.slot))
 
     def _find(self, slot: str, content_hash: bytes) -> Choice | None:
-        """A config of any assignment of the snapshot."""
+        """Find a config in any assignment of the snapshot."""
         for assignment in self.snapshot.assignments:
             for content in assignment.contents:
                 if not isinstance(content, ConfigContent) or content.revision.slot != slot:
@@ -300,7 +303,7 @@ class Evaluator:
         return None
 
     def claim(self, assignment: Assignment, key: CohortKey) -> Claim | None:
-        """What an assignment would give a cohort if no other were there; None where it is not for it."""
+        """What an assignment would give a cohort by itself; None if it does not match the cohort."""
         options = list(self.options(assignment, key))
         refused = assignment.refused
         if refused is not None and not self.matches(refused.revision.selector, key.vector):
@@ -308,30 +311,30 @@ class Evaluator:
         if refused is None and not options:
             return None
         if refused is not None and refused.revision is assignment.published.stable and options and options[0].rollout:
-            refused = None  # what is refused is not what this cohort should have: it is on a candidate
-        able = [option for option in options if not is_blocked(option, key.failed)]
-        given = able[0] if able else None
+            refused = None  # the stable revision was refused, but this cohort is on a candidate
+        allowed = [option for option in options if not is_blocked(option, key.failed)]
+        given = allowed[0] if allowed else None
         name = assignment.published.name
         if refused is not None:
-            wanted: Revision = refused.revision
-            withheld = Withheld(assignment.kind, wanted.slot, name, b"", refused.reason)
+            target: Revision = refused.revision
+            withheld = Withheld(assignment.kind, target.slot, name, b"", refused.reason)
         elif given is options[0]:
             return Claim(assignment, given.slot, given.priority, given, None)
         else:
-            wanted = options[0].content.revision
-            withheld = Withheld(assignment.kind, wanted.slot, name, options[0].content_hash, "")
-        # What it last applied is known to be good for it.
-        had = {(slot, content) for kind, slot, content in key.applied if kind == assignment.kind}
-        given = next((option for option in able if (option.slot, option.content_hash) in had), given)
-        return Claim(assignment, given.slot if given else wanted.slot, wanted.priority, given, withheld)
+            target = options[0].content.revision
+            withheld = Withheld(assignment.kind, target.slot, name, options[0].content_hash, "")
+        # Prefer what the agents last applied: it is known to work.
+        applied = {(slot, content) for kind, slot, content in key.applied if kind == assignment.kind}
+        given = next((option for option in allowed if (option.slot, option.content_hash) in applied), given)
+        return Claim(assignment, given.slot if given else target.slot, target.priority, given, withheld)
 
     def options(self, assignment: Assignment, key: CohortKey) -> Iterator[Choice]:
-        """What a cohort may get of an assignment, the best first; nothing if it is not for it."""
+        """What a cohort may get from an assignment, best first; nothing if the assignment does not match."""
         vector, sides = key.vector, key.sides
         for change, content in assignment.branches:
             if self.is_on(change, vector, sides):
                 if not self.matches(content.revision.selector, vector):
-                    return  # the change takes the assignment from these agents
+                    return  # the candidate no longer selects these agents
                 if (choice := self._choice(assignment, content, change.id, vector)) is not None:
                     yield choice
         stable, choice = assignment.stable, None
@@ -339,15 +342,16 @@ class Evaluator:
             choice = self._choice(assignment, stable, "", vector)
             if choice is not None:
                 yield choice
-        # What it was before: for agents that cannot have what is stable, and where their region cannot, for who has it.
-        had = {slot[1:] for slot in key.applied if slot[0] == assignment.kind} if choice is None else None
-        if had is not None and not had:
+        # Earlier revisions are a fallback for agents that fail on stable. Without a stable choice, only agents that have
+        # applied one keep it.
+        applied = {slot[1:] for slot in key.applied if slot[0] == assignment.kind} if choice is None else None
+        if applied is not None and not applied:
             return
         for content in assignment.earlier:
-            if had is not None and not self.matches(content.revision.selector, vector):
+            if applied is not None and not self.matches(content.revision.selector, vector):
                 continue
             choice = self._choice(assignment, content, "", vector)
-            if choice is not None and (had is None or (choice.slot, choice.content_hash) in had):
+            if choice is not None and (applied is None or (choice.slot, choice.content_hash) in applied):
                 yield choice
 
     def _choice(self, assignment: Assignment, content: Content, change: str, vector: int) -> Choice | None:
@@ -357,25 +361,25 @@ class Evaluator:
         return Choice(assignment, content, files.content_hash, change, files) if files is not None else None
 
     def files(self, content: PackageContent, vector: int) -> PackageSet | None:
-        """The files that a cohort takes of some packages; None where one has none for it, or was yanked."""
+        """The files of a package set for a cohort; None if a package was yanked or has no file for it."""
 
         def is_for(file: PackageFile) -> bool:
             return self.matches(file.selector, vector)
 
-        found = packages.pick(content.packages, is_for)
-        if found is None or any(package.key in self.snapshot.yanked for package, _ in found.files):
+        picked = packages.pick(content.packages, is_for)
+        if picked is None or any(package.key in self.snapshot.yanked for package, _ in picked.files):
             return None
-        return found
+        return picked
 
     def hash_of(self, content: Content, vector: int) -> bytes | None:
-        """The content hash of something for a cohort; None where it has none for it."""
+        """The hash of a content for a cohort; None if the content has no files for it."""
         if isinstance(content, ConfigContent):
             return content.content_hash
         files = self.files(content, vector)
         return files.content_hash if files is not None else None
 
     def is_on(self, change: PublishedRollout, vector: int, sides: int) -> bool:
-        """Whether a cohort is on the candidate's side of a rollout."""
+        """Whether a cohort is on the candidate of a rollout."""
         if change.id in self.halted or not self.matches(change.selector, vector):
             return False
         side = self._side_of.get(change.id)
@@ -383,7 +387,7 @@ class Evaluator:
 
 
 def is_blocked(choice: Choice, failed: Failed) -> bool:
-    """Whether the agent failed at this before, and nobody has asked to try again."""
+    """Whether the agent failed to apply this choice and nobody has requested a retry since."""
     if not failed:
         return False
     key = (choice.slot, choice.content_hash)
@@ -392,13 +396,13 @@ def is_blocked(choice: Choice, failed: Failed) -> bool:
 
 
 def _retry(choices: Sequence[Choice], failed: Failed) -> int:
-    """The agent's retry generation: 0 for those that failed at nothing of this, so that they need not apply it anew."""
-    tried = {(slot, content) for slot, content, _ in failed}
-    return sum(c.assignment.published.retry for c in choices if (c.slot, c.content_hash) in tried)
+    """The agent's retry generation. 0 if none of the choices failed, so that a retry does not make it apply them again."""
+    failed_contents = {(slot, content) for slot, content, _ in failed}
+    return sum(c.assignment.published.retry for c in choices if (c.slot, c.content_hash) in failed_contents)
 
 
 def config_hash(contents: Sequence[tuple[str, bytes]], retry: int = 0) -> ConfigHash:
-    """What agents see: over the sorted (slot, content hash) pairs and the agent's retry generation."""
+    """The hash that agents see: covers the sorted (slot, content hash) pairs and the agent's retry generation."""
     digest = b"".join(
         len(slot.encode()).to_bytes(4, "big") + slot.encode() + content for slot, content in sorted(contents)
     )

@@ -1,4 +1,4 @@
-"""Why an agent gets what it gets: the steps of the decision in words. The node and the control plane say the same."""
+"""Explain in words why an agent gets what it gets. The node and the control plane give the same explanation."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ def explain(
 
     Args:
         failed: what the agent could not apply.
-        held: content hashes of what it was last offered, or has.
+        held: content hashes that it was last offered, or has.
         applied: what it last applied.
 
     Returns:
-        (one entry for each slot that any assignment fills, by name of the slot; one for packages, None where no assignment
-        is of packages).
+        (an entry for each slot of any assignment, ordered by slot; an entry for packages, or None without package
+        assignments).
     """
     key = evaluator.key(facts, deciding_capabilities, failed=failed, held=held, applied=applied)
-    asked = _Asked(evaluator, facts, key)
+    subject = _Subject(evaluator, facts, key)
     decision = evaluator.decide(key)
     withheld = {(w.kind, w.slot): w for w in decision.withheld}
     chosen = {choice.slot: choice for choice in decision.choices}
     configs = [a for a in evaluator.snapshot.assignments if a.kind == CONFIG]
-    named = sorted({revision.slot for a in configs for revision in a.revisions})
+    slot_names = sorted({revision.slot for a in configs for revision in a.revisions})
     slots = []
-    for slot in named:
+    for slot in slot_names:
         contending = [a for a in configs if any(revision.slot == slot for revision in a.revisions)]
-        found = _slot(asked, contending, chosen.get(slot), withheld.get((CONFIG, slot)))
+        entry = _slot(subject, contending, chosen.get(slot), withheld.get((CONFIG, slot)))
         values = chosen[slot].config.resolved if slot in chosen else None
-        shown = Mask().tree(values.values) if values is not None else {}
+        masked = Mask().tree(values.values) if values is not None else {}
         slots.append(
             {
                 "slot": slot,
-                **found,
+                **entry,
                 "config_hash": decision.config_hash.hex() if slot in chosen else "",
-                "values": {name: {"value": shown[name], "from": values.origins[name]} for name in sorted(shown)}
+                "values": {name: {"value": masked[name], "from": values.origins[name]} for name in sorted(masked)}
                 if values is not None
                 else {},
             }
@@ -62,18 +62,18 @@ def explain(
     contending = [a for a in evaluator.snapshot.assignments if a.kind == PACKAGES]
     if not contending:
         return slots, None
-    fill = decision.packages
-    offered = fill.files.files if fill is not None and fill.files is not None else ()
+    choice = decision.packages
+    files = choice.files.files if choice is not None and choice.files is not None else ()
     return slots, {
-        **_slot(asked, contending, fill, withheld.get((PACKAGES, ""))),
+        **_slot(subject, contending, choice, withheld.get((PACKAGES, ""))),
         "packages_hash": decision.packages_hash.hex(),
-        "packages": {p.name: {"version": p.version, "sha256": f.sha256} for p, f in offered},
+        "packages": {p.name: {"version": p.version, "sha256": f.sha256} for p, f in files},
     }
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """An agent of whom it is asked why."""
+class _Subject:
+    """The agent to explain."""
 
     evaluator: Evaluator
     facts: Facts
@@ -81,20 +81,20 @@ class _Asked:
 
 
 def _slot(
-    asked: _Asked, contending: Sequence[Assignment], choice: Choice | None, withheld: Withheld | None
+    subject: _Subject, contending: Sequence[Assignment], choice: Choice | None, withheld: Withheld | None
 ) -> dict[str, Any]:
     owner = next((a for a in contending if withheld is not None and a.published.name == withheld.assignment), None)
     if owner is None and choice is not None:
         owner = choice.assignment
     rejected = [
-        {"assignment": a.published.name, "reason": _why_not(asked, a, owner)}
+        {"assignment": a.published.name, "reason": _why_not(subject, a, owner)}
         for a in sorted(contending, key=_priority)
         if a is not owner
     ]
     if choice is None or choice.assignment is not owner:
         reasons = ["no assignment applies to this agent"]
         if owner is not None and withheld is not None:
-            reasons = [*_matches(owner, owner.revisions[0].selector, asked.facts), _why_withheld(withheld)]
+            reasons = [*_matches(owner, owner.revisions[0].selector, subject.facts), _why_withheld(withheld)]
         return {
             "assignment": owner.published.name if owner is not None else None,
             "revision": "none",
@@ -111,10 +111,10 @@ def _slot(
     return {
         "assignment": published.name,
         "revision": "candidate" if choice.rollout else "stable",
-        "bucket": rollout.bucket(change.id, asked.facts.agent_id) if change else None,
+        "bucket": rollout.bucket(change.id, subject.facts.agent_id) if change else None,
         "threshold": change.threshold if change else None,
         "rollout": change.id if change else None,
-        "reasons": _reasons(asked, choice, withheld),
+        "reasons": _reasons(subject, choice, withheld),
         "rejected": rejected,
     }
 
@@ -124,57 +124,58 @@ def _priority(assignment: Assignment) -> tuple[int, str]:
 
 
 def _matches(assignment: Assignment, selector: Selector, facts: Facts) -> list[str]:
-    found = [f"{term} matches" for term, _, matches in _terms(selector, facts) if matches]
-    return found or [f"{assignment.kind} {assignment.published.name} matches every agent"]
+    reasons = [f"{term} matches" for term, _, matches in _terms(selector, facts) if matches]
+    return reasons or [f"{assignment.kind} {assignment.published.name} matches every agent"]
 
 
 def _why_withheld(withheld: Withheld) -> str:
     if withheld.reason:
         return f"its newest revision is rejected here ({withheld.reason})"
-    return "the agent failed at it before; `opampctl rollout retry` clears that"
+    return "the agent failed to apply it before; `opampctl rollout retry` clears the failure"
 
 
-def _reasons(asked: _Asked, choice: Choice, withheld: Withheld | None) -> list[str]:
-    found = _matches(choice.assignment, choice.content.revision.selector, asked.facts)
-    claim = asked.evaluator.claim(choice.assignment, asked.key)
-    found.append(f"priority {claim.priority if claim is not None else choice.priority} is the highest")
-    failed = {option.rollout for option in asked.evaluator.options(choice.assignment, asked.key)
-              if is_blocked(option, asked.key.failed)}  # fmt: skip
+def _reasons(subject: _Subject, choice: Choice, withheld: Withheld | None) -> list[str]:
+    reasons = _matches(choice.assignment, choice.content.revision.selector, subject.facts)
+    claim = subject.evaluator.claim(choice.assignment, subject.key)
+    reasons.append(f"priority {claim.priority if claim is not None else choice.priority} is the highest")
+    failed = {option.rollout for option in subject.evaluator.options(choice.assignment, subject.key)
+              if is_blocked(option, subject.key.failed)}  # fmt: skip
     for change, _ in choice.assignment.branches:
-        found.append(_side(asked, change))
+        reasons.append(_side(subject, change))
         if change.id == choice.rollout:
             break
         if change.id in failed:
-            found.append(
-                f"the agent failed at the candidate of {change.id} before; `opampctl rollout retry` clears that"
+            reasons.append(
+                f"the agent failed to apply the candidate of {change.id} before;"
+                " `opampctl rollout retry` clears the failure"
             )
     if withheld is not None and not (choice.assignment.branches and failed):
-        found.append(f"{_why_withheld(withheld)}: it gets the assignment's previous revision")
-    return found
+        reasons.append(f"{_why_withheld(withheld)}: it gets the assignment's previous revision")
+    return reasons
 
 
-def _side(asked: _Asked, change: PublishedRollout) -> str:
+def _side(subject: _Subject, change: PublishedRollout) -> str:
     """Which side of a rollout the agent is on, and why."""
-    evaluator, facts, key = asked.evaluator, asked.facts, asked.key
+    evaluator, facts, key = subject.evaluator, subject.facts, subject.key
     stage = f" in stage {change.stage}" if change.stage else ""
     if change.id in evaluator.halted:
-        return f"rollout {change.id} was halted in this region: no agent is given its candidate"
+        return f"rollout {change.id} was halted in this region: no agent gets its candidate"
     missing = [text for _, text, matches in _terms(change.selector, facts) if not matches]
     if missing:
         return f"rollout {change.id} does not include this agent yet: {'; '.join(missing)}"
     bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on(change, key.vector, key.sides)
     if change.threshold >= rollout.EVERYONE and on:
         return f"rollout {change.id}{stage} includes every agent"
-    where = "within" if bucket < change.threshold else "beyond"
-    below = f"bucket {_share(bucket)} is {where} the threshold {_share(change.threshold)}"
+    relation = "within" if bucket < change.threshold else "beyond"
+    comparison = f"bucket {_share(bucket)} is {relation} the threshold {_share(change.threshold)}"
     if bucket < change.threshold and not on:
-        unheard = "but for longer than candidate_ttl the node has had no word that it still runs"
-        return f"{below} of rollout {change.id}{stage}, {unheard}"
-    return f"{below} of rollout {change.id}{stage}"
+        stale = "but the node's policy is older than candidate_ttl, so no further agents get the candidate"
+        return f"{comparison} of rollout {change.id}{stage}, {stale}"
+    return f"{comparison} of rollout {change.id}{stage}"
 
 
-def _why_not(asked: _Asked, assignment: Assignment, owner: Assignment | None) -> str:
-    evaluator, facts, key = asked.evaluator, asked.facts, asked.key
+def _why_not(subject: _Subject, assignment: Assignment, owner: Assignment | None) -> str:
+    evaluator, facts, key = subject.evaluator, subject.facts, subject.key
     claim = evaluator.claim(assignment, key)
     if claim is None:
         contents = assignment.contents
@@ -186,20 +187,20 @@ def _why_not(asked: _Asked, assignment: Assignment, owner: Assignment | None) ->
         ]
         if missing:
             return "; ".join(missing)
-        lacking = [reason for content in contents if (reason := _no_file(evaluator, content, key.vector))]
-        sides = [_side(asked, c) for c, _ in assignment.branches]
-        return "; ".join([*sides, *dict.fromkeys(lacking)]) or "it has no revision in force"
+        file_problems = [reason for content in contents if (reason := _no_file(evaluator, content, key.vector))]
+        sides = [_side(subject, c) for c, _ in assignment.branches]
+        return "; ".join([*sides, *dict.fromkeys(file_problems)]) or "it has no revision in force"
     owned = evaluator.claim(owner, key) if owner is not None else None
     if owner is None or owned is None or owned.slot != claim.slot:
-        return f"it gives the agent slot {claim.slot or '(default)'}"
+        return f"it fills slot {claim.slot or '(default)'} instead"
     name = f"{owner.kind} {owner.published.name}"
     if claim.priority == owned.priority:
-        return f"{name} has the same priority {claim.priority} and comes first in the order of names"
+        return f"{name} has the same priority {claim.priority} and comes first by name"
     return f"{name} has priority {owned.priority}, this one {claim.priority}"
 
 
 def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
-    """Why a set of packages cannot be given; empty where it can, or is none."""
+    """Why a package set cannot be offered; empty if it can, or if the content is a config."""
     if not isinstance(content, PackageContent) or evaluator.files(content, vector) is not None:
         return ""
     for package in content.packages:
@@ -210,21 +211,21 @@ def _no_file(evaluator: Evaluator, content: Content, vector: int) -> str:
 
 
 def _terms(selector: Selector, facts: Facts) -> list[tuple[str, str, bool]]:
-    """(the term, what would have to be otherwise, whether it matches)."""
-    found = []
+    """(the term, what must change for it to match, whether it matches)."""
+    terms = []
     sources = (("label", selector.labels, facts.labels), ("attribute", selector.attributes, facts.attributes))
-    for source, wanted, held in sources:
-        for name, value in sorted(wanted.items()):
-            has = held.get(name)
-            matches = has is not None and canonical(has) == canonical(value)
-            there = f"is {_short(has)}" if has is not None else "is not there"
-            must = f"{source} {name} {there}, must be {_short(value)}"
-            found.append((f"{source} {name} = {_short(value)}", must, matches))
+    for source, required, actual in sources:
+        for name, value in sorted(required.items()):
+            current = actual.get(name)
+            matches = current is not None and canonical(current) == canonical(value)
+            state = f"is {_short(current)}" if current is not None else "is not set"
+            mismatch = f"{source} {name} {state}, must be {_short(value)}"
+            terms.append((f"{source} {name} = {_short(value)}", mismatch, matches))
     if selector.agent_ids:
         text = f"agent id {facts.agent_id}"
-        found.append((f"{text} is named", f"{text} is not one of the {len(selector.agent_ids)} that are named",
+        terms.append((f"{text} is listed", f"{text} is not one of the {len(selector.agent_ids)} listed",
                       facts.agent_id in selector.agent_ids))  # fmt: skip
-    return found
+    return terms
 
 
 def _share(bucket: int) -> str:
@@ -237,21 +238,21 @@ def _short(value: Any) -> str:
 
 
 def lines(slots: Sequence[dict[str, Any]], packages: dict[str, Any] | None = None) -> list[str]:
-    """For people."""
-    found = []
+    """Format an explanation for people."""
+    text = []
     for slot in slots:
         values = [f"    {key} = {_short(v['value'])} (from {v['from']})" for key, v in slot["values"].items()]
-        found += _entry(f"slot {slot['slot'] or '(default)'}", slot, values)
+        text += _entry(f"slot {slot['slot'] or '(default)'}", slot, values)
     if packages is not None:
         files = [f"    {name} {p['version']} (sha256 {p['sha256'][:12]})" for name, p in packages["packages"].items()]
-        found += _entry("packages", packages, files)
-    return found
+        text += _entry("packages", packages, files)
+    return text
 
 
 def _entry(title: str, entry: dict[str, Any], details: list[str]) -> list[str]:
     chosen = f"{entry['assignment']}, {entry['revision']} revision" if entry["assignment"] else "nothing"
     if entry["assignment"] and entry["revision"] == "none":
-        chosen = f"{entry['assignment']}, nothing of it"
+        chosen = f"{entry['assignment']}, no revision"
     return [
         f"{title}: {chosen}",
         *(f"    {reason}" for reason in entry["reasons"]),

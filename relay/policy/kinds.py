@@ -1,4 +1,4 @@
-"""All kinds of documents, and what they are called. Without the models: a command must start fast."""
+"""The kinds of documents and their names. Does not import the models, so that commands start fast."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of documents, and all that it is called."""
+    """One kind of document and its names."""
 
     name: str
-    """In documents."""
+    """Used in documents."""
     plural: str
-    """In the API, and in lists."""
+    """Used in the API and in lists."""
     singular: str
     field: str
-    """In a catalog."""
+    """Used in a catalog."""
     others: tuple[str, ...] = ()
-    """What people may call it besides, on the command line."""
+    """More names that the command line accepts."""
 
     @property
     def words(self) -> tuple[str, ...]:
-        """All that people may call it, in lower case."""
+        """All names that the command line accepts, in lower case."""
         return tuple(dict.fromkeys((self.plural, self.singular, self.name.lower(), *self.others)))
 
     @property
     def is_assignment(self) -> bool:
-        """Whether its documents say what agents get."""
+        """Whether documents of this kind assign something to agents."""
         return self.field.endswith("assignments")
 
 
@@ -41,6 +41,6 @@ KINDS = {
         Kind("PackageAssignment", "packageassignments", "packageassignment", "package_assignments"),
     )
 }
-"""By name; those that others name come first."""
+"""Kinds by name; a kind comes before those that refer to it."""
 BY_PLURAL = {kind.plural: kind for kind in KINDS.values()}
 BY_WORD = {word: kind for kind in KINDS.values() for word in kind.words}

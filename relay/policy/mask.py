@@ -1,7 +1,7 @@
-"""Hiding what looks like a secret from those who only want to see what changes.
+"""Mask what looks like a secret in diffs and explanations.
 
-The OpenTelemetry Collector keeps passwords, tokens and keys in plain fields. Who may read a config may read them; a diff in
-the log of a CI job, or an explanation, must not repeat them.
+The OpenTelemetry Collector has passwords, tokens and keys in plain fields. Whoever may read a config may read them, but a
+diff in the log of a CI job must not repeat them.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ _SECRET_KEY = re.compile(
     re.IGNORECASE,
 )
 _REFERENCE = re.compile(r"\s*((Bearer|Basic|Token)\s+)?(\$\{[^}]*\}|\{\{[^}]*\}\})?\s*", re.IGNORECASE)
-"""Names where the secret is, and is none."""
+"""A reference to a secret, which is not secret itself."""
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class Mask:
-    """Hides secrets by numbers: equal ones have equal numbers in all that one mask hid, so that a change can be seen."""
+    """Replaces secrets with numbers. One mask gives equal secrets equal numbers, so that changes stay visible."""
 
     def __init__(self) -> None:
         self._numbers: dict[bytes, int] = {}
 
     def tree(self, value: Any, *, is_secret: bool = False) -> Any:
-        """A copy of a plain value without its secrets."""
+        """Copy a plain value and mask its secrets."""
         if isinstance(value, dict):
             return {key: self.tree(child, is_secret=bool(_SECRET_KEY.search(str(key)))) for key, child in value.items()}
         if isinstance(value, list):
             return [self.tree(child, is_secret=is_secret) for child in value]
         if isinstance(value, str):
             if is_secret and not _REFERENCE.fullmatch(value):
-                return self._hidden(value)
-            return _USER_INFO.sub(lambda found: self._hidden(found.group()), value) if "://" in value else value
-        return self._hidden(value) if is_secret and value is not None and not isinstance(value, bool) else value
+                return self._masked(value)
+            return _USER_INFO.sub(lambda match: self._masked(match.group()), value) if "://" in value else value
+        return self._masked(value) if is_secret and value is not None and not isinstance(value, bool) else value
 
     def config(self, template: ConfigTemplate, resolved: Resolved) -> str:
-        """What a template makes of values, without its secrets."""
-        if template.spec.text is not None:  # in text nothing but the values' names tells what is secret
+        """Render a config with its secrets masked."""
+        if template.spec.text is not None:  # in text, only the names of the variables tell what is secret
             resolved = dataclasses.replace(resolved, values=self.tree(resolved.values))
         tree = self.tree(templates.substituted(template, resolved))
         return templates.as_bytes(tree, template.spec.content_type).decode()
 
-    def _hidden(self, value: Any) -> str:
+    def _masked(self, value: Any) -> str:
         return f"[secret {self._numbers.setdefault(canonical_json(value), len(self._numbers) + 1)}]"

@@ -1,4 +1,4 @@
-"""The documents of configs that people write (`apiVersion: opamp.io/v1`): templates, assignments, region variables."""
+"""The config documents that people write (`apiVersion: opamp.io/v1`): templates, assignments, region variables."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ Name = Annotated[str, Field(pattern=NAME)]
 
 
 def _text(value: Any) -> Any:
-    # `version: 1.10` is a number to YAML and would lose its zero; `v1.10` and "1.10" are text.
+    # YAML reads `version: 1.10` as a number and would drop the zero; `v1.10` and "1.10" are text.
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"{value} is read as a number; write it in quotes")
     return value
 
 
 _MEDIA_TYPE = r"""^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_.+-]+=("[^"]*"|[^\s;"]+))*$"""
-"""RFC 9110, 8.3.1."""
+"""RFC 9110, section 8.3.1."""
 Version = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Scalar = str | int | float | bool
 Term = tuple[str, str, bytes]
-"""(`label` or `attribute`, key, canonical form of the value)."""
+"""(`label` or `attribute`, key, canonical value)."""
 
 
 def canonical(value: Any) -> bytes:
-    """The form in which selector and agent values are compared; 1.0 and 1 are equal."""
+    """The form in which values of selectors and agents are compared; 1.0 equals 1."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     try:
         return canonical_json(value)
-    except ValueError:  # a NaN that an agent reports equals nothing
+    except ValueError:  # an agent may report NaN, which matches no selector
         return b"NaN"
 
 
@@ -47,22 +47,22 @@ class Model(BaseModel):
 
 
 class Metadata(Model):
-    """Names a document."""
+    """Identifies a document."""
 
     name: Name
     labels: dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict
     )
-    """Of the document, for people: `apply --prune -l` goes by them. No part of what it says."""
+    """Labels of the document itself, for `apply --prune -l`. They do not affect agents."""
 
 
 class Selector(Model):
-    """Whom a document is for: all that is named must match; empty matches every agent."""
+    """Which agents a document is for: every condition must match; an empty selector matches all agents."""
 
     labels: dict[str, Scalar] = Field(default_factory=dict)
-    """What is trusted: the region, labels of the credential, attributes that settings name as trusted."""
+    """Trusted: the region, labels of the credential, attributes that the settings trust."""
     attributes: dict[str, Scalar] = Field(default_factory=dict)
-    """What the agent says of itself."""
+    """What the agent reports of itself."""
     agent_ids: list[str] = Field(default_factory=list, max_length=10_000)
 
     @cached_property
@@ -75,7 +75,7 @@ class Selector(Model):
 
     @cached_property
     def identity(self) -> bytes:
-        """Equal for selectors that say the same; short, also where they name ten thousand agents."""
+        """Equal for equivalent selectors. Short even for ten thousand agent ids."""
         terms = [[source, key, value.decode()] for source, key, value in self.terms]
         return sha256(canonical_json([terms, sorted(self.agent_ids)]))
 
@@ -108,7 +108,7 @@ class Variable(Model):
         return self
 
     def problem_with(self, value: Any) -> str | None:
-        """Why `value` may not be this variable's; None if it may."""
+        """Why `value` is not allowed; None if it is."""
         if (reason := _type_problem(self.type, value)) is not None:
             return reason
         if self.enum is not None and not any(canonical_json(value) == canonical_json(e) for e in self.enum):
@@ -121,7 +121,7 @@ class Variable(Model):
 
 
 def _type_problem(kind: str, value: Any) -> str | None:
-    fits = {
+    is_type = {
         "string": isinstance(value, str),
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, int | float) and not isinstance(value, bool),
@@ -129,14 +129,14 @@ def _type_problem(kind: str, value: Any) -> str | None:
         "list": isinstance(value, list),
         "map": isinstance(value, dict),
     }[kind]
-    return None if fits else f"{value!r} is not of type {kind}"
+    return None if is_type else f"{value!r} is not of type {kind}"
 
 
 TREE_TYPES = ("text/yaml", "application/json")
 
 
 class TemplateMetadata(Metadata):
-    """NAME@VERSION of a template; immutable once applied."""
+    """Identifies a template by NAME@VERSION. A version is immutable once applied."""
 
     version: Version
 
@@ -148,9 +148,9 @@ class TemplateSpec(Model):
     config: dict[str, Any] | None = Field(default=None, min_length=1)
     """A tree; placeholders take typed values."""
     text: str | None = Field(default=None, min_length=1)
-    """Any other config (Fluent Bit, telegraf, …); placeholders take text."""
+    """Any other config (Fluent Bit, Telegraf, …); placeholders take text."""
     content_type: Annotated[str, Field(pattern=_MEDIA_TYPE, max_length=200)] = "text/yaml"
-    """Of a tree one of YAML and JSON; of text whatever the agent expects."""
+    """YAML or JSON for a tree; whatever the agent expects for text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -164,12 +164,14 @@ class TemplateSpec(Model):
         if (self.config is None) == (self.text is None):
             raise ValueError("a template has either config or text")
         if self.config is not None and self.content_type not in TREE_TYPES:
-            raise ValueError(f"content_type: with config, one of {', '.join(TREE_TYPES)}; with text, any")
+            raise ValueError(
+                f"content_type must be one of {', '.join(TREE_TYPES)} with config; with text it may be any"
+            )
         return self
 
     @property
     def body(self) -> dict[str, Any] | str:
-        """The one that it has."""
+        """`config` or `text`, whichever is set."""
         return self.config if self.config is not None else self.text or ""
 
     @field_validator("variables")
@@ -192,24 +194,24 @@ class ConfigTemplate(Model):
 
     @property
     def key(self) -> str:
-        """What it is stored under."""
+        """The key that the document is stored under."""
         return f"{self.metadata.name}@{self.metadata.version}"
 
 
 class VersionRef(Model):
-    """Names one version of a template, or of a package."""
+    """Refers to one version of a template or package."""
 
     name: Name
     version: Version
 
     @property
     def key(self) -> str:
-        """NAME@VERSION: what that version is stored under."""
+        """NAME@VERSION: the key that the version is stored under."""
         return f"{self.name}@{self.version}"
 
 
 class Approval(Model):
-    """What a change needs before it goes out. What is not said here is as the settings say."""
+    """The approvals that a change needs before it goes out. None: as the settings say."""
 
     required: bool | None = None
     needed: int | None = Field(default=None, ge=1, le=100)
@@ -218,7 +220,7 @@ class Approval(Model):
 
 
 class AssignmentSpec(Model):
-    """What an assignment says."""
+    """The body of an assignment."""
 
     template: VersionRef
     values: dict[str, Any] = Field(default_factory=dict)
@@ -227,15 +229,15 @@ class AssignmentSpec(Model):
     slot: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]{0,254})?$")
     """Key in the agent's config_map."""
     strategy: Name | None = None
-    """The RolloutStrategy by which changes go out; None: at once."""
+    """The RolloutStrategy for changes; None: they go out at once."""
     approval: Approval | None = None
-    """Overrides what the settings say of approvals."""
+    """Overrides the approval settings."""
     observe_only: bool = False
-    """Offer nothing; show which agents run something else."""
+    """Offer nothing; only show which agents run something else."""
 
 
 class ConfigAssignment(Model):
-    """Which agents get which template with which values."""
+    """Assigns a template and values to agents."""
 
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["ConfigAssignment"]
@@ -244,18 +246,18 @@ class ConfigAssignment(Model):
 
     @property
     def key(self) -> str:
-        """What it is stored under."""
+        """The key that the document is stored under."""
         return self.metadata.name
 
 
 class RegionVariablesSpec(Model):
-    """Values of a region."""
+    """The body of region variables."""
 
     values: dict[str, Any]
 
 
 class RegionVariables(Model):
-    """Values for all templates rendered in the region of this name; an assignment's own values win over them."""
+    """Values for all templates in the region of this name; an assignment's own values take precedence."""
 
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["RegionVariables"]
@@ -264,5 +266,5 @@ class RegionVariables(Model):
 
     @property
     def key(self) -> str:
-        """What it is stored under."""
+        """The key that the document is stored under."""
         return self.metadata.name

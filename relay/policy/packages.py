@@ -1,7 +1,7 @@
-"""Packages: what a version is made of, who gets which set, and which file of a version an agent takes.
+"""Packages: the files of a version, the assignment of package sets, and the choice of a file for an agent.
 
-A version may have several files, told apart by attributes of the agents that they are for (`os.type`, `host.arch`). What
-nodes get of a version is a `PublishedPackage`: its bytes are fetched by SHA-256 when somebody needs them.
+A version may have several files for agents with different attributes (`os.type`, `host.arch`). Nodes get a version as a
+`PublishedPackage`; its files are fetched by SHA-256 when they are needed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from relay.ids import sha256
 from relay.policy.model import Approval, Metadata, Model, Name, Scalar, Selector, Version, VersionRef
 
 MAX_FILES = 64
-"""Of one version."""
+"""Files of one version."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PackageType = Literal["top-level", "addon"]
 
 
 def _printable(value: Scalar) -> Scalar:
     if isinstance(value, str) and (len(value) > _MAX_VALUE_CHARS or not value.isprintable()):
-        raise ValueError(f"a value has at most {_MAX_VALUE_CHARS} characters, all of them printable")
+        raise ValueError(f"a value must have at most {_MAX_VALUE_CHARS} characters, all printable")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number must be finite")
     return value
@@ -44,22 +44,22 @@ class PackageFile(Model):
     sha256: Sha256
     size: int = Field(ge=0)
     attributes: Attributes = Field(default_factory=dict, max_length=16)
-    """Of agents that it is for; empty for all that no other file is for."""
+    """Attributes of the agents that the file is for; empty for those that no other file matches."""
     signature: str = Field(default="", max_length=4096, pattern=r"^([0-9a-f]{2})*$")
-    """Hex; detached, over `signed_statement`; see `relay.policy.signatures`."""
+    """Detached signature in hex; see `relay.policy.signatures`."""
     key: str = ""
-    """Name of the key that it was made with."""
+    """Name of the signing key."""
     expires_ms: int = Field(default=0, ge=0)
-    """When the signature ends, Unix milliseconds; 0 for never."""
+    """When the signature expires, Unix milliseconds; 0 for never."""
 
     @cached_property
     def selector(self) -> Selector:
-        """Whom it is for."""
+        """Matches the agents that the file is for."""
         return Selector(attributes=self.attributes)
 
 
 class PublishedPackage(Model):
-    """One version of a package, as nodes get it."""
+    """One version of a package, as sent to nodes."""
 
     name: Name
     version: Version
@@ -79,28 +79,28 @@ class PublishedPackage(Model):
 
     @property
     def pin(self) -> str:
-        """NAME@VERSION@DIGEST: one state of it, for a version may gain files."""
+        """NAME@VERSION@DIGEST. The digest identifies the state: files may be added to a version."""
         return f"{self.key}@{sha256(canonical_json(self.model_dump())).hex()[:16]}"
 
     @property
     def preferred(self) -> list[PackageFile]:
-        """Its files, those for the fewest agents first."""
+        """The files, most specific first."""
         return sorted(self.files, key=lambda f: (-len(f.attributes), f.sha256))
 
 
 class PackageAssignmentSpec(Model):
-    """What a package assignment says."""
+    """The body of a package assignment."""
 
     packages: list[VersionRef] = Field(min_length=1, max_length=100)
-    """The whole set: an agent removes what it has beyond it."""
+    """The complete set: an agent removes all other packages."""
     target_selector: Selector = Selector()
     priority: int = Field(default=0, ge=-1_000_000, le=1_000_000)
     strategy: Name | None = None
-    """The RolloutStrategy by which changes go out; None: as the settings say, else at once."""
+    """The RolloutStrategy for changes; None: as in the settings, else at once."""
     approval: Approval | None = None
-    """Overrides what the settings say of approvals."""
+    """Overrides the approval settings."""
     prefetch: bool = False
-    """A rollout begins when every region that it is for has fetched the files."""
+    """A rollout waits until all of its regions have fetched the files."""
 
     @field_validator("packages")
     @classmethod
@@ -113,7 +113,7 @@ class PackageAssignmentSpec(Model):
 
 
 class PackageAssignment(Model):
-    """Which agents get which packages. The one of the highest priority wins whole: sets are not merged."""
+    """Assigns a set of packages to agents. The highest priority wins: sets are not merged."""
 
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["PackageAssignment"]
@@ -122,24 +122,24 @@ class PackageAssignment(Model):
 
     @property
     def key(self) -> str:
-        """What it is stored under."""
+        """The key that the document is stored under."""
         return self.metadata.name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackageSet:
-    """The files that agents of one kind take of a set of versions."""
+    """A set of packages, with the file of each that suits an agent."""
 
     files: tuple[tuple[PublishedPackage, PackageFile], ...]
-    """By name of the package."""
+    """Ordered by package name."""
     content_hash: bytes
 
 
 def pick(packages: Sequence[PublishedPackage], is_for: Callable[[PackageFile], bool]) -> PackageSet | None:
-    """The files for an agent; None where a version has none for it: then it is offered nothing of the set.
+    """Pick the files for an agent; None if any version has no file for it: then the whole set is not offered.
 
     Args:
-        is_for: whether a file's attributes match the agent.
+        is_for: tells whether a file's attributes match the agent.
     """
     files = []
     for package in sorted(packages, key=lambda p: p.name):
@@ -151,15 +151,15 @@ def pick(packages: Sequence[PublishedPackage], is_for: Callable[[PackageFile], b
 
 
 def package_hash(package: PublishedPackage, file: PackageFile) -> bytes:
-    """PackageAvailable.hash: of all that an agent is told of a package."""
-    told = [package.name, package.version, package.type, file.sha256, file.signature]
-    return sha256(canonical_json(told))
+    """PackageAvailable.hash: covers everything that an agent is sent about a package."""
+    fields = [package.name, package.version, package.type, file.sha256, file.signature]
+    return sha256(canonical_json(fields))
 
 
 def all_packages_hash(chosen: PackageSet, retry: int = 0, failed: int = 0) -> bytes:
-    """PackagesAvailable.all_packages_hash: of a set, the agent's retry generation, and how much else it failed at.
+    """PackagesAvailable.all_packages_hash: covers a set, the agent's retry generation, and its number of failures.
 
-    An agent that failed half way must look at the set that it had once more: under the old hash opamp-go takes itself to be
-    up to date.
+    An agent that failed halfway must check its previous set again. With that set's old hash, opamp-go would assume that it
+    is up to date.
     """
     return sha256(chosen.content_hash + retry.to_bytes(4, "big") + failed.to_bytes(4, "big"))

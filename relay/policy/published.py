@@ -1,4 +1,4 @@
-"""What a control plane publishes of an assignment: its revisions, which pin their inputs by digest, and its rollout."""
+"""The published form of assignments: revisions, which pin their inputs by digest, and rollouts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from relay.policy.rollout import RolloutName
 from relay.policy.strategy import LocalGuard
 
 CONFIG, PACKAGES = "ConfigAssignment", "PackageAssignment"
-"""Kinds of assignments."""
+"""The kinds of assignments."""
 
 
 class ConfigRevision(Model):
-    """One state of a config assignment's content, by the digests of all its inputs."""
+    """One state of a config assignment. It pins its inputs by digest."""
 
     template: str
     """NAME@VERSION."""
@@ -26,13 +26,13 @@ class ConfigRevision(Model):
     """REGION@DIGEST of the region's variables; empty for none."""
     renderer: int
     selector: Selector = Selector()
-    """Whom it is for: a change of the selector goes out by stages like every other."""
+    """Part of the revision, so that a change of the selector is staged like any other."""
     priority: int = 0
     slot: str = ""
 
 
 class PackageRevision(Model):
-    """One state of a package assignment's content."""
+    """One state of a package assignment. It pins its packages by digest."""
 
     packages: list[str] = Field(min_length=1)
     """NAME@VERSION@DIGEST."""
@@ -41,17 +41,17 @@ class PackageRevision(Model):
 
     @property
     def slot(self) -> str:
-        """An agent has one set of packages."""
+        """Always empty: an agent has only one set of packages."""
         return ""
 
 
 def _revision_kind(value: Any) -> str:
-    is_of_packages = "packages" in value if isinstance(value, dict) else isinstance(value, PackageRevision)
-    return PACKAGES if is_of_packages else CONFIG
+    has_packages = "packages" in value if isinstance(value, dict) else isinstance(value, PackageRevision)
+    return PACKAGES if has_packages else CONFIG
 
 
 Revision = ConfigRevision | PackageRevision
-# Told apart by what they hold, so that what is wrong with one is not looked for in the other.
+# A discriminated union, so that errors are reported for the right member only.
 _AnyRevision = Annotated[
     Annotated[ConfigRevision, Tag(CONFIG)] | Annotated[PackageRevision, Tag(PACKAGES)],
     Discriminator(_revision_kind),
@@ -59,58 +59,58 @@ _AnyRevision = Annotated[
 
 
 class PublishedRollout(Model):
-    """A change under way."""
+    """A rollout in progress."""
 
     id: RolloutName
     candidate: _AnyRevision
     threshold: int = Field(ge=0)
-    """Agents whose bucket is below it are on the candidate; see `relay.policy.rollout`."""
+    """Agents with a bucket below the threshold are on the candidate; see `relay.policy.rollout`."""
     selector: Selector = Selector()
-    """The strategy's: agents that it does not match are not on the candidate."""
+    """The strategy's selector: agents that it does not match are not on the candidate."""
     local_guard: LocalGuard | None = None
     stage: str = ""
-    """Its name, for people."""
+    """Name of the current stage, for people."""
     candidate_ttl_s: float | None = None
-    """A node that heard nothing for so long puts no further agent on the candidate."""
+    """A node whose policy is older than this puts no further agents on the candidate."""
 
 
 class Published(Model):
-    """An assignment as nodes get it."""
+    """An assignment as sent to nodes."""
 
     name: Name
     stable: _AnyRevision | None
     rollout: PublishedRollout | None
     layers: list[PublishedRollout] = Field(default_factory=list)
-    """Rollouts that newer ones superseded, the newest first: their agents keep what they have until their turn comes."""
+    """Superseded rollouts, newest first: their agents keep those candidates until the newer rollout reaches them."""
     retry: int = 0
-    """Failures of an earlier retry generation are forgiven."""
+    """The retry generation. Failures of earlier generations are forgiven."""
     earlier: list[_AnyRevision] = Field(default_factory=list)
-    """What was stable before, the newest first: for agents that cannot apply what came after it."""
+    """Former stable revisions, newest first: for agents that cannot apply a later one."""
 
     @property
     def revisions(self) -> list[Revision]:
-        """All of them."""
+        """All revisions, candidates first."""
         changes = [*([self.rollout] if self.rollout else []), *self.layers]
         return [*(c.candidate for c in changes), *([self.stable] if self.stable else []), *self.earlier]
 
 
 class YankedVersions(Model):
-    """What nobody is to have any more."""
+    """Package versions that agents must no longer get."""
 
     versions: list[str]
     """NAME@VERSION."""
 
 
 class PackageKeys(Model):
-    """Keys of a region's packages."""
+    """The keys for a region's packages."""
 
     download: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(max_length=10)
-    """Hex; addresses are made with the first, and good if made with any."""
+    """Hex. Download addresses are signed with the first key and accepted with any."""
     signing: dict[Name, str]
-    """Name → public key, PEM."""
+    """Name → public key in PEM."""
 
 
 class Prefetch(Model):
-    """Files to be fetched before anybody needs them."""
+    """Files to fetch before they are needed."""
 
     sha256: list[Sha256]

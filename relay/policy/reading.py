@@ -1,4 +1,4 @@
-"""Reading a document of any kind: checked whole, with every problem named."""
+"""Read a document of any kind and report all of its problems."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ AnyDocument = (
     ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy | PackageAssignment | PackageSigningKey
 )
 MODELS: dict[str, type[AnyDocument]] = {model.__name__: model for model in AnyDocument.__args__}
-"""By the name of their kind."""
+"""Kind → model."""
 
 
 def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
-    """Check one document by itself: its shape, its types, and for a template also its placeholders.
+    """Check the structure and types of one document, without looking at others.
 
     Returns:
-        The document and no problems, or None and all that is wrong with it.
+        The document and no problems, or None and all problems.
     """
     value = document.value
     if not isinstance(value, dict):
@@ -54,7 +54,7 @@ def _problem(document: Document, model: type[AnyDocument], item: Any) -> Problem
     elif item["type"] == "missing":
         reason = "is missing"
     elif item["type"] == "string_pattern_mismatch":
-        named = item["ctx"]["pattern"] == NAME
-        form = "a valid name here (letters, digits, . _ -)" if named else f"of the form {item['ctx']['pattern']}"
+        is_name = item["ctx"]["pattern"] == NAME
+        form = "a valid name (letters, digits, . _ -)" if is_name else f"of the form {item['ctx']['pattern']}"
         reason = f"{item['input']!r} is not {form}"
     return document.problem(path, reason)

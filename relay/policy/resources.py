@@ -1,12 +1,12 @@
-"""Resources: what a control plane publishes, as canonical JSON under names of its own. The one table of these names.
+"""Resources: what a control plane publishes, as canonical JSON under these names.
 
 - `ConfigTemplate/NAME@VERSION`: the document.
-- `RegionVariables/REGION@DIGEST`: the document; old contents stay under their own names while a revision pins them.
+- `RegionVariables/REGION@DIGEST`: the document; old contents keep their names while a revision pins them.
 - `Package/NAME@VERSION@DIGEST`: a `PublishedPackage`, likewise.
 - `ConfigAssignment/NAME`, `PackageAssignment/NAME`: a `Published` assignment.
-- `Yanked/packages`: versions that nobody is to have any more.
-- `Keys/packages`: what the region's nodes sign addresses with, and whose signatures of packages are good.
-- `Prefetch/packages`: SHA-256 of files to be fetched before anybody needs them.
+- `Yanked/packages`: versions that agents must no longer get.
+- `Keys/packages`: keys for signing download addresses, and for verifying packages' signatures.
+- `Prefetch/packages`: SHA-256 of files to fetch before they are needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relay.policy.model import ConfigTemplate, RegionVariables
 from relay.policy.packages import PublishedPackage
 from relay.policy.published import CONFIG, PACKAGES, PackageKeys, Prefetch, Published, YankedVersions
 
-_DIGITS = 16
+_DIGEST_CHARS = 16
 
 
 class Resource(StrEnum):
@@ -36,7 +36,7 @@ class Resource(StrEnum):
     PREFETCH = "Prefetch"
 
     def name_of(self, key: str) -> str:
-        """The name of the one with this key."""
+        """The name of the resource with this key."""
         return f"{self.value}/{key}"
 
 
@@ -44,7 +44,7 @@ YANKED, KEYS, PREFETCH = (kind.name_of("packages") for kind in (Resource.YANKED,
 
 
 def split(name: str) -> tuple[str, str]:
-    """(kind, key) of a name; of a later version the kind may be none that is known here."""
+    """(kind, key) of a name. The kind may be unknown here, if it is from a later version."""
     kind, _, key = name.partition("/")
     return kind, key
 
@@ -55,24 +55,24 @@ def is_assignment(name: str) -> bool:
 
 
 def is_named_for(name: str, payload: bytes) -> bool:
-    """Whether a payload is the one of its name; the name of what is of a region ends with a digest of it."""
+    """Whether a payload belongs to its name: the names of region variables end with a digest of the payload."""
     kind, key = split(name)
     return kind != Resource.VARIABLES or sha256(payload).hex().startswith(key.rpartition("@")[2])
 
 
 def template_resource(template: ConfigTemplate) -> tuple[str, bytes]:
     """(resource name, payload) of a template."""
-    # Without the form that it has not: what nodes of before know must not change its digest.
-    other = "text" if template.spec.text is None else "config"
+    # Omit the unused one of `text` and `config`, so that templates keep the digest that older nodes know.
+    unused = "text" if template.spec.text is None else "config"
     return Resource.TEMPLATE.name_of(template.key), canonical_json(
-        template.model_dump(exclude={"spec": {other}, "metadata": {"labels"}})
+        template.model_dump(exclude={"spec": {unused}, "metadata": {"labels"}})
     )
 
 
 def variables_resource(variables: RegionVariables) -> tuple[str, bytes]:
     """(resource name, payload) of a region's variables."""
     payload = canonical_json(variables.model_dump(exclude={"metadata": {"labels"}}))
-    return Resource.VARIABLES.name_of(f"{variables.key}@{sha256(payload).hex()[:_DIGITS]}"), payload
+    return Resource.VARIABLES.name_of(f"{variables.key}@{sha256(payload).hex()[:_DIGEST_CHARS]}"), payload
 
 
 def package_resource(package: PublishedPackage) -> tuple[str, bytes]:
@@ -81,7 +81,7 @@ def package_resource(package: PublishedPackage) -> tuple[str, bytes]:
 
 
 def yanked_resource(versions: Iterable[str]) -> tuple[str, bytes]:
-    """(resource name, payload) of what was yanked."""
+    """(resource name, payload) of the yanked versions."""
     return YANKED, canonical_json(YankedVersions(versions=sorted(set(versions))).model_dump())
 
 
@@ -92,12 +92,12 @@ def keys_resource(download: Iterable[bytes], signing: Mapping[str, str]) -> tupl
 
 
 def prefetch_resource(files: Iterable[str]) -> tuple[str, bytes]:
-    """(resource name, payload) of what is to be fetched ahead."""
+    """(resource name, payload) of the files to prefetch."""
     return PREFETCH, canonical_json(Prefetch(sha256=sorted(files)).model_dump())
 
 
 def assignment_resource(kind: str, published: Published) -> tuple[str, bytes]:
     """(resource name, payload) of an assignment."""
-    # A node of a version that knows no earlier revisions takes what has none.
-    without = None if published.earlier else {"earlier"}
-    return Resource(kind).name_of(published.name), canonical_json(published.model_dump(exclude=without))
+    # Omit the field if it is empty: older nodes do not know it.
+    excluded = None if published.earlier else {"earlier"}
+    return Resource(kind).name_of(published.name), canonical_json(published.model_dump(exclude=excluded))

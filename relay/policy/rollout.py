@@ -1,7 +1,7 @@
-"""Who is on the candidate: a bucket an agent, a threshold a stage, one comparison.
+"""Which agents get the candidate: each agent has a bucket, each stage a threshold, and the two are compared.
 
-The control plane publishes a threshold, not a percentage: the k-th smallest bucket among the targets it knows. So 5 % of
-20 agents is exactly one, and no list of agents travels.
+The control plane publishes a threshold, not a percentage: the k-th smallest bucket among the targets that it knows. So 5 %
+of 20 agents is exactly one, and no list of agents needs to be sent.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from relay.ids import digest64
 RolloutName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,159}$")]
 """ASSIGNMENT-NUMBER."""
 BUCKETS = 1 << 52
-"""Buckets are below this: an integer that every JSON reader keeps exact."""
+"""Number of buckets, small enough for JSON readers to keep every bucket exact."""
 EVERYONE = BUCKETS
-"""The threshold of 100 %: also of agents that are not known yet."""
+"""The threshold of 100 %. It includes agents that are not known yet."""
 NOBODY = 0
 
 
 def bucket(rollout: str, agent_id: str) -> int:
-    """The agent's place in this rollout: the same on every node, another in the next rollout."""
+    """The agent's bucket in this rollout: the same on every node, but different in each rollout."""
     return digest64(f"{rollout}\0{agent_id}".encode()) >> 12
 
 
 def threshold(buckets: Iterable[int], percentage: float) -> int:
-    """The threshold that puts `percentage` of the targets on the candidate: rounded, at least one.
+    """The threshold that puts `percentage` of the targets, rounded and at least one, on the candidate.
 
     Args:
-        buckets: of all targets known.
+        buckets: the buckets of all known targets.
         percentage: above 0, at most 100.
     """
     if percentage >= 100:

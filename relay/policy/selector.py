@@ -1,7 +1,7 @@
-"""Matching selectors.
+"""Match agents against selectors.
 
-All the terms of all selectors are numbered once, and an agent is reduced to the vector of their outcomes: agents with equal
-vectors get equal answers (a cohort).
+The terms of all selectors are numbered once. An agent is reduced to the bit vector of the terms that it satisfies; agents
+with equal vectors get equal answers (a cohort).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from relay.policy.model import Selector, Term, canonical
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What selectors look at in one agent."""
+    """What selectors see of one agent."""
 
     agent_id: str
     labels: Mapping[str, Any]
@@ -24,43 +24,43 @@ class Facts:
 
 
 class Matcher:
-    """Numbers the terms of some selectors; reduces agents to bit vectors and matches them.
+    """Numbers the terms of selectors, reduces agents to bit vectors, and matches them.
 
-    Bit i is term i; above the terms, bit (terms + j) says that selector j names this agent id (or names none).
+    Bit i is term i. Above the terms, bit (terms + j) is set if selector j lists this agent id, or lists none.
     """
 
     def __init__(self, selectors: Iterable[Selector]) -> None:
         self._index: dict[Term, int] = {}
-        wanted: list[int] = []
-        named: list[list[str]] = []
+        required: list[int] = []
+        ids_of: list[list[str]] = []
         for selector in selectors:
             bits = 0
             for term in selector.terms:
                 bits |= 1 << self._index.setdefault(term, len(self._index))
-            wanted.append(bits)
-            named.append(selector.agent_ids)
+            required.append(bits)
+            ids_of.append(selector.agent_ids)
         self._terms = sorted(self._index, key=self._index.__getitem__)
         self.keys = frozenset(key for _, key, _ in self._terms)
         """Keys of labels and attributes that any selector mentions."""
         by_key: dict[tuple[str, str], dict[bytes | str, int]] = {}
         for i, (source, key, value) in enumerate(self._terms):
-            # Nearly all values are text, and most agents have others than are asked for: it is compared as it is.
+            # Nearly all values are text and most do not match, so text is compared without making it canonical.
             by_key.setdefault((source, key), {})[json.loads(value) if value[:1] == b'"' else value] = 1 << i
-        self._by_key = [(*where, values) for where, values in by_key.items()]
+        self._by_key = [(*source_and_key, values) for source_and_key, values in by_key.items()]
         self._by_id: dict[str, int] = {}
         self._any_id = 0
-        for j, ids in enumerate(named):
+        for j, ids in enumerate(ids_of):
             bit = 1 << (len(self._terms) + j)
-            wanted[j] |= bit
+            required[j] |= bit
             if not ids:
                 self._any_id |= bit
             for agent_id in ids:
                 self._by_id[agent_id] = self._by_id.get(agent_id, 0) | bit
-        self._wanted = wanted
+        self._required = required
 
     @property
     def agent_ids(self) -> Collection[str]:
-        """The agent ids that any selector names."""
+        """The agent ids that any selector lists."""
         return self._by_id.keys()
 
     @property
@@ -72,15 +72,15 @@ class Matcher:
         """The outcomes of all terms for one agent."""
         bits = self._any_id | self._by_id.get(facts.agent_id, 0)
         for source, key, values in self._by_key:
-            held = (facts.labels if source == "label" else facts.attributes).get(key)
-            if held is not None:
-                bits |= values.get(held if isinstance(held, str) else canonical(held), 0)
+            actual = (facts.labels if source == "label" else facts.attributes).get(key)
+            if actual is not None:
+                bits |= values.get(actual if isinstance(actual, str) else canonical(actual), 0)
         return bits
 
     def matches(self, selector: int, vector: int) -> bool:
         """Whether selector number `selector` matches an agent of this vector."""
-        wanted = self._wanted[selector]
-        return vector & wanted == wanted
+        required = self._required[selector]
+        return vector & required == required
 
 
 def matches(selector: Selector, facts: Facts) -> bool:
@@ -90,7 +90,7 @@ def matches(selector: Selector, facts: Facts) -> bool:
 
 
 def implies(one: Selector, other: Selector) -> bool:
-    """Whether every agent that `one` matches is matched by `other` too, as far as the selectors alone can tell."""
+    """Whether `other` matches every agent that `one` matches, as far as the selectors alone can tell."""
     if not set(other.terms) <= set(one.terms):
         return False
     return not other.agent_ids or (bool(one.agent_ids) and set(one.agent_ids) <= set(other.agent_ids))

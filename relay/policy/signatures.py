@@ -1,6 +1,6 @@
-"""Signatures of packages: Ed25519, detached, over a statement of what a file is (as in TUF: name, version, hash, expiry).
+"""Package signatures: Ed25519, detached, over a statement about the file (as in TUF: name, version, hash, expiry).
 
-Whoever holds the bytes alone cannot pass an old or another package off as this one: all of that is signed.
+The statement covers more than the bytes, so that nobody can pass off an old version or another package as this one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HEX = re.compile(r"[0-9a-f]{128}")
 
 
 class SigningKeySpec(Model):
-    """The key."""
+    """The body of a signing key."""
 
     public_key: str = Field(max_length=4096)
     """Ed25519, PEM."""
@@ -34,7 +34,7 @@ class SigningKeySpec(Model):
 
 
 class PackageSigningKey(Model):
-    """A key whose signatures of packages are good."""
+    """A key that packages may be signed with."""
 
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["PackageSigningKey"]
@@ -43,7 +43,7 @@ class PackageSigningKey(Model):
 
     @property
     def key(self) -> str:
-        """What it is stored under."""
+        """The key that the document is stored under."""
         return self.metadata.name
 
 
@@ -51,7 +51,7 @@ def public_key(pem: str) -> Ed25519PublicKey:
     """Read a public key.
 
     Raises:
-        ValueError: it is none, or of another kind.
+        ValueError: it is not a key, or not an Ed25519 key.
     """
     try:
         key = load_pem_public_key(pem.encode())
@@ -63,10 +63,10 @@ def public_key(pem: str) -> Ed25519PublicKey:
 
 
 def private_key(pem: bytes) -> Ed25519PrivateKey:
-    """Read a private key that is not encrypted.
+    """Read an unencrypted private key.
 
     Raises:
-        ValueError: it is none, or of another kind.
+        ValueError: it is not a key, or not an Ed25519 key.
     """
     try:
         key = load_pem_private_key(pem, password=None)
@@ -80,7 +80,7 @@ def private_key(pem: bytes) -> Ed25519PrivateKey:
 
 
 def statement(name: str, version: str, sha256: str, size: int, expires_ms: int) -> bytes:
-    """What is signed. Canonical JSON, so that other tools can make it."""
+    """The statement to sign. Canonical JSON, so that other tools can reproduce it."""
     return canonical_json(
         {
             "_type": "opamp-package",
@@ -94,11 +94,11 @@ def statement(name: str, version: str, sha256: str, size: int, expires_ms: int) 
 
 
 def problem_with(package: PublishedPackage, file: PackageFile, keys: dict[str, Ed25519PublicKey], now_ms: int) -> str:
-    """Why the signature of a file is not good; empty where it is."""
+    """Why the signature of a file is not valid; empty if it is."""
     if not file.signature:
         return f"{package.key} is not signed"
     if file.key not in keys:
-        return f"{package.key} is signed with {file.key or 'a key'}, and there is no PackageSigningKey with that name"
+        return f"{package.key} is signed with {file.key or 'an unnamed key'}, but no PackageSigningKey has that name"
     if file.expires_ms and now_ms >= file.expires_ms:
         return f"the signature of {package.key} has expired"
     if _HEX.fullmatch(file.signature) is None:

@@ -1,4 +1,4 @@
-"""What a node holds of policy: published resources, checked and compiled, each good or refused by itself."""
+"""A node's policy: published resources, validated and compiled. Each is accepted or rejected on its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RENDERERS = frozenset({RENDERER})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConfigContent:
-    """A revision made ready: what one slot will hold."""
+    """A compiled config revision: the content of one slot."""
 
     revision: ConfigRevision
     template: ConfigTemplate
@@ -44,13 +44,13 @@ class ConfigContent:
     content_hash: bytes
 
     def render(self) -> bytes:
-        """The bytes for the slot; the owner keeps them."""
+        """Render the bytes for the slot. Not cached: that is up to the caller."""
         return templates.render(self.template, self.resolved)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackageContent:
-    """A revision made ready: versions of packages, of which each agent takes the files that are for it."""
+    """A compiled package revision: package versions, from which each agent takes the files that match it."""
 
     revision: PackageRevision
     packages: tuple[PublishedPackage, ...]
@@ -61,7 +61,7 @@ Content = ConfigContent | PackageContent
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refused:
-    """A revision of which this region can make nothing. It says all the same whom the assignment is for."""
+    """A revision that this region cannot compile. Its selector still says which agents the assignment is for."""
 
     revision: Revision
     reason: str
@@ -69,66 +69,66 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
-    """A published assignment made ready."""
+    """A compiled assignment."""
 
     kind: str
     """CONFIG or PACKAGES."""
     published: Published
     stable: Content | None
     branches: tuple[tuple[PublishedRollout, Content], ...]
-    """The rollout and its candidate, then those of superseded ones: the first that an agent is on counts."""
+    """The rollout and its candidate, then the superseded ones. An agent gets the first one that it is on."""
     inputs: frozenset[str]
-    """Names of the resources that it was made of, its own included."""
+    """Names of the resources that it was compiled from, its own included."""
     earlier: tuple[Content, ...] = ()
-    """What was stable before, the newest first."""
+    """Former stable revisions, newest first."""
     refused: Refused | None = None
-    """What agents should have and cannot be given here; all else is the last good form."""
+    """What agents should have but cannot be given here; the other fields then hold the last good state."""
 
     @property
     def contents(self) -> list[Content]:
-        """All that agents may have of it: the candidates first, what was stable before last."""
+        """All contents that agents may get: the candidates, the stable one, the earlier ones."""
         stable = [self.stable] if self.stable is not None else []
         return [*(content for _, content in self.branches), *stable, *self.earlier]
 
     @property
     def revisions(self) -> list[Revision]:
-        """All that say whom it is for."""
+        """All revisions, a refused one first; their selectors say which agents the assignment is for."""
         return [*([self.refused.revision] if self.refused is not None else []), *(c.revision for c in self.contents)]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that a region serves by, at one manifest."""
+    """A region's complete policy, as of one manifest."""
 
     assignments: tuple[Assignment, ...] = ()
-    """By name."""
+    """Ordered by name."""
     rejected: dict[str, str] = field(default_factory=dict)
-    """Resource name → why it is not in force (its last good form may be)."""
+    """Resource name → why it is not in force (its last good state may be)."""
     yanked: frozenset[str] = frozenset()
-    """NAME@VERSION of packages that nobody is to have any more."""
+    """NAME@VERSION of packages that agents must no longer get."""
     download_keys: tuple[bytes, ...] = field(default=(), repr=False)
-    """What addresses of packages are made with: the first, and good are all."""
+    """Keys for download addresses: the first signs them, all are accepted."""
     signing_keys: Mapping[str, str] = field(default_factory=dict)
-    """Name → public key of whose signatures of packages are good, PEM."""
+    """Name → public key in PEM; packages may be signed with any of them."""
     prefetch: frozenset[str] = frozenset()
-    """SHA-256 of files to be fetched before anybody needs them."""
+    """SHA-256 of files to fetch before they are needed."""
     salvaged: frozenset[str] = frozenset()
-    """Of `rejected`: assignments of which what is in force was made of the form that was refused."""
+    """Rejected assignments whose usable parts are in force."""
 
     @property
     def needed(self) -> frozenset[str]:
-        """Resources that must be kept, even where the manifest no longer names them."""
+        """Resources that must be kept even if the manifest no longer lists them."""
         return frozenset().union(*(a.inputs for a in self.assignments))
 
 
 def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> Snapshot:
-    """Compile resources; what is bad is refused by name and, for an assignment, its last good form stays in force.
+    """Compile resources. Invalid ones are rejected; a rejected assignment stays in force in its last good state.
 
-    An assignment that is refused keeps its agents: none of them falls to another one.
+    A rejected assignment keeps its agents: none of them moves to another assignment.
 
     Args:
-        resources: name → payload; digests are verified already.
-        previous: what was in force.
+        resources: name → payload. The caller has verified the digests.
+        previous: the snapshot in force until now.
     """
     rejected: dict[str, str] = {}
     parts = _Parts()
@@ -144,12 +144,12 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                 if any((kind == PACKAGES) != isinstance(r, PackageRevision) for r in published[name].revisions):
                     raise ValueError("a revision is of a different kind")
             else:
-                parts.read(kind, name, payload)  # one of a later version is held, and not looked at
+                parts.read(kind, name, payload)  # kinds of later versions are ignored
         except ValidationError as error:
             published.pop(name, None)
             rejected[name] = _invalid(error)
-            if kind in (CONFIG, PACKAGES) and (known := _without_unknown(payload, error)) is not None:
-                later[name] = known
+            if kind in (CONFIG, PACKAGES) and (readable := _without_unknown(payload, error)) is not None:
+                later[name] = readable
         except (ValueError, RecursionError) as error:
             published.pop(name, None)
             rejected[name] = str(error).replace("\n", "; ")[:500]
@@ -163,17 +163,17 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
                 continue
             except ValueError as error:
                 rejected[name] = str(error)
-                left, is_new = _refuse(name, published[name], str(error), parts, last_good.get(name))
-                assignments.append(left)
-                if is_new:
+                fallback, is_salvaged = _refuse(name, published[name], str(error), parts, last_good.get(name))
+                assignments.append(fallback)
+                if is_salvaged:
                     salvaged.add(name)
         elif name in later:
-            assignments.append(_too_old_for(name, later[name], rejected[name], last_good.get(name)))
+            assignments.append(_refuse_later(name, later[name], rejected[name], last_good.get(name)))
         elif name in last_good:
             assignments.append(last_good[name])
     assignments.sort(key=lambda a: (a.published.name, a.kind))
     if previous is not None:
-        # What cannot be read of these stays as it was: a yank must not be lost to a damaged list.
+        # If one of these is unreadable, keep the previous one: a damaged list must not undo a yank.
         parts.yanked = previous.yanked if YANKED in rejected else parts.yanked
         if KEYS in rejected:
             parts.download_keys, parts.signing_keys = previous.download_keys, previous.signing_keys
@@ -189,9 +189,9 @@ def build(resources: Mapping[str, bytes], previous: Snapshot | None = None) -> S
 
 
 def _without_unknown(payload: bytes, error: ValidationError) -> Published | None:
-    """An assignment of a later version without what this one does not know: it still says whom it is for.
+    """Drop the fields that only a later version knows: the rest still says which agents the assignment is for.
 
-    None where something else is wrong with it.
+    None if anything else is wrong.
     """
     problems = error.errors(include_url=False)
     if any(problem["type"] != "extra_forbidden" for problem in problems):
@@ -201,17 +201,17 @@ def _without_unknown(payload: bytes, error: ValidationError) -> Published | None
         *path, last = problem["loc"]
         part: Any = value
         for step in path:
-            # Between the steps stands which member of a union it is.
+            # Pydantic adds the member of the union to the path.
             part = part if step in (CONFIG, PACKAGES) else part[step]
         part.pop(last, None)
     try:
         return Published.model_validate(value)
-    except ValidationError:  # what is left need not be good for that
+    except ValidationError:  # the rest may still be invalid
         return None
 
 
-def _too_old_for(name: str, published: Published, reason: str, last_good: Assignment | None) -> Assignment:
-    """What stays in force of an assignment of a later version: nothing of its new form may be made of the half of it."""
+def _refuse_later(name: str, published: Published, reason: str, last_good: Assignment | None) -> Assignment:
+    """What stays in force of an assignment from a later version. Its known half must not be compiled."""
     newest = _newest(published) or (published.rollout.candidate if published.rollout is not None else None)
     refused = Refused(newest, reason) if newest is not None else None
     if last_good is not None:
@@ -221,12 +221,12 @@ def _too_old_for(name: str, published: Published, reason: str, last_good: Assign
 
 
 def too_old_for(unknown: list[str]) -> str:
-    """What a node says of something with fields of a later version."""
+    """The reason for rejecting a resource with unknown fields."""
     return f"has {', '.join(unknown[:5])}, which this node is too old to understand: upgrade it"
 
 
 def _invalid(error: ValidationError) -> str:
-    """In one line, and if it is of a later version: who is too old for what."""
+    """Format the problems in one line; unknown fields mean that this node is too old."""
     problems = error.errors(include_url=False)
     unknown = [_path(p["loc"]) for p in problems if p["type"] == "extra_forbidden"]
     if unknown:
@@ -239,7 +239,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 
 
 class _Parts:
-    """What assignments are made of, by resource name."""
+    """Resources that assignments refer to, by name."""
 
     def __init__(self) -> None:
         self.templates: dict[str, ConfigTemplate] = {}
@@ -252,10 +252,10 @@ class _Parts:
         self.prefetch: frozenset[str] = frozenset()
 
     def read(self, kind: str, name: str, payload: bytes) -> None:
-        """Take one resource.
+        """Parse and keep one resource.
 
         Raises:
-            ValueError: it is not valid.
+            ValueError: the resource is invalid.
         """
         if kind == Resource.TEMPLATE:
             template = ConfigTemplate.model_validate(json.loads(payload))
@@ -278,7 +278,7 @@ class _Parts:
 
 
 def _newest(published: Published) -> Revision | None:
-    """The newest revision that all agents of an assignment should have: of a candidate for some none is sure to be."""
+    """The revision that all agents of an assignment should have: the candidate only once it is for everyone."""
     change = published.rollout
     return change.candidate if change is not None and change.threshold >= EVERYONE else published.stable
 
@@ -286,7 +286,7 @@ def _newest(published: Published) -> Revision | None:
 def _refuse(
     name: str, published: Published, reason: str, parts: _Parts, last_good: Assignment | None
 ) -> tuple[Assignment, bool]:
-    """What stays in force of an assignment that cannot be compiled, and whether that was made of its new form."""
+    """What stays in force of an assignment that cannot be compiled, and whether it was salvaged from the new state."""
     change, newest = published.rollout, _newest(published)
     refused = Refused(newest, reason) if newest is not None else None
     if change is not None and published.stable is not None:
@@ -303,28 +303,28 @@ def _compile(name: str, published: Published, parts: _Parts) -> Assignment:
     kind = split(name)[0]
     inputs = {name}
 
-    def content(revision: Revision) -> Content:
+    def compile_content(revision: Revision) -> Content:
         if isinstance(revision, PackageRevision):
             return _package_content(revision, parts, inputs)
         return _config_content(revision, parts, inputs)
 
-    def able(revisions: Iterable[Revision]) -> Iterator[Content]:
+    def compilable(revisions: Iterable[Revision]) -> Iterator[Content]:
         for revision in revisions:
-            # A region that cannot make what went before never had it: that must not hold back what it can make.
+            # A region that cannot compile an old revision never had it: that must not block newer ones.
             with contextlib.suppress(ValueError):
-                yield content(revision)
+                yield compile_content(revision)
 
     change, stable, refused = published.rollout, None, None
-    branches = [(change, content(change.candidate))] if change is not None else []
-    branches += [(layer, made) for layer in published.layers for made in able([layer.candidate])]
+    branches = [(change, compile_content(change.candidate))] if change is not None else []
+    branches += [(layer, content) for layer in published.layers for content in compilable([layer.candidate])]
     if published.stable is not None:
         try:
-            stable = content(published.stable)
+            stable = compile_content(published.stable)
         except ValueError as error:
             if not branches:
                 raise
             refused = Refused(published.stable, str(error))
-    earlier = tuple(able(published.earlier))
+    earlier = tuple(compilable(published.earlier))
     return Assignment(kind, published, stable, tuple(branches), frozenset(inputs), earlier, refused)
 
 
@@ -366,5 +366,5 @@ def _package_content(revision: PackageRevision, parts: _Parts, inputs: set[str])
 
 
 def package_content(revision: PackageRevision, packages: Iterable[PublishedPackage]) -> PackageContent:
-    """A revision with the versions that it pins."""
+    """Combine a revision with the package versions that it pins."""
     return PackageContent(revision, tuple(packages))

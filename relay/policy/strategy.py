@@ -1,4 +1,4 @@
-"""How a change goes out: `RolloutStrategy`, the guide's document and what we add to it."""
+"""How a change is rolled out: the guide's `RolloutStrategy` document, and our additions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def _duration(text: str) -> str:
 
 
 Duration = Annotated[str, AfterValidator(_duration)]
-"""As people wrote it: `30m`, `1h30m`."""
-_LEAST_TTL_S = 60.0
+"""As written: `30m`, `1h30m`."""
+_MIN_TTL_S = 60.0
 
 
-def _long_enough(text: str | None) -> str | None:
-    if text is not None and parse_duration(text) < _LEAST_TTL_S:
-        raise ValueError("at least 60s, since the control plane confirms every 30 s that nothing has changed")
+def _check_ttl(text: str | None) -> str | None:
+    if text is not None and parse_duration(text) < _MIN_TTL_S:
+        raise ValueError("must be at least 60s: the control plane confirms its policy only every 30s")
     return text
 
 
@@ -34,12 +34,12 @@ DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 class SuccessCriteria(Model):
-    """What a stage must reach before the next one begins. A criterion that is not named is not looked at."""
+    """What a stage must reach before the next one begins. None: not checked."""
 
     error_rate_threshold: Share | None = None
-    """The most of the agents that decided that may have failed."""
+    """Maximum share of failures among the agents that applied the candidate or failed."""
     health_check_pass_rate: Share | None = None
-    """The least of the agents on the candidate that must be healthy."""
+    """Minimum share of healthy agents on the candidate."""
 
 
 class Stage(Model):
@@ -49,10 +49,10 @@ class Stage(Model):
     percentage: Annotated[int | float, Field(gt=0, le=100)] | None = None
     regions: list[Name] | None = Field(default=None, min_length=1)
     duration: Duration = "0s"
-    """The least time from the start of the stage to that of the next."""
+    """Minimum time from the start of the stage to the start of the next one."""
     success_criteria: SuccessCriteria = SuccessCriteria()
     manual: bool = False
-    """Only a person ends it (`opampctl rollout promote`)."""
+    """The stage ends only when a person promotes it (`opampctl rollout promote`)."""
 
     @model_validator(mode="after")
     def _one_measure(self) -> Stage:
@@ -67,7 +67,7 @@ class Stage(Model):
 
 
 class OnFailure(enum.StrEnum):
-    """What becomes of a rollout whose stage fails."""
+    """The action when a stage fails."""
 
     ROLLBACK = "rollback"
     PAUSE = "pause"
@@ -77,53 +77,53 @@ class FailurePolicy(Model):
     """What happens when a stage fails."""
 
     action: Annotated[OnFailure, Field(strict=False)] | None = None
-    """None: as the settings say (`policies.config_update.rollback_on_error`)."""
+    """None: as in the settings (`policies.config_update.rollback_on_error`)."""
     notification: list[Name] = Field(default_factory=list, max_length=20)
-    """Names of channels; their addresses are settings."""
+    """Names of channels; the settings have their addresses."""
 
 
 class LocalGuard(Model):
-    """When a node takes its region back to stable by itself, link or no link."""
+    """When a node rolls its agents back to stable on its own, whether or not its link is up."""
 
     max_failures: int = Field(ge=1)
-    """So many agents failed or turned unhealthy,"""
+    """Roll back when this many agents failed or became unhealthy."""
     min_samples: int = Field(default=1, ge=1)
-    """after at least so many decided."""
+    """Agents that must have applied the candidate or failed before the guard acts."""
 
 
 class Window(Model):
-    """A time in which stages may advance."""
+    """A time window in which stages may advance."""
 
     days: list[Day] = Field(default_factory=lambda: list(DAYS), min_length=1)
     start: TimeOfDay = "00:00"
     end: TimeOfDay | None = None
-    """Exclusive; None: the end of the day. One before `start` is on the next day."""
+    """Exclusive; None: the end of the day. An `end` before `start` is on the next day."""
     time_zone: str = Field(default="UTC", max_length=64)
 
 
 class StrategySpec(Model):
-    """What a strategy says."""
+    """The body of a strategy."""
 
     stages: list[Stage] = Field(min_length=1, max_length=100)
     failure_policy: FailurePolicy = FailurePolicy()
     target_selector: Selector = Selector()
     """Agents of the assignment that it does not match stay on the stable revision until the rollout is complete."""
     spread: Literal["global", "per_region"] = "global"
-    """Whether a percentage is of all targets, or of those of each region."""
+    """Whether a percentage applies to all targets together or to each region."""
     min_samples: Annotated[int, Field(ge=1)] | None = None
-    """So many agents must have decided; None: 5, or all targets where there are fewer."""
+    """Agents that must have applied the candidate or failed; None: 5, or all targets if there are fewer."""
     max_silent: Duration = "10m"
-    """An agent that was offered the candidate and said nothing for so long counts as silent."""
+    """An agent that has not answered the offer of the candidate for this long counts as silent."""
     on_missing: Literal["hold", "exclude"] = "hold"
-    """What a stage does about regions that cannot be heard."""
+    """What to do about offline regions."""
     local_guard: LocalGuard | None = None
-    candidate_ttl: Annotated[Duration | None, AfterValidator(_long_enough)] = None
-    """A node that heard nothing for so long gives the candidate to no further agent."""
+    candidate_ttl: Annotated[Duration | None, AfterValidator(_check_ttl)] = None
+    """A node whose policy is older than this gives the candidate to no further agents."""
     windows: list[Window] = Field(default_factory=list, max_length=100)
-    """None: at any time."""
+    """Empty: at any time."""
 
     @model_validator(mode="after")
-    def _rising(self) -> StrategySpec:
+    def _consistent(self) -> StrategySpec:
         names: set[str] = set()
         regions: set[str] = set()
         highest = 0.0
@@ -134,7 +134,7 @@ class StrategySpec(Model):
             if stage.percentage is not None:
                 if stage.percentage <= highest:
                     raise ValueError(
-                        f"stages: {stage.name} has {stage.percentage:g} %, which is not more than the stage before"
+                        f"stages: {stage.name} has {stage.percentage:g} %, which is not more than the stage before it"
                     )
                 highest = stage.percentage
             for region in stage.regions or []:
@@ -155,7 +155,7 @@ class StrategySpec(Model):
 
 
 class RolloutStrategy(Model):
-    """A way for changes to go out, named by assignments."""
+    """How changes of the assignments that name it are rolled out."""
 
     apiVersion: Literal["opamp.io/v1"]
     kind: Literal["RolloutStrategy"]
@@ -164,5 +164,5 @@ class RolloutStrategy(Model):
 
     @property
     def key(self) -> str:
-        """What it is stored under."""
+        """The key that the document is stored under."""
         return self.metadata.name

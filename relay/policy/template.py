@@ -1,7 +1,7 @@
-"""Rendering a template: placeholders are substituted in the parsed tree, and equal inputs give equal bytes.
+"""Render a template: placeholders are replaced in the parsed tree, and equal inputs give equal bytes.
 
-The renderer has a number. A revision names the one that it was made for, and a node without that one refuses it: two
-nodes that render differently would make agents flap.
+The renderer has a version number. A revision names the renderer that it needs, and a node without that renderer rejects it:
+if two nodes rendered differently, agents would flap.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PLACEHOLDER = re.compile(r"\{\{\s*\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The values that a template is rendered with, and where each came from."""
+    """The values to render a template with, and where each comes from."""
 
     values: dict[str, Any]
     origins: dict[str, str]
@@ -41,7 +41,7 @@ def placeholders(template: ConfigTemplate) -> Iterator[tuple[str, str]]:
 
 
 def problems_of(template: ConfigTemplate) -> list[tuple[str, str]]:
-    """(path, reason) of placeholders that name no variable."""
+    """(path, reason) of each placeholder without a declared variable."""
     known = {v.name for v in template.spec.variables}
     return [(path, f"variable {name} is not declared") for path, name in placeholders(template) if name not in known]
 
@@ -51,12 +51,12 @@ def resolve(
 ) -> tuple[Resolved, list[tuple[str, str]]]:
     """Give each variable its value: the assignment's, else the region's, else the default.
 
-    Region values that the template does not declare are no problem: they are for all templates.
+    Undeclared region values are ignored: they are meant for all templates.
 
     Returns:
         The values, and (variable, reason) of each that is missing, unknown, or not allowed.
     """
-    found: dict[str, Any] = {}
+    resolved: dict[str, Any] = {}
     origins: dict[str, str] = {}
     declared = {v.name: v for v in template.spec.variables}
     problems = [(name, f"{template.key} has no variable {name}") for name in values.keys() - declared.keys()]
@@ -68,9 +68,9 @@ def resolve(
             continue
         if (reason := variable.problem_with(value)) is not None:
             problems.append((name, reason))
-        found[name] = value
+        resolved[name] = value
         origins[name] = origin
-    return Resolved(found, origins), problems
+    return Resolved(resolved, origins), problems
 
 
 def _pick(variable: Variable, values: Mapping[str, Any], region_values: Mapping[str, Any]) -> tuple[Any, str]:
@@ -87,15 +87,15 @@ def content_hash(template_digest: bytes, resolved: Resolved, renderer: int) -> b
 
 
 def render(template: ConfigTemplate, resolved: Resolved) -> bytes:
-    """Give the config as bytes of the template's content type. Renderer 1."""
+    """Render the config in the template's content type. This is renderer 1."""
     return as_bytes(substituted(template, resolved), template.spec.content_type)
 
 
 def substituted(template: ConfigTemplate, resolved: Resolved) -> Any:
-    """The config with its placeholders replaced, as a plain value; text as text.
+    """The config with its placeholders replaced: a plain value for a tree, a string for text.
 
-    A scalar that is one placeholder takes the typed value; inside text it takes the value's canonical text. A variable
-    without a value is null, or empty inside text.
+    A scalar that consists of one placeholder becomes the typed value. Inside text, a placeholder becomes the value's
+    canonical text. A variable without a value becomes null, or empty inside text.
     """
     if template.spec.text is not None:
         return _in_text(template.spec.text, resolved.values)
@@ -103,12 +103,12 @@ def substituted(template: ConfigTemplate, resolved: Resolved) -> Any:
 
 
 def as_bytes(tree: Any, content_type: str) -> bytes:
-    """Write a config. Keys are sorted: the order of a document is lost on its way."""
+    """Serialise a config. Keys are sorted, since canonical JSON does not keep the order of the document."""
     if isinstance(tree, str):
         return tree.encode()
     if content_type == "application/json":
         return json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
-    # The pure Python emitter: libyaml's breaks long lines elsewhere. Aliases are off, so equal parts stay plain.
+    # Use the pure Python emitter: libyaml wraps long lines differently. Without aliases, equal parts are written out.
     return yaml.dump(
         tree, Dumper=_Dumper, sort_keys=True, allow_unicode=True, default_flow_style=False, width=2**31
     ).encode()

@@ -1,1 +1,1 @@
-"""What our own programs are told."""
+"""Settings of our own programs."""

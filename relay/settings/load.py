@@ -1,4 +1,4 @@
-"""Loading settings: file, then environment, then flags; every problem at once, each value with where it came from."""
+"""Load settings: file, then environment, then flags. Reports all problems at once and tracks each value's origin."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ S = TypeVar("S", bound=Part)
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[S]):
-    """Settings and, for each leaf, what set it."""
+    """Settings, and where each leaf was set."""
 
     settings: S
     origins: dict[str, str]
-    """Dotted path → `FILE:LINE`, `$VARIABLE`, `--flag`; a path that is missing has its default."""
+    """Dotted path → `FILE:LINE`, `$VARIABLE` or `command line`; paths that are absent have their defaults."""
 
 
 def load(
@@ -40,12 +40,12 @@ def load(
 
     Args:
         kind: the program's settings model.
-        file: a YAML file; None for defaults alone.
+        file: a YAML file; None for the defaults.
         environment: `OPAMP_RELAY_SERVER__HTTP__ENDPOINT=…` sets server.http.endpoint; values are YAML scalars.
         flags: dotted path → value; None values are skipped.
 
     Raises:
-        SettingsError: with every problem found.
+        SettingsError: lists every problem.
     """
     document = _read(file) if file else Document("defaults", {}, 0)
     if not isinstance(document.value, dict):
@@ -65,11 +65,11 @@ def load(
         if _put(values, path.split("."), value):
             origins[path] = origin
         else:
-            problems.append(Problem(origin, 0, path, "passes through a value that is not a mapping"))
+            problems.append(Problem(origin, 0, path, "lies below a value that is not a mapping"))
 
     def problem(path: str, reason: str) -> Problem:
-        for named, (origin, _) in overrides.items():
-            if named == path or named.startswith(f"{path}."):
+        for override, (origin, _) in overrides.items():
+            if override == path or override.startswith(f"{path}."):
                 return Problem(origin, 0, path, reason)
         return document.problem(path, reason)
 
@@ -109,17 +109,17 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> bool:
 
 
 def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
-    """Refuse the guide's keys that cannot be honoured, and take them out so that each is named once."""
+    """Refuse the guide's keys that are not supported, and delete them so that each is reported once."""
     problems: list[Problem] = []
     for path, reason in guide.REFUSED.items():
         *parents, last = path.split(".")
-        holder: Any = values
+        section: Any = values
         for key in parents:
-            holder = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(holder, dict) and last in holder:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section:
             problems.append(problem(path, reason))
-            del holder[last]
-            if parents and not holder and parents[-1] in ("storage", "policies"):
+            del section[last]
+            if parents and not section and parents[-1] in ("storage", "policies"):
                 values.pop(parents[-1], None)
     auth = values.get("auth")
     if isinstance(auth, dict) and auth.get("type") not in (None, "none"):
@@ -129,7 +129,7 @@ def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
 
 
 def _pydantic_problems(kind: type[Part], error: ValidationError, problem: Any) -> list[Problem]:
-    found = []
+    problems = []
     for item in error.errors(include_url=False, include_context=False):
         path = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal", "tuple", "function")))
         if item["type"] == "extra_forbidden":
@@ -139,8 +139,8 @@ def _pydantic_problems(kind: type[Part], error: ValidationError, problem: Any) -
             reason = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             if reason[:1].islower() and item["type"] != "value_error":
                 reason = f"should be {reason}"
-        found.append(problem(path, reason))
-    return found
+        problems.append(problem(path, reason))
+    return problems
 
 
 def _unique(problems: list[Problem]) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""The parts that programs' settings are made of. Each field says what it is, its unit, and why its default."""
+"""The parts of programs' settings. Each field documents its meaning, its unit, and the reason for its default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _duration(value: Any) -> Any:
 
 
 Duration = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=10 * 365 * 86400)]
-"""Seconds; written as `30s`, `15m`, `1h30m`, or a number of seconds."""
+"""Seconds. Written as `30s`, `15m`, `1h30m`, or a number of seconds."""
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
@@ -34,7 +34,7 @@ def _size(value: Any) -> Any:
 
 
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
-"""Bytes; written as `64MiB` or a number."""
+"""Bytes. Written as `64MiB` or a number of bytes."""
 
 
 class Part(BaseModel):
@@ -47,7 +47,7 @@ def split_endpoint(text: str) -> tuple[str, int]:
     """Split `HOST:PORT` or `[V6]:PORT`.
 
     Raises:
-        ValueError: no host, no port, or a port out of range.
+        ValueError: the host or port is missing, or the port is out of range.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
@@ -56,7 +56,7 @@ def split_endpoint(text: str) -> tuple[str, int]:
 
 
 def is_loopback(text: str) -> bool:
-    """Whether an endpoint can be reached from this machine only."""
+    """Whether an endpoint can be reached only from this machine."""
     host = split_endpoint(text)[0]
     if host == "localhost":
         return True
@@ -74,7 +74,7 @@ def _network(value: Any) -> Any:
 
 
 Network = Annotated[str, BeforeValidator(_network)]
-"""As CIDR; an address alone is a network of one."""
+"""CIDR; a plain address is a network of one."""
 
 
 def _endpoint(value: Any) -> Any:
@@ -85,7 +85,7 @@ def _endpoint(value: Any) -> Any:
 
 
 Endpoint = Annotated[str, BeforeValidator(_endpoint)]
-"""`HOST:PORT`. Port 0 lets the system choose; the log says what it chose."""
+"""`HOST:PORT`. With port 0 the system chooses a port; the log says which."""
 
 
 class Listener(Part):
@@ -95,74 +95,74 @@ class Listener(Part):
 
 
 class WebSocketListener(Part):
-    """The first agents' port; it answers plain HTTP too."""
+    """The main port for agents; it serves plain HTTP too."""
 
     endpoint: Endpoint = "127.0.0.1:4320"
     max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
-    """Connections of all kinds on the agents' ports together; past it 503 with Retry-After."""
+    """Connections of all kinds on all ports for agents; beyond it 503 with Retry-After."""
 
 
 class Tls(Part):
-    """TLS on the agents' ports and for agents over gRPC."""
+    """TLS on the ports for agents, gRPC included."""
 
     enabled: bool = False
     cert_file: str = ""
-    """PEM, the whole chain. Read at start."""
+    """PEM, the full chain. Read at start-up."""
     key_file: str = ""
     """PEM."""
 
 
 class Limits(Part):
-    """What bounds one agent's effect on the others. Every refusal is counted by reason."""
+    """Bounds on one agent's effect on the others. Refusals are counted by reason."""
 
     max_message_bytes: Size = 64 << 20
-    """One message, also after decompression (the protocol's recommendation)."""
+    """Size of one message, before and after decompression (the protocol's recommendation)."""
     max_message_elements: int = Field(default=20_000, ge=100)
-    """Fields of one large message at all depths: an empty one takes two bytes on the wire and a hundred in memory."""
+    """Fields of one large message at all depths: an empty field takes two bytes on the wire but a hundred in memory."""
     assembly_budget_bytes: Size = 512 << 20
-    """Unfinished messages of all connections together; past it the newest is refused."""
+    """Incomplete messages of all connections together; beyond it the newest is refused."""
     max_header_bytes: Size = 16 << 10
-    """Head of an HTTP request."""
+    """Size of an HTTP request's head."""
     header_timeout: Duration = 10.0
-    """From the connection to a whole head; against clients that hold sockets open."""
+    """From accepting a connection to the end of the head; guards against clients that hold sockets open."""
     body_timeout: Duration = 30.0
     """From the head of an HTTP request to the end of its body."""
     max_send_buffer_bytes: Size = 4 << 20
-    """Unsent bytes of one agent beyond which nothing more is written: it is closed as slow."""
+    """Unsent bytes of one connection; beyond it the connection is closed as slow."""
     send_stall_timeout: Duration = 30.0
     """How long an agent may leave its socket full before it is closed as slow."""
     max_bad_messages: int = Field(default=10, ge=1)
-    """Bad messages of one agent before its connection is closed, or it is detached from one that others share. A hundred
-    good ones make up for one."""
+    """Bad messages of one agent before its connection is closed, or it is detached from a shared one. A hundred good
+    messages cancel out a bad one."""
     max_agents: int = Field(default=100_000, ge=1)
-    """Agents known to one node; a newcomer past it is answered UNAVAILABLE."""
+    """Agents known to one node; beyond it, new ones get UNAVAILABLE."""
     max_agents_per_connection: int | None = Field(default=None, ge=1)
-    """Agents that share one connection through a proxy; None: as many as the node may know."""
+    """Agents that share one connection through a proxy; None: only `max_agents` applies."""
     full_state_per_second: float = Field(default=500.0, gt=0)
-    """Agents asked for their full state in one second, so that a restart is no stampede."""
+    """Requests for agents' full state per second, so that a restart causes no stampede."""
     retry_after: Duration = 30.0
-    """What a refused client is told (the protocol recommends 30 s at least)."""
+    """Retry-After of a refusal (the protocol recommends at least 30 s)."""
     http_keepalive: Duration = 90.0
-    """Idle time of an HTTP connection: longer than two polls of 30 s, or polls race with the close."""
+    """Idle time of an HTTP connection: more than two polls of 30 s, or polls race with the close."""
     ping_interval: Duration = Field(default=25.0, ge=1)
-    """A WebSocket that is silent this long is pinged: proxies cut connections that are silent for 60 s."""
+    """A WebSocket that is silent for this long is pinged: proxies cut connections after 60 s of silence."""
     idle_timeout: Duration = 300.0
-    """A WebSocket that is silent this long, pings notwithstanding, is closed."""
+    """A WebSocket that is silent for this long despite pings is closed."""
 
 
 class Batching(Part):
-    """How changes are gathered on their way up (the guide's `server.batching`)."""
+    """How changes are batched on their way to the control plane (the guide's `server.batching`)."""
 
     enabled: bool = True
-    """False: a change goes up at once, alone."""
+    """False: each change is sent at once, by itself."""
     max_batch_size: int = Field(default=100, ge=1, le=1_000)
     """Agents in one report."""
     timeout: Duration = 1.0
-    """The longest that a change waits for company."""
+    """How long a change may wait for others."""
 
 
 class Compression(Part):
-    """Compression of HTTP answers (the guide's `server.compression`)."""
+    """Compression of HTTP responses (the guide's `server.compression`)."""
 
     enabled: bool = True
     algorithm: Literal["gzip"] = "gzip"
@@ -183,23 +183,23 @@ class Logs(Part):
 
 
 class Identity(Part):
-    """What of an agent may be trusted."""
+    """What a node trusts of what agents report."""
 
     labels_from_attributes: Literal["all"] | tuple[str, ...] | None = None
-    """Attributes that count as labels. Default: all where only this machine can connect, none elsewhere."""
+    """Attributes that count as labels. Default: all if only this machine can connect, else none."""
 
 
 class Auth(Part):
-    """Who may connect. `none` must be written out to listen beyond loopback."""
+    """Who may connect. `none` must be set explicitly to listen beyond loopback."""
 
     type: Literal["none"]
 
 
 class Drain(Part):
-    """The orderly end of a node."""
+    """The orderly shutdown of a node."""
 
     seconds: Duration = 25.0
-    """Over which agents are sent away evenly; inside Kubernetes' 30 s."""
+    """Agents are disconnected evenly over this time; it fits into Kubernetes' 30 s."""
 
 
 class ControlPlaneAddress(Part):
@@ -207,16 +207,16 @@ class ControlPlaneAddress(Part):
 
     endpoint: Endpoint = "127.0.0.1:4330"
     max_staleness: Duration = 0.0
-    """Age of the policy past which `on_stale` applies; 0 means never. A node that starts without its control plane has a
-    policy of unknown age: too old."""
+    """Age of the policy from which `on_stale` applies; 0 means never. A node that starts without its control plane does
+    not know the age: it counts as too old."""
     on_stale: Literal["serve", "hold"] = "serve"
-    """`hold`: answer agents, offer nothing new."""
+    """`hold`: answer agents but offer nothing new."""
 
     @field_validator("max_staleness")
     @classmethod
     def _longer_than_silence(cls, value: float) -> float:
         if 0 < value < 60:
-            raise ValueError("0 or at least 60s, since the control plane confirms every 30 s that nothing has changed")
+            raise ValueError("must be 0 or at least 60s: the control plane confirms its policy only every 30s")
         return value
 
 
@@ -228,33 +228,33 @@ class NodeIdentity(Part):
     """Unique in the region."""
     data_dir: str = ".data/node"
     record_ttl: Duration = 30 * 86400.0
-    """How long an agent that is away is remembered."""
+    """How long a disconnected agent is remembered."""
     goodbye_ttl: Duration = 3600.0
-    """How long one that said that it leaves is; the control plane goes on knowing it."""
+    """How long an agent that said goodbye is remembered here; the control plane keeps it."""
 
 
 class ConfigUpdate(Part):
-    """What a change of config needs (the guide's `policies.config_update`)."""
+    """Rules for config changes (the guide's `policies.config_update`)."""
 
     approval_required: bool = False
     approvals_needed: int = Field(default=1, ge=1, le=100)
     four_eyes: bool = False
     """Whoever made a change cannot approve it."""
     validation: Literal["warn", "enforce", "off"] = "warn"
-    """What comes of errors in the structure of Collectors' configurations: see `opampctl validate`."""
+    """How to treat structural errors in Collector configurations; see `opampctl validate`."""
     rollback_on_error: bool = True
-    """Where a strategy does not say what happens when a stage fails: roll back, else pause. A change without a strategy
-    is taken back where too many of its agents failed, or else stays."""
+    """What to do when a stage fails and its strategy does not say: roll back, else pause. Without a strategy, whether a
+    change is rolled back when too many agents fail."""
     rollback_error_rate: float = Field(default=0.1, ge=0, lt=1)
-    """Of a change without a strategy: more than this share of its agents,"""
+    """Without a strategy: roll back when more than this share of the agents failed."""
     rollback_min_agents: int = Field(default=5, ge=1)
-    """of at least so many."""
+    """The least number of agents to judge `rollback_error_rate` by."""
     require_strategy: dict[str, str] | None = None
-    """Labels: an assignment that may match agents with these must name a strategy. `{}`: every one."""
+    """Labels: an assignment that may match agents with these must name a strategy. `{}`: every assignment must."""
 
 
 class PackageUpdate(Part):
-    """What a change of packages needs (the guide's `policies.package_update`)."""
+    """Rules for package changes (the guide's `policies.package_update`)."""
 
     approval_required: bool = False
     approvals_needed: int = Field(default=1, ge=1, le=100)
@@ -263,11 +263,11 @@ class PackageUpdate(Part):
     rollback_error_rate: float = Field(default=0.1, ge=0, lt=1)
     rollback_min_agents: int = Field(default=5, ge=1)
     canary_percentage: float = Field(default=0, ge=0, le=99)
-    """Where an assignment names no strategy: the share of agents that go first; 0 for all at once."""
+    """Without a strategy: the percentage of agents that go first; 0 for all at once."""
     canary_duration: Duration = 3600.0
-    """How long the others wait for them."""
+    """How long the other agents wait."""
     canary_error_rate: float = Field(default=0.0, ge=0, le=1)
-    """The most of them that may fail."""
+    """The share of canaries that may fail."""
 
 
 class Policies(Part):
@@ -278,26 +278,26 @@ class Policies(Part):
 
 
 class PackageStorage(Part):
-    """Where package bytes are kept (the guide's `storage.packages`)."""
+    """Where package files are stored (the guide's `storage.packages`)."""
 
     type: Literal["folder", "s3", "gcs", "azure"] = "folder"
     """`folder`: below `data_dir`."""
     bucket: str = ""
-    """Of S3 or GCS; the container of Azure."""
+    """Bucket of S3 or GCS; container of Azure."""
     prefix: str = Field(default="", pattern=r"^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")
-    """Of all keys in it."""
+    """Prefix of all keys in the bucket."""
     region: str = ""
-    """Of S3."""
+    """S3 region."""
     endpoint: str = ""
-    """URL of a store that speaks S3 and is not Amazon's."""
+    """URL of an S3-compatible store other than Amazon's."""
     options: dict[str, str] = Field(default_factory=dict, repr=False)
-    """More for the client, by its own names (`access_key_id`, …). Credentials are best left to the environment."""
+    """More options of the client, by its own names (`access_key_id`, …). Credentials are best left to the environment."""
     max_bytes: Size = 100 << 30
-    """Of all packages together."""
+    """Size of all packages together."""
     max_file_bytes: Size = 10 << 30
-    """Of one file."""
+    """Size of one file."""
     keep_free: Size = 256 << 20
-    """Of the disk that uploads gather on: the database must not suffer from them."""
+    """Free space to leave on the disk that uploads are staged on, for the database."""
 
     @model_validator(mode="after")
     def _complete(self) -> PackageStorage:
@@ -307,55 +307,55 @@ class PackageStorage(Part):
 
 
 class Storage(Part):
-    """Where large things are kept."""
+    """Where large objects are stored."""
 
     packages: PackageStorage = PackageStorage()
 
 
 class Bandwidth(Part):
-    """Bytes a second of downloads; None for no bound."""
+    """Bytes per second of downloads; None for no limit."""
 
     total: Size | None = None
     per_agent: Size | None = None
-    """Of one download."""
+    """Limit of one download."""
 
 
 class NodePackages(Part):
     """Packages at a node."""
 
     data_dir: str = ""
-    """Of their bytes; empty: `packages` below `node.data_dir`."""
+    """Folder for package files; empty: `packages` below `node.data_dir`."""
     max_bytes: Size = 20 << 30
-    """Past it, those that were used longest ago go, never what policy offers now."""
+    """Beyond it the least recently used files are removed, but never those that policy offers now."""
     keep_free: Size = 256 << 20
-    """Of the disk: policy and records must not suffer from packages."""
+    """Free space to leave on the disk, for policy and records."""
     public_url: str = Field(default="", pattern=r"^(https?://[^/?#\s]+)?$")
-    """Where agents download; empty: the address by which each of them reached this node. Agents over gRPC need it."""
+    """Where agents download; empty: the address by which each agent reached this node. Required for agents over gRPC."""
     require_signature: bool = False
-    """Offer and serve only what a key of the control plane's policy has signed."""
+    """Offer and serve only files signed with one of the control plane's keys."""
     bandwidth: Bandwidth = Bandwidth()
     max_downloads: int = Field(default=1_000, ge=1)
-    """At once; past it 503 with Retry-After."""
+    """Concurrent downloads; beyond it 503 with Retry-After."""
     fetches: int = Field(default=2, ge=1, le=64)
-    """Files fetched at once from the control plane."""
+    """Concurrent fetches of files from the control plane."""
 
 
 class Notifications(Part):
-    """Where failed rollouts are told."""
+    """Where to report failed rollouts."""
 
     channels: dict[str, SecretStr] = Field(default_factory=dict)
-    """Name, as strategies say it → URL of apprise (`slack://…`, `mailto://…`, `json://…`). Holds the channel's secret."""
+    """Name used in strategies → Apprise URL (`slack://…`, `mailto://…`, `json://…`), which contains the channel's secret."""
 
 
 class Retention(Part):
-    """How long what is over is remembered."""
+    """How long history is kept."""
 
     history: Duration = 365 * 86400.0
-    """Ended rollouts, and the contents of configs that nobody has any more."""
+    """Ended rollouts, and contents of configs that no agent has any more."""
 
 
 class ApiLimits(Part):
-    """Bounds of the admin API."""
+    """Limits of the admin API."""
 
     max_body_bytes: Size = 16 << 20
-    """One apply."""
+    """Size of one apply request."""

@@ -12,7 +12,7 @@ from relay.settings.parts import Part
 
 
 class NodeServer(Part):
-    """The agents' side of a node."""
+    """The side of a node that faces agents."""
 
     websocket: parts.WebSocketListener = parts.WebSocketListener()
     http: parts.Listener = parts.Listener(endpoint="127.0.0.1:4321")
@@ -22,22 +22,22 @@ class NodeServer(Part):
     batching: parts.Batching = parts.Batching()
     compression: parts.Compression = parts.Compression()
     heartbeat_interval: parts.Duration = Field(default=30.0, ge=1)
-    """Between the heartbeats of agents that send them. Behind a proxy an agent that leaves out three is gone."""
+    """The longest heartbeat interval of any agent. On a shared connection, an agent that misses three counts as gone."""
     trusted_proxies: tuple[parts.Network, ...] = ()
-    """Proxies that are believed about whom they speak for: PROXY protocol, Forwarded, X-Forwarded-For, -Proto, -Host."""
+    """Proxies trusted to name the client: PROXY protocol, Forwarded, X-Forwarded-For, -Proto, -Host."""
     max_connections: int | None = Field(default=None, ge=1)
-    """The guide's second place for `websocket.max_connections`; the smaller one counts."""
+    """The guide's alternative to `websocket.max_connections`; the smaller of the two applies."""
 
 
 class NodeTelemetry(Part):
-    """What a node tells its operators."""
+    """A node's metrics and logs."""
 
     metrics: parts.Metrics = parts.Metrics(endpoint="127.0.0.1:8888")
     logs: parts.Logs = parts.Logs()
 
 
 class NodeSettings(Part):
-    """`opamp-relay node`. All need a restart but `telemetry.logs.level`."""
+    """`opamp-relay node`. All changes need a restart, except `telemetry.logs.level`."""
 
     node: parts.NodeIdentity = parts.NodeIdentity()
     control_plane: parts.ControlPlaneAddress = parts.ControlPlaneAddress()
@@ -72,21 +72,21 @@ class ControlPlaneServer(Part):
     """What a control plane listens on."""
 
     link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
-    """Nodes, gRPC."""
+    """gRPC, for nodes."""
     api: parts.Listener = parts.Listener(endpoint="127.0.0.1:4340")
-    """People, HTTP."""
+    """HTTP, for people."""
     limits: parts.ApiLimits = parts.ApiLimits()
 
 
 class ControlPlaneTelemetry(Part):
-    """What a control plane tells its operators."""
+    """A control plane's metrics and logs."""
 
     metrics: parts.Metrics = parts.Metrics(endpoint="127.0.0.1:8889")
     logs: parts.Logs = parts.Logs()
 
 
 class ControlPlaneSettings(Part):
-    """`opamp-relay control-plane`. All need a restart."""
+    """`opamp-relay control-plane`. All changes need a restart."""
 
     data_dir: str = ".data/control-plane"
     server: ControlPlaneServer = ControlPlaneServer()
@@ -107,7 +107,7 @@ class ControlPlaneSettings(Part):
 
 
 class StandaloneServer(NodeServer):
-    """Both programs' listeners."""
+    """The listeners of both programs."""
 
     link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
     api: parts.Listener = parts.Listener(endpoint="127.0.0.1:4340")
@@ -139,7 +139,7 @@ class StandaloneSettings(Part):
         ]
 
     def for_node(self) -> NodeSettings:
-        """The node's part."""
+        """The settings of the node."""
         names = set(NodeServer.model_fields)
         return NodeSettings(
             node=self.node.model_copy(update={"data_dir": str(Path(self.data_dir) / "node")}),
@@ -153,7 +153,7 @@ class StandaloneSettings(Part):
         )
 
     def for_control_plane(self) -> ControlPlaneSettings:
-        """The control plane's part. Its metrics are on a port of the system's choice beside the node's."""
+        """The settings of the control plane. Its metrics get a port of their own, chosen by the system."""
         return ControlPlaneSettings(
             data_dir=str(Path(self.data_dir) / "control-plane"),
             server=ControlPlaneServer(link=self.server.link, api=self.server.api, limits=self.server.api_limits),
@@ -170,27 +170,27 @@ Settings = NodeSettings | ControlPlaneSettings | StandaloneSettings
 
 
 def cross_check(settings: Part) -> list[tuple[str, str]]:
-    """Rules between fields and the files that a program's settings point at: (path, reason) of each that is broken."""
+    """Check rules between fields, and files that the settings name: (path, reason) of each violation."""
     assert isinstance(settings, Settings)
-    found: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
     if settings.auth is None:
         for path, endpoint in settings.endpoints():
             if not parts.is_loopback(endpoint):
-                found.append(
+                problems.append(
                     (
                         path,
-                        f"{endpoint} is open to other machines without authentication; `auth: {{type: none}}` allows it",
+                        f"{endpoint} accepts other machines without authentication; set `auth: {{type: none}}` to allow it",
                     )
                 )
     if not isinstance(settings, ControlPlaneSettings) and settings.server.tls.enabled:
         for key in ("cert_file", "key_file"):
             name = getattr(settings.server.tls, key)
             if not name:
-                found.append((f"server.tls.{key}", "is required when TLS is enabled"))
+                problems.append((f"server.tls.{key}", "is required when TLS is enabled"))
             elif not Path(name).is_file():
-                found.append((f"server.tls.{key}", f"{name}: no such file"))
-    taken: dict[str, str] = {}
+                problems.append((f"server.tls.{key}", f"{name}: no such file"))
+    path_of: dict[str, str] = {}
     for path, endpoint in settings.endpoints():
-        if not endpoint.endswith(":0") and taken.setdefault(endpoint, path) != path:
-            found.append((path, f"{endpoint} is already used by {taken[endpoint]}"))
-    return found
+        if not endpoint.endswith(":0") and path_of.setdefault(endpoint, path) != path:
+            problems.append((path, f"{endpoint} is already used by {path_of[endpoint]}"))
+    return problems

@@ -1,1 +1,1 @@
-"""Where bytes rest. Stores keep keys → bytes; owners encode."""
+"""Storage of bytes by key. Encoding is up to the owners."""

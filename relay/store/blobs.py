@@ -1,7 +1,7 @@
-"""Files by their SHA-256 in a folder: written beside their place, verified, then put into it by one rename.
+"""Files in a folder, named by their SHA-256: written to a partial file, verified, then renamed into place.
 
-What is in place was verified by this process or is not served: at a start every file is unknown until it is hashed again.
-All methods block and may be called from any thread; one file is written by one caller at a time.
+Only files that this process has verified are served: after a start every file is unknown until it is hashed again.
+All methods block and are thread-safe, but each file must have only one writer at a time.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PARTIAL = ".part"
 
 
 class BlobStore:
-    """A folder of files: those that were used longest ago go first.
+    """A folder of files; the least recently used are removed first.
 
     Args:
-        max_bytes: of all files together.
-        keep_free: bytes of the disk that stay free for others, as policy and records, whatever `max_bytes` allows.
+        max_bytes: size of all files together.
+        keep_free: bytes of the disk to leave free for other data, such as policy and records, whatever `max_bytes` is.
 
     Raises:
-        StoreError: the folder cannot be made or read.
+        StoreError: the folder cannot be created or read.
     """
 
     def __init__(self, folder: Path, max_bytes: int, *, keep_free: int = 0) -> None:
@@ -40,28 +40,28 @@ class BlobStore:
         self._keep_free = keep_free
         self._guard = threading.Lock()
         self._sizes: dict[str, int] = {}
-        """File name (a partial one too) → bytes, the one that was used longest ago first."""
+        """File name (partial files included) → bytes, least recently used first."""
         self._verified: set[str] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            found = sorted((entry.stat().st_mtime, entry.name, entry.stat().st_size) for entry in os.scandir(folder))
+            files = sorted((entry.stat().st_mtime, entry.name, entry.stat().st_size) for entry in os.scandir(folder))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EROFS):
                 raise StoreError(f"{folder}: {error.strerror}") from error
-            found = []  # what comes later tries again
-        for _, name, size in found:
+            files = []  # writing will create the folder, or fail
+        for _, name, size in files:
             if _NAME.fullmatch(name.removesuffix(_PARTIAL)):
                 self._sizes[name] = size
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of all files, unfinished ones too."""
+        """Bytes of all files, partial ones included."""
         with self._guard:
             return sum(self._sizes.values())
 
     @property
     def held(self) -> list[str]:
-        """SHA-256 of everything that may be served."""
+        """SHA-256 of all verified files."""
         with self._guard:
             return sorted(self._verified)
 
@@ -70,15 +70,15 @@ class BlobStore:
         return self._folder / sha256
 
     def holds(self, sha256: str) -> bool:
-        """Whether a file is here, whole and verified."""
+        """Whether a file is complete and verified."""
         return sha256 in self._verified
 
     def has_file(self, sha256: str) -> bool:
-        """Whether a file is here, verified or not."""
+        """Whether a file is complete, verified or not."""
         return sha256 in self._sizes
 
     def used(self, sha256: str) -> None:
-        """A file was asked for: it stays longer than others."""
+        """Mark a file as the most recently used."""
         with self._guard:
             if sha256 in self._sizes:
                 self._sizes[sha256] = self._sizes.pop(sha256)
@@ -86,28 +86,28 @@ class BlobStore:
             os.utime(self.path(sha256))
 
     def verify(self, sha256: str) -> bool:
-        """Hash a file that is here; one that is not what it should be is removed.
+        """Hash a file and return whether it is intact; remove it if it is not.
 
         Raises:
-            StoreError: it cannot be read.
+            StoreError: the file cannot be read.
         """
         path = self.path(sha256)
         try:
             with path.open("rb") as file:
-                good = _has_hash(file, sha256)
+                intact = _has_hash(file, sha256)
         except FileNotFoundError:
-            good = False
+            intact = False
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
         with self._guard:
-            if good:
+            if intact:
                 self._verified.add(sha256)
                 return True
         self.remove(sha256)
         return False
 
     def remove(self, sha256: str) -> None:
-        """Forget a file and what there is of it unfinished. Those who read it now may read on."""
+        """Remove a file and its partial file. Readers that have it open can finish."""
         with self._guard:
             self._verified.discard(sha256)
             for name in (sha256, sha256 + _PARTIAL):
@@ -118,14 +118,14 @@ class BlobStore:
     # ---- writing
 
     def partial_bytes(self, sha256: str) -> int:
-        """How much of a file was written and not finished."""
+        """Size of the partial file; 0 if there is none."""
         return self._sizes.get(sha256 + _PARTIAL, 0)
 
     def append(self, sha256: str, content: bytes) -> None:
-        """Write more of a file.
+        """Append to the partial file.
 
         Raises:
-            StoreError: it cannot be written (disk full); what was written before stays.
+            StoreError: the write failed (disk full); earlier content is kept.
         """
         name = sha256 + _PARTIAL
         path = self._folder / name
@@ -136,7 +136,7 @@ class BlobStore:
                 file.seek(size)
                 file.write(content)
         except FileNotFoundError as error:
-            # Somebody removed the file, or the folder: the next try begins anew.
+            # Somebody removed the file or the folder: the next try starts over.
             self.remove(sha256)
             with contextlib.suppress(OSError):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -149,24 +149,27 @@ class BlobStore:
             self._sizes[name] = size + len(content)
 
     def finish(self, sha256: str) -> bool:
-        """Verify what was written and put it into its place; what is not as it should be is removed.
+        """Verify the partial file and move it into place; remove it if its hash is wrong.
+
+        Returns:
+            Whether the hash is right.
 
         Raises:
-            StoreError: it cannot be read or moved.
+            StoreError: the file cannot be read or moved.
         """
         name = sha256 + _PARTIAL
         path = self._folder / name
         try:
-            if not path.exists():  # an empty file has nothing to append
+            if not path.exists():  # an empty file was never appended to
                 path.touch()
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-                good = _has_hash(file, sha256)
-            if good:
+                intact = _has_hash(file, sha256)
+            if intact:
                 os.replace(path, self.path(sha256))
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
-        if not good:
+        if not intact:
             self.remove(sha256)
             return False
         with self._guard:
@@ -175,7 +178,7 @@ class BlobStore:
         return True
 
     def make_room(self, size: int, pinned: Container[str]) -> bool:
-        """Remove files that are not pinned until `size` bytes more may be written; False where that is not enough."""
+        """Remove unpinned files until there is room for `size` more bytes; False if that is not enough."""
         with self._guard:
             names = list(self._sizes)
         for name in names:
@@ -195,7 +198,7 @@ class BlobStore:
             return True  # writing will tell
 
     def drop_oldest(self, pinned: Container[str]) -> bool:
-        """Remove the file that was used longest ago and is not pinned: the disk is full before we are. False for none."""
+        """Remove the least recently used unpinned file: the disk is full before `max_bytes`. False if there is none."""
         with self._guard:
             names = list(self._sizes)
         for name in names:

@@ -1,4 +1,4 @@
-"""One process a data folder: a lock that a killed process does not leave behind."""
+"""One process per data folder: a lock that does not outlive its process."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ _NAME = ".lock"
 
 
 class FolderLock:
-    """Held from `take` to `release`, or to the end of the process.
+    """A lock from `take` to `release`, or to the end of the process.
 
     Args:
-        file: of the folder, to be locked as well: who deletes the lock's own file does not unlock the folder.
+        file: a file in the folder to lock as well, so that deleting the lock file does not unlock the folder.
     """
 
     def __init__(self, folder: Path, file: Path | None = None) -> None:
         self._folder = folder
-        # Elsewhere such a lock and those of SQLite are of one kind, and would meet.
-        more = [file] if file is not None and sys.platform == "linux" else []
-        self._files = [folder / _NAME, *more]
+        # On other systems this lock would conflict with SQLite's own.
+        extra = [file] if file is not None and sys.platform == "linux" else []
+        self._files = [folder / _NAME, *extra]
         self._descriptors: list[int] = []
 
     def take(self) -> None:
-        """Take it.
+        """Take the lock.
 
         Raises:
-            StoreError: another process has it, or the folder cannot be written.
+            StoreError: another process has the lock, or the folder is not writable.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # values of policies may be secrets
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # policies may contain secrets
             for file in self._files:
                 self._descriptors.append(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             self.release()
-            not_ours = isinstance(error, PermissionError)
-            reason = "this user may not use the folder" if not_ours else "the data folder cannot be created here"
+            is_denied = isinstance(error, PermissionError)
+            reason = "this user may not use the folder" if is_denied else "the data folder cannot be created here"
             raise StoreError(f"{self._folder}: {reason} ({error.strerror})") from error
         try:
             for descriptor in self._descriptors:
@@ -51,6 +51,6 @@ class FolderLock:
             ) from None
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         while self._descriptors:
             os.close(self._descriptors.pop())

@@ -29,7 +29,7 @@ def test_the_port_of_a_collector_s_own_metrics_is_said() -> None:
 
 
 def test_what_is_in_the_way() -> None:
-    assert obstacle("192.0.2.1", 1) == "no address of this machine"
+    assert obstacle("192.0.2.1", 1) == "not an address of this machine"
     assert obstacle("127.0.0.1", 0) is None
     with opening("a", "--a", "127.0.0.1", 0):
         pass

@@ -74,7 +74,7 @@ async def test_signed_with_a_key_of_the_policy(desk: Desk) -> None:
     private = desk.folder / "release.pem"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     refused = await push(desk, b"signed", "--sign", str(private))
-    assert (refused.status, "there is no PackageSigningKey with that name" in refused.err) == (1, True)
+    assert (refused.status, "no PackageSigningKey has that name" in refused.err) == (1, True)
     pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     document = {
         "apiVersion": "opamp.io/v1",

@@ -42,8 +42,8 @@ async def test_validate_names_file_line_and_path(desk: Desk) -> None:
     assert found.status == 1
     assert found.err.splitlines() == [
         f"{name}:7: service.pipelines.logs.receivers.0: kafka is not defined in receivers or connectors",
-        f"warning: {name}:1: receivers.otlp: is defined and not used",
-        f"warning: {name}:4: exporters.file: is defined and not used",
+        f"warning: {name}:1: receivers.otlp: is defined but not used",
+        f"warning: {name}:4: exporters.file: is defined but not used",
     ]
     template = (
         "apiVersion: opamp.io/v1\nkind: ConfigTemplate\nmetadata: {name: t, version: v1}\nspec:\n  config:\n"

@@ -70,7 +70,7 @@ def test_several_configs_that_fail_with_one_text_are_hardly_all_bad() -> None:
         state.config.failed.add(content_hash=content, error_message=text)
     notes = explain_agent(evaluator, state, region="eu", trusted="all")["notes"]
     (hint,) = [note for note in notes if "validate_config" in note]
-    assert hint.startswith("2 different contents failed with one and the same text: perhaps the agent repeats")
+    assert hint.startswith("2 different contents failed with the same text: perhaps the agent repeats")
 
 
 def test_who_does_not_accept_packages_is_offered_none() -> None:

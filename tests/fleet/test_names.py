@@ -20,9 +20,9 @@ def test_by_any_name_or_its_beginning(name: str, meant: int) -> None:
 
 
 def test_who_is_not_known_and_who_is_not_alone() -> None:
-    with pytest.raises(NotFound, match="no agent age is known; a name may be shortened to 4 characters"):
+    with pytest.raises(NotFound, match="no agent matches age; a prefix needs at least 4 characters"):
         resolve("age", KNOWN)
-    with pytest.raises(NotFound, match=r"no agent agents is known$"):
+    with pytest.raises(NotFound, match=r"no agent matches agents$"):
         resolve("agents", KNOWN)
     with pytest.raises(Conflict, match="agen matches 9 agents: agent, agent-0, agent-1, agent-2, agent-3 and 4 more"):
         resolve("agen", KNOWN)

@@ -48,7 +48,7 @@ def test_an_agent_that_failed_shows_so_although_it_runs_what_it_had_before() -> 
     assert (config["assignments"], config["offered_hash"]) == (["p"], "31" * 32)
     (withheld,) = view["withheld"]
     assert (withheld["kind"], withheld["assignment"]) == ("ConfigAssignment", "p")
-    assert (withheld["content_hash"], withheld["reason"]) == (b"new".hex(), "the agent failed at it")
+    assert (withheld["content_hash"], withheld["reason"]) == (b"new".hex(), "the agent failed to apply it")
     rollup = Rollup()
     agent.connected = True
     rollup.count(agent)

@@ -39,9 +39,9 @@ def test_the_winner_and_why_the_others_lost() -> None:
     assert slot["values"]["rate"] == {"value": 5, "from": "assignment"}
     why = {r["assignment"]: r["reason"] for r in slot["rejected"]}
     assert why == {
-        "dev": "label tier is prod, must be dev; label zone is not there, must be a",
-        "named": "agent id x is not one of the 1 that are named",
-        "zzz": "ConfigAssignment win has the same priority 9 and comes first in the order of names",
+        "dev": "label tier is prod, must be dev; label zone is not set, must be a",
+        "named": "agent id x is not one of the 1 listed",
+        "zzz": "ConfigAssignment win has the same priority 9 and comes first by name",
         "low": "ConfigAssignment win has priority 9, this one 0",
     }
     text = "\n".join(explain.lines([slot]))
@@ -84,18 +84,18 @@ def test_what_failed_before() -> None:
     failed = (("", config(snapshot.assignments[0].branches[0][1]).content_hash, 0),)
     (slot,) = explained(both, failed=failed)
     assert slot["revision"] == "stable"
-    assert "failed at the candidate of a-1 before" in slot["reasons"][-1]
+    assert "failed to apply the candidate of a-1 before" in slot["reasons"][-1]
     only = published("only", stable=revision(2))
     (none,) = explained(only, failed=failed)
     assert (none["assignment"], none["revision"], none["rejected"]) == ("only", "none", [])
     assert none["reasons"] == [
         "ConfigAssignment only matches every agent",
-        "the agent failed at it before; `opampctl rollout retry` clears that: it keeps what it has",
+        "the agent failed to apply it before; `opampctl rollout retry` clears the failure: it keeps what it has",
     ]
-    assert explain.lines([none])[0] == "slot (default): only, nothing of it"
+    assert explain.lines([none])[0] == "slot (default): only, no revision"
     fallback = published("a", stable=revision(2)).model_copy(update={"earlier": [revision(1)]})
     (before,) = explained(fallback, published("low", stable=revision(9), priority=-1), failed=failed)
-    assert before["reasons"][-1].endswith("clears that: it gets the assignment's previous revision")
+    assert before["reasons"][-1].endswith("clears the failure: it gets the assignment's previous revision")
     assert before["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 0, this one -1"}]
 
 
@@ -148,7 +148,7 @@ def test_an_assignment_that_moves_to_another_slot() -> None:
     moved = going.rollout.candidate.model_copy(update={"slot": "y"})
     there, here = explained(going.model_copy(update={"rollout": going.rollout.model_copy(update={"candidate": moved})}))
     assert (there["slot"], there["assignment"], here["slot"], here["assignment"]) == ("", None, "y", "a")
-    assert there["rejected"] == [{"assignment": "a", "reason": "it gives the agent slot y"}]
+    assert there["rejected"] == [{"assignment": "a", "reason": "it fills slot y instead"}]
 
 
 def test_packages_that_cannot_be_given_say_why() -> None:

@@ -112,7 +112,7 @@ def test_selectors_that_say_the_same_are_the_same() -> None:
     [
         ("{text: x}", ""),
         ("{text: x, config: {a: 1}}", "either config or text"),
-        ("{config: {a: 1}, content_type: text/plain}", "with text, any"),
+        ("{config: {a: 1}, content_type: text/plain}", "with text it may be any"),
         ("{config: {a: 1}, variables: [{name: x, type: int}, {name: x, type: int}]}", "variable x is declared twice"),
     ],
 )

@@ -27,7 +27,7 @@ VARIABLES = {"apiVersion": "opamp.io/v1", "kind": "RegionVariables", "metadata":
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ({"metadata": {"name": "a b"}}, "metadata.name: 'a b' is not a valid name here"),
+        ({"metadata": {"name": "a b"}}, "metadata.name: 'a b' is not a valid name"),
         ({"metadata": {"name": "eu", "nane": 1}}, "metadata.nane: unknown key; did you mean name?"),
         ({"spec": {}}, "spec.values: is missing"),
         ({"apiVersion": "v0"}, "apiVersion: Input should be 'opamp.io/v1'"),

@@ -32,8 +32,8 @@ def test_a_good_signature() -> None:
     ("package", "problem"),
     [
         (signed(signature=""), "agent@1 is not signed"),
-        (signed(key="other"), "agent@1 is signed with other, and there is no PackageSigningKey with that name"),
-        (signed(key=""), "agent@1 is signed with a key, and there is no PackageSigningKey with that name"),
+        (signed(key="other"), "agent@1 is signed with other, but no PackageSigningKey has that name"),
+        (signed(key=""), "agent@1 is signed with an unnamed key, but no PackageSigningKey has that name"),
         (signed(expires_ms=10), "the signature of agent@1 has expired"),
         (signed("2"), "the signature of agent@2 is wrong"),
         (signed(signature="00" * 64), "the signature of agent@1 is wrong"),

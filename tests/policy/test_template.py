@@ -137,7 +137,7 @@ def test_a_config_that_is_no_yaml_is_text_with_placeholders() -> None:
     [
         ({}, "either config or text"),
         ({"text": "x", "config": {"a": 1}}, "either config or text"),
-        ({"config": {"a": 1}, "content_type": "application/toml"}, "with text, any"),
+        ({"config": {"a": 1}, "content_type": "application/toml"}, "with text it may be any"),
         ({"text": "x", "content_type": "no type"}, "pattern"),
         ({"text": ""}, "at least 1"),
     ],

@@ -75,7 +75,7 @@ def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
 
 def test_a_variable_that_goes_through_a_plain_value(tmp_path: Path) -> None:
     file = _file(tmp_path, "node: {name: a}")
-    with pytest.raises(SettingsError, match=r"\$OPAMP_RELAY_NODE__NAME__X: node.name.x: passes through"):
+    with pytest.raises(SettingsError, match=r"\$OPAMP_RELAY_NODE__NAME__X: node.name.x: lies below"):
         load(NodeSettings, file=file, environment={"OPAMP_RELAY_NODE__NAME__X": "1"})
 
 

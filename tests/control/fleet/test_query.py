@@ -74,7 +74,7 @@ async def test_an_agent_is_found_by_what_people_call_it(plane: ControlPlane) -> 
         await query.find(plane.fleet, "host-0")
     with pytest.raises(Conflict, match="agen matches 4 agents"):
         await query.find(plane.fleet, "agen")
-    with pytest.raises(NotFound, match="shortened to 4 characters"):
+    with pytest.raises(NotFound, match="needs at least 4 characters"):
         await query.find(plane.fleet, "age")
     with pytest.raises(NotFound):
         await query.find(plane.fleet, "nobody")
