@@ -1,4 +1,4 @@
-"""Tests start programs as child processes, and gRPC's fork handlers abort a child that is forked while streams are up."""
+"""Tests of the relay. They start child processes, and gRPC's fork handlers abort a child forked while streams are open."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: uvloop as in production, and programs on ports of the system's choice."""
+"""Fixtures shared by all tests: uvloop as in production, and programs on free ports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ settings.register_profile("fast", max_examples=100, deadline=None)
 settings.register_profile("deep", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 WITHIN_S = 10.0
-"""The longest that anything eventual may take here."""
+"""The longest wait for an eventual condition."""
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -33,7 +33,7 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 @pytest.fixture
 async def loop_errors() -> AsyncIterator[None]:
-    """An exception that only the loop saw fails the test."""
+    """Fail the test on exceptions that reach only the event loop."""
     seen: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     yield
@@ -42,14 +42,14 @@ async def loop_errors() -> AsyncIterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every asynchronous test watches its loop."""
+    """Watch the loop of every asynchronous test."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             item.fixturenames.insert(0, "loop_errors")
 
 
 async def eventually(check: Callable[[], Any | Awaitable[Any]], within_s: float = WITHIN_S) -> Any:
-    """Wait until `check` gives something true, and give that."""
+    """Wait until `check` returns a true value; return that value."""
     deadline = asyncio.get_running_loop().time() + within_s
     while True:
         value = check()
@@ -62,7 +62,7 @@ async def eventually(check: Callable[[], Any | Awaitable[Any]], within_s: float 
 
 
 class Programs:
-    """Starts control planes and nodes on free ports; the fixture stops what is left."""
+    """Starts control planes and nodes on free ports; the fixture stops those still running."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -75,7 +75,7 @@ class Programs:
         return program
 
     async def opened(self, **more: Any) -> ControlPlane:
-        """A control plane's rooms, without ports, and with nothing that moves by itself."""
+        """A control plane without ports and background tasks."""
         program = self._control_plane(**more)
         await program.open()
         self._running.append(program)
@@ -105,7 +105,7 @@ class Programs:
         clock: Clock | None = None,
         **more: Any,
     ) -> Node:
-        """A node; `upstream` is the port of its control plane (1: there is none)."""
+        """Start a node; `upstream` is the port of its control plane (1: none)."""
         fixed = ports or {}
         server: dict[str, Any] = {
             "websocket": {"endpoint": f"127.0.0.1:{fixed.get('websocket', 0)}"},
@@ -169,7 +169,7 @@ spec:
 def assignment(
     name: str, *, rate: int = 1, priority: int = 0, selector: str = "{}", slot: str = "", version: str = "v1"
 ) -> str:
-    """A ConfigAssignment of the basic template."""
+    """A ConfigAssignment that uses the basic template."""
     return f"""---
 apiVersion: opamp.io/v1
 kind: ConfigAssignment

@@ -1,6 +1,6 @@
-"""Every file of the rooms that decide is covered, each branch of it, by its own mirrored test file alone.
+"""Check that the mirrored test of each decision module alone covers every branch of it.
 
-What decides is tested as values: a branch that only the test of a whole program reaches is a rule that nobody wrote down.
+Decisions are tested as values. A branch that only the test of a whole program reaches is a rule that nobody wrote down.
 
     python -m tests.individual_coverage [FILE...]
 """
@@ -16,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("opamp", "policy", "fleet", "control/rollouts", "control/ledger")
+PACKAGES = ("opamp", "policy", "fleet", "control/rollouts", "control/ledger")
 """Folders below `relay`."""
 
 
 def sources() -> list[Path]:
-    """All files of the rooms, with a folder's own files but `__init__.py`."""
-    found = (path for room in ROOMS for path in (ROOT / "relay" / room).rglob("*.py"))
+    """All files below `PACKAGES` except `__init__.py`."""
+    found = (path for package in PACKAGES for path in (ROOT / "relay" / package).rglob("*.py"))
     return sorted(path for path in found if path.name != "__init__.py")
 
 
 def missing(source: Path) -> str:
-    """What of a file its own test does not reach; empty for nothing."""
+    """Lines and branches of a file that its own test does not reach; empty if there are none."""
     relative = source.relative_to(ROOT / "relay")
     test = ROOT / "tests" / relative.parent / f"test_{relative.name}"
     if not test.exists():
@@ -38,9 +38,9 @@ def missing(source: Path) -> str:
         python = [sys.executable, "-m"]
         traced = ["--branch", f"--source={source.parent.relative_to(ROOT)}"]
         command = [*python, "coverage", "run", *traced, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        ran = subprocess.run([*command, str(test)], cwd=ROOT, env=environment, capture_output=True, text=True)
-        if ran.returncode:
-            return f"its test fails:\n{ran.stdout[-2000:]}{ran.stderr[-500:]}"
+        run = subprocess.run([*command, str(test)], cwd=ROOT, env=environment, capture_output=True, text=True)
+        if run.returncode:
+            return f"its test fails:\n{run.stdout[-2000:]}{run.stderr[-500:]}"
         report = [*python, "coverage", "json", "-q", "-o", f"{folder}/report", include]
         subprocess.run(report, cwd=ROOT, env=environment, check=True, capture_output=True)
         (found,) = json.loads(Path(f"{folder}/report").read_text())["files"].values()
@@ -50,14 +50,14 @@ def missing(source: Path) -> str:
 
 
 def main() -> int:
-    """Look at all files, or those that are named; 1 where one lacks something."""
+    """Check all files, or those named on the command line; return 1 if one is not covered."""
     files = [Path(name).resolve() for name in sys.argv[1:]] or sources()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        lacking = {source: found for source, found in zip(files, pool.map(missing, files), strict=True) if found}
-    for source, found in lacking.items():
+        uncovered = {source: found for source, found in zip(files, pool.map(missing, files), strict=True) if found}
+    for source, found in uncovered.items():
         print(f"{source.relative_to(ROOT)}: its own test does not reach {found}")
-    print(f"{len(files) - len(lacking)} of {len(files)} files are covered by their own tests alone")
-    return bool(lacking)
+    print(f"{len(files) - len(uncovered)} of {len(files)} files are covered by their own tests alone")
+    return bool(uncovered)
 
 
 if __name__ == "__main__":

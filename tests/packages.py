@@ -1,4 +1,4 @@
-"""Packages for tests: pushed into a control plane, and installed by agents that obey."""
+"""Helpers for tests: push packages to a control plane, and agents that install them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def digest(content: bytes) -> str:
 async def push(
     plane: ControlPlane, content: bytes, name: str = "otelcol", version: str = "1", *, piece: int = 1 << 20, **more: Any
 ) -> str:
-    """Give the file's SHA-256."""
+    """Push a file; return its SHA-256."""
     sha256 = digest(content)
     offset, complete = await plane.packages.blobs.received(sha256)
     while not complete and offset < len(content):
@@ -47,14 +47,14 @@ def package_assignment(version: str = "1", name: str = "agents", package: str = 
 
 
 class PackageAgent:
-    """An agent that downloads what it is offered, over the transport of the test."""
+    """An agent that downloads offered packages, over the transport of the test."""
 
     def __init__(self, agent: TestAgent) -> None:
         self.agent = agent
         self.content: dict[str, bytes] = {}
         self.offers = 0
         self.refuses = False
-        """It cannot install what it downloaded."""
+        """Whether it fails to install its downloads."""
 
     @classmethod
     async def join(cls, node: Node, transport: str = "websocket", **attributes: str) -> PackageAgent:
@@ -73,7 +73,7 @@ class PackageAgent:
     """The newest answer."""
 
     async def wait(self) -> pb.PackagesAvailable:
-        """The offer that came or comes."""
+        """The current offer; waits for one if there is none."""
         while not self.last.HasField("packages_available"):
             self.last = await self.agent.pipe.pushed()
         offer = self.last.packages_available

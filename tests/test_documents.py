@@ -25,14 +25,14 @@ def test_scalars_follow_yaml_1_2() -> None:
     assert core_scalar("9" * 41) == "9" * 41
 
 
-def test_every_value_knows_its_line() -> None:
+def test_every_value_has_its_line() -> None:
     (document,) = parse("a:\n  b: 1\n  c:\n    - x\n    - y\n", "f.yaml")
     assert document.lines["a.c.1"] == 5
     assert str(document.problem("a.b", "bad")) == "f.yaml:2: a.b: bad"
     assert str(document.problem("a.c.7.z", "bad")) == "f.yaml:3: a.c.7.z: bad"
 
 
-def test_several_documents_and_empty_ones() -> None:
+def test_several_and_empty_documents() -> None:
     assert [d.value for d in parse("---\n---\na: 1\n---\nb: 2\n", "f")] == [{"a": 1}, {"b": 2}]
     assert [d.line for d in parse("a: 1\n---\nb: 2\n", "f")] == [1, 3]
 
@@ -61,14 +61,14 @@ def test_bad_documents_are_refused_with_a_reason(text: str | bytes, reason: str)
     assert reason in refused(text)
 
 
-def test_an_alias_bomb_costs_no_more_than_its_limit() -> None:
+def test_alias_bomb_is_limited() -> None:
     bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
     for i in range(1, 10):
         bomb += f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n"
     assert "aliases" in refused(bomb)
 
 
-def test_an_alias_to_itself_is_refused() -> None:
+def test_recursive_alias_is_refused() -> None:
     assert "nested" in refused("a: &a [*a]")
 
 
@@ -80,7 +80,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "30", "s", "1y", "-5s", "1h 5m"])
-def test_what_is_no_duration(text: str) -> None:
+def test_invalid_durations(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)
 
@@ -93,7 +93,7 @@ json_values = st.recursive(
 
 
 @given(json_values)
-def test_canonical_json_does_not_depend_on_order(value: object) -> None:
+def test_canonical_json_is_order_independent(value: object) -> None:
     def turned(node: object) -> object:
         if isinstance(node, dict):
             return {k: turned(node[k]) for k in reversed(list(node))}
@@ -103,7 +103,7 @@ def test_canonical_json_does_not_depend_on_order(value: object) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_only_documented_errors_come_out(data: bytes) -> None:
+def test_only_documented_errors_are_raised(data: bytes) -> None:
     with contextlib.suppress(Refused):
         parse(data, "f")
 
@@ -112,6 +112,6 @@ def test_leaves_name_every_scalar() -> None:
     assert list(leaves({"a": [1, {"b": 2}], "c": None})) == [("a.0", 1), ("a.1.b", 2), ("c", None)]
 
 
-def test_a_tab_is_called_a_tab() -> None:
+def test_tab_is_named_in_the_error() -> None:
     with pytest.raises(Refused, match=r"f:2: not YAML: a line begins with a tab; YAML is indented with spaces"):
         parse("a:\n\tb: 1\n", "f")

@@ -1,12 +1,12 @@
 from relay.errors import Outcome, Overloaded, Problem, Refused, SettingsError, TooLarge
 
 
-def test_a_problem_prints_so_that_editors_can_follow_it() -> None:
+def test_problem_prints_as_file_line_path_reason() -> None:
     assert str(Problem("a.yaml", 3, "spec.rate", "too high")) == "a.yaml:3: spec.rate: too high"
     assert str(Problem("a.yaml", 0, "", "empty")) == "a.yaml: empty"
 
 
-def test_a_refusal_carries_every_problem() -> None:
+def test_refusal_carries_all_problems() -> None:
     problems = [Problem("a", 1, "x", "bad"), Problem("a", 2, "y", "worse")]
     refused = SettingsError(problems)
     assert refused.problems == tuple(problems)
@@ -14,6 +14,6 @@ def test_a_refusal_carries_every_problem() -> None:
     assert Refused(problems, outcome=Outcome.CONFLICT).outcome is Outcome.CONFLICT
 
 
-def test_whose_fault_it_is_shows_in_the_outcome() -> None:
+def test_outcome_distinguishes_client_and_server_faults() -> None:
     assert TooLarge("x").outcome is Outcome.TOO_LARGE
     assert Overloaded("x", retry_after_s=3).retry_after_s == 3

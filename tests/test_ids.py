@@ -5,7 +5,7 @@ import pytest
 from relay.ids import digest64, format_uid, new_instance_uid, parse_uid, sha256
 
 
-def test_a_new_uid_is_a_uuid_v7_that_sorts_by_time() -> None:
+def test_new_uid_is_a_uuid_v7_that_sorts_by_time() -> None:
     early, late = (new_instance_uid(ms, b"\xff" * 10) for ms in (1_000, 2_000))
     assert uuid.UUID(bytes=early).version == 7
     assert uuid.UUID(bytes=early).variant == uuid.RFC_4122
@@ -14,7 +14,7 @@ def test_a_new_uid_is_a_uuid_v7_that_sorts_by_time() -> None:
         new_instance_uid(1, b"")
 
 
-def test_uids_read_back_from_their_text() -> None:
+def test_uid_text_round_trip() -> None:
     uid = bytes(range(16))
     assert parse_uid(format_uid(uid)) == uid
     assert parse_uid("agent-001") is None

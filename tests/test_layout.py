@@ -1,4 +1,4 @@
-"""The shape of the house: sizes, mirrored tests, docstrings. (Imports are import-linter's business.)"""
+"""Rules for the source tree: module sizes, mirrored tests, docstrings. (import-linter checks imports.)"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_module_has_its_test(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_and_public_class_says_what_it_is(path: Path) -> None:
+def test_every_module_and_public_class_has_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     for node in tree.body:
@@ -37,7 +37,7 @@ def test_every_module_and_public_class_says_what_it_is(path: Path) -> None:
             assert ast.get_docstring(node), node.name
 
 
-def test_packages_hold_no_logic() -> None:
+def test_init_files_contain_no_logic() -> None:
     for path in SOURCES:
         if path.name == "__init__.py":
             assert len(path.read_text().splitlines()) <= 10, path

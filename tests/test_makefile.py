@@ -1,4 +1,4 @@
-"""What `make` does on a machine that lacks something."""
+"""`make` on a machine with missing requirements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def python_without(folder: Path, *, module: str) -> str:
-    """A Python that cannot import something, as Debian's without python3-venv."""
+    """A Python that cannot import a module, like Debian's without python3-venv."""
     path = folder / "python"
     path.write_text(f'#!/bin/sh\ncase "$*" in *"import "*{module}*) exit 1;; esac\nexec {sys.executable} "$@"\n')
     path.chmod(0o755)
@@ -32,15 +32,15 @@ def python_without(folder: Path, *, module: str) -> str:
 
 
 @pytest.mark.parametrize("target", ["run", "test"])
-def test_without_venv_it_says_what_to_install_and_leaves_nothing_behind(project: Path, target: str) -> None:
-    for _ in range(2):  # the second time is no different
+def test_setup_without_venv_names_the_package_and_leaves_nothing(project: Path, target: str) -> None:
+    for _ in range(2):  # the second run behaves the same
         done = make(project, target, f"PYTHON={python_without(project, module='ensurepip')}")
         assert done.returncode != 0
         assert "lacks venv: install it (on Debian and Ubuntu: apt-get install python3-venv)" in done.stdout
         assert not (project / ".venv").exists()
 
 
-def test_an_old_python_is_named(project: Path) -> None:
+def test_old_python_is_refused(project: Path) -> None:
     old = project / "python"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -49,7 +49,7 @@ def test_an_old_python_is_named(project: Path) -> None:
     assert "Python 3.11 or newer is needed" in done.stdout
 
 
-def test_each_word_has_its_explanation(project: Path) -> None:
+def test_every_target_has_help(project: Path) -> None:
     words = make(project, "help").stdout
     for word in ("setup", "run", "demo-failure", "test", "check", "bench"):
         assert f"\n{word} " in f"\n{words}"

@@ -1,4 +1,4 @@
-"""Raw ends for tests: an OpAMP agent over any transport, and a WebSocket whose every byte the test decides."""
+"""Raw clients for tests: an OpAMP agent over any transport, and a WebSocket controlled byte by byte."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ UPGRADE = (
 CAPABILITIES = 0x3807
 BINARY, TEXT, CONTINUATION, CLOSE, PING, PONG = 0x2, 0x1, 0x0, 0x8, 0x9, 0xA
 _left_open: dict[int, Callable[[], Awaitable[object]]] = {}
-"""Ends that a test has opened and not closed: uvloop cannot be closed over them."""
+"""Open client connections: uvloop cannot be closed while there are any."""
 _counter = iter(range(1 << 30))
 
 
 def new_uid() -> bytes:
-    """A uid that no other test has."""
+    """A uid that no other test uses."""
     return new_instance_uid(1_760_000_000_000, next(_counter).to_bytes(10, "big"))
 
 
@@ -55,7 +55,7 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 
 
 async def is_gone(reader: asyncio.StreamReader) -> bool:
-    """Whether the other side closes within a while, however it does that."""
+    """Whether the other side closes soon, in any way."""
     async with asyncio.timeout(10):
         try:
             return await reader.read(1) == b""
@@ -64,7 +64,7 @@ async def is_gone(reader: asyncio.StreamReader) -> bool:
 
 
 async def close_what_is_left() -> None:
-    """Close every end that a test that failed has left open."""
+    """Close all connections that a failed test left open."""
     for close in list(_left_open.values()):
         with contextlib.suppress(Exception):
             await close()
@@ -113,7 +113,7 @@ class RawSocket:
         return pb.ServerToAgent.FromString(payload[1:])
 
     async def close_code(self) -> int:
-        """The code of the close frame that comes, whatever comes before it."""
+        """The code of the next close frame; earlier frames are skipped."""
         while True:
             opcode, payload = await self.read()
             if opcode == CLOSE:
@@ -125,7 +125,7 @@ class RawSocket:
 
 
 def describe(message: pb.AgentToServer, name: str, **attributes: str) -> None:
-    """Put a description into a report."""
+    """Add a description to a report."""
     message.agent_description.identifying_attributes.add(key="service.name").value.string_value = "test"
     message.agent_description.identifying_attributes.add(key="service.instance.id").value.string_value = name
     for key, value in attributes.items():
@@ -199,7 +199,7 @@ class GrpcPipe:
 
 
 class TestAgent:
-    """An agent whose every message the test writes."""
+    """An agent whose messages the test writes."""
 
     __test__ = False
 
@@ -211,7 +211,7 @@ class TestAgent:
 
     @classmethod
     async def over(cls, transport: str, ports: dict[str, int], name: str = "", uid: bytes | None = None) -> TestAgent:
-        """An agent over `websocket`, `http` or `grpc`, not yet heard."""
+        """Connect an agent over `websocket`, `http` or `grpc`, without sending a report."""
         pipe: Pipe
         if transport == "websocket":
             pipe = WebSocketPipe(await RawSocket.open(ports["websocket"]))
@@ -227,7 +227,7 @@ class TestAgent:
         return pb.AgentToServer(instance_uid=self.uid, sequence_num=self.sequence, **parts)
 
     async def hello(self, status: pb.RemoteConfigStatus | None = None, /, **attributes: str) -> pb.ServerToAgent:
-        """The first report: everything."""
+        """Send the first report: the full state."""
         message = self.message(health=pb.ComponentHealth(healthy=True))
         message.remote_config_status.CopyFrom(status or pb.RemoteConfigStatus())
         describe(message, self.name, **attributes)

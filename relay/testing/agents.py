@@ -1,8 +1,8 @@
-"""Simulated agents: a conversation without I/O, and thousands of them over WebSocket, or some over HTTP.
+"""Simulated agents: one agent's conversation without I/O, and a runner for thousands over WebSocket, or some over HTTP.
 
-A simulated agent does what a supervised Collector does: reports itself, takes configs, checks them (YAML, and pipelines
-that name what exists), reports APPLYING, then APPLIED or FAILED with a reason, sends heartbeats, comes back when cut off.
-It downloads the packages that it is offered, and throws them away once their hash is right.
+A simulated agent behaves like a supervised Collector. It describes itself, accepts configs and checks them (YAML, and
+whether pipelines name configured components), reports APPLYING and then APPLIED or FAILED with a reason, sends heartbeats,
+and reconnects after a disconnect. It downloads offered packages, and discards them once their hash is verified.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ KINDS: dict[str, dict[str, str]] = {
     "gateway": {"service.name": "otelcol-gateway", "role": "gateway", "tier": "production", "os.type": "linux"},
     "host": {"service.name": "otelcol-host", "role": "host", "tier": "development", "os.type": "linux"},
 }
-"""Two kinds of agents that a policy can tell apart."""
+"""Attributes of two kinds of agents that a policy can tell apart."""
 
-Told = Callable[["SimulatedAgent", str, str], None]
+EventHandler = Callable[["SimulatedAgent", str, str], None]
 """(agent, event, detail); events: connected, received, applied, failed, installed, not_installed, disconnected,
 unreachable."""
 
@@ -58,15 +58,15 @@ class SimulatedAgent:
     uid: bytes
     capabilities: int = CAPABILITIES
     check: bool = True
-    """Look into configs and refuse bad ones, as a Collector does."""
-    told: Told = _ignore
+    """Check configs and refuse bad ones, as a Collector does."""
+    told: EventHandler = _ignore
     sequence: int = -1
     applied: bytes | None = None
-    """The config in force (of slot "")."""
+    """The config in force (in slot "")."""
     status: pb.RemoteConfigStatus = field(default_factory=pb.RemoteConfigStatus)
     full_requests: int = 0
     offer: pb.PackagesAvailable | None = None
-    """Packages that wait to be downloaded by who runs the agent."""
+    """Packages to download; whoever runs the agent takes them."""
     packages: pb.PackageStatuses = field(default_factory=pb.PackageStatuses)
 
     def report(self, **parts: Any) -> bytes:
@@ -104,7 +104,7 @@ class SimulatedAgent:
         return effective
 
     def receive(self, message: bytes) -> list[bytes]:
-        """Take a ServerToAgent and give what is to be sent because of it."""
+        """Handle a ServerToAgent; return the messages to send in response."""
         answer = pb.ServerToAgent.FromString(message)
         out: list[bytes] = []
         if answer.HasField("agent_identification"):
@@ -113,18 +113,22 @@ class SimulatedAgent:
             self.full_requests += 1
             out.append(self.full())
         if answer.HasField("remote_config"):
-            out += self._take(answer.remote_config)
+            out += self._apply_config(answer.remote_config)
         if answer.HasField("packages_available"):
             self.offer = answer.packages_available
         return out
 
     def lacking(self, offer: pb.PackagesAvailable) -> list[str]:
-        """Names of the packages of an offer that it does not have."""
-        held = self.packages.packages
-        return [name for name, p in offer.packages.items() if name not in held or held[name].agent_has_hash != p.hash]
+        """Names of the offered packages that the agent does not have."""
+        packages = self.packages.packages
+        return [
+            name
+            for name, p in offer.packages.items()
+            if name not in packages or packages[name].agent_has_hash != p.hash
+        ]
 
     def installing(self, offer: pb.PackagesAvailable) -> bytes:
-        """The report that it begins with an offer; what it has beyond it is gone."""
+        """Start on an offer, drop packages that are not in it, and return the report."""
         statuses = self.packages
         statuses.server_provided_all_packages_hash = offer.all_packages_hash
         for name in [name for name in statuses.packages if name not in offer.packages]:
@@ -136,10 +140,10 @@ class SimulatedAgent:
         return self.report(package_statuses=statuses)
 
     def installed(self, offer: pb.PackagesAvailable, problems: dict[str, str]) -> bytes:
-        """The report of how that ended.
+        """Finish an offer and return the report.
 
         Args:
-            problems: package → why it could not be installed.
+            problems: package → why it was not installed.
         """
         for name in self.lacking(offer):
             entry, package = self.packages.packages[name], offer.packages[name]
@@ -154,7 +158,7 @@ class SimulatedAgent:
             self.told(self, "installed", ", ".join(f"{n} {p.version}" for n, p in sorted(offer.packages.items())))
         return self.report(package_statuses=self.packages)
 
-    def _take(self, remote: pb.AgentRemoteConfig) -> list[bytes]:
+    def _apply_config(self, remote: pb.AgentRemoteConfig) -> list[bytes]:
         if remote.config_hash == self.status.last_remote_config_hash:
             return []
         self.told(self, "received", remote.config_hash.hex())
@@ -194,8 +198,10 @@ def problem_with(config: bytes) -> str | None:
     return None
 
 
-def fleet(count: int, *, prefix: str = "agent", chance: random.Random, told: Told = _ignore) -> list[SimulatedAgent]:
-    """Agents of both kinds in turn, named `prefix-0001` and on."""
+def fleet(
+    count: int, *, prefix: str = "agent", chance: random.Random, told: EventHandler = _ignore
+) -> list[SimulatedAgent]:
+    """Make agents, alternating between the kinds, named `prefix-0001` and so on."""
     agents = []
     kinds = list(KINDS.items())
     for i in range(count):
@@ -215,14 +221,14 @@ def fleet(count: int, *, prefix: str = "agent", chance: random.Random, told: Tol
 
 
 class _Socket(WSListener):
-    def __init__(self, agent: SimulatedAgent, offered: Callable[[], None]) -> None:
+    def __init__(self, agent: SimulatedAgent, on_offer: Callable[[], None]) -> None:
         self._agent = agent
-        self._offered = offered
+        self._on_offer = on_offer
         self._transport: WSTransport | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
-        # A first connection reports everything, a later one goes on where it was (spec: status compression).
+        # The first connection reports the full state; later ones continue from there (spec: status compression).
         self.send(self._agent.full() if self._agent.sequence < 0 else self._agent.report())
         self._agent.told(self._agent, "connected", "")
 
@@ -234,7 +240,7 @@ class _Socket(WSListener):
             for message in self._agent.receive(frame.get_payload_as_bytes()[1:]):
                 self.send(message)
             if self._agent.offer is not None:
-                self._offered()
+                self._on_offer()
 
     def send(self, body: bytes) -> None:
         if self._transport is not None:
@@ -242,12 +248,12 @@ class _Socket(WSListener):
 
 
 class Simulation:
-    """Runs agents against a node. `start`, `stop`.
+    """Runs agents against a node.
 
     Args:
         endpoint: ws://, wss://, http:// or https:// URL.
-        heartbeat_s: between heartbeats, or polls.
-        together: how many connect at once.
+        heartbeat_s: interval of heartbeats, or of polls.
+        together: the most connections opened at once.
     """
 
     def __init__(
@@ -263,19 +269,19 @@ class Simulation:
         self.agents = agents
         self.endpoint = endpoint
         self._heartbeat_s = heartbeat_s
-        self._chance = chance or random.Random()
+        self._rng = chance or random.Random()
         self._gate = asyncio.Semaphore(together)
         self._tasks = Tasks()
         self._ssl = ssl_context
 
     def start(self) -> None:
-        """Begin with all agents; each goes on by itself."""
+        """Start all agents, each in its own task."""
         run = self._over_http if self.endpoint.startswith("http") else self._over_websocket
         for agent in self.agents:
             self._tasks.spawn(run(agent), name=agent.name)
 
     async def stop(self) -> None:
-        """End all agents without a word."""
+        """Stop all agents without an `agent_disconnect`."""
         await self._tasks.close()
 
     async def _over_websocket(self, agent: SimulatedAgent) -> None:
@@ -294,7 +300,7 @@ class Simulation:
                 if failures == 0:
                     agent.told(agent, "unreachable", str(error) or type(error).__name__)
                 failures += 1
-                await asyncio.sleep(self._chance.uniform(0.2, min(5.0, 0.5 * failures)))
+                await asyncio.sleep(self._rng.uniform(0.2, min(5.0, 0.5 * failures)))
                 continue
             failures = 0
             try:
@@ -305,13 +311,13 @@ class Simulation:
             finally:
                 transport.disconnect(False)
             agent.told(agent, "disconnected", "")
-            await asyncio.sleep(self._chance.uniform(0.1, 1.0))
+            await asyncio.sleep(self._rng.uniform(0.1, 1.0))
 
     def _socket(self, agent: SimulatedAgent) -> _Socket:
-        def offered() -> None:
+        def on_offer() -> None:
             self._tasks.spawn(self._install(agent, socket.send), name=f"{agent.name}-install")
 
-        socket = _Socket(agent, offered)
+        socket = _Socket(agent, on_offer)
         return socket
 
     async def _install(self, agent: SimulatedAgent, send: Callable[[bytes], None]) -> None:
@@ -327,7 +333,7 @@ class Simulation:
         send(agent.installed(offer, problems))
 
     async def _download(self, client: aiohttp.ClientSession, file: pb.DownloadableFile) -> str:
-        """Why a file cannot be used; empty where it can."""
+        """Download a file; return why it cannot be used, or "" if it can."""
         digest = hashlib.sha256()
         try:
             async with client.get(file.download_url, ssl=self._ssl or True) as answer:
@@ -337,24 +343,27 @@ class Simulation:
                     digest.update(piece)
         except (aiohttp.ClientError, OSError) as error:
             return str(error) or type(error).__name__
-        return "" if digest.digest() == file.content_hash else "the file is another one"
+        return "" if digest.digest() == file.content_hash else "the file does not match its hash"
 
     async def _sleep_or_end(self, transport: WSTransport) -> None:
         async with beside(transport.wait_disconnected(), name="disconnected") as ended:
-            await asyncio.wait([ended], timeout=self._heartbeat_s * self._chance.uniform(0.9, 1.1))
+            await asyncio.wait([ended], timeout=self._heartbeat_s * self._rng.uniform(0.9, 1.1))
 
     async def _over_http(self, agent: SimulatedAgent) -> None:
         headers = {"Content-Type": "application/x-protobuf"}
         async with aiohttp.ClientSession(headers=headers) as client:
             while True:
-                waiting = [agent.full() if agent.sequence < 0 else agent.report()]
+                outgoing = [agent.full() if agent.sequence < 0 else agent.report()]
                 try:
-                    while waiting:
-                        async with self._gate, client.post(self.endpoint, data=waiting.pop(0), ssl=self._ssl) as answer:
+                    while outgoing:
+                        async with (
+                            self._gate,
+                            client.post(self.endpoint, data=outgoing.pop(0), ssl=self._ssl) as answer,
+                        ):
                             if answer.status == 200:
-                                waiting += agent.receive(await answer.read())
+                                outgoing += agent.receive(await answer.read())
                         if agent.offer is not None:
-                            await self._install(agent, waiting.append)
+                            await self._install(agent, outgoing.append)
                 except (aiohttp.ClientError, OSError):
                     agent.told(agent, "disconnected", "")
-                await asyncio.sleep(self._heartbeat_s * self._chance.uniform(0.9, 1.1))
+                await asyncio.sleep(self._heartbeat_s * self._rng.uniform(0.9, 1.1))

@@ -1,4 +1,4 @@
-"""Throw-away certificates for tests: a CA and what it signs, valid for a day, for loopback names."""
+"""Throw-away certificates for tests: a CA and its certificates, valid for a day, for loopback names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cryptography.x509.oid import NameOID
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Files of one certificate."""
+class CertificateFiles:
+    """The PEM files of one certificate."""
 
     cert_file: Path
     key_file: Path
 
 
 class Authority:
-    """A CA that lives as long as its folder."""
+    """A CA whose files are in a folder; its key is only in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,8 +36,8 @@ class Authority:
         self.ca_file = folder / "ca.crt"
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for `localhost`, 127.0.0.1 and ::1 with this common name."""
+    def issue(self, name: str) -> CertificateFiles:
+        """Issue a certificate with this common name, valid for `localhost`, 127.0.0.1 and ::1."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.DNSName("localhost"), *(x509.IPAddress(ipaddress.ip_address(a)) for a in ("127.0.0.1", "::1"))]
@@ -46,14 +46,14 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
-        pair.cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        pair.key_file.write_bytes(
+        files = CertificateFiles(self._folder / f"{name}.crt", self._folder / f"{name}.key")
+        files.cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files.key_file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        return pair
+        return files
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

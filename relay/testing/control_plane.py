@@ -1,4 +1,4 @@
-"""A control plane that misbehaves on request: older manifests, wrong digests, resources that do not parse, silence."""
+"""A control plane that misbehaves on request: old manifests, wrong digests, resources that do not parse, silence."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _CHUNK_BYTES = 64 << 10
 
 
 class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
-    """Sends exactly the updates that a test puts, and keeps what nodes say."""
+    """Sends exactly the updates that a test queues, and records what nodes send."""
 
     def __init__(self) -> None:
         self.acks: asyncio.Queue[link_pb2.SyncAck] = asyncio.Queue()
         self.hellos: list[link_pb2.SyncHello] = []
         self.reports: list[link_pb2.StatusReport] = []
         self.acknowledging = True
-        """False: reports are taken and never acknowledged."""
+        """False: reports are accepted but never acknowledged."""
         self.blobs: dict[str, bytes] = {}
-        """SHA-256 → what is sent for it, right or wrong."""
+        """SHA-256 → the bytes to send for it, right or wrong."""
         self.cut_after: int | None = None
-        """Break off each fetch after so many bytes."""
+        """Break off each fetch after this many bytes."""
         self.fetches: list[tuple[str, int]] = []
         """(SHA-256, offset) of each fetch."""
         self._updates: asyncio.Queue[link_pb2.SyncResponse] = asyncio.Queue()
@@ -55,10 +55,10 @@ class ScriptedControlPlane(link_pb2_grpc.ControlPlaneServicer):
         region: str = "local",
         corrupt: frozenset[str] = frozenset(),
     ) -> None:
-        """Send a whole policy in one update.
+        """Queue a whole policy as one update.
 
         Args:
-            corrupt: names whose payload is damaged on the way.
+            corrupt: names of resources to damage in transit.
         """
         update = link_pb2.Update(nonce=f"{version[0]}-{version[1]}")
         update.manifest.version.epoch, update.manifest.version.number = version

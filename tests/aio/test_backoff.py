@@ -1,14 +1,14 @@
 from relay.aio.backoff import Backoff
 
 
-def test_delays_grow_to_their_bound_and_start_over() -> None:
+def test_delays_grow_to_a_maximum_and_reset() -> None:
     backoff = Backoff(first_s=1, most_s=5, chance=lambda: 1.0)
     assert [backoff.next_delay_s() for _ in range(4)] == [1, 2, 4, 5]
     backoff.reset()
     assert backoff.next_delay_s() == 1
 
 
-def test_jitter_is_full_but_for_a_tenth() -> None:
+def test_jitter_covers_all_but_a_tenth() -> None:
     assert Backoff(first_s=10, most_s=10, chance=lambda: 0.0).next_delay_s() == 1
 
 

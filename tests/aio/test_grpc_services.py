@@ -7,7 +7,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from relay.aio.grpc_services import add_standard_services
 
 
-async def test_probes_and_reflection_are_answered() -> None:
+async def test_server_answers_probes_and_reflection() -> None:
     server = grpc.aio.server()
     add_standard_services(server, "relay.v1.ControlPlane")
     port = server.add_insecure_port("127.0.0.1:0")

@@ -6,7 +6,7 @@ import signal
 from relay.aio.loop import run, settle_memory
 
 
-def test_a_signal_sets_the_event_and_the_program_ends_by_itself() -> None:
+def test_signal_sets_the_stop_event() -> None:
     async def main(stop: asyncio.Event) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         await stop.wait()
@@ -15,7 +15,7 @@ def test_a_signal_sets_the_event_and_the_program_ends_by_itself() -> None:
     assert run(main) == 7
 
 
-def test_what_is_settled_is_collected_no_more_and_the_rest_seldom() -> None:
+def test_settle_memory_freezes_objects_and_raises_the_gc_threshold() -> None:
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
 

@@ -8,7 +8,7 @@ from relay.aio.ports import obstacle, opening
 from relay.errors import Unopened
 
 
-def test_a_taken_port_names_its_setting_and_its_flag() -> None:
+def test_port_in_use_error_names_setting_and_flag() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
@@ -20,7 +20,7 @@ def test_a_taken_port_names_its_setting_and_its_flag() -> None:
             raise RuntimeError("whatever the server said")
 
 
-def test_the_port_of_a_collector_s_own_metrics_is_said() -> None:
+def test_port_in_use_error_mentions_collector_metrics() -> None:
     with (
         pytest.raises(Unopened, match="an OpenTelemetry Collector takes 8888 for its own metrics"),
         opening("telemetry.metrics.endpoint", "--metrics", "192.0.2.1", 8888),
@@ -28,7 +28,7 @@ def test_the_port_of_a_collector_s_own_metrics_is_said() -> None:
         raise OSError("no")
 
 
-def test_what_is_in_the_way() -> None:
+def test_obstacle() -> None:
     assert obstacle("192.0.2.1", 1) == "not an address of this machine"
     assert obstacle("127.0.0.1", 0) is None
     with opening("a", "--a", "127.0.0.1", 0):

@@ -6,7 +6,7 @@ import pytest
 from relay.aio.tasks import Tasks, beside, to_its_end
 
 
-async def test_close_ends_what_still_runs() -> None:
+async def test_close_cancels_running_tasks() -> None:
     tasks = Tasks()
     running = tasks.spawn(asyncio.sleep(60), name="sleeper")
     await tasks.close()
@@ -14,7 +14,7 @@ async def test_close_ends_what_still_runs() -> None:
     await tasks.close()
 
 
-async def test_a_task_that_dies_is_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failed_task_is_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
     async def die() -> None:
         raise ValueError("why")
 
@@ -26,7 +26,7 @@ async def test_a_task_that_dies_is_logged_with_its_name(caplog: pytest.LogCaptur
     assert "why" in caplog.text
 
 
-async def test_work_beside_a_block_ends_with_it() -> None:
+async def test_beside_ends_the_task_with_the_block() -> None:
     ended = []
 
     async def work() -> None:
@@ -42,7 +42,7 @@ async def test_work_beside_a_block_ends_with_it() -> None:
     assert task.cancelled()
 
 
-async def test_an_error_of_it_is_for_who_awaits_it() -> None:
+async def test_beside_raises_errors_only_to_whoever_awaits_the_task() -> None:
     async def work() -> None:
         raise ValueError("no")
 
@@ -53,7 +53,7 @@ async def test_an_error_of_it_is_for_who_awaits_it() -> None:
         pass
 
 
-async def test_what_must_end_ends_also_when_nobody_waits_any_more() -> None:
+async def test_to_its_end_finishes_despite_cancellation() -> None:
     gate, done = asyncio.Event(), []
 
     async def work() -> str:
@@ -73,7 +73,7 @@ async def test_what_must_end_ends_also_when_nobody_waits_any_more() -> None:
     assert await to_its_end(work(), name="work") == "done"
 
 
-async def test_an_error_of_what_must_end_is_raised_or_the_cancellation_if_that_was_first() -> None:
+async def test_to_its_end_raises_the_error_or_an_earlier_cancellation() -> None:
     async def work() -> None:
         await asyncio.sleep(0.01)
         raise ValueError("no")

@@ -3,7 +3,7 @@ import asyncio
 from relay.aio.watchers import Watchers
 
 
-async def test_who_watches_is_woken_until_it_does_not() -> None:
+async def test_wake_sets_events_until_they_are_discarded() -> None:
     watchers, one, two = Watchers(), asyncio.Event(), asyncio.Event()
     watchers.add(one)
     watchers.add(two)

@@ -1,10 +1,10 @@
-"""`make bench`: the figures, measured on the whole path and on the programs as shipped, printed as a table.
+"""`make bench`: measure the whole path with the programs as shipped, and print the figures as a table.
 
-As shipped: default level of logs, written to a pipe that is read; default limits but for the number of connections.
+As shipped means: logs at the default level, written to a pipe that is read; default limits except for connections.
 
-The node is pinned to one core; the control plane and the load client (a compiled one, see `load/`) have another. The peer
-is a minimal server on opamp-go (see `peers/`), pinned to the same core, in the same run: read the ratio, not the number.
-Latencies count from the time a heartbeat was due.
+The node is pinned to one core; the control plane and the load client (compiled, see `load/`) share another. The peer is a
+minimal server on opamp-go (see `peers/`), pinned to the node's core in the same run: read the ratio, not the number.
+Latency is measured from the time a heartbeat was due.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tests.bench.programs import (
     apply,
     control_plane,
     get,
+    log_sink,
     pinned,
-    read_by_somebody,
     resident_kib,
     running,
     wait_for,
@@ -48,9 +48,9 @@ PARTS = ["decisions", "heartbeats", "connects", "memory", "tls", "changes", "pac
 
 def node(folder: Path, *more: str) -> subprocess.Popen[str]:
     args = ["node", "--data", str(folder / "node"), *more]
-    room_for_the_probe = os.environ | {"OPAMP_RELAY_SERVER__WEBSOCKET__MAX_CONNECTIONS": "20000"}
-    with read_by_somebody() as logs:
-        process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args, env=room_for_the_probe, stderr=logs)
+    environment = os.environ | {"OPAMP_RELAY_SERVER__WEBSOCKET__MAX_CONNECTIONS": "20000"}
+    with log_sink() as logs:
+        process = pinned(NODE_CORE, str(BIN / "opamp-relay"), *args, env=environment, stderr=logs)
     wait_for("http://127.0.0.1:4321/health")
     return process
 
@@ -90,7 +90,7 @@ spec: {{template: {{name: large, version: v1}}, values: {{rate: {rate}}}}}
 
 
 def zones(rate: int) -> str:
-    """An assignment for each of fifty zones, before the one for everybody."""
+    """An assignment for each of fifty zones, with priority over the one for all agents."""
     return "".join(
         f"""---
 apiVersion: opamp.io/v1
@@ -109,11 +109,11 @@ spec:
 def heartbeats(folder: Path) -> list[Row]:
     def measure(port: int) -> float:
         command = [str(HERE / "bin" / "load"), "-mode", "heartbeat", "-agents", "200", "-seconds", "6"]
-        done = subprocess.run(
+        result = subprocess.run(
             ["taskset", "-c", LOAD_CORE, *command, "-target", f"127.0.0.1:{port}"],
             capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
-        figure: float = json.loads(done.stdout.splitlines()[-1])["per_second"]
+        figure: float = json.loads(result.stdout.splitlines()[-1])["per_second"]
         return figure
 
     ours, theirs = [], []
@@ -127,14 +127,14 @@ def heartbeats(folder: Path) -> list[Row]:
             ours.append(measure(4320))
     ratio = sorted(o / t for o, t in zip(ours, theirs, strict=True))[1]
     figures = f"{sorted(ours)[1]:,.0f}/s; opamp-go {sorted(theirs)[1]:,.0f}/s; ratio {ratio:.2f}"
-    return [Row("heartbeat exchanges a core, WebSocket", figures, "ratio >= 1.2")]
+    return [Row("heartbeat exchanges per core, WebSocket", figures, "ratio >= 1.2")]
 
 
 def connects(folder: Path, agents: int) -> list[Row]:
     with running(node(folder / "connects")), running(Load(agents, "-interval", "300s").process) as load:
         assert load.stdout is not None
-        said = json.loads(load.stdout.readline())
-    figures = f"{said['per_second']:,.0f}/s, {said['failed']} refused"
+        connected = json.loads(load.stdout.readline())
+    figures = f"{connected['per_second']:,.0f}/s, {connected['failed']} refused"
     return [Row(f"{agents:,} agents connect at once, no policy", figures, ">= 4,000/s")]
 
 
@@ -159,14 +159,14 @@ def memory(folder: Path, agents: int, *, tls: bool) -> list[Row]:
             slope = (resident_kib(server.pid) - before) / agents
     kind = "TLS" if tls else "plain"
     figures = f"{slope:.1f} KiB; the node's base {before / 1024:.0f} MiB"
-    return [Row(f"memory an idle agent, {kind}", figures, "<= 34 KiB" if tls else "<= 12 KiB")]
+    return [Row(f"memory per idle agent, {kind}", figures, "<= 34 KiB" if tls else "<= 12 KiB")]
 
 
 NO_LOGS = ("--log-level", "error")
 
 
 def without_logs(folder: Path, agents: int) -> list[Row]:
-    """The same with logs off: what they cost."""
+    """The same with logs off, to show their cost."""
     plane = control_plane(folder)
     with running(plane):
         apply(policy(1))
@@ -194,7 +194,7 @@ def changes(folder: Path, agents: int) -> list[Row]:
                 load.ask("change 1000")
                 time.sleep(AWAY_S)
                 plane = control_plane(folder)
-                rows += _back_rows(agents, f"control plane back after {AWAY_S} s, 1,000 changed: exact")
+                rows += _recovery_rows(agents, f"control plane back after {AWAY_S} s, 1,000 changed: exact")
                 rows += _command_rows(agents)
         plane.kill()
         plane.wait()
@@ -205,7 +205,7 @@ def changes(folder: Path, agents: int) -> list[Row]:
                 load.ask("change 1000")
                 time.sleep(5)
                 plane = control_plane(folder)
-                rows += _back_rows(
+                rows += _recovery_rows(
                     agents + 1000, "both killed, 1,000 new and 1,000 changed: exact after the link is up"
                 )
     finally:
@@ -215,42 +215,46 @@ def changes(folder: Path, agents: int) -> list[Row]:
 
 
 def _change_rows(load: Load, agents: int) -> list[Row]:
-    said = load.line("connected")
-    joined_s = load.line("config")["last"] - (said["at"] - said["seconds"])
+    connected = load.line("connected")
+    joined_s = load.line("config")["last"] - (connected["at"] - connected["seconds"])
     rows = [
         Row(f"{agents:,} agents join: described, given 20 KB, APPLIED", f"{agents / joined_s:,.0f}/s", ">= 3,500/s")
     ]
     time.sleep(8)
     idle = load.ask("idle")["heartbeats"]
-    took, sweeps, p99, worst = [], [], [], []
+    durations, sweeps, p99, worst = [], [], [], []
     for rate in range(2, 5):
-        with running(probe(PROBE_S)) as watching:
+        with running(probe(PROBE_S)) as running_probe:
             time.sleep(0.5)
             began = apply(policy(rate))
             config = load.line("config")
-            took.append(config["last"] - began)
+            durations.append(config["last"] - began)
             sweeps.append(metric("opamp_relay_policy_change_seconds"))
-            assert watching.stdout is not None
-            seen = json.loads(watching.stdout.readline())
-        p99.append(seen["p99_ms"])
-        worst.append(seen["max_ms"])
+            assert running_probe.stdout is not None
+            latencies = json.loads(running_probe.stdout.readline())
+        p99.append(latencies["p99_ms"])
+        worst.append(latencies["max_ms"])
         time.sleep(6)
     middle = 1
     rows.append(
-        Row(f"policy change, 20 KB, to the last of {agents:,}, answering", f"{sorted(took)[middle]:.2f} s", "<= 0.9 s")
+        Row(
+            f"policy change, 20 KB, until the last of {agents:,} has it",
+            f"{sorted(durations)[middle]:.2f} s",
+            "<= 0.9 s",
+        )
     )
-    rows.append(Row("  of which the node", f"{sorted(sweeps)[middle]:.2f} s", "<= 0.35 s"))
+    rows.append(Row("  the node's share of that", f"{sorted(sweeps)[middle]:.2f} s", "<= 0.35 s"))
     during = f"{sorted(p99)[middle]:.0f} ms, longest {max(worst):.0f} ms; idle {idle['p99_ms']:.1f} ms"
     rows.append(Row("  heartbeats' p99 during it", during, "<= 100 ms"))
     apply(zones(100))
     time.sleep(8)
-    with running(probe(PROBE_S)) as watching:
+    with running(probe(PROBE_S)) as running_probe:
         time.sleep(0.5)
         apply(zones(200))
-        assert watching.stdout is not None
-        seen = json.loads(watching.stdout.readline())
-    figure = f"{seen['max_ms']:.0f} ms; p99 {seen['p99_ms']:.0f} ms"
-    rows.append(Row("  in 50 cohorts: the longest heartbeat", figure, "<= 50 ms"))
+        assert running_probe.stdout is not None
+        latencies = json.loads(running_probe.stdout.readline())
+    figure = f"{latencies['max_ms']:.0f} ms; p99 {latencies['p99_ms']:.0f} ms"
+    rows.append(Row("  longest heartbeat with 50 cohorts", figure, "<= 50 ms"))
     time.sleep(6)
     return rows
 
@@ -260,10 +264,10 @@ def _idle_rows(agents: int) -> list[Row]:
     before = metric('opamp_relay_link_messages_total{kind="report_sent"}')
     time.sleep(20)
     each = (metric('opamp_relay_link_messages_total{kind="report_sent"}') - before) / 20
-    return [Row(f"messages upward, {agents:,} idle agents", f"{each:.2f}/s", "<= 1/s")]
+    return [Row(f"messages upward for {agents:,} idle agents", f"{each:.2f}/s", "<= 1/s")]
 
 
-def _back_rows(agents: int, what: str) -> list[Row]:
+def _recovery_rows(agents: int, what: str) -> list[Row]:
     began = time.monotonic()
     up = None
     while time.monotonic() < began + 60:
@@ -285,16 +289,16 @@ def _command_rows(agents: int) -> list[Row]:
         began = time.monotonic()
         subprocess.run([str(BIN / "opampctl"), "get", "agents"], capture_output=True, check=True, timeout=30)
         times.append(time.monotonic() - began)
-    rows = [Row(f"opampctl get agents, {agents:,} of them", f"{sorted(times[1:])[1]:.2f} s", "<= 0.4 s")]
+    rows = [Row(f"opampctl get agents, {agents:,} agents", f"{sorted(times[1:])[1]:.2f} s", "<= 0.4 s")]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(zones(300))
         file.flush()
         began = time.monotonic()
         command = [str(BIN / "opampctl"), "diff", "-f", file.name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
-        took = time.monotonic() - began
-    assert f"{agents} agents would change" in done.stdout, done.stdout[-500:]
-    rows.append(Row(f"opampctl diff over {agents:,} agents", f"{took:.2f} s", "<= 3 s"))
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=60)
+        duration = time.monotonic() - began
+    assert f"{agents} agents would change" in result.stdout, result.stdout[-500:]
+    rows.append(Row(f"opampctl diff over {agents:,} agents", f"{duration:.2f} s", "<= 3 s"))
     return rows
 
 
@@ -311,7 +315,7 @@ def packages(folder: Path) -> list[Row]:
     rows: list[Row] = []
     with (
         running(control_plane(folder)),
-        downloads.nginx(folder, file, pair.cert_file, pair.key_file, NODE_CORE) as is_there,
+        downloads.nginx(folder, file, pair.cert_file, pair.key_file, NODE_CORE) as nginx_is_installed,
     ):
         downloads.push(file)
         for kind, more, port in (
@@ -319,21 +323,21 @@ def packages(folder: Path) -> list[Row]:
             ("TLS", ["-c", str(tls)], downloads.NGINX_TLS_PORT),
         ):
             with running(node(folder / kind, *more)) as server:
-                url = downloads.offered(4320, kind == "TLS")
+                url = downloads.offered_url(4320, kind == "TLS")
                 before = resident_kib(server.pid)
                 ours, theirs = [], []
                 for _ in range(3):
                     scheme = "https" if kind == "TLS" else "http"
-                    if is_there:
+                    if nginx_is_installed:
                         theirs.append(downloads.download(f"{scheme}://127.0.0.1:{port}/file", LOAD_CORE))
                     ours.append(downloads.download(url, LOAD_CORE))
                 rows += _download_rows(kind, ours, theirs, (resident_kib(server.pid) - before) / 1024)
                 if kind == "plain":
-                    rows += _beside_rows(url)
+                    rows += _during_download_rows(url)
     return rows
 
 
-def _download_rows(kind: str, ours: list[float], theirs: list[float], grown_mib: float) -> list[Row]:
+def _download_rows(kind: str, ours: list[float], theirs: list[float], growth_mib: float) -> list[Row]:
     figures = f"{sorted(ours)[1] / 1e6:,.0f} MB/s"
     if theirs:
         ratio = sorted(o / t for o, t in zip(ours, theirs, strict=True))[1]
@@ -341,49 +345,49 @@ def _download_rows(kind: str, ours: list[float], theirs: list[float], grown_mib:
     what = f"{downloads.SIZE // 1_000_000} MB x {downloads.AGENTS} agents, {kind}"
     return [
         Row(what, figures, "ratio >= 0.9" if kind == "plain" else "ratio >= 0.85"),
-        Row("  the node's memory grew by", f"{grown_mib:.0f} MiB", "<= 64 MB"),
+        Row("  the node's memory grew by", f"{growth_mib:.0f} MiB", "<= 64 MB"),
     ]
 
 
-def _beside_rows(url: str) -> list[Row]:
-    fetched = metric("opamp_relay_blob_fetch_bytes_total") / downloads.SIZE
+def _during_download_rows(url: str) -> list[Row]:
+    fetches = metric("opamp_relay_blob_fetch_bytes_total") / downloads.SIZE
     quiet = []
     for busy in (False, True):
         loads = [downloads.start(url, LOAD_CORE)] if busy else []
-        with running(probe(PROBE_S)) as watching:
-            assert watching.stdout is not None
-            quiet.append(json.loads(watching.stdout.readline()))
+        with running(probe(PROBE_S)) as running_probe:
+            assert running_probe.stdout is not None
+            quiet.append(json.loads(running_probe.stdout.readline()))
         for load in loads:
             load.wait()
     idle, during = quiet
     figures = f"{during['p99_ms']:.1f} ms, longest {during['max_ms']:.0f} ms; idle {idle['p99_ms']:.1f} ms"
     return [
-        Row("  fetched from above, files", f"{fetched:.2f}", "1.00"),
+        Row("  files fetched from the control plane", f"{fetches:.2f}", "1.00"),
         Row("  heartbeats' p99 during it", figures, "<= idle + 20 ms"),
     ]
 
 
-def decided(_: Path) -> list[Row]:
+def decisions(_: Path) -> list[Row]:
     plan, evaluation = (min(measure() for _ in range(3)) for measure in (plan_seconds, evaluation_seconds))
     return [
-        Row("plan of a stage over 100,000 agents", f"{plan:.2f} s", "<= 0.5 s"),
-        Row("policy of 1,000 assignments for a new agent", f"{evaluation * 1000:.2f} ms", "<= 1 ms"),
+        Row("planning a stage over 100,000 agents", f"{plan:.2f} s", "<= 0.5 s"),
+        Row("evaluating 1,000 assignments for a new agent", f"{evaluation * 1000:.2f} ms", "<= 1 ms"),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--agents", type=int, default=10_000)
-    parser.add_argument("--fleet", type=int, default=100_000, help="agents of the part `fleet`")
+    parser.add_argument("--fleet", type=int, default=100_000, help="number of agents in the part `fleet`")
     parser.add_argument("parts", nargs="*", default=PARTS)
     options = parser.parse_args()
     for tool in ("go", "taskset"):
         if shutil.which(tool) is None:
-            sys.exit(f"{tool} is needed for the benchmark")
+            sys.exit(f"{tool} is required for the benchmark")
     subprocess.run(["go", "build", "-o", str(HERE / "bin") + "/", "./load", "./peers"], cwd=HERE, check=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parts: dict[str, Callable[[Path], list[Row]]] = {
-        "decisions": decided,
+        "decisions": decisions,
         "heartbeats": lambda folder: heartbeats(folder),
         "connects": lambda folder: connects(folder, options.agents),
         "memory": lambda folder: memory(folder, options.agents, tls=False),
@@ -392,7 +396,7 @@ def main() -> None:
         "packages": packages,
         "fleet": lambda folder: fleet.measure(folder, options.fleet),
     }
-    print(f"{'measured on the whole path':<58}{'figure':<58}to reach", flush=True)
+    print(f"{'measured on the whole path':<58}{'figure':<58}target", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.parts:
             for row in parts[name](Path(scratch)):

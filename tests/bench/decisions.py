@@ -1,4 +1,4 @@
-"""The decisions alone, in this process: what a plan and an evaluation cost."""
+"""The cost of decisions alone, in this process: planning a stage and evaluating a policy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ASSIGNMENTS = 1_000
 
 
 def plan_seconds() -> float:
-    """Choosing the targets of a rollout among all agents, and the threshold of its first stage."""
+    """Time to choose the targets of a rollout among all agents, and the threshold of its first stage."""
     agents = [
         ("eu" if i % 2 else "us", Facts(f"agent-{i}", {"tier": "prod" if i % 3 else "dev", "zone": str(i % 50)}, {}))
         for i in range(_AGENTS)
@@ -34,12 +34,12 @@ def plan_seconds() -> float:
 
 
 def evaluation_seconds() -> float:
-    """Deciding for an agent that was never seen, by a policy of a thousand assignments."""
-    made = [
+    """Time to decide for a new agent, with a policy of a thousand assignments."""
+    assignments = [
         published(f"a{i}", stable=revision(1), priority=i, selector=Selector(labels={"tier": f"t{i}"}))
         for i in range(_ASSIGNMENTS)
     ]
-    evaluator = Evaluator(build(resources(*made)))
+    evaluator = Evaluator(build(resources(*assignments)))
     facts = Facts("x", {"tier": "t7"}, {})
     rounds = 200
     began = time.perf_counter()

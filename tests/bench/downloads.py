@@ -1,4 +1,4 @@
-"""Packages on the whole path: one fetch from above, many downloads below, beside nginx with the same file."""
+"""Packages on the whole path: one fetch from the control plane, many downloads, compared with nginx and the same file."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def push(file: Path) -> None:
         [ctl, "package", "push", str(file), "--name", "bench", "--version", "v1"],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    document = (
+    assignment = (
         "apiVersion: opamp.io/v1\nkind: PackageAssignment\nmetadata: {name: bench}\n"
         "spec: {packages: [{name: bench, version: v1}]}\n"
     )
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as text:
-        text.write(document)
+        text.write(assignment)
         text.flush()
         subprocess.run([ctl, "apply", "-f", text.name], check=True, stdout=subprocess.DEVNULL)
 
 
-def offered(port: int, secure: bool) -> str:
-    """The address that an agent is given, as soon as the node has the file."""
+def offered_url(port: int, secure: bool) -> str:
+    """The download address that an agent is offered once the node has the file."""
     import ssl
 
     connection: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -79,22 +79,22 @@ def offered(port: int, secure: bool) -> str:
 
 
 def start(url: str, core: str) -> subprocess.Popen[str]:
-    """Let all agents download."""
+    """Start the downloads of all agents."""
     command = [str(HERE / "bin" / "load"), "-mode", "download", "-agents", str(AGENTS), "-url", url]
     return subprocess.Popen(["taskset", "-c", core, *command], stdout=subprocess.PIPE, text=True)
 
 
 def download(url: str, core: str) -> float:
-    """Bytes a second of all agents together."""
+    """Bytes per second of all agents together."""
     out, _ = start(url, core).communicate(timeout=300)
-    said = json.loads(out.splitlines()[-1])
-    assert (said["bytes"], said["failed"]) == (SIZE * AGENTS, 0), said
-    return float(said["bytes"] / said["seconds"])
+    result = json.loads(out.splitlines()[-1])
+    assert (result["bytes"], result["failed"]) == (SIZE * AGENTS, 0), result
+    return float(result["bytes"] / result["seconds"])
 
 
 @contextmanager
 def nginx(folder: Path, file: Path, cert: Path, key: Path, core: str) -> Iterator[bool]:
-    """nginx with the file, one worker on the node's core; False where it is not installed."""
+    """nginx serving the file, one worker on the node's core; yields False if it is not installed."""
     program = shutil.which("nginx")
     if program is None:
         yield False
@@ -102,7 +102,7 @@ def nginx(folder: Path, file: Path, cert: Path, key: Path, core: str) -> Iterato
     (folder / "www").mkdir()
     os.link(file, folder / "www" / "file")
     conf = folder / "nginx.conf"
-    user = "user root; " if os.geteuid() == 0 else ""  # else it could not look into our folder
+    user = "user root; " if os.geteuid() == 0 else ""  # otherwise it cannot read our folder
     conf.write_text(_CONF.format(user=user, folder=folder, plain=NGINX_PORT, tls=NGINX_TLS_PORT, cert=cert, key=key))
     process = subprocess.Popen(["taskset", "-c", core, program, "-c", str(conf)], stderr=subprocess.DEVNULL)
     time.sleep(0.5)

@@ -1,6 +1,6 @@
-"""A control plane on one core, and a hundred regions of nodes that only report on the other one (see `regions.py`).
+"""A control plane on one core; on the other, a hundred regions of nodes that only report (see `regions.py`).
 
-Answers are timed at the API, and at `opampctl` where people wait for it.
+Answers are timed at the API, or with `opampctl` for commands that people wait for.
 """
 
 from __future__ import annotations
@@ -46,42 +46,42 @@ spec: {{template: {{name: edge, version: v1}}, values: {{rate: {rate}}}{strategy
 
 
 class Regions(Client):
-    """The nodes."""
+    """The process that runs the nodes."""
 
     def __init__(self, agents: int) -> None:
         super().__init__(sys.executable, "-m", "tests.bench.regions", "--agents", str(agents))
 
 
-class Beside:
-    """Asks `/ready` all the time, while something else goes on."""
+class ReadyProbe:
+    """Polls `/ready` while something else runs."""
 
     def __init__(self) -> None:
-        self.took: list[float] = []
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self.durations: list[float] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def _ask(self) -> None:
-        while not self._over.wait(0.05):
+    def _poll(self) -> None:
+        while not self._stopped.wait(0.05):
             began = time.perf_counter()
             urllib.request.urlopen("http://127.0.0.1:4340/ready", timeout=60).read()
-            self.took.append(time.perf_counter() - began)
+            self.durations.append(time.perf_counter() - began)
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> ReadyProbe:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
     @property
     def figure(self) -> str:
-        took = sorted(self.took) or [0.0]
-        return f"p99 {took[int(len(took) * 0.99)] * 1000:.0f} ms, longest {took[-1] * 1000:.0f} ms"
+        durations = sorted(self.durations) or [0.0]
+        return f"p99 {durations[int(len(durations) * 0.99)] * 1000:.0f} ms, longest {durations[-1] * 1000:.0f} ms"
 
 
 def measure(folder: Path, agents: int) -> list[Row]:
-    """All figures for so many agents."""
+    """All figures for this number of agents."""
     large = agents >= 1_000_000
     folder = folder / "fleet"
     folder.mkdir()
@@ -93,29 +93,29 @@ def measure(folder: Path, agents: int) -> list[Row]:
         regions = Regions(agents)
         with running(regions.process):
             seconds = regions.line("taken")["seconds"]
-            grown = resident_kib(plane.pid) - before
-            whole = f"{(grown + before) / 1024:,.0f} MiB in all"
-            rows.append(Row(f"{agents:,} agents: memory of the control plane an agent", f"{grown / agents:.2f} KiB; {whole}",
-                            "<= 2 GB in all" if large else "<= 1.2 KB"))  # fmt: skip
-            rows.append(Row("  taken in", f"{agents / seconds:,.0f}/s", ">= 6,000/s" if large else ">= 8,000/s"))
+            growth = resident_kib(plane.pid) - before
+            total = f"{(growth + before) / 1024:,.0f} MiB in total"
+            rows.append(Row(f"{agents:,} agents: control plane memory per agent", f"{growth / agents:.2f} KiB; {total}",
+                            "<= 2 GB in total" if large else "<= 1.2 KB"))  # fmt: skip
+            rows.append(Row("  agents accepted", f"{agents / seconds:,.0f}/s", ">= 6,000/s" if large else ">= 8,000/s"))
             time.sleep(5)
             regions.ask("acks")
-            with Beside() as beside:
-                rows += _asked(plane, agents, regions, large=large)
-            rows.append(Row("  /ready while all this ran", beside.figure, "<= 50 ms"))
+            with ReadyProbe() as ready_probe:
+                rows += _command_rows(plane, agents, regions, large=large)
+            rows.append(Row("  /ready during all of this", ready_probe.figure, "<= 50 ms"))
             plane.kill()
             plane.wait()
             began = time.monotonic()
             plane = control_plane(folder, NODE_CORE)
             figure = f"{time.monotonic() - began:.1f} s"
-            rows.append(Row("  killed, and started again: until /ready", figure, "<= 45 s" if large else "<= 5 s"))
+            rows.append(Row("  killed and restarted: until /ready", figure, "<= 45 s" if large else "<= 5 s"))
     finally:
         plane.kill()
         plane.wait()
     return rows
 
 
-def _asked(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large: bool) -> list[Row]:
+def _command_rows(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large: bool) -> list[Row]:
     rows = [
         Row("  opampctl get agents", _command("get", "agents"), "<= 0.6 s" if large else "<= 0.4 s"),
         Row("  opampctl get regions", _command("get", "regions"), "<= 0.3 s"),
@@ -123,13 +123,13 @@ def _asked(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large
     ]
     before = resident_kib(plane.pid)
     figure = _command("get", "agents", "-o", "json", "--all")
-    grown = (resident_kib(plane.pid) - before) / 1024
-    rows.append(Row("  opampctl get agents -o json --all", f"{figure}; +{grown:.0f} MiB",
+    growth = (resident_kib(plane.pid) - before) / 1024
+    rows.append(Row("  opampctl get agents -o json --all", f"{figure}; +{growth:.0f} MiB",
                     "works" if large else "<= 10 s, + <= 50 MB"))  # fmt: skip
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(TEMPLATE + ASSIGNMENT.format(rate=1, strategy=""))
         file.flush()
-        rows.append(Row("  opampctl diff of an assignment for everybody", _command("diff", "-f", file.name),
+        rows.append(Row("  opampctl diff of an assignment for all agents", _command("diff", "-f", file.name),
                         "<= 10 s" if large else "<= 1.5 s"))  # fmt: skip
         acks = [regions.ask("acks")]
         _command("apply", "-f", file.name)
@@ -161,12 +161,12 @@ def _asked(plane: subprocess.Popen[str], agents: int, regions: Regions, *, large
 
 
 def _command(*words: str) -> str:
-    """How long opampctl takes."""
+    """Run opampctl; return how long it took."""
     began = time.monotonic()
-    done = subprocess.run([str(BIN / "opampctl"), *words], capture_output=True, timeout=_LONG_S, check=False)
-    took = time.monotonic() - began
-    assert done.returncode in (0, 1), done.stderr
-    return f"{took:.2f} s"
+    result = subprocess.run([str(BIN / "opampctl"), *words], capture_output=True, timeout=_LONG_S, check=False)
+    duration = time.monotonic() - began
+    assert result.returncode in (0, 1), result.stderr
+    return f"{duration:.2f} s"
 
 
 def _until(check: Callable[[], bool]) -> None:
@@ -177,7 +177,7 @@ def _until(check: Callable[[], bool]) -> None:
 
 
 def _busy(process: subprocess.Popen[str], seconds: float) -> float:
-    """The share of a core that a process takes."""
+    """The share of a core that a process uses."""
 
     def used_s() -> float:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()

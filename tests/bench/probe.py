@@ -1,7 +1,7 @@
-"""One agent that sends a heartbeat every two milliseconds and times the answer, for as long as it is told.
+"""An agent that sends a heartbeat every two milliseconds, for a given time, and measures the answers.
 
-Run at real-time priority: it shares its core with a load client that receives two hundred megabytes, and what is asked
-is how long the node takes, not how long that client takes to look at its sockets.
+Run it at real-time priority. It shares its core with a load client that receives two hundred megabytes, and should measure
+the node, not the time that this client takes to read its sockets.
 
 Usage: probe.py HOST:PORT SECONDS; prints {"n", "p99_ms", "max_ms"}.
 """
@@ -41,17 +41,17 @@ def main() -> None:
     connection.sendall(framed(message))
     connection.recv(65536)
     message.ClearField("agent_description")
-    took = []
+    latencies = []
     while time.monotonic() < end:
         message.sequence_num += 1
         data = framed(message)
         began = time.perf_counter()
         connection.sendall(data)
         connection.recv(65536)
-        took.append((time.perf_counter() - began) * 1000)
+        latencies.append((time.perf_counter() - began) * 1000)
         time.sleep(PAUSE_S)
-    took.sort()
-    print(json.dumps({"n": len(took), "p99_ms": took[int(len(took) * 0.99)], "max_ms": took[-1]}))
+    latencies.sort()
+    print(json.dumps({"n": len(latencies), "p99_ms": latencies[int(len(latencies) * 0.99)], "max_ms": latencies[-1]}))
 
 
 if __name__ == "__main__":

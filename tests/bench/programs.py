@@ -1,4 +1,4 @@
-"""The programs as shipped, each on the core that it is given, and what is asked of them."""
+"""Run the programs as shipped, each pinned to a core, and query them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NODE_CORE, LOAD_CORE = "0", "1"
 class Row:
     """One line of the table."""
 
-    def __init__(self, what: str, measured: str, reach: str) -> None:
-        self.cells = (what, measured, reach)
+    def __init__(self, what: str, measured: str, target: str) -> None:
+        self.cells = (what, measured, target)
 
 
 def pinned(core: str, *command: str, **more: Any) -> subprocess.Popen[str]:
@@ -29,8 +29,8 @@ def pinned(core: str, *command: str, **more: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(["taskset", "-c", core, *command], text=True, **more)
 
 
-def read_by_somebody() -> IO[bytes]:
-    """A pipe for logs."""
+def log_sink() -> IO[bytes]:
+    """A pipe that is read and discarded, for logs."""
     reader = subprocess.Popen(["taskset", "-c", LOAD_CORE, "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert reader.stdin is not None
     return reader.stdin
@@ -47,7 +47,7 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 def control_plane(folder: Path, core: str = LOAD_CORE) -> subprocess.Popen[str]:
     args = ["control-plane", "--data", str(folder / "plane")]
-    with read_by_somebody() as logs:
+    with log_sink() as logs:
         process = pinned(core, str(BIN / "opamp-relay"), *args, stderr=logs)
     wait_for("http://127.0.0.1:4340/ready")
     return process
@@ -76,7 +76,7 @@ def resident_kib(pid: int) -> int:
 
 
 def apply(text: str) -> float:
-    """Apply over the admin API; the time when it was received."""
+    """Apply through the admin API; return the time of the request."""
     body = json.dumps({"sources": [{"source": "bench", "text": text}]}).encode()
     request = urllib.request.Request("http://127.0.0.1:4340/api/v1/apply", body, {"Content-Type": "application/json"})
     began = time.time()
@@ -85,7 +85,7 @@ def apply(text: str) -> float:
 
 
 class Client:
-    """A program beside the measured ones: it says JSON lines of its own accord, and an answer to each word."""
+    """A program beside the measured ones: it prints JSON lines for events, and one in answer to each command."""
 
     def __init__(self, *command: str) -> None:
         self.process = pinned(LOAD_CORE, *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -94,13 +94,13 @@ class Client:
         out: IO[str] | None = self.process.stdout
         assert out is not None
         for text in out:
-            said: dict[str, Any] = json.loads(text)
-            if said["event"] == event:
-                return said
+            message: dict[str, Any] = json.loads(text)
+            if message["event"] == event:
+                return message
         raise RuntimeError("the program ended")
 
-    def ask(self, word: str) -> dict[str, Any]:
+    def ask(self, command: str) -> dict[str, Any]:
         assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
+        self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
-        return self.line(word)
+        return self.line(command)

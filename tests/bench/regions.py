@@ -1,11 +1,11 @@
-"""Nodes that only report: the real end of the link, and behind it agents that exist as numbers.
+"""Nodes that only report: the real link client, with agents that exist only as numbers.
 
-Each node takes the policy of its region and decides by it, as nodes do; its agents apply what they are offered at once.
-Their states are made when they are asked for. Commands come on stdin, one a line:
+Each node takes the policy of its region and decides by it, as real nodes do. Its agents apply every offer at once, and
+their states are built on demand. Commands come on stdin, one per line:
 
-- `acks`: how long reports took to be acknowledged since the last time: `{"event": "acks", "n", "p99_ms", "max_ms"}`.
+- `acks`: acknowledgement times of reports since the last such command: `{"event": "acks", "n", "p99_ms", "max_ms"}`.
 
-Says `{"event": "taken", "seconds"}` when the control plane has acknowledged all agents.
+Prints `{"event": "taken", "seconds"}` once the control plane has acknowledged all agents.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ HEALTH = pb.ComponentHealth(healthy=True, status="StatusOK").SerializeToString()
 
 
 @dataclass(slots=True)
-class Given:
-    """What some agents are given, as their states say it."""
+class AgentOffer:
+    """The offering of agents with one decision, as in their states."""
 
     offering: link_pb2.Offering
     status: bytes | None
 
 
-def given(decision: Decision, now_ms: int) -> Given:
+def make_offer(decision: Decision, now_ms: int) -> AgentOffer:
     offering = Offering()
     if decision is NOTHING:
-        return Given(offering.message(), None)
+        return AgentOffer(offering.message(), None)
     slots = tuple(OfferedSlot(c.slot, c.assignment.published.name, c.content_hash) for c in decision.choices)
     offering.offer(decision.config_hash, slots, True)
     offering.said(decision.config_hash, APPLIED, "")
@@ -61,15 +61,15 @@ def given(decision: Decision, now_ms: int) -> Given:
     status = pb.RemoteConfigStatus(
         last_remote_config_hash=decision.config_hash, status=pb.RemoteConfigStatuses_APPLIED
     ).SerializeToString()
-    return Given(offering.message(), status)
+    return AgentOffer(offering.message(), status)
 
 
 class TimedSender(ReportSender):
-    """Notes how long each report took to be acknowledged."""
+    """Measures how long each report takes to be acknowledged."""
 
-    def __init__(self, took: list[float]) -> None:
+    def __init__(self, ack_times: list[float]) -> None:
         super().__init__(max_agents=BATCH)
-        self._took = took
+        self._ack_times = ack_times
         self._sent: dict[int, float] = {}
 
     def note(self, sequence: int) -> None:
@@ -77,28 +77,28 @@ class TimedSender(ReportSender):
 
     def acknowledged(self, ack: link_pb2.ReportAck) -> None:
         if ack.sequence in self._sent:
-            self._took.append(time.perf_counter() - self._sent.pop(ack.sequence))
+            self._ack_times.append(time.perf_counter() - self._sent.pop(ack.sequence))
         super().acknowledged(ack)
 
 
 class Region:
     """One node and its agents."""
 
-    def __init__(self, name: str, agents: int, metrics: NodeMetrics, took: list[float]) -> None:
+    def __init__(self, name: str, agents: int, metrics: NodeMetrics, ack_times: list[float]) -> None:
         clock = SystemClock()
         self.name = name
         self._began_ms = clock.unix_ms()
         self._clock = clock
         self._numbers = {sha256(f"{name}/{i}".encode())[:16]: i for i in range(agents)}
         self._digests: dict[bytes, int] = {}
-        self._common = self._description()
-        self._given = {NOTHING.hashes: given(NOTHING, 0)}
-        self._mine = [NOTHING.hashes] * agents
+        self._shared_description = self._description()
+        self._offers = {NOTHING.hashes: make_offer(NOTHING, 0)}
+        self._decisions = [NOTHING.hashes] * agents
         self.shards = Shards()
         self.taken = asyncio.Event()
-        """All agents are known above, and both ends were found to agree."""
+        """The control plane knows all agents, and both ends agree."""
         self.receiver = SyncReceiver(name, {}, None)
-        self.sender = TimedSender(took)
+        self.sender = TimedSender(ack_times)
         for uid in self._numbers:
             self.sender.change(uid)
         peer = Peer(name, "node", str(time.time_ns()), "bench", TRUSTED)
@@ -121,15 +121,15 @@ class Region:
         }
 
     def _description(self) -> bytes:
-        """That of all agents, without what only one has."""
+        """The part of the description that all agents share."""
         description = pb.AgentDescription()
         for key, value in list(self._attributes("").items())[2:]:
             identifying = key.startswith("service.")
-            where = description.identifying_attributes if identifying else description.non_identifying_attributes
-            where.add(key=key).value.string_value = value
+            attributes = description.identifying_attributes if identifying else description.non_identifying_attributes
+            attributes.add(key=key).value.string_value = value
         return description.SerializeToString()
 
-    def _own(self, name: str) -> bytes:
+    def _own_description(self, name: str) -> bytes:
         description = pb.AgentDescription()
         description.identifying_attributes.add(key="service.instance.id").value.string_value = name
         description.non_identifying_attributes.add(key="host.name").value.string_value = f"host-{name}"
@@ -138,7 +138,7 @@ class Region:
     def state(self, uid: bytes) -> bytes:
         number = self._numbers[uid]
         name = f"{self.name}-{number:06}"
-        mine = self._given[self._mine[number]]
+        offer = self._offers[self._decisions[number]]
         message = link_pb2.AgentState(
             instance_uid=uid,
             agent_id=name,
@@ -146,14 +146,14 @@ class Region:
             transport="websocket",
             session_started_unix_ms=self._began_ms + number,
             first_seen_unix_ms=self._began_ms + number,
-            last_change_unix_ms=max(self._began_ms + number, mine.offering.offered_at_unix_ms),
+            last_change_unix_ms=max(self._began_ms + number, offer.offering.offered_at_unix_ms),
             capabilities=CAPABILITIES,
-            agent_description=self._common + self._own(name),
+            agent_description=self._shared_description + self._own_description(name),
             health=HEALTH,
-            config=mine.offering,
+            config=offer.offering,
         )
-        if mine.status is not None:
-            message.remote_config_status = mine.status
+        if offer.status is not None:
+            message.remote_config_status = offer.status
         state = message.SerializeToString()
         digest = state_digest(uid, state)
         self.shards.replace(uid, self._digests.get(uid, 0), digest)
@@ -171,21 +171,21 @@ class Region:
             labels = {key: attributes[key] for key in TRUSTED} | {"region": self.name}
             key = evaluator.key(Facts(name, labels, attributes), CAPABILITIES & capabilities.DECIDING)
             decision = evaluator.decide_once(key)
-            if decision.hashes != self._mine[number] and decision is not NOTHING:
-                if decision.hashes not in self._given:
-                    self._given[decision.hashes] = given(decision, self._clock.unix_ms())
-                self._mine[number] = decision.hashes
+            if decision.hashes != self._decisions[number] and decision is not NOTHING:
+                if decision.hashes not in self._offers:
+                    self._offers[decision.hashes] = make_offer(decision, self._clock.unix_ms())
+                self._decisions[number] = decision.hashes
                 self.sender.change(uid)
         self.link.wake()
         outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed, snapshot.salvaged)
         return self.receiver.accept(outcome)
 
     def _listings(self, shards: Collection[int]) -> Mapping[int, Mapping[bytes, int]]:
-        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
+        listings: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
         for uid, digest in self._digests.items():
-            if shard_of(uid) in found:
-                found[shard_of(uid)][uid] = digest
-        return found
+            if shard_of(uid) in listings:
+                listings[shard_of(uid)][uid] = digest
+        return listings
 
     def _next(self) -> link_pb2.StatusReport | None:
         report = self.sender.next(
@@ -195,15 +195,15 @@ class Region:
             return None
         total = len(self._numbers)
         report.rollup.agents = report.rollup.connected = report.rollup.healthy = total
-        report.rollup.config_status["APPLIED"] = sum(mine != NOTHING.hashes for mine in self._mine)
+        report.rollup.config_status["APPLIED"] = sum(hashes != NOTHING.hashes for hashes in self._decisions)
         report.status.unix_ms = self._clock.unix_ms()
         if self.receiver.version is not None:
             report.status.manifest.CopyFrom(version_message(self.receiver.version))
         self.sender.note(report.sequence)
         return report
 
-    async def tell(self) -> None:
-        """Say every second how the node is."""
+    async def send_status(self) -> None:
+        """Send the node's status every second."""
         while True:
             await asyncio.sleep(TELL_S)
             self.sender.tell = True
@@ -212,14 +212,14 @@ class Region:
                 self.taken.set()
 
 
-def said(event: str, **more: object) -> None:
+def emit(event: str, **more: object) -> None:
     print(json.dumps({"event": event, **more}), flush=True)
 
 
 async def run(regions: int, agents: int) -> None:
-    metrics, took = NodeMetrics("bench"), list[float]()
+    metrics, ack_times = NodeMetrics("bench"), list[float]()
     each = agents // regions
-    fleet = [Region(f"region-{i:03}", each, metrics, took) for i in range(regions)]
+    fleet = [Region(f"region-{i:03}", each, metrics, ack_times) for i in range(regions)]
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     began = time.monotonic()
@@ -227,14 +227,14 @@ async def run(regions: int, agents: int) -> None:
     try:
         for region in fleet:
             tasks.spawn(region.link.run(), name="link")
-            tasks.spawn(region.tell(), name="tell")
+            tasks.spawn(region.send_status(), name="tell")
         for region in fleet:
             await region.taken.wait()
-        said("taken", seconds=time.monotonic() - began)
+        emit("taken", seconds=time.monotonic() - began)
         while await commands.readline():
-            times = sorted(took) or [0.0]
-            took.clear()
-            said("acks", n=len(times), p99_ms=times[int(len(times) * 0.99)] * 1000, max_ms=times[-1] * 1000)
+            times = sorted(ack_times) or [0.0]
+            ack_times.clear()
+            emit("acks", n=len(times), p99_ms=times[int(len(times) * 0.99)] * 1000, max_ms=times[-1] * 1000)
     finally:
         await tasks.close()
 

@@ -1,4 +1,4 @@
-"""Running the installed commands as a user does."""
+"""Run the installed commands as a user does."""
 
 from __future__ import annotations
 

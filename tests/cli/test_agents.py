@@ -22,7 +22,7 @@ async def fleet(desk: Desk) -> list[TestAgent]:
     return agents
 
 
-async def test_agents_are_chosen_sorted_and_counted(desk: Desk) -> None:
+async def test_agents_are_filtered_sorted_and_counted(desk: Desk) -> None:
     agents = await fleet(desk)
     await agents[2].close()
     await eventually(lambda: sum(a.connected for a in desk.plane.fleet.census.agents.values()) == 2)
@@ -47,7 +47,7 @@ async def test_agents_are_chosen_sorted_and_counted(desk: Desk) -> None:
     assert one["host_name"] == "host-0"
 
 
-async def test_a_list_that_is_cut_says_so(desk: Desk) -> None:
+async def test_truncated_list_says_so(desk: Desk) -> None:
     await fleet(desk)
     cut = await desk.ctl("get", "agents", "-o", "name", "--limit", "2")
     assert (cut.out.splitlines(), cut.status) == (["agent-0", "agent-1"], 0)
@@ -63,7 +63,7 @@ async def test_a_list_that_is_cut_says_so(desk: Desk) -> None:
     assert (await desk.ctl("get", "nodes", "--all")).status == 2
 
 
-async def test_an_agent_is_named_by_its_host_or_a_beginning(desk: Desk) -> None:
+async def test_agent_is_found_by_host_or_prefix(desk: Desk) -> None:
     await fleet(desk)
     for name in ("host-1", "agent-1"):
         assert "agent_id: agent-1\n" in (await desk.ctl("describe", "agent", name)).out
@@ -72,7 +72,7 @@ async def test_an_agent_is_named_by_its_host_or_a_beginning(desk: Desk) -> None:
     assert (await desk.ctl("explain", "agent", "host-2")).out.startswith("agent agent-2 in region local")
 
 
-async def test_options_of_agents_are_for_agents(desk: Desk) -> None:
+async def test_agent_options_are_refused_for_other_resources(desk: Desk) -> None:
     for options in (("--region", "eu"), ("--unhealthy",), ("-w",), ("-o", "wide")):
         done = await desk.ctl("get", "nodes", *options)
         assert (done.status, bool(done.err)) == (2, True)
@@ -81,7 +81,7 @@ async def test_options_of_agents_are_for_agents(desk: Desk) -> None:
     assert "colour is not one of agent_id" in done.err
 
 
-async def test_a_watch_shows_what_has_changed(desk: Desk) -> None:
+async def test_watch_prints_agents_after_each_change(desk: Desk) -> None:
     watch = await asyncio.create_subprocess_exec(
         str(BIN / "opampctl"), "get", "agents", "-w", "-o", "name", stdout=asyncio.subprocess.PIPE,
         stderr=sys.stderr, env={**os.environ, "OPAMPCTL_SERVER": f"http://127.0.0.1:{desk.plane.ports['api']}"},

@@ -11,7 +11,7 @@ __all__ = ["desk"]
 MANUAL = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
 
 
-async def test_a_wait_ends_as_the_rollouts_do(desk: Desk) -> None:
+async def test_wait_exits_by_the_outcome_of_its_rollouts(desk: Desk) -> None:
     done = await desk.ctl("apply", "--wait", "-f", desk.file("a.yaml", TEMPLATE + assignment("a")))
     assert (done.status, done.err) == (0, "")
     name = desk.file("b.yaml", MANUAL + staged(1, "b", priority=1))
@@ -40,7 +40,7 @@ async def test_wrong_usage(desk: Desk) -> None:
         assert (done.status, bool(done.err)) == (2, True), options
 
 
-async def test_what_is_got_can_be_applied(desk: Desk) -> None:
+async def test_output_of_get_can_be_applied(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + assignment("a") + assignment("b", priority=1)))
     for plural in ("assignments", "templates"):
         got = await desk.ctl("get", plural, "-o", "yaml")
@@ -49,7 +49,7 @@ async def test_what_is_got_can_be_applied(desk: Desk) -> None:
         assert {line.split()[1] for line in again.out.splitlines()} == {"unchanged"}
 
 
-async def test_diff_says_what_it_found_by_its_status(desk: Desk) -> None:
+async def test_diff_exit_codes(desk: Desk) -> None:
     name = desk.file("a.yaml", TEMPLATE + assignment("a"))
     assert (await desk.ctl("diff", "-f", name)).status == 1
     await desk.ctl("apply", "-f", name)
@@ -64,7 +64,7 @@ async def test_diff_says_what_it_found_by_its_status(desk: Desk) -> None:
     assert (await desk.ctl("diff", "-f", "/nonexistent.yaml")).status == 2
 
 
-async def test_a_wait_for_what_was_given_before_ends_as_that_does(desk: Desk) -> None:
+async def test_wait_follows_a_rollout_that_already_runs(desk: Desk) -> None:
     name = desk.file("b.yaml", TEMPLATE + MANUAL + staged(1, "b"))
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()

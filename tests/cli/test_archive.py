@@ -22,7 +22,7 @@ def written(path: Path, content: bytes = CONTENT) -> Path:
     return path
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_archive_round_trip(tmp_path: Path) -> None:
     with Reader(written(tmp_path / "a.tar")) as reader:
         reader.verify()
         assert (reader.packages, reader.documents) == ([PACKAGE], [{"kind": "X"}])
@@ -30,12 +30,12 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert reader.open(NAME).read() == CONTENT
 
 
-def test_another_file_than_it_is_said_to_be_is_not_written(tmp_path: Path) -> None:
+def test_writing_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadArchive, match="is a different file"):
         written(tmp_path / "a.tar", b"other")
 
 
-def test_what_was_changed_or_is_missing_is_found(tmp_path: Path) -> None:
+def test_changed_or_missing_entries_are_detected(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tar")
     content = bytearray(path.read_bytes())
     content[content.index(b"packagepackage") + 5] ^= 1
@@ -48,7 +48,7 @@ def test_what_was_changed_or_is_missing_is_found(tmp_path: Path) -> None:
         short.verify()
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_archives_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     with pytest.raises(BadArchive):
         Reader(tmp_path / "text")

@@ -7,7 +7,7 @@ from tests.cli.run import run
 SHIPPED = Path(__file__).parent.parent.parent / "config"
 
 
-async def test_the_shipped_settings_have_no_problems(tmp_path: Path) -> None:
+async def test_shipped_settings_have_no_problems(tmp_path: Path) -> None:
     for name in ("relay.yaml", "control-plane.yaml"):
         text = (SHIPPED / name).read_text().replace("127.0.0.1:", "127.0.0.2:1")
         (tmp_path / name).write_text(text.replace("12:14330", "127.0.0.2:14330"))
@@ -16,7 +16,7 @@ async def test_the_shipped_settings_have_no_problems(tmp_path: Path) -> None:
         assert f"({tmp_path / name}:" in done.out
 
 
-async def test_surroundings_are_looked_at(tmp_path: Path) -> None:
+async def test_folders_and_ports_are_checked(tmp_path: Path) -> None:
     server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     (tmp_path / "file").write_text("")
@@ -34,12 +34,12 @@ async def test_surroundings_are_looked_at(tmp_path: Path) -> None:
     server.close()
 
 
-async def test_a_program_that_is_none(tmp_path: Path) -> None:
+async def test_unknown_program_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("{}")
     assert (await run("opamp-relay", "check", "--for", "toaster", "-c", str(tmp_path / "x.yaml"))).status == 2
 
 
-def test_the_program_is_found_out_by_its_keys(tmp_path: Path) -> None:
+def test_program_is_detected_from_its_keys(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     for text, program in (
         ("control_plane: {}", "node"),

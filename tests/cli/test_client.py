@@ -10,7 +10,7 @@ from tests.cli.run import run
 
 
 class Older(BaseHTTPRequestHandler):
-    """A server that does not say its version, and takes every parameter."""
+    """A server that does not report its version and accepts every parameter."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -18,7 +18,7 @@ class Older(BaseHTTPRequestHandler):
         self.wfile.write(b"[1]")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -32,31 +32,31 @@ def older() -> Iterator[str]:
     server.server_close()
 
 
-def test_filters_that_an_older_server_would_leave_out_are_not_left_out(older: str) -> None:
+def test_filters_unknown_to_an_older_server_are_refused(older: str) -> None:
     assert Api(older).get("nodes") == [1]
     with pytest.raises(RefusedByServer, match="region: the server is older than this opampctl"):
         Api(older).get("agents", region="eu", status=None)
 
 
-async def test_a_server_that_is_not_there_is_3() -> None:
+async def test_unreachable_server_exits_3() -> None:
     done = await run("opampctl", "get", "nodes", "--server", "http://127.0.0.1:1")
     assert done.status == 3
     assert done.err.startswith("cannot reach the server: http://127.0.0.1:1: ")
 
 
 @pytest.mark.parametrize("name", ["名前", "a\nb"])
-def test_a_name_that_no_header_carries_is_refused(name: str) -> None:
+def test_actor_that_is_not_printable_ascii_is_refused(name: str) -> None:
     with pytest.raises(RefusedByServer, match="expected printable ASCII"):
         api_of("http://127.0.0.1:1", name)
 
 
-def test_what_was_not_answered_in_time_may_still_be_done() -> None:
+def test_timeout_says_that_the_change_may_still_happen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         api = Api(f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(Unreachable, match=r"no answer within 0\.05 s; what was asked for may still be done"):
             api.post("apply", body={}, within_s=0.05)
 
 
-def test_what_is_no_server() -> None:
+def test_invalid_server_url_is_unreachable() -> None:
     with pytest.raises(Unreachable):
         Api("ftp://x")

@@ -1,4 +1,4 @@
-"""Saving and bringing back, as a user does."""
+"""Backup and restore on the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.cli.run import run
 from tests.cli.test_relay import plane_args_of, process
 
 
-async def test_a_running_control_plane_is_saved_and_a_second_one_is_refused(tmp_path: Path) -> None:
+async def test_backup_while_running_and_second_process_is_refused(tmp_path: Path) -> None:
     data, archive = str(tmp_path / "plane"), str(tmp_path / "b.tar")
     async with process(*plane_args_of(tmp_path), "--link=127.0.0.1:0", "--api=127.0.0.1:0"):
         saved = await run("opamp-relay", "database", "backup", archive, "--data", data)
@@ -34,12 +34,12 @@ async def test_a_running_control_plane_is_saved_and_a_second_one_is_refused(tmp_
     assert (await run("opamp-relay", "database", "backup", other, "-c", str(settings))).status == 0
 
 
-async def test_wrong_settings_are_wrong_usage(tmp_path: Path) -> None:
+async def test_invalid_settings_exit_with_usage_error(tmp_path: Path) -> None:
     done = await run("opamp-relay", "database", "backup", "x", "-c", str(tmp_path / "none.yaml"))
     assert (done.status, "none.yaml" in done.err) == (2, True)
 
 
-async def test_standalone_s_data_are_known_by_its_settings(tmp_path: Path) -> None:
+async def test_standalone_settings_locate_the_data(tmp_path: Path) -> None:
     settings = tmp_path / "s.yaml"
     await asyncio.to_thread(settings.write_text, f"data_dir: {tmp_path / 'data'}\nnode: {{region: eu}}\n")
     done = await run("opamp-relay", "database", "backup", str(tmp_path / "b.tar"), "-c", str(settings))

@@ -4,7 +4,7 @@ from relay.cli.listing import COLUMNS, table_of, table_of_documents
 from relay.policy.kinds import KINDS
 
 
-def test_documents_of_each_kind_have_their_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_of_documents_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
     table_of_documents("ConfigTemplate", [{"metadata": {"name": "t", "version": "v1"}}], {})
     table_of_documents(
         "RolloutStrategy", [{"metadata": {"name": "s"}, "spec": {"stages": [{"name": "one"}, {"name": "two"}]}}], {}

@@ -9,7 +9,7 @@ from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.wire import TestAgent
 
 
-async def test_what_goes_on_in_a_picture_and_in_lines(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_live_view_on_a_terminal_and_as_lines(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a"))
     node = await programs.node(plane.ports["link"])

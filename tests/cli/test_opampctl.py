@@ -57,7 +57,7 @@ async def test_apply_diff_get_delete(desk: Desk) -> None:
     assert (await desk.ctl("delete", "-f", str(desk.folder))).out.count("not found") == 2
 
 
-async def test_refusals_say_file_line_and_path(desk: Desk) -> None:
+async def test_refusals_name_file_line_and_path(desk: Desk) -> None:
     name = desk.file("bad.yaml", TEMPLATE + assignment("a", rate=1000))
     done = await desk.ctl("apply", "-f", name)
     assert (done.status, done.err) == (1, f"{name}:18: spec.values.rate: 1000 is greater than the maximum, 100\n")
@@ -78,13 +78,13 @@ async def test_refusals_say_file_line_and_path(desk: Desk) -> None:
         ("delete", "agent", "x"),
     ],
 )
-async def test_wrong_usage_is_2(desk: Desk, args: tuple[str, ...]) -> None:
+async def test_usage_errors_exit_2(desk: Desk, args: tuple[str, ...]) -> None:
     done = await desk.ctl(*args)
     assert done.status == 2, done
     assert done.err
 
 
-async def test_a_folder_without_documents_is_wrong_usage(desk: Desk) -> None:
+async def test_folder_without_documents_is_a_usage_error(desk: Desk) -> None:
     assert (await desk.ctl("apply", "-f", str(desk.folder))).status == 2
 
 
@@ -129,7 +129,7 @@ async def test_agents_nodes_and_regions(desk: Desk) -> None:
     assert ("health_when_last_heard:" in away, "\nhealth:" in away) == (True, False)
 
 
-async def test_the_effective_config_of_an_agent(desk: Desk) -> None:
+async def test_agent_config(desk: Desk) -> None:
     from relay.pb.opamp.v1 import opamp_pb2 as pb
 
     agent = await TestAgent.over("websocket", desk.node.ports, "a")

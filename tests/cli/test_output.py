@@ -3,12 +3,12 @@ import pytest
 from relay.cli.output import show, table
 
 
-def test_tables_are_as_wide_as_needed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_columns_fit_their_content(capsys: pytest.CaptureFixture[str]) -> None:
     table(("name", "ok"), [("long name", True), ("x", None), ("", ["a", "b"]), ("y", False)])
     assert capsys.readouterr().out == "NAME       OK\nlong name  yes\nx          -\n-          a,b\ny          no\n"
 
 
-def test_an_agent_s_words_cannot_move_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_agent_text_cannot_contain_control_sequences(capsys: pytest.CaptureFixture[str]) -> None:
     table(("error",), [("bad\x1b[31mRED\nforged  row",)])
     assert capsys.readouterr().out == "ERROR\nbad\\x1b[31mRED\\nforged  row\n"
 

@@ -23,7 +23,7 @@ async def push(desk: Desk, content: bytes, *more: str, version: str = "1") -> Do
     return await desk.ctl("package", "push", str(path), "--name", "otelcol", "--version", version, *more)
 
 
-async def test_a_package_from_the_file_to_the_agents(desk: Desk) -> None:
+async def test_package_reaches_agents(desk: Desk) -> None:
     done = await push(desk, CONTENT, "--attribute", "os.type=linux")
     assert done.out == f"Package/otelcol@1 created: {digest(CONTENT)[:12]}, {len(CONTENT)} bytes\n"
     assert "unchanged" in (await push(desk, CONTENT, "--attribute", "os.type=linux")).out
@@ -69,7 +69,7 @@ async def test_diff_and_prefetch(desk: Desk) -> None:
     await agent.close()
 
 
-async def test_signed_with_a_key_of_the_policy(desk: Desk) -> None:
+async def test_push_with_a_signature(desk: Desk) -> None:
     key = Ed25519PrivateKey.generate()
     private = desk.folder / "release.pem"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -95,14 +95,14 @@ async def test_signed_with_a_key_of_the_policy(desk: Desk) -> None:
     "more",
     [("--attribute", "x"), ("--expires", "soon", "--sign", "{key}"), ("--sign", "{key}", "--signature", "{key}")],
 )
-async def test_wrong_use(desk: Desk, more: tuple[str, ...]) -> None:
+async def test_usage_errors(desk: Desk, more: tuple[str, ...]) -> None:
     (desk.folder / "key").write_text("no key")
     named = [argument.format(key=desk.folder / "key") for argument in more]
     assert (await push(desk, b"x", *named)).status == 2
     assert (await desk.ctl("package", "show", "otelcol")).status == 2
 
 
-async def test_an_archive_takes_everything_to_another_site(desk: Desk, programs: Programs, tmp_path: Path) -> None:
+async def test_bundle_moves_everything_to_another_site(desk: Desk, programs: Programs, tmp_path: Path) -> None:
     await push(desk, CONTENT)
     await push(desk, b"two", version="2")
     documents = TEMPLATE + assignment("a") + package_assignment()

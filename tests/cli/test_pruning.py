@@ -14,7 +14,7 @@ def labelled(text: str, label: str) -> str:
     return text.replace("metadata: {", f"metadata: {{labels: {{team: {label}}}, ", 1)
 
 
-async def test_what_carries_the_labels_and_is_not_given_is_pruned(desk: Desk) -> None:
+async def test_prune_deletes_labelled_documents_that_are_not_given(desk: Desk) -> None:
     mine = labelled(assignment("mine"), "blue"), labelled(assignment("old", priority=1), "blue")
     others = assignment("plain", priority=2) + labelled(assignment("theirs", priority=3), "red")
     await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + others + "".join(mine)))
@@ -27,7 +27,7 @@ async def test_what_carries_the_labels_and_is_not_given_is_pruned(desk: Desk) ->
     assert [d["metadata"]["name"] for d in listed] == ["mine", "plain", "theirs"]
 
 
-async def test_what_is_used_stays_and_agents_are_not_orphaned_without_a_word(desk: Desk) -> None:
+async def test_prune_keeps_documents_in_use_and_refuses_to_orphan_agents(desk: Desk) -> None:
     used = labelled(TWO_STAGES, "blue"), labelled(assignment("old", priority=1), "blue")
     await desk.ctl("apply", "-f", desk.file("all.yaml", TEMPLATE + "".join(used)))
     agent = await TestAgent.over("websocket", desk.node.ports, "x")

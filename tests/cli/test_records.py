@@ -29,7 +29,7 @@ async def test_history_and_audit(desk: Desk) -> None:
     assert "whole" in (await desk.ctl("audit", "verify")).out
 
 
-async def test_what_changed(desk: Desk) -> None:
+async def test_diff_of_a_rollout_and_history_diff(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + assignment("a", rate=33)), "--as", "ann")
     await desk.ctl("apply", "--wait", "-f", desk.file("b.yaml", assignment("a", rate=44)), "--as", "bob")
     done = await desk.ctl("diff", "rollout", "a-2")
@@ -60,14 +60,14 @@ async def test_what_changed(desk: Desk) -> None:
         assert (await desk.ctl(*usage)).status == 2
 
 
-async def test_what_is_in_force_is_listed_beside_what_is_asked_for(desk: Desk) -> None:
+async def test_assignments_list_declared_and_in_force(desk: Desk) -> None:
     await desk.ctl("apply", "--wait", "-f", desk.file("a.yaml", TEMPLATE + assignment("a", rate=33)))
     table = (await desk.ctl("get", "assignments")).out.splitlines()
     assert table[0].split()[-4:] == ["IN", "FORCE", "TAKEN", "BACK"]
     assert "basic@v1 (" in table[1]
 
 
-async def test_a_deletion_that_orphans_agents_wants_a_yes(desk: Desk) -> None:
+async def test_deletion_that_orphans_agents_needs_yes(desk: Desk) -> None:
     name = desk.file("a.yaml", assignment("a"))
     await desk.ctl("apply", "-f", desk.file("t.yaml", TEMPLATE), "-f", name)
     await eventually(lambda: desk.node.policy.accepted)

@@ -55,7 +55,7 @@ def plane_args_of(folder: Path) -> list[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that a program can have again after each of its deaths."""
+    """Free ports that a program can reuse after each restart."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     found = [s.getsockname()[1] for s in sockets]
     for s in sockets:
@@ -145,7 +145,7 @@ async def test_a_rollout_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
 
 
 async def obey(agent: TestAgent) -> None:
-    """Apply what is offered, for ever."""
+    """Apply every offered config until cancelled."""
     answer = await agent.hello()
     while True:
         while answer.HasField("remote_config"):
@@ -154,7 +154,7 @@ async def obey(agent: TestAgent) -> None:
             answer = await agent.pipe.pushed()
 
 
-async def test_signals_end_it_cleanly(tmp_path: Path) -> None:
+async def test_signals_stop_programs_cleanly(tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         config = tmp_path / "relay.yaml"
         config.write_text("drain: {seconds: 0}\n")
@@ -164,7 +164,7 @@ async def test_signals_end_it_cleanly(tmp_path: Path) -> None:
                 assert await node.wait() == 0
 
 
-async def test_settings_problems_end_with_2_and_all_of_them(tmp_path: Path) -> None:
+async def test_settings_problems_are_all_printed_and_exit_2(tmp_path: Path) -> None:
     config = tmp_path / "relay.yaml"
     config.write_text("node: {regoin: x}\nserver: {http: {endpoint: nonsense}}\n")
     done = await run("opamp-relay", "node", "-c", str(config))
@@ -173,7 +173,7 @@ async def test_settings_problems_end_with_2_and_all_of_them(tmp_path: Path) -> N
     assert f"{config}:2: server.http.endpoint: 'nonsense' is not HOST:PORT" in done.err
 
 
-async def test_a_port_that_is_taken_is_one_line_and_1(tmp_path: Path) -> None:
+async def test_port_in_use_prints_one_line_and_exits_1(tmp_path: Path) -> None:
     async with process(*node_args(tmp_path, 1)) as (_, ports):
         taken = [*node_args(tmp_path / "other", 1), f"--websocket=127.0.0.1:{ports['websocket']}"]
         done = await run("opamp-relay", *taken)

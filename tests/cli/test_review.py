@@ -22,7 +22,7 @@ service:
 """
 
 
-async def test_diff_tells_of_documents_and_agents(desk: Desk) -> None:
+async def test_diff_shows_documents_and_agents(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + assignment("a")))
     changed = desk.file("b.yaml", assignment("a", rate=2))
     found = await desk.ctl("diff", "-f", changed)
@@ -60,7 +60,7 @@ async def test_validate_names_file_line_and_path(desk: Desk) -> None:
     assert (warned.status, "warning: " in warned.err) == (0, True)
 
 
-async def test_what_an_agent_runs_can_be_adopted(desk: Desk) -> None:
+async def test_import_adopts_the_config_of_an_agent(desk: Desk) -> None:
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
     config = pb.EffectiveConfig()
@@ -96,7 +96,7 @@ async def test_undo_and_config_by_hash(desk: Desk, to: str) -> None:
     assert explained.status == 1
 
 
-async def test_what_documents_name_is_checked_in_a_folder_or_against_a_server(desk: Desk, tmp_path: Path) -> None:
+async def test_validate_checks_references_in_a_folder_or_against_a_server(desk: Desk, tmp_path: Path) -> None:
     folder = tmp_path / "given"
     folder.mkdir()
     (folder / "a.yaml").write_text(assignment("a"))
@@ -114,7 +114,7 @@ async def test_what_documents_name_is_checked_in_a_folder_or_against_a_server(de
     assert (away.status, "are not checked" in away.err) == (0, True)
 
 
-async def test_settings_are_taken_for_settings(desk: Desk) -> None:
+async def test_validate_recognizes_settings_files(desk: Desk) -> None:
     done = await desk.ctl("validate", desk.file("relay.yaml", "node: {region: eu}\n"))
     assert done.status == 1
     assert "settings of a program: `opamp-relay check -c` looks at those" in done.err

@@ -8,7 +8,7 @@ __all__ = ["desk"]
 MANUAL = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
 
 
-async def test_a_rollout_on_the_command_line(desk: Desk) -> None:
+async def test_rollout_commands(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + MANUAL + staged(1)), "--as", "ann")
     listed = await desk.ctl("rollout", "list")
     assert "a-1" in listed.out
@@ -29,7 +29,7 @@ async def test_a_rollout_on_the_command_line(desk: Desk) -> None:
     assert (await desk.ctl("rollout", "approve", "a-1")).status == 1
 
 
-async def test_a_watch_ends_with_the_rollout(desk: Desk) -> None:
+async def test_watch_ends_with_the_rollout(desk: Desk) -> None:
     await desk.ctl("apply", "-f", desk.file("a.yaml", TEMPLATE + MANUAL + staged(1)))
     await desk.ctl("rollout", "abort", "a-1", "--reason", "no")
     watched = await desk.ctl("rollout", "status", "a-1", "-w")

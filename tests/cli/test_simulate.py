@@ -8,7 +8,7 @@ from relay.testing.agents import fleet
 from tests.conftest import Programs, eventually
 
 
-def test_the_narrator_tells_a_line_an_event(capsys: pytest.CaptureFixture[str]) -> None:
+def test_narrator_prints_one_line_per_event(capsys: pytest.CaptureFixture[str]) -> None:
     narrator = Narrator()
     (agent,) = fleet(1, prefix="demo", chance=random.Random(1))
     narrator.told(agent, "received", "abcdef" * 10)

@@ -25,7 +25,7 @@ def settings(folder: Path) -> StandaloneSettings:
     )
 
 
-async def test_the_demo_shows_agents_at_work_and_says_what_to_do(
+async def test_demo_shows_agents_and_next_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -44,18 +44,18 @@ async def test_the_demo_shows_agents_at_work_and_says_what_to_do(
         assert "opampctl get agents" in out
 
 
-async def test_without_the_demo_nothing_is_there(tmp_path: Path) -> None:
+async def test_standalone_starts_and_stops_without_the_demo(tmp_path: Path) -> None:
     stop = asyncio.Event()
     stop.set()
     assert await run_standalone(settings(tmp_path), stop, demo=False) == 0
 
 
-def test_the_sample_policy_is_only_where_the_project_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_policy_exists_only_in_the_project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert sample_policy() == []
 
 
-async def test_the_demo_of_a_failure_is_rolled_back(
+async def test_failure_demo_is_rolled_back(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""Changes by named people, for tests."""
+"""Helpers for tests: changes by named people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A control plane, or a room of one, for each test that asks for it."""
+"""Fixtures: a control plane, or a part of one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from relay.testing.clock import ManualClock
 from tests.conftest import Programs
 
 NOW_MS = 10 * 86_400_000
-"""What the clock of these rooms shows at first."""
+"""The initial time of the clock."""
 
 
 @pytest.fixture
 async def plane(programs: Programs) -> ControlPlane:
-    """The rooms of a control plane, with nothing that moves by itself."""
+    """A control plane without background tasks."""
     return await programs.opened()
 
 

@@ -1,4 +1,4 @@
-"""What nodes report, for tests."""
+"""Helpers for tests: reports of nodes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from relay.errors import StoreError, Unopened
 from tests.conftest import Programs
 
 
-async def test_a_port_that_is_taken_is_an_error(programs: Programs) -> None:
+async def test_port_in_use_is_an_error(programs: Programs) -> None:
     first = await programs.control_plane()
     programs.folder = programs.folder / "other"
     with pytest.raises(Unopened, match=r"set server\.api\.endpoint, or --api HOST:PORT"):
@@ -13,7 +13,7 @@ async def test_a_port_that_is_taken_is_an_error(programs: Programs) -> None:
         await programs.control_plane(link=first.ports["link"])
 
 
-async def test_a_database_that_is_none_is_an_error(programs: Programs) -> None:
+async def test_file_that_is_not_a_database_is_an_error(programs: Programs) -> None:
     folder = programs.folder / "control-plane"
     folder.mkdir()
     (folder / "control-plane.sqlite3").write_bytes(b"garbage" * 1000)

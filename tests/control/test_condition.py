@@ -1,4 +1,4 @@
-"""What a control plane says of itself, and when it takes no changes: through the admin API."""
+"""Health of a control plane, and when it refuses changes, through the admin API."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def documents(*texts: str) -> dict[str, Any]:
     return {"sources": [{"source": "t", "text": "".join(texts)}]}
 
 
-async def test_another_database_overrules_no_node_until_somebody_says_so(programs: Programs) -> None:
+async def test_other_database_changes_nothing_until_the_epoch_is_raised(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a", rate=7))
     ports = plane.ports
@@ -50,7 +50,7 @@ async def test_another_database_overrules_no_node_until_somebody_says_so(program
     assert node.policy.receiver.version == (1, 1), "it serves what it has"
     assert (await ask(empty, "POST", "/api/v1/epoch", {}))[0] == 422
     assert await ask(empty, "POST", "/api/v1/epoch", {"reason": "new start"}) == (200, {"epoch": 2})
-    # At once, also while the node is away: what it holds is of an epoch that is over.
+    # At once, even while the node is away: its policy belongs to a past epoch.
     assert (await ask(empty, "POST", "/api/v1/apply", documents(TEMPLATE)))[0] == 200
     await eventually(lambda: node.policy.receiver.version == (2, 1))
     assert (await ask(empty, "POST", "/api/v1/apply", documents(TEMPLATE, assignment("a"))))[0] == 200
@@ -60,7 +60,7 @@ async def test_another_database_overrules_no_node_until_somebody_says_so(program
     assert any(e["action"] == "raise-epoch" and e["reason"] == "new start" for e in entries)
 
 
-async def test_a_control_plane_that_cannot_write_says_so_and_when_it_can_again(programs: Programs) -> None:
+async def test_unwritable_database_is_reported_until_it_recovers(programs: Programs) -> None:
     plane = await programs.control_plane()
     database = plane.database
     path = programs.folder / "control-plane" / "control-plane.sqlite3"
@@ -79,7 +79,7 @@ async def test_a_control_plane_that_cannot_write_says_so_and_when_it_can_again(p
     assert (await ask(plane, "GET", "/ready"))[0] == 200
 
 
-async def test_a_database_that_is_replaced_while_it_is_open_takes_no_changes(programs: Programs) -> None:
+async def test_database_replaced_while_open_takes_no_changes(programs: Programs) -> None:
     plane = await programs.control_plane()
     path = programs.folder / "control-plane" / "control-plane.sqlite3"
     await asyncio.to_thread(_replace, path)
@@ -94,7 +94,7 @@ def _replace(path: Path) -> None:
     path.write_bytes(b"")
 
 
-async def test_a_log_that_is_taken_away_is_noticed_and_a_lock_that_is_deleted_still_holds(programs: Programs) -> None:
+async def test_removed_wal_is_noticed_and_deleted_lock_still_holds(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE)
     folder = programs.folder / "control-plane"

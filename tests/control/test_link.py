@@ -1,4 +1,4 @@
-"""What stands behind the link, without the link."""
+"""The service behind the link, without the link."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def upstream(plane: ControlPlane) -> Upstream:
     return Upstream(plane.ledger, plane.publisher, plane.fleet, plane.blobs, Tasks(), clock=ManualClock())
 
 
-async def test_a_node_is_given_its_region_s_policy_and_files(plane: ControlPlane, upstream: Upstream) -> None:
+async def test_node_gets_the_policy_and_files_of_its_region(plane: ControlPlane, upstream: Upstream) -> None:
     await apply(plane, TEMPLATE, assignment("a"))
     sha256 = await push(plane, b"bytes")
     assert upstream.blob_bytes(ONE, sha256) is None, "nothing of its region names it"
@@ -31,7 +31,7 @@ async def test_a_node_is_given_its_region_s_policy_and_files(plane: ControlPlane
     assert b"".join([piece async for piece in upstream.read_blob(sha256, 2)]) == b"tes"
 
 
-async def test_its_reports_go_to_the_fleet(plane: ControlPlane, upstream: Upstream) -> None:
+async def test_reports_reach_the_fleet(plane: ControlPlane, upstream: Upstream) -> None:
     await upstream.node_reporting(ONE)
     ack = await upstream.report(ONE, link_pb2.StatusReport(sequence=3, agents=[entry("x")]))
     assert (ack.sequence, len(plane.fleet.census.agents)) == (3, 1)
@@ -39,14 +39,14 @@ async def test_its_reports_go_to_the_fleet(plane: ControlPlane, upstream: Upstre
     assert not plane.fleet.census.nodes["eu/one"].connected
 
 
-async def test_a_node_that_is_ahead_is_known(plane: ControlPlane, upstream: Upstream) -> None:
+async def test_node_that_is_ahead_is_recorded(plane: ControlPlane, upstream: Upstream) -> None:
     assert await upstream.behind(ONE, (7, 7)) == (1, 0)
     assert plane.fleet.census.nodes["eu/one"].ahead == (7, 7)
     assert await upstream.behind(ONE, None) is None
     assert plane.fleet.census.nodes["eu/one"].ahead is None
 
 
-async def test_a_file_that_nodes_cannot_get_is_looked_at_now_and_then(plane: ControlPlane) -> None:
+async def test_unfetchable_file_is_verified_occasionally(plane: ControlPlane) -> None:
     clock, tasks = ManualClock(), Tasks()
     upstream = Upstream(plane.ledger, plane.publisher, plane.fleet, plane.blobs, tasks, clock=clock)
     await upstream.node_reporting(ONE)
@@ -67,7 +67,7 @@ async def test_a_file_that_nodes_cannot_get_is_looked_at_now_and_then(plane: Con
     await tasks.close()
 
 
-async def test_who_watches_is_woken(plane: ControlPlane, upstream: Upstream) -> None:
+async def test_watchers_are_woken_by_a_publication(plane: ControlPlane, upstream: Upstream) -> None:
     woken = asyncio.Event()
     upstream.watch(woken)
     await plane.publisher.publish()

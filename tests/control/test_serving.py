@@ -9,7 +9,7 @@ from relay.control.serving import Serving
 from relay.errors import Unopened
 
 
-async def test_an_application_is_served_on_several_ports_until_it_is_stopped() -> None:
+async def test_app_is_served_on_several_ports_until_stopped() -> None:
     api = FastAPI()
 
     @api.get("/")

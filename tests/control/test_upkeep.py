@@ -23,7 +23,7 @@ async def plane(programs: Programs, clock: ManualClock) -> ControlPlane:
     return await programs.opened(clock=clock, retention={"history": "30d"})
 
 
-async def test_what_is_older_than_the_settings_say_is_forgotten(plane: ControlPlane, clock: ManualClock) -> None:
+async def test_expired_history_is_removed(plane: ControlPlane, clock: ManualClock) -> None:
     await apply(plane, TEMPLATE, assignment("a", rate=1))
     await apply(plane, assignment("a", rate=2))
     await plane.publisher.policy("eu")
@@ -37,7 +37,7 @@ async def test_what_is_older_than_the_settings_say_is_forgotten(plane: ControlPl
         assert (await connection.execute(sa.select(schema.configs))).all() == []
 
 
-async def test_a_database_that_cannot_be_written_keeps_nobody_from_stopping(plane: ControlPlane) -> None:
+async def test_unwritable_database_does_not_prevent_stopping(plane: ControlPlane) -> None:
     await up(plane.fleet, ONE)
     async with plane.database.write() as connection:
         await connection.execute(sa.text("DROP TABLE nodes"))

@@ -1,4 +1,4 @@
-"""Documents, for tests."""
+"""Helpers for tests: documents."""
 
 from __future__ import annotations
 
@@ -54,4 +54,4 @@ IN_USE = (
     variables("eu", "{where: x}"),
     assignment("a"),
 )
-"""Two templates, each with its assignment, and what one of them needs in region eu."""
+"""Two templates, each with its assignment, and the variables that one needs in region eu."""

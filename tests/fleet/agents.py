@@ -1,4 +1,4 @@
-"""Records for tests."""
+"""Helpers for tests: records."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def snapshot(*assignments: Published) -> Snapshot:
 PROD = Selector(labels={"tier": "prod"})
 
 
-def test_agents_of_one_answer_share_one_offer() -> None:
+def test_agents_with_one_answer_share_an_offer() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(
         snapshot(published("p", stable=revision(2), priority=1, selector=PROD), published("d", stable=revision(1)))
@@ -34,7 +34,7 @@ def test_agents_of_one_answer_share_one_offer() -> None:
     assert b"rate: 2" in body
 
 
-def test_a_change_of_contents_touches_cohorts_and_not_agents() -> None:
+def test_content_change_touches_cohorts_not_agents() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("a", stable=revision(1)), published("b", stable=revision(1), slot="b")))
     agent = record()
@@ -47,7 +47,7 @@ def test_a_change_of_contents_touches_cohorts_and_not_agents() -> None:
     assert before.config_hash != after.config_hash
 
 
-def test_a_change_that_concerns_nobody_says_so() -> None:
+def test_change_that_concerns_no_agent_is_reported() -> None:
     cohorts = Cohorts("local", "all")
     policy = snapshot(published("a", stable=revision(1)))
     cohorts.of(record("early"))
@@ -58,7 +58,7 @@ def test_a_change_that_concerns_nobody_says_so() -> None:
     assert cohorts.snapshot is not policy
 
 
-def test_new_terms_place_agents_anew() -> None:
+def test_new_selector_terms_reassign_agents() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("d", stable=revision(1))))
     agent = record(tier="prod")
@@ -71,7 +71,7 @@ def test_new_terms_place_agents_anew() -> None:
     assert [slot.assignment for slot in offer.slots] == ["p"]
 
 
-def test_a_rollout_s_threshold_is_part_of_the_key() -> None:
+def test_rollout_threshold_is_part_of_the_key() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)))
     offer = cohorts.offer(record())
@@ -79,7 +79,7 @@ def test_a_rollout_s_threshold_is_part_of_the_key() -> None:
     assert b"rate: 2" in offer.field
 
 
-def test_what_is_no_longer_offered_is_dropped() -> None:
+def test_stale_offers_are_dropped() -> None:
     cohorts = Cohorts("local", "all")
     agent = record()
     for rate in range(1, 30):
@@ -100,7 +100,7 @@ def test_capabilities_split_cohorts_and_no_match_offers_nothing() -> None:
     assert cohorts.offer(record()) is None
 
 
-def test_what_is_prepared_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepared_offers_are_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("a", stable=revision(1))))
     first = cohorts.offer(record())
@@ -117,7 +117,7 @@ def test_what_is_prepared_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch)
     assert cohorts.prepare(snapshot(published("a", stable=revision(3), selector=Selector(labels={"t": "x"})))) == {}
 
 
-def test_packages_of_a_cohort_and_what_an_agent_holds_of_them() -> None:
+def test_packages_of_a_cohort() -> None:
     cohorts = Cohorts("local", "all")
     agent = record(os__type="linux")
     cohorts.change(filled(package("agent", "1", ("1", LINUX))))
@@ -137,7 +137,7 @@ def test_packages_of_a_cohort_and_what_an_agent_holds_of_them() -> None:
     assert newer.hash != offer.hash
 
 
-def test_what_an_agent_applied_counts_from_then_on_where_it_cannot_have_what_it_should() -> None:
+def test_applied_content_decides_after_a_failure() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("a", stable=revision(2))))
     agent = record()
@@ -151,7 +151,7 @@ def test_what_an_agent_applied_counts_from_then_on_where_it_cannot_have_what_it_
     assert [slot for _, _, slot in cohorts.of(agent).key[4]] == [offer.slots[0].content_hash]
 
 
-def test_who_keeps_the_candidate_of_a_frozen_rollout_goes_by_what_it_has_now() -> None:
+def test_agents_with_the_candidate_keep_it_in_a_frozen_rollout() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)))
     has, had = record("has"), record("had")
@@ -165,13 +165,13 @@ def test_who_keeps_the_candidate_of_a_frozen_rollout_goes_by_what_it_has_now() -
     assert cohorts.of(had) is not cohorts.of(has)
 
 
-def test_restrictions_that_are_in_force_already_change_nothing() -> None:
+def test_repeated_restrictions_change_nothing() -> None:
     cohorts = Cohorts("local", "all")
     assert not cohorts.restrict(frozenset(), frozenset())
     assert cohorts.evaluator.halted == frozenset()
 
 
-def test_cohorts_that_nobody_is_in_are_dropped() -> None:
+def test_empty_cohorts_are_dropped() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD), published("d", stable=revision(1))))
     one, other = record("1", tier="prod"), record("2", tier="dev")
@@ -181,7 +181,7 @@ def test_cohorts_that_nobody_is_in_are_dropped() -> None:
     assert len(cohorts) == 1
 
 
-def test_who_may_belong_to_what_is_missing_keeps_what_it_has() -> None:
+def test_agents_of_a_missing_assignment_keep_what_they_have() -> None:
     cohorts = Cohorts("local", "all")
     agent = record("1")
     held = snapshot(published("a", stable=revision(1)), published("b", stable=revision(1), slot="b"))
@@ -201,7 +201,7 @@ def test_who_may_belong_to_what_is_missing_keeps_what_it_has() -> None:
     assert cohorts.withheld(agent) == ((), ())
 
 
-def test_the_hash_of_something_for_an_agent() -> None:
+def test_content_hash_for_an_agent() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("a", stable=revision(1))))
     stable = cohorts.snapshot.assignments[0].stable
@@ -215,7 +215,7 @@ def test_the_hash_of_something_for_an_agent() -> None:
     assert cohorts.hash_of(fill, record(os__type="linux")) is not None
 
 
-def test_which_sets_hold_a_file() -> None:
+def test_package_sets_that_contain_a_file() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(filled(package("agent", "1", ("1", {}))))
     cohorts.of(record())

@@ -10,7 +10,7 @@ from tests.policy.filled import filled, package
 from tests.policy.published import published, resources, revision
 
 
-def test_the_decision_and_what_became_of_it() -> None:
+def test_decision_and_outcome() -> None:
     cohorts = Cohorts("eu", "all")
     cohorts.change(build(resources(published("a", stable=revision(1)))))
     agent = record("x", tier="prod")
@@ -48,7 +48,7 @@ def test_agents_that_cannot_be_offered_anything() -> None:
     assert len(notes) == 2
 
 
-def test_attempts_at_packages() -> None:
+def test_package_attempts() -> None:
     cohorts = Cohorts("eu", "all")
     cohorts.change(filled(package("agent", "1", ("1", {}))))
     agent = record("x")
@@ -63,7 +63,7 @@ def test_attempts_at_packages() -> None:
     assert found["notes"] == ["the agent does not accept packages: it is offered none"]
 
 
-def test_several_configs_that_fail_with_one_text_are_hardly_all_bad() -> None:
+def test_note_about_several_configs_failing_with_one_message() -> None:
     evaluator = Evaluator(build(resources()))
     state = link_pb2.AgentState(agent_id="a", agent_description=b"", capabilities=2)
     for content, text in ((b"1", "same"), (b"2", "same"), (b"3", "other"), (b"4", ""), (b"5", "")):
@@ -73,7 +73,7 @@ def test_several_configs_that_fail_with_one_text_are_hardly_all_bad() -> None:
     assert hint.startswith("2 different contents failed with the same text: perhaps the agent repeats")
 
 
-def test_who_does_not_accept_packages_is_offered_none() -> None:
+def test_agent_that_does_not_accept_packages() -> None:
     cohorts = Cohorts("eu", "all")
     cohorts.change(filled(package("agent", "1", ("1", {}))))
     state = link_pb2.AgentState.FromString(record("x").state())
@@ -82,7 +82,7 @@ def test_who_does_not_accept_packages_is_offered_none() -> None:
     assert "the agent does not accept packages: it is offered none" in notes
 
 
-def test_a_file_that_the_node_cannot_give() -> None:
+def test_file_that_the_node_lacks() -> None:
     cohorts = Cohorts("eu", "all")
     cohorts.change(filled(package("agent", "1", ("1", {}))))
     agent = record("x")

@@ -52,7 +52,7 @@ def test_too_many_failures_halt_the_rollout_here() -> None:
     assert halted_rollouts(policy, found) == {"a-1"}
 
 
-def test_a_retry_is_another_try() -> None:
+def test_retry_is_judged_separately() -> None:
     policy = snapshot(retry=1)
     assert halted_rollouts(policy, {"a-1/0": "2 of 3"}) == frozenset()
     assert judge(policy, agents(policy, failed=3), {}, hash_of) == {}, (
@@ -60,7 +60,7 @@ def test_a_retry_is_another_try() -> None:
     )
 
 
-def test_agents_that_were_unhealthy_before_do_not_count() -> None:
+def test_previously_unhealthy_agents_do_not_count() -> None:
     policy = snapshot()
     sick = agents(policy, applied=3, unhealthy=3)
     for agent in sick:
@@ -79,7 +79,7 @@ def test_candidates_freeze_when_the_policy_is_too_old() -> None:
     assert frozen_rollouts(snapshot(candidate_ttl_s=None), 1e9) == frozenset()
 
 
-def test_packages_are_guarded_alike() -> None:
+def test_packages_are_guarded_too() -> None:
     old, new = (package("agent", digit, (digit, {"os.type": "linux"})) for digit in "12")
     policy = filled(old, candidate=new, threshold=1 << 52, rollout={"local_guard": {"max_failures": 1}})
     cohorts = Cohorts("eu", "all")

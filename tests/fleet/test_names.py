@@ -15,11 +15,11 @@ KNOWN = [(Names(f"agent-{i}", bytes([i]) * 16, f"box-{i % 2}"), i) for i in rang
     ("name", "meant"),
     [("agent", 99), ("agent-3", 3), ("own", 99), (format_uid(b"\x02" * 16)[:9], 2), ("0505", 5), ("aaaa", 99)],
 )
-def test_by_any_name_or_its_beginning(name: str, meant: int) -> None:
+def test_resolve_by_name_or_prefix(name: str, meant: int) -> None:
     assert resolve(name, KNOWN) == meant
 
 
-def test_who_is_not_known_and_who_is_not_alone() -> None:
+def test_resolve_unknown_and_ambiguous_names() -> None:
     with pytest.raises(NotFound, match="no agent matches age; a prefix needs at least 4 characters"):
         resolve("age", KNOWN)
     with pytest.raises(NotFound, match=r"no agent matches agents$"):

@@ -1,7 +1,7 @@
 from relay.fleet.ownership import Holding, corrected, winner
 
 
-def test_the_newest_session_wins_and_a_tie_goes_by_name() -> None:
+def test_newest_session_wins_and_ties_go_by_name() -> None:
     old, new = Holding("eu/a", 1), Holding("eu/b", 2)
     assert winner(None, old) is old
     assert winner(old, new) is new
@@ -10,18 +10,18 @@ def test_the_newest_session_wins_and_a_tie_goes_by_name() -> None:
     assert winner(new, Holding("eu/a", 2)) is new
 
 
-def test_a_node_s_own_claim_is_renewed_whatever_its_start() -> None:
+def test_node_renews_its_own_claim() -> None:
     assert winner(Holding("eu/a", 5), Holding("eu/a", 1)).session_started_ms == 1
 
 
-def test_who_has_it_live_wins_whatever_clocks_say() -> None:
+def test_live_connection_wins_over_clocks() -> None:
     live, stale = Holding("eu/a", 1), Holding("eu/b", 99, live=False)
     assert winner(live, stale) is live
     assert winner(stale, live) is live
     assert winner(Holding("eu/a", 1, live=False), stale) is stale
 
 
-def test_starts_are_told_by_our_clock_and_are_never_in_the_future() -> None:
+def test_session_starts_use_our_clock_and_are_never_in_the_future() -> None:
     assert corrected(1_000, 200, 5_000) == 1_200
     assert corrected(61_000, -60_000, 5_000) == 1_000
     assert corrected(61_000, 0, 5_000) == 5_000

@@ -28,7 +28,7 @@ def test_sums_follow_agents() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.sampled_from([True, False, None])), max_size=30))
-def test_any_sequence_of_changes_ends_in_the_sum_of_what_is(changes: list[tuple[int, bool, bool | None]]) -> None:
+def test_sums_equal_a_recount_after_any_changes(changes: list[tuple[int, bool, bool | None]]) -> None:
     rollup = Rollup()
     agents = [record(str(i)) for i in range(4)]
     for index, connected, healthy in changes:
@@ -43,5 +43,5 @@ def test_any_sequence_of_changes_ends_in_the_sum_of_what_is(changes: list[tuple[
     assert message.unhealthy == sum(a.connected and a.healthy() is False for a in counted)
 
 
-def test_a_status_of_a_later_version_counts_as_unset() -> None:
+def test_unknown_status_counts_as_unset() -> None:
     assert status_name(99) == "UNSET"

@@ -7,7 +7,7 @@ uids = st.binary(min_size=16, max_size=16)
 
 
 @given(st.lists(st.tuples(uids, st.binary(max_size=4)), max_size=30))
-def test_sums_do_not_depend_on_the_way(changes: list[tuple[bytes, bytes]]) -> None:
+def test_sums_do_not_depend_on_order(changes: list[tuple[bytes, bytes]]) -> None:
     walked, held = Shards(), dict[bytes, int]()
     for uid, state in changes:
         digest = state_digest(uid, state)
@@ -22,7 +22,7 @@ def test_sums_do_not_depend_on_the_way(changes: list[tuple[bytes, bytes]]) -> No
     assert walked.sums() == [0] * COUNT
 
 
-def test_a_shard_that_differs_is_found() -> None:
+def test_differing_shard_is_found() -> None:
     one, two = Shards(), Shards()
     uid = bytes(15) + b"\x07"
     one.replace(uid, 0, state_digest(uid, b"state"))
@@ -30,11 +30,11 @@ def test_a_shard_that_differs_is_found() -> None:
     assert one.differing(one.sums()) == []
 
 
-def test_listings_say_what_to_fetch_and_what_is_gone() -> None:
+def test_listing_shows_what_to_fetch_and_what_is_gone() -> None:
     mine = {b"same": 1, b"old": 1, b"gone": 1}
     theirs = {b"same": 1, b"old": 2, b"new": 1}
     assert difference(mine, theirs) == ([b"old", b"new"], [b"gone"])
 
 
-def test_no_state_has_the_digest_of_nothing() -> None:
+def test_no_state_has_a_zero_digest() -> None:
     assert state_digest(b"u" * 16, b"") != 0

@@ -14,7 +14,7 @@ def facts(state: link_pb2.AgentState, trusted: Literal["all"] | tuple[str, ...] 
     return facts_of(state.agent_description, state.agent_id, "eu", trusted)
 
 
-def test_an_agent_as_people_see_it() -> None:
+def test_view_of_an_agent() -> None:
     agent = record("a1", tier="prod")
     agent.offer_config(b"", (OfferedSlot("", "p", b"c"),))
     state = link_pb2.AgentState.FromString(agent.state())
@@ -30,7 +30,7 @@ def test_an_agent_as_people_see_it() -> None:
     assert view["first_seen"] == "1970-01-01T00:00:00.000Z"
 
 
-def test_an_agent_that_failed_shows_so_although_it_runs_what_it_had_before() -> None:
+def test_failed_agent_shows_failed_while_running_its_old_config() -> None:
     agent = record("a1")
     agent.offer_config(b"2" * 32, (OfferedSlot("", "p", b"new"),))
     failed = pb.RemoteConfigStatus(
@@ -58,14 +58,14 @@ def test_an_agent_that_failed_shows_so_although_it_runs_what_it_had_before() -> 
     assert dict(rollup.message().config_status) == {"FAILED": 0, "APPLIED": 1}
 
 
-def test_what_nobody_knows_is_null() -> None:
+def test_unknown_values_are_null() -> None:
     state = link_pb2.AgentState(instance_uid=bytes(16))
     view = agent_view(state, facts(state), region="eu", node="n", connected=None)
     assert (view["connected"], view["healthy"]) == (None, None)
     assert view["agent_id"] == "00000000-0000-0000-0000-000000000000"
 
 
-def test_only_the_fields_that_are_wanted() -> None:
+def test_only_requested_fields() -> None:
     state = link_pb2.AgentState.FromString(record("a1").state())
     view = agent_view(state, facts(state), region="eu", node="n", connected=True, fields=frozenset({"node", "labels"}))
     assert view == {"node": "n", "labels": {"service.instance.id": "a1", "region": "eu"}}
@@ -75,7 +75,7 @@ def test_times_are_utc_with_milliseconds() -> None:
     assert rfc3339(1_760_000_000_123) == "2025-10-09T08:53:20.123Z"
 
 
-def test_what_became_of_packages() -> None:
+def test_package_states() -> None:
     said = pb.PackageStatuses(server_provided_all_packages_hash=b"h")
     said.packages["p"].agent_has_version = "1.2"
     said.packages["q"].server_offered_version = "2"

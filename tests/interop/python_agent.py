@@ -1,4 +1,4 @@
-"""An agent on OpenTelemetry's Python client: it says what it is offered, a JSON line an event."""
+"""An agent on OpenTelemetry's Python client; it prints each event as a line of JSON."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Clients written by others: each connects, gets its config, reports it applied, and survives a restart of the node.
+"""Third-party clients: each connects, gets its config, reports it applied, and survives a restart of the node.
 
-Go and Node.js are needed for theirs; where one is missing, the test says so. CI skips none.
+Some need Go or Node.js: the test is skipped if the tool is missing. CI skips none.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 
 def need(*tools: str) -> None:
-    """Skip with the reason where a tool is missing; in CI that fails."""
+    """Skip the test if a tool is missing; fail it in CI."""
     for tool in tools:
         if shutil.which(tool) is None:
             assert not os.environ.get("CI"), f"{tool} must be there in CI"
@@ -57,13 +57,13 @@ def python_agent() -> list[str]:
 
 
 class Client:
-    """A running client and what it says."""
+    """A running client and its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def says(self, event: str) -> dict[str, Any]:
-        """Wait for an event, passing over others."""
+        """Wait for an event, skipping others."""
         assert self._process.stdout is not None
         async with asyncio.timeout(45):
             while True:
@@ -101,7 +101,7 @@ def args_for(kind: str, url: str) -> list[str]:
     ("kind", "prepare", "scheme"),
     [("go", go_agent, "ws"), ("go", go_agent, "http"), ("python", python_agent, "http"), ("node", node_agent, "http")],
 )
-async def test_a_client_gets_its_config_and_survives_a_restart(
+async def test_client_gets_its_config_and_survives_a_restart(
     programs: Programs, kind: str, prepare: Callable[[], list[str]], scheme: str
 ) -> None:
     command = await asyncio.to_thread(prepare)
@@ -133,7 +133,7 @@ async def test_a_client_gets_its_config_and_survives_a_restart(
         assert not node.metrics.bad_messages
 
 
-async def test_opamp_go_s_own_words_for_a_failure_arrive(programs: Programs) -> None:
+async def test_opamp_go_failure_message_arrives(programs: Programs) -> None:
     command = await asyncio.to_thread(go_agent)
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("all", rate=13))
@@ -152,7 +152,7 @@ async def test_opamp_go_s_own_words_for_a_failure_arrive(programs: Programs) -> 
     await eventually(lambda: not next(iter(plane.fleet.census.agents.values())).connected)
 
 
-async def test_opamp_go_s_package_syncer_installs_and_fails_and_goes_back(programs: Programs, tmp_path: Path) -> None:
+async def test_opamp_go_package_syncer_installs_fails_and_goes_back(programs: Programs, tmp_path: Path) -> None:
     command = await asyncio.to_thread(go_agent)
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])

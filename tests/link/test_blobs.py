@@ -23,7 +23,7 @@ async def read(source: BlobSource, sha256: str, offset: int = 0) -> tuple[set[in
     return totals, content
 
 
-async def test_from_any_offset(programs: Programs) -> None:
+async def test_read_from_any_offset(programs: Programs) -> None:
     plane = await programs.control_plane()
     sha256 = await push(plane, CONTENT)
     await apply(plane, package_assignment(target_selector="{labels: {region: eu}}"))
@@ -35,7 +35,7 @@ async def test_from_any_offset(programs: Programs) -> None:
     await here.close()
 
 
-async def test_a_region_gets_what_concerns_it(programs: Programs) -> None:
+async def test_region_gets_only_its_files(programs: Programs) -> None:
     plane = await programs.control_plane()
     sha256 = await push(plane, CONTENT)
     await apply(plane, package_assignment(target_selector="{labels: {region: eu}}"))
@@ -47,7 +47,7 @@ async def test_a_region_gets_what_concerns_it(programs: Programs) -> None:
     await elsewhere.close()
 
 
-async def test_nobody_there() -> None:
+async def test_unreachable_source() -> None:
     nowhere = source(1)
     with pytest.raises(UpstreamError, match="UNAVAILABLE"):
         await read(nowhere, "0" * 64)

@@ -4,7 +4,7 @@ from tests.conftest import Programs, eventually
 from tests.wire import TestAgent
 
 
-async def test_reports_go_up_again_until_they_are_acknowledged(programs: Programs) -> None:
+async def test_reports_are_resent_until_acknowledged(programs: Programs) -> None:
     upstream = ScriptedControlPlane()
     await upstream.start()
     node = await programs.node(upstream.port)
@@ -31,8 +31,8 @@ async def test_reports_go_up_again_until_they_are_acknowledged(programs: Program
     await back.stop()
 
 
-async def test_ten_thousand_idle_agents_cost_less_than_a_message_a_second(programs: Programs) -> None:
-    """Ten stand in for them: what is sent does not depend on how many are idle."""
+async def test_idle_agents_cost_less_than_a_message_a_second(programs: Programs) -> None:
+    """Ten agents are enough: the traffic does not depend on the number of idle agents."""
     upstream = ScriptedControlPlane()
     await upstream.start()
     node = await programs.node(upstream.port)

@@ -20,7 +20,7 @@ def test_up_and_down() -> None:
     assert health.silent_s() == 2, "it was down already"
 
 
-def test_reports_that_are_refused() -> None:
+def test_refused_reports() -> None:
     health = LinkHealth(ManualClock())
     health.heard()
     health.refusal = "another node has this name"

@@ -1,4 +1,4 @@
-"""Playbooks of both ends; the two are also run against each other."""
+"""Playbooks for each end, and both ends run against each other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def accept(receiver: SyncReceiver, answer: object) -> link_pb2.SyncAck:
     return receiver.accept(receiver.outcome(answer, {}, frozenset())).ack
 
 
-def test_the_hello_says_what_is_held() -> None:
+def test_hello_lists_held_resources() -> None:
     hello = SyncReceiver("eu", {"a": b"1"}, (1, 2)).hello(NODE, frozenset({1})).hello
     assert [(r.name, r.digest) for r in hello.held] == [("a", sha256(b"1"))]
     assert (hello.manifest.epoch, hello.manifest.number) == (1, 2)
@@ -49,7 +49,7 @@ def test_the_hello_says_what_is_held() -> None:
     assert not SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello.HasField("manifest")
 
 
-def test_an_update_comes_into_force_with_its_manifest() -> None:
+def test_update_takes_effect_with_its_manifest() -> None:
     receiver = SyncReceiver("eu", {}, None)
     part = link_pb2.Update(nonce="1")
     part.resources.add(name="a", digest=sha256(b"1"), payload=b"1")
@@ -72,7 +72,7 @@ def test_an_update_comes_into_force_with_its_manifest() -> None:
     ("message", "reason"),
     [(update({}, (1, 4)), "older"), (update({}, (0, 9)), "older"), (update({}, (2, 1), region="us"), "region us")],
 )
-def test_an_update_that_may_not_be_taken_is_refused_whole(message: link_pb2.Update, reason: str) -> None:
+def test_inadmissible_update_is_refused_whole(message: link_pb2.Update, reason: str) -> None:
     receiver = SyncReceiver("eu", {"a": b"1"}, (1, 5))
     answer = receiver.receive(message)
     assert isinstance(answer, link_pb2.SyncRequest)
@@ -80,7 +80,7 @@ def test_an_update_that_may_not_be_taken_is_refused_whole(message: link_pb2.Upda
     assert (receiver.held, receiver.version) == ({"a": b"1"}, (1, 5))
 
 
-def test_a_resource_with_a_wrong_digest_is_rejected_and_its_last_form_stays() -> None:
+def test_resource_with_a_wrong_digest_keeps_its_last_form() -> None:
     receiver = SyncReceiver("eu", {"a": b"old"}, (1, 1))
     message = update({"a": b"new", "b": b"2"}, (1, 2))
     message.resources[0].payload = b"damaged"
@@ -90,7 +90,7 @@ def test_a_resource_with_a_wrong_digest_is_rejected_and_its_last_form_stays() ->
     assert receiver.held == {"a": b"old", "b": b"2"}
 
 
-def test_what_cannot_be_read_is_rejected_and_what_is_needed_is_kept() -> None:
+def test_unreadable_resources_are_rejected_and_needed_ones_kept() -> None:
     receiver = SyncReceiver("eu", {"a": b"old", "input": b"x", "gone": b"y"}, (1, 1))
     candidate = receiver.receive(update({"a": b"bad", "b": b"bad too"}, (1, 2)))
     assert isinstance(candidate, Candidate)
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_is_rejected_and_what_is_needed_is_kept() -> None:
     assert {r.name: r.digest for r in request.ack.rejected} == {"a": sha256(b"bad"), "b": sha256(b"bad too")}
 
 
-def test_a_refused_candidate_changes_nothing() -> None:
+def test_refused_candidate_changes_nothing() -> None:
     receiver = SyncReceiver("eu", {}, None)
     candidate = receiver.receive(update({"a": b"1"}, (1, 1)))
     assert isinstance(candidate, Candidate)
@@ -110,7 +110,7 @@ def test_a_refused_candidate_changes_nothing() -> None:
 
 
 def converge(receiver: SyncReceiver, sender: SyncSender, policy: RegionPolicy) -> int:
-    """Run both ends until the sender has nothing more; give the number of resources sent."""
+    """Run both ends until the sender has nothing left; return the number of resources sent."""
     sent = 0
     while responses := sender.next(policy):
         for response in responses:
@@ -126,7 +126,7 @@ payloads = st.dictionaries(st.sampled_from("abcdef"), st.binary(max_size=3), max
 
 
 @given(payloads, payloads)
-def test_both_ends_agree_and_only_differences_travel(held: dict[str, bytes], wanted: dict[str, bytes]) -> None:
+def test_both_ends_agree_and_only_differences_are_sent(held: dict[str, bytes], wanted: dict[str, bytes]) -> None:
     receiver = SyncReceiver("eu", held, (1, 1))
     sender = SyncSender(receiver.hello(NODE, frozenset()).hello)
     sent = converge(receiver, sender, RegionPolicy((1, 2), wanted))
@@ -136,7 +136,7 @@ def test_both_ends_agree_and_only_differences_travel(held: dict[str, bytes], wan
     assert not sender.waiting
 
 
-def test_a_node_that_is_up_to_date_is_sent_nothing_and_one_that_lost_something_is() -> None:
+def test_only_missing_resources_are_sent() -> None:
     policy = RegionPolicy((1, 1), {"a": b"1"})
     receiver = SyncReceiver("eu", {"a": b"1"}, (1, 1))
     assert SyncSender(receiver.hello(NODE, frozenset()).hello).next(policy) == []
@@ -144,7 +144,7 @@ def test_a_node_that_is_up_to_date_is_sent_nothing_and_one_that_lost_something_i
     assert converge(lacking, SyncSender(lacking.hello(NODE, frozenset()).hello), policy) == 1
 
 
-def test_large_policies_come_in_several_updates() -> None:
+def test_large_policy_is_split_into_updates() -> None:
     receiver = SyncReceiver("eu", {}, None)
     sender = SyncSender(receiver.hello(NODE, frozenset()).hello)
     wanted = {str(i): bytes(CHUNK_BYTES // 2) for i in range(5)}
@@ -153,7 +153,7 @@ def test_large_policies_come_in_several_updates() -> None:
     assert [r.update.HasField("manifest") for r in responses] == [False, False, True]
 
 
-def test_one_update_is_under_way_at_a_time_and_a_refusal_is_not_repeated() -> None:
+def test_one_update_at_a_time_and_no_resend_after_refusal() -> None:
     sender = SyncSender(SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello)
     policy = RegionPolicy((1, 1), {"a": b"1"})
     (response,) = sender.next(policy)
@@ -176,7 +176,7 @@ class Node:
         self.heard()
 
     def heard(self) -> None:
-        """The other end says how much it takes at once."""
+        """Set the window that the other end grants."""
         self.sender.acknowledged(link_pb2.ReportAck(sequence=0, window=WINDOW))
 
     def change(self, *names: bytes) -> None:
@@ -197,7 +197,7 @@ class Node:
         return [a.instance_uid for a in report.agents] if report else []
 
 
-def test_changes_go_up_once_latest_state_only() -> None:
+def test_changes_are_sent_once_with_the_latest_state() -> None:
     node = Node()
     node.change(b"a", b"b", b"a", b"c")
     first = node.next()
@@ -215,7 +215,7 @@ def test_changes_go_up_once_latest_state_only() -> None:
     assert node.next() is None
 
 
-def test_what_was_in_flight_when_the_stream_broke_goes_again() -> None:
+def test_in_flight_changes_are_resent_after_a_broken_stream() -> None:
     node = Node()
     node.change(b"a", b"b", b"c")
     node.sender.remove(b"z")
@@ -229,7 +229,7 @@ def test_what_was_in_flight_when_the_stream_broke_goes_again() -> None:
     assert list(report.removed) == [b"z"]
 
 
-def test_a_removed_agent_is_not_resurrected_by_what_was_in_flight() -> None:
+def test_removed_agent_is_not_resurrected_by_in_flight_reports() -> None:
     node = Node()
     node.change(b"a")
     node.next()
@@ -242,14 +242,14 @@ def test_a_removed_agent_is_not_resurrected_by_what_was_in_flight() -> None:
     assert not node.sender.removed
 
 
-def test_an_agent_that_vanished_meanwhile_is_left_out() -> None:
+def test_vanished_agent_is_left_out() -> None:
     node = Node()
     node.sender.change(b"gone")
     node.change(b"here")
     assert node.agents() == [b"here"]
 
 
-def test_a_report_is_bounded_in_bytes_too() -> None:
+def test_report_is_bounded_in_bytes() -> None:
     node = Node(most=100)
     for name in (b"a", b"b", b"c"):
         node.states[name] = bytes(CHUNK_BYTES)
@@ -257,7 +257,7 @@ def test_a_report_is_bounded_in_bytes_too() -> None:
     assert [node.agents() for _ in range(3)] == [[b"a"], [b"b"], [b"c"]]
 
 
-def test_what_was_refused_or_rejected_is_sent_again_when_it_may_succeed() -> None:
+def test_refused_and_rejected_resources_are_resent_when_they_may_succeed() -> None:
     sender = SyncSender(SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello)
     policy = RegionPolicy((1, 1), {"a": b"1", "b": b"2"})
     (first,) = sender.next(policy)
@@ -271,7 +271,7 @@ def test_what_was_refused_or_rejected_is_sent_again_when_it_may_succeed() -> Non
     assert [r.name for r in third.update.resources] == ["a"]
 
 
-def test_a_stream_begins_with_one_report() -> None:
+def test_stream_begins_with_one_report() -> None:
     node = Node(most=1)
     node.change(b"a", b"b", b"c")
     node.sender.restart()
@@ -280,7 +280,7 @@ def test_a_stream_begins_with_one_report() -> None:
     assert [node.agents(), node.agents()] == [[b"b"], [b"c"]]
 
 
-def test_the_window_holds_back() -> None:
+def test_window_limits_reports() -> None:
     node = Node(most=1)
     node.change(b"a", b"b", b"c")
     node.sender.acknowledged(link_pb2.ReportAck(sequence=0, window=2))
@@ -291,7 +291,7 @@ def test_the_window_holds_back() -> None:
     assert node.agents() == [b"c"]
 
 
-def test_wishes_of_the_control_plane_are_met() -> None:
+def test_requests_of_the_control_plane_are_answered() -> None:
     node = Node()
     node.next()
     node.states[b"w"] = b"state"
@@ -307,12 +307,12 @@ def test_wishes_of_the_control_plane_are_met() -> None:
     assert b"d" in node.sender.bodies
 
 
-def test_an_acknowledgement_of_what_was_never_sent_is_an_error() -> None:
+def test_acknowledgement_of_an_unsent_report_is_an_error() -> None:
     with pytest.raises(UpstreamError):
         Node().sender.acknowledged(link_pb2.ReportAck(sequence=5))
 
 
-def test_the_node_s_own_status_goes_up_when_there_is_nothing_else() -> None:
+def test_node_status_is_sent_when_idle() -> None:
     node = Node()
     node.next()
     node.sender.acknowledged(link_pb2.ReportAck(sequence=1))
@@ -323,7 +323,7 @@ def test_the_node_s_own_status_goes_up_when_there_is_nothing_else() -> None:
     assert report.sequence == 2
 
 
-def test_until_both_ends_agree_everything_goes_at_the_speed_of_the_link() -> None:
+def test_reports_are_not_delayed_until_both_ends_agree() -> None:
     node = Node()
     assert node.sender.hurries
     assert node.next() is not None
@@ -358,7 +358,7 @@ def test_listings_are_bounded_in_bytes() -> None:
     assert len(report.listings) == 11
 
 
-def test_agents_that_are_forgotten_here_stay_known_above() -> None:
+def test_forgotten_agents_stay_known_upstream() -> None:
     node = Node()
     node.change(b"a")
     node.next()
@@ -379,6 +379,6 @@ def test_agents_that_are_forgotten_here_stay_known_above() -> None:
 
 
 @pytest.mark.parametrize("trusted", ["all", (), ("tier", "zone")])
-def test_a_node_says_who_it_is(trusted: Literal["all"] | tuple[str, ...]) -> None:
+def test_node_identifies_itself(trusted: Literal["all"] | tuple[str, ...]) -> None:
     peer = Peer("eu", "one", "3f2c", "1.2", trusted)
     assert Peer.of(link_pb2.NodeIdentity.FromString(peer.message().SerializeToString())) == peer

@@ -9,7 +9,7 @@ from tests.conftest import TEMPLATE, Programs, apply, assignment
 
 
 @pytest.mark.parametrize("method", ["Sync", "Report"])
-async def test_a_stream_begins_with_a_hello(programs: Programs, method: str) -> None:
+async def test_stream_must_begin_with_a_hello(programs: Programs, method: str) -> None:
     plane = await programs.control_plane()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{plane.ports['link']}") as channel:
         stub: Any = link_pb2_grpc.ControlPlaneStub(channel)
@@ -18,7 +18,7 @@ async def test_a_stream_begins_with_a_hello(programs: Programs, method: str) -> 
         assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_third_party_s_node_gets_policy_then_freshness_then_differences(programs: Programs) -> None:
+async def test_third_party_node_gets_policy_freshness_and_differences(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a"))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{plane.ports['link']}") as channel:

@@ -12,7 +12,7 @@ async def get(port: int, path: str) -> tuple[int, object]:
         return answer.status, await answer.text()
 
 
-async def test_a_node_without_policy_is_healthy_and_not_ready(programs: Programs) -> None:
+async def test_node_without_policy_is_healthy_but_not_ready(programs: Programs) -> None:
     node = await programs.node()
     for port in ("http", "websocket", "metrics"):
         assert await get(node.ports[port], "/health") == (200, {"status": "ok", "degraded": []})
@@ -23,7 +23,7 @@ async def test_a_node_without_policy_is_healthy_and_not_ready(programs: Programs
     await agent.close()
 
 
-async def test_what_people_and_prometheus_see(programs: Programs) -> None:
+async def test_status_agents_and_metrics(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all"))
     node = await programs.node(control_plane.ports["link"])

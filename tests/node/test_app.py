@@ -1,4 +1,4 @@
-"""Whole nodes: restarts, the control plane away, and what agents notice of it."""
+"""Whole nodes: restarts, loss of the control plane, and what agents notice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.control.reports import shown
 from tests.wire import RawSocket, TestAgent, WebSocketPipe, describe, hang_up
 
 
-async def test_the_control_plane_goes_and_connected_agents_notice_nothing(programs: Programs) -> None:
+async def test_agents_do_not_notice_the_loss_of_the_control_plane(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all", rate=3))
     node = await programs.node(control_plane.ports["link"])
@@ -52,7 +52,7 @@ async def test_the_control_plane_goes_and_connected_agents_notice_nothing(progra
     await new.close()
 
 
-async def test_after_a_graceful_restart_nobody_is_asked(programs: Programs) -> None:
+async def test_graceful_restart_requests_no_full_state(programs: Programs) -> None:
     node = await programs.node()
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()
@@ -67,14 +67,14 @@ async def test_after_a_graceful_restart_nobody_is_asked(programs: Programs) -> N
     await agent.close()
 
 
-async def test_after_a_crash_each_agent_is_asked_once(programs: Programs) -> None:
+async def test_crash_requests_full_state_once_per_agent(programs: Programs) -> None:
     node = await programs.node()
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()
     await agent.heartbeat()
     await eventually(lambda: len(node.registry) and not node.registry._dirty)
     await node.store.flush()
-    # A crash: what is on disk is all that is left. The new node gets a copy of the folder as it is now.
+    # A crash: only the data on disk is left. The new node gets a copy of the folder as it is now.
     crashed = programs.folder / "node-local-one"
     await asyncio.to_thread(_copy, crashed, programs.folder / "node-local-two")
     again = await programs.node(name="two")
@@ -92,7 +92,7 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
-async def test_a_cut_cable_heals_and_the_fleet_is_right(programs: Programs) -> None:
+async def test_fleet_is_correct_after_a_cut_link_heals(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all"))
     cable = FaultProxy("127.0.0.1", control_plane.ports["link"])
@@ -127,7 +127,7 @@ async def test_a_cut_cable_heals_and_the_fleet_is_right(programs: Programs) -> N
     await cable.stop()
 
 
-async def test_agents_of_a_node_whose_link_is_down_are_unknown(programs: Programs) -> None:
+async def test_agents_of_a_node_without_link_have_unknown_connection(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     node = await programs.node(control_plane.ports["link"])
     agent = await TestAgent.over("websocket", node.ports, "a")
@@ -142,7 +142,7 @@ async def test_agents_of_a_node_whose_link_is_down_are_unknown(programs: Program
     await agent.close()
 
 
-async def test_an_agent_that_moves_is_counted_once(programs: Programs) -> None:
+async def test_agent_that_moves_is_counted_once(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     one = await programs.node(control_plane.ports["link"], name="one")
     two = await programs.node(control_plane.ports["link"], name="two")
@@ -205,7 +205,7 @@ async def test_hold_stops_offers_once_the_policy_is_too_old(programs: Programs) 
     await late.close()
 
 
-async def test_a_corrupt_store_is_set_aside_and_filled_again(programs: Programs) -> None:
+async def test_corrupt_store_is_renamed_and_refilled(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all", rate=8))
     folder = programs.folder / "node-local-one"
@@ -222,7 +222,7 @@ async def test_two_nodes_cannot_share_a_folder(programs: Programs) -> None:
         await programs.node()
 
 
-async def test_the_components_of_an_agent_reach_the_control_plane(programs: Programs) -> None:
+async def test_components_reach_the_control_plane(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     node = await programs.node(control_plane.ports["link"])
     agent = await TestAgent.over("websocket", node.ports, "a")
@@ -238,9 +238,7 @@ async def test_the_components_of_an_agent_reach_the_control_plane(programs: Prog
     await agent.close()
 
 
-async def test_a_node_whose_region_changes_starts_anew_in_the_new_one(
-    programs: Programs, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_node_whose_region_changes_starts_afresh(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all"))
     folder = str(programs.folder / "moving")
@@ -261,7 +259,7 @@ async def test_a_node_whose_region_changes_starts_anew_in_the_new_one(
     assert "region_changed" in capsys.readouterr().out
 
 
-async def test_idle_connections_to_the_metrics_port_keep_nobody_out(programs: Programs) -> None:
+async def test_idle_metrics_connections_do_not_block_others(programs: Programs) -> None:
     node = await programs.node()
     idle = [await asyncio.open_connection("127.0.0.1", node.ports["metrics"]) for _ in range(40)]
     async with (

@@ -16,7 +16,7 @@ def agent(transport: str = "websocket", **more: Any) -> Any:
 
 
 class Desk:
-    """Agents ask for a token when they are pushed to, as their sessions do."""
+    """Agents that ask for a token when pushed to, as sessions do."""
 
     def __init__(self, per_second: float) -> None:
         self.clock = ManualClock()
@@ -40,7 +40,7 @@ class Desk:
             self.asked.append(live)
 
 
-async def test_who_waits_is_asked_in_turn_at_the_pace_of_the_node() -> None:
+async def test_waiting_agents_are_asked_in_order_at_the_node_rate() -> None:
     desk = Desk(2)
     agents = [agent() for _ in range(5)]
     for one in agents:
@@ -56,7 +56,7 @@ async def test_who_waits_is_asked_in_turn_at_the_pace_of_the_node() -> None:
     assert sorted(map(id, desk.asked)) == sorted(map(id, agents))
 
 
-async def test_who_need_not_be_asked_any_more_is_passed_over() -> None:
+async def test_agents_that_need_no_request_are_skipped() -> None:
     desk = Desk(10)
     gone, told, polls, waits = agent(), agent(), agent("http"), agent()
     for one in (gone, told, polls, waits):
@@ -67,7 +67,7 @@ async def test_who_need_not_be_asked_any_more_is_passed_over() -> None:
     assert desk.asked == [waits]
 
 
-async def test_after_the_end_nobody_is_asked() -> None:
+async def test_no_agent_is_asked_after_close() -> None:
     desk = Desk(10)
     desk.asking.close()
     desk.asking.later(agent())

@@ -1,4 +1,4 @@
-"""Who has an instance_uid, through whole nodes: the same over every transport where it can be."""
+"""Ownership of an instance_uid in whole nodes, over every transport where possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.wire import PING, PONG, RawSocket, TestAgent, WebSocketPipe, describe
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_in_turns_a_second_agent_under_one_uid_gets_another(programs: Programs, transport: str) -> None:
+async def test_second_agent_under_one_uid_gets_another(programs: Programs, transport: str) -> None:
     node = await ready_node(programs)
     first = await TestAgent.over(transport, node.ports, "first")
     await first.hello()
@@ -37,7 +37,7 @@ async def test_in_turns_a_second_agent_under_one_uid_gets_another(programs: Prog
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_an_agent_that_is_upgraded_is_the_same_agent(programs: Programs, transport: str) -> None:
+async def test_upgraded_agent_is_the_same_agent(programs: Programs, transport: str) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over(transport, node.ports, "a")
     await agent.hello(version="1")
@@ -55,14 +55,14 @@ async def test_an_agent_that_is_upgraded_is_the_same_agent(programs: Programs, t
 
 
 async def silent_agent(node: Node) -> tuple[RawSocket, TestAgent]:
-    """An agent that answers no ping."""
+    """An agent that answers no pings."""
     socket = await RawSocket.open(node.ports["websocket"])
     agent = TestAgent(WebSocketPipe(socket), "old")
     await agent.hello()
     return socket, agent
 
 
-async def test_a_newcomer_has_the_uid_of_one_that_does_not_answer_a_ping(programs: Programs) -> None:
+async def test_newcomer_takes_the_uid_if_the_owner_answers_no_ping(programs: Programs) -> None:
     node = await ready_node(programs)
     silent, old = await silent_agent(node)
     new = await TestAgent.over("websocket", node.ports, "new", uid=old.uid)
@@ -82,7 +82,7 @@ async def test_a_newcomer_has_the_uid_of_one_that_does_not_answer_a_ping(program
         await agent.close()
 
 
-async def test_a_pong_is_a_sign_of_life(programs: Programs) -> None:
+async def test_pong_keeps_the_uid(programs: Programs) -> None:
     node = await ready_node(programs)
     socket = await RawSocket.open(node.ports["websocket"])
     first = TestAgent(WebSocketPipe(socket), "first")
@@ -96,7 +96,7 @@ async def test_a_pong_is_a_sign_of_life(programs: Programs) -> None:
     await second.close()
 
 
-async def test_who_waits_for_a_uid_has_it_when_its_agent_leaves(programs: Programs) -> None:
+async def test_waiting_newcomer_gets_the_uid_when_the_owner_leaves(programs: Programs) -> None:
     node = await ready_node(programs)
     first = await TestAgent.over("websocket", node.ports, "first")
     await first.hello()
@@ -110,7 +110,7 @@ async def test_who_waits_for_a_uid_has_it_when_its_agent_leaves(programs: Progra
     await second.close()
 
 
-async def test_a_client_that_ignores_its_new_uid_twice_is_closed(programs: Programs) -> None:
+async def test_client_that_ignores_its_new_uid_twice_is_closed(programs: Programs) -> None:
     node = await ready_node(programs)
     first = await TestAgent.over("websocket", node.ports, "first")
     await first.hello()
@@ -129,7 +129,7 @@ async def test_a_client_that_ignores_its_new_uid_twice_is_closed(programs: Progr
     await second.close()
 
 
-async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(programs: Programs) -> None:
+async def test_returning_agent_replaces_its_old_connection(programs: Programs) -> None:
     node = await ready_node(programs)
     old = await TestAgent.over("websocket", node.ports, "a")
     answer = await old.hello()
@@ -150,7 +150,7 @@ async def test_an_agent_that_comes_back_takes_over_from_its_old_connection(progr
     await new.close()
 
 
-async def test_a_uid_is_not_taken_over_by_who_does_not_say_who_it_is(programs: Programs) -> None:
+async def test_unidentified_client_cannot_take_over_a_uid(programs: Programs) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over("websocket", node.ports)
     await agent.hello()
@@ -167,7 +167,7 @@ async def test_a_uid_is_not_taken_over_by_who_does_not_say_who_it_is(programs: P
     await other.close()
 
 
-async def test_over_http_a_newcomer_that_wins_is_offered_its_config(programs: Programs) -> None:
+async def test_winning_newcomer_over_http_is_offered_its_config(programs: Programs) -> None:
     node = await ready_node(programs)
     _, old = await silent_agent(node)
     newcomer = await TestAgent.over("http", node.ports, "new", uid=old.uid)
@@ -182,7 +182,7 @@ async def test_over_http_a_newcomer_that_wins_is_offered_its_config(programs: Pr
     await old.close()
 
 
-async def test_of_two_clones_that_begin_together_the_second_gets_another_uid(programs: Programs) -> None:
+async def test_second_of_two_simultaneous_clones_gets_another_uid(programs: Programs) -> None:
     node = await ready_node(programs)
     first = await TestAgent.over("http", node.ports, "first")
     second = await TestAgent.over("http", node.ports, "second", uid=first.uid)

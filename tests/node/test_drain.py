@@ -22,7 +22,7 @@ async def test_every_connection_is_closed_once() -> None:
     await drain([], 10, clock)
 
 
-async def test_agents_are_sent_away_evenly(programs: Programs) -> None:
+async def test_connections_are_closed_evenly(programs: Programs) -> None:
     node = await programs.node(drain={"seconds": 0.4})
     agents = [await TestAgent.over("websocket", node.ports) for _ in range(4)]
     for agent in agents:

@@ -4,7 +4,7 @@ from relay.node.freshness import Freshness
 from relay.testing.clock import ManualClock
 
 
-def test_how_old_the_policy_is() -> None:
+def test_policy_age() -> None:
     clock = ManualClock()
     freshness = Freshness(clock=clock, max_staleness_s=None)
     clock.advance(5)
@@ -15,7 +15,7 @@ def test_how_old_the_policy_is() -> None:
     assert freshness.may_offer(), "however old"
 
 
-def test_past_its_time_nothing_new_is_offered_and_what_was_withheld_is_told() -> None:
+def test_stale_policy_withholds_offers_until_confirmed() -> None:
     clock = ManualClock()
     freshness = Freshness(clock=clock, max_staleness_s=60)
     assert not freshness.may_offer(), "never confirmed in this process"

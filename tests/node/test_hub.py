@@ -1,4 +1,4 @@
-"""What happens where connections, sessions and policy meet; the same over every transport where it can be."""
+"""Connections, sessions and policy together, over every transport where possible."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rate_of(answer: pb.ServerToAgent) -> bytes:
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_an_agent_is_offered_its_config_and_reports_it(programs: Programs, transport: str) -> None:
+async def test_agent_is_offered_its_config_and_reports_it(programs: Programs, transport: str) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over(transport, node.ports)
     answer = await agent.hello()
@@ -49,7 +49,7 @@ async def test_an_agent_is_offered_its_config_and_reports_it(programs: Programs,
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-async def test_a_changed_policy_arrives_at_once_or_with_the_next_poll(programs: Programs, transport: str) -> None:
+async def test_policy_change_arrives_at_once_or_with_the_next_poll(programs: Programs, transport: str) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all"))
     node = await programs.node(control_plane.ports["link"])
@@ -70,7 +70,7 @@ async def test_a_changed_policy_arrives_at_once_or_with_the_next_poll(programs: 
     await agent.close()
 
 
-async def test_labels_choose(programs: Programs) -> None:
+async def test_labels_select_the_config(programs: Programs) -> None:
     selector = "{labels: {tier: production}}"
     node = await ready_node(programs, assignment("all"), assignment("prod", rate=9, priority=9, selector=selector))
     plain, prod = [await TestAgent.over("websocket", node.ports) for _ in range(2)]
@@ -80,7 +80,7 @@ async def test_labels_choose(programs: Programs) -> None:
     await prod.close()
 
 
-async def test_an_agent_s_records_under_uids_that_it_no_longer_uses_go(programs: Programs) -> None:
+async def test_records_under_unused_uids_are_removed(programs: Programs) -> None:
     node = await ready_node(programs)
     one, two, three = [await TestAgent.over("http", node.ports, "a") for _ in range(3)]
     for agent in (one, two, three):
@@ -108,7 +108,7 @@ async def test_many_agents_share_one_connection(programs: Programs) -> None:
     await eventually(lambda: node.hub.connected == 0)
 
 
-async def test_a_temporary_uid_is_replaced_and_the_agent_stays_known(programs: Programs) -> None:
+async def test_temporary_uid_is_replaced_and_the_agent_stays_known(programs: Programs) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over("websocket", node.ports, "temp")
     message = agent.message(flags=pb.AgentToServerFlags_RequestInstanceUid)
@@ -127,7 +127,7 @@ async def test_a_temporary_uid_is_replaced_and_the_agent_stays_known(programs: P
     await agent.close()
 
 
-async def test_caps_on_agents(programs: Programs) -> None:
+async def test_agent_limits(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"max_agents": 2, "max_agents_per_connection": 1, "retry_after": 60}})
     socket = await RawSocket.open(node.ports["websocket"])
     agents = [TestAgent(WebSocketPipe(socket)) for _ in range(2)]
@@ -147,7 +147,7 @@ async def test_caps_on_agents(programs: Programs) -> None:
         await agent.close()
 
 
-async def test_a_shared_connection_is_not_closed_for_the_sins_of_one(programs: Programs) -> None:
+async def test_shared_connection_survives_one_bad_agent(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"max_bad_messages": 3}})
     socket = await RawSocket.open(node.ports["websocket"])
     good, bad = [TestAgent(WebSocketPipe(socket), name) for name in ("good", "bad")]
@@ -165,7 +165,7 @@ async def test_a_shared_connection_is_not_closed_for_the_sins_of_one(programs: P
     await socket.close()
 
 
-async def test_good_messages_make_up_for_bad_ones(programs: Programs) -> None:
+async def test_good_messages_offset_bad_ones(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"max_bad_messages": 2}})
     agent = await TestAgent.over("websocket", node.ports)
     await agent.hello()
@@ -181,7 +181,7 @@ async def test_good_messages_make_up_for_bad_ones(programs: Programs) -> None:
     await agent.close()
 
 
-async def test_agents_that_die_behind_a_gateway_are_gone_and_come_back_with_their_next_message(
+async def test_dead_agents_behind_a_gateway_expire_and_return(
     programs: Programs,
 ) -> None:
     node = await programs.node()
@@ -211,7 +211,7 @@ async def test_agents_that_die_behind_a_gateway_are_gone_and_come_back_with_thei
     await socket.close()
 
 
-async def test_requests_for_full_state_are_paced(programs: Programs) -> None:
+async def test_full_state_requests_are_paced(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"full_state_per_second": 5}})
     agents = [await TestAgent.over("websocket", node.ports) for _ in range(10)]
     asked = [bool((await agent.heartbeat()).flags) for agent in agents]
@@ -223,7 +223,7 @@ async def test_requests_for_full_state_are_paced(programs: Programs) -> None:
         await agent.close()
 
 
-async def test_attributes_of_a_megabyte_and_deep_health_are_no_trouble(programs: Programs) -> None:
+async def test_large_attributes_and_deep_health_are_handled(programs: Programs) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over("websocket", node.ports)
     assert rate_of(await agent.hello(big="x" * 1_000_000)) == b"rate: 1"
@@ -247,7 +247,7 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-async def test_an_http_agent_that_stops_polling_is_gone(programs: Programs) -> None:
+async def test_http_agent_that_stops_polling_is_gone(programs: Programs) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over("http", node.ports)
     await agent.hello()
@@ -265,7 +265,7 @@ async def test_an_http_agent_that_stops_polling_is_gone(programs: Programs) -> N
     await agent.close()
 
 
-async def test_a_released_agent_is_sent_away_and_forgotten(programs: Programs) -> None:
+async def test_released_agent_is_closed_and_forgotten(programs: Programs) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over("websocket", node.ports)
     await agent.hello()
@@ -278,7 +278,7 @@ async def test_a_released_agent_is_sent_away_and_forgotten(programs: Programs) -
     await agent.close()
 
 
-async def test_an_agent_that_is_released_while_a_policy_goes_out_is_no_trouble(programs: Programs) -> None:
+async def test_agent_released_during_a_policy_change(programs: Programs) -> None:
     node = await ready_node(programs)
     agents = [await TestAgent.over("websocket", node.ports) for _ in range(3)]
     for agent in agents:
@@ -294,7 +294,7 @@ async def test_an_agent_that_is_released_while_a_policy_goes_out_is_no_trouble(p
         await agent.close()
 
 
-async def test_an_agent_waits_once_to_be_asked(programs: Programs) -> None:
+async def test_agent_is_queued_once_for_full_state(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"full_state_per_second": 0.001}})
     first = await TestAgent.over("websocket", node.ports)
     assert (await first.heartbeat()).flags
@@ -307,7 +307,7 @@ async def test_an_agent_waits_once_to_be_asked(programs: Programs) -> None:
     await agent.close()
 
 
-async def test_who_never_said_who_it_is_leaves_nothing_behind(programs: Programs) -> None:
+async def test_undescribed_agent_leaves_no_record(programs: Programs) -> None:
     node = await programs.node()
     agent = await TestAgent.over("websocket", node.ports)
     await agent.heartbeat()
@@ -316,7 +316,7 @@ async def test_who_never_said_who_it_is_leaves_nothing_behind(programs: Programs
     await eventually(lambda: len(node.registry) == 0)
 
 
-async def test_connections_that_never_speak_are_drained_too(programs: Programs) -> None:
+async def test_silent_connections_are_drained_too(programs: Programs) -> None:
     node = await programs.node()
     mute = await RawSocket.open(node.ports["websocket"])
     await programs.stop(node)
@@ -324,7 +324,7 @@ async def test_connections_that_never_speak_are_drained_too(programs: Programs) 
     await mute.close()
 
 
-async def test_heartbeats_are_answered_while_a_policy_goes_out(programs: Programs) -> None:
+async def test_heartbeats_are_answered_during_a_policy_change(programs: Programs) -> None:
     control_plane = await programs.control_plane()
     await apply(control_plane, TEMPLATE, assignment("all"))
     node = await programs.node(control_plane.ports["link"])
@@ -346,7 +346,7 @@ async def test_heartbeats_are_answered_while_a_policy_goes_out(programs: Program
         await agent.close()
 
 
-async def test_the_bindplane_gateway_s_handshake_is_answered_and_its_agents_are_served(programs: Programs) -> None:
+async def test_bindplane_gateway_handshake_and_agents(programs: Programs) -> None:
     node = await ready_node(programs)
     socket = await RawSocket.open(node.ports["websocket"])
     for number in range(20):
@@ -365,7 +365,7 @@ async def test_the_bindplane_gateway_s_handshake_is_answered_and_its_agents_are_
     await socket.close()
 
 
-async def test_an_agent_that_never_says_who_it_is_is_decided_by_what_is_known(programs: Programs) -> None:
+async def test_undescribed_agent_is_decided_after_a_timeout(programs: Programs) -> None:
     node = await ready_node(
         programs, assignment("all"), assignment("prod", priority=9, rate=9, selector="{labels: {t: p}}")
     )
@@ -384,12 +384,12 @@ async def test_an_agent_that_never_says_who_it_is_is_decided_by_what_is_known(pr
     await agent.close()
 
 
-async def test_an_agent_that_comes_back_after_its_record_was_given_up_is_known_again(programs: Programs) -> None:
+async def test_agent_returns_after_its_record_was_forgotten(programs: Programs) -> None:
     node = await ready_node(programs)
     agent = await TestAgent.over("http", node.ports, "a")
     await agent.hello()
     await agent.report(agent_disconnect=pb.AgentDisconnect())
-    node.registry.forget(agent.uid)  # as where its place is needed, or an hour later
+    node.registry.forget(agent.uid)  # as when its place is needed, or after an hour
     answer = await agent.heartbeat()
     assert answer.flags == pb.ServerToAgentFlags_ReportFullState
     assert rate_of(await agent.hello()) == b"rate: 1"

@@ -11,7 +11,7 @@ from relay.transport.ports import Caller
 
 
 class Talk:
-    """A session of which only the record matters."""
+    """A session reduced to its record."""
 
     def __init__(self) -> None:
         self.record = Record(InstanceUid(bytes(16)), 0)
@@ -23,7 +23,7 @@ def live() -> Live:
     return Live(session, connection, Caller("127.0.0.1:1"))
 
 
-def test_a_hundred_good_messages_make_up_for_a_bad_one() -> None:
+def test_hundred_good_messages_offset_a_bad_one() -> None:
     agent = live()
     record = agent.session.record
     assert [agent.misbehaved() for _ in range(3)] == [1, 2, 3]
@@ -35,7 +35,7 @@ def test_a_hundred_good_messages_make_up_for_a_bad_one() -> None:
     assert agent.misbehaved() == 2, "a sequence that begins anew forgives nothing"
 
 
-def test_the_longest_silence_counts_at_once_and_a_shorter_one_by_and_by() -> None:
+def test_poll_interval_rises_at_once_and_falls_slowly() -> None:
     agent = live()
     agent.polled(0.0, 10.0)
     assert agent.interval_s == 0
@@ -44,7 +44,7 @@ def test_the_longest_silence_counts_at_once_and_a_shorter_one_by_and_by() -> Non
     assert agent.interval_s == 15
 
 
-def test_what_it_is_known_by() -> None:
+def test_speaker_is_instance_id_and_sequence() -> None:
     agent = live()
     description = pb.AgentDescription()
     description.identifying_attributes.add(key="service.instance.id").value.string_value = "a"

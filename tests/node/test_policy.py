@@ -1,4 +1,4 @@
-"""What a node does with what a control plane sends, also one that misbehaves."""
+"""Policy at a node, also from a control plane that misbehaves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def rate(programs: Programs, node: object) -> bytes:
     return body.splitlines()[0] if body else b""
 
 
-async def test_good_policy_is_acknowledged_and_survives_a_restart(
+async def test_policy_is_acknowledged_and_survives_a_restart(
     programs: Programs, upstream: ScriptedControlPlane
 ) -> None:
     node = await programs.node(upstream.port)
@@ -48,7 +48,7 @@ async def test_good_policy_is_acknowledged_and_survives_a_restart(
     assert await rate(programs, again) == b"rate: 4"
 
 
-async def test_an_older_manifest_is_refused(programs: Programs, upstream: ScriptedControlPlane) -> None:
+async def test_older_manifest_is_refused(programs: Programs, upstream: ScriptedControlPlane) -> None:
     node = await programs.node(upstream.port)
     upstream.send(resources(published(stable=revision(5))), (1, 5))
     await upstream.acks.get()
@@ -80,7 +80,7 @@ async def test_bad_resources_are_rejected_one_by_one(programs: Programs, upstrea
     assert condition.status["degraded"] == ["policy: 2 resources rejected"]
 
 
-async def test_a_damaged_resource_is_rejected(programs: Programs, upstream: ScriptedControlPlane) -> None:
+async def test_damaged_resource_is_rejected(programs: Programs, upstream: ScriptedControlPlane) -> None:
     node = await programs.node(upstream.port)
     upstream.send(resources(published(stable=revision(1))), (1, 1))
     await upstream.acks.get()
@@ -90,7 +90,7 @@ async def test_a_damaged_resource_is_rejected(programs: Programs, upstream: Scri
     assert await rate(programs, node) == b"rate: 1"
 
 
-async def test_a_policy_that_cannot_be_stored_is_not_put_in_force(
+async def test_unstorable_policy_is_not_put_in_force(
     programs: Programs, upstream: ScriptedControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await programs.node(upstream.port)
@@ -113,7 +113,7 @@ async def test_a_policy_that_cannot_be_stored_is_not_put_in_force(
 
 
 @pytest.mark.parametrize(("key", "value"), [(b"\0manifest", b"{"), (b"\0manifest", b"[1]"), (b"\xff", b"x")])
-async def test_a_stored_policy_that_cannot_be_read_is_fetched_anew(
+async def test_unreadable_stored_policy_is_fetched_again(
     programs: Programs, upstream: ScriptedControlPlane, key: bytes, value: bytes
 ) -> None:
     node = await programs.node(upstream.port)
@@ -144,7 +144,7 @@ HIGH_AND_LOW = (published("high", stable=revision(4), priority=9), published("lo
 
 
 async def one_that_has_high(programs: Programs, upstream: ScriptedControlPlane) -> TestAgent:
-    """An agent of a node that has stopped since."""
+    """An agent of a node that has since stopped."""
     node = await programs.node(upstream.port)
     upstream.send(resources(*HIGH_AND_LOW), (1, 1))
     await upstream.acks.get()
@@ -162,7 +162,7 @@ async def nobody_is_offered_anything(node: Node) -> None:
 
 
 @pytest.mark.parametrize("name", ["ConfigAssignment/high", f"ConfigTemplate/{TEMPLATE.key}"])
-async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
+async def test_damaged_stored_resource_changes_no_config(
     programs: Programs, upstream: ScriptedControlPlane, name: str
 ) -> None:
     known = await one_that_has_high(programs, upstream)
@@ -178,7 +178,7 @@ async def test_one_bad_byte_in_the_stored_policy_gives_nobody_another_config(
     await known.close()
 
 
-async def test_what_was_lost_before_the_manifest_gives_nobody_another_config(
+async def test_resource_lost_before_the_manifest_changes_no_config(
     programs: Programs, upstream: ScriptedControlPlane
 ) -> None:
     known = await one_that_has_high(programs, upstream)
@@ -192,14 +192,14 @@ async def test_what_was_lost_before_the_manifest_gives_nobody_another_config(
     await known.close()
 
 
-async def test_what_is_lost_with_the_manifest_gives_nobody_another_config(
+async def test_resource_lost_with_the_manifest_changes_no_config(
     programs: Programs, upstream: ScriptedControlPlane
 ) -> None:
     known = await one_that_has_high(programs, upstream)
     for name in ("ConfigAssignment/high", "\0manifest"):
         await asyncio.to_thread(damage, programs, name)
     await upstream.stop()
-    for _ in range(2):  # nor after a second start, where nothing is damaged any more
+    for _ in range(2):  # nor after a second start, when nothing is damaged any more
         again = await programs.node(1)
         await nobody_is_offered_anything(again)
         await programs.stop(again)

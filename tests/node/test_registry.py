@@ -30,7 +30,7 @@ class Desk:
         return made
 
 
-async def test_a_change_reaches_the_disk_the_sums_and_the_report(tmp_path: Path) -> None:
+async def test_change_reaches_disk_sums_and_report(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = desk.add("a")
     await eventually(lambda: desk.woken)
@@ -75,19 +75,19 @@ async def test_many_changes_of_one_agent_are_one_write(tmp_path: Path) -> None:
     desk.store.close()
 
 
-async def test_in_a_storm_an_agent_that_changes_again_a_moment_later_is_written_once(tmp_path: Path) -> None:
+async def test_agents_that_change_again_within_a_storm_are_written_once(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    written = writes_of(desk)
+    keys = writes_of(desk)
     agents = [desk.add(str(i)) for i in range(300)]
     await asyncio.sleep(0.3)
-    for made in agents:
-        desk.registry.changed(made)
+    for agent in agents:
+        desk.registry.changed(agent)
     await eventually(lambda: len(desk.sender) == 300)
-    assert len(written) == 300
+    assert len(keys) == 300
     desk.store.close()
 
 
-async def test_an_orderly_end_keeps_the_exact_sequence(tmp_path: Path) -> None:
+async def test_orderly_shutdown_keeps_the_exact_sequence(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = desk.add("a")
     made.sequence_num = 41
@@ -100,7 +100,7 @@ async def test_an_orderly_end_keeps_the_exact_sequence(tmp_path: Path) -> None:
     again.store.close()
 
 
-async def test_forgetting_reaches_everything(tmp_path: Path) -> None:
+async def test_forget_removes_all_traces(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = desk.add("a")
     await eventually(lambda: desk.woken)
@@ -114,7 +114,7 @@ async def test_forgetting_reaches_everything(tmp_path: Path) -> None:
     desk.store.close()
 
 
-async def test_agents_that_are_away_too_long_expire_with_their_configs(tmp_path: Path) -> None:
+async def test_long_absent_agents_expire_with_their_configs(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     away, here = desk.add("away"), desk.add("here")
     for made, digest in ((away, b"d1"), (here, b"d2")):
@@ -131,7 +131,7 @@ async def test_agents_that_are_away_too_long_expire_with_their_configs(tmp_path:
     desk.store.close()
 
 
-async def test_a_record_that_cannot_be_read_is_dropped_and_said(tmp_path: Path) -> None:
+async def test_unreadable_record_is_dropped_and_logged(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.store.put(BUCKET, b"k", b"\xff\xff")
     await desk.store.flush()
@@ -143,7 +143,7 @@ async def test_a_record_that_cannot_be_read_is_dropped_and_said(tmp_path: Path) 
     again.store.close()
 
 
-async def test_a_new_uid_moves_the_record(tmp_path: Path) -> None:
+async def test_new_uid_moves_the_record(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = desk.add("a")
     old = made.instance_uid
@@ -156,7 +156,7 @@ async def test_a_new_uid_moves_the_record(tmp_path: Path) -> None:
     desk.store.close()
 
 
-async def test_an_effective_config_goes_when_nobody_has_it_any_more(tmp_path: Path) -> None:
+async def test_unused_effective_config_is_removed(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     one, two = desk.add("a"), desk.add("b")
 
@@ -184,7 +184,7 @@ async def test_an_effective_config_goes_when_nobody_has_it_any_more(tmp_path: Pa
     desk.store.close()
 
 
-async def test_records_that_cannot_be_read_are_dropped(tmp_path: Path) -> None:
+async def test_unreadable_records_are_dropped(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = desk.add("a")
     await eventually(lambda: desk.woken)
@@ -197,7 +197,7 @@ async def test_records_that_cannot_be_read_are_dropped(tmp_path: Path) -> None:
     again.store.close()
 
 
-async def test_where_all_places_are_taken_nobody_is_looked_for(tmp_path: Path) -> None:
+async def test_make_room_removes_only_disconnected_agents(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = [desk.add(str(i)) for i in range(3)]
     await eventually(lambda: desk.registry.rollup.connected == 3)
@@ -210,7 +210,7 @@ async def test_where_all_places_are_taken_nobody_is_looked_for(tmp_path: Path) -
     desk.store.close()
 
 
-async def test_names_that_no_record_has_are_forgotten(tmp_path: Path) -> None:
+async def test_unused_names_are_forgotten(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     made = desk.add("a")
     made.agent_id = AgentId("b")

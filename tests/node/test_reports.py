@@ -4,7 +4,7 @@ from tests.conftest import Programs, eventually
 from tests.wire import TestAgent
 
 
-async def test_a_report_carries_sums_and_how_the_node_is(programs: Programs) -> None:
+async def test_report_carries_sums_and_node_status(programs: Programs) -> None:
     node = await programs.node()
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()

@@ -7,7 +7,7 @@ from tests.conftest import Programs
 from tests.wire import TestAgent
 
 
-async def test_all_ports_are_open_and_nobody_is_let_in_any_more(programs: Programs) -> None:
+async def test_all_ports_open_and_turn_away_refuses_newcomers(programs: Programs) -> None:
     node = await programs.node()
     assert set(node.serving.ports) == {"websocket", "http", "grpc", "metrics"}
     agent = await TestAgent.over("websocket", node.ports, "a")
@@ -19,7 +19,7 @@ async def test_all_ports_are_open_and_nobody_is_let_in_any_more(programs: Progra
     await agent.close()
 
 
-async def test_a_port_that_is_taken_is_named_with_its_setting(programs: Programs) -> None:
+async def test_port_in_use_error_names_its_setting(programs: Programs) -> None:
     first = await programs.node(name="one")
     with pytest.raises(Unopened, match=r"set server\.grpc\.endpoint, or --grpc HOST:PORT"):
         await programs.node(name="two", ports={"grpc": first.ports["grpc"]})

@@ -9,7 +9,7 @@ from tests.conftest import eventually
 
 
 class Desk:
-    """Considering one agent takes two milliseconds."""
+    """Takes two milliseconds to consider an agent."""
 
     def __init__(self, agents: int) -> None:
         self.clock = ManualClock()
@@ -35,7 +35,7 @@ class Desk:
         self.clock.advance(0.002)
 
 
-async def test_everybody_is_considered_once_and_records_wait_meanwhile() -> None:
+async def test_each_agent_is_considered_once_while_records_wait() -> None:
     desk = Desk(100)
     desk.spreading.begin()
     await eventually(lambda: len(desk.offered) == 100 and not desk.held)
@@ -44,7 +44,7 @@ async def test_everybody_is_considered_once_and_records_wait_meanwhile() -> None
     await desk.spreading.close()
 
 
-async def test_a_change_that_comes_meanwhile_starts_over() -> None:
+async def test_change_during_spreading_starts_over() -> None:
     desk = Desk(100)
     desk.spreading.begin()
     await asyncio.sleep(0)

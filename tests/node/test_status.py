@@ -3,7 +3,7 @@ from __future__ import annotations
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 
 
-async def test_a_node_says_where_it_is_in_its_life(programs: Programs) -> None:
+async def test_condition_over_the_life_of_a_node(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a"))
     node = await programs.node()
@@ -21,7 +21,7 @@ async def test_a_node_says_where_it_is_in_its_life(programs: Programs) -> None:
     again.status.listening = True
 
 
-async def test_what_is_not_well_is_named(programs: Programs) -> None:
+async def test_problems_are_named(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"max_agents": 1}})
     assert node.status.degraded == []
     node.link.heard()
@@ -39,7 +39,7 @@ async def test_what_is_not_well_is_named(programs: Programs) -> None:
     assert problem.reason == "damaged upstream"
 
 
-async def test_gauges_are_made_of_the_same_facts(programs: Programs) -> None:
+async def test_gauges_match_the_status(programs: Programs) -> None:
     node = await programs.node()
     values = {name: value() for name, (_, value) in node.status.gauges().items()}
     assert values["opamp_relay_agents"] == values["opamp_relay_link_up"] == values["opamp_relay_store_degraded"] == 0

@@ -5,7 +5,7 @@ from tests.conftest import Programs, eventually
 from tests.wire import TestAgent
 
 
-async def test_what_nobody_has_any_more_is_forgotten(programs: Programs) -> None:
+async def test_unused_data_is_removed(programs: Programs) -> None:
     node = await programs.node(node={"record_ttl": "1h"})
     agent = await TestAgent.over("websocket", node.ports, "a")
     await agent.hello()

@@ -9,7 +9,7 @@ import pytest
 from relay.observe.lines import Lines
 
 
-def test_lines_are_written_in_their_order_and_all_of_them_at_the_end() -> None:
+def test_lines_are_written_in_order_and_flushed_at_close() -> None:
     out = io.StringIO()
     lines = Lines(out)
     for i in range(1000):
@@ -19,7 +19,7 @@ def test_lines_are_written_in_their_order_and_all_of_them_at_the_end() -> None:
     assert lines.dropped == 0
 
 
-def test_one_line_is_written_soon() -> None:
+def test_single_line_is_written_soon() -> None:
     unread, written = os.pipe()
     with os.fdopen(written, "w") as stream:
         lines = Lines(stream)
@@ -29,7 +29,7 @@ def test_one_line_is_written_soon() -> None:
     os.close(unread)
 
 
-def test_what_waits_is_bounded_and_what_is_dropped_is_counted() -> None:
+def test_queue_is_bounded_and_dropped_lines_are_counted() -> None:
     unread, written = os.pipe()
     with os.fdopen(written, "w") as stream:
         lines = Lines(stream, max_bytes=1000)
@@ -42,7 +42,7 @@ def test_what_waits_is_bounded_and_what_is_dropped_is_counted() -> None:
         lines.close()
 
 
-def test_a_stream_that_is_gone_is_no_failure() -> None:
+def test_closed_stream_is_no_failure() -> None:
     unread, written = os.pipe()
     os.close(unread)
     with os.fdopen(written, "w") as stream:
@@ -52,7 +52,7 @@ def test_a_stream_that_is_gone_is_no_failure() -> None:
         assert lines.dropped == 1
 
 
-def test_a_stream_that_somebody_made_non_blocking_is_written_all_the_same() -> None:
+def test_non_blocking_stream_is_written() -> None:
     unread, written = os.pipe()
     os.set_blocking(written, False)
     with os.fdopen(written, "w") as stream:
@@ -68,7 +68,7 @@ def test_a_stream_that_somebody_made_non_blocking_is_written_all_the_same() -> N
 
 
 @pytest.mark.parametrize("closed_twice", [False, True])
-def test_the_end_is_the_end(closed_twice: bool) -> None:
+def test_nothing_is_written_after_close(closed_twice: bool) -> None:
     out = io.StringIO()
     lines = Lines(out)
     lines.close()

@@ -10,7 +10,7 @@ import structlog
 from relay.observe import log
 
 
-def test_lines_are_json_in_the_guide_s_shape() -> None:
+def test_lines_are_json_in_the_format_of_the_guide() -> None:
     out = io.StringIO()
     log.configure(level="info", component="opamp-server", stream=out, readable=False)
     log.get("x").info("agent_connected", agent_id="agent-001", duration_ms=123)
@@ -26,7 +26,7 @@ def test_lines_are_json_in_the_guide_s_shape() -> None:
     assert not log.enabled("debug")
 
 
-def test_a_line_for_people_stands_behind_what_was_logged_before() -> None:
+def test_plain_line_follows_earlier_log_lines() -> None:
     out = io.StringIO()
     log.configure(level="info", component="c", stream=out, readable=False)
     log.get("x").info("starting")
@@ -48,7 +48,7 @@ def test_libraries_are_quiet_unless_debugging() -> None:
     assert "noise" in out.getvalue()
 
 
-def test_a_terminal_gets_a_readable_form() -> None:
+def test_terminal_gets_a_readable_format() -> None:
     out = io.StringIO()
     log.configure(level="warn", component="c", stream=out, readable=True)
     log.get("x").warning("link_down", error="gone")
@@ -57,7 +57,7 @@ def test_a_terminal_gets_a_readable_form() -> None:
     assert not out.getvalue().startswith("{")
 
 
-def test_whatever_an_event_carries_makes_a_line() -> None:
+def test_any_event_value_makes_a_line() -> None:
     out = io.StringIO()
     log.configure(level="info", component="c", stream=out, readable=False)
     subject = log.get("x")
@@ -74,14 +74,14 @@ def test_whatever_an_event_carries_makes_a_line() -> None:
     assert (foreign["event"], "ValueError: no" in foreign["exception"]) == ("failed too", True)
 
 
-def test_a_reader_that_stalls_costs_lines_and_nothing_else() -> None:
+def test_stalled_reader_loses_only_lines() -> None:
     unread, stream = os.pipe()
     with os.fdopen(stream, "w") as out:
         log.configure(level="info", component="c", stream=out, readable=False, max_bytes=10_000)
         for _ in range(2000):
             log.get("x").info("storm", words="x" * 100)
         assert log.dropped() > 0
-        os.close(unread)  # else the end would wait for a reader
+        os.close(unread)  # otherwise close would wait for a reader
         log.close()
     assert log.dropped() == 0, "of the next one"
 
@@ -94,7 +94,7 @@ def _as_before() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_whatever_cannot_be_shown_harms_nobody_who_logs() -> None:
+def test_unprintable_values_do_not_raise() -> None:
     class Odd:
         def __repr__(self) -> str:
             raise RuntimeError("no words")

@@ -1,7 +1,7 @@
 from relay.observe.metrics import ControlPlaneMetrics, NodeMetrics
 
 
-def test_the_guide_s_metrics_are_there_by_name() -> None:
+def test_metrics_of_the_guide_exist() -> None:
     metrics = NodeMetrics("eu")
     metrics.heartbeats, metrics.messages_received = 5, 2
     metrics.config_updates["success"] += 1
@@ -22,7 +22,7 @@ def test_the_guide_s_metrics_are_there_by_name() -> None:
     assert "opamp_server_config_update_duration_seconds_bucket" in text
 
 
-def test_the_control_plane_counts_by_region() -> None:
+def test_control_plane_counts_by_region() -> None:
     metrics = ControlPlaneMetrics()
     metrics.regions = lambda: {"eu": 3, "us": 4}
     metrics.sources["opamp_control_plane_agents"] = ("Agents known", lambda: 9)

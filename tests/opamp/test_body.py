@@ -13,12 +13,12 @@ UID = bytes(range(16))
 
 
 @pytest.mark.parametrize("size", [0, 15, 17, 26])
-def test_a_uid_must_have_16_bytes(size: int) -> None:
+def test_uid_must_have_16_bytes(size: int) -> None:
     with pytest.raises(Malformed, match=f"has {size} bytes"):
         body.decode(pb.AgentToServer(instance_uid=b"u" * size).SerializeToString())
 
 
-def test_health_nested_past_protobuf_s_limit_is_malformed() -> None:
+def test_health_nested_past_the_protobuf_limit_is_malformed() -> None:
     health = pb.ComponentHealth(healthy=True)
     for _ in range(200):
         outer = pb.ComponentHealth()
@@ -46,19 +46,19 @@ def _varint(value: int) -> bytes:
 
 
 @given(st.binary(max_size=200))
-def test_only_documented_errors_come_out(data: bytes) -> None:
+def test_only_documented_errors_are_raised(data: bytes) -> None:
     with contextlib.suppress(Malformed):
         body.decode(data)
 
 
-def test_fields_join_to_one_message() -> None:
+def test_split_fields_merge_into_one_message() -> None:
     joined = body.uid_field(UID) + body.FULL_STATE + body.capabilities_field(7) + body.identification_field(b"n" * 16)
     message = pb.ServerToAgent.FromString(joined)
     assert (message.instance_uid, message.flags, message.capabilities) == (UID, 1, 7)
     assert message.agent_identification.new_instance_uid == b"n" * 16
 
 
-def test_errors_say_what_and_when_to_come_back() -> None:
+def test_errors_carry_message_and_retry_time() -> None:
     message = pb.ServerToAgent.FromString(body.error_body(UID, Overloaded("full", retry_after_s=30)))
     assert message.instance_uid == UID
     assert message.error_response.type == pb.ServerErrorResponseType_Unavailable
@@ -71,7 +71,7 @@ def test_errors_say_what_and_when_to_come_back() -> None:
     assert bug.error_response.type == pb.ServerErrorResponseType_Unknown
 
 
-def test_the_uid_of_a_message_that_cannot_be_read() -> None:
+def test_uid_of_an_unreadable_message() -> None:
     assert body.uid_of_malformed(b"\x0a\x10" + UID + b"\xff") == UID
     assert body.uid_of_malformed(b"\xff\xff") == b""
 
@@ -84,19 +84,19 @@ def test_unknown_fields_survive() -> None:
     assert body.unknown_fields(message) == later
 
 
-def test_gzip_both_ways() -> None:
+def test_gzip_round_trip() -> None:
     data = b"config " * 1000
     assert body.inflate(body.deflate(data), 10_000) == data
     assert body.inflate(gzip.compress(b""), 10) == b""
     assert body.inflate(gzip.compress(b"x" * 10), 10) == b"x" * 10
 
 
-def test_a_gzip_bomb_is_stopped_at_the_limit() -> None:
+def test_gzip_bomb_is_stopped_at_the_limit() -> None:
     with pytest.raises(TooLarge):
         body.inflate(gzip.compress(b"\0" * 10_000_000), 1_000_000)
 
 
 @pytest.mark.parametrize("data", [b"", b"plain", gzip.compress(b"abc")[:-3], gzip.compress(b"abc") + b"more"])
-def test_what_is_not_one_whole_gzip_stream(data: bytes) -> None:
+def test_incomplete_gzip_streams_are_malformed(data: bytes) -> None:
     with pytest.raises(Malformed):
         body.inflate(data, 1000)

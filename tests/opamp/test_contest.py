@@ -1,4 +1,4 @@
-"""Who speaks, message by message."""
+"""Which agent is speaking, message by message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relay.opamp.contest import Contest, Speaker, Verdict, goes_on_alone
 
 
 class Uid:
-    """One uid, and what its owner does about a verdict."""
+    """One uid, with an owner that acts on verdicts."""
 
     def __init__(self, instance_id: str, sequence: int) -> None:
         self.holder = Speaker(instance_id, sequence)
@@ -40,16 +40,16 @@ class Uid:
         (("b", 77), "stranger"),
     ],
 )
-def test_what_one_message_tells(message: tuple[str | None, int], expected: str) -> None:
+def test_verdict_on_one_message(message: tuple[str | None, int], expected: str) -> None:
     assert Uid("a", 5).hear(*message) == expected
 
 
-def test_a_stranger_s_first_numbers_do_not_go_on_from_anything() -> None:
+def test_first_sequence_numbers_of_a_stranger_do_not_continue() -> None:
     assert Uid("a", 0).hear("b", 1) == "stranger"
     assert Uid("a", -1).hear("b", 0) == "stranger"
 
 
-def test_in_turns_the_newcomer_is_found_and_the_first_one_never_is() -> None:
+def test_alternating_messages_identify_only_the_newcomer() -> None:
     uid = Uid("a", 5)
     assert uid.hear("b", 0) == "stranger"
     assert uid.hear(None, 1) == "same", "B goes on"
@@ -64,7 +64,7 @@ def test_in_turns_the_newcomer_is_found_and_the_first_one_never_is() -> None:
     assert uid.hear("a", 8) == "same"
 
 
-def test_in_turns_by_their_descriptions_alone() -> None:
+def test_alternating_descriptions_identify_the_newcomer() -> None:
     uid = Uid("a", 5)
     assert [uid.hear("b", 0), uid.hear("a", 0), uid.hear("b", 1), uid.hear("a", 1)] == [
         "stranger",
@@ -74,7 +74,7 @@ def test_in_turns_by_their_descriptions_alone() -> None:
     ]
 
 
-def test_who_was_replaced_and_is_not_heard_again_costs_the_new_one_a_word() -> None:
+def test_replaced_agent_costs_its_successor_one_request() -> None:
     uid = Uid("a", 5)
     uid.hear("b", 0)
     assert [uid.hear(None, n) for n in range(1, 6)] == ["same"] * 5
@@ -84,21 +84,21 @@ def test_who_was_replaced_and_is_not_heard_again_costs_the_new_one_a_word() -> N
     assert uid.hear("c", 0) == "stranger", "and so on"
 
 
-def test_the_other_one_is_known_by_its_name_whatever_its_sequence_is() -> None:
+def test_settled_contest_recognizes_the_newcomer_by_name() -> None:
     uid = Uid("a", 1)
     uid.contest.settle(Speaker("b", 1))
     assert [uid.hear("b", 2), uid.hear("b", 3)] == ["newcomer", "newcomer"]
     assert uid.hear("b", 2) == "newcomer"
 
 
-def test_two_are_known_to_live_by_other_means() -> None:
+def test_settled_contest_tells_two_live_agents_apart() -> None:
     uid = Uid("", 5)
     uid.contest.settle(Speaker("b", 0))
     assert uid.hear("b", 1) == "newcomer"
     assert uid.hear(None, 6) == "same"
 
 
-def test_both_may_be_asked_before_either_says_who_it_is() -> None:
+def test_both_agents_may_be_asked_before_either_answers() -> None:
     uid = Uid("a", 0)
     assert uid.hear("b", 0) == "stranger"
     assert uid.hear(None, 1) == "either", "of a, as it happens"
@@ -108,7 +108,7 @@ def test_both_may_be_asked_before_either_says_who_it_is() -> None:
 
 
 class Clone:
-    """A client that says who it is first, and when it was asked."""
+    """A client that identifies itself in its first message and when asked."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -127,9 +127,7 @@ class Clone:
 
 @pytest.mark.parametrize("at_once", [True, False])
 @given(st.lists(st.booleans(), min_size=60, max_size=60), st.integers(0, 6))
-def test_whatever_the_order_the_second_one_gets_another_uid_and_the_first_one_never(
-    at_once: bool, order: list[bool], before: int
-) -> None:
+def test_second_agent_gets_another_uid_in_any_order(at_once: bool, order: list[bool], before: int) -> None:
     first, second = Clone("a"), Clone("b")
     uid = Uid("a", -1)
     for _ in range(before + 1):
@@ -139,21 +137,21 @@ def test_whatever_the_order_the_second_one_gets_another_uid_and_the_first_one_ne
         if not second.has_new_uid:
             (first if is_first else second).say(uid, at_once=at_once)
     assert not first.has_new_uid
-    for _ in range(10):  # and in the end, in turns
+    for _ in range(10):  # finally, in turns
         for clone in (first, second):
             if not clone.has_new_uid and not second.has_new_uid:
                 clone.say(uid, at_once=at_once)
     assert second.has_new_uid
 
 
-def test_who_goes_on_under_a_name_that_was_not_said_before_is_the_same() -> None:
+def test_continuing_sequence_under_a_new_name_is_the_same_agent() -> None:
     uid = Uid("a", 5)
     uid.contest.replaced(Speaker("z", 40))
     uid.contest.settle(Speaker("b", 9))
     assert uid.hear("a", 6) == "same"
 
 
-def test_the_name_of_who_came_back_is_the_one_that_goes_on() -> None:
+def test_returned_agent_keeps_its_name() -> None:
     uid = Uid("a", 5)
     assert uid.hear("b", 0) == "stranger"
     assert uid.hear(None, 6) == "returned"
@@ -162,11 +160,11 @@ def test_the_name_of_who_came_back_is_the_one_that_goes_on() -> None:
 
 
 @pytest.mark.parametrize(("sequence", "alone"), [(6, True), (7, False), (1, False)])
-def test_where_no_other_was_ever_heard_the_next_number_is_enough(sequence: int, alone: bool) -> None:
+def test_next_sequence_number_suffices_without_a_rival(sequence: int, alone: bool) -> None:
     assert goes_on_alone(sequence, sequence - 1 if alone or sequence == 1 else 5) is alone
 
 
-def test_who_came_back_and_goes_on_under_another_name_has_that_name() -> None:
+def test_returned_agent_may_change_its_name() -> None:
     uid = Uid("a", 5)
     assert uid.hear("b", 0) == "stranger"
     assert uid.hear(None, 6) == "returned"

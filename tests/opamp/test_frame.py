@@ -9,11 +9,11 @@ from relay.opamp import frame
 
 
 @given(st.binary(max_size=300))
-def test_what_is_encoded_decodes(body: bytes) -> None:
+def test_frame_round_trip(body: bytes) -> None:
     assert frame.decode(frame.encode(body)) == body
 
 
-def test_a_header_of_zero_may_be_spelled_long() -> None:
+def test_overlong_zero_header_is_accepted() -> None:
     assert frame.decode(b"\x80\x00rest") == b"rest"
 
 
@@ -24,6 +24,6 @@ def test_other_headers_are_malformed(message: bytes) -> None:
 
 
 @given(st.binary(max_size=30))
-def test_only_documented_errors_come_out(message: bytes) -> None:
+def test_only_documented_errors_are_raised(message: bytes) -> None:
     with contextlib.suppress(Malformed):
         frame.decode(message)

@@ -14,7 +14,7 @@ def asked(data: bytes, kind: str = "connect", capability: str = gateway.CAPABILI
 
 
 @pytest.mark.parametrize("uid", [b"", b"u" * 16])
-def test_the_gateway_is_told_that_its_agent_may_connect(uid: bytes) -> None:
+def test_gateway_agent_may_connect(uid: bytes) -> None:
     data = json.dumps(
         {"request_uid": "r-1", "remote_address": "1.2.3.4:5", "headers": {"Authorization": ["x"]}}
     ).encode()
@@ -38,12 +38,12 @@ def test_the_gateway_is_told_that_its_agent_may_connect(uid: bytes) -> None:
         asked(b'{"request_uid": 1}', capability=gateway.CAPABILITY + ".next"),
     ],
 )
-def test_every_other_message_is_none_of_it(content: bytes) -> None:
+def test_other_messages_are_ignored(content: bytes) -> None:
     assert gateway.answer(content) is None
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"\xff", b"[" * 100_000, b'{"request_uid": 1}'])
-def test_a_question_that_nobody_can_read_is_answered_with_no(data: bytes) -> None:
+def test_unreadable_question_is_answered_with_no(data: bytes) -> None:
     reply = gateway.answer(asked(data))
     assert reply is not None
     result = json.loads(pb.ServerToAgent.FromString(reply).custom_message.data)

@@ -15,7 +15,7 @@ def description(identifying: dict[str, str], other: dict[str, str] | None = None
     return message
 
 
-def test_an_identifying_attribute_wins() -> None:
+def test_identifying_attribute_wins() -> None:
     message = description({"a": "identifying"}, {"a": "other", "b": "x"})
     assert identity.attributes(message.SerializeToString()) == {"a": "identifying", "b": "x"}
 
@@ -32,7 +32,7 @@ def test_every_kind_of_value() -> None:
     assert identity.value_of(value(double_value=float("-inf"))) == "-inf"
 
 
-def test_the_agent_id_is_what_the_agent_calls_its_instance() -> None:
+def test_agent_id_is_the_service_instance_id() -> None:
     assert identity.agent_id(description({"service.instance.id": "a1"}), UID) == "a1"
     assert identity.agent_id(description({}, {"service.instance.id": "a2"}), UID) == "a2"
     assert identity.agent_id(description({"service.instance.id": ""}), UID) == format_uid(UID)
@@ -40,6 +40,6 @@ def test_the_agent_id_is_what_the_agent_calls_its_instance() -> None:
     assert identity.instance_id(b"") == ""
 
 
-def test_only_the_attributes_that_are_wanted() -> None:
+def test_only_requested_attributes() -> None:
     message = description({"a": "1", "b": "2"}, {"c": "3"}).SerializeToString()
     assert identity.attributes(message, frozenset({"a", "c"})) == {"a": "1", "c": "3"}

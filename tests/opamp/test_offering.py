@@ -7,7 +7,7 @@ from relay.pb.relay.v1 import link_pb2
 A1, A2, B1 = OfferedSlot("", "a", b"1"), OfferedSlot("", "a", b"2"), OfferedSlot("b", "b", b"1")
 
 
-def test_health_lost_on_what_an_agent_keeps_is_not_its_health_before_what_else_it_gets() -> None:
+def test_baseline_of_new_content_is_the_current_health() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.offer(b"i", (A1, B1), False)
@@ -16,7 +16,7 @@ def test_health_lost_on_what_an_agent_keeps_is_not_its_health_before_what_else_i
     assert list(offering.baseline) == [None, False]
 
 
-def test_who_comes_with_a_content_had_a_health_before_it_that_nobody_here_knows() -> None:
+def test_baseline_of_content_applied_elsewhere_is_unknown() -> None:
     here, before = Offering(), Offering()
     here.offer(b"h", (A1, B1), False, held=True)
     assert here.baseline == (None, None)
@@ -25,7 +25,7 @@ def test_who_comes_with_a_content_had_a_health_before_it_that_nobody_here_knows(
     assert list(here.baseline) == [True, None]
 
 
-def test_what_is_said_of_something_else_says_nothing_of_the_offer() -> None:
+def test_status_of_another_hash_does_not_affect_the_offer() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.said(b"h", "APPLIED", "")
@@ -34,14 +34,14 @@ def test_what_is_said_of_something_else_says_nothing_of_the_offer() -> None:
     assert offering.undecided
 
 
-def test_a_failure_of_something_unknown_blames_nothing() -> None:
+def test_failure_of_an_unknown_hash_blames_nothing() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.said(b"x", "FAILED", "no")
     assert (offering.failed_hash, len(offering.failed)) == (b"x", 0)
 
 
-def test_over_the_link_and_back() -> None:
+def test_message_round_trip() -> None:
     offering = Offering()
     offering.offer(b"h", (A1, B1), True)
     offering.said(b"h", "FAILED", "no")
@@ -54,7 +54,7 @@ def test_over_the_link_and_back() -> None:
     assert (back.status, back.offered_at_ms, back.withheld) == ("FAILED", 7, offering.withheld)
 
 
-def test_what_is_the_same_again_is_nothing_new() -> None:
+def test_repeated_offer_changes_nothing() -> None:
     offering = Offering()
     assert offering.offer(b"h", (A1,), True)
     assert not offering.offer(b"h", (A1,), True)
@@ -62,7 +62,7 @@ def test_what_is_the_same_again_is_nothing_new() -> None:
     assert offering.offer(b"h", (moved,), True), "it is of another assignment now"
 
 
-def test_the_failure_for_which_it_has_not_what_it_should() -> None:
+def test_failure_counts_only_while_content_is_withheld() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.said(b"h", "FAILED", "no")
@@ -74,7 +74,7 @@ def test_the_failure_for_which_it_has_not_what_it_should() -> None:
     assert found[1].error_message == "no"
 
 
-def test_a_failure_of_the_offer_before_blames_that_one() -> None:
+def test_late_failure_blames_the_previous_offer() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.offer(b"i", (A2,), True)
@@ -82,7 +82,7 @@ def test_a_failure_of_the_offer_before_blames_that_one() -> None:
     assert [f.content_hash for f in offering.failed] == [b"1"]
 
 
-def test_what_an_agent_runs_is_not_blamed() -> None:
+def test_running_content_is_not_blamed() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.said(b"h", "APPLIED", "")
@@ -91,7 +91,7 @@ def test_what_an_agent_runs_is_not_blamed() -> None:
     assert [f.slot for f in offering.failed] == ["b"]
 
 
-def test_a_failure_is_forgiven_where_the_content_was_not_to_blame() -> None:
+def test_failure_not_caused_by_the_content_is_forgiven() -> None:
     offering = Offering()
     offering.offer(b"h", (A1,), True)
     offering.said(b"h", "FAILED", "no")
@@ -100,7 +100,7 @@ def test_a_failure_is_forgiven_where_the_content_was_not_to_blame() -> None:
     assert (offering.failed[0].forgiven, offering.failed_hash) == (True, b"")
 
 
-def test_twice_anew_with_an_offer_undecided_is_a_failure() -> None:
+def test_two_restarts_with_an_undecided_offer_are_a_failure() -> None:
     offering = Offering()
     assert not offering.began_anew(), "nothing was offered"
     offering.offer(b"h", (A1,), True)
@@ -109,14 +109,14 @@ def test_twice_anew_with_an_offer_undecided_is_a_failure() -> None:
     assert not offering.began_anew(), "it has decided"
 
 
-def test_the_same_agent_under_another_uid() -> None:
+def test_offering_moves_to_another_uid() -> None:
     old, new = Offering(), Offering()
     old.offer(b"h", (A1,), True)
     new.inherit(old)
     assert (new.hash, new.slots, new.before) == (b"h", (A1,), (b"", ()))
 
 
-def test_what_has_no_date_gets_one() -> None:
+def test_undated_offer_is_stamped_once() -> None:
     offering = Offering()
     seen = [offering.undated]
     offering.stamp(5)

@@ -5,7 +5,7 @@ from relay.opamp.packages import PackagesOffer
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 
-def test_the_latest_of_each_kind_is_sent_once() -> None:
+def test_latest_of_each_kind_is_sent_once() -> None:
     outbox = Outbox()
     assert not outbox
     outbox.offer = encode(ConfigHash(b"old"), {"": (b"1", "")}, ())
@@ -28,7 +28,7 @@ def test_the_latest_of_each_kind_is_sent_once() -> None:
     assert outbox.take(field) == b""
 
 
-def test_components_alone_and_with_the_full_state() -> None:
+def test_component_request_alone_and_with_full_state() -> None:
     outbox = Outbox()
     outbox.components = True
     alone = pb.ServerToAgent.FromString(outbox.take(lambda _: b""))

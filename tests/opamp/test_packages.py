@@ -36,7 +36,7 @@ def offered() -> PackageOffering:
     return offering
 
 
-def test_an_offer_names_where_to_download_what() -> None:
+def test_offer_names_download_urls() -> None:
     message = pb.ServerToAgent.FromString(encode(OFFER, lambda sha256: f"http://here/{sha256.decode()}"))
     available = message.packages_available
     assert available.all_packages_hash == b"set"
@@ -47,7 +47,7 @@ def test_an_offer_names_where_to_download_what() -> None:
     assert available.packages["plugin"].type == pb.PackageType_Addon
 
 
-def test_installed_means_all_of_them_and_these() -> None:
+def test_applied_means_all_offered_packages_are_installed() -> None:
     offering = offered()
     offering.report(statuses(agent=(INSTALLED, b"old"), plugin=(INSTALLED, PLUGIN.hash)))
     assert offering.status == "APPLYING"
@@ -59,7 +59,7 @@ def test_installed_means_all_of_them_and_these() -> None:
     assert (offering.status, offering.applied) == ("APPLIED", SLOTS)
 
 
-def test_a_download_that_failed_once_is_offered_again_and_counts_the_second_time() -> None:
+def test_first_failed_download_is_reoffered_and_second_counts() -> None:
     offering = offered()
     offering.report(statuses(agent=(INSTALLING, b"")))
     failed = statuses(agent=(FAILED, b""))
@@ -77,14 +77,14 @@ def test_a_download_that_failed_once_is_offered_again_and_counts_the_second_time
     assert offering.failed_hash == b"set"
 
 
-def test_two_packages_that_each_failed_once_have_not_failed_twice() -> None:
+def test_failures_of_two_packages_are_counted_separately() -> None:
     offering = offered()
     offering.report(statuses(agent=(FAILED, b"")))
     offering.report(statuses(agent=(FAILED, b""), plugin=(FAILED, b"")))
     assert (offering.again, offering.status) == (True, "APPLYING")
 
 
-def test_old_words_under_a_new_hash_say_nothing() -> None:
+def test_stale_statuses_under_a_new_hash_are_ignored() -> None:
     old = statuses(b"old", agent=(FAILED, b""))
     offering = PackageOffering()
     offering.offer_packages(OFFER, old, True, held=False)
@@ -95,7 +95,7 @@ def test_old_words_under_a_new_hash_say_nothing() -> None:
     assert offering.status == "APPLYING"
 
 
-def test_an_error_of_the_whole_set() -> None:
+def test_error_of_the_whole_set() -> None:
     offering = offered()
     offering.report(statuses(error="disk full"))
     offering.report(statuses())
@@ -103,7 +103,7 @@ def test_an_error_of_the_whole_set() -> None:
     assert (offering.status, offering.reason) == ("FAILED", "disk full")
 
 
-def test_over_the_link_and_to_another_uid() -> None:
+def test_offering_survives_the_link_and_a_new_uid() -> None:
     offering = offered()
     offering.report(statuses(agent=(INSTALLED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
     back = PackageOffering()
@@ -114,13 +114,13 @@ def test_over_the_link_and_to_another_uid() -> None:
     assert (heir.hash, heir.hashes, heir.applied) == (b"set", OFFER.hashes, SLOTS)
 
 
-def test_what_an_agent_has_is_installed_whatever_it_says_of_it() -> None:
+def test_matching_hash_means_installed() -> None:
     offering = offered()
     offering.report(statuses(agent=(FAILED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
     assert (offering.status, offering.again) == ("APPLIED", False)
 
 
-def test_packages_that_were_not_offered_are_no_failures_and_fill_no_memory() -> None:
+def test_packages_not_offered_are_ignored() -> None:
     offering = offered()
     for number in range(100):
         message = pb.PackageStatuses(server_provided_all_packages_hash=b"set")
@@ -129,18 +129,18 @@ def test_packages_that_were_not_offered_are_no_failures_and_fill_no_memory() -> 
     assert (offering.status, offering.again, offering._failures) == ("APPLYING", False, {})
 
 
-def test_the_same_set_again_is_nothing_new() -> None:
+def test_repeated_set_changes_nothing() -> None:
     offering = offered()
     assert not offering.offer_packages(OFFER, statuses(), True, held=False)
 
 
-def test_what_is_said_of_another_set_is_not_of_this_one() -> None:
+def test_statuses_of_another_set_are_ignored() -> None:
     offering = offered()
     offering.report(statuses(b"other"))
     assert (offering.reported, offering.status) == (b"other", "")
 
 
-def test_failures_that_were_not_the_packages_fault_are_forgiven_and_counted_anew() -> None:
+def test_forgiven_failures_are_counted_afresh() -> None:
     offering = offered()
     for _ in range(3):
         offering.report(statuses(agent=(INSTALLING, b"")))
@@ -151,7 +151,7 @@ def test_failures_that_were_not_the_packages_fault_are_forgiven_and_counted_anew
     assert offering.failed[0].forgiven
 
 
-def test_the_same_agent_under_another_uid_remembers_its_tries() -> None:
+def test_attempts_move_to_another_uid() -> None:
     old = offered()
     old.report(statuses(agent=(FAILED, b"")))
     new = PackageOffering()
@@ -162,6 +162,6 @@ def test_the_same_agent_under_another_uid_remembers_its_tries() -> None:
     assert plain.hashes == ()
 
 
-def test_what_statuses_are_about() -> None:
+def test_reported_hash_of_statuses() -> None:
     assert reported_hash(None) == b""
     assert reported_hash(statuses()) == b"set"

@@ -19,7 +19,7 @@ def described(name: str) -> pb.AgentDescription:
     return message
 
 
-def test_what_is_left_out_has_not_changed_and_what_is_there_replaces() -> None:
+def test_merge_keeps_omitted_fields_and_replaces_present_ones() -> None:
     record = Record(UID, 0)
     first = report(capabilities=3, agent_description=described("a"), health=pb.ComponentHealth(healthy=True))
     assert record.merge(first, full=True).changes == Change.CAPABILITIES | Change.DESCRIPTION | Change.HEALTH
@@ -34,21 +34,21 @@ def test_what_is_left_out_has_not_changed_and_what_is_there_replaces() -> None:
     assert record.capabilities == 3
 
 
-def test_capabilities_of_zero_mean_as_before_and_unknown_bits_stay() -> None:
+def test_zero_capabilities_mean_unchanged_and_unknown_bits_stay() -> None:
     record = Record(UID, 0)
     record.merge(report(capabilities=1 << 40), full=True)
     record.merge(report(capabilities=0), full=False)
     assert record.capabilities == 1 << 40
 
 
-def test_an_empty_health_is_unhealthy_and_none_is_unknown() -> None:
+def test_empty_health_is_unhealthy_and_no_health_is_unknown() -> None:
     record = Record(UID, 0)
     assert record.healthy() is None
     assert record.merge(report(health=pb.ComponentHealth()), full=False).changes == Change.HEALTH
     assert record.healthy() is False
 
 
-def test_full_state_forgets_what_it_leaves_out() -> None:
+def test_full_state_clears_omitted_fields() -> None:
     record = Record(UID, 0)
     status = pb.RemoteConfigStatus(last_remote_config_hash=b"h", status=pb.RemoteConfigStatuses_APPLIED)
     effective = pb.EffectiveConfig(config_map=pb.AgentConfigMap())
@@ -63,7 +63,7 @@ def test_full_state_forgets_what_it_leaves_out() -> None:
     assert record.unknown_fields == b""
 
 
-def test_a_failed_config_is_remembered_even_if_applied_is_said_later() -> None:
+def test_failed_config_is_remembered_despite_a_later_applied() -> None:
     record = Record(UID, 0)
     failed = pb.RemoteConfigStatus(last_remote_config_hash=b"bad", status=pb.RemoteConfigStatuses_FAILED)
     record.merge(report(remote_config_status=failed), full=False)
@@ -73,7 +73,7 @@ def test_a_failed_config_is_remembered_even_if_applied_is_said_later() -> None:
         assert record.config.failed_hash == b"bad"
 
 
-def test_a_record_survives_the_disk() -> None:
+def test_record_round_trip() -> None:
     record = Record(UID, 5)
     record.merge(report(capabilities=3, agent_description=described("a"), health=pb.ComponentHealth()), full=True)
     record.sequence_num = 9
@@ -106,7 +106,7 @@ APPLIED, APPLYING, FAILED = (
 A1, A2, B1 = OfferedSlot("", "a", b"1"), OfferedSlot("", "a", b"2", 3), OfferedSlot("b", "b", b"1")
 
 
-def test_a_failure_blames_the_slots_that_differ_from_what_ran() -> None:
+def test_failure_blames_the_slots_that_changed() -> None:
     record = Record(UID, 0)
     offered(record, A1, B1)
     says(record, APPLIED)
@@ -121,7 +121,7 @@ def test_a_failure_blames_the_slots_that_differ_from_what_ran() -> None:
     assert record.config.failed[0].content_hash == b"2", "remembered whatever is applied afterwards"
 
 
-def test_a_failure_of_everything_blames_everything_and_they_are_bounded() -> None:
+def test_failure_of_all_slots_blames_all_and_memory_is_bounded() -> None:
     record = Record(UID, 0)
     offered(record, A1, B1)
     says(record, FAILED, error="x" * 5000)
@@ -136,7 +136,7 @@ def test_a_failure_of_everything_blames_everything_and_they_are_bounded() -> Non
     assert len(record.config.failed) == 22, "of something that was not the offer: nobody knows what it was made of"
 
 
-def test_two_restarts_without_deciding_are_a_failure() -> None:
+def test_two_undecided_restarts_are_a_failure() -> None:
     record = Record(UID, 0)
     record.capabilities = 0x1002
     offered(record, A1)
@@ -150,7 +150,7 @@ def test_two_restarts_without_deciding_are_a_failure() -> None:
     assert len(record.config.failed) == 1
 
 
-def test_who_never_tells_or_runs_what_it_ran_before_may_restart() -> None:
+def test_agents_without_status_or_change_may_restart() -> None:
     mute = Record(UID, 0)
     mute.capabilities = 0x2
     offered(mute, A1)
@@ -165,7 +165,7 @@ def test_who_never_tells_or_runs_what_it_ran_before_may_restart() -> None:
         assert not record.config.failed
 
 
-def test_a_failure_of_the_offer_before_may_come_late() -> None:
+def test_late_failure_of_the_previous_offer() -> None:
     record = Record(UID, 0)
     offered(record, A1)
     offered(record, A2, config_hash=b"i")
@@ -173,7 +173,7 @@ def test_a_failure_of_the_offer_before_may_come_late() -> None:
     assert [f.content_hash for f in record.config.failed] == [b"1"]
 
 
-def test_who_has_decided_may_restart() -> None:
+def test_decided_agent_may_restart() -> None:
     record = Record(UID, 0)
     record.capabilities = 0x1002
     record.began_anew()
@@ -185,7 +185,7 @@ def test_who_has_decided_may_restart() -> None:
     assert not record.config.failed
 
 
-def test_memory_goes_with_the_agent_to_its_next_uid_and_over_a_restart_of_the_node() -> None:
+def test_failures_survive_a_new_uid_and_a_node_restart() -> None:
     old = Record(UID, 0)
     offered(old, A1)
     says(old, FAILED, error="no")
@@ -232,7 +232,7 @@ def test_packages_are_remembered_beside_configs() -> None:
     assert heir.failures == record.failures
 
 
-def test_packages_that_it_came_with() -> None:
+def test_preinstalled_packages() -> None:
     record = Record(UID, 0)
     says_of_packages(record, pb.PackageStatusEnum_Installed, b"h")
     assert record.packages_reported() == b"set"
@@ -242,7 +242,7 @@ def test_packages_that_it_came_with() -> None:
     assert not record.runs(b"other")
 
 
-def test_who_does_not_say_who_it_is_is_known_by_its_uid() -> None:
+def test_agent_without_instance_id_is_known_by_its_uid() -> None:
     record = Record(UID, 0)
     record.cohort = object()
     record.call_by_uid()
@@ -252,7 +252,7 @@ def test_who_does_not_say_who_it_is_is_known_by_its_uid() -> None:
     assert record.agent_id == "a"
 
 
-def test_a_list_of_components_is_known_by_its_hash_and_kept_by_its_digest() -> None:
+def test_component_list_has_hash_and_digest() -> None:
     record = Record(UID, 0)
     alone = report(available_components=pb.AvailableComponents(hash=b"1"))
     assert record.merge(alone, full=True).changes == Change.OTHER
@@ -266,14 +266,14 @@ def test_a_list_of_components_is_known_by_its_hash_and_kept_by_its_digest() -> N
     assert (record.available_components, record.components_digest) == (None, b"")
 
 
-def test_an_effective_config_that_is_the_same_again_is_no_change() -> None:
+def test_repeated_effective_config_is_no_change() -> None:
     record = Record(UID, 0)
     effective = pb.EffectiveConfig(config_map=pb.AgentConfigMap())
     assert record.merge(report(effective_config=effective), full=False).changes == Change.EFFECTIVE_CONFIG
     assert record.merge(report(effective_config=effective), full=False).changes == Change.NONE
 
 
-def test_it_said_to_have_failed_before_anybody_knew_what_that_is() -> None:
+def test_failure_reported_before_the_offer_is_known() -> None:
     record = Record(UID, 0)
     failed = pb.RemoteConfigStatus(last_remote_config_hash=b"h", status=pb.RemoteConfigStatuses_FAILED)
     record.merge(report(remote_config_status=failed), full=True)
@@ -284,7 +284,7 @@ def test_it_said_to_have_failed_before_anybody_knew_what_that_is() -> None:
     assert not record.failed_elsewhere(b"other", slots)
 
 
-def test_what_packages_it_was_last_heard_of() -> None:
+def test_last_reported_packages() -> None:
     record = Record(UID, 0)
     statuses = pb.PackageStatuses(server_provided_all_packages_hash=b"set")
     record.merge(report(package_statuses=statuses), full=True)
@@ -293,7 +293,7 @@ def test_what_packages_it_was_last_heard_of() -> None:
     assert record.packages_reported() == b"set"
 
 
-def test_health_before_a_content() -> None:
+def test_health_before_an_offer() -> None:
     record = Record(UID, 0)
     record.merge(report(health=pb.ComponentHealth(healthy=True)), full=True)
     record.offer_config(b"h", (OfferedSlot("", "a", b"c"), OfferedSlot("b", "a", b"d")))
@@ -303,7 +303,7 @@ def test_health_before_a_content() -> None:
     assert not record.runs(b"e")
 
 
-def test_who_never_tells_of_configs_cannot_be_judged_by_silence() -> None:
+def test_agent_without_config_reports_is_not_judged_by_silence() -> None:
     silent, telling = Record(UID, 0), Record(UID, 0)
     telling.merge(report(capabilities=0x1003), full=True)
     for record in (silent, telling):
@@ -315,7 +315,7 @@ def test_who_never_tells_of_configs_cannot_be_judged_by_silence() -> None:
     assert (len(telling.failures), telling.cohort is None) == (1, True)
 
 
-def test_the_same_agent_under_another_uid() -> None:
+def test_record_moves_to_another_uid() -> None:
     old, new, bare = Record(UID, 5), Record(UID, 9), Record(UID, 9)
     old.offer_config(b"h", (OfferedSlot("", "a", b"c"),))
     old.offer_packages(PackagesOffer(b"set", (), (), ()))
@@ -327,7 +327,7 @@ def test_the_same_agent_under_another_uid() -> None:
     assert (bare.first_seen_ms, bare.packages) == (3, None)
 
 
-def test_what_is_offered_again_or_said_again_changes_nothing() -> None:
+def test_repeated_offers_and_reports_change_nothing() -> None:
     record = Record(UID, 0)
     slots = (OfferedSlot("", "a", b"c"),)
     assert record.offer_config(b"h", slots)

@@ -22,7 +22,7 @@ Status = pb.RemoteConfigStatus
 
 
 class World:
-    """A session, and what the node lends it, in the hands of a test."""
+    """A session and the node around it, controlled by a test."""
 
     def __init__(self, record: Record | None = None, header: bytes = b"") -> None:
         self.offer: Offer | None = None
@@ -81,7 +81,7 @@ def wants_full(answer: pb.ServerToAgent) -> bool:
 # ---- acknowledging
 
 
-def test_the_first_answer_says_what_the_server_can_and_later_ones_are_plain() -> None:
+def test_first_answer_has_server_capabilities_and_later_ones_do_not() -> None:
     world = World()
     assert world.hello() == pb.ServerToAgent(instance_uid=UID, capabilities=0x1F)
     assert world.changes & Change.CONNECT
@@ -89,7 +89,7 @@ def test_the_first_answer_says_what_the_server_can_and_later_ones_are_plain() ->
     assert world.changes == Change.NONE
 
 
-def test_a_heartbeat_takes_the_short_path_and_anything_else_does_not() -> None:
+def test_only_heartbeats_take_the_short_path() -> None:
     world = World(header=b"\0")
     world.hello()
     message = pb.AgentToServer(instance_uid=UID, sequence_num=1, capabilities=ALL)
@@ -104,7 +104,7 @@ def test_a_heartbeat_takes_the_short_path_and_anything_else_does_not() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 126, 16_382, 16_383, 2**40, 2**64 - 6])
-def test_the_short_path_counts_on_at_every_length_of_the_number(start: int) -> None:
+def test_short_path_handles_every_length_of_the_sequence(start: int) -> None:
     world = World()
     world.hello()
     world.record.sequence_num = start - 1
@@ -116,7 +116,7 @@ def test_the_short_path_counts_on_at_every_length_of_the_number(start: int) -> N
     assert world.record.sequence_num == start + 4
 
 
-def test_there_is_no_short_path_while_something_waits() -> None:
+def test_short_path_is_off_while_messages_wait() -> None:
     world = World()
     world.hello()
     world.offer = ONE
@@ -129,12 +129,12 @@ def test_there_is_no_short_path_while_something_waits() -> None:
 # ---- full state
 
 
-def test_an_unknown_agent_that_tells_everything_is_not_asked() -> None:
+def test_unknown_agent_with_full_state_is_not_asked() -> None:
     world = World()
     assert not wants_full(world.hello())
 
 
-def test_an_unknown_agent_that_tells_nothing_is_asked_once() -> None:
+def test_unknown_agent_without_state_is_asked_once() -> None:
     world = World()
     assert wants_full(world.report())
     assert not wants_full(world.report(1.0))
@@ -142,13 +142,13 @@ def test_an_unknown_agent_that_tells_nothing_is_asked_once() -> None:
     assert not world.session.needs_full
 
 
-def test_an_agent_that_never_answers_is_asked_ever_more_rarely() -> None:
+def test_unanswered_requests_back_off() -> None:
     world = World()
     asked = [now for now in range(0, 2000, 10) if wants_full(world.report(float(now)))]
     assert asked == [0, 30, 90, 210, 450, 930, 1530]
 
 
-def test_a_gap_asks_and_the_full_report_settles_it() -> None:
+def test_sequence_gap_requests_full_state_once() -> None:
     world = World()
     world.hello()
     assert wants_full(world.report(skip=1))
@@ -157,8 +157,8 @@ def test_a_gap_asks_and_the_full_report_settles_it() -> None:
     assert not world.session.asked
 
 
-def test_a_client_that_answers_each_request_with_a_gap_makes_no_loop() -> None:
-    """The Python client sends its full report with a number that was used already, and then another gap."""
+def test_client_that_answers_with_gaps_causes_no_loop() -> None:
+    """The Python client sends its full report with a used sequence number, and then another gap."""
     world = World()
     world.hello()
     requests = 0
@@ -170,7 +170,7 @@ def test_a_client_that_answers_each_request_with_a_gap_makes_no_loop() -> None:
     assert requests <= 1 + 200 * 0.01 / sessions.ASK_AGAIN_S
 
 
-def test_an_agent_that_restarts_under_its_uid_is_taken_at_its_word() -> None:
+def test_restart_under_the_same_uid_is_accepted() -> None:
     world = World()
     world.hello(health=pb.ComponentHealth(healthy=True))
     world.report()
@@ -179,7 +179,7 @@ def test_an_agent_that_restarts_under_its_uid_is_taken_at_its_word() -> None:
     assert world.record.health is None, "what the new process does not say is not known"
 
 
-def test_a_description_in_the_middle_is_a_change_and_not_everything() -> None:
+def test_later_description_is_a_change_not_full_state() -> None:
     world = World()
     world.hello(health=pb.ComponentHealth(healthy=True))
     world.report()
@@ -187,7 +187,7 @@ def test_a_description_in_the_middle_is_a_change_and_not_everything() -> None:
     assert world.record.healthy() is True
 
 
-def test_a_known_agent_that_goes_on_is_not_asked() -> None:
+def test_known_agent_with_continuing_sequence_is_not_asked() -> None:
     before = World()
     before.hello()
     record = Record.from_stored(before.record.stored(before.record.state(), sequence_exact=True))
@@ -196,7 +196,7 @@ def test_a_known_agent_that_goes_on_is_not_asked() -> None:
     assert not wants_full(world.report())
 
 
-def test_after_a_crash_a_known_agent_is_asked_once() -> None:
+def test_known_agent_is_asked_once_after_a_crash() -> None:
     before = World()
     before.hello()
     record = Record.from_stored(before.record.stored(before.record.state(), sequence_exact=False))
@@ -207,7 +207,7 @@ def test_after_a_crash_a_known_agent_is_asked_once() -> None:
     assert not wants_full(world.report())
 
 
-def test_requests_wait_for_the_rate_of_the_node() -> None:
+def test_requests_respect_the_node_rate() -> None:
     world = World()
     world.permits = 0
     assert not wants_full(world.report())
@@ -222,7 +222,7 @@ def test_requests_wait_for_the_rate_of_the_node() -> None:
 # ---- configs
 
 
-def test_a_config_is_offered_until_the_agent_has_it() -> None:
+def test_config_is_offered_until_the_agent_has_it() -> None:
     world = World()
     world.offer = ONE
     assert world.hello().remote_config.config_hash == ONE.config_hash
@@ -234,14 +234,14 @@ def test_a_config_is_offered_until_the_agent_has_it() -> None:
     assert not world.report(remote_config_status=applied(ONE)).HasField("remote_config")
 
 
-def test_an_agent_that_holds_it_already_is_not_offered() -> None:
+def test_config_that_the_agent_has_is_not_offered() -> None:
     world = World()
     world.offer = ONE
     assert not world.hello(remote_config_status=applied(ONE)).HasField("remote_config")
     assert world.record.config.hash == ONE.config_hash, "it is what policy selects"
 
 
-def test_the_newest_of_two_changes_is_pushed() -> None:
+def test_newest_of_two_changes_is_pushed() -> None:
     world = World()
     world.hello()
     world.offer = ONE
@@ -254,7 +254,7 @@ def test_the_newest_of_two_changes_is_pushed() -> None:
     assert world.session.push(1.0) is None
 
 
-def test_a_change_that_is_taken_back_before_it_left_is_not_sent() -> None:
+def test_change_withdrawn_before_sending_is_not_sent() -> None:
     world = World()
     world.offer = ONE
     world.hello(remote_config_status=applied(ONE))
@@ -270,7 +270,7 @@ def test_a_change_that_is_taken_back_before_it_left_is_not_sent() -> None:
     assert world.session.push(2.0) is None
 
 
-def test_an_offer_that_was_taken_back_before_it_left_is_made_when_it_is_wanted_again() -> None:
+def test_offer_withdrawn_before_sending_can_be_made_again() -> None:
     world = World()
     world.offer = ONE
     world.hello(remote_config_status=applied(ONE))
@@ -280,7 +280,7 @@ def test_an_offer_that_was_taken_back_before_it_left_is_made_when_it_is_wanted_a
     assert world.report(2.0).remote_config.config_hash == TWO.config_hash
 
 
-def test_a_config_that_failed_is_not_offered_again_whatever_is_reported_later() -> None:
+def test_failed_config_is_not_offered_again() -> None:
     world = World()
     world.offer = ONE
     world.hello()
@@ -291,7 +291,7 @@ def test_a_config_that_failed_is_not_offered_again_whatever_is_reported_later() 
     assert not world.hello(200.0, remote_config_status=applied(TWO)).HasField("remote_config")
 
 
-def test_an_offer_that_may_have_been_missed_is_made_again() -> None:
+def test_possibly_missed_offer_is_repeated() -> None:
     world = World()
     world.offer = ONE
     world.hello()
@@ -299,7 +299,7 @@ def test_an_offer_that_may_have_been_missed_is_made_again() -> None:
     assert answer.HasField("remote_config"), "a gap: the answer with the offer may be what was lost"
 
 
-def test_an_agent_that_goes_on_reporting_another_hash_is_offered_again_later() -> None:
+def test_agent_that_keeps_reporting_another_hash_is_offered_again() -> None:
     world = World()
     world.offer = ONE
     world.hello(0.0)
@@ -307,7 +307,7 @@ def test_an_agent_that_goes_on_reporting_another_hash_is_offered_again_later() -
     assert world.report(31.0, remote_config_status=Status()).HasField("remote_config")
 
 
-def test_capabilities_are_respected_at_every_moment() -> None:
+def test_capabilities_are_always_respected() -> None:
     world = World()
     world.offer = ONE
     assert not world.hello(capabilities=1).HasField("remote_config")
@@ -316,7 +316,7 @@ def test_capabilities_are_respected_at_every_moment() -> None:
     assert not world.report(capabilities=1).HasField("remote_config")
 
 
-def test_without_config_reports_an_agent_is_offered_once_a_session() -> None:
+def test_agent_without_config_reports_is_offered_once_per_session() -> None:
     world = World()
     world.offer = ONE
     assert world.hello(capabilities=3).HasField("remote_config")
@@ -327,7 +327,7 @@ def test_without_config_reports_an_agent_is_offered_once_a_session() -> None:
     assert again.report(capabilities=3).HasField("remote_config")
 
 
-def test_nothing_is_offered_before_a_description_is_known() -> None:
+def test_nothing_is_offered_before_a_description() -> None:
     world = World()
     world.offer = ONE
     assert not world.report().HasField("remote_config")
@@ -341,7 +341,7 @@ def test_no_policy_no_config() -> None:
 # ---- coming and going
 
 
-def test_who_says_goodbye_is_gone_and_stragglers_do_not_change_that() -> None:
+def test_goodbye_is_final_despite_stragglers() -> None:
     world = World()
     world.offer = ONE
     world.hello(remote_config_status=applied(ONE))
@@ -359,20 +359,20 @@ def test_who_says_goodbye_is_gone_and_stragglers_do_not_change_that() -> None:
     assert world.changes & Change.CONNECT
 
 
-def test_a_goodbye_can_carry_the_last_news() -> None:
+def test_goodbye_may_carry_a_last_report() -> None:
     world = World()
     world.hello()
     world.report(agent_disconnect=pb.AgentDisconnect(), health=pb.ComponentHealth(status="Stopping"))
     assert world.changes == Change.DISCONNECT | Change.HEALTH
 
 
-def test_an_agent_that_asks_for_a_uid_gets_one_and_keeps_the_old_in_the_answer() -> None:
+def test_uid_request_is_answered_under_the_old_uid() -> None:
     world = World()
     answer = world.hello(flags=pb.AgentToServerFlags_RequestInstanceUid)
     assert answer.agent_identification.new_instance_uid == b"f" * 16
 
 
-def test_an_effective_config_is_handed_on_once() -> None:
+def test_effective_config_is_passed_on_once() -> None:
     world = World()
     world.hello()
     effective = pb.EffectiveConfig()
@@ -383,7 +383,7 @@ def test_an_effective_config_is_handed_on_once() -> None:
         assert world.session.report(message, 0.0).effective_config == expected
 
 
-def test_zero_capabilities_take_the_long_path_and_change_nothing() -> None:
+def test_zero_capabilities_take_the_long_path() -> None:
     world = World()
     world.hello()
     assert world.report(capabilities=0) == pb.ServerToAgent(instance_uid=UID)
@@ -391,7 +391,7 @@ def test_zero_capabilities_take_the_long_path_and_change_nothing() -> None:
     assert world.record.capabilities == ALL
 
 
-def test_a_process_that_dies_of_its_config_twice_gets_something_else() -> None:
+def test_two_crashes_on_a_config_lead_to_another_one() -> None:
     world = World()
     world.offer = ONE
     assert world.hello().HasField("remote_config")
@@ -407,7 +407,7 @@ def test_a_process_that_dies_of_its_config_twice_gets_something_else() -> None:
     assert world.record.config.restarts == 0
 
 
-def test_a_process_that_comes_back_with_its_config_applied_is_well() -> None:
+def test_restart_with_the_config_applied_is_no_failure() -> None:
     world = World()
     world.offer = ONE
     world.hello()
@@ -419,7 +419,7 @@ def test_a_process_that_comes_back_with_its_config_applied_is_well() -> None:
     assert world.record.config.applied == ONE.slots
 
 
-def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
+def test_failures_survive_a_new_uid() -> None:
     before = World()
     before.offer = ONE
     before.hello()
@@ -434,7 +434,7 @@ def test_an_agent_under_a_new_uid_keeps_its_memory() -> None:
     assert after.predecessor is before.record
 
 
-def test_a_change_that_is_taken_back_before_the_agent_said_anything_is_told() -> None:
+def test_change_withdrawn_after_sending_is_offered_back() -> None:
     world = World()
     world.offer = ONE
     world.hello(remote_config_status=applied(ONE))
@@ -447,7 +447,7 @@ def test_a_change_that_is_taken_back_before_the_agent_said_anything_is_told() ->
     assert not world.report(remote_config_status=applied(ONE)).HasField("remote_config")
 
 
-def test_a_change_that_is_taken_back_before_it_was_sent_is_not() -> None:
+def test_change_withdrawn_before_sending_is_not_offered_back() -> None:
     world = World()
     world.offer = ONE
     world.hello(remote_config_status=applied(ONE))
@@ -458,7 +458,7 @@ def test_a_change_that_is_taken_back_before_it_was_sent_is_not() -> None:
     assert world.session.push(0.0) is None
 
 
-def test_the_list_of_components_is_asked_for_once_a_hash() -> None:
+def test_components_are_requested_once_per_hash() -> None:
     world = World()
     hash_only = pb.AvailableComponents(hash=b"h")
     listed = pb.AvailableComponents(hash=b"h")
@@ -501,7 +501,7 @@ def package_statuses(offer: PackagesOffer, status: int = pb.PackageStatusEnum_In
     return message
 
 
-def test_packages_are_offered_once_to_who_accepts_them() -> None:
+def test_packages_are_offered_once_to_agents_that_accept_them() -> None:
     mute = World()
     mute.packages = SET
     assert not mute.hello().HasField("packages_available")
@@ -522,7 +522,7 @@ def test_packages_are_offered_once_to_who_accepts_them() -> None:
     assert world.session.push(1.0) is None, "taken back before it left"
 
 
-def test_who_has_the_packages_already_is_not_offered_them() -> None:
+def test_installed_packages_are_not_offered() -> None:
     world = World()
     world.packages = SET
     answer = world.hello(capabilities=PACKAGES, package_statuses=package_statuses(SET))
@@ -531,7 +531,7 @@ def test_who_has_the_packages_already_is_not_offered_them() -> None:
     assert (world.record.packages.status, world.record.packages.baseline) == ("APPLIED", (None,))
 
 
-def test_a_failed_download_is_offered_once_more_and_then_no_more() -> None:
+def test_failed_download_is_offered_exactly_once_more() -> None:
     world = World()
     world.packages = SET
     world.hello(capabilities=PACKAGES)
@@ -555,7 +555,7 @@ def status(hash_: bytes, word: int = pb.RemoteConfigStatuses_APPLIED) -> Status:
     return Status(last_remote_config_hash=hash_, status=word)  # type: ignore[arg-type]
 
 
-def test_a_status_of_another_hash_gets_the_offer_in_its_answer_a_few_times() -> None:
+def test_status_of_another_hash_repeats_the_offer_a_few_times() -> None:
     world = World()
     world.offer = ONE
     assert world.hello(remote_config_status=status(b"before")).HasField("remote_config")
@@ -574,7 +574,7 @@ def test_a_status_of_another_hash_gets_the_offer_in_its_answer_a_few_times() -> 
     assert world.report(41.0, remote_config_status=status(b"else6")).HasField("remote_config"), "three for each hash"
 
 
-def test_what_an_agent_should_have_and_is_not_offered_is_remembered() -> None:
+def test_withheld_content_is_recorded() -> None:
     world = World()
     world.offer = ONE
     world.withheld = ((WithheldSlot("", "a", b"x", ""),), ())
@@ -585,7 +585,7 @@ def test_what_an_agent_should_have_and_is_not_offered_is_remembered() -> None:
     assert not world.record.config.withheld
 
 
-def test_who_failed_elsewhere_comes_with_its_failure_and_is_told_of_its_assignment() -> None:
+def test_failure_from_another_node_is_adopted() -> None:
     world = World()
     world.offer = ONE
     failed = Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_FAILED, error_message="no")
@@ -598,7 +598,7 @@ def test_who_failed_elsewhere_comes_with_its_failure_and_is_told_of_its_assignme
     assert world.report().remote_config.config_hash == TWO.config_hash
 
 
-def test_packages_that_are_taken_back_before_they_left_are_not_sent() -> None:
+def test_packages_withdrawn_before_sending_are_not_sent() -> None:
     world = World()
     world.hello(capabilities=ALL | 0x18)
     world.packages = PackagesOffer(b"set", (), (), ())
@@ -608,7 +608,7 @@ def test_packages_that_are_taken_back_before_they_left_are_not_sent() -> None:
     assert world.session.push(3.0) is None
 
 
-def test_packages_that_failed_are_not_offered_again_and_one_on_its_way_is_taken_back() -> None:
+def test_failed_packages_are_withdrawn_and_not_offered_again() -> None:
     world = World()
     world.hello(capabilities=ALL | 0x18)
     world.packages = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"c"),), ())
@@ -620,14 +620,14 @@ def test_packages_that_failed_are_not_offered_again_and_one_on_its_way_is_taken_
     assert world.session.push(3.0) is None
 
 
-def test_who_speaks_next_is_to_say_who_it_is() -> None:
+def test_ask_at_once_requests_full_state_with_the_next_answer() -> None:
     world = World()
     world.hello()
     world.session.ask_at_once()
     assert wants_full(world.report())
 
 
-def test_packages_go_out_before_anything_is_remembered_of_them() -> None:
+def test_packages_are_sent_before_they_are_recorded() -> None:
     world = World()
     world.hello(capabilities=ALL | 0x18)
     world.packages = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"c"),), ())

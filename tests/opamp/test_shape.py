@@ -13,7 +13,7 @@ def message(**fields: object) -> bytes:
     return pb.AgentToServer(instance_uid=UID, **fields).SerializeToString()  # type: ignore[arg-type]
 
 
-def test_millions_of_empty_fields_are_refused_before_they_are_parsed() -> None:
+def test_millions_of_empty_fields_are_refused_before_parsing() -> None:
     for inner in (b"\x0a\x00", b"\x12\x00"):
         description = inner * 4_000_000
         attack = pb.AgentToServer(instance_uid=UID).SerializeToString()
@@ -25,7 +25,7 @@ def test_millions_of_empty_fields_are_refused_before_they_are_parsed() -> None:
         body.decode(message() + b"\x3a\x00" * 100_000, 20_000)
 
 
-def test_what_is_large_by_content_passes() -> None:
+def test_large_content_with_few_fields_passes() -> None:
     config = pb.EffectiveConfig()
     config.config_map.config_map["a"].body = b"\x0a\x00" * 5_000_000
     large = message(effective_config=config)
@@ -42,7 +42,7 @@ def test_small_messages_are_not_counted() -> None:
 @pytest.mark.parametrize(
     "tail", [b"\x0b" + b"\xff" * 70_000, b"\xff" * 70_000, b"\x0a\xff\xff\xff\x7f" + b"x" * 70_000]
 )
-def test_what_is_no_protobuf_is_the_parsers_to_refuse(tail: bytes) -> None:
+def test_invalid_protobuf_is_left_to_the_parser(tail: bytes) -> None:
     shape.check(tail, 1000)
     with pytest.raises(Malformed):
         body.decode(tail, 1000)

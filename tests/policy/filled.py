@@ -1,4 +1,4 @@
-"""Package assignments for tests."""
+"""Helpers for tests: package assignments."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def resources(
     rollout: dict[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, bytes]:
-    """One assignment; `stable` are one set."""
+    """One assignment; `stable` is one set of packages."""
     revision = PackageRevision(packages=[v.pin for v in stable], priority=priority) if stable else None
     change = None
     if candidate is not None:

@@ -1,4 +1,4 @@
-"""Templates for tests."""
+"""Helpers for tests: templates."""
 
 from __future__ import annotations
 

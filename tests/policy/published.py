@@ -1,4 +1,4 @@
-"""Published resources for tests."""
+"""Helpers for tests: published resources."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def published(
     retry: int = 0,
     **more: Any,
 ) -> Published:
-    """`selector`, `priority` and `slot` are for both revisions; `more` goes to the rollout."""
+    """`selector`, `priority` and `slot` apply to both revisions; `more` goes to the rollout."""
     update = {"priority": priority, "slot": slot, **({"selector": selector} if selector is not None else {})}
     stable = stable and stable.model_copy(update=update)
     candidate = candidate and candidate.model_copy(update=update)
@@ -79,6 +79,6 @@ def resources(*assignments: Published) -> dict[str, bytes]:
 
 
 def config(content: Content | None) -> ConfigContent:
-    """A content that must be of a config."""
+    """Narrow a content to that of a config."""
     assert isinstance(content, ConfigContent)
     return content

@@ -34,7 +34,7 @@ def read(text: str) -> dict[str, Any]:
     return value
 
 
-def test_a_good_one() -> None:
+def test_valid_config() -> None:
     assert is_collector_config(read(GOOD))
     assert check(read(GOOD)) == []
     assert components(read(GOOD))["exporters"] == {"otlp", "debug"}
@@ -63,13 +63,13 @@ def test_a_good_one() -> None:
         ("exporters: [debug]}", "exporters: [debug], x: 1}", "service.pipelines.metrics.x", "unknown key"),
     ],
 )
-def test_what_is_wrong(old: str, new: str, path: str, reason: str) -> None:
+def test_errors(old: str, new: str, path: str, reason: str) -> None:
     assert old in GOOD
     found = [f for f in check(read(GOOD.replace(old, new))) if f.is_error]
     assert any(f.path == path and reason in f.reason for f in found), found
 
 
-def test_what_is_not_used_is_a_warning() -> None:
+def test_unused_components_are_warnings() -> None:
     (finding,) = check(read(GOOD.replace("  debug:\n", "  debug:\n  file: {}\n")))
     assert (finding.path, finding.is_error) == ("exporters.file", False)
 
@@ -77,11 +77,11 @@ def test_what_is_not_used_is_a_warning() -> None:
 @pytest.mark.parametrize(
     "text", ["receivers: {}", "service: 1", "service: {pipelines: {}}", "service: {pipelines: {traces: 1}}"]
 )
-def test_what_is_hardly_there(text: str) -> None:
+def test_incomplete_configs_are_errors(text: str) -> None:
     assert any(f.is_error for f in check(read(text)))
 
 
-def test_what_is_in_lists_is_looked_at_and_what_is_not_known_yet_is_not_judged() -> None:
+def test_placeholders_in_lists_are_not_judged() -> None:
     text = GOOD.replace("receivers: [otlp]", 'receivers: ["{{.receiver}}"]').replace(
         "  debug:", '  debug: {endpoints: ["a.example:1", "nonsense:99999999"]}'
     )
@@ -89,12 +89,12 @@ def test_what_is_in_lists_is_looked_at_and_what_is_not_known_yet_is_not_judged()
 
 
 @pytest.mark.parametrize("role", ["receivers", "exporters"])
-def test_components_that_are_no_list(role: str) -> None:
+def test_component_lists_must_be_lists(role: str) -> None:
     found = check({**read(GOOD), "service": {"pipelines": {"metrics": {role: "otlp"}}}})
     assert any(f.path == f"service.pipelines.metrics.{role}" and "not a list" in f.reason for f in found)
 
 
-def test_a_pipeline_that_is_known_only_later() -> None:
+def test_pipeline_with_a_placeholder() -> None:
     config = read(GOOD)
     config["service"]["pipelines"]["logs"] = "{{.pipeline}}"
     assert check(config) == []

@@ -28,7 +28,7 @@ def names(subject: Evaluator, agent: Facts) -> tuple[str, ...]:
     return decision.assignments if decision else ()
 
 
-def test_the_highest_priority_wins_its_slot_then_the_smallest_name() -> None:
+def test_highest_priority_wins_then_smallest_name() -> None:
     subject = evaluator(
         published("low", stable=revision(), priority=1),
         published("high", stable=revision(), priority=9, selector=Selector(labels={"tier": "prod"})),
@@ -39,14 +39,14 @@ def test_the_highest_priority_wins_its_slot_then_the_smallest_name() -> None:
     assert names(subject, facts()) == ("low", "a")
 
 
-def test_no_match_no_decision() -> None:
+def test_no_match_gives_no_decision() -> None:
     subject = evaluator(published("a", stable=revision(), selector=Selector(agent_ids=["y"])))
     assert names(subject, facts("x")) == ()
     assert names(subject, facts("y")) == ("a",)
     assert names(Evaluator(Snapshot()), facts()) == ()
 
 
-def test_the_bucket_decides_between_stable_and_candidate() -> None:
+def test_bucket_decides_between_stable_and_candidate() -> None:
     limit = bucket("a-1", "x")
     for threshold, expected in ((0, 1), (limit, 1), (limit + 1, 2), (EVERYONE, 2)):
         subject = evaluator(published("a", stable=revision(1), candidate=revision(2), threshold=threshold))
@@ -55,14 +55,14 @@ def test_the_bucket_decides_between_stable_and_candidate() -> None:
         assert decision.choices[0].config.resolved.values["rate"] == expected
 
 
-def test_without_a_stable_revision_the_next_match_applies() -> None:
+def test_next_match_applies_without_a_stable_revision() -> None:
     subject = evaluator(
         published("new", candidate=revision(2), threshold=0, priority=9), published("old", stable=revision(1))
     )
     assert names(subject, facts()) == ("old",)
 
 
-def test_keys_stay_while_only_contents_change() -> None:
+def test_keys_are_stable_under_content_changes() -> None:
     one = evaluator(published("a", stable=revision(1)))
     two = evaluator(published("a", stable=revision(2)))
     three = evaluator(published("a", stable=revision(1), selector=Selector(labels={"t": "x"})))
@@ -75,13 +75,13 @@ def test_keys_stay_while_only_contents_change() -> None:
     assert key == two.key(facts(), 2)
 
 
-def test_the_hash_covers_slots_contents_and_retries() -> None:
+def test_hash_covers_slots_contents_and_retries() -> None:
     one = config_hash([("", b"a"), ("b", b"c")])
     assert one == config_hash([("b", b"c"), ("", b"a")])
     assert len({one, config_hash([("", b"a")]), config_hash([("", b"a"), ("b", b"c")], retry=1)}) == 3
 
 
-def test_a_selector_goes_out_with_its_revision() -> None:
+def test_selector_is_part_of_its_revision() -> None:
     old, new = Selector(labels={"tier": "prod"}), Selector(labels={"tier": "dev"})
     moved = published(
         "a", stable=revision(1, selector=old), candidate=revision(1, selector=new), threshold=BUCKETS // 2
@@ -94,7 +94,7 @@ def test_a_selector_goes_out_with_its_revision() -> None:
     assert 60 < len(put_on) < 140
 
 
-def test_agents_that_the_strategy_does_not_name_stay_on_stable() -> None:
+def test_agents_outside_the_strategy_stay_on_stable() -> None:
     limited = published(
         "a", stable=revision(1), candidate=revision(2), threshold=EVERYONE, selector=None, local_guard=None
     )
@@ -105,7 +105,7 @@ def test_agents_that_the_strategy_does_not_name_stay_on_stable() -> None:
     assert rate(subject, facts(tier="dev")) == 1
 
 
-def test_what_failed_falls_back_and_is_tried_again_under_another_hash() -> None:
+def test_failed_candidate_falls_back_and_is_retried_under_another_hash() -> None:
     going = published("a", stable=revision(1), candidate=revision(2), threshold=EVERYONE)
     subject = evaluator(going)
     fresh = subject.decide(subject.key(facts(), 2))
@@ -137,7 +137,7 @@ def test_halted_and_frozen_candidates() -> None:
     assert frozen.keying != Evaluator(snapshot).keying
 
 
-def test_layers_of_superseded_rollouts_keep_their_agents() -> None:
+def test_superseded_layers_keep_their_agents() -> None:
     first = PublishedRollout(id="a-1", candidate=revision(2), threshold=BUCKETS // 2)
     second = PublishedRollout(id="a-2", candidate=revision(3), threshold=BUCKETS // 4)
     base = published("a", stable=revision(1))
@@ -182,7 +182,7 @@ def files_of(subject: Evaluator, agent: Facts, **more: Any) -> list[str]:
     return [] if choice is None or choice.files is None else [file.sha256[0] for _, file in choice.files.files]
 
 
-def test_each_agent_takes_the_files_that_are_for_it() -> None:
+def test_each_agent_gets_its_matching_files() -> None:
     agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS), ("3", {**LINUX, "host.arch": "arm64"}))
     subject = Evaluator(filled(agent, package("plugin", "1", ("4", {}))))
     assert files_of(subject, fleet_of(**LINUX)) == ["1", "4"]
@@ -191,7 +191,7 @@ def test_each_agent_takes_the_files_that_are_for_it() -> None:
     assert files_of(subject, fleet_of(**{"os.type": "plan9"})) == [], "the set is given whole or not at all"
 
 
-def test_what_was_yanked_or_failed_is_offered_to_nobody() -> None:
+def test_yanked_or_failed_packages_are_not_offered() -> None:
     agent = package("agent", "1", ("1", LINUX), ("2", WINDOWS))
     assert files_of(Evaluator(filled(agent, yanked=("agent@1",))), fleet_of(**LINUX)) == []
     assert files_of(Evaluator(filled(agent, yanked=("agent@2",))), fleet_of(**LINUX)) == ["1"]
@@ -207,7 +207,7 @@ def test_what_was_yanked_or_failed_is_offered_to_nobody() -> None:
     assert again.packages_hash != decision.packages_hash
 
 
-def test_a_candidate_that_has_no_file_for_an_agent_leaves_it_where_it_is() -> None:
+def test_candidate_without_a_matching_file_leaves_the_agent_unchanged() -> None:
     one, two = package("agent", "1", ("1", LINUX), ("2", WINDOWS)), package("agent", "2", ("3", LINUX))
     subject = Evaluator(filled(one, candidate=two, threshold=EVERYONE))
     assert files_of(subject, fleet_of(**LINUX)) == ["3"]
@@ -219,7 +219,7 @@ def test_a_candidate_that_has_no_file_for_an_agent_leaves_it_where_it_is() -> No
     assert files_of(frozen, fleet_of(**LINUX), held=[choice.content_hash]) == ["3"]
 
 
-def test_a_revision_of_another_kind_is_refused() -> None:
+def test_revision_of_another_kind_is_refused() -> None:
     mixed = assignment_resource(PACKAGES, Published(name="p", stable=revision(1), rollout=None))
     missing = assignment_resource(
         PACKAGES, Published(name="q", stable=PackageRevision(packages=["a@1@x"]), rollout=None)
@@ -234,7 +234,7 @@ def test_a_revision_of_another_kind_is_refused() -> None:
 
 
 def key_of(number: int) -> tuple[str, bytes, int]:
-    """The failure of a revision of this rate."""
+    """The failure of the revision with this rate."""
     return ("", content_of(number), 0)
 
 
@@ -246,7 +246,7 @@ def rates(decision: Decision) -> list[tuple[str, object]]:
     return [(c.assignment.published.name, c.config.resolved.values["rate"]) for c in decision.choices]
 
 
-def test_an_agent_that_fails_gets_what_it_applied_last_of_its_assignment_never_another_one() -> None:
+def test_failed_agent_gets_its_last_applied_revision_of_the_same_assignment() -> None:
     mine = published("a", stable=revision(4), priority=9).model_copy(update={"earlier": [revision(n) for n in (3, 2)]})
     subject = evaluator(mine, published("default", stable=revision(50)))
     four, three, two = (key_of(n) for n in (4, 3, 2))
@@ -267,7 +267,7 @@ def test_an_agent_that_fails_gets_what_it_applied_last_of_its_assignment_never_a
         assert (withheld.assignment, withheld.content_hash, withheld.reason) == ("a", content_of(4), "")
 
 
-def test_other_slots_go_on_changing_beside_one_that_failed() -> None:
+def test_other_slots_change_beside_a_failed_one() -> None:
     extra = published("extra", stable=revision(7), slot="x")
     subject = evaluator(published("a", stable=revision(4), priority=9), published("b", stable=revision(50)), extra)
 
@@ -280,7 +280,7 @@ def test_other_slots_go_on_changing_beside_one_that_failed() -> None:
     assert rates(decide(b"nobody knows")) == [], "what it keeps cannot be offered, so nothing is"
 
 
-def test_an_assignment_that_a_region_refuses_keeps_its_agents() -> None:
+def test_refused_assignment_keeps_its_agents() -> None:
     both = [published("a", stable=revision(1000), priority=9), published("default", stable=revision(50))]
     refused = build(resources(*both))
     assert set(refused.rejected) == {"ConfigAssignment/a"}
@@ -301,7 +301,7 @@ def test_an_assignment_that_a_region_refuses_keeps_its_agents() -> None:
     assert rates(elsewhere.decide(elsewhere.key(facts("x"), 2))) == [("default", 50)], "it was never for this one"
 
 
-def test_a_candidate_that_a_region_refuses_leaves_its_agents_on_the_stable_revision() -> None:
+def test_refused_candidate_leaves_agents_on_stable() -> None:
     for threshold, told in ((5, 0), (EVERYONE, 1)):
         going = published("a", stable=revision(4), candidate=revision(1000), threshold=threshold, priority=9)
         snapshot = build(resources(going, published("default", stable=revision(50))))
@@ -312,7 +312,7 @@ def test_a_candidate_that_a_region_refuses_leaves_its_agents_on_the_stable_revis
         assert (rates(decision), len(decision.withheld)) == ([("a", 4)], told)
 
 
-def test_what_is_refused_of_an_assignment_reaches_nobody_that_it_is_not_for() -> None:
+def test_refused_assignment_affects_only_its_agents() -> None:
     prod = Selector(labels={"env": "prod"})
     both = [
         published("a", stable=revision(1000), priority=9, selector=prod).model_copy(
@@ -330,7 +330,7 @@ def test_what_is_refused_of_an_assignment_reaches_nobody_that_it_is_not_for() ->
     assert rates(subject.decide(subject.key(facts(env="dev"), 2, applied=has))) == [("default", 50)]
 
 
-def test_where_a_region_has_no_stable_revision_who_has_an_earlier_one_keeps_it() -> None:
+def test_earlier_revision_is_kept_without_a_stable_one() -> None:
     going = published("a", candidate=revision(4), threshold=0, priority=9).model_copy(
         update={"earlier": [revision(3).model_copy(update={"priority": 9})]}
     )
@@ -342,7 +342,7 @@ def test_where_a_region_has_no_stable_revision_who_has_an_earlier_one_keeps_it()
     assert rates(subject.decide(subject.key(facts(), 2, applied=has))) == [("a", 3)]
 
 
-def test_a_stable_revision_that_is_refused_keeps_its_agents_while_a_candidate_goes_out() -> None:
+def test_refused_stable_revision_keeps_agents_during_a_rollout() -> None:
     limit = bucket("a-1", "x")
     for threshold, expected in ((limit, []), (limit + 1, [("a", 4)])):
         going = published("a", stable=revision(1000), candidate=revision(4), threshold=threshold, priority=9)
@@ -352,7 +352,7 @@ def test_a_stable_revision_that_is_refused_keeps_its_agents_while_a_candidate_go
         assert bool(decision.withheld) is not bool(expected), "who is on the candidate lacks nothing"
 
 
-def test_packages_that_an_agent_has_are_no_config_for_a_slot() -> None:
+def test_applied_packages_are_no_config_for_a_slot() -> None:
     agent = package("agent", "1", ("1", {}))
     one = resources(published("a", stable=revision(1)), published("b", stable=revision(2), slot="extra"))
     assignment = Published(name="p", stable=PackageRevision(packages=[agent.pin]), rollout=None)
@@ -367,7 +367,7 @@ def test_packages_that_an_agent_has_are_no_config_for_a_slot() -> None:
     assert decision.packages is not None
 
 
-def test_an_earlier_revision_is_no_downgrade_for_who_has_nothing_of_the_stable_one() -> None:
+def test_earlier_revision_is_not_given_to_agents_that_never_had_it() -> None:
     linux, newer = (package("agent", v, (v, {"os.type": "linux"})) for v in ("1", "2"))
     held = filled_resources(linux) | filled_resources(newer, yanked=("agent@2",))
     stable = PackageRevision(packages=[newer.pin])
@@ -376,7 +376,7 @@ def test_an_earlier_revision_is_no_downgrade_for_who_has_nothing_of_the_stable_o
     assert subject.decide(subject.key(Facts("x", {}, {"os.type": "linux"}), 8)).packages is None
 
 
-def test_what_a_cohort_depends_on() -> None:
+def test_inputs_of_a_cohort() -> None:
     subject = evaluator(published("a", stable=revision(1), selector=Selector(labels={"tier": "prod"})))
     assert subject.keys == {"tier"}
     assert not subject.looks_back(())
@@ -385,18 +385,18 @@ def test_what_a_cohort_depends_on() -> None:
     assert frozen.looks_back(())
 
 
-def test_what_was_decided_once_is_remembered() -> None:
+def test_decisions_are_cached() -> None:
     subject = evaluator(published("a", stable=revision(1)))
     key = subject.key(facts(), 2)
     assert subject.decide_once(key) is subject.decide_once(key)
 
 
-def test_what_an_agent_applied_of_both_kinds() -> None:
+def test_applied_contents_of_both_kinds() -> None:
     slot = OfferedSlot("", "a", b"c")
     assert applied_of([slot], [slot]) == ((CONFIG, "", b"c"), (PACKAGES, "", b"c"))
 
 
-def test_of_what_it_was_before_only_what_is_for_the_agent() -> None:
+def test_earlier_revisions_must_match_the_agent() -> None:
     prod = revision(2, selector=Selector(labels={"tier": "prod"}))
     before = published("a", stable=revision(3)).model_copy(update={"stable": None, "earlier": [prod, revision(4)]})
     subject = evaluator(before)
@@ -405,7 +405,7 @@ def test_of_what_it_was_before_only_what_is_for_the_agent() -> None:
     assert decision.choices[0].content_hash == content
 
 
-def test_what_an_agent_never_applied_is_nothing_to_fall_back_to() -> None:
+def test_fallback_needs_an_applied_revision() -> None:
     before = published("a").model_copy(update={"earlier": [revision(3), revision(4)]})
     subject = evaluator(before)
     first = config(subject.snapshot.assignments[0].earlier[0]).content_hash
@@ -415,7 +415,7 @@ def test_what_an_agent_never_applied_is_nothing_to_fall_back_to() -> None:
     assert [option.content_hash for option in options] == [first]
 
 
-def test_whether_agents_are_told_apart_by_their_ids() -> None:
+def test_agent_ids_and_splits() -> None:
     named = evaluator(published("a", stable=revision(), selector=Selector(agent_ids=["x"])))
     assert (set(named.agent_ids), named.splits) == ({"x"}, False)
     going = published("a", stable=revision(1), candidate=revision(2), threshold=BUCKETS // 2)

@@ -22,7 +22,7 @@ def explained(*assignments: Published, failed: Any = (), held: Any = (), **more:
     return explain.explain(evaluator, facts, 2, failed=failed, held=held)[0]
 
 
-def test_the_winner_and_why_the_others_lost() -> None:
+def test_winner_and_why_others_lost() -> None:
     (slot,) = explained(
         published("win", stable=revision(5, where="here"), priority=9, selector=PROD),
         published("low", stable=revision()),
@@ -78,7 +78,7 @@ def test_sides_of_a_rollout() -> None:
     assert other["reasons"][-1] == "rollout a-1 does not include this agent yet: label tier is prod, must be dev"
 
 
-def test_what_failed_before() -> None:
+def test_earlier_failure() -> None:
     both = published(threshold=EVERYONE, stable=revision(1), candidate=revision(2))
     snapshot = build(resources(both))
     failed = (("", config(snapshot.assignments[0].branches[0][1]).content_hash, 0),)
@@ -99,7 +99,7 @@ def test_what_failed_before() -> None:
     assert before["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 0, this one -1"}]
 
 
-def test_a_revision_that_is_refused_here() -> None:
+def test_revision_refused_in_this_region() -> None:
     (slot,) = explained(published("a", stable=revision(1000), priority=3), published("low", stable=revision(9)))
     assert (slot["assignment"], slot["revision"]) == ("a", "none")
     assert slot["reasons"][-1].startswith(
@@ -108,7 +108,7 @@ def test_a_revision_that_is_refused_here() -> None:
     assert slot["rejected"] == [{"assignment": "low", "reason": "ConfigAssignment a has priority 3, this one 0"}]
 
 
-def test_an_assignment_that_is_taken_from_the_agent() -> None:
+def test_assignment_taken_from_the_agent() -> None:
     elsewhere = revision(1, selector=Selector(labels={"tier": "dev"}))
     leaving = published(stable=revision(1, selector=PROD), candidate=elsewhere, threshold=EVERYONE)
     (slot,) = explained(leaving)
@@ -122,7 +122,7 @@ def explained_packages(held: dict[str, bytes], *, failed: Any = (), os: str = "l
     return packages
 
 
-def test_packages_and_why_not_others() -> None:
+def test_chosen_packages_and_rejected_ones() -> None:
     linux, windows = (
         package("agent", "1", (digit, {"os.type": os})) for digit, os in (("1", "linux"), ("2", "windows"))
     )
@@ -142,7 +142,7 @@ def test_packages_and_why_not_others() -> None:
     assert explain.explain(Evaluator(build(resources())), Facts("x", {}, {}), 8)[1] is None
 
 
-def test_an_assignment_that_moves_to_another_slot() -> None:
+def test_assignment_that_moves_to_another_slot() -> None:
     going = published(threshold=EVERYONE, stable=revision(1), candidate=revision(2))
     assert going.rollout is not None
     moved = going.rollout.candidate.model_copy(update={"slot": "y"})
@@ -151,7 +151,7 @@ def test_an_assignment_that_moves_to_another_slot() -> None:
     assert there["rejected"] == [{"assignment": "a", "reason": "it fills slot y instead"}]
 
 
-def test_packages_that_cannot_be_given_say_why() -> None:
+def test_unavailable_packages_have_a_reason() -> None:
     def rejected(agent: Facts, **more: Any) -> str:
         held = filled.filled(package("a", "1", ("1", filled.LINUX)), package("b", "1", ("2", {})), **more)
         _, packages = explain.explain(Evaluator(held), agent, 2)
@@ -162,7 +162,7 @@ def test_packages_that_cannot_be_given_say_why() -> None:
     assert "package b@1 was yanked" in rejected(linux, yanked=("b@1",))
 
 
-def test_a_rollout_that_is_for_nobody_yet() -> None:
+def test_rollout_without_agents() -> None:
     (slot,) = explained(published("a", candidate=revision(2), threshold=0), published("b", stable=revision(1)))
     (reason,) = (r["reason"] for r in slot["rejected"] if r["assignment"] == "a")
     assert "a-1" in reason

@@ -1,7 +1,7 @@
 from relay.policy import kinds
 
 
-def test_every_kind_can_be_called_by_several_words() -> None:
+def test_every_kind_has_several_names() -> None:
     assert set(kinds.BY_PLURAL) == {
         "templates", "assignments", "regionvariables", "strategies", "packageassignments", "signingkeys"
     }  # fmt: skip

@@ -14,7 +14,7 @@ from tests.policy.made import NAME, template
     "key",
     ["password", "api_key", "apiKey", "X-Api-Key", "client_secret", "Authorization", "bearer_token", "private_key_pem"],
 )
-def test_what_looks_like_a_secret_is_hidden(key: str) -> None:
+def test_secrets_are_hidden(key: str) -> None:
     assert Mask().tree({key: "s3cret"}) == {key: "[secret 1]"}
     assert Mask().tree({key: ["s3cret", 5]}) == {key: ["[secret 1]", "[secret 2]"]}
 
@@ -28,7 +28,7 @@ def test_what_looks_like_a_secret_is_hidden(key: str) -> None:
         ["a", 1, None],
     ],
 )
-def test_all_else_stays(value: Any) -> None:
+def test_other_values_stay(value: Any) -> None:
     assert Mask().tree(value) == value
 
 
@@ -38,17 +38,17 @@ def test_equal_secrets_have_equal_numbers() -> None:
     assert mask.tree({"token": "b"}) == {"token": "[secret 2]"}
 
 
-def test_user_info_of_an_url() -> None:
+def test_user_info_in_urls_is_hidden() -> None:
     assert Mask().tree({"url": "postgres://me:pw@db/x"}) == {"url": "postgres://[secret 1]@db/x"}
 
 
-def test_a_config_without_its_secrets() -> None:
+def test_config_is_masked_by_field_name() -> None:
     tree = template({"password": "{{.name}}", "user": "{{.name}}"}, NAME)
     resolved, _ = templates.resolve(tree, {"name": "x"}, {})
     assert Mask().config(tree, resolved) == "password: '[secret 1]'\nuser: x\n"
 
 
-def test_in_text_the_names_of_values_tell_what_is_secret() -> None:
+def test_text_config_is_masked_by_variable_name() -> None:
     password = Variable(name="password", type="string")
     spec = {"variables": [password.model_dump(exclude_unset=True)], "text": "login {{.password}}"}
     text = ConfigTemplate.model_validate({**template({"a": 1}).model_dump(), "spec": spec})

@@ -35,7 +35,7 @@ def problems(text: str) -> list[str]:
          "f.yaml:5: x: unknown key"),
     ],
 )  # fmt: skip
-def test_shape_problems_name_file_line_and_path(text: str, expected: str) -> None:
+def test_structural_problems_name_file_line_and_path(text: str, expected: str) -> None:
     assert any(expected in p for p in problems(text)), problems(text)
 
 
@@ -55,16 +55,16 @@ def test_shape_problems_name_file_line_and_path(text: str, expected: str) -> Non
         ("int, default: true", "default: True is not of type int"),
     ],
 )
-def test_variables_must_make_sense(variable: str, reason: str) -> None:
+def test_variables_must_be_consistent(variable: str, reason: str) -> None:
     assert any(reason in p for p in problems(TEMPLATE % variable)), problems(TEMPLATE % variable)
 
 
-def test_a_variable_stands_once() -> None:
+def test_variable_is_declared_once() -> None:
     twice = TEMPLATE.replace("    - {name: x, type: %s}", "    - {name: x, type: int}\n    - {name: x, type: int}")
     assert any("variable x is declared twice" in p for p in problems(twice))
 
 
-def test_a_version_must_be_text_or_it_would_lose_its_zero() -> None:
+def test_version_must_be_text_to_keep_trailing_zeros() -> None:
     assert any("in quotes" in p for p in problems((TEMPLATE % "int").replace("v1}", "1.10}")))
 
 
@@ -77,7 +77,7 @@ def test_enums_and_bounds() -> None:
     assert bounded.problem_with(1) is None
 
 
-def test_the_guide_s_template_is_taken_verbatim() -> None:
+def test_template_of_the_guide_is_accepted() -> None:
     text = (Path(__file__).parent / "guide_template.yaml").read_text()
     document, found = reading.read(parse(text, "guide")[0])
     assert found == []
@@ -96,11 +96,11 @@ def test_keys_of_documents() -> None:
 @pytest.mark.parametrize(
     ("one", "other"), [(1.0, 1), (True, True), ("a", "a"), ([1], [1]), (float("nan"), float("nan"))]
 )
-def test_values_that_are_compared_as_equal(one: object, other: object) -> None:
+def test_equal_canonical_values(one: object, other: object) -> None:
     assert model.canonical(one) == model.canonical(other)
 
 
-def test_selectors_that_say_the_same_are_the_same() -> None:
+def test_equivalent_selectors_have_one_identity() -> None:
     one = model.Selector(labels={"a": 1, "b": "x"}, agent_ids=["y", "z"])
     other = model.Selector(labels={"b": "x", "a": 1.0}, agent_ids=["z", "y"])
     assert one.identity == other.identity != model.Selector().identity
@@ -116,14 +116,14 @@ def test_selectors_that_say_the_same_are_the_same() -> None:
         ("{config: {a: 1}, variables: [{name: x, type: int}, {name: x, type: int}]}", "variable x is declared twice"),
     ],
 )
-def test_a_template_has_one_form(spec: str, said: str) -> None:
+def test_template_has_config_or_text(spec: str, said: str) -> None:
     found = problems(
         f"apiVersion: opamp.io/v1\nkind: ConfigTemplate\nmetadata: {{name: t, version: v1}}\nspec: {spec}\n"
     )
     assert (said in found[0]) if said else not found
 
 
-def test_the_form_of_a_template_and_its_names() -> None:
+def test_template_body_and_names() -> None:
     text = "apiVersion: opamp.io/v1\nkind: ConfigTemplate\nmetadata: {name: t, version: v1}\nspec: {text: x}\n"
     document, _ = reading.read(parse(text, "f.yaml")[0])
     assert isinstance(document, model.ConfigTemplate)

@@ -26,14 +26,14 @@ def version(*files: PackageFile, name: str = "agent", number: str = "1") -> Publ
     return PublishedPackage(name=name, version=number, files=list(files))
 
 
-def test_a_version_is_pinned_as_it_is() -> None:
+def test_version_pin() -> None:
     one, more = version(file()), version(file(), file("2", attributes=LINUX))
     assert one.key == more.key == "agent@1"
     assert one.pin.startswith("agent@1@")
     assert one.pin != more.pin
 
 
-def test_the_closest_file_is_picked_and_sets_are_whole() -> None:
+def test_closest_file_is_picked_for_a_whole_set() -> None:
     agent = version(file("1"), file("2", attributes=LINUX))
     every = pick([agent], lambda f: True)
     assert every is not None
@@ -41,7 +41,7 @@ def test_the_closest_file_is_picked_and_sets_are_whole() -> None:
     assert pick([agent, version(file("3", attributes=LINUX), name="b")], lambda f: not f.attributes) is None
 
 
-def test_hashes_are_of_all_that_is_told() -> None:
+def test_hashes_cover_everything_offered() -> None:
     agent = version(file())
     signed = file(signature="00")
     assert package_hash(agent, file()) == package_hash(agent, file())
@@ -60,12 +60,12 @@ def test_names_that_could_be_paths_are_refused(name: str) -> None:
         version(file(), number=name)
 
 
-def test_two_files_for_the_same_agents_are_refused() -> None:
+def test_two_files_with_equal_attributes_are_refused() -> None:
     with pytest.raises(ValidationError, match="two files match the same agents"):
         version(file("1"), file("2"))
 
 
-def test_an_assignment_names_a_package_once() -> None:
+def test_assignment_names_a_package_once() -> None:
     def assignment(*names: str) -> PackageAssignment:
         packages = [{"name": n, "version": "0.158.0"} for n in names]
         return PackageAssignment.model_validate(
@@ -85,11 +85,11 @@ def test_an_assignment_names_a_package_once() -> None:
 
 
 @pytest.mark.parametrize("value", ["a" * 300, "a\nb", float("inf")])
-def test_attributes_are_words_and_numbers(value: Any) -> None:
+def test_invalid_attributes_are_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         file(attributes={"os.type": value})
 
 
-def test_whom_a_file_is_for() -> None:
+def test_file_matches_attributes() -> None:
     assert file(attributes=LINUX).selector.attributes == LINUX
     assert file().selector.identity == Selector().identity

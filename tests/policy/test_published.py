@@ -7,7 +7,7 @@ from relay.policy.published import PackageRevision, Published
 from tests.policy.published import published, revision
 
 
-def test_revisions_are_told_apart_by_what_they_hold() -> None:
+def test_revision_kind_is_determined_by_its_fields() -> None:
     packages = PackageRevision(packages=["otelcol@1@00"])
     for one in (
         published("a", stable=revision(1), candidate=revision(2)),
@@ -19,7 +19,7 @@ def test_revisions_are_told_apart_by_what_they_hold() -> None:
         Published.model_validate({"name": "a", "stable": {"values": {}}, "rollout": None})
 
 
-def test_all_revisions_the_newest_first() -> None:
+def test_revisions_are_newest_first() -> None:
     layers = published("a", candidate=revision(3)).rollout
     assert layers is not None
     made = published("a", stable=revision(1), candidate=revision(4)).model_copy(

@@ -15,7 +15,7 @@ from relay.policy import reading
         ("kind: [ConfigTemplate]", "f.yaml:1: kind: ['ConfigTemplate'] is not one of"),
     ],
 )
-def test_what_is_no_document(text: str, problem: str) -> None:
+def test_invalid_documents(text: str, problem: str) -> None:
     document, found = reading.read(parse(text, "f.yaml")[0])
     assert document is None
     assert str(found[0]).startswith(problem)
@@ -33,13 +33,13 @@ VARIABLES = {"apiVersion": "opamp.io/v1", "kind": "RegionVariables", "metadata":
         ({"apiVersion": "v0"}, "apiVersion: Input should be 'opamp.io/v1'"),
     ],
 )
-def test_what_is_wrong_with_a_document(wrong: dict[str, object], problem: str) -> None:
+def test_problems_of_a_document(wrong: dict[str, object], problem: str) -> None:
     document, found = reading.read(parse(json.dumps({**VARIABLES, **wrong}), "f.yaml")[0])
     assert document is None
     assert problem in str(found[0])
 
 
-def test_a_pattern_of_another_form_is_shown() -> None:
+def test_pattern_problem_shows_the_expected_form() -> None:
     file = {"name": "t", "version": "v1"}
     spec = {"text": "x", "content_type": "no type"}
     template = {"apiVersion": "opamp.io/v1", "kind": "ConfigTemplate", "metadata": file, "spec": spec}
@@ -47,7 +47,7 @@ def test_a_pattern_of_another_form_is_shown() -> None:
     assert "'no type' is not of the form" in problem.reason
 
 
-def test_a_good_one() -> None:
+def test_valid_document() -> None:
     document, problems = reading.read(parse(json.dumps(VARIABLES), "f.yaml")[0])
     assert problems == []
     assert document is not None

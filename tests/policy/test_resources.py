@@ -22,7 +22,7 @@ from tests.policy.filled import package
 from tests.policy.published import TEMPLATE, VARIABLES, published, revision
 
 
-def test_every_resource_has_a_name_of_its_own() -> None:
+def test_resource_names_are_unique() -> None:
     assert template_resource(TEMPLATE)[0] == "ConfigTemplate/t@v1"
     assert variables_resource(VARIABLES)[0].startswith("RegionVariables/local@")
     pin = package("otelcol", "1", ("1", {})).pin
@@ -33,14 +33,14 @@ def test_every_resource_has_a_name_of_its_own() -> None:
     assert prefetch_resource(["2" * 64, "1" * 64])[0] == "Prefetch/packages"
 
 
-def test_a_name_is_a_kind_and_a_key() -> None:
+def test_name_is_kind_and_key() -> None:
     assert split("ConfigTemplate/t@v1") == (Resource.TEMPLATE, "t@v1")
     assert split("OfALaterVersion/x/y") == ("OfALaterVersion", "x/y")
     assert Resource(CONFIG).name_of("a") == "ConfigAssignment/a"
     assert [is_assignment(Resource(kind).name_of("a")) for kind in (CONFIG, PACKAGES, "Package")] == [True, True, False]
 
 
-def test_what_is_of_a_region_is_named_for_its_content() -> None:
+def test_region_variables_are_named_by_content() -> None:
     name, payload = variables_resource(VARIABLES)
     assert is_named_for(name, payload)
     assert not is_named_for(name, payload + b" ")
@@ -48,12 +48,12 @@ def test_what_is_of_a_region_is_named_for_its_content() -> None:
 
 
 @pytest.mark.parametrize(("earlier", "is_told"), [([], False), ([revision(1)], True)])
-def test_nodes_that_know_no_earlier_revisions_are_told_of_none(earlier: list[object], is_told: bool) -> None:
+def test_old_nodes_get_no_earlier_revisions(earlier: list[object], is_told: bool) -> None:
     made = published("a", stable=revision(2)).model_copy(update={"earlier": earlier})
     assert ("earlier" in json.loads(assignment_resource(CONFIG, made)[1])) is is_told
 
 
-def test_a_template_of_text_says_nothing_of_a_tree() -> None:
+def test_text_template_payload_has_no_config() -> None:
     text = TEMPLATE.model_copy(update={"spec": TEMPLATE.spec.model_copy(update={"config": None, "text": "x"})})
     assert "config" not in json.loads(template_resource(text)[1])["spec"]
     assert "text" not in json.loads(template_resource(TEMPLATE)[1])["spec"]

@@ -23,16 +23,16 @@ def test_everyone_includes_agents_that_appear_later() -> None:
     assert bucket("r", "late") < EVERYONE
 
 
-def test_nobody() -> None:
+def test_zero_percent_is_no_agent() -> None:
     assert threshold([], 50) == NOBODY
     assert threshold([1, 2], 0) == NOBODY
 
 
 @given(st.text(), st.text())
-def test_a_bucket_is_stable_and_in_range(rollout: str, agent: str) -> None:
+def test_bucket_is_stable_and_in_range(rollout: str, agent: str) -> None:
     assert 0 <= bucket(rollout, agent) == bucket(rollout, agent) < BUCKETS
 
 
-def test_another_rollout_begins_with_other_agents() -> None:
+def test_different_rollouts_begin_with_different_agents() -> None:
     order = [sorted(range(50), key=lambda i: bucket(r, f"a{i}")) for r in ("one", "two")]
     assert order[0] != order[1]

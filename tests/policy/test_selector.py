@@ -11,7 +11,7 @@ def facts(agent_id: str = "a", labels: dict[str, Any] | None = None, attributes:
     return Facts(agent_id, labels or {}, attributes or {})
 
 
-def test_all_that_is_named_must_match() -> None:
+def test_all_terms_must_match() -> None:
     selector = Selector(labels={"tier": "prod"}, attributes={"os.type": "linux"}, agent_ids=["a", "b"])
     assert matches(selector, facts("a", {"tier": "prod"}, {"os.type": "linux"}))
     assert not matches(selector, facts("c", {"tier": "prod"}, {"os.type": "linux"}))
@@ -20,7 +20,7 @@ def test_all_that_is_named_must_match() -> None:
     assert not matches(selector, facts("a", {}, {"os.type": "linux", "tier": "prod"})), "an attribute is no label"
 
 
-def test_an_empty_selector_matches_everybody() -> None:
+def test_empty_selector_matches_every_agent() -> None:
     assert matches(Selector(), facts())
 
 
@@ -63,5 +63,5 @@ def test_everything_implies_itself_and_the_empty_selector(one: Selector) -> None
     assert implies(one, Selector())
 
 
-def test_the_agent_ids_that_selectors_name() -> None:
+def test_agent_ids_of_selectors() -> None:
     assert set(Matcher([Selector(agent_ids=["a", "b"]), Selector(), Selector(agent_ids=["b"])]).agent_ids) == {"a", "b"}

@@ -23,7 +23,7 @@ def signed(version: str = "1", *, expires_ms: int = 0, **more: Any) -> tuple[Pub
     return PublishedPackage(name="agent", version=version, files=[file]), file
 
 
-def test_a_good_signature() -> None:
+def test_valid_signature() -> None:
     assert problem_with(*signed(), KEYS, 0) == ""
     assert problem_with(*signed(expires_ms=10), KEYS, 9) == ""
 
@@ -40,11 +40,11 @@ def test_a_good_signature() -> None:
         (signed(signature="00"), "the signature of agent@1 is not an Ed25519 signature"),
     ],
 )
-def test_all_else_is_told_apart(package: tuple[PublishedPackage, PackageFile], problem: str) -> None:
+def test_signature_problems(package: tuple[PublishedPackage, PackageFile], problem: str) -> None:
     assert problem_with(*package, KEYS, 10) == problem
 
 
-def test_keys_are_checked_when_they_are_applied() -> None:
+def test_keys_are_validated_on_apply() -> None:
     document = {
         "apiVersion": "opamp.io/v1",
         "kind": "PackageSigningKey",
@@ -56,7 +56,7 @@ def test_keys_are_checked_when_they_are_applied() -> None:
         PackageSigningKey.model_validate({**document, "spec": {"public_key": "x"}})
 
 
-def test_keys_of_another_kind_are_refused() -> None:
+def test_keys_of_another_type_are_refused() -> None:
     other = ec.generate_private_key(ec.SECP256R1())
     public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     private = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -10,7 +10,7 @@ from tests.policy import filled
 from tests.policy.published import TEMPLATE, VARIABLES, config, published, resources, revision
 
 
-def test_good_resources_compile() -> None:
+def test_valid_resources_compile() -> None:
     snapshot = build(resources(published("a", stable=revision(variables=True), candidate=revision(5), threshold=1)))
     assert snapshot.rejected == {}
     (assignment,) = snapshot.assignments
@@ -20,14 +20,14 @@ def test_good_resources_compile() -> None:
     assert snapshot.needed == set(resources(published("a")))
 
 
-def test_the_order_is_by_name() -> None:
+def test_assignments_are_ordered_by_name() -> None:
     snapshot = build(
         resources(*(published(n, stable=revision(), priority=p) for n, p in (("b", 1), ("a", 1), ("c", 9))))
     )
     assert [a.published.name for a in snapshot.assignments] == ["a", "b", "c"]
 
 
-def test_one_bad_resource_does_not_hold_back_the_others() -> None:
+def test_bad_resource_does_not_affect_others() -> None:
     good = resources(published("good", stable=revision()))
     for bad in (
         {"ConfigAssignment/x": b"not json"},
@@ -41,7 +41,7 @@ def test_one_bad_resource_does_not_hold_back_the_others() -> None:
         assert [a.published.name for a in snapshot.assignments] == ["good"]
 
 
-def test_what_an_assignment_pins_must_be_there_and_fit() -> None:
+def test_pinned_resources_must_exist_and_fit() -> None:
     for assignment, reason in (
         (published(stable=revision(renderer=99)), "renderer 99"),
         (published(stable=revision(rate=1000)), "greater than the maximum"),
@@ -59,7 +59,7 @@ def test_what_an_assignment_pins_must_be_there_and_fit() -> None:
     assert "does not have the digest" in build(changed).rejected["ConfigAssignment/a"]
 
 
-def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() -> None:
+def test_bad_unused_stable_revision_does_not_block_the_candidate() -> None:
     everyone = published(stable=revision(1000), candidate=revision(2), threshold=EVERYONE)
     (assignment,) = build(resources(everyone)).assignments
     assert assignment.stable is None
@@ -72,7 +72,7 @@ def test_a_stable_revision_that_nobody_is_on_does_not_hold_back_the_candidate() 
     assert assignment.refused.revision == some.stable
 
 
-def test_an_assignment_of_a_later_version_keeps_its_agents() -> None:
+def test_assignment_of_a_later_version_keeps_its_agents() -> None:
     before = build(resources(published(stable=revision(1), selector=Selector(agent_ids=["x"]))))
     for other in ({"stable": {"novel": 1}}, {"novel": 1}, {"rollout": {"novel": 1}, "stable": {"novel": 2}}):
         newer = json.loads(resources(published(stable=revision(2), candidate=revision(3)))["ConfigAssignment/a"])
@@ -90,7 +90,7 @@ def test_an_assignment_of_a_later_version_keeps_its_agents() -> None:
             assert assignment.refused.revision.selector == Selector()
 
 
-def test_the_last_good_form_stays_in_force() -> None:
+def test_last_good_form_stays_in_force() -> None:
     before = build(resources(published(stable=revision(1))))
     after = build(resources(published(stable=revision(1000))), before)
     assert "ConfigAssignment/a" in after.rejected
@@ -103,17 +103,17 @@ def test_the_last_good_form_stays_in_force() -> None:
     assert gone.assignments == ()
 
 
-def test_a_template_with_undeclared_placeholders_is_refused() -> None:
+def test_template_with_undeclared_placeholders_is_refused() -> None:
     payload = template_resource(TEMPLATE)[1].replace(b"{{.rate}}", b"{{.typo}}")
     assert "typo" in build({"ConfigTemplate/t@v1": payload}).rejected["ConfigTemplate/t@v1"]
 
 
-def test_kinds_of_a_later_version_are_held_and_not_looked_at() -> None:
+def test_unknown_kinds_are_ignored() -> None:
     assert build({"Novelty/x": b"?"}).rejected == {}
     assert VARIABLES.key == "local"
 
 
-def test_lists_that_cannot_be_read_stay_as_they_were() -> None:
+def test_unreadable_lists_keep_their_last_value() -> None:
     agent = filled.package("agent", "1", ("1", {}))
     good = filled.resources(agent, yanked=("agent@1",)) | dict(
         [keys_resource([b"k" * 32], {"release": "pem"}), prefetch_resource(["1" * 64])]
@@ -129,7 +129,7 @@ def test_lists_that_cannot_be_read_stay_as_they_were() -> None:
     assert "6b6b" not in repr(after), "keys are not for logs"
 
 
-def test_a_package_that_is_not_valid_holds_back_its_assignment_alone() -> None:
+def test_invalid_package_blocks_only_its_assignment() -> None:
     agent = filled.package("agent", "1", ("1", {}))
     held = filled.resources(agent) | resources(published("good", stable=revision()))
     held[f"Package/{agent.pin}"] = b"{}"
@@ -138,7 +138,7 @@ def test_a_package_that_is_not_valid_holds_back_its_assignment_alone() -> None:
     assert set(snapshot.rejected) == {f"Package/{agent.pin}", "PackageAssignment/p"}
 
 
-def test_what_is_for_whom() -> None:
+def test_refused_assignment_still_has_its_selectors() -> None:
     (assignment,) = build(resources(published("a", stable=revision(rate=1000)))).assignments
     assert assignment.contents == []
     assert len(assignment.revisions) == 1, "one that is refused says whom it is for, too"
@@ -147,13 +147,13 @@ def test_what_is_for_whom() -> None:
     assert packages.assignments[0].published.stable.slot == ""
 
 
-def test_a_revision_of_another_kind_is_refused() -> None:
+def test_revision_of_another_kind_is_refused() -> None:
     name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
     snapshot = build({**resources(), name.replace("Config", "Package"): payload})
     assert "a revision is of a different kind" in snapshot.rejected["PackageAssignment/a"]
 
 
-def test_what_a_later_version_says_is_left_out_where_the_rest_makes_sense() -> None:
+def test_unknown_fields_are_dropped_if_the_rest_is_valid() -> None:
     name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
     value = json.loads(payload)
     value["stable"]["shape"] = 1
@@ -165,12 +165,12 @@ def test_what_a_later_version_says_is_left_out_where_the_rest_makes_sense() -> N
     assert name in build({**later, name: json.dumps(value).encode()}).rejected
 
 
-def test_nothing_good_of_it_is_known_and_it_can_be_nothing() -> None:
+def test_assignment_without_a_good_revision_has_no_contents() -> None:
     snapshot = build(resources(published("a", stable=revision(rate=1000))))
     assert snapshot.assignments[0].contents == []
 
 
-def test_a_bad_candidate_leaves_what_is_stable() -> None:
+def test_bad_candidate_leaves_the_stable_revision() -> None:
     for threshold, says_so in ((1, False), (EVERYONE, True)):
         change = published("a", stable=revision(1), candidate=revision(rate=1000), threshold=threshold)
         (assignment,) = build(resources(change)).assignments
@@ -178,13 +178,13 @@ def test_a_bad_candidate_leaves_what_is_stable() -> None:
         assert (assignment.refused is not None) is says_so, "for some agents only, none is sure to need it"
 
 
-def test_what_cannot_be_made_of_what_went_before_holds_nothing_back() -> None:
+def test_bad_earlier_revision_is_skipped() -> None:
     before = {"earlier": [revision(rate=1000), revision(rate=3)]}
     (assignment,) = build(resources(published("a", stable=revision(1)).model_copy(update=before))).assignments
     assert [config(content).resolved.values["rate"] for content in assignment.earlier] == [3]
 
 
-def test_what_is_left_without_what_is_not_known_need_not_be_good() -> None:
+def test_resource_invalid_without_unknown_fields_is_rejected() -> None:
     name, payload = assignment_resource(CONFIG, published("a", stable=revision()))
     later = json.dumps({**json.loads(payload), "mood": "good"}).encode()
     with patch.object(Published, "model_validate", lambda _: Published.model_validate_json(b"{}")):

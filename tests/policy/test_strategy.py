@@ -48,7 +48,7 @@ def read(text: str) -> RolloutStrategy:
     return document
 
 
-def test_the_guides_strategy_as_it_stands() -> None:
+def test_strategy_of_the_guide() -> None:
     spec = read(GUIDE).spec
     assert [s.duration_s for s in spec.stages] == [1800, 7200]
     assert spec.stages[0].success_criteria.error_rate_threshold == 0.01
@@ -56,7 +56,7 @@ def test_the_guides_strategy_as_it_stands() -> None:
     assert read(GUIDE).model_dump(exclude_unset=True)["spec"]["stages"][0]["duration"] == "30m", "as it was written"
 
 
-def test_what_goes_beyond_the_guide() -> None:
+def test_extensions_to_the_guide() -> None:
     spec = read(OURS).spec
     assert spec.stages[0].regions == ["eu"]
     assert spec.candidate_ttl_s == 5400
@@ -87,12 +87,12 @@ def test_what_goes_beyond_the_guide() -> None:
         ("{stages: [{name: a, percentage: 5}], nonsense: 1}", "unknown key"),
     ],
 )
-def test_what_is_refused(spec: str, reason: str) -> None:
+def test_invalid_strategies_are_refused(spec: str, reason: str) -> None:
     _, problems = reading.read(parse(HEAD.replace("spec:\n", f"spec: {spec}\n"), "f.yaml")[0])
     assert any(reason in str(p) for p in problems), [str(p) for p in problems]
 
 
-def test_how_long_a_candidate_may_be_given_has_a_least() -> None:
+def test_candidate_ttl_has_a_minimum() -> None:
     _, (problem,) = reading.read(parse(OURS.replace("1h30m", "5s"), "f.yaml")[0])
     assert "at least 60s" in problem.reason
     _, (unreadable,) = reading.read(parse(OURS.replace("1h30m", "soon"), "f.yaml")[0])

@@ -20,29 +20,29 @@ def rendered(subject: ConfigTemplate, values: dict[str, Any], region: dict[str, 
     return yaml.safe_load(templates.render(subject, resolved))
 
 
-def test_a_whole_scalar_takes_the_typed_value_and_text_takes_text() -> None:
+def test_whole_scalar_takes_a_typed_value_and_text_takes_text() -> None:
     subject = template({"whole": "{{.rate}}", "spaced": "{{ .rate }}", "part": "at {{.rate}}!", "plain": 5}, RATE)
     assert rendered(subject, {"rate": 0.5}) == {"whole": 0.5, "spaced": 0.5, "part": "at 0.5!", "plain": 5}
 
 
-def test_lists_and_maps_are_put_in_whole() -> None:
+def test_lists_and_maps_are_inserted_whole() -> None:
     subject = template(
         {"a": "{{.l}}", "b": ["{{.m}}"]}, Variable(name="l", type="list"), Variable(name="m", type="map")
     )
     assert rendered(subject, {"l": [1, "x"], "m": {"k": True}}) == {"a": [1, "x"], "b": [{"k": True}]}
 
 
-def test_only_values_are_substituted_and_other_braces_are_literal() -> None:
+def test_only_placeholders_are_substituted() -> None:
     subject = template({"{{.rate}}": "{{ not ours }} ${env:X} {{.rate"}, RATE)
     assert rendered(subject, {}) == {"{{.rate}}": "{{ not ours }} ${env:X} {{.rate"}
 
 
-def test_a_variable_without_a_value_is_null_or_nothing() -> None:
+def test_unset_variable_is_null_or_empty() -> None:
     subject = template({"a": "{{.x}}", "b": "<{{.x}}>"}, Variable(name="x", type="string"))
     assert rendered(subject, {}) == {"a": None, "b": "<>"}
 
 
-def test_the_assignment_wins_over_the_region_and_that_over_the_default() -> None:
+def test_assignment_overrides_region_overrides_default() -> None:
     subject = template({"a": "{{.rate}}"}, RATE)
     assert rendered(subject, {}) == {"a": 0.1}
     assert rendered(subject, {}, {"rate": 0.2, "other": 1}) == {"a": 0.2}
@@ -51,7 +51,7 @@ def test_the_assignment_wins_over_the_region_and_that_over_the_default() -> None
     assert resolved.origins == {"rate": "region"}
 
 
-def test_values_that_are_missing_unknown_or_wrong_are_named() -> None:
+def test_missing_unknown_and_wrong_values_are_named() -> None:
     subject = template({"a": "{{.name}}"}, NAME, RATE)
     _, problems = templates.resolve(subject, {"nome": "x", "rate": "fast"}, {})
     assert problems == [
@@ -61,7 +61,7 @@ def test_values_that_are_missing_unknown_or_wrong_are_named() -> None:
     ]
 
 
-def test_placeholders_must_name_variables() -> None:
+def test_placeholders_must_name_declared_variables() -> None:
     subject = template({"a": ["x {{.rate}} {{.typo}}"]}, RATE)
     assert templates.problems_of(subject) == [("spec.config.a.0", "variable typo is not declared")]
 
@@ -72,13 +72,13 @@ def test_strings_stay_strings_for_yaml_1_1_readers() -> None:
         assert rendered(subject, {"s": text}) == {"a": text}
 
 
-def test_json_for_agents_that_read_json() -> None:
+def test_json_output() -> None:
     subject = template({"a": "{{.rate}}"}, RATE, content_type="application/json")
     resolved, _ = templates.resolve(subject, {}, {})
     assert json.loads(templates.render(subject, resolved)) == {"a": 0.1}
 
 
-def test_equal_parts_are_written_out_twice() -> None:
+def test_shared_parts_are_rendered_without_yaml_aliases() -> None:
     shared = [1]
     assert b"&" not in templates.render(template({"a": shared, "b": shared}), templates.Resolved({}, {}))
 
@@ -97,7 +97,7 @@ def test_equal_inputs_give_equal_bytes_whatever_their_order(config: dict[str, An
     assert templates.render(template(config), nothing) == templates.render(template(turned), nothing)
 
 
-def test_the_content_hash_covers_all_inputs() -> None:
+def test_content_hash_covers_all_inputs() -> None:
     base = templates.Resolved({"a": 1}, {})
     one = templates.content_hash(b"t", base, 1)
     assert one == templates.content_hash(b"t", templates.Resolved({"a": 1}, {"a": "region"}), 1)
@@ -118,7 +118,7 @@ def text_template(**spec: Any) -> ConfigTemplate:
     )
 
 
-def test_a_config_that_is_no_yaml_is_text_with_placeholders() -> None:
+def test_text_config_with_placeholders() -> None:
     template = text_template(
         text="[SERVICE]\n    flush {{.flush}}\n    tags {{ .tags }}\n    {{other}} ${ENV}\n",
         content_type="application/x-fluent-bit",
@@ -142,18 +142,18 @@ def test_a_config_that_is_no_yaml_is_text_with_placeholders() -> None:
         ({"text": ""}, "at least 1"),
     ],
 )
-def test_forms_of_a_template(spec: dict[str, Any], reason: str) -> None:
+def test_invalid_template_forms_are_refused(spec: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         text_template(**spec)
 
 
-def test_the_payload_of_a_tree_is_as_it_was_before_there_was_text() -> None:
+def test_payload_of_a_tree_has_no_text_field() -> None:
     _, payload = template_resource(TEMPLATE)
     assert b'"text":' not in payload
     assert b'"config":' not in template_resource(text_template(text="x"))[1]
 
 
-def test_placeholders_stand_in_text_only() -> None:
+def test_placeholders_are_found_only_in_text() -> None:
     subject = template({"a": "{{.rate}} {{.rate}}", "b": 5, "c": ["{{.name}}"]}, RATE, NAME)
     assert list(templates.placeholders(subject)) == [
         ("spec.config.a", "rate"),

@@ -17,7 +17,7 @@ def refused(kind: type[NodeSettings | StandaloneSettings], text: str, folder: Pa
     return [str(p).removeprefix(f"{folder}/") for p in caught.value.problems]
 
 
-def test_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> None:
+def test_environment_overrides_file_and_flags_override_both(tmp_path: Path) -> None:
     file = tmp_path / "s.yaml"
     file.write_text("node: {region: file, name: file}\nserver: {limits: {max_agents: 7}}\n")
     environment = {"OPAMP_RELAY_NODE__NAME": "environment", "OPAMP_RELAY_SERVER__LIMITS__MAX_AGENTS": "8", "HOME": "/"}
@@ -31,7 +31,7 @@ def test_environment_wins_over_the_file_and_flags_over_both(tmp_path: Path) -> N
     assert loaded.origins["server.limits.max_agents"] == "$OPAMP_RELAY_SERVER__LIMITS__MAX_AGENTS"
 
 
-def test_every_problem_at_once_with_file_and_line(tmp_path: Path) -> None:
+def test_all_problems_are_reported_with_file_and_line(tmp_path: Path) -> None:
     text = "node:\n  regoin: eu\n  name: 5\nserver:\n  limits:\n    header_timeout: soon\n"
     assert refused(NodeSettings, text, tmp_path) == [
         "s.yaml:3: node.name: should be a valid string",
@@ -40,7 +40,7 @@ def test_every_problem_at_once_with_file_and_line(tmp_path: Path) -> None:
     ]
 
 
-def test_the_guide_s_keys_are_refused_with_the_reason_and_never_ignored(tmp_path: Path) -> None:
+def test_keys_of_the_guide_are_refused_with_a_reason(tmp_path: Path) -> None:
     text = """
 server: {tls: {enabled: false, client_ca_file: /certs/ca.crt}, batching: {enabled: true, max_batch_size: 100, timeout: 1s}}
 database: {type: postgres}
@@ -63,17 +63,17 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
     ("text", "expected"),
     [("[1]", "s.yaml:1: expected a mapping of settings"), ("a: 1\n---\nb: 1", "s.yaml:3: expected one document")],
 )
-def test_what_is_no_settings_file(text: str, expected: str, tmp_path: Path) -> None:
+def test_invalid_settings_files(text: str, expected: str, tmp_path: Path) -> None:
     assert refused(NodeSettings, text, tmp_path) == [expected]
 
 
-def test_a_file_that_is_missing_or_no_yaml(tmp_path: Path) -> None:
+def test_missing_file_or_invalid_yaml(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         load(NodeSettings, file=str(tmp_path / "none"))
     assert "not YAML" in refused(NodeSettings, "a: [", tmp_path)[0]
 
 
-def test_a_variable_that_goes_through_a_plain_value(tmp_path: Path) -> None:
+def test_variable_that_passes_through_a_scalar(tmp_path: Path) -> None:
     file = _file(tmp_path, "node: {name: a}")
     with pytest.raises(SettingsError, match=r"\$OPAMP_RELAY_NODE__NAME__X: node.name.x: lies below"):
         load(NodeSettings, file=file, environment={"OPAMP_RELAY_NODE__NAME__X": "1"})
@@ -85,10 +85,10 @@ def _file(folder: Path, text: str) -> str:
     return str(file)
 
 
-def test_an_empty_file_means_the_defaults(tmp_path: Path) -> None:
+def test_empty_file_means_the_defaults(tmp_path: Path) -> None:
     assert load(NodeSettings, file=_file(tmp_path, "# nothing\n")).settings == NodeSettings()
 
 
-def test_the_shipped_settings_are_the_defaults() -> None:
+def test_shipped_settings_are_the_defaults() -> None:
     assert load(NodeSettings, file=str(SHIPPED / "relay.yaml")).settings == NodeSettings()
     assert load(ControlPlaneSettings, file=str(SHIPPED / "control-plane.yaml")).settings == ControlPlaneSettings()

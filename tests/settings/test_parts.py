@@ -4,7 +4,7 @@ from pydantic import TypeAdapter, ValidationError
 from relay.settings import parts
 
 
-def test_endpoints_split_and_know_whether_they_are_local() -> None:
+def test_endpoints_split_and_detect_loopback() -> None:
     assert parts.split_endpoint("127.0.0.1:80") == ("127.0.0.1", 80)
     assert parts.split_endpoint("[::1]:80") == ("::1", 80)
     for local in ("127.0.0.1:1", "localhost:1", "[::1]:1", "127.9.9.9:1"):
@@ -14,7 +14,7 @@ def test_endpoints_split_and_know_whether_they_are_local() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "80", ":80", "host", "host:", "host:x", "host:70000", 5])
-def test_what_is_no_endpoint(text: object) -> None:
+def test_invalid_endpoints(text: object) -> None:
     with pytest.raises(ValidationError):
         parts.Listener.model_validate({"endpoint": text})
 

@@ -9,7 +9,7 @@ def test_defaults_are_safe() -> None:
         assert all(endpoint.startswith("127.0.0.1:") for _, endpoint in settings.endpoints())
 
 
-def test_nothing_listens_beyond_loopback_unless_the_settings_say_so() -> None:
+def test_listening_beyond_loopback_needs_explicit_settings() -> None:
     open_port = {"server": {"http": {"endpoint": "0.0.0.0:4321"}}}
     ((path, reason),) = cross_check(NodeSettings.model_validate(open_port))
     assert path == "server.http.endpoint"
@@ -17,7 +17,7 @@ def test_nothing_listens_beyond_loopback_unless_the_settings_say_so() -> None:
     assert cross_check(NodeSettings.model_validate({**open_port, "auth": {"type": "none"}})) == []
 
 
-def test_attributes_are_labels_only_where_nobody_else_can_connect() -> None:
+def test_attributes_are_labels_only_on_loopback() -> None:
     assert NodeSettings().trusted_attributes == "all"
     opened = {"server": {"http": {"endpoint": "0.0.0.0:4321"}}, "auth": {"type": "none"}}
     assert NodeSettings.model_validate(opened).trusted_attributes == ()

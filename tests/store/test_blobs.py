@@ -20,7 +20,7 @@ def put(store: BlobStore, content: bytes) -> str:
     return name
 
 
-def test_a_file_counts_when_it_is_whole_and_verified(tmp_path: Path) -> None:
+def test_file_is_available_once_complete_and_verified(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "blobs", 1 << 20)
     store.append(NAME, CONTENT[:100])
     assert (store.holds(NAME), store.partial_bytes(NAME)) == (False, 100)
@@ -32,14 +32,14 @@ def test_a_file_counts_when_it_is_whole_and_verified(tmp_path: Path) -> None:
     assert again.path(NAME).read_bytes() == CONTENT
 
 
-def test_what_is_not_as_hashed_is_gone(tmp_path: Path) -> None:
+def test_file_with_a_wrong_hash_is_removed(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, 1 << 20)
     store.append(NAME, b"other")
     assert not store.finish(NAME)
     assert (store.used_bytes, list(tmp_path.iterdir())) == (0, [])
 
 
-def test_after_a_restart_files_are_verified_before_they_count(tmp_path: Path) -> None:
+def test_files_are_verified_again_after_a_restart(tmp_path: Path) -> None:
     put(BlobStore(tmp_path, 1 << 20), CONTENT)
     again = BlobStore(tmp_path, 1 << 20)
     assert (again.has_file(NAME), again.holds(NAME)) == (True, False)
@@ -53,7 +53,7 @@ def test_after_a_restart_files_are_verified_before_they_count(tmp_path: Path) ->
     assert not again.verify("0" * 64)
 
 
-def test_those_used_longest_ago_go_and_pinned_ones_stay(tmp_path: Path) -> None:
+def test_least_recently_used_files_go_and_pinned_ones_stay(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, 3000)
     one, two, three = (put(store, bytes([i]) * 1000) for i in range(3))
     store.used(one)
@@ -67,14 +67,14 @@ def test_those_used_longest_ago_go_and_pinned_ones_stay(tmp_path: Path) -> None:
     assert two not in store.held
 
 
-def test_an_empty_file(tmp_path: Path) -> None:
+def test_empty_file(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, 10)
     empty = hashlib.sha256(b"").hexdigest()
     assert store.finish(empty)
     assert store.holds(empty)
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_leaves_earlier_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = BlobStore(tmp_path, 1 << 20)
     store.append(NAME, CONTENT[:100])
     real = Path.open
@@ -90,7 +90,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     assert store.finish(NAME)
 
 
-def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
         BlobStore(tmp_path / "file" / "blobs", 1)
@@ -104,7 +104,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "README").exists()
 
 
-def test_what_must_stay_free_of_the_disk_stays_free(tmp_path: Path) -> None:
+def test_keep_free_is_respected(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, 1 << 62, keep_free=1 << 61)
     assert not store.make_room(1, set())
     name = put(store, CONTENT)
@@ -114,7 +114,7 @@ def test_what_must_stay_free_of_the_disk_stays_free(tmp_path: Path) -> None:
     assert not store.holds(name), "what nobody needs went first"
 
 
-def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+def test_removed_folder_is_recreated(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "blobs", 1 << 20)
     store.append(NAME, CONTENT[:100])
     shutil.rmtree(tmp_path / "blobs")

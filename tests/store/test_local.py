@@ -15,7 +15,7 @@ from relay.store.local import LocalStore
 from tests.conftest import eventually
 
 
-async def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
+async def test_values_survive_reopening(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "s")
     store.put("a", b"1", b"one")
     store.put("a", b"2", b"two")
@@ -32,7 +32,7 @@ async def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
     again.close()
 
 
-async def test_a_commit_is_whole(tmp_path: Path) -> None:
+async def test_commit_is_atomic(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "s")
     await store.commit("p", {b"x": b"1", b"y": b"2"})
     await store.commit("p", {b"x": None, b"y": b"3"})
@@ -40,7 +40,7 @@ async def test_a_commit_is_whole(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path) -> None:
+async def test_corrupt_file_is_renamed_and_logged(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_bytes(b"this is not a database, but long enough to look like a file that was one" * 100)
     store = LocalStore(path)
@@ -52,7 +52,7 @@ async def test_a_corrupt_file_is_set_aside_and_said(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_a_half_written_file_is_found_at_opening(tmp_path: Path) -> None:
+async def test_half_written_file_is_detected_on_open(tmp_path: Path) -> None:
     path = tmp_path / "s"
     store = LocalStore(path)
     await store.commit("a", {i.to_bytes(4, "big"): os.urandom(500) for i in range(2000)})
@@ -64,7 +64,7 @@ async def test_a_half_written_file_is_found_at_opening(tmp_path: Path) -> None:
     again.close()
 
 
-async def test_a_second_process_is_refused(tmp_path: Path) -> None:
+async def test_second_process_is_refused(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "s")
     code = (
         f"from relay.store.local import LocalStore; from pathlib import Path; LocalStore(Path({str(tmp_path / 's')!r}))"
@@ -76,14 +76,14 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_uncreatable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError):
         LocalStore(tmp_path / "file" / "s")
 
 
-async def test_a_full_disk_is_survived_and_nothing_is_lost(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the full disk: the same error from the same call."""
+async def test_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """A limit on file size stands in for a full disk: the same error from the same call."""
     store = LocalStore(tmp_path / "s")
     store.put("a", b"before", b"1")
     await store.flush()
@@ -111,7 +111,7 @@ async def test_a_full_disk_is_survived_and_nothing_is_lost(tmp_path: Path) -> No
     store.close()
 
 
-async def test_a_file_of_other_tables_is_set_aside(tmp_path: Path) -> None:
+async def test_file_with_other_tables_is_renamed(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "s")
     database.execute("CREATE TABLE entries (other TEXT)")
     database.commit()
@@ -125,7 +125,7 @@ async def test_a_file_of_other_tables_is_set_aside(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_file_of_a_later_layout_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_file_of_a_later_layout_is_refused_and_unchanged(tmp_path: Path) -> None:
     import sqlite3
 
     database = sqlite3.connect(tmp_path / "s")
@@ -139,7 +139,7 @@ def test_a_file_of_a_later_layout_is_refused_and_left_alone(tmp_path: Path) -> N
 # ---- one bad byte
 
 
-async def test_a_value_with_one_bad_byte_is_dropped_and_said_until_it_is_written_anew(tmp_path: Path) -> None:
+async def test_damaged_value_is_dropped_and_reported_until_rewritten(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     store = LocalStore(path)
     for key in (b"good", b"bad", b"worse"):
@@ -161,7 +161,7 @@ async def test_a_value_with_one_bad_byte_is_dropped_and_said_until_it_is_written
     again.close()
 
 
-async def test_a_file_without_digests_is_given_them(tmp_path: Path) -> None:
+async def test_digests_are_added_to_an_old_file(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     plain = sqlite3.connect(path)
     plain.execute(
@@ -177,7 +177,7 @@ async def test_a_file_without_digests_is_given_them(tmp_path: Path) -> None:
     store.close()
 
 
-async def test_data_of_a_later_version_are_refused_in_words(tmp_path: Path) -> None:
+async def test_data_of_a_later_version_is_refused_with_a_message(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
     LocalStore(path).close()
     plain = sqlite3.connect(path)
@@ -190,9 +190,7 @@ async def test_data_of_a_later_version_are_refused_in_words(tmp_path: Path) -> N
 # ---- a disk that cannot be written
 
 
-async def test_it_begins_with_what_can_be_read_and_writes_when_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_store_starts_read_only_and_writes_once_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "s.sqlite3"
     store = LocalStore(path)
     store.put("b", b"k", b"v")
@@ -223,7 +221,7 @@ async def test_it_begins_with_what_can_be_read_and_writes_when_it_can(
     last.close()
 
 
-async def test_what_cannot_be_written_at_the_end_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_writes_lost_at_close_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_LAST_TRY_S", 0.5)
     path = tmp_path / "s.sqlite3"
     store = LocalStore(path)
@@ -234,13 +232,13 @@ async def test_what_cannot_be_written_at_the_end_is_counted(tmp_path: Path, monk
     assert store.lost == 3
 
 
-async def test_a_folder_that_is_not_ours_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_inaccessible_folder_is_an_error_with_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(StoreError, match=r"this user may not use the folder \(Permission denied\)"):
         LocalStore(tmp_path / "s.sqlite3")
 
 
-async def test_a_writer_that_fails_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failing_writer_reports_and_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tmp_path / "s")
 
     def broken(*_: object) -> None:

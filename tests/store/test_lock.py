@@ -10,7 +10,7 @@ from relay.errors import StoreError
 from relay.store.lock import FolderLock
 
 
-def test_one_process_a_folder(tmp_path: Path) -> None:
+def test_one_process_per_folder(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path / "data")
     lock.take()
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
@@ -23,7 +23,7 @@ def test_one_process_a_folder(tmp_path: Path) -> None:
     again.release()
 
 
-def test_who_is_killed_leaves_no_lock(tmp_path: Path) -> None:
+def test_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pathlib import Path; from relay.store.lock import FolderLock\n"
         "FolderLock(Path(sys.argv[1])).take(); os.kill(os.getpid(), 9)"
@@ -32,7 +32,7 @@ def test_who_is_killed_leaves_no_lock(tmp_path: Path) -> None:
     FolderLock(tmp_path).take()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_uncreatable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="file/data"):
         FolderLock(tmp_path / "file" / "data").take()

@@ -20,12 +20,12 @@ GOOD = b"receivers: {otlp: {}}\nservice: {pipelines: {traces: {receivers: [otlp]
         (b"connectors: {c: }\nservice: {pipelines: {t: {receivers: [c]}}}", None),
     ],
 )
-def test_configs_are_checked_as_a_collector_does(config: bytes, reason: str | None) -> None:
+def test_configs_are_checked_like_a_collector(config: bytes, reason: str | None) -> None:
     found = problem_with(config)
     assert (found is None) if reason is None else reason in str(found)
 
 
-def test_an_agent_answers_as_the_protocol_asks() -> None:
+def test_agent_follows_the_protocol() -> None:
     told: list[str] = []
     (agent,) = fleet(1, chance=random.Random(1), told=lambda _, event, detail: told.append(event))
     first = pb.AgentToServer.FromString(agent.full())
@@ -69,7 +69,7 @@ async def test_many_agents_connect_apply_and_come_back(programs: Programs, schem
     await eventually(lambda: all(a.applied for a in agents))
     await eventually(lambda: all(a.sequence > 5 for a in agents))
     assert node.metrics.full_state_requests == 0
-    if scheme == "ws":  # what is on its way just then is lost, and may have to be asked for
+    if scheme == "ws":  # messages in flight are lost, and may have to be requested
         for socket in list(node.serving.websockets.open):
             socket._abort_slow()
         await eventually(lambda: node.hub.connected == 20 and node.metrics.closed["slow_agent"] >= 20)
@@ -77,7 +77,7 @@ async def test_many_agents_connect_apply_and_come_back(programs: Programs, schem
 
 
 @pytest.mark.parametrize("scheme", ["ws", "http"])
-async def test_packages_are_downloaded_and_told(programs: Programs, scheme: str) -> None:
+async def test_packages_are_downloaded_and_reported(programs: Programs, scheme: str) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     await push(plane, b"package" * 1000)
@@ -93,7 +93,7 @@ async def test_packages_are_downloaded_and_told(programs: Programs, scheme: str)
     await simulation.stop()
 
 
-def test_a_package_that_cannot_be_installed_is_said_so() -> None:
+def test_failed_package_install_is_reported() -> None:
     (agent,) = fleet(1, chance=random.Random(1))
     offer = pb.PackagesAvailable(all_packages_hash=b"set")
     offer.packages["a"].version = "1"

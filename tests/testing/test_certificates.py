@@ -4,7 +4,7 @@ from pathlib import Path
 from relay.testing.certificates import Authority
 
 
-def test_what_the_authority_issues_loads(tmp_path: Path) -> None:
+def test_issued_certificates_load(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("a")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

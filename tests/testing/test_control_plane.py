@@ -2,7 +2,7 @@ from relay.testing.control_plane import ScriptedControlPlane
 from tests.conftest import Programs, eventually
 
 
-async def test_it_keeps_what_nodes_say(programs: Programs) -> None:
+async def test_scripted_control_plane_records_what_nodes_send(programs: Programs) -> None:
     scripted = ScriptedControlPlane()
     await scripted.start()
     node = await programs.node(scripted.port)

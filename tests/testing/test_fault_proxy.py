@@ -4,7 +4,7 @@ from relay.testing.fault_proxy import FaultProxy
 from tests.wire import hang_up, is_gone
 
 
-async def test_a_cable_that_can_be_stalled_cut_and_mended() -> None:
+async def test_proxy_can_stall_cut_and_mend() -> None:
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(100):
             writer.write(data)

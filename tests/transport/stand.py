@@ -1,4 +1,4 @@
-"""A door with real sockets in front of `Agents` that a test writes."""
+"""A door with real sockets in front of scripted `Agents`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from relay.transport.websocket import WebSocketFactory
 
 
 class Echo:
-    """Answers every message with its uid and keeps what it was given."""
+    """Answers every message with its uid and records what it received."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -76,7 +76,7 @@ class Stand:
         self.budget = budget
 
     def fall_quiet(self) -> bool:
-        """A while has passed, and the node has gone through its connections. Whether all buffers are given back."""
+        """Probe all connections as if they had been idle for a while; return whether all buffers are released."""
         for connection in list(self.websockets.open):
             connection.probe(SystemClock().monotonic() + 6, 25, 300)
         return self.budget.used == 0

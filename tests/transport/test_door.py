@@ -22,7 +22,7 @@ MESSAGE = b"\0\x0a\x10" + b"u" * 16
 
 
 async def talk(port: int, data: bytes, *, piecewise: bool = False, tls: ssl.SSLContext | None = None) -> bytes:
-    """Send bytes and give all that comes until the other side closes or stops."""
+    """Send bytes; return everything received until the other side closes or stops."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     try:
         for piece in [data[i : i + 1] for i in range(len(data))] if piecewise else [data]:
@@ -34,7 +34,7 @@ async def talk(port: int, data: bytes, *, piecewise: bool = False, tls: ssl.SSLC
         await hang_up(writer)
 
 
-async def test_a_head_may_come_byte_by_byte() -> None:
+async def test_head_may_arrive_byte_by_byte() -> None:
     async with stand() as it:
         answer = await talk(it.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", piecewise=True)
         assert answer.startswith(b"HTTP/1.1 200 OK")
@@ -60,19 +60,19 @@ async def test_refusals_have_a_status_and_a_counter(request_: bytes, status: int
         assert it.metrics.refused[reason] == 1
 
 
-async def test_a_page_of_our_own_may_connect() -> None:
+async def test_same_origin_page_may_connect() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port, extra=f"Origin: http://127.0.0.1:{it.port}\r\n")
         await socket.close()
 
 
-async def test_a_slow_head_is_cut_off() -> None:
+async def test_slow_head_is_cut_off() -> None:
     async with stand(header_timeout_s=0.2) as it:
         assert (await talk(it.port, b"GET /health HTTP/1.1\r\n")).startswith(b"HTTP/1.1 408")
         assert it.metrics.refused["header_timeout"] == 1
 
 
-async def test_past_the_cap_newcomers_are_told_when_to_come_back() -> None:
+async def test_connections_beyond_the_limit_get_retry_after() -> None:
     async with stand(max_connections=2) as it:
         held = [await RawSocket.open(it.port) for _ in range(2)]
         refused = await talk(it.port, UPGRADE.format(path="/v1/opamp", port=it.port, extra="").encode())
@@ -86,7 +86,7 @@ async def test_past_the_cap_newcomers_are_told_when_to_come_back() -> None:
         await held[1].close()
 
 
-async def test_idle_sockets_keep_nobody_out() -> None:
+async def test_idle_sockets_do_not_block_others() -> None:
     async with stand(max_connections=20) as it:
         held = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(8)]
         await eventually(lambda: len(it.door.waiting) == 8)
@@ -101,7 +101,7 @@ async def test_idle_sockets_keep_nobody_out() -> None:
         await newcomer.close()
 
 
-async def test_a_crowd_is_let_in_also_where_descriptors_are_few() -> None:
+async def test_many_connections_are_accepted_with_few_descriptors() -> None:
     async with stand(max_connections=2000, descriptors=428) as it:
         crowd = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", it.port) for _ in range(250)))
         await eventually(lambda: len(it.door.waiting) + it.metrics.refused["heads"] == 250)
@@ -110,7 +110,7 @@ async def test_a_crowd_is_let_in_also_where_descriptors_are_few() -> None:
             await hang_up(writer)
 
 
-async def test_a_busy_node_closes_nobody_whom_it_had_no_time_to_hear() -> None:
+async def test_busy_node_closes_no_unread_connection() -> None:
     async with stand(max_connections=40) as it:
         first = [await asyncio.open_connection("127.0.0.1", it.port) for _ in range(8)]
         await eventually(lambda: len(it.door.waiting) == 8)
@@ -123,7 +123,7 @@ async def test_a_busy_node_closes_nobody_whom_it_had_no_time_to_hear() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-async def test_a_trusted_proxy_may_say_for_whom_it_speaks(version: int) -> None:
+async def test_proxy_header_of_a_trusted_proxy_is_accepted(version: int) -> None:
     async with stand(trusted=("127.0.0.0/8",)) as it:
         for request, opened in (
             (UPGRADE.format(path="/v1/opamp", port=it.port, extra=""), b"HTTP/1.1 101"),
@@ -140,7 +140,7 @@ async def test_a_trusted_proxy_may_say_for_whom_it_speaks(version: int) -> None:
         await hang_up(writer)
 
 
-async def test_a_proxy_header_of_somebody_else_is_refused() -> None:
+async def test_proxy_header_from_elsewhere_is_refused() -> None:
     async with stand() as it:
         request = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
         for header in PROXIED.values():
@@ -149,7 +149,7 @@ async def test_a_proxy_header_of_somebody_else_is_refused() -> None:
         assert b"400" in await talk(it.port, b"PROXY " + b"x" * 200)
 
 
-async def test_an_agent_over_http_is_where_its_proxy_says() -> None:
+async def test_http_agent_has_the_address_from_its_proxy() -> None:
     async with stand(trusted=("127.0.0.1",)) as it:
         body = MESSAGE[1:]
         head = (
@@ -163,7 +163,7 @@ async def test_an_agent_over_http_is_where_its_proxy_says() -> None:
         assert it.agents.remotes == ["203.0.113.7:5555", "198.51.100.9"]
 
 
-async def test_a_draining_door_sends_agents_away_and_answers_probes() -> None:
+async def test_draining_door_refuses_agents_but_answers_probes() -> None:
     async with stand() as it:
         it.door.draining = True
         upgrade = UPGRADE.format(path="/v1/opamp", port=it.port, extra="").encode()
@@ -171,7 +171,7 @@ async def test_a_draining_door_sends_agents_away_and_answers_probes() -> None:
         assert b"200" in await talk(it.port, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
-async def test_tls_ports_take_tls_and_plain_probes(tmp_path: Path) -> None:
+async def test_tls_port_accepts_tls_and_plain_probes(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     pair = authority.issue("node")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -216,7 +216,7 @@ def _tls_behind(port: int, header: bytes, context: ssl.SSLContext) -> ssl.SSLSoc
     return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
-async def test_closing_ends_what_stands_in_the_door() -> None:
+async def test_close_ends_waiting_connections() -> None:
     async with stand() as it:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
         await eventually(lambda: it.door.waiting)
@@ -227,7 +227,7 @@ async def test_closing_ends_what_stands_in_the_door() -> None:
             await asyncio.open_connection("127.0.0.1", it.port)
 
 
-async def test_a_connection_that_is_ended_before_anybody_looked_at_it_is_closed() -> None:
+async def test_connection_aborted_before_sniffing_is_closed() -> None:
     async with stand() as it:
         ours, theirs = socket_module.socketpair()
         theirs.setblocking(False)

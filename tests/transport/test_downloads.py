@@ -1,4 +1,4 @@
-"""Downloads on the agents' ports, plain (the kernel copies) and over TLS (this process does)."""
+"""Downloads on the agents' ports, plain (copied by the kernel) and over TLS (copied by this process)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     return opening
 
 
-async def test_the_whole_a_part_and_the_head(opened: Open) -> None:
+async def test_get_range_and_head(opened: Open) -> None:
     async with opened() as shop:
         status, content, headers = await shop.get()
         assert (status, content, headers["content-length"]) == (200, CONTENT, str(len(CONTENT)))
@@ -93,7 +93,7 @@ async def test_refusals(opened: Open) -> None:
         assert shop.refused == {"download_503": 1, "download_405": 1, "download_404": 2}
 
 
-async def test_no_more_at_once_than_may_be(opened: Open) -> None:
+async def test_concurrent_downloads_are_limited(opened: Open) -> None:
     async with opened(max_downloads=1, each=200_000) as shop:
         slow = asyncio.create_task(shop.get())
         await eventually(lambda: shop.downloads.active)
@@ -110,7 +110,7 @@ async def test_bandwidth(opened: Open) -> None:
         assert asyncio.get_running_loop().time() - began > 0.2
 
 
-async def test_a_file_that_went_meanwhile(opened: Open, tmp_path: Path) -> None:
+async def test_file_removed_meanwhile(opened: Open, tmp_path: Path) -> None:
     async with opened() as shop:
         (tmp_path / NAME).unlink()
         assert (await shop.get())[0] == 503

@@ -43,7 +43,7 @@ async def server(
         await running.stop()
 
 
-def test_the_service_has_its_name() -> None:
+def test_service_name() -> None:
     assert SERVICE == "relay.v1.AgentStream"
 
 
@@ -62,7 +62,7 @@ async def test_messages_are_answered_and_pushes_arrive() -> None:
         await pipe.close()
 
 
-async def test_bad_messages_are_answered_then_end_the_stream() -> None:
+async def test_bad_messages_are_answered_then_the_stream_ends() -> None:
     async with server() as (agents, running, metrics):
         agents.error = Malformed("no")
         pipe = GrpcPipe(running.port)
@@ -74,7 +74,7 @@ async def test_bad_messages_are_answered_then_end_the_stream() -> None:
         await pipe.close()
 
 
-async def test_past_the_cap_and_while_draining_streams_are_refused() -> None:
+async def test_streams_are_refused_beyond_the_limit_and_while_draining() -> None:
     async with server(max_connections=1) as (_, running, metrics):
         pipe = GrpcPipe(running.port)
         await pipe.exchange(MESSAGE)
@@ -102,7 +102,7 @@ async def test_closing_has_a_status() -> None:
         await pipe.close()
 
 
-async def test_a_stream_that_is_not_read_is_closed() -> None:
+async def test_unread_stream_is_closed() -> None:
     async with server() as (agents, running, metrics):
         pipe = GrpcPipe(running.port)
         await pipe.exchange(MESSAGE)
@@ -114,7 +114,7 @@ async def test_a_stream_that_is_not_read_is_closed() -> None:
         await pipe.close()
 
 
-async def test_a_stalled_stream_is_found_by_the_probe() -> None:
+async def test_stalled_stream_is_detected() -> None:
     async with server(buffer_bytes=1 << 30) as (agents, running, metrics):
         pipe = GrpcPipe(running.port)
         await pipe.exchange(MESSAGE)
@@ -130,7 +130,7 @@ async def test_a_stalled_stream_is_found_by_the_probe() -> None:
         await pipe.close()
 
 
-async def test_a_message_over_the_limit_ends_the_stream() -> None:
+async def test_oversized_message_ends_the_stream() -> None:
     async with server() as (_, running, _metrics):
         pipe = GrpcPipe(running.port)
         await pipe.call.write(pb.AgentToServer(instance_uid=UID, custom_message=pb.CustomMessage(data=bytes(9 << 20))))
@@ -138,7 +138,7 @@ async def test_a_message_over_the_limit_ends_the_stream() -> None:
         await pipe.close()
 
 
-async def test_a_port_that_is_taken_is_an_error() -> None:
+async def test_port_in_use_is_an_error() -> None:
     async with server() as (_, running, _metrics):
         second = GrpcAgents(
             Echo(), StreamSettings(1, 1, 1), places=Places(1, 10_000), proxies=TrustedProxies(), retry_after_s=1,

@@ -27,7 +27,7 @@ def test_heads_are_parsed_strictly() -> None:
         assert parse_head(bad) is None, bad
 
 
-def test_the_absolute_form_of_a_proxy() -> None:
+def test_absolute_form_of_a_proxy() -> None:
     head = parse_head(b"GET HTTP://node:4320/v1/opamp?x=1 HTTP/1.1\r\nHost: other")
     assert head is not None
     assert (head.path, head.query, head.headers["host"]) == ("/v1/opamp", "x=1", "node:4320")
@@ -36,7 +36,7 @@ def test_the_absolute_form_of_a_proxy() -> None:
     assert bare.path == "/"
 
 
-def test_values_of_one_name_are_one_list() -> None:
+def test_repeated_headers_become_one_list() -> None:
     head = parse_head(b"GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: Upgrade")
     assert head is not None
     assert head.tokens("connection") == ["keep-alive", "upgrade"]
@@ -52,11 +52,11 @@ def test_values_of_one_name_are_one_list() -> None:
         ({"connection": "keep-alive"}, False),
     ],
 )
-def test_who_asks_for_a_websocket(headers: dict[str, str], expected: bool) -> None:
+def test_websocket_upgrade_is_detected(headers: dict[str, str], expected: bool) -> None:
     assert upgrade(**headers).is_upgrade is expected
 
 
-def test_a_post_is_no_upgrade() -> None:
+def test_post_is_no_upgrade() -> None:
     assert not Head("POST", "/v1/opamp", upgrade().headers).is_upgrade
 
 
@@ -75,7 +75,7 @@ def test_a_post_is_no_upgrade() -> None:
         ({"sec_websocket_key": "dGhlIHNhbXBsZQ=="}, 400),
     ],
 )
-def test_which_are_refused(headers: dict[str, str], status: int | None) -> None:
+def test_upgrade_refusals(headers: dict[str, str], status: int | None) -> None:
     refusal = upgrade_refusal(upgrade(**headers), "/v1/opamp", "node:4320")
     assert (refusal.status if refusal else None) == status
     if status == 426:
@@ -83,11 +83,11 @@ def test_which_are_refused(headers: dict[str, str], status: int | None) -> None:
         assert b"Sec-WebSocket-Version: 13\r\n" in refusal.answer()
 
 
-def test_other_paths_have_no_websockets() -> None:
+def test_upgrade_on_other_paths_is_refused() -> None:
     assert upgrade_refusal(upgrade(), "/else", "node") == Refusal(404, "path")
 
 
-def test_answers_say_who_we_are() -> None:
+def test_answers_carry_the_server_header() -> None:
     answer = upgrade_answer(upgrade())
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in answer, "the example of RFC 6455"
     assert b"Server: opamp-relay\r\n" in answer

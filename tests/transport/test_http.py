@@ -28,7 +28,7 @@ async def post(port: int, data: object, **headers: str) -> tuple[int, dict[str, 
         return answer.status, dict(answer.headers), await answer.read()
 
 
-async def test_a_poll_is_answered() -> None:
+async def test_poll_is_answered() -> None:
     async with stand() as it:
         status, headers, content = await post(it.port, BODY)
         assert (status, headers["Content-Type"]) == (200, "application/x-protobuf")
@@ -51,7 +51,7 @@ async def test_bodies_may_be_chunked_and_gzipped() -> None:
 @pytest.mark.parametrize(
     ("accepts", "gzipped"), [("gzip", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("", False), ("*", True)]
 )
-async def test_large_answers_are_gzipped_for_who_accepts_it(accepts: str, gzipped: bool) -> None:
+async def test_large_answers_are_gzipped_on_request(accepts: str, gzipped: bool) -> None:
     async with stand() as it:
         it.agents.extra = b"\x1a\x90\x4e" + bytes(10_000)
         _, headers, content = await post(it.port, BODY, Accept_Encoding=accepts)
@@ -59,7 +59,7 @@ async def test_large_answers_are_gzipped_for_who_accepts_it(accepts: str, gzippe
         assert (gzip.decompress(content) if gzipped else content).endswith(it.agents.extra)
 
 
-async def test_an_error_travels_with_200_and_a_valid_uid() -> None:
+async def test_error_is_sent_with_200_and_a_valid_uid() -> None:
     async with stand() as it:
         for data, header, expected in (
             (b"\xff\xff", "", FALLBACK_UID),
@@ -87,14 +87,14 @@ async def test_an_error_travels_with_200_and_a_valid_uid() -> None:
         ("POST", {**PROTOBUF, "Content-Encoding": "br"}, 415),
     ],
 )
-async def test_other_requests_are_told_what_is_expected(method: str, headers: dict[str, str], status: int) -> None:
+async def test_other_requests_get_a_helpful_error(method: str, headers: dict[str, str], status: int) -> None:
     async with stand() as it, aiohttp.ClientSession() as client:
         url = f"http://127.0.0.1:{it.port}/v1/opamp"
         async with client.request(method, url, headers=headers, data=b"x" if method == "POST" else None) as answer:
             assert answer.status == status
 
 
-async def test_too_much_is_413_also_after_inflation_and_without_a_length() -> None:
+async def test_oversized_body_is_413_even_inflated_or_chunked() -> None:
     async def endless():  # type: ignore[no-untyped-def]
         for _ in range(40):
             yield bytes(100_000)
@@ -119,7 +119,7 @@ async def test_overload_is_503_with_retry_after() -> None:
         assert (status, headers["Retry-After"]) == (503, "30")
 
 
-async def test_a_body_that_does_not_come_is_given_up() -> None:
+async def test_missing_body_times_out() -> None:
     async with stand(body_timeout_s=0.2) as it:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
         head = (
@@ -139,7 +139,7 @@ async def test_one_connection_serves_many_polls() -> None:
         assert len(it.door.http.connections) == 1
 
 
-def test_an_http_agent_cannot_be_pushed_to() -> None:
+def test_push_to_an_http_agent_is_impossible() -> None:
     polling = Polling()
     assert not polling.writable
     polling.close(CloseReason.DRAINING)
@@ -149,7 +149,7 @@ def test_an_http_agent_cannot_be_pushed_to() -> None:
         polling.send(b"")
 
 
-async def test_many_small_headers_are_served_and_a_bad_head_is_answered_by_us() -> None:
+async def test_many_headers_are_accepted_and_bad_heads_answered() -> None:
     async with stand() as it:
         status, _, _ = await post(it.port, BODY, **{f"h{i}": "" for i in range(150)})
         assert status == 200

@@ -1,4 +1,4 @@
-"""Heads on a connection that has carried other requests before."""
+"""Heads of later requests on a kept-alive connection."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ async def kept(it: Stand) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.S
 
 
 def head(size: int) -> bytes:
-    """Of many lines, each of a size that would do."""
+    """A head of many lines, each of acceptable size."""
     lines = b"".join(b"X-%d: %s\r\n" % (i, b"y" * 990) for i in range(size // 1000))
     return HEALTH[:-2] + lines + b"\r\n"
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
-async def test_a_head_is_bounded_as_the_first_one_is(pieces: int) -> None:
+async def test_later_head_is_bounded_like_the_first(pieces: int) -> None:
     async with stand(max_header_bytes=16 << 10) as it, kept(it) as (reader, writer):
         for _ in range(2):
             writer.write(head(15_000))
@@ -46,7 +46,7 @@ async def test_a_head_is_bounded_as_the_first_one_is(pieces: int) -> None:
         await eventually(lambda: it.door.places.used == 0)
 
 
-async def test_half_a_head_is_waited_for_as_long_as_for_the_first_one() -> None:
+async def test_partial_later_head_times_out_like_the_first() -> None:
     async with stand(header_timeout_s=0.2) as it, kept(it) as (reader, writer):
         await asyncio.sleep(0.4)
         writer.write(HEALTH[:-2])
@@ -54,7 +54,7 @@ async def test_half_a_head_is_waited_for_as_long_as_for_the_first_one() -> None:
         assert await is_gone(reader)
 
 
-async def test_a_body_is_not_a_head() -> None:
+async def test_body_is_not_counted_as_head() -> None:
     message = pb.AgentToServer(instance_uid=b"u" * 16)
     message.custom_message.data = b"x" * 60_000
     content = message.SerializeToString()
@@ -68,7 +68,7 @@ async def test_a_body_is_not_a_head() -> None:
         assert (await answer(reader)).startswith(b"HTTP/1.1 200")
 
 
-async def test_what_comes_behind_an_upgrade_is_not_a_head() -> None:
+async def test_data_after_an_upgrade_is_not_a_head() -> None:
     async with stand(max_header_bytes=16 << 10) as it, kept(it) as (reader, writer):
         writer.write(upgrade(it.port))
         writer.write(b"".join(frame(b"\0\x0a\x10" + b"u" * 16) for _ in range(2000)))

@@ -54,7 +54,7 @@ def peer(ip: str = "10.0.0.1", **headers: str) -> Origin:
             "203.0.113.7",
             "https://a",
         ),
-        # A proxy that writes the one passes on the other as the agent wrote it.
+        # A proxy that writes one of them passes on the other as the agent sent it.
         (
             {"host": "h", "forwarded": "for=6.6.6.6;proto=https;host=evil", "x_forwarded_for": "203.0.113.7"},
             "10.0.0.1:4000",
@@ -67,12 +67,12 @@ def peer(ip: str = "10.0.0.1", **headers: str) -> Origin:
         ),
     ],
 )
-def test_what_a_trusted_proxy_says_is_believed(headers: dict[str, str], remote: str, base_url: str) -> None:
+def test_headers_of_a_trusted_proxy_are_used(headers: dict[str, str], remote: str, base_url: str) -> None:
     found = peer(**headers)
     assert (found.remote, found.base_url) == (remote, base_url)
 
 
-def test_what_anybody_else_says_is_not_and_the_first_is_remembered() -> None:
+def test_headers_from_elsewhere_are_ignored_and_the_first_recorded() -> None:
     proxies = TrustedProxies(["10.0.0.0/8"])
     for ip in ("192.0.2.1", "192.0.2.2"):
         found = proxies.peer(
@@ -82,7 +82,7 @@ def test_what_anybody_else_says_is_not_and_the_first_is_remembered() -> None:
     assert proxies.unbelieved == "192.0.2.1"
 
 
-def test_who_is_trusted() -> None:
+def test_trusted_networks() -> None:
     assert not TrustedProxies().trusts("127.0.0.1")
     assert TRUSTED.trusts("10.255.0.1")
     assert TRUSTED.trusts("::1")
@@ -133,13 +133,13 @@ def test_proxy_headers(data: bytes, expected: object) -> None:
         V2 + b"\x21\x11\xff\xff",
     ],
 )
-def test_what_begins_as_a_proxy_header_and_is_none(data: bytes) -> None:
+def test_malformed_proxy_headers_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         proxy_header(data)
 
 
 @given(st.binary(max_size=300))
-def test_nothing_else_comes_out(tail: bytes) -> None:
+def test_proxy_header_raises_only_value_error(tail: bytes) -> None:
     for data in (tail, V1 + tail, V2 + tail):
         try:
             header = proxy_header(data)
@@ -154,6 +154,6 @@ def test_headers_of_a_trusted_proxy_may_be_anything(text: str) -> None:
     peer(x_forwarded_for=text, x_forwarded_host=text, x_forwarded_proto=text)
 
 
-def test_a_connection_that_is_gone() -> None:
+def test_peer_of_a_closed_connection() -> None:
     assert address_of(None) == ("", None)
     assert scheme_of(None) == "http"

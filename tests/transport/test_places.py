@@ -6,7 +6,7 @@ import sys
 from relay.transport.places import RESERVED, Places
 
 
-def test_as_many_as_the_settings_say_or_as_there_are_descriptors() -> None:
+def test_places_are_limited_by_settings_and_descriptors() -> None:
     assert Places(1000, 1_000_000).most == 1000
     few = Places(1000, 300)
     assert (few.most, few.wanted) == (300 - RESERVED, 1000)
@@ -17,14 +17,14 @@ def test_as_many_as_the_settings_say_or_as_there_are_descriptors() -> None:
     assert Places(1000, 0).most == 1
 
 
-def test_all_kinds_are_counted() -> None:
+def test_all_connection_kinds_are_counted() -> None:
     places = Places(10, 1000)
     places.count(lambda: 2)
     places.count(lambda: 3)
     assert places.used == 5
 
 
-def test_the_limit_is_raised_to_what_is_allowed() -> None:
+def test_descriptor_limit_is_raised_to_the_hard_limit() -> None:
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 256))\n"
         "from relay.transport.places import raise_descriptor_limit\n"

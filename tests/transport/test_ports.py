@@ -4,7 +4,7 @@ from relay.errors import Overloaded
 from relay.transport.ports import AssemblyBudget
 
 
-def test_the_budget_is_for_all_together() -> None:
+def test_assembly_budget_is_shared() -> None:
     budget = AssemblyBudget(10)
     budget.take(6)
     with pytest.raises(Overloaded):

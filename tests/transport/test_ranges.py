@@ -29,19 +29,19 @@ from relay.transport.ranges import part_of
         ({"if-none-match": '"a"'}, 200, 0, 100),
     ],
 )
-def test_parts(headers: dict[str, str], status: int, start: int, length: int) -> None:
+def test_ranges(headers: dict[str, str], status: int, start: int, length: int) -> None:
     part = part_of(headers, 100, "tag")
     assert (part.status, part.start, part.length) == (status, start, length)
     assert status == 304 or part.headers["Content-Length"] == str(length)
 
 
-def test_what_is_said_of_a_part() -> None:
+def test_headers_of_a_range() -> None:
     part = part_of({"range": "bytes=10-19"}, 100, "tag")
     assert part.headers["Content-Range"] == "bytes 10-19/100"
     assert part.headers["ETag"] == '"tag"'
     assert part_of({"range": "bytes=100-"}, 100, "tag").headers["Content-Range"] == "bytes */100"
 
 
-def test_an_empty_file() -> None:
+def test_empty_file() -> None:
     assert (part_of({}, 0, "tag").status, part_of({}, 0, "tag").length) == (200, 0)
     assert part_of({"range": "bytes=0-"}, 0, "tag").status == 416

@@ -1,4 +1,4 @@
-"""What picows keeps of unfinished frames is counted, bounded, and given back."""
+"""Memory for unfinished frames in picows is counted, bounded, and released."""
 
 import asyncio
 import ssl
@@ -18,7 +18,7 @@ _STATUSES = pb.PackageStatuses(error_message="x" * 500_000)
 LARGE = b"\0" + pb.AgentToServer(instance_uid=UID, package_statuses=_STATUSES).SerializeToString()
 
 
-async def test_an_unfinished_frame_counts_while_it_lasts() -> None:
+async def test_unfinished_frame_counts_until_complete() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         whole = frame(LARGE)
@@ -31,7 +31,7 @@ async def test_an_unfinished_frame_counts_while_it_lasts() -> None:
         await socket.close()
 
 
-async def test_where_memory_is_short_a_buffer_is_given_back_at_once() -> None:
+async def test_buffer_is_released_at_once_when_memory_is_short() -> None:
     statuses = pb.PackageStatuses(error_message="x" * 400_000)
     message = b"\0" + pb.AgentToServer(instance_uid=UID, package_statuses=statuses).SerializeToString()
     async with stand(budget_bytes=700_000) as it:
@@ -44,7 +44,7 @@ async def test_where_memory_is_short_a_buffer_is_given_back_at_once() -> None:
         await socket.close()
 
 
-async def test_an_unfinished_frame_of_a_lost_connection_no_longer_counts() -> None:
+async def test_unfinished_frame_of_a_lost_connection_is_released() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(LARGE)[:400_000])
@@ -53,7 +53,7 @@ async def test_an_unfinished_frame_of_a_lost_connection_no_longer_counts() -> No
         await eventually(lambda: it.budget.used == 0 and len(it.agents.gone) == 1)
 
 
-async def test_past_the_budget_the_newest_is_refused() -> None:
+async def test_newest_frame_is_refused_beyond_the_budget() -> None:
     async with stand(budget_bytes=600_000) as it:
         first, second = await RawSocket.open(it.port), await RawSocket.open(it.port)
         first.write(frame(LARGE)[:-1])
@@ -70,7 +70,7 @@ async def test_past_the_budget_the_newest_is_refused() -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-async def test_a_connection_goes_on_after_its_buffer_was_given_back(secure: bool, tmp_path: Path) -> None:
+async def test_connection_works_after_its_buffer_was_released(secure: bool, tmp_path: Path) -> None:
     server = client = None
     if secure:
         authority = Authority(tmp_path)
@@ -98,7 +98,7 @@ async def test_a_connection_goes_on_after_its_buffer_was_given_back(secure: bool
         assert len(it.agents.gone) == 1
 
 
-async def test_what_follows_a_large_message_at_once_is_not_lost() -> None:
+async def test_data_right_after_a_large_message_is_kept() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         data = frame(LARGE) + frame(MESSAGE)[:3]
@@ -112,7 +112,7 @@ async def test_what_follows_a_large_message_at_once_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("size", [3_840 << power for power in range(1, 7)])
-async def test_half_a_frame_that_fills_the_buffer_to_the_last_byte_is_kept(size: int) -> None:
+async def test_partial_frame_that_fills_the_buffer_is_kept(size: int) -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         whole = frame(LARGE)

@@ -57,7 +57,7 @@ def until(check: Any) -> None:
         time.sleep(0.01)
 
 
-def test_head_and_part_arrive_and_the_connection_ends(desk: Desk, file: Path) -> None:
+def test_head_and_range_arrive_and_the_connection_ends(desk: Desk, file: Path) -> None:
     sender = desk.sender()
     ours, theirs = socket.socketpair()
     sender.submit(Job(ours, b"head\n", file, 10, 1_000_000))
@@ -67,7 +67,7 @@ def test_head_and_part_arrive_and_the_connection_ends(desk: Desk, file: Path) ->
     theirs.close()
 
 
-def test_many_at_once(desk: Desk, file: Path) -> None:
+def test_many_downloads_at_once(desk: Desk, file: Path) -> None:
     sender = desk.sender()
     pairs = [socket.socketpair() for _ in range(50)]
     for ours, _ in pairs:
@@ -77,7 +77,7 @@ def test_many_at_once(desk: Desk, file: Path) -> None:
         theirs.close()
 
 
-def test_who_does_not_read_is_closed_and_delays_nobody(desk: Desk, file: Path) -> None:
+def test_unread_download_is_closed_and_delays_no_other(desk: Desk, file: Path) -> None:
     sender = desk.sender(stall_s=0.5)
     stuck, silent = socket.socketpair()
     sender.submit(Job(stuck, b"", file, 0, len(CONTENT)))
@@ -90,7 +90,7 @@ def test_who_does_not_read_is_closed_and_delays_nobody(desk: Desk, file: Path) -
     theirs.close()
 
 
-def test_who_goes_away_or_a_file_that_is_gone_ends_only_that(desk: Desk, file: Path, tmp_path: Path) -> None:
+def test_lost_client_or_file_ends_only_its_download(desk: Desk, file: Path, tmp_path: Path) -> None:
     sender = desk.sender()
     ours, theirs = socket.socketpair()
     theirs.close()
@@ -117,7 +117,7 @@ def test_bandwidth_is_bounded(desk: Desk, file: Path, bounds: dict[str, int]) ->
     theirs.close()
 
 
-def test_stopping_ends_what_is_under_way(file: Path) -> None:
+def test_stop_ends_running_downloads(file: Path) -> None:
     sender = Sender(stall_s=60, total=None, each=None)
     sender.start()
     ours, theirs = socket.socketpair()
@@ -128,7 +128,7 @@ def test_stopping_ends_what_is_under_way(file: Path) -> None:
     theirs.close()
 
 
-def test_what_the_other_end_still_sends_does_not_cut_the_answer(desk: Desk, file: Path) -> None:
+def test_pending_client_data_does_not_cut_the_answer(desk: Desk, file: Path) -> None:
     sender = desk.sender()
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
@@ -142,7 +142,7 @@ def test_what_the_other_end_still_sends_does_not_cut_the_answer(desk: Desk, file
     until(lambda: not sender._jobs)
 
 
-def test_who_takes_a_drop_now_and_then_holds_no_place(desk: Desk, file: Path) -> None:
+def test_very_slow_reader_is_closed(desk: Desk, file: Path) -> None:
     sender = desk.sender(stall_s=1.0)
     ours, theirs = socket.socketpair()
     sender.submit(Job(ours, b"", file, 0, len(CONTENT)))

@@ -1,4 +1,4 @@
-"""An upgrade on a connection that has carried other requests: proxies keep their connections to us."""
+"""Upgrades on kept-alive connections: proxies reuse their connections to us."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
 
 @pytest.mark.parametrize("before", [[HEALTH], [POLL], [HEALTH, POLL, HEALTH]])
 @pytest.mark.parametrize("pipelined", [False, True])
-async def test_any_request_of_a_kept_connection_may_be_the_upgrade(before: list[bytes], pipelined: bool) -> None:
+async def test_any_request_on_a_kept_connection_may_be_the_upgrade(before: list[bytes], pipelined: bool) -> None:
     async with stand() as it:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
         if pipelined:
@@ -61,7 +61,7 @@ async def test_any_request_of_a_kept_connection_may_be_the_upgrade(before: list[
         await eventually(lambda: it.door.places.used == 0)
 
 
-async def test_an_upgrade_that_is_refused_leaves_an_answer() -> None:
+async def test_refused_upgrade_is_answered() -> None:
     async with stand() as it:
         for extra, status in (("Origin: http://evil\r\n", b"403"), ("", b"503")):
             it.door.upgrades.accepting = status != b"503"
@@ -73,7 +73,7 @@ async def test_an_upgrade_that_is_refused_leaves_an_answer() -> None:
             await hang_up(writer)
 
 
-async def test_a_head_may_be_as_long_as_the_limit_says_on_a_kept_connection_too() -> None:
+async def test_head_limit_applies_on_kept_connections() -> None:
     async with stand(max_header_bytes=16 << 10) as it:
         reader, writer = await asyncio.open_connection("127.0.0.1", it.port)
         writer.write(HEALTH)

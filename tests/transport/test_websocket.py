@@ -1,4 +1,4 @@
-"""The contract with picows, and everything that a peer can do wrong on a WebSocket."""
+"""Our use of picows, and everything that a peer can do wrong on a WebSocket."""
 
 import asyncio
 import socket as sockets
@@ -17,11 +17,11 @@ UID = bytes(range(16))
 MESSAGE = b"\0" + pb.AgentToServer(instance_uid=UID, sequence_num=1).SerializeToString()
 
 
-def test_the_version_that_was_looked_into() -> None:
+def test_picows_version_is_the_reviewed_one() -> None:
     assert version.__version__ == "2.3.1"
 
 
-async def test_messages_are_answered_in_order_however_they_arrive() -> None:
+async def test_messages_are_answered_in_order_in_any_chunking() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         three = frame(MESSAGE) * 3
@@ -39,7 +39,7 @@ async def test_messages_are_answered_in_order_however_they_arrive() -> None:
         assert it.metrics.closed["lost"] == 1
 
 
-async def test_a_fragmented_message_is_put_together() -> None:
+async def test_fragmented_message_is_reassembled() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(MESSAGE[:5], fin=False) + frame(b"hi", PING) + frame(MESSAGE[5:9], CONTINUATION, fin=False))
@@ -69,7 +69,7 @@ async def test_a_fragmented_message_is_put_together() -> None:
         (frame(b"x" * 900_000, fin=False) + frame(b"x" * 900_000, CONTINUATION), 1009, "too_large"),
     ],
 )
-async def test_what_may_not_be_sent_closes_with_its_code(data: bytes, code: int, reason: str) -> None:
+async def test_forbidden_frames_close_with_their_code(data: bytes, code: int, reason: str) -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(data)
@@ -80,7 +80,7 @@ async def test_what_may_not_be_sent_closes_with_its_code(data: bytes, code: int,
 
 
 @pytest.mark.parametrize("message", [b"\x01data", b"", b"\x80\x80", b"\x0a\x10legacy"])
-async def test_a_message_header_that_is_not_0_is_a_bad_request_like_any_other(message: bytes) -> None:
+async def test_nonzero_message_header_is_a_bad_request(message: bytes) -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(message))
@@ -90,7 +90,7 @@ async def test_a_message_header_that_is_not_0_is_a_bad_request_like_any_other(me
         await socket.close()
 
 
-async def test_unfinished_messages_of_all_connections_have_one_budget() -> None:
+async def test_unfinished_messages_share_one_budget() -> None:
     async with stand(budget_bytes=1000) as it:
         first, second = await RawSocket.open(it.port), await RawSocket.open(it.port)
         first.write(frame(b"x" * 800, fin=False))
@@ -102,7 +102,7 @@ async def test_unfinished_messages_of_all_connections_have_one_budget() -> None:
         await second.close()
 
 
-async def test_garbage_is_answered_and_closed_after_a_few() -> None:
+async def test_repeated_garbage_closes_the_connection() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(b"\0" + b"\xff" * 10))
@@ -119,7 +119,7 @@ async def test_garbage_is_answered_and_closed_after_a_few() -> None:
         await socket.close()
 
 
-async def test_errors_of_the_agents_are_told() -> None:
+async def test_errors_from_the_handler_are_sent() -> None:
     async with stand() as it:
         it.agents.error = Malformed("not like this")
         socket = await RawSocket.open(it.port)
@@ -132,7 +132,7 @@ async def test_errors_of_the_agents_are_told() -> None:
         await socket.close()
 
 
-async def test_a_close_is_answered_with_its_code() -> None:
+async def test_close_is_answered_with_its_code() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(b"\x03\xe8", 0x8))
@@ -142,7 +142,7 @@ async def test_a_close_is_answered_with_its_code() -> None:
 
 
 async def slow_reader(it: Stand) -> RawSocket:
-    """A connection whose receive buffer is tiny and that nobody reads."""
+    """An unread connection with a tiny receive buffer."""
     raw = sockets.socket()
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
     raw.setblocking(False)
@@ -157,7 +157,7 @@ async def slow_reader(it: Stand) -> RawSocket:
     return socket
 
 
-async def test_one_agent_that_stops_reading_is_closed_and_delays_nobody() -> None:
+async def test_agent_that_stops_reading_is_closed_and_delays_no_other() -> None:
     async with stand(max_send_buffer_bytes=1 << 20, max_message_bytes=8 << 20) as it:
         slow = await slow_reader(it)
         it.agents.extra = b"\x1a\xff\xff\x3f" + bytes((1 << 20) - 1)
@@ -172,7 +172,7 @@ async def test_one_agent_that_stops_reading_is_closed_and_delays_nobody() -> Non
         await slow.close()
 
 
-async def test_an_agent_that_leaves_its_socket_full_is_closed_in_time() -> None:
+async def test_agent_with_a_full_socket_is_closed_in_time() -> None:
     async with stand(max_send_buffer_bytes=64 << 20, max_message_bytes=8 << 20, send_stall_s=0.3) as it:
         slow = await slow_reader(it)
         it.agents.extra = b"\x1a\xff\xff\x3f" + bytes((1 << 20) - 1)
@@ -182,7 +182,7 @@ async def test_an_agent_that_leaves_its_socket_full_is_closed_in_time() -> None:
         await slow.close()
 
 
-async def test_pushes_wait_while_the_socket_is_full_and_resume() -> None:
+async def test_pushes_pause_while_the_socket_is_full() -> None:
     async with stand(max_send_buffer_bytes=64 << 20, max_message_bytes=8 << 20) as it:
         slow = await slow_reader(it)
         it.agents.extra = b"\x1a\xff\xff\x3f" + bytes((1 << 20) - 1)
@@ -197,7 +197,7 @@ async def test_pushes_wait_while_the_socket_is_full_and_resume() -> None:
         await slow.close()
 
 
-async def test_silent_connections_are_probed_and_closed() -> None:
+async def test_silent_connections_are_pinged_then_closed() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(MESSAGE))
@@ -217,7 +217,7 @@ async def test_silent_connections_are_probed_and_closed() -> None:
         await socket.close()
 
 
-async def test_closing_is_said_once_and_enforced() -> None:
+async def test_close_is_sent_once_and_enforced() -> None:
     async with stand() as it:
         socket = await RawSocket.open(it.port)
         socket.write(frame(MESSAGE))
@@ -234,7 +234,7 @@ async def test_closing_is_said_once_and_enforced() -> None:
         await socket.close()
 
 
-async def test_pings_of_a_peer_that_does_not_read_are_not_kept() -> None:
+async def test_pongs_to_an_unread_peer_are_not_queued() -> None:
     async with stand(send_stall_s=0.5) as it:
         socket = await RawSocket.open(it.port)
         (ours,) = it.websockets.open

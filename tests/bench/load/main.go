@@ -1,13 +1,13 @@
 // The load client: many OpAMP agents over WebSocket from one process, with its own framing so that it outruns the server.
 //
-//	load -mode heartbeat   each connection sends its next heartbeat when the last was answered: the most a server can do
+//	load -mode heartbeat   each connection sends its next heartbeat when the last is answered: the server's maximum
 //	load -mode fleet       all agents connect with full state, then send heartbeats at fixed times; latency counts from
-//	                       the time a heartbeat was due. Every new config is taken as real agents do: answered APPLYING,
-//	                       then APPLIED with the effective config, and reported as a line once all agents have been
-//	                       answered on that. Ends when standard input does.
+//	                       the time a heartbeat was due. Agents answer a new config as real ones do: APPLYING, then
+//	                       APPLIED with the effective config. A line is printed once all agents have had their answers
+//	                       acknowledged. Ends when standard input does.
 //
-//	load -mode download    as many downloads of -url at once as there are agents, each over a connection of its own; what
-//	                       comes is counted and thrown away
+//	load -mode download    one download of -url per agent, all at once, each over its own connection; the bytes are
+//	                       counted and discarded
 //
 // Every line it prints is JSON.
 package main
@@ -39,14 +39,14 @@ const capabilities = 0x3807
 
 var (
 	mode      = flag.String("mode", "heartbeat", "heartbeat, fleet or download")
-	url       = flag.String("url", "", "what to download")
+	url       = flag.String("url", "", "URL to download")
 	target    = flag.String("target", "127.0.0.1:4320", "host:port")
-	secure    = flag.Bool("tls", false, "speak TLS, trusting anybody")
-	count     = flag.Int("agents", 100, "how many agents")
-	seconds   = flag.Float64("seconds", 5, "how long (heartbeat)")
-	interval  = flag.Duration("interval", 30*time.Second, "between an agent's heartbeats (fleet)")
-	together  = flag.Int("together", 10000, "how many connect at once")
-	prefix    = flag.String("prefix", "load", "of the agents' names")
+	secure    = flag.Bool("tls", false, "use TLS without verification")
+	count     = flag.Int("agents", 100, "number of agents")
+	seconds   = flag.Float64("seconds", 5, "duration in seconds (heartbeat)")
+	interval  = flag.Duration("interval", 30*time.Second, "interval between an agent's heartbeats (fleet)")
+	together  = flag.Int("together", 10000, "the most connections opened at once")
+	prefix    = flag.String("prefix", "load", "prefix of the agents' names")
 	output    sync.Mutex
 	latencies samples
 )
@@ -77,7 +77,7 @@ func (s *samples) take() map[string]float64 {
 	return map[string]float64{"n": float64(len(values)), "p50_ms": at(0.5), "p99_ms": at(0.99), "max_ms": at(1)}
 }
 
-func say(line map[string]any) {
+func emit(line map[string]any) {
 	line["at"] = float64(time.Now().UnixMicro()) / 1e6
 	text, _ := json.Marshal(line)
 	output.Lock()
@@ -93,10 +93,10 @@ type agent struct {
 	mutex   sync.Mutex
 	seq     uint64
 	frame   []byte
-	due     atomic.Int64 // when the heartbeat that is not answered yet was due, in ns; 0 for none
+	due     atomic.Int64 // when the unanswered heartbeat was due, in ns; 0: none
 	hash    []byte
 	running []byte // the effective config, encoded
-	answers int    // to what it said of its last config, that have yet to come
+	answers int    // still expected to its reports about the last config
 	replied atomic.Bool
 }
 
@@ -134,7 +134,7 @@ func (a *agent) connect() error {
 	}
 }
 
-// send writes one binary message: header byte 0, then body, under a zero mask.
+// send writes one binary message, header byte 0 and the body, with a zero mask.
 func (a *agent) send(body []byte) error {
 	frame := append(a.frame[:0], 0x82)
 	size := len(body) + 1
@@ -208,7 +208,7 @@ func (a *agent) full() error {
 	})
 }
 
-// effective is what it runs; nothing before it was given anything.
+// effective returns the config that the agent runs; nil before its first.
 func (a *agent) effective() *protobufs.EffectiveConfig {
 	if a.running == nil {
 		return nil
@@ -217,7 +217,7 @@ func (a *agent) effective() *protobufs.EffectiveConfig {
 	return &protobufs.EffectiveConfig{ConfigMap: &protobufs.AgentConfigMap{ConfigMap: files}}
 }
 
-// read gives the body of the next message.
+// read returns the body of the next message.
 func (a *agent) read() ([]byte, error) {
 	for {
 		var head [2]byte
@@ -286,7 +286,7 @@ func connectAll(agents []*agent, after func(*agent)) {
 			}
 			if err != nil {
 				if failed.Add(1) == 1 {
-					say(map[string]any{"event": "error", "error": err.Error()})
+					emit(map[string]any{"event": "error", "error": err.Error()})
 				}
 				return
 			}
@@ -297,7 +297,7 @@ func connectAll(agents []*agent, after func(*agent)) {
 	}
 	group.Wait()
 	took := time.Since(began).Seconds()
-	say(map[string]any{
+	emit(map[string]any{
 		"event": "connected", "agents": len(agents) - int(failed.Load()), "failed": failed.Load(),
 		"seconds": took, "per_second": float64(len(agents)-int(failed.Load())) / took,
 	})
@@ -310,13 +310,13 @@ var tally struct {
 	first time.Time
 }
 
-// handle takes what a body carries; plain acknowledgements settle the heartbeat that waits.
+// handle processes a message; a plain acknowledgement answers the pending heartbeat.
 func handle(a *agent, body []byte) {
 	now := time.Now()
 	if len(body) == 18 {
 		if a.answers > 0 {
 			if a.answers--; a.answers == 0 {
-				taken(a, now)
+				countApplied(a, now)
 			}
 			return
 		}
@@ -351,8 +351,8 @@ func handle(a *agent, body []byte) {
 	})
 }
 
-// taken counts an agent that has been answered on what it said of its config.
-func taken(a *agent, now time.Time) {
+// countApplied counts an agent whose reports about its config are acknowledged.
+func countApplied(a *agent, now time.Time) {
 	tally.Lock()
 	defer tally.Unlock()
 	if !bytes.Equal(tally.hash, a.hash) {
@@ -360,7 +360,7 @@ func taken(a *agent, now time.Time) {
 	}
 	tally.count++
 	if tally.count == *count {
-		say(map[string]any{
+		emit(map[string]any{
 			"event": "config", "hash": fmt.Sprintf("%x", a.hash),
 			"first": float64(tally.first.UnixMicro()) / 1e6, "last": float64(now.UnixMicro()) / 1e6,
 			"heartbeats": latencies.take(),
@@ -402,7 +402,7 @@ func runFleet() {
 				_ = a.report(&protobufs.AgentToServer{Health: &protobufs.ComponentHealth{Healthy: false, LastError: "told to"}})
 			}
 		}
-		say(map[string]any{"event": input.Text(), "heartbeats": latencies.take()})
+		emit(map[string]any{"event": input.Text(), "heartbeats": latencies.take()})
 	}
 }
 
@@ -440,7 +440,7 @@ func runHeartbeat() {
 	stop.Store(true)
 	took := time.Since(began).Seconds()
 	exchanges := total.Load()
-	say(map[string]any{"event": "heartbeats", "exchanges": exchanges, "per_second": float64(exchanges) / took, "latency": latencies.take()})
+	emit(map[string]any{"event": "heartbeats", "exchanges": exchanges, "per_second": float64(exchanges) / took, "latency": latencies.take()})
 }
 
 func main() {
@@ -455,7 +455,7 @@ func main() {
 	}
 }
 
-// runDownload reads as many bytes as come, through a small buffer: what is measured is the server.
+// runDownload reads through a small buffer and keeps nothing, so that it measures the server.
 func runDownload() {
 	transport := &http.Transport{
 		DisableKeepAlives: true, DisableCompression: true, ReadBufferSize: 256 << 10,
@@ -491,5 +491,5 @@ func runDownload() {
 	}
 	done.Wait()
 	took := time.Since(began).Seconds()
-	say(map[string]any{"bytes": bytes.Load(), "failed": failed.Load(), "seconds": took})
+	emit(map[string]any{"bytes": bytes.Load(), "failed": failed.Load(), "seconds": took})
 }

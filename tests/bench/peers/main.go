@@ -1,5 +1,5 @@
-// A minimal server on opamp-go, the yardstick: it acknowledges every message and offers one config that it reads from a
-// file whenever it gets SIGHUP.
+// A minimal server on opamp-go, for comparison: it acknowledges every message. On SIGHUP it reads a config from a file and
+// offers it to all agents.
 package main
 
 import (

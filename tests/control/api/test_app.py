@@ -3,7 +3,7 @@ from tests.control.api.client import started
 from tests.wire import TestAgent
 
 
-async def test_the_fleet(programs: Programs) -> None:
+async def test_fleet_endpoints(programs: Programs) -> None:
     plane, client = await started(programs)
     node = await programs.node(plane.ports["link"])
     agents = [await TestAgent.over("websocket", node.ports, f"a{i}") for i in range(3)]
@@ -32,7 +32,7 @@ async def test_the_fleet(programs: Programs) -> None:
         await agent.close()
 
 
-async def test_the_api_describes_itself(programs: Programs) -> None:
+async def test_api_serves_its_description(programs: Programs) -> None:
     _, client = await started(programs)
     _, schema = await client.call("GET", "/api/v1/openapi.json")
     assert isinstance(schema, dict)

@@ -4,7 +4,7 @@ from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.api.client import body, started
 
 
-async def test_the_audit_by_subject_time_and_page(programs: Programs) -> None:
+async def test_audit_is_filtered_by_subject_and_time_and_paged(programs: Programs) -> None:
     _, client = await started(programs)
     for rate in (1, 2, 3):
         await client.call("POST", "/api/v1/apply", json=body(TEMPLATE, assignment("a", rate=rate)))
@@ -31,7 +31,7 @@ async def test_the_audit_by_subject_time_and_page(programs: Programs) -> None:
         assert (await client.call("GET", f"/api/v1/audit{beyond}"))[0] == 422
 
 
-async def test_lists_come_in_pages(programs: Programs) -> None:
+async def test_lists_are_paged(programs: Programs) -> None:
     _, client = await started(programs)
     for rate in (1, 2, 3):
         await client.call("POST", "/api/v1/apply", json=body(TEMPLATE, assignment("a", rate=rate)))

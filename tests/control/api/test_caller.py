@@ -4,7 +4,7 @@ from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.api.client import body, started
 
 
-async def test_who_says_nothing_is_anonymous(programs: Programs) -> None:
+async def test_actor_defaults_to_anonymous(programs: Programs) -> None:
     plane, client = await started(programs)
     await client.call("POST", "/api/v1/apply", json=body(TEMPLATE))
     await client.call("POST", "/api/v1/apply", json=body(assignment("a")), headers={"X-OpAMP-Actor": "ann"})

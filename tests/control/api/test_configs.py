@@ -4,7 +4,7 @@ from tests.conftest import TEMPLATE, Programs, apply, assignment
 from tests.control.api.client import started
 
 
-async def test_what_a_hash_stands_for_and_who_runs_something_else(programs: Programs) -> None:
+async def test_config_lookup_and_drift(programs: Programs) -> None:
     plane, client = await started(programs)
     await apply(plane, TEMPLATE, assignment("a"))
     status = await plane.status.of("a-1")

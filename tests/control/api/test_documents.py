@@ -4,7 +4,7 @@ from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.api.client import body, started
 
 
-async def test_documents_in_and_out(programs: Programs) -> None:
+async def test_document_endpoints(programs: Programs) -> None:
     _, client = await started(programs)
     status, answer = await client.call("POST", "/api/v1/apply", json=body(TEMPLATE, assignment("a")))
     assert status == 200

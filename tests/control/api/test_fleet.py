@@ -20,7 +20,7 @@ async def fleet(programs: Programs, count: int = 5) -> tuple[ControlPlane, Clien
     return plane, client
 
 
-async def test_a_filter_that_nobody_knows_is_refused_and_named(programs: Programs) -> None:
+async def test_unknown_filter_is_refused_by_name(programs: Programs) -> None:
     _, client = await started(programs)
     for path in ("agents?helthy=false", "nodes?region=eu", "rollouts?state=held", "audit?who=ann", "drift?x=1"):
         status, answer = await client.call("GET", f"/api/v1/{path}")
@@ -31,7 +31,7 @@ async def test_a_filter_that_nobody_knows_is_refused_and_named(programs: Program
         assert (await client.call("GET", f"/api/v1/{path}"))[0] == 422
 
 
-async def test_agents_by_what_is_asked(programs: Programs) -> None:
+async def test_agents_are_filtered(programs: Programs) -> None:
     _, client = await fleet(programs)
     for asked, expected in {
         "version=1.3": ["agent-3"],
@@ -47,7 +47,7 @@ async def test_agents_by_what_is_asked(programs: Programs) -> None:
         assert [agent["agent_id"] for agent in answer] == expected, asked
 
 
-async def test_a_method_that_is_not_allowed_names_those_that_are(programs: Programs) -> None:
+async def test_method_not_allowed_names_allowed_methods(programs: Programs) -> None:
     _, client = await started(programs)
     url = f"{client.url}/api/v1/documents/templates/a@v1"
     async with aiohttp.ClientSession() as session, session.put(url, json={}) as answer:
@@ -55,7 +55,7 @@ async def test_a_method_that_is_not_allowed_names_those_that_are(programs: Progr
         assert answer.content_type == "application/problem+json"
 
 
-async def test_the_metric_counts_by_region_status_and_health(programs: Programs) -> None:
+async def test_agents_metric_counts_by_region_status_and_health(programs: Programs) -> None:
     _, client = await fleet(programs, 2)
     text = (await client.call("GET", "/metrics"))[1]
     assert isinstance(text, str)
@@ -63,7 +63,7 @@ async def test_the_metric_counts_by_region_status_and_health(programs: Programs)
     assert found == ['opamp_control_plane_agents{healthy="true",region="local",status="UNSET"} 2.0']
 
 
-async def test_who_pages_is_told_where_to_go_on_whatever_agents_are_called(programs: Programs) -> None:
+async def test_paging_works_for_any_agent_name(programs: Programs) -> None:
     plane, client = await started(programs)
     await up(plane.fleet, ONE)
     names = ["a", "zz-日本", "zz-😀", "zz\n", " zz ", "a/b"]

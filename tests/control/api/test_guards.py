@@ -7,7 +7,7 @@ from tests.conftest import Programs
 from tests.control.api.client import started
 
 
-async def test_a_browser_s_page_of_another_site_cannot_write(programs: Programs) -> None:
+async def test_cross_site_requests_cannot_write(programs: Programs) -> None:
     _, client = await started(programs)
     form = {"Content-Type": "text/plain"}
     assert (await client.call("POST", "/api/v1/apply", data="{}", headers=form))[0] == 415
@@ -19,7 +19,7 @@ async def test_a_browser_s_page_of_another_site_cannot_write(programs: Programs)
     )[0] == 413
 
 
-async def test_a_body_without_a_length_is_refused(programs: Programs) -> None:
+async def test_body_without_content_length_is_refused(programs: Programs) -> None:
     _, client = await started(programs)
     port = int(client.url.rpartition(":")[2])
     for extra in ("Transfer-Encoding: chunked\r\n", "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n"):
@@ -31,7 +31,7 @@ async def test_a_body_without_a_length_is_refused(programs: Programs) -> None:
         await writer.wait_closed()
 
 
-async def test_a_parameter_that_nobody_knows_is_not_taken_for_one_that_matches_everything(programs: Programs) -> None:
+async def test_unknown_query_parameters_are_refused(programs: Programs) -> None:
     _, client = await started(programs)
     for query, said in (("nonsense=1", "unknown parameter"), ("region=a&region=b", "is given more than once")):
         status, answer = await client.call("GET", f"/api/v1/agents?{query}")

@@ -1,4 +1,4 @@
-"""What the API says of itself is what it answers: by its models, and by a client that is generated from them."""
+"""The API answers as its description says: checked against its models, and with a client generated from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def populated(programs: Programs) -> tuple[ControlPlane, Client]:
     return plane, Client(plane.ports["api"])
 
 
-async def test_every_answer_is_what_its_model_says(programs: Programs) -> None:
+async def test_every_answer_fits_its_model(programs: Programs) -> None:
     _, client = await populated(programs)
     _, document = await client.call("GET", "/api/v1/openapi.json")
     assert isinstance(document, dict)
@@ -75,13 +75,13 @@ async def test_every_route_has_a_name_a_tag_and_a_model(programs: Programs) -> N
         assert form["schema"], route["operationId"]
 
 
-async def test_a_generated_client_lists_agents_and_starts_a_rollout(programs: Programs, tmp_path: Path) -> None:
+async def test_generated_client_lists_agents_and_starts_a_rollout(programs: Programs, tmp_path: Path) -> None:
     plane, client = await populated(programs)
     _, document = await client.call("GET", "/api/v1/openapi.json")
     described, folder = tmp_path / "openapi.json", tmp_path / "generated_client"
     described.write_text(json.dumps(document))
     command = ["generate", "--path", str(described), "--meta", "none", "--output-path", str(folder)]
-    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it formats with the ruff that it finds there
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # the generator formats with the ruff on this path
     generator = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "openapi_python_client", *command, env={**os.environ, "PATH": search},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -99,7 +99,7 @@ async def test_a_generated_client_lists_agents_and_starts_a_rollout(programs: Pr
 
 
 def _use(url: str) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """What a stranger writes who has only the generated client."""
+    """A program written with the generated client only."""
     package = importlib.import_module("generated_client")
     models = importlib.import_module("generated_client.models")
     list_agents = importlib.import_module("generated_client.api.fleet.list_agents")

@@ -22,7 +22,7 @@ async def push(client: Client, content: bytes, **more: Any) -> tuple[int, Any]:
     return await client.call("POST", "/api/v1/packages", json=body, headers={"X-OpAMP-Actor": "ann"})
 
 
-async def test_an_upload_is_resumed_and_becomes_a_version(programs: Programs) -> None:
+async def test_upload_resumes_and_becomes_a_version(programs: Programs) -> None:
     _, client = await started(programs)
     sha256 = digest(CONTENT)
     assert (await patch(client, sha256, 0, CONTENT[:1000]))[1] == {"offset": 1000, "complete": False}
@@ -41,7 +41,7 @@ async def test_an_upload_is_resumed_and_becomes_a_version(programs: Programs) ->
     assert (await client.call("GET", "/api/v1/packages/otelcol/2"))[0] == 404
 
 
-async def test_what_cannot_be_a_package_is_refused(programs: Programs) -> None:
+async def test_invalid_packages_are_refused(programs: Programs) -> None:
     _, client = await started(programs)
     assert (await client.call("PATCH", f"/api/v1/uploads/{'0' * 64}?offset=0", json={}))[0] == 415
     assert (await client.call("GET", "/api/v1/uploads/..%2f..%2fetc"))[0] in (404, 422)
@@ -68,7 +68,7 @@ async def test_yank_prefetch_and_delete(programs: Programs) -> None:
     assert (await client.call("GET", "/api/v1/packages"))[1] == []
 
 
-async def test_what_agents_say_of_packages(programs: Programs) -> None:
+async def test_package_status(programs: Programs) -> None:
     plane, client = await started(programs)
     node = await programs.node(plane.ports["link"])
     await push(client, CONTENT)

@@ -4,7 +4,7 @@ from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.api.client import body, started
 
 
-async def test_refusals_are_problem_json_with_every_problem(programs: Programs) -> None:
+async def test_refusals_are_problem_json_with_all_problems(programs: Programs) -> None:
     _, client = await started(programs)
     status, answer = await client.call("POST", "/api/v1/apply", json=body(TEMPLATE, assignment("a", rate=1000)))
     assert status == 422
@@ -19,7 +19,7 @@ async def test_refusals_are_problem_json_with_every_problem(programs: Programs) 
     assert 'opamp_control_plane_applies_total{outcome="refused"} 1.0' in metrics
 
 
-async def test_what_may_be_done_with_a_path_is_said(programs: Programs) -> None:
+async def test_method_not_allowed_is_problem_json(programs: Programs) -> None:
     _, client = await started(programs)
     status, answer = await client.call("DELETE", "/api/v1/rollouts")
     assert (status, answer) == (405, {"type": "about:blank", "status": 405, "detail": "Method Not Allowed"})

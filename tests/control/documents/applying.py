@@ -1,4 +1,4 @@
-"""What becomes of documents that are applied, for tests."""
+"""Helpers for tests: apply documents and look at the outcome."""
 
 from __future__ import annotations
 

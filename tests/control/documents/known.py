@@ -1,4 +1,4 @@
-"""A fleet for checks, for tests."""
+"""Helpers for tests: a fleet for document checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from relay.policy.selector import Facts, Matcher
 
 
 class Known:
-    """A fleet as checks see it."""
+    """The part of a fleet that checks use."""
 
     def __init__(self, *agents: Facts) -> None:
         self._agents = agents

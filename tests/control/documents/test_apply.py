@@ -1,4 +1,4 @@
-"""What apply checks, and that it is all or nothing."""
+"""Apply: its checks, and that it is all or nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.control.documents.applying import actions, refused
 from tests.control.texts import IN_USE, variables
 
 
-async def test_created_unchanged_configured(plane: ControlPlane) -> None:
+async def test_apply_reports_created_unchanged_and_configured(plane: ControlPlane) -> None:
     assert await actions(plane, TEMPLATE, assignment("a"), dry_run=True) == ["created", "created"]
     assert await actions(plane, TEMPLATE, assignment("a")) == ["created", "created"]
     assert await actions(plane, TEMPLATE, assignment("a", rate=2)) == ["unchanged", "configured"]
@@ -33,13 +33,13 @@ async def test_two_applies_at_once_lose_nothing(plane: ControlPlane) -> None:
     assert {"ConfigAssignment/a", "ConfigAssignment/b"} <= resources.keys()
 
 
-async def test_a_version_of_a_template_never_changes(plane: ControlPlane) -> None:
+async def test_template_version_is_immutable(plane: ControlPlane) -> None:
     await actions(plane, TEMPLATE)
     (problem,) = await refused(plane, TEMPLATE.replace('rate: "', 'rate2: "'))
     assert "basic@v1 already exists with different content" in problem
 
 
-async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane) -> None:
+async def test_refusal_names_all_problems_and_changes_nothing(plane: ControlPlane) -> None:
     problems = await refused(
         plane, TEMPLATE, assignment("a", rate=1000), assignment("b", version="v9"), "---\nkind: Nonsense\n"
     )
@@ -53,22 +53,22 @@ async def test_every_problem_is_named_and_nothing_is_changed(plane: ControlPlane
     assert problems[0].startswith("f.yaml:18: ")
 
 
-async def test_the_same_document_twice(plane: ControlPlane) -> None:
+async def test_duplicate_document_is_refused(plane: ControlPlane) -> None:
     (problem,) = await refused(plane, TEMPLATE, assignment("a"), assignment("a"))
     assert "ConfigAssignment a is also defined in f.yaml:" in problem
 
 
-async def test_a_file_without_a_document_and_one_that_is_too_large(plane: ControlPlane) -> None:
+async def test_empty_and_oversized_files_are_refused(plane: ControlPlane) -> None:
     assert await refused(plane, "# nothing\n") == ["f.yaml: contains no documents"]
     assert "a document may have" in (await refused(plane, "x" * (1 << 21)))[0]
 
 
-async def test_placeholders_are_checked_with_their_line(plane: ControlPlane) -> None:
+async def test_placeholder_problems_name_their_line(plane: ControlPlane) -> None:
     (problem,) = await refused(plane, TEMPLATE.replace("{{.level}}", "{{.levle}}"))
     assert problem == "f.yaml:10: spec.config.service.telemetry.logs.level: variable levle is not declared"
 
 
-async def test_a_document_that_cannot_be_read_stops_the_start_with_its_name(programs: Programs) -> None:
+async def test_unreadable_stored_document_is_named_at_startup(programs: Programs) -> None:
     plane = await programs.opened()
     await actions(plane, TEMPLATE)
     async with plane.database.write() as connection:

@@ -1,4 +1,4 @@
-"""What is wrong with documents that are each well formed."""
+"""Problems between documents that are each well formed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_values_may_come_from_the_region(plane: ControlPlane) -> None:
 @pytest.mark.parametrize(
     ("one", "two"), [("{}", "{}"), ("{labels: {a: x}}", "{labels: {a: x, b: y}}"), ("{}", "{agent_ids: [p]}")]
 )
-async def test_contending_assignments_are_refused(plane: ControlPlane, one: str, two: str) -> None:
+async def test_conflicting_assignments_are_refused(plane: ControlPlane, one: str, two: str) -> None:
     (problem,) = await refused(plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two))
     assert "has the same priority 0, and agents of the one are agents of the other" in problem
     await actions(
@@ -44,7 +44,7 @@ async def test_selectors_that_may_overlap_are_refused_if_a_known_agent_matches_b
     await actions(plane, TEMPLATE, one, assignment("b", selector="{labels: {b: z}}"))
 
 
-async def test_variables_that_a_region_with_nodes_needs_stay(plane: ControlPlane) -> None:
+async def test_required_region_variables_cannot_be_deleted(plane: ControlPlane) -> None:
     texts = [TYPED, variables("eu", "{where: here}"), variables("us", "{where: there}"), typed("a")]
     await actions(plane, *texts)
     await plane.fleet.node_reporting(Peer("eu", "one"))
@@ -53,7 +53,7 @@ async def test_variables_that_a_region_with_nodes_needs_stay(plane: ControlPlane
     await plane.documents.delete("RegionVariables", "us")
 
 
-async def test_strategies_are_known_and_stay_while_in_use(plane: ControlPlane) -> None:
+async def test_strategy_must_exist_and_cannot_be_deleted_in_use(plane: ControlPlane) -> None:
     strategy = (
         "---\napiVersion: opamp.io/v1\nkind: RolloutStrategy\nmetadata: {name: canary}\n"
         "spec: {stages: [{name: a, percentage: 5}], windows: [{time_zone: Europe/Berlin}]}\n"
@@ -79,7 +79,7 @@ spec:
 """
 
 
-async def test_malformed_collector_configs_are_warned_of_or_refused(programs: Programs) -> None:
+async def test_malformed_collector_config_is_warned_about_or_refused(programs: Programs) -> None:
     plane = await programs.opened()
     (applied,) = (await plane.documents.apply([("f", BROKEN)], dry_run=True)).applied
     assert "f:9: spec.config.service.pipelines.logs.receivers.0: kafka is not defined" in applied.warnings[0]

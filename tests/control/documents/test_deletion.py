@@ -1,4 +1,4 @@
-"""What stands in the way of a deletion."""
+"""Obstacles to a deletion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reasons(state: State, kind: str, key: str) -> list[str]:
     return [problem.reason for problem in obstacles(state, state.catalog.of(kind)[key], CHECKS)]
 
 
-def test_what_is_in_use_stays() -> None:
+def test_documents_in_use_cannot_be_deleted() -> None:
     state = applied(State(), TEMPLATE, TWO_STAGES, staged(1))
     assert reasons(state, "ConfigTemplate", "basic@v1") == ["in use by ConfigAssignment a"]
     assert reasons(state, "RolloutStrategy", "canary") == ["in use by ConfigAssignment a"]
@@ -35,7 +35,7 @@ def test_what_is_in_use_stays() -> None:
     assert reasons(free, "ConfigTemplate", "basic@v1") == reasons(free, "RolloutStrategy", "canary") == []
 
 
-def test_variables_that_an_assignment_needs_stay() -> None:
+def test_variables_in_use_cannot_be_deleted() -> None:
     state = applied(State(), TYPED, variables("eu", "{where: here}"), variables("us", "{where: there}"), typed("a"))
     assert reasons(state, "RegionVariables", "eu") == [
         "ConfigAssignment a: typed@v1 requires a value for where in region eu"
@@ -43,21 +43,21 @@ def test_variables_that_an_assignment_needs_stay() -> None:
     assert reasons(state, "RegionVariables", "us") == [], "nobody is there"
 
 
-def test_a_deletion_changes_what_agents_run_and_nobody_could_approve_it() -> None:
+def test_assignment_that_needs_approval_cannot_be_deleted() -> None:
     state = applied(applied(State(), TEMPLATE, assignment("a")), assignment("a") + NEEDS)
     state = applied(state, assignment("a", rate=2) + NEEDS)
     (reason,) = reasons(state, "ConfigAssignment", "a")
     assert "first get approval for one that ends it for all agents" in reason
 
 
-def test_whatever_nothing_asks_for_may_go() -> None:
+def test_unused_documents_can_be_deleted() -> None:
     pem = Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     document = {"apiVersion": "opamp.io/v1", "kind": "PackageSigningKey", "metadata": {"name": "release"}}
     (key,) = documents(json.dumps({**document, "spec": {"public_key": pem.decode()}}))
     assert obstacles(State(), key, CHECKS) == []
 
 
-async def test_deletion_is_refused_while_in_use(plane: ControlPlane) -> None:
+async def test_deletion_of_documents_in_use_is_refused(plane: ControlPlane) -> None:
     await actions(plane, *IN_USE)
     for kind, key in (("ConfigTemplate", "basic@v1"), ("RegionVariables", "eu")):
         with pytest.raises(Refused):

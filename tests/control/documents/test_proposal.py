@@ -1,4 +1,4 @@
-"""What documents would make of the catalog, and what people are told of it."""
+"""The catalog that documents would lead to, and the warnings about it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def warnings(state: State, *texts: str) -> tuple[str, ...]:
     return proposed(state, *texts).applied[-1].warnings
 
 
-def test_what_becomes_of_documents() -> None:
+def test_proposal_actions_and_catalog() -> None:
     state = applied(BASE, assignment("a"))
     found = proposed(state, TEMPLATE, assignment("a", rate=2), assignment("b", priority=1))
     assert [(a.name, a.action) for a in found.applied] == [
@@ -40,26 +40,26 @@ def test_what_becomes_of_documents() -> None:
     assert found.applied[1].before != found.applied[1].after
 
 
-def test_a_version_of_a_template_never_changes_but_for_its_labels() -> None:
+def test_only_labels_of_a_template_version_may_change() -> None:
     (problem,) = proposed(BASE, TEMPLATE.replace('rate: "', 'rate2: "')).problems
     assert problem.reason == "basic@v1 already exists with different content; a version never changes: use a new one"
     labelled = TEMPLATE.replace("version: v1", "version: v1, labels: {team: x}")
     assert proposed(BASE, labelled).applied[0].action == "configured"
 
 
-def test_who_contends_with_whom() -> None:
+def test_conflicting_assignments_are_named() -> None:
     state = applied(BASE, assignment("a"))
     (conflict,) = proposed(state, assignment("b")).conflicts
     assert "ConfigAssignment a has the same priority 0" in conflict.reason
 
 
-def test_an_assignment_that_matches_nobody_is_told_so() -> None:
+def test_assignment_that_matches_no_agent_is_warned_about() -> None:
     (warning,) = warnings(BASE, assignment("a", selector="{labels: {tier: dev}}"))
     assert "matches none of the 1 known agents" in warning
     assert warnings(BASE, assignment("a", selector="{labels: {tier: prod}}")) == ()
 
 
-def test_what_makes_changes_safe_is_not_given_up_in_silence() -> None:
+def test_removing_strategy_or_approval_is_warned_about() -> None:
     state = applied(BASE, staged(1) + NEEDS)
     one, two = warnings(state, assignment("a"))
     assert "changes go out by canary until one has" in one
@@ -67,7 +67,7 @@ def test_what_makes_changes_safe_is_not_given_up_in_silence() -> None:
     assert warnings(state, staged(2) + NEEDS) == ()
 
 
-def test_what_was_taken_back_can_be_tried_again() -> None:
+def test_withdrawn_change_is_warned_about() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
     assert warnings(state, staged(2)) == (), "it is under way"
     ended = plan.abort(latest(state), "no", 1)
@@ -77,7 +77,7 @@ def test_what_was_taken_back_can_be_tried_again() -> None:
     )
 
 
-def test_what_was_yanked_cannot() -> None:
+def test_yanked_package_is_warned_about() -> None:
     state = applied(with_package(BASE), package_assignment())
     state = applied(with_package(state, "2"), package_assignment("2", strategy="canary"), on=terms(ONE_AGENT))
     gone = with_package(state, "2", yanked="crashes")

@@ -12,7 +12,7 @@ def refused(*texts: str) -> list[str]:
     return [str(problem) for problem in caught.value.problems]
 
 
-def test_documents_are_given_with_where_they_stand() -> None:
+def test_documents_are_read_with_their_source() -> None:
     found = read([("a.yaml", TEMPLATE + assignment("a")), ("b.yaml", TWO_STAGES)])
     assert [(source.source, document.kind) for source, document in found] == [
         ("a.yaml", "ConfigTemplate"),
@@ -21,7 +21,7 @@ def test_documents_are_given_with_where_they_stand() -> None:
     ]
 
 
-def test_every_problem_of_every_text_is_named() -> None:
+def test_all_problems_of_all_texts_are_named() -> None:
     assert len(refused("a: [", "", "kind: Nonsense", assignment("a") + assignment("a"))) == 4
     (twice,) = refused(assignment("a"), assignment("a"))
     assert twice.endswith("ConfigAssignment a is also defined in 0.yaml:2")

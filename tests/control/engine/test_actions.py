@@ -1,4 +1,4 @@
-"""What people do to rollouts, of the rooms alone."""
+"""People's actions on rollouts, without background tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.control.texts import TWO_STAGES, staged
 
 @pytest.fixture
 async def going(plane: ControlPlane) -> ControlPlane:
-    """A rollout by stages is under way."""
+    """A control plane with a staged rollout in progress."""
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("x"), entry("y")]))
     await apply(plane, TEMPLATE, TWO_STAGES, assignment("a"))
@@ -28,7 +28,7 @@ async def state_of(plane: ControlPlane, name: str) -> str:
     return str((await plane.status.of(name))["state"])
 
 
-async def test_it_is_stopped_and_goes_on(going: ControlPlane) -> None:
+async def test_pause_and_resume(going: ControlPlane) -> None:
     assert await going.actions.act("a", "pause", "bob", reason="lunch") == "a-2"
     assert (await going.status.of("a-2"))["reason"] == "lunch"
     with pytest.raises(Conflict, match="a-2 is paused; it cannot be paused"):
@@ -38,7 +38,7 @@ async def test_it_is_stopped_and_goes_on(going: ControlPlane) -> None:
     assert going.metrics.rollout_steps["paused"] == 1
 
 
-async def test_of_two_who_promote_at_once_one_is_told(going: ControlPlane) -> None:
+async def test_second_promotion_of_a_stage_is_refused(going: ControlPlane) -> None:
     with pytest.raises(Conflict, match="to promote, name the stage"):
         await going.actions.act("a-2", "promote", "bob")
     await going.actions.act("a-2", "promote", "bob", stage=0)
@@ -48,13 +48,13 @@ async def test_of_two_who_promote_at_once_one_is_told(going: ControlPlane) -> No
 
 
 @pytest.mark.parametrize(("action", "state"), [("rollback", "rolling_back"), ("abort", "aborted")])
-async def test_what_it_came_to_is_kept_when_it_is_taken_back(going: ControlPlane, action: str, state: str) -> None:
+async def test_counts_are_kept_after_rollback_and_abort(going: ControlPlane, action: str, state: str) -> None:
     await going.actions.act("a-2", action, "bob")
     status = await going.status.of("a-2")
     assert (status["state"], status["stages"][0]["counts"]["targets"]) == (state, 1)
 
 
-async def test_what_never_went_out_came_to_nothing(going: ControlPlane) -> None:
+async def test_ended_or_unknown_rollouts_cannot_be_rejected(going: ControlPlane) -> None:
     await change(going, staged(3) + NEEDS)
     await going.actions.act("a-3", "abort", "bob")
     assert await state_of(going, "a-3") == "aborted"
@@ -64,7 +64,7 @@ async def test_what_never_went_out_came_to_nothing(going: ControlPlane) -> None:
         await going.actions.act("b-1", "reject", "bob")
 
 
-async def test_its_stage_begins_anew_with_its_failures_forgiven(going: ControlPlane) -> None:
+async def test_retry_restarts_the_stage_and_forgives_failures(going: ControlPlane) -> None:
     assert await going.actions.retry("a-2", "bob") == "a-2"
     assert going.ledger.state.assignments["a"].retry == 1
     await going.actions.act("a-2", "rollback", "bob")
@@ -72,7 +72,7 @@ async def test_its_stage_begins_anew_with_its_failures_forgiven(going: ControlPl
         await going.actions.retry("a-2", "bob")
 
 
-async def test_what_is_over_begins_anew_if_it_is_still_asked_for(going: ControlPlane) -> None:
+async def test_retry_of_an_ended_rollout_needs_the_same_declaration(going: ControlPlane) -> None:
     await going.actions.act("a-2", "abort", "bob")
     await change(going, staged(3) + NEEDS, actor="boss")
     with pytest.raises(Conflict, match="a-2 is no longer what ConfigAssignment a asks for"):
@@ -85,21 +85,21 @@ async def test_what_is_over_begins_anew_if_it_is_still_asked_for(going: ControlP
         await going.actions.retry("a-2", "eve")
 
 
-async def test_a_completed_change_is_offered_again_to_those_who_failed(plane: ControlPlane) -> None:
+async def test_retry_of_a_completed_rollout_forgives_failures(plane: ControlPlane) -> None:
     await change(plane, TEMPLATE + assignment("a") + assignment("b", priority=1))
     assert await plane.actions.retry("a-1", "ann") == "a-1"
     await plane.actions.retry("b-1", "ann")
     assert {name: state.retry for name, state in plane.ledger.state.assignments.items()} == {"a": 1, "b": 2}
 
 
-async def test_who_did_what_is_in_the_audit(going: ControlPlane) -> None:
+async def test_actions_are_audited(going: ControlPlane) -> None:
     await going.actions.act("a-2", "pause", "bob", reason="lunch")
     entry_ = (await going.audit.listing(actor="bob"))[-1]
     assert (entry_["action"], entry_["subject"], entry_["reason"]) == ("pause", "Rollout/a-2", "lunch")
     assert (entry_["before"].partition(":")[0], entry_["after"].partition(":")[0]) == ("running", "paused")
 
 
-async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again(programs: Programs) -> None:
+async def test_edit_voids_approvals_and_rejected_change_can_be_retried(programs: Programs) -> None:
     plane = await programs.opened(policies={"config_update": {"approval_required": True, "four_eyes": True}})
     await change(plane, TEMPLATE + TWO_STAGES + assignment("a", rate=1), actor="ann")
     before = await plane.status.of("a-1")
@@ -119,7 +119,7 @@ async def test_an_edit_voids_what_waits_and_a_rejected_change_can_be_tried_again
         await plane.actions.approve("a-4", "bob", (await plane.status.of("a-4"))["digest"])
 
 
-async def test_priority_and_slot_wait_for_approval_too(programs: Programs) -> None:
+async def test_priority_and_slot_changes_need_approval(programs: Programs) -> None:
     plane = await programs.opened(policies={"config_update": {"approval_required": True}})
     await change(plane, TEMPLATE + assignment("a"))
     await plane.actions.approve("a-1", "bob", (await plane.status.of("a-1"))["digest"])

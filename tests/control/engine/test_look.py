@@ -1,4 +1,4 @@
-"""What is counted of a rollout, in a fleet that reported."""
+"""Counting the agents of a rollout from their reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def survey(fleet: Fleet, database: Database, ledger: Ledger, clock: Manual
     return Survey(fleet.census, Targets(fleet.census, clock=clock), publisher, clock=clock)
 
 
-async def test_what_agents_say_is_counted_by_region(survey: Survey) -> None:
+async def test_reports_are_counted_by_region(survey: Survey) -> None:
     seen = survey.look(TO_PROD, state(TO_PROD))
     assert list(seen.regions) == []
     assert sorted(seen.goals) == [("eu", "a"), ("eu", "b")]
@@ -37,7 +37,7 @@ async def test_what_agents_say_is_counted_by_region(survey: Survey) -> None:
     assert [node.name for node in survey.nodes_of("eu")] == ["one"]
 
 
-async def test_a_node_that_holds_a_newer_manifest_has_not_taken_this_one(survey: Survey, fleet: Fleet) -> None:
+async def test_node_with_a_newer_manifest_has_not_taken_this_policy(survey: Survey, fleet: Fleet) -> None:
     going = dataclasses.replace(TO_PROD, thresholds=ALL)
     assert survey.look(going, state(going)).regions["eu"].current
     fleet.node_ahead(ONE, (1, 9))

@@ -1,4 +1,4 @@
-"""Rollouts through the real programs: a control plane, nodes, and agents that obey or do not."""
+"""Rollouts through the real programs: a control plane, nodes, and agents that comply or do not."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from tests.wire import TestAgent, WebSocketPipe, frame
 
 
 class Fleet:
-    """Agents that apply what they are offered, unless the test says otherwise."""
+    """Agents that apply offered configs, unless the test says otherwise."""
 
     def __init__(self) -> None:
         self.agents: list[TestAgent] = []
         self.rates: dict[int, int] = {}
-        """Agent number → what it runs."""
+        """Agent number → the rate that it runs."""
         self.refuses: set[int] = set()
         """Rates that agents cannot apply."""
         self.sickens: set[int] = set()
-        """Rates that agents apply, and are unhealthy with."""
+        """Rates that make agents unhealthy."""
         self.silent: set[int] = set()
-        """Rates of which agents say nothing."""
+        """Rates that agents do not answer."""
         self.offers = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -68,7 +68,7 @@ class Fleet:
         return await agent.applied(answer.remote_config.config_hash, healthy=healthy)
 
     async def say(self, number: int, **parts: Any) -> None:
-        """A report beside the agent's conversation; its answer is heard there."""
+        """Send an additional report; the agent's own task receives the answer."""
         agent = self.agents[number]
         assert isinstance(agent.pipe, WebSocketPipe)
         agent.pipe.socket.write(frame(b"\0" + agent.message(**parts).SerializeToString()))
@@ -95,7 +95,7 @@ async def fleet() -> AsyncIterator[Fleet]:
 async def ready(
     programs: Programs, fleet: Fleet, *texts: str, count: int = 20, **settings: Any
 ) -> tuple[ControlPlane, Node]:
-    """Everybody runs rate 1, and the documents of `texts` are in force."""
+    """Start programs whose agents all run rate 1, with the documents of `texts` in force."""
     plane = await programs.control_plane(**settings)
     await apply(plane, TEMPLATE, *texts)
     await plane.documents.apply([("f", assignment("a", rate=1))])
@@ -116,7 +116,7 @@ async def state_is(plane: ControlPlane, name: str, state: str) -> dict[str, Any]
     return dict(await eventually(check))
 
 
-async def test_a_change_goes_out_by_stages_and_completes(programs: Programs, fleet: Fleet) -> None:
+async def test_change_goes_out_in_stages_and_completes(programs: Programs, fleet: Fleet) -> None:
     held = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
     plane, _ = await ready(programs, fleet, held)
     await change(plane, staged(2))
@@ -142,7 +142,7 @@ async def test_a_change_goes_out_by_stages_and_completes(programs: Programs, fle
         await plane.status.of("a-9")
 
 
-async def test_failures_roll_back_and_are_remembered_until_somebody_retries(programs: Programs, fleet: Fleet) -> None:
+async def test_failures_roll_back_and_are_remembered_until_retry(programs: Programs, fleet: Fleet) -> None:
     plane, node = await ready(programs, fleet, TWO_STAGES)
     fleet.refuses = {2}
     await change(plane, staged(2))
@@ -179,7 +179,7 @@ async def test_unhealthy_agents_roll_back(programs: Programs, fleet: Fleet) -> N
     assert (await plane.audit.verify())["ok"]
 
 
-async def test_agents_that_say_nothing_hold_it(programs: Programs, fleet: Fleet) -> None:
+async def test_silent_agents_hold_the_rollout(programs: Programs, fleet: Fleet) -> None:
     quiet = strategy("name: canary, percentage: 10", "name: all, percentage: 100", max_silent="1s")
     plane, _ = await ready(programs, fleet, quiet)
     fleet.silent = {2}
@@ -191,7 +191,7 @@ async def test_agents_that_say_nothing_hold_it(programs: Programs, fleet: Fleet)
     assert (await state_is(plane, "a-2", "rolling_back"))["reason"] == "enough"
 
 
-async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, fleet: Fleet) -> None:
+async def test_change_waits_for_approval_by_another_person(programs: Programs, fleet: Fleet) -> None:
     rules = {"config_update": {"approval_required": True, "approvals_needed": 1, "four_eyes": True}}
     plane = await programs.control_plane(policies=rules)
     await change(plane, TEMPLATE + TWO_STAGES + staged(1), actor="ann")
@@ -220,7 +220,7 @@ async def test_a_change_waits_for_approval_by_somebody_else(programs: Programs, 
     assert fleet.running(3) == 3
 
 
-async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Programs, fleet: Fleet) -> None:
+async def test_killed_control_plane_resumes_the_rollout(programs: Programs, fleet: Fleet) -> None:
     manual = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
     plane, _ = await ready(programs, fleet, manual)
     await change(plane, staged(2))
@@ -238,7 +238,7 @@ async def test_a_control_plane_that_is_killed_goes_on_where_it_was(programs: Pro
     assert fleet.running(2) == 20
 
 
-async def test_a_newer_change_supersedes_and_nobody_goes_back_meanwhile(programs: Programs, fleet: Fleet) -> None:
+async def test_newer_change_supersedes_and_no_agent_goes_back(programs: Programs, fleet: Fleet) -> None:
     manual = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
     plane, _ = await ready(programs, fleet, manual)
     await change(plane, staged(2))
@@ -254,7 +254,7 @@ async def test_a_newer_change_supersedes_and_nobody_goes_back_meanwhile(programs
     assert fleet.running(3) == 20
 
 
-async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs: Programs, fleet: Fleet) -> None:
+async def test_selector_change_goes_out_in_stages(programs: Programs, fleet: Fleet) -> None:
     manual = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
     plane, node = await ready(programs, fleet, manual, count=10)
     await fleet.join(node, 10, tier="new")
@@ -272,7 +272,7 @@ async def test_a_selector_that_grows_or_shrinks_goes_out_by_stages_too(programs:
 MANUAL = strategy("name: canary, percentage: 50, manual: true", "name: all, percentage: 100")
 
 
-async def test_a_rollback_ends_also_for_agents_that_had_nothing_of_it_before(programs: Programs, fleet: Fleet) -> None:
+async def test_rollback_completes_for_agents_without_a_previous_revision(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
     await change(plane, assignment("b", rate=5, priority=9, selector="{labels: {tier: none}}"))
     await change(plane, staged(6, "b", priority=9))
@@ -282,7 +282,7 @@ async def test_a_rollback_ends_also_for_agents_that_had_nothing_of_it_before(pro
     await eventually(lambda: fleet.running(1) == 4)
 
 
-async def test_a_change_that_is_taken_back_half_way_is_over_at_once(programs: Programs, fleet: Fleet) -> None:
+async def test_reverting_a_running_change_completes_at_once(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL)
     await change(plane, staged(2))
     await eventually(lambda: fleet.running(2) == 10)
@@ -292,7 +292,7 @@ async def test_a_change_that_is_taken_back_half_way_is_over_at_once(programs: Pr
     await eventually(lambda: fleet.running(1) == 20)
 
 
-async def test_canaries_that_die_of_it_hold_it(programs: Programs, fleet: Fleet) -> None:
+async def test_disconnected_canaries_hold_the_rollout(programs: Programs, fleet: Fleet) -> None:
     slow = strategy("name: canary, percentage: 50, duration: 2s", "name: all, percentage: 100")
     plane, _ = await ready(programs, fleet, slow)
     await change(plane, staged(2))
@@ -305,7 +305,7 @@ async def test_canaries_that_die_of_it_hold_it(programs: Programs, fleet: Fleet)
     assert fleet.running(1) == 10
 
 
-async def test_what_a_rollback_uses_is_kept(programs: Programs, fleet: Fleet) -> None:
+async def test_documents_needed_by_a_rollback_cannot_be_deleted(programs: Programs, fleet: Fleet) -> None:
     second = "---" + TEMPLATE.replace("version: v1", "version: v2")
     plane, _ = await ready(programs, fleet, MANUAL, second, count=4)
     fleet.silent = {1}
@@ -317,7 +317,7 @@ async def test_what_a_rollback_uses_is_kept(programs: Programs, fleet: Fleet) ->
         await plane.documents.delete("ConfigTemplate", "basic@v2")
 
 
-async def test_a_fix_does_not_bring_a_failed_candidate_back(programs: Programs, fleet: Fleet) -> None:
+async def test_fix_does_not_restore_a_failed_candidate(programs: Programs, fleet: Fleet) -> None:
     pausing = strategy("name: canary, percentage: 50", "name: all, percentage: 100", failure_policy="{action: pause}")
     plane, _ = await ready(programs, fleet, pausing)
     fleet.sickens = {2}
@@ -329,7 +329,7 @@ async def test_a_fix_does_not_bring_a_failed_candidate_back(programs: Programs, 
     assert fleet.running(3) == 20
 
 
-async def test_a_new_template_and_its_assignment_may_come_together(programs: Programs, fleet: Fleet) -> None:
+async def test_new_template_and_its_assignment_apply_together(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, TWO_STAGES, count=4)
     second = "---" + TEMPLATE.replace("version: v1", "version: v2")
     await change(plane, second + staged(2, version="v2"))
@@ -337,7 +337,7 @@ async def test_a_new_template_and_its_assignment_may_come_together(programs: Pro
     assert fleet.running(2) == 4
 
 
-async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fleet: Fleet) -> None:
+async def test_diff_does_not_affect_a_later_change(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
     assert (await plane.diffs.diff([("f", staged(9))]))["agents_changed"] == 4
     await change(plane, staged(2))
@@ -349,7 +349,7 @@ async def test_looking_at_a_change_leaves_no_trace_in_it(programs: Programs, fle
     await eventually(offered)
 
 
-async def test_an_old_rollout_cannot_push_out_the_one_that_is_going_on(programs: Programs, fleet: Fleet) -> None:
+async def test_old_rollout_cannot_be_retried_over_the_current_one(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
     await change(plane, staged(2))
     with pytest.raises(Conflict, match="a-1 is no longer what ConfigAssignment a asks for"):
@@ -358,7 +358,7 @@ async def test_an_old_rollout_cannot_push_out_the_one_that_is_going_on(programs:
     await plane.actions.act("a-2", "promote", "ann", stage=0)
 
 
-async def test_one_rollout_that_breaks_stops_no_other(
+async def test_broken_rollout_does_not_stop_others(
     programs: Programs, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plane, _ = await ready(programs, fleet, TWO_STAGES, count=2)
@@ -375,9 +375,7 @@ async def test_one_rollout_that_breaks_stops_no_other(
     await state_is(plane, "a-2", "completed")
 
 
-async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_it_is_back(
-    programs: Programs, fleet: Fleet
-) -> None:
+async def test_offline_region_holds_and_shows_divergent_until_it_returns(programs: Programs, fleet: Fleet) -> None:
     clock = MovableClock()
     half = strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
     plane, node = await ready(programs, fleet, half, clock=clock)
@@ -403,7 +401,7 @@ async def test_a_region_that_cannot_be_heard_holds_and_is_shown_divergent_until_
     await eventually(lambda: fleet.running(1) == 20)
 
 
-async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs, fleet: Fleet) -> None:
+async def test_region_behind_a_stalled_link_holds(programs: Programs, fleet: Fleet) -> None:
     held = strategy("name: canary, percentage: 50, manual: true", "name: b, percentage: 99")
     clock = MovableClock()
     plane = await programs.control_plane(clock=clock)
@@ -419,7 +417,7 @@ async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs,
         await change(plane, staged(2))
         await eventually(lambda: fleet.running(2) == 2)
         proxy.stall()
-        # Both ends find out by gRPC's keep-alive: 10 s until a ping, 5 s for its answer.
+        # Both ends notice by gRPC's keepalive: 10 s until a ping, 5 s for its answer.
         await eventually(lambda: not plane.fleet.census.nodes["local/one"].connected, within_s=40)
         status = await state_is(plane, "a-2", "held")
         assert status["regions"]["local"]["state"] == "dark"
@@ -431,9 +429,7 @@ async def test_a_region_behind_a_cable_that_was_pulled_holds(programs: Programs,
         await proxy.stop()
 
 
-async def test_a_cut_off_region_takes_a_bad_candidate_back_by_itself_and_says_so(
-    programs: Programs, fleet: Fleet
-) -> None:
+async def test_cut_off_region_rolls_back_a_bad_candidate_by_itself(programs: Programs, fleet: Fleet) -> None:
     guarded = strategy(
         "name: canary, percentage: 50, manual: true", "name: all, percentage: 100", local_guard="{max_failures: 3}"
     )
@@ -473,9 +469,7 @@ async def all_say(plane: ControlPlane, fleet: Fleet, status: str) -> None:
     await eventually(check)
 
 
-async def test_a_refused_change_of_one_assignment_puts_its_agents_on_no_other_one(
-    programs: Programs, fleet: Fleet
-) -> None:
+async def test_refused_change_moves_no_agent_to_another_assignment(programs: Programs, fleet: Fleet) -> None:
     lower = assignment("default", rate=50, priority=-1)
     keep = {"policies": {"config_update": {"rollback_on_error": False}}}
     plane, _ = await ready(programs, fleet, lower, count=10, **keep)
@@ -496,9 +490,7 @@ async def test_a_refused_change_of_one_assignment_puts_its_agents_on_no_other_on
     assert fleet.running(9) == 10
 
 
-async def test_a_change_without_a_strategy_is_taken_back_where_too_many_failed(
-    programs: Programs, fleet: Fleet
-) -> None:
+async def test_change_without_a_strategy_rolls_back_after_too_many_failures(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, assignment("default", rate=50, priority=-1), count=10)
     fleet.refuses = {9}
     await change(plane, assignment("a", rate=9))
@@ -512,9 +504,7 @@ async def test_a_change_without_a_strategy_is_taken_back_where_too_many_failed(
     await all_say(plane, fleet, "APPLIED")
 
 
-async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_decide(
-    programs: Programs, fleet: Fleet
-) -> None:
+async def test_change_without_a_strategy_waits_for_undecided_agents(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, count=6)
     fleet.silent = {9}
     await change(plane, assignment("a", rate=9))
@@ -529,7 +519,7 @@ async def test_a_change_without_a_strategy_is_not_over_while_agents_have_yet_to_
     assert (await state_is(plane, "a-2", "superseded"))["name"] == "a-2"
 
 
-async def test_after_several_bad_changes_the_last_good_one_is_still_there(programs: Programs, fleet: Fleet) -> None:
+async def test_last_good_change_survives_several_bad_ones(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, count=2)
     for number in range(2, 9):
         fleet.refuses.add(number)
@@ -539,7 +529,7 @@ async def test_after_several_bad_changes_the_last_good_one_is_still_there(progra
     assert fleet.running(1) == 2
 
 
-# ---- a region that is added
+# ---- adding a region
 
 WHERE = """
 apiVersion: opamp.io/v1
@@ -565,7 +555,7 @@ def placed(rate: int) -> str:
 
 
 @pytest.mark.parametrize("variables_first", [True, False])
-async def test_a_second_region_is_added_to_an_assignment_with_a_strategy(
+async def test_adding_a_second_region_to_a_staged_assignment(
     programs: Programs, fleet: Fleet, variables_first: bool
 ) -> None:
     manual = strategy("name: canary, percentage: 25, manual: true", "name: all, percentage: 100")
@@ -594,7 +584,7 @@ async def test_a_second_region_is_added_to_an_assignment_with_a_strategy(
 
 
 async def _promotes(plane: ControlPlane, name: str) -> bool:
-    """Whether a rollout waits for a person in its first stage, and is promoted now."""
+    """Promote a rollout if it waits for a person in its first stage; return whether it did."""
     status = await plane.status.of(name)
     if status["state"] != "running" or "person" not in status["stages"][0]["gate"]["reason"]:
         return False
@@ -602,7 +592,7 @@ async def _promotes(plane: ControlPlane, name: str) -> bool:
     return True
 
 
-async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet: Fleet) -> None:
+async def test_rollout_names_and_retry_numbers_are_unique(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=2)
     await change(plane, staged(2))
     await plane.actions.retry("a-2", "ann")
@@ -616,7 +606,7 @@ async def test_names_and_retries_are_never_used_twice(programs: Programs, fleet:
     assert (again.ledger.state.assignments["a"].latest, again.ledger.state.assignments["a"].retry) == ("a-4", 1)
 
 
-async def test_many_changes_are_over_in_the_same_look(programs: Programs, fleet: Fleet) -> None:
+async def test_many_changes_complete_in_one_look(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, count=2)
     texts = [assignment(f"b{i}", slot=f"b{i}") for i in range(20)]
     began = asyncio.get_running_loop().time()
@@ -625,7 +615,7 @@ async def test_many_changes_are_over_in_the_same_look(programs: Programs, fleet:
     assert asyncio.get_running_loop().time() - began < 8, "and not one in each look"
 
 
-async def test_how_long_it_was_looked_at_counts_as_kept_when_it_is(programs: Programs) -> None:
+async def test_observed_time_counts_as_stored_only_after_the_write(programs: Programs) -> None:
     clock = ManualClock()
     plane = await programs.opened(clock=clock)
     await up(plane.fleet, ONE)

@@ -44,7 +44,7 @@ async def waiting(database: Database) -> int:
         return int((await connection.execute(sa.select(sa.func.count()).select_from(schema.notices))).scalar_one())
 
 
-async def test_failures_are_told_once(tmp_path: Path) -> None:
+async def test_failures_are_notified_once(tmp_path: Path) -> None:
     database = await opened(
         tmp_path, RolloutState.RUNNING, RolloutState.ROLLING_BACK, channels=("team", "team", "boss")
     )
@@ -63,7 +63,7 @@ async def test_failures_are_told_once(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_what_is_not_taken_is_tried_again_later(tmp_path: Path) -> None:
+async def test_undelivered_notice_is_retried_later(tmp_path: Path) -> None:
     database = await opened(tmp_path, RolloutState.PAUSED)
     channel, clock = Channel(), ManualClock()
     channel.takes = False
@@ -79,7 +79,7 @@ async def test_what_is_not_taken_is_tried_again_later(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_a_channel_that_breaks_or_is_unknown_stops_no_other(tmp_path: Path) -> None:
+async def test_broken_or_unknown_channel_does_not_stop_others(tmp_path: Path) -> None:
     database = await opened(tmp_path, RolloutState.PAUSED, channels=("unknown", "broken", "team"))
     channel = Channel()
     metrics = ControlPlaneMetrics()
@@ -92,7 +92,7 @@ async def test_a_channel_that_breaks_or_is_unknown_stops_no_other(tmp_path: Path
     await database.close()
 
 
-async def test_a_real_webhook_gets_it(tmp_path: Path) -> None:
+async def test_webhook_receives_a_notice(tmp_path: Path) -> None:
     got: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

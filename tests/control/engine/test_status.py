@@ -13,7 +13,7 @@ from tests.control.reports import ONE, entry, up
 from tests.control.texts import TWO_STAGES, staged
 
 
-async def test_what_is_going_on_and_the_latest_of_each(plane: ControlPlane) -> None:
+async def test_listing_shows_active_and_latest_rollouts(plane: ControlPlane) -> None:
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("x")]))
     await change(plane, TEMPLATE + TWO_STAGES + assignment("a") + assignment("b", priority=1))
@@ -28,7 +28,7 @@ async def test_what_is_going_on_and_the_latest_of_each(plane: ControlPlane) -> N
     assert (await plane.status.of("a-2"))["state"] == "rolling_back"
 
 
-async def test_one_that_was_rejected_and_all_that_there_were(plane: ControlPlane) -> None:
+async def test_rejected_rollouts_and_history(plane: ControlPlane) -> None:
     await change(plane, TEMPLATE + TWO_STAGES + assignment("a"))
     await change(plane, staged(2) + NEEDS, actor="eve")
     await plane.actions.act("a-2", "reject", "bob", reason="not on a Friday")
@@ -46,7 +46,7 @@ async def test_one_that_was_rejected_and_all_that_there_were(plane: ControlPlane
 
 
 @pytest.mark.parametrize("loss", ["DELETE FROM rollouts", "UPDATE rollouts SET body = body || ' '"])
-async def test_what_is_in_memory_is_shown_whatever_the_database_has_lost(plane: ControlPlane, loss: str) -> None:
+async def test_rollouts_in_memory_are_listed_despite_lost_rows(plane: ControlPlane, loss: str) -> None:
     await change(plane, TEMPLATE + assignment("a", rate=1))
     await change(plane, assignment("a", rate=2) + NEEDS, actor="eve")
     await plane.actions.act("a-2", "reject", "bob")

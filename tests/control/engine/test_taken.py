@@ -14,14 +14,14 @@ PAUSED = dataclasses.replace(BEFORE, state=RolloutState.PAUSED)
 HELD = State(assignments={"a": AssignmentState("a", CONFIG, stable=revision(1), rollout=BEFORE)})
 
 
-def test_a_step_is_in_the_next_state() -> None:
+def test_step_is_in_the_next_state() -> None:
     change = Taken(BEFORE, PAUSED, "pause", "lunch").change(HELD)
     assert change.state.assignments["a"].rollout == PAUSED
     (step,) = change.steps
     assert (step.before, step.after, step.action, step.reason) == (BEFORE, PAUSED, "pause", "lunch")
 
 
-def test_a_step_that_is_taken_already_comes_with_what_else_follows() -> None:
+def test_step_already_in_the_draft_includes_other_steps() -> None:
     draft = Draft(HELD)
     other = rollout(name="b-1", assignment="b")
     draft.take(other)
@@ -29,7 +29,7 @@ def test_a_step_that_is_taken_already_comes_with_what_else_follows() -> None:
     assert [step.after.name for step in Taken(BEFORE, PAUSED, "pause").change(HELD, draft).steps] == ["a-2", "b-1"]
 
 
-def test_only_another_state_is_counted() -> None:
+def test_only_state_changes_are_counted() -> None:
     metrics = ControlPlaneMetrics()
     Taken(BEFORE, PAUSED).tell("ann", metrics)
     Taken(BEFORE, dataclasses.replace(BEFORE, stage=1)).tell("ann", metrics)

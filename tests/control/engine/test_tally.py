@@ -1,4 +1,4 @@
-"""What targets come to, against each one judged by itself."""
+"""The tally of all targets, compared with judging each separately."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_agents_are_counted_by_region() -> None:
     assert Counter(t.state for t in late.troubled) == {"silent": 5}
 
 
-def test_only_those_below_the_threshold_are_on_the_candidate() -> None:
+def test_agents_below_the_threshold_are_on_the_candidate() -> None:
     stand = Stand()
     for number in range(200):
         stand.put(f"a{number}")
@@ -52,7 +52,7 @@ def test_only_those_below_the_threshold_are_on_the_candidate() -> None:
     assert tally(stand, going(thresholds={})).counts()["eu"].targets == 0
 
 
-def test_of_many_that_are_not_well_some_are_named_with_their_own_words() -> None:
+def test_some_troubled_agents_are_named_with_their_messages() -> None:
     stand = Stand()
     one = going()
     (group,) = [*_groups(stand, one)] or [None]
@@ -72,7 +72,7 @@ def test_of_many_that_are_not_well_some_are_named_with_their_own_words() -> None
     assert all(t.message == f"words of {t.agent[1:]}" for t in seen.troubled)
 
 
-def test_an_agent_of_a_node_that_nobody_waits_for_is_away() -> None:
+def test_agent_of_a_gone_node_is_away() -> None:
     stand = Stand()
     agent = stand.put("a")
     stand.census.nodes["eu/one"].departed = True

@@ -25,7 +25,7 @@ def read(reader: Reader, made: Record) -> Agent:
     return reader.read(made.instance_uid, made.state(), NODE)
 
 
-def test_a_state_is_taken_apart() -> None:
+def test_state_is_parsed() -> None:
     agent = read(Reader(), record("a", healthy=False, tier="prod"))
     assert (agent.agent_id, agent.node, agent.healthy, agent.connected) == ("a", "eu/one", False, True)
     assert agent.accepts(CONFIG)
@@ -40,7 +40,7 @@ def test_a_state_is_taken_apart() -> None:
 @pytest.mark.parametrize(
     "field", ["agent_description", "health", "remote_config_status", "custom_capabilities", "package_statuses"]
 )
-def test_what_cannot_be_read_is_refused(field: str) -> None:
+def test_unreadable_state_is_refused(field: str) -> None:
     made = record("a")
     setattr(made, field, b"\x0a\xff")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -49,7 +49,7 @@ def test_what_cannot_be_read_is_refused(field: str) -> None:
         Reader().read(b"x" * 16, record("a").state(), NODE)
 
 
-def test_what_agents_were_offered_alike_is_kept_once_and_its_date_with_each() -> None:
+def test_equal_offerings_are_shared_with_separate_dates() -> None:
     reader = Reader()
     one, two = read(reader, offered("a", at_ms=5)), read(reader, offered("b", at_ms=7))
     assert one.config is two.config
@@ -58,7 +58,7 @@ def test_what_agents_were_offered_alike_is_kept_once_and_its_date_with_each() ->
     assert read(reader, record("c")).config is not one.config
 
 
-def test_the_health_before_an_offer_is_taken_over_from_another_node_where_this_one_does_not_know_it() -> None:
+def test_unknown_baseline_health_is_taken_from_the_previous_node() -> None:
     reader = Reader()
     known, unknown, other = (read(reader, offered(n, healthy=h)) for n, h in (("a", False), ("a", None), ("b", None)))
     reader.keep_baseline(unknown, known)
@@ -70,7 +70,7 @@ def test_the_health_before_an_offer_is_taken_over_from_another_node_where_this_o
     assert other.config.baseline == (None,)
 
 
-def test_a_node_that_trusts_other_attributes_makes_them_labels() -> None:
+def test_trusted_attributes_of_the_node_become_labels() -> None:
     reader, node = Reader(), NodeState("eu", "one")
     made = record("a", tier="prod")
     agent = reader.read(made.instance_uid, made.state(), node)
@@ -80,7 +80,7 @@ def test_a_node_that_trusts_other_attributes_makes_them_labels() -> None:
     assert agent.facts.labels == {"tier": "prod", "service.instance.id": "a", "region": "eu"}
 
 
-def test_what_is_kept_for_sharing_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_offerings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_SHARED", 2)
     reader = Reader()
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Effective configs and lists of components, each kept once."""
+"""Effective configs and component lists, each stored once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.control.reports import ONE, entry, up
 from tests.fleet.agents import record
 
 
-async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
+async def test_effective_configs_are_requested_once(fleet: Fleet) -> None:
     await up(fleet, ONE)
     effective = pb.EffectiveConfig()
     effective.config_map.config_map[""].body = b"x"
@@ -36,7 +36,7 @@ async def test_effective_configs_are_wanted_once(fleet: Fleet) -> None:
         await fleet.bodies.effective_config(await query.find(fleet, "b"))
 
 
-async def test_what_no_agent_has_any_more_goes(fleet: Fleet) -> None:
+async def test_unused_bodies_are_removed(fleet: Fleet) -> None:
     await up(fleet, ONE)
     bodies = {}
     for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""Who is known, as values: no report, no database."""
+"""The census alone: no reports, no database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fleet.agents import record
 
 
 class Stand:
-    """A census, and agents for it."""
+    """A census, and a way to add agents."""
 
     def __init__(self) -> None:
         self.census = Census(clock=ManualClock())
@@ -49,7 +49,7 @@ def stand() -> Stand:
     return Stand()
 
 
-def test_an_agent_is_known_once_however_often_it_comes(stand: Stand) -> None:
+def test_agent_is_counted_once(stand: Stand) -> None:
     stand.put("a")
     stand.put("a", healthy=False)
     stand.put("a", healthy=False, node="two")
@@ -62,7 +62,7 @@ def test_an_agent_is_known_once_however_often_it_comes(stand: Stand) -> None:
     assert census.drop(b"x" * 16) is None
 
 
-def test_of_several_agents_of_one_id_the_live_ones_are_shown_or_the_newest(stand: Stand) -> None:
+def test_namesakes_show_live_agents_or_the_newest(stand: Stand) -> None:
     def shown() -> list[bytes]:
         assert stand.census.cells.total() == len(list(stand.census.shown()))
         return sorted(agent.uid[:1] for agent in stand.census.shown())
@@ -81,7 +81,7 @@ def test_of_several_agents_of_one_id_the_live_ones_are_shown_or_the_newest(stand
     assert [agent.uid for agent in stand.census.named("a")] == [b"2" * 16]
 
 
-def test_the_sums_are_those_of_a_recount_whatever_has_happened(stand: Stand) -> None:
+def test_cells_equal_a_recount_after_any_changes(stand: Stand) -> None:
     chance = random.Random(7)
     for _ in range(2_000):
         uid = bytes([chance.randrange(12)]) * 16
@@ -101,12 +101,12 @@ def test_the_sums_are_those_of_a_recount_whatever_has_happened(stand: Stand) -> 
         assert {a.uid for a in mine if not a.hidden} == {a.uid for a in live}
 
 
-def test_agents_that_no_selector_tells_apart_are_sorted_together(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_agents_that_selectors_cannot_tell_apart_are_grouped(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiles, "_MOST_SHARED", 3)
     for number in range(8):
         stand.put(f"a{number}", tier="prod" if number % 2 else "dev")
     prod = Selector(labels={"tier": "prod"})
-    # The first three came before it was seen that each has a name of its own.
+    # The first three came before it was clear that every agent has its own name.
     assert stand.sorted(prod) == [["a0"], ["a1"], ["a2"], ["a3", "a5", "a7"], ["a4", "a6"]]
     assert ["a4"] in stand.sorted(prod, Selector(agent_ids=["a4"]))
     assert ["a6"] in stand.sorted(Selector(labels={"service.instance.id": "a6"}))
@@ -114,14 +114,14 @@ def test_agents_that_no_selector_tells_apart_are_sorted_together(stand: Stand, m
     assert set(stand.census.vectors(matcher)) == {matcher.vector(a.facts) for a in stand.census.shown()}
 
 
-def test_agents_of_two_regions_are_never_sorted_together(stand: Stand) -> None:
+def test_agents_of_two_regions_are_never_grouped(stand: Stand) -> None:
     stand.put("a")
     stand.put("b", region="us")
     assert stand.sorted(Selector()) == [["a"], ["b"]]
     assert stand.sorted(Selector(agent_ids=["a", "b"])) == [["a"], ["b"]]
 
 
-def test_a_node_goes_with_its_agents(stand: Stand) -> None:
+def test_forgetting_a_node_drops_its_agents(stand: Stand) -> None:
     stand.put("a")
     stand.put("b", node="two")
     assert stand.census.live_regions() == {"eu"}
@@ -129,7 +129,7 @@ def test_a_node_goes_with_its_agents(stand: Stand) -> None:
     assert ([a.agent_id for a in stand.census.shown()], set(stand.census.nodes)) == (["b"], {"eu/two"})
 
 
-def test_thousands_of_one_id_cost_no_look_at_all_of_them(stand: Stand) -> None:
+def test_updating_one_of_many_namesakes_does_not_scan_all(stand: Stand) -> None:
     for number in range(300):
         stand.put("clone", uid=number.to_bytes(16, "big"), started=number)
     namesakes = stand.census.several["clone"]

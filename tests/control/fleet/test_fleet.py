@@ -1,4 +1,4 @@
-"""Reports in, a fleet out: by direct calls, as the link makes them."""
+"""Reports in, a fleet out: called directly, as the link does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.control.reports import ONE, TWO, entry, shown, up
 from tests.fleet.agents import record
 
 
-async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> None:
+async def test_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> None:
     await up(fleet, ONE)
     ack = await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
     assert ack.sequence == 1
@@ -42,7 +42,7 @@ async def test_an_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> Non
         await query.find(fleet, "b")
 
 
-async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
+async def test_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -> None:
     await up(fleet, ONE, TWO)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=1)]))
     await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("a", started=2)]))
@@ -59,7 +59,7 @@ async def test_an_agent_that_moved_belongs_to_the_newest_session(fleet: Fleet) -
     assert uid not in fleet.census.agents
 
 
-async def test_shards_find_what_differs_and_listings_repair_it(fleet: Fleet) -> None:
+async def test_shards_detect_differences_and_listings_repair_them(fleet: Fleet) -> None:
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b"), entry("c")]))
     truth = {
@@ -85,7 +85,7 @@ def fleet_name(uid: bytes) -> str:
     return uid.rstrip(b"\0").decode()
 
 
-async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
+async def test_second_node_of_the_same_name_is_refused(fleet: Fleet) -> None:
     first, second = (Peer("eu", "one", i) for i in ("1", "2"))
     await up(fleet, first)
     await fleet.report(first, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
@@ -96,9 +96,7 @@ async def test_a_second_node_of_one_name_is_turned_away(fleet: Fleet) -> None:
     await fleet.node_reporting(second)
 
 
-async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_node_may_retry_after_a_store_error(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (Peer("eu", "one", i) for i in ("1", "2"))
 
     async def full(nodes: object) -> None:
@@ -115,7 +113,7 @@ async def test_a_node_whose_stream_could_not_be_written_down_may_try_again(
     assert not fleet.census.nodes["eu/one"].connected
 
 
-async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
+async def test_disconnected_node_can_be_forgotten(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE, TWO)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
@@ -132,7 +130,7 @@ async def test_a_node_that_is_away_can_be_forgotten(programs: Programs) -> None:
     assert not again.fleet.census.agents
 
 
-async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Programs) -> None:
+async def test_unreadable_agent_is_left_to_its_node(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
@@ -145,7 +143,7 @@ async def test_an_agent_that_cannot_be_read_is_left_to_its_node(programs: Progra
     assert [a.agent_id for a in again.fleet.census.agents.values()] == ["b"]
 
 
-async def test_agents_of_a_node_that_never_came_back_expire(fleet: Fleet) -> None:
+async def test_agents_of_a_node_that_never_returns_expire(fleet: Fleet) -> None:
     await up(fleet, ONE, TWO)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     await fleet.report(TWO, link_pb2.StatusReport(sequence=1, agents=[entry("b")]))
@@ -169,7 +167,7 @@ async def test_everything_survives_a_restart(programs: Programs) -> None:
     assert {a.agent_id for a in again.fleet.census.shown()} == {"a", "b"}
 
 
-# ---- what is known of a node, and since when
+# ---- knowledge about a node, and its age
 
 
 def sums_of(*entries: link_pb2.AgentEntry) -> list[int]:
@@ -179,7 +177,7 @@ def sums_of(*entries: link_pb2.AgentEntry) -> list[int]:
     return sums.sums()
 
 
-async def test_a_node_is_heard_when_both_ends_were_found_to_agree(fleet: Fleet) -> None:
+async def test_node_is_heard_once_both_ends_agree(fleet: Fleet) -> None:
     await up(fleet, ONE)
     node = fleet.census.nodes["eu/one"]
     status = link_pb2.NodeStatus(unix_ms=1)
@@ -194,7 +192,7 @@ async def test_a_node_is_heard_when_both_ends_were_found_to_agree(fleet: Fleet) 
     assert not fleet.census.is_heard(node), "what it told before the break may be old"
 
 
-async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet) -> None:
+async def test_connected_is_unknown_until_both_ends_agree(fleet: Fleet) -> None:
     await up(fleet, ONE)
     both = [entry("a"), entry("b")]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=both, shards=sums_of(*both)))
@@ -207,7 +205,7 @@ async def test_until_then_whether_agents_are_connected_is_not_known(fleet: Fleet
     assert (await shown(fleet, "b"))["connected"] is True
 
 
-async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(programs: Programs) -> None:
+async def test_departed_or_long_absent_node_is_gone(programs: Programs) -> None:
     plane = await programs.opened()
     fleet = plane.fleet
     await up(fleet, ONE, TWO)
@@ -229,7 +227,7 @@ async def test_a_node_that_says_goodbye_or_is_away_for_long_is_not_waited_for(pr
     assert two.name == "two"
 
 
-async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_other(fleet: Fleet) -> None:
+async def test_only_the_unreadable_agent_is_refused(fleet: Fleet) -> None:
     await up(fleet, ONE)
     good = entry("good")
     broken = []
@@ -262,7 +260,7 @@ async def test_an_agent_whose_state_cannot_be_read_is_refused_by_name_and_no_oth
     assert {a.agent_id for a in fleet.census.agents.values()} == {"good", "bad0"}
 
 
-async def test_a_clock_that_is_ahead_keeps_no_agent_from_a_healthy_node(fleet: Fleet) -> None:
+async def test_fast_clock_does_not_keep_agents_from_other_nodes(fleet: Fleet) -> None:
     await up(fleet, ONE, TWO)
     now_ms = fleet._clock.unix_ms()
     ahead = link_pb2.NodeStatus(unix_ms=now_ms + 60_000)
@@ -278,7 +276,7 @@ async def test_a_clock_that_is_ahead_keeps_no_agent_from_a_healthy_node(fleet: F
     assert any("ahead" in problem for problem in two["problems"])
 
 
-async def test_a_connected_agent_is_released_once_for_a_pair_of_nodes(fleet: Fleet) -> None:
+async def test_connected_agent_is_released_once_per_pair_of_nodes(fleet: Fleet) -> None:
     await up(fleet, ONE, TWO)
     released = 0
     for sequence in range(1, 10):
@@ -292,7 +290,7 @@ async def test_a_connected_agent_is_released_once_for_a_pair_of_nodes(fleet: Fle
     assert sum(len(ack.released) for ack in both) <= 2
 
 
-async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) -> None:
+async def test_agent_forgotten_by_its_node_is_still_known(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     a, b = entry("a"), entry("b", connected=False)
@@ -312,7 +310,7 @@ async def test_an_agent_that_its_node_forgot_is_still_known(programs: Programs) 
     assert (await shown(plane.fleet, "b"))["connected"] is True
 
 
-async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_trouble(fleet: Fleet) -> None:
+async def test_agent_both_removed_and_listed_as_gone_is_handled(fleet: Fleet) -> None:
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
     uid = record("a").instance_uid
@@ -322,7 +320,7 @@ async def test_an_agent_that_is_removed_and_listed_as_gone_in_one_report_is_no_t
     assert {a.agent_id for a in fleet.census.agents.values()} == {"b"}
 
 
-async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Programs) -> None:
+async def test_damaged_rows_do_not_stop_others(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
@@ -342,7 +340,7 @@ async def test_a_damaged_row_of_a_node_or_of_a_list_stops_nobody(programs: Progr
 
 
 @pytest.mark.parametrize("table", ["facts", "manifests", "secrets"])
-async def test_what_the_database_says_of_itself_is_verified(programs: Programs, table: str) -> None:
+async def test_database_facts_are_verified(programs: Programs, table: str) -> None:
     plane = await programs.opened()
     await plane.publisher.policy("eu")
     await plane.ledger.change("ann", lambda state, _: raise_epoch(state, "test"))
@@ -356,7 +354,7 @@ async def test_what_the_database_says_of_itself_is_verified(programs: Programs, 
         await programs.opened()
 
 
-async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_up(fleet: Fleet) -> None:
+async def test_node_without_a_report_stream_is_not_heard(fleet: Fleet) -> None:
     await up(fleet, ONE)
     made = entry("a")
     sums = Shards()
@@ -373,7 +371,7 @@ async def test_a_node_whose_report_stream_is_down_is_not_heard_whatever_else_is_
     assert not fleet.census.is_heard(node)
 
 
-async def test_a_node_is_forgotten_once_and_that_is_audited(programs: Programs) -> None:
+async def test_forgetting_a_node_happens_once_and_is_audited(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     plane.fleet.node_gone(ONE)
@@ -384,7 +382,7 @@ async def test_a_node_is_forgotten_once_and_that_is_audited(programs: Programs) 
     assert (entry_["actor"], entry_["action"], entry_["subject"]) == ("ann", "forget", "Node/eu/one")
 
 
-async def test_a_node_that_comes_back_while_it_is_forgotten_is_a_new_one(programs: Programs) -> None:
+async def test_node_that_returns_while_being_forgotten_is_new(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
@@ -400,7 +398,7 @@ async def test_a_node_that_comes_back_while_it_is_forgotten_is_a_new_one(program
     assert len(plane.fleet.census.nodes["eu/one"].agents) == 1
 
 
-async def test_reports_that_wait_together_are_stored_together(fleet: Fleet) -> None:
+async def test_waiting_reports_are_stored_together(fleet: Fleet) -> None:
     nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(4)]
     await up(fleet, *nodes)
     reports = [link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}")]) for number in range(3)]
@@ -415,7 +413,7 @@ async def test_reports_that_wait_together_are_stored_together(fleet: Fleet) -> N
     assert fleet.census.named("a1")[0].node == "eu/n3"
 
 
-async def test_of_many_nodes_each_may_have_few_reports_under_way(fleet: Fleet) -> None:
+async def test_report_window_shrinks_with_many_nodes(fleet: Fleet) -> None:
     nodes = [Peer("eu", f"n{number}") for number in range(100)]
     await up(fleet, *nodes)
     assert (await fleet.report(nodes[0], link_pb2.StatusReport(sequence=1))).window == 2
@@ -424,7 +422,7 @@ async def test_of_many_nodes_each_may_have_few_reports_under_way(fleet: Fleet) -
     assert (await fleet.report(nodes[0], link_pb2.StatusReport(sequence=2))).window == 16
 
 
-async def test_of_reports_that_could_not_be_stored_together_each_is_tried_alone(fleet: Fleet) -> None:
+async def test_failed_batch_is_retried_one_report_at_a_time(fleet: Fleet) -> None:
     nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(3)]
     await up(fleet, *nodes)
     reports = [link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}")]) for number in (0, 2, 1)]
@@ -444,7 +442,7 @@ async def test_of_reports_that_could_not_be_stored_together_each_is_tried_alone(
     assert [node.unstored is None for node in fleet.census.nodes.values()] == [True, True, False]
 
 
-async def test_what_is_wrong_with_one_report_is_no_matter_of_those_beside_it(fleet: Fleet) -> None:
+async def test_bad_report_does_not_affect_others_in_its_batch(fleet: Fleet) -> None:
     nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(3)]
     await up(fleet, *nodes)
     nobody = link_pb2.AgentEntry(instance_uid=b"", state=b"x")
@@ -454,7 +452,7 @@ async def test_what_is_wrong_with_one_report_is_no_matter_of_those_beside_it(fle
     assert [isinstance(one, link_pb2.ReportAck) for one in done] == [True, True, False]
 
 
-async def test_a_stream_that_ends_in_the_midst_takes_nobody_else_s_report_along(fleet: Fleet) -> None:
+async def test_cancelled_stream_does_not_affect_other_reports(fleet: Fleet) -> None:
     nodes = [Peer("eu", f"n{number}", trusted="all") for number in range(6)]
     await up(fleet, *nodes)
     chance = random.Random(7)

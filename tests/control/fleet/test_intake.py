@@ -1,4 +1,4 @@
-"""A report against what is known, with nothing stored: whose an agent is, and what counts aside."""
+"""Reading reports against the census, without storage: ownership, and what is ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.control.reports import entry
 
 
 class Desk(Stand):
-    """A census, and reports to it that are taken in at once."""
+    """A census that takes reports at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Desk(Stand):
         return ack
 
 
-def test_nothing_counts_until_it_is_taken() -> None:
+def test_report_has_no_effect_until_taken() -> None:
     desk = Desk()
     reading = desk.intake.read(desk.census.node("eu", "one"), link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     assert (reading.changes, len(desk.census)) == (True, 0)
@@ -44,13 +44,13 @@ def test_nothing_counts_until_it_is_taken() -> None:
     assert not quiet.changes
 
 
-def test_the_last_word_of_a_report_about_an_agent_counts() -> None:
+def test_last_entry_for_an_agent_wins() -> None:
     desk = Desk()
     desk.report("one", entry("a", healthy=True), entry("a", healthy=False))
     assert [agent.healthy for agent in desk.census.shown()] == [False]
 
 
-def test_who_lost_an_agent_is_told_once() -> None:
+def test_previous_node_is_told_once_to_release_an_agent() -> None:
     desk = Desk()
     desk.report("one", entry("a", started=1))
     desk.report("two", entry("a", started=2))
@@ -62,7 +62,7 @@ def test_who_lost_an_agent_is_told_once() -> None:
     assert desk.census.nodes["eu/one"].shards.sums() != [0] * 256, "it goes on counting it"
 
 
-def test_pairs_that_were_told_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_released_pairs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_RELEASED", 2)
     desk = Desk()
     for number in range(5):
@@ -71,13 +71,13 @@ def test_pairs_that_were_told_are_forgotten_when_they_are_many(monkeypatch: pyte
     assert len(desk.intake._released) <= 2
 
 
-def test_sums_of_another_number_of_shards_are_no_sums() -> None:
+def test_sums_of_another_shard_count_are_ignored() -> None:
     desk = Desk()
     ack = desk.report("one", entry("a"), shards=[1, 2, 3])
     assert (list(ack.list_shards), desk.census.nodes["eu/one"].verified) == ([], True)
 
 
-def test_an_agent_that_was_read_by_other_trust_than_its_node_has_now_is_read_again() -> None:
+def test_agent_is_reread_when_trusted_attributes_change() -> None:
     desk = Desk()
     node = desk.census.node("eu", "one")
     reading = desk.intake.read(node, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
@@ -87,7 +87,7 @@ def test_an_agent_that_was_read_by_other_trust_than_its_node_has_now_is_read_aga
     assert agent.facts.labels == {"tier": "prod", "region": "eu"}
 
 
-def test_what_a_node_no_longer_holds_stays_known_and_away() -> None:
+def test_forgotten_agent_stays_known_and_disconnected() -> None:
     desk = Desk()
     desk.report("one", entry("a"))
     uid = entry("a").instance_uid

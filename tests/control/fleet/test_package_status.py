@@ -1,4 +1,4 @@
-"""What agents say of packages, of agents that nobody runs."""
+"""Package statuses of made-up agents."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def said(stand: Stand, name: str, status: int, *, has: str = "", offered: str = 
     agent.package_statuses = statuses.SerializeToString()
 
 
-def test_agents_are_counted_by_version_and_region_and_named_until_they_are_there() -> None:
+def test_status_counts_agents_and_names_unfinished_ones() -> None:
     stand = Stand()
     said(stand, "a", pb.PackageStatusEnum_Installed, has="2", tier="x")
     said(stand, "b", pb.PackageStatusEnum_Installed, has="2", region="us")
@@ -44,7 +44,7 @@ def test_agents_are_counted_by_version_and_region_and_named_until_they_are_there
     assert [a["agent"] for a in some["agents"]] == ["d"]
 
 
-def test_of_many_some_are_named_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_agents_are_counted_and_some_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_NAMED", 2)
     stand = Stand()
     for number in range(5):

@@ -38,7 +38,7 @@ def facts(profiles: Profiles, attributes: dict[str, Any], trusted: Trusted = ("t
     return profile.facts("a", own)
 
 
-def test_agents_of_one_description_share_it() -> None:
+def test_equal_descriptions_share_a_profile() -> None:
     profiles = Profiles()
     one, _ = split(profiles, {"os": "linux", "tier": "prod"}, "eu", ("tier",))
     assert split(profiles, {"os": "linux", "tier": "prod"}, "eu", ("tier",)) == (one, ())
@@ -47,7 +47,7 @@ def test_agents_of_one_description_share_it() -> None:
     assert split(profiles, {"os": "linux", "tier": "dev"}, "eu", ("tier",))[0] is not one
 
 
-def test_values_that_python_takes_for_equal_are_not() -> None:
+def test_values_of_different_types_are_distinct() -> None:
     profiles = Profiles()
     made = [split(profiles, {"x": value}, "eu", "all")[0] for value in (1, True, 1.0, "1")]
     assert [profile.attributes["x"] for profile in made] == [1, True, 1.0, "1"]
@@ -55,7 +55,7 @@ def test_values_that_python_takes_for_equal_are_not() -> None:
 
 
 @pytest.mark.parametrize("trusted", ["all", ("tier", "host"), ("region",), ()])
-def test_nothing_is_lost_whatever_is_shared(trusted: Trusted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharing_loses_nothing(trusted: Trusted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_SHARED", 2)
     profiles = Profiles()
     for number in range(6):
@@ -64,7 +64,7 @@ def test_nothing_is_lost_whatever_is_shared(trusted: Trusted, monkeypatch: pytes
         assert (seen.attributes, seen.labels) == (said, labels_of(said, "eu", trusted))
 
 
-def test_a_key_of_many_values_is_each_agent_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_with_many_values_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_SHARED", 3)
     profiles = Profiles()
     made = [split(profiles, {"os": "linux", "host": f"h{n}"}, "eu", ("host",)) for n in range(6)]
@@ -77,7 +77,7 @@ def test_a_key_of_many_values_is_each_agent_s_own(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("most", [0, 1, 100])
-def test_an_identifying_attribute_wins_over_another_of_its_key(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identifying_attribute_wins(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_SHARED", most)
     profiles = Profiles()
     for description in (described({"k": 1}, k=2), described({"k": 2}, k=1), described({"k": [1]}, k=2)):
@@ -85,7 +85,7 @@ def test_an_identifying_attribute_wins_over_another_of_its_key(most: int, monkey
         assert profile.facts("a", own).attributes == identity.attributes(description)
 
 
-def test_a_profile_where_other_attributes_are_trusted() -> None:
+def test_profile_with_other_trusted_attributes() -> None:
     profiles = Profiles()
     profile, own = split(profiles, {"os": "linux", "list": [1]}, "eu", ())
     trusting = profiles.trusting(profile, "all")
@@ -93,7 +93,7 @@ def test_a_profile_where_other_attributes_are_trusted() -> None:
     assert trusting is split(profiles, {"os": "linux", "list": [2]}, "eu", "all")[0]
 
 
-def test_who_makes_up_keys_and_values_gains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invented_keys_and_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_KEYS", 2)
     monkeypatch.setattr(module, "_MOST_PROFILES", 3)
     profiles = Profiles()
@@ -104,7 +104,7 @@ def test_who_makes_up_keys_and_values_gains_nothing(monkeypatch: pytest.MonkeyPa
     assert len(profiles._made) <= 3
 
 
-def test_labels_are_of_what_wins_where_an_attribute_is_there_twice() -> None:
+def test_labels_follow_the_winning_attribute() -> None:
     profiles = Profiles()
     for identifying in ("dev", [1], ""):
         description = described({"tier": "prod"}, tier=identifying)
@@ -113,7 +113,7 @@ def test_labels_are_of_what_wins_where_an_attribute_is_there_twice() -> None:
         assert seen == facts_of(description, "a", "eu", "all")
 
 
-def test_what_is_long_or_more_than_enough_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_values_and_excess_attributes_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     profiles = Profiles()
     assert split(profiles, {"text": "x" * 1_000}, "eu", ())[0].own == ("text",)
     monkeypatch.setattr(module, "_MOST_ATTRIBUTES", 2)
@@ -122,7 +122,7 @@ def test_what_is_long_or_more_than_enough_is_not_shared(monkeypatch: pytest.Monk
     assert profile.own == ("k3",)
 
 
-def test_the_order_in_which_an_agent_says_it_makes_no_other_profile() -> None:
+def test_attribute_order_does_not_matter() -> None:
     profiles = Profiles()
     said = {"a": "1", "b": [1], "c": "2", "d": [2], "e": "3"}
     one = split(profiles, said, "eu", "all")

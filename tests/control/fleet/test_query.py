@@ -47,7 +47,7 @@ async def test_every_filter_must_match(plane: ControlPlane) -> None:
     assert await names(plane, healthy=False) == []
 
 
-async def test_a_list_is_sorted_and_comes_in_pages(plane: ControlPlane) -> None:
+async def test_list_is_sorted_and_paged(plane: ControlPlane) -> None:
     assert await names(plane, sort="-version") == ["agent-3", "agent-1", "agent-2", "agent-0"]
     first = await query.choose(plane.fleet, query.Query(limit=3))
     assert ([a.agent_id for a in first.agents], first.total, first.more) == (["agent-0", "agent-1", "agent-2"], 4, True)
@@ -59,7 +59,7 @@ async def test_a_list_is_sorted_and_comes_in_pages(plane: ControlPlane) -> None:
         await names(plane, after="nobody")
 
 
-async def test_an_agent_is_found_by_what_people_call_it(plane: ControlPlane) -> None:
+async def test_agent_is_found_by_any_name(plane: ControlPlane) -> None:
     assert (await query.find(plane.fleet, "agent-1")).agent_id == "agent-1"
     assert (await query.find(plane.fleet, "host-1")).agent_id == "agent-1"
     uid = (await query.find(plane.fleet, "agent-2")).uid.hex()
@@ -80,14 +80,14 @@ async def test_an_agent_is_found_by_what_people_call_it(plane: ControlPlane) -> 
         await query.find(plane.fleet, "nobody")
 
 
-async def test_labels_are_k_v(plane: ControlPlane) -> None:
+async def test_labels_parse_as_key_value(plane: ControlPlane) -> None:
     assert query.wanted_labels(["a=b", "c=d=e", "a=c"]) == {("a", "b"), ("a", "c"), ("c", "d=e")}
     with pytest.raises(Refused):
         query.wanted_labels(["a"])
 
 
 async def walked(fleet: Fleet, limit: int, **more: object) -> list[str]:
-    """All pages of a list, one behind the other."""
+    """All pages of a list, concatenated."""
     found: list[str] = []
     after = ""
     while True:
@@ -101,7 +101,7 @@ async def walked(fleet: Fleet, limit: int, **more: object) -> list[str]:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 5, 100])
-async def test_pages_give_each_agent_once_whatever_is_alike(
+async def test_pages_contain_each_agent_once_despite_ties(
     fleet: Fleet, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(query, "_ROWS", 2)
@@ -119,7 +119,7 @@ async def test_pages_give_each_agent_once_whatever_is_alike(
     assert len(await walked(fleet, limit, labels=frozenset({("x", "3")}))) == 1
 
 
-async def test_rows_that_nobody_knows_end_no_list(fleet: Fleet, database: Database) -> None:
+async def test_rows_unknown_to_the_census_do_not_end_a_list(fleet: Fleet, database: Database) -> None:
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry(f"a{number}") for number in range(10)]))
     for number in (1, 2, 3):
@@ -127,7 +127,7 @@ async def test_rows_that_nobody_knows_end_no_list(fleet: Fleet, database: Databa
     assert len(await walked(fleet, 3)) == 7
 
 
-async def test_a_name_that_is_longer_than_any(fleet: Fleet) -> None:
+async def test_very_long_names(fleet: Fleet) -> None:
     await up(fleet, ONE)
     long = "h" * 400
     agents = [entry("a", host__name=long, service__version=long), entry("b", host__name=long[:-1] + "x")]

@@ -1,4 +1,4 @@
-"""Agents in the database: what lists are chosen by, pages of rows, rows that are damaged or of an earlier version."""
+"""Agents in the database: filter columns, pages of rows, damaged rows and those of an earlier version."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.conftest import Programs
 from tests.control.reports import ONE, entry, shown, up
 
 
-def test_values_as_people_write_them() -> None:
+def test_plain_values_of_attributes() -> None:
     assert [as_text(value) for value in ("x", None, True, 1, ["a"])] == ["x", "", "true", "1", '["a"]']
 
 
-async def test_all_agents_are_read_some_at_a_time(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_all_agents_are_read_in_batches(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_AT_ONCE", 3)
     await up(fleet, ONE)
     agents = [entry(f"a{number}") for number in range(8)]
@@ -34,7 +34,7 @@ async def test_all_agents_are_read_some_at_a_time(fleet: Fleet, monkeypatch: pyt
     assert states == {agent.instance_uid: agent.state for agent in agents}
 
 
-async def test_a_damaged_row_is_left_out_of_lists_and_named(fleet: Fleet, database: Database) -> None:
+async def test_damaged_row_is_skipped_and_named(fleet: Fleet, database: Database) -> None:
     await up(fleet, ONE)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
     async with database.write() as connection:
@@ -45,7 +45,7 @@ async def test_a_damaged_row_is_left_out_of_lists_and_named(fleet: Fleet, databa
     assert (await shown(fleet, "b"))["agent_id"] == "b"
 
 
-async def test_what_lists_are_chosen_by_is_made_anew_where_an_earlier_version_did_not_write_it(
+async def test_filter_columns_of_an_earlier_version_are_filled_in(
     programs: Programs,
 ) -> None:
     plane = await programs.opened()
@@ -67,7 +67,7 @@ async def test_what_lists_are_chosen_by_is_made_anew_where_an_earlier_version_di
     assert [agent.agent_id for agent in page.agents] == ["a"]
 
 
-async def test_a_row_under_another_uid_is_deleted_when_it_is_read(programs: Programs) -> None:
+async def test_row_under_another_uid_is_deleted(programs: Programs) -> None:
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))

@@ -1,4 +1,4 @@
-"""Whom rollouts are for, of a fleet that reported."""
+"""Targets of rollouts in a fleet that has reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def state(*rollouts: Rollout) -> State:
 
 
 class Stand:
-    """Agents of one node, and who of them a rollout is for."""
+    """Agents of one node, and which of them a rollout targets."""
 
     def __init__(self, fleet: Fleet, clock: ManualClock) -> None:
         self.fleet = fleet
@@ -54,7 +54,7 @@ async def stand(fleet: Fleet, clock: ManualClock) -> Stand:
     return Stand(fleet, clock)
 
 
-async def test_who_has_come_since_is_seen_at_once(stand: Stand) -> None:
+async def test_new_agents_are_seen_at_once(stand: Stand) -> None:
     await stand.report(entry("a", tier="prod"), entry("b", tier="dev"))
     others = [rollout(revision(3, tier="dev"), name=f"o{i}-1", assignment=f"o{i}") for i in range(5)]
     for one in (TO_PROD, *others):
@@ -63,7 +63,7 @@ async def test_who_has_come_since_is_seen_at_once(stand: Stand) -> None:
     assert stand.of(TO_PROD) == ["a", "b", "c"]
 
 
-async def test_of_several_agents_of_one_id_the_newest_that_takes_it_is_the_target(stand: Stand) -> None:
+async def test_newest_capable_namesake_is_the_target(stand: Stand) -> None:
     old, new = entry("a", started=1, uid=b"1" * 16), entry("a", started=2, uid=b"2" * 16)
     await stand.report(old, new)
     goals = stand.targets.of(TO_PROD, state(TO_PROD))
@@ -73,7 +73,7 @@ async def test_of_several_agents_of_one_id_the_newest_that_takes_it_is_the_targe
     assert [agent.uid for agent in group.agents] == [b"1" * 16]
 
 
-async def test_who_gets_what_it_has_is_a_target_only_where_it_has_it_of_an_earlier_rollout(stand: Stand) -> None:
+async def test_unchanged_agent_is_a_target_only_under_an_earlier_rollout(stand: Stand) -> None:
     await stand.report(entry("a"), entry("b"))
     same = rollout(revision(1), stable=revision(1))
     assert stand.of(same) == []
@@ -90,7 +90,7 @@ def bucket_of(name: str) -> int:
     return buckets.bucket(TO_PROD.name, name)
 
 
-async def test_an_agent_that_is_another_kind_of_agent_now_is_no_target(stand: Stand) -> None:
+async def test_agent_whose_attributes_changed_is_no_target(stand: Stand) -> None:
     await stand.report(entry("a", tier="prod"))
     assert stand.of(TO_PROD) == ["a"]
     await stand.report(entry("a", tier="dev", started=2))
@@ -98,7 +98,7 @@ async def test_an_agent_that_is_another_kind_of_agent_now_is_no_target(stand: St
     assert stand.of(rollout(revision(2, tier="prod"), stable=None)) == []
 
 
-async def test_who_was_away_for_a_day_is_no_target(stand: Stand, clock: ManualClock) -> None:
+async def test_agent_away_for_a_day_is_no_target(stand: Stand, clock: ManualClock) -> None:
     gone = entry("a", tier="prod", connected=False)
     await stand.report(gone, entry("b", tier="prod"))
     stand.fleet.census.agents[gone.instance_uid].changed_ms = NOW_MS

@@ -1,4 +1,4 @@
-"""The fleet as people ask for it."""
+"""The fleet as people see it."""
 
 from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
@@ -6,7 +6,7 @@ from relay.pb.relay.v1 import link_pb2
 from tests.control.reports import ONE, entry, shown, up
 
 
-async def test_several_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) -> None:
+async def test_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) -> None:
     await up(fleet, ONE)
     old = entry("a", started=1, connected=False, uid=b"1" * 16)
     new = entry("a", started=2, uid=b"2" * 16)
@@ -37,7 +37,7 @@ async def test_nodes_and_regions(fleet: Fleet) -> None:
     assert (await shown(fleet, "a"))["connected"] is None
 
 
-async def test_agents_are_counted_by_what_they_are(fleet: Fleet) -> None:
+async def test_agents_are_counted_by_class(fleet: Fleet) -> None:
     await up(fleet, ONE)
     agents = [entry("a"), entry("b", healthy=False), entry("c", healthy=None), entry("d", connected=False)]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))

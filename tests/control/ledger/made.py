@@ -1,4 +1,4 @@
-"""States for tests: what documents lead to, without a program."""
+"""Helpers for tests: states that documents lead to, without a program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE_AGENT: Known = (("eu", "x"),)
 
 
 def terms(known: Known = (), **rules: Any) -> Terms:
-    """Rules of both kinds of assignments; every rollout is for all agents that are known."""
+    """Terms for both kinds of assignments; every rollout targets all known agents."""
     made = Rules(**rules)
     return Terms({CONFIG: made, PACKAGES: made}, lambda rollout, state: known)
 
@@ -32,7 +32,7 @@ def documents(*texts: str) -> list[AnyDocument]:
 
 
 def draft(state: State, *texts: str, on: Terms | None = None, by: str = "ann", now_ms: int = 1) -> Draft:
-    """What applying documents leads to."""
+    """The draft that applying documents leads to."""
     return revise(state, state.catalog.put(*documents(*texts)), on or terms(), by=by, now_ms=now_ms)
 
 
@@ -49,14 +49,14 @@ def with_package(state: State, version: str = "1", yanked: str = "", on: Terms |
 
 
 def waiting(state: State, name: str = "a") -> Rollout:
-    """The rollout of an assignment that waits for approval."""
+    """The pending rollout of an assignment."""
     found = state.assignments[name].pending
     assert found is not None
     return found
 
 
 def latest(state: State, name: str = "a") -> Rollout:
-    """The rollout of an assignment that is going on, or went out last."""
+    """The running or latest rollout of an assignment."""
     found = state.assignments[name].rollout
     assert found is not None
     return found

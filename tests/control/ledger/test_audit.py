@@ -22,7 +22,7 @@ async def written(folder: Path) -> Database:
     return database
 
 
-async def test_what_was_done_can_be_listed(tmp_path: Path) -> None:
+async def test_entries_are_listed(tmp_path: Path) -> None:
     database = await written(tmp_path)
     entries = await Audit(database).listing()
     assert [(e["number"], e["actor"], e["at"]) for e in entries] == [
@@ -46,7 +46,7 @@ async def test_what_was_done_can_be_listed(tmp_path: Path) -> None:
         (sa.delete(schema.audit).where(schema.audit.c.number == 1), 2),
     ],
 )
-async def test_what_was_changed_afterwards_shows(tmp_path: Path, forgery: sa.Executable, at: int) -> None:
+async def test_tampering_is_detected(tmp_path: Path, forgery: sa.Executable, at: int) -> None:
     database = await written(tmp_path)
     async with database.write() as connection:
         await connection.execute(forgery)
@@ -55,7 +55,7 @@ async def test_what_was_changed_afterwards_shows(tmp_path: Path, forgery: sa.Exe
     await database.close()
 
 
-async def test_entries_by_time_subject_and_number(tmp_path: Path) -> None:
+async def test_entries_are_filtered_by_time_subject_and_number(tmp_path: Path) -> None:
     database = await written(tmp_path)
     audit_ = Audit(database)
     assert [e["number"] for e in await audit_.listing(until_ms=1000)] == [1]

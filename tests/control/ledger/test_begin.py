@@ -1,4 +1,4 @@
-"""How changes go out: by which strategy, with whose approval, and whether they are over at once."""
+"""How changes begin: their strategy, their approvals, and whether they complete at once."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ BASE = applied(State(), TEMPLATE, TWO_STAGES)
 
 
 def approved(state: State, by: str = "bob", name: str = "a") -> State:
-    """The state after somebody approved what waits."""
+    """The state after the pending rollout is approved."""
     rollout = waiting(state, name)
     made = Draft(state)
     given = plan.approve(rollout, by, rollout.digest, 2)
@@ -46,7 +46,7 @@ def stages(state: State, name: str = "a") -> list[str]:
     return [stage.name for stage in newest.strategy.stages]
 
 
-def test_without_a_strategy_it_goes_to_all_at_once() -> None:
+def test_change_without_a_strategy_goes_to_all_at_once() -> None:
     state = applied(BASE, assignment("a"), on=terms(ONE_AGENT))
     assert shown(state) == ("a-1", RolloutState.RUNNING)
     assert (latest(state).at_once, latest(state).way, latest(state).on_failure) == (True, Way.SETTINGS, "rollback")
@@ -54,7 +54,7 @@ def test_without_a_strategy_it_goes_to_all_at_once() -> None:
     assert latest(cautious).on_failure == "pause"
 
 
-def test_what_is_for_nobody_is_over_at_once() -> None:
+def test_change_that_affects_no_agent_completes_at_once() -> None:
     state = applied(BASE, assignment("a"))
     assert (latest(state).state, latest(state).reason) == (
         RolloutState.COMPLETED,
@@ -65,26 +65,26 @@ def test_what_is_for_nobody_is_over_at_once() -> None:
     assert shown(applied(state, staged(2))) == ("a-3", RolloutState.RUNNING), "its first agent may come any moment"
 
 
-def test_back_to_the_stable_revision_is_over_at_once() -> None:
+def test_return_to_the_stable_revision_completes_at_once() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
     back = applied(state, staged(1), on=terms(ONE_AGENT))
     assert latest(back).reason == "back to the stable revision"
 
 
-def test_packages_that_are_fetched_first_begin_with_nobody() -> None:
+def test_prefetched_packages_begin_with_no_agents() -> None:
     state = applied(with_package(BASE), package_assignment(prefetch="true", strategy="canary"), on=terms(ONE_AGENT))
     assert latest(state, "agents").thresholds == {}
     at_once_too = applied(with_package(BASE), package_assignment(strategy="canary"), on=terms(ONE_AGENT))
     assert any(latest(at_once_too, "agents").thresholds.values())
 
 
-def test_packages_for_other_agents_are_the_same_packages() -> None:
+def test_selector_change_of_packages_keeps_the_packages() -> None:
     state = applied(with_package(BASE), package_assignment())
     moved = applied(state, package_assignment(priority="3", strategy="canary"))
     assert latest(moved, "agents").reason == "it changes nothing for any known agent"
 
 
-def test_an_edit_cannot_take_its_own_approval_away() -> None:
+def test_edit_cannot_remove_its_own_approval() -> None:
     state = applied(applied(BASE, assignment("a")), assignment("a", rate=2) + NEEDS, by="eve")
     assert shown(state) == ("a-2", RolloutState.PENDING_APPROVAL)
     stripped = applied(state, assignment("a", rate=2), by="eve")
@@ -97,7 +97,7 @@ def test_an_edit_cannot_take_its_own_approval_away() -> None:
     assert free.assignments["a"].pending is None, "its approved documents ask for none any more"
 
 
-def test_an_approval_that_was_only_ever_asked_for_is_needed_all_the_same() -> None:
+def test_approval_that_was_never_given_is_still_needed() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2) + NEEDS, by="eve")
     for rate in (2, 3):
         state = applied(state, assignment("a", rate=rate), by="eve")
@@ -105,7 +105,7 @@ def test_an_approval_that_was_only_ever_asked_for_is_needed_all_the_same() -> No
         assert (shown(state)[1], stages(state)) == (RolloutState.PENDING_APPROVAL, ["canary", "all"])
 
 
-def test_the_settings_may_ask_for_approvals_too() -> None:
+def test_settings_may_require_approvals() -> None:
     rules = terms(approval_required=True, approvals_needed=2, four_eyes=True)
     state = applied(BASE, assignment("a"), on=rules)
     assert waiting(state).asked == (2, True)
@@ -113,7 +113,7 @@ def test_the_settings_may_ask_for_approvals_too() -> None:
     assert latest(own).asked == (0, False)
 
 
-def test_a_newer_change_takes_the_place_of_one_that_waits_and_supersedes_one_that_is_out() -> None:
+def test_newer_change_replaces_pending_and_supersedes_running() -> None:
     out = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
     made = draft(applied(out, staged(3) + NEEDS, on=terms(ONE_AGENT)), staged(4) + NEEDS, on=terms(ONE_AGENT))
     assert [(r.name, r.state) for r in made.rollouts] == [
@@ -125,7 +125,7 @@ def test_a_newer_change_takes_the_place_of_one_that_waits_and_supersedes_one_tha
     assert begun.assignments["a"].layers[0].state is RolloutState.SUPERSEDED
 
 
-def test_observing_waits_for_approval_and_what_was_observed_is_at_nobody() -> None:
+def test_ending_observation_needs_approval_and_has_no_stable_revision() -> None:
     state = applied(BASE, assignment("a") + "  observe_only: true\n")
     assert latest(state).reason == "it is only observed"
     assert (state.assignments["a"].observe_only, state.assignments["a"].in_force) == (True, [])
@@ -136,7 +136,7 @@ def test_observing_waits_for_approval_and_what_was_observed_is_at_nobody() -> No
     assert shown(state) == ("a-2", RolloutState.RUNNING)
 
 
-def test_who_observes() -> None:
+def test_observes() -> None:
     watching, giving, packages = documents(
         assignment("a") + "  observe_only: true\n", assignment("b"), package_assignment()
     )
@@ -147,7 +147,7 @@ def test_who_observes() -> None:
     assert not observes(packages)  # type: ignore[arg-type]
 
 
-def test_a_strategy_that_was_given_up_holds_until_a_change_has_gone_out_by_it() -> None:
+def test_removed_strategy_applies_to_one_more_change() -> None:
     state = applied(BASE, staged(1))
     state = applied(state, assignment("a", rate=1))
     state = applied(state, assignment("a", rate=2), on=terms(ONE_AGENT))
@@ -158,7 +158,7 @@ def test_a_strategy_that_was_given_up_holds_until_a_change_has_gone_out_by_it() 
     assert stages(state) == ["all"], "a change has gone out by it"
 
 
-def test_a_change_that_gives_up_its_strategy_keeps_it_whatever_else_is_applied() -> None:
+def test_change_that_removes_its_strategy_keeps_using_it() -> None:
     state = applied(applied(BASE, staged(1)), assignment("a", rate=2) + NEEDS, by="eve")
     assert (stages(state), waiting(state).way) == (["canary", "all"], Way.KEPT)
     state = applied(state, assignment("b", rate=9, priority=1), by="eve")
@@ -170,14 +170,14 @@ def test_a_change_that_gives_up_its_strategy_keeps_it_whatever_else_is_applied()
     assert stages(applied(state, assignment("a", rate=4))) == ["canary", "all"], "none has gone out by it yet"
 
 
-def test_retries_count_on_over_all_assignments_also_those_that_are_gone() -> None:
+def test_retry_numbers_continue_across_deleted_assignments() -> None:
     state = applied(BASE, assignment("a"), assignment("b", priority=1))
     made = Draft(dataclasses.replace(state, gone={"c": (3, 4)}))
     assert (forgive(made, "a"), forgive(made, "b")) == (5, 6)
     assert {name: held.retry for name, held in made.assignments.items()} == {"a": 5, "b": 6}
 
 
-def test_beginning_anew_goes_by_the_rules_of_today() -> None:
+def test_restart_uses_the_current_rules() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
     ended = plan.abort(latest(state), "no", 1)
     state = dataclasses.replace(state, assignments={"a": state.assignments["a"].after(ended)})
@@ -187,13 +187,13 @@ def test_beginning_anew_goes_by_the_rules_of_today() -> None:
     assert (begun.state, begun.authors) == (RolloutState.PENDING_APPROVAL, ("eve", "ann"))
 
 
-def test_the_settings_own_strategy() -> None:
+def test_strategy_from_settings() -> None:
     strict = at_once(0.5)
     state = applied(BASE, assignment("a"), on=terms(ONE_AGENT, strategy=strict, at_once=False))
     assert (latest(state).strategy, latest(state).at_once) == (strict, False)
 
 
-def test_the_longest_name_can_be_rolled_out() -> None:
+def test_longest_name_can_be_rolled_out() -> None:
     name = "n" * 128
     made = draft(BASE, staged(1, name=name))
     expect_publishable(made)

@@ -17,7 +17,7 @@ def variables(region: str) -> RegionVariables:
     )
 
 
-def test_a_change_leaves_the_catalog_that_it_was_made_of_alone() -> None:
+def test_changes_do_not_modify_the_original_catalog() -> None:
     empty = Catalog()
     one = empty.put(variables("eu"), variables("us"))
     other = one.without("RegionVariables", "eu")
@@ -26,7 +26,7 @@ def test_a_change_leaves_the_catalog_that_it_was_made_of_alone() -> None:
         other.without("RegionVariables", "eu")
 
 
-def test_versions_of_packages_stand_beside_the_documents() -> None:
+def test_package_versions_are_in_the_catalog() -> None:
     package = PublishedPackage(name="otelcol", version="1", files=[PackageFile(sha256="1" * 64, size=1)])
     good = Catalog().put_packages(PackageVersion(package, 1, "ann"))
     bad = good.put_packages(PackageVersion(package, 1, "ann", yanked="crashes"))
@@ -37,12 +37,12 @@ def test_versions_of_packages_stand_beside_the_documents() -> None:
     assert (good.package_files(), Catalog().package_files()) == ({"1" * 64: 1}, {})
 
 
-def test_an_unknown_kind() -> None:
+def test_unknown_kind() -> None:
     with pytest.raises(NotFound, match="there is no kind Pod; there are ConfigTemplate"):
         Catalog().of("Pod")
 
 
-def test_one_document() -> None:
+def test_single_document() -> None:
     catalog = Catalog().put(variables("eu"))
     assert find(catalog, "RegionVariables", "eu") == variables("eu")
     with pytest.raises(NotFound, match="there is no RegionVariables us"):

@@ -6,7 +6,7 @@ from relay.control.rollouts.rollout import RolloutState
 from tests.control.rollouts.made import rollout
 
 
-def test_a_step_says_by_itself_what_was_done() -> None:
+def test_step_derives_its_audit_entry() -> None:
     before = rollout()
     after = rollout(state=RolloutState.PAUSED, reason="by hand", stage=1)
     assert Step(after).entry == Entry("paused", "Rollout/a-2", "", "paused:1:dddddddddddddddd", "by hand")
@@ -16,7 +16,7 @@ def test_a_step_says_by_itself_what_was_done() -> None:
     )
 
 
-def test_what_changes_nothing() -> None:
+def test_change_that_changes_nothing() -> None:
     state = State()
     assert Change(state, "unchanged").is_nothing_to(state)
     assert not Change(dataclasses.replace(state, epoch=2), None).is_nothing_to(state)

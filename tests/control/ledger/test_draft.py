@@ -8,7 +8,7 @@ from relay.policy.published import CONFIG
 from tests.control.rollouts.made import revision, rollout
 
 
-def test_what_is_gathered_counts_only_in_the_change() -> None:
+def test_draft_takes_effect_only_in_its_change() -> None:
     before = State(contents={"RegionVariables/eu@1": b"1"})
     draft = Draft(before, contents={"RegionVariables/eu@2": b"2", "RegionVariables/us@1": b"3"})
     pinned = AssignmentState("a", CONFIG, stable=revision(1, variables={"eu": "eu@2"}))
@@ -21,13 +21,13 @@ def test_what_is_gathered_counts_only_in_the_change() -> None:
     assert change.state.catalog is before.catalog
 
 
-def test_what_agents_could_fall_back_to_is_pinned_too() -> None:
+def test_earlier_revisions_are_pinned() -> None:
     draft = Draft(State(contents={"RegionVariables/eu@1": b"1"}))
     draft.assignments["a"] = AssignmentState("a", CONFIG, earlier=(revision(1, variables={"eu": "eu@1"}),))
     assert draft.change(None).state.contents == {"RegionVariables/eu@1": b"1"}
 
 
-def test_a_rollout_stands_once_as_it_is_at_last_and_the_action_of_a_person_comes_first() -> None:
+def test_rollout_appears_once_in_its_last_state_with_the_person_s_action_first() -> None:
     draft = Draft(State())
     other, first = rollout(name="b-1", assignment="b"), rollout()
     draft.take(other)
@@ -41,7 +41,7 @@ def test_a_rollout_stands_once_as_it_is_at_last_and_the_action_of_a_person_comes
     assert (rest.after, rest.action) == (other, "")
 
 
-def test_what_is_only_written_down_is_quiet() -> None:
+def test_quiet_step_stays_quiet() -> None:
     draft = Draft(State())
     draft.take(rollout(), quiet=True)
     assert [step.quiet for step in draft.change(None).steps] == [True]

@@ -3,7 +3,7 @@ from relay.control.ledger.epoch import raise_epoch
 from relay.control.ledger.state import State
 
 
-def test_an_epoch_is_beyond_all_that_was_seen() -> None:
+def test_new_epoch_exceeds_all_seen_epochs() -> None:
     change = raise_epoch(State(epoch=2), "restored")
     assert (change.answer, change.state.epoch) == (3, 3)
     assert change.entries == [Entry("raise-epoch", "Epoch/3", "2", "3", "restored")]

@@ -1,4 +1,4 @@
-"""Rollouts by name, also those that are long over."""
+"""Rollouts by name, including those that ended long ago."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.control.ledger.made import NEEDS, draft
 
 @pytest.fixture
 async def history(ledger: Ledger, database: Database) -> History:
-    """Of a, that was of three rates and waits to be of a fourth, and of b, that is not there yet."""
+    """History of `a`, which had three rates and a pending fourth; `b` does not exist."""
     for i, text in enumerate([TEMPLATE + assignment("a", rate=1), assignment("a", rate=2), assignment("a", rate=3)]):
         await apply(ledger, text, now_ms=i + 1)
     await apply(ledger, assignment("a", rate=4) + NEEDS, now_ms=9)
@@ -33,7 +33,7 @@ async def damage(database: Database, name: str) -> None:
         await connection.execute(sa.text(f"UPDATE rollouts SET body = 'x' || body WHERE name = '{name}'"))
 
 
-async def test_what_may_still_do_something_is_in_the_state(history: History, ledger: Ledger) -> None:
+async def test_find_returns_rollouts_that_are_still_relevant(history: History, ledger: Ledger) -> None:
     assert [find(ledger.state, name)[1].name for name in ("a", "a-4", "a-3")] == ["a-4", "a-4", "a-3"]
     with pytest.raises(Conflict, match="a-1 has ended; the latest rollout of ConfigAssignment a is a-4"):
         find(ledger.state, "a-1")
@@ -42,7 +42,7 @@ async def test_what_may_still_do_something_is_in_the_state(history: History, led
             find(ledger.state, name)
 
 
-async def test_all_that_are_kept_can_be_had(history: History) -> None:
+async def test_all_stored_rollouts_are_available(history: History) -> None:
     names = [(await history.get(name)).name for name in ("a", "a-3", "a-1")]
     assert names == ["a-4", "a-3", "a-1"]
     assert [rollout.name for rollout in await history.of("a")] == ["a-1", "a-2", "a-3", "a-4"]
@@ -51,7 +51,7 @@ async def test_all_that_are_kept_can_be_had(history: History) -> None:
             await history.get(name)
 
 
-async def test_what_an_assignment_was_before(history: History) -> None:
+async def test_earlier_revision_of_an_assignment(history: History) -> None:
     assert (await history.earlier("a")).name == "a-3", "what is asked for has yet to come"
     assert (await history.earlier("a", "a-1")).name == "a-1"
     with pytest.raises(NotFound, match="there is no assignment b"):
@@ -60,13 +60,13 @@ async def test_what_an_assignment_was_before(history: History) -> None:
         await history.earlier("a", "a-9")
 
 
-async def test_one_that_was_never_anything_else(ledger: Ledger, database: Database) -> None:
+async def test_assignment_without_an_earlier_revision(ledger: Ledger, database: Database) -> None:
     await apply(ledger, TEMPLATE + assignment("a"), now_ms=1)
     with pytest.raises(NotFound, match="has had no other revision"):
         await History(database, ledger).earlier("a")
 
 
-async def test_by_any_of_its_hashes(history: History) -> None:
+async def test_rollout_is_found_by_any_of_its_hashes(history: History) -> None:
     second = await history.get("a-2")
     assert await history.by_hash(second.digest[:12]) == (second, second.candidate)
     assert await history.by_hash(revision_hash(second.candidate) or "") == (second, second.candidate)
@@ -76,12 +76,12 @@ async def test_by_any_of_its_hashes(history: History) -> None:
     assert await history.by_hash(revision_hash(second.candidate) or "") == (third, third.stable)
 
 
-async def test_what_ended_long_ago_is_forgotten(history: History) -> None:
+async def test_long_ended_rollouts_expire(history: History) -> None:
     await history.expire(1 << 60)
     assert [rollout.name for rollout in await history.of("a")] == ["a-3", "a-4"]
 
 
-async def test_a_damaged_rollout_spoils_no_other(history: History, database: Database) -> None:
+async def test_damaged_rollout_does_not_affect_others(history: History, database: Database) -> None:
     await damage(database, "a-1")
     with pytest.raises(StoreError, match="table rollouts: a-1 is damaged"):
         await history.stored("a-1")

@@ -1,4 +1,4 @@
-"""One door: what is stored is in force, and what is not is not."""
+"""A change is both stored and in force, or neither."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def raised(state: State, now_ms: int) -> Change[int]:
     return Change(dataclasses.replace(state, epoch=epoch), now_ms, entries=entries)
 
 
-async def test_a_change_is_stored_audited_and_in_force(ledger: Ledger, database: Database, clock: ManualClock) -> None:
+async def test_change_is_stored_audited_and_in_force(ledger: Ledger, database: Database, clock: ManualClock) -> None:
     woken = asyncio.Event()
     ledger.watch(woken)
     assert await ledger.change("ann", raised) == NOW_MS
@@ -43,18 +43,18 @@ async def test_a_change_is_stored_audited_and_in_force(ledger: Ledger, database:
     assert not woken.is_set()
 
 
-async def test_of_changes_at_once_each_is_made_of_what_the_last_has_left(ledger: Ledger) -> None:
+async def test_concurrent_changes_are_serialized(ledger: Ledger) -> None:
     await asyncio.gather(*(ledger.change("ann", raised) for _ in range(5)))
     assert (ledger.state.epoch, ledger.edition) == (6, 5)
 
 
-async def test_what_changes_nothing_is_not_written(ledger: Ledger, database: Database) -> None:
+async def test_unchanged_state_is_not_written(ledger: Ledger, database: Database) -> None:
     before = ledger.state
     assert await ledger.change("ann", lambda state, _: Change(state, "unchanged")) == "unchanged"
     assert (ledger.state, ledger.edition, await Audit(database).listing()) == (before, 0, [])
 
 
-async def test_what_cannot_be_made_or_stored_is_not_in_force(ledger: Ledger, database: Database) -> None:
+async def test_failed_change_is_not_in_force(ledger: Ledger, database: Database) -> None:
     before = ledger.state
 
     def refused(state: State, now_ms: int) -> Change[None]:
@@ -69,7 +69,7 @@ async def test_what_cannot_be_made_or_stored_is_not_in_force(ledger: Ledger, dat
     assert (ledger.state, ledger.edition) == (before, 0)
 
 
-async def test_a_quiet_step_wakes_nobody(ledger: Ledger, database: Database) -> None:
+async def test_quiet_step_wakes_no_watcher(ledger: Ledger, database: Database) -> None:
     await ledger.change("ann", lambda state, _: draft(state, TEMPLATE, assignment("a")).change(None))
     entries = await Audit(database).listing()
     assert [entry["subject"] for entry in entries] == ["Rollout/a-1"]

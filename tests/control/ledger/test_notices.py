@@ -20,7 +20,7 @@ async def written(database: Database, *steps: Step) -> list[tuple[int, str, str,
     return [(row.number, row.channel, row.title, row.body) for row in rows]
 
 
-async def test_a_step_back_is_told_to_each_channel_once(database: Database) -> None:
+async def test_rollback_is_notified_once_per_channel(database: Database) -> None:
     back = Step(rollout(spec=TOLD, state=RolloutState.ROLLING_BACK), rollout(spec=TOLD), reason="3 of 5 failed")
     paused = Step(rollout(spec=TOLD, state=RolloutState.PAUSED, reason="by hand"))
     assert await written(database, back, paused) == [
@@ -32,7 +32,7 @@ async def test_a_step_back_is_told_to_each_channel_once(database: Database) -> N
     assert (await written(database, paused))[-1][0] == 6, "numbers go on"
 
 
-async def test_what_nobody_asked_to_be_told_of(database: Database) -> None:
+async def test_steps_without_notices(database: Database) -> None:
     paused = rollout(spec=TOLD, state=RolloutState.PAUSED)
     nobody = rollout(state=RolloutState.PAUSED)
     assert await written(database, Step(rollout(spec=TOLD)), Step(paused, paused), Step(nobody)) == []

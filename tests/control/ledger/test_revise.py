@@ -1,4 +1,4 @@
-"""What follows from documents."""
+"""Revisions and rollouts that follow from documents."""
 
 import dataclasses
 
@@ -22,13 +22,13 @@ def without(state: State, name: str = "a") -> State:
     return revise(state, catalog, terms(), by="ann", now_ms=9).change(None).state
 
 
-def test_what_did_not_change_begins_nothing() -> None:
+def test_unchanged_documents_begin_no_rollout() -> None:
     state = applied(BASE, assignment("a"))
     assert draft(state, assignment("a")).rollouts == []
     assert draft(state, variables("eu", "{unknown: 1}")).rollouts == [], "no template declares it"
 
 
-def test_a_region_s_variables_are_pinned_by_those_that_declare_them() -> None:
+def test_region_variables_are_pinned_by_templates_that_declare_them() -> None:
     state = applied(BASE, assignment("a"), variables("eu", "{level: warn}"))
     declared = state.assignments["a"].declared
     assert isinstance(declared, GlobalConfig)
@@ -36,7 +36,7 @@ def test_a_region_s_variables_are_pinned_by_those_that_declare_them() -> None:
     assert shown(applied(state, variables("eu", "{level: debug}"))) == ("a-2", RolloutState.COMPLETED)
 
 
-def test_a_new_renderer_comes_in_where_something_changes_anyway() -> None:
+def test_new_renderer_is_adopted_with_the_next_change() -> None:
     state = applied(BASE, assignment("a"))
     held = state.assignments["a"]
     assert isinstance(held.declared, GlobalConfig)
@@ -48,7 +48,7 @@ def test_a_new_renderer_comes_in_where_something_changes_anyway() -> None:
     assert changed.renderer > 0
 
 
-def test_what_waits_begins_anew_when_what_it_asks_for_changed() -> None:
+def test_pending_rollout_restarts_when_its_approval_rules_change() -> None:
     state = applied(BASE, staged(1) + NEEDS)
     assert shown(applied(state, staged(1) + NEEDS)) == ("a-1", RolloutState.PENDING_APPROVAL)
     edited = applied(state, staged(1) + NEEDS.replace("needed: 1", "needed: 2"), by="eve")
@@ -58,7 +58,7 @@ def test_what_waits_begins_anew_when_what_it_asks_for_changed() -> None:
     assert pending.authors == ("eve", "ann")
 
 
-def test_names_and_generations_are_never_used_twice() -> None:
+def test_names_and_generations_are_never_reused() -> None:
     state = applied(BASE, staged(1) + NEEDS, on=terms(ONE_AGENT))
     made = revise(state, state.catalog.without("ConfigAssignment", "a"), terms(), by="ann", now_ms=9)
     assert [(r.name, r.state, r.reason) for r in made.rollouts] == [
@@ -70,12 +70,12 @@ def test_names_and_generations_are_never_used_twice() -> None:
     assert (shown(back)[0], back.gone) == ("a-2", {})
 
 
-def test_what_is_over_is_not_ended_again_by_a_deletion() -> None:
+def test_deletion_does_not_end_an_ended_rollout_again() -> None:
     state = applied(BASE, assignment("a"))
     assert without(state).gone == {"a": (1, 0)}
 
 
-def test_a_rollout_to_what_was_yanked_is_over() -> None:
+def test_rollout_to_a_yanked_package_ends() -> None:
     state = applied(with_package(BASE), package_assignment())
     state = applied(with_package(state, "2"), package_assignment("2", strategy="canary"), on=terms(ONE_AGENT))
     assert shown(state, "agents") == ("agents-2", RolloutState.RUNNING)
@@ -86,7 +86,7 @@ def test_a_rollout_to_what_was_yanked_is_over() -> None:
     assert calm.assignments["agents"].stable is not None, "what is stable stays in force, and is offered to nobody"
 
 
-def test_what_agents_could_only_fall_back_to_keeps_nobody_from_deleting() -> None:
+def test_earlier_revisions_do_not_prevent_deletion() -> None:
     state = applied(BASE, assignment("a"), on=terms(ONE_AGENT))
     stable = dataclasses.replace(state.assignments["a"], earlier=tuple(state.assignments["a"].revisions[:1]))
     assert stable.earlier
@@ -108,7 +108,7 @@ def test_what_agents_could_only_fall_back_to_keeps_nobody_from_deleting() -> Non
     assert applied(packages, TEMPLATE).assignments["agents"].earlier
 
 
-def test_what_no_region_could_be_told_of_is_refused() -> None:
+def test_unpublishable_resource_is_refused() -> None:
     fine = draft(BASE, assignment("a"))
     expect_publishable(fine)
     state = fine.change(None).state

@@ -1,4 +1,4 @@
-"""The state in the database: all of it comes back, and what is damaged is said by table and key."""
+"""The state in the database: it is restored whole, and damaged rows are named by table and key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.packages import package_assignment
 
 
 async def stored(database: Database, before: State, change: Change[None]) -> State:
-    """What is read after a change was written."""
+    """Write a change and return the state read back."""
     async with database.write() as connection:
         await rows.store(connection, before, change, "ann", 7)
     async with database.read() as connection:
@@ -30,7 +30,7 @@ async def stored(database: Database, before: State, change: Change[None]) -> Sta
 
 
 async def filled(database: Database) -> State:
-    """A state with something of everything."""
+    """Store and return a state with one of everything."""
     pushed = with_package(State())
     await stored(database, State(), Change(pushed, None))
     change = draft(
@@ -41,7 +41,7 @@ async def filled(database: Database) -> State:
     return state
 
 
-async def test_everything_comes_back(database: Database) -> None:
+async def test_state_round_trip(database: Database) -> None:
     state = await filled(database)
     waits = draft(state, staged(2) + NEEDS).change(None)
     assert await stored(database, state, waits) == waits.state
@@ -53,7 +53,7 @@ async def test_everything_comes_back(database: Database) -> None:
     assert await stored(database, ahead, Change(less, None)) == less
 
 
-async def test_what_is_deleted_is_gone_and_its_numbers_are_kept(database: Database) -> None:
+async def test_deleted_assignment_keeps_its_numbers(database: Database) -> None:
     state = await filled(database)
     catalog = state.catalog.without("ConfigAssignment", "a").without("RegionVariables", "eu")
     after = revise(state, catalog, terms(), by="ann", now_ms=8).change(None)
@@ -67,7 +67,7 @@ async def test_what_is_deleted_is_gone_and_its_numbers_are_kept(database: Databa
     assert not (await stored(database, again.state, last)).catalog.packages
 
 
-async def test_only_what_differs_is_written(database: Database) -> None:
+async def test_only_differences_are_written(database: Database) -> None:
     state = await filled(database)
     change = draft(state, assignment("b", priority=1)).change(None)
     async with database.read() as connection:
@@ -80,7 +80,7 @@ async def test_only_what_differs_is_written(database: Database) -> None:
     assert after == {**dict.fromkeys((row.key for row in before), 1), "b": 7}
 
 
-async def test_rows_of_others_go_in_the_same_transaction(database: Database) -> None:
+async def test_other_removals_share_the_transaction(database: Database) -> None:
     node = {"region": "eu", "name": "one", "trusted": "[]", "software_version": "1", "last_seen_ms": 1}
     async with database.write() as connection:
         await replace(connection, schema.nodes, [node])
@@ -109,7 +109,7 @@ async def test_rows_of_others_go_in_the_same_transaction(database: Database) -> 
         ),
     ],
 )
-async def test_what_is_damaged_is_named(database: Database, statement: str, said: str) -> None:
+async def test_damaged_row_is_named(database: Database, statement: str, said: str) -> None:
     await filled(database)
     async with database.write() as connection:
         await connection.execute(sa.text(statement))
@@ -118,7 +118,7 @@ async def test_what_is_damaged_is_named(database: Database, statement: str, said
             await rows.load(connection)
 
 
-async def test_a_damaged_rollout_that_nobody_needs_spoils_nothing(database: Database) -> None:
+async def test_damaged_unused_rollout_is_ignored(database: Database) -> None:
     state = await filled(database)
     (step,) = [s for s in draft(state, staged(2)).change(None).steps if s.after.name == "a-2"]
     await stored(database, state, Change(state, None, steps=[Step(step.after)]))
@@ -128,7 +128,7 @@ async def test_a_damaged_rollout_that_nobody_needs_spoils_nothing(database: Data
         assert await rows.load(connection) == state
 
 
-async def test_the_epoch_is_never_below_what_was_published(database: Database) -> None:
+async def test_epoch_is_at_least_the_published_one(database: Database) -> None:
     state = await filled(database)
     async with database.write() as connection:
         row = {"region": "eu", "body": '{"region": "eu", "epoch": 9, "number": 1, "digest": ""}'}

@@ -4,7 +4,7 @@ from tests.control.ledger.made import applied, with_package
 from tests.packages import package_assignment
 
 
-def test_who_uses_a_template() -> None:
+def test_users_of_a_template() -> None:
     second = "---" + TEMPLATE.replace("version: v1", "version: v2")
     state = applied(State(), TEMPLATE, assignment("a"), second, assignment("b", priority=1, version="v2"))
     assert state.users_of_template("basic@v1") == {"a"}
@@ -14,7 +14,7 @@ def test_who_uses_a_template() -> None:
     assert moved.users_of_template("none@v1") == set()
 
 
-def test_who_uses_a_package_and_what_revisions_pin() -> None:
+def test_users_of_a_package_and_pins_of_revisions() -> None:
     state = applied(with_package(State()), package_assignment())
     assert state.users_of_package("otelcol@1") == {"agents"}
     assert state.users_of_package("otelcol@2") == set()

@@ -9,7 +9,7 @@ from relay.errors import NotFound
 from tests.conftest import TEMPLATE, Programs, apply, assignment
 
 
-async def test_every_form_of_a_document_can_be_had(programs: Programs) -> None:
+async def test_all_generations_of_a_document_are_available(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=1))
     await apply(plane, assignment("a", rate=2))
@@ -37,7 +37,7 @@ async def test_every_form_of_a_document_can_be_had(programs: Programs) -> None:
     assert {v["document_digest"] for v in listed if not v["deleted"]} == digests
 
 
-async def test_nothing_changed_is_no_generation(database: Database) -> None:
+async def test_unchanged_document_makes_no_generation(database: Database) -> None:
     async with database.write() as connection:
         await versions.add(connection, [], "ann", 1)
     assert await Versions(database).bodies("ConfigAssignment", "a") == []

@@ -49,7 +49,7 @@ def settings(kind: str, url: str) -> PackageStorage:
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])
-async def test_what_was_uploaded_is_read_from_any_offset(kind: str, s3: str, tmp_path: Path) -> None:
+async def test_uploaded_blob_is_read_from_any_offset(kind: str, s3: str, tmp_path: Path) -> None:
     store = open_store(settings(kind, s3), tmp_path / "packages")
     blobs = Blobs(store, BlobStore(tmp_path / "spool", 1 << 30), max_file_bytes=1 << 30)
     name = digest(CONTENT)
@@ -71,7 +71,7 @@ async def test_what_was_uploaded_is_read_from_any_offset(kind: str, s3: str, tmp
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-async def test_a_store_that_is_away_is_told_in_a_line(tmp_path: Path) -> None:
+async def test_unreachable_store_is_one_line_error(tmp_path: Path) -> None:
     blobs = Blobs(
         open_store(settings("s3", "http://127.0.0.1:1"), tmp_path),
         BlobStore(tmp_path / "spool", 1 << 30),
@@ -83,7 +83,7 @@ async def test_a_store_that_is_away_is_told_in_a_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_options_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+def test_unknown_store_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^storage\.packages: .*colour"):
         open_store(settings("s3", "").model_copy(update={"options": {"colour": "red"}}), tmp_path)
 
@@ -116,7 +116,7 @@ asyncio.run(main(Path(sys.argv[1])))
 """
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_file_size(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _LARGE, str(tmp_path)], capture_output=True, text=True, timeout=120, check=True
     )
@@ -124,7 +124,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert int(done.stdout) * unit < 100 << 20, "of 512 MiB"
 
 
-async def test_a_damaged_file_goes_and_can_be_pushed_again(tmp_path: Path) -> None:
+async def test_damaged_file_is_removed_and_can_be_pushed_again(tmp_path: Path) -> None:
     blobs = Blobs(
         open_store(PackageStorage(), tmp_path / "store"), BlobStore(tmp_path / "spool", 1 << 30), max_file_bytes=1 << 30
     )

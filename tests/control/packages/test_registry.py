@@ -23,7 +23,7 @@ async def plane(programs: Programs) -> ControlPlane:
     return await programs.opened()
 
 
-async def test_a_version_gains_files_and_never_changes_one(plane: ControlPlane) -> None:
+async def test_version_gains_files_but_never_changes_one(plane: ControlPlane) -> None:
     await push(plane, b"linux", attributes=LINUX)
     await push(plane, b"linux", attributes=LINUX)
     await push(plane, b"windows", attributes=WINDOWS)
@@ -40,7 +40,7 @@ async def test_a_version_gains_files_and_never_changes_one(plane: ControlPlane) 
     assert actions == [("push", "Package/otelcol@1")] * 2
 
 
-async def test_two_versions_may_be_the_same_bytes(plane: ControlPlane) -> None:
+async def test_two_versions_may_share_bytes(plane: ControlPlane) -> None:
     await push(plane, b"same")
     await push(plane, b"same", version="2")
     await plane.packages.delete("otelcol@1", actor="ann")
@@ -51,7 +51,7 @@ async def test_two_versions_may_be_the_same_bytes(plane: ControlPlane) -> None:
         plane.packages.view("otelcol@2")
 
 
-async def test_uploads_must_be_whole_and_right(plane: ControlPlane) -> None:
+async def test_uploads_must_be_complete_and_correct(plane: ControlPlane) -> None:
     async def register(content: bytes, said: bytes) -> None:
         await plane.packages.blobs.receive(digest(said), 0, content)
         file = PackageFile(sha256=digest(said), size=len(said))
@@ -77,7 +77,7 @@ async def test_quotas(programs: Programs) -> None:
         await push(small, b"c" * 61, version="3")
 
 
-async def test_assignments_name_versions_that_are_there(plane: ControlPlane) -> None:
+async def test_assignments_must_name_existing_versions(plane: ControlPlane) -> None:
     await push(plane, b"x")
     with pytest.raises(Refused, match=r"spec.packages.0: there is no package otelcol@2"):
         await apply(plane, package_assignment("2"))
@@ -91,7 +91,7 @@ async def test_assignments_name_versions_that_are_there(plane: ControlPlane) -> 
         await apply(plane, package_assignment(name="others"))
 
 
-async def test_a_yank_ends_rollouts_and_is_told_to_regions(plane: ControlPlane) -> None:
+async def test_yank_ends_rollouts_and_is_published(plane: ControlPlane) -> None:
     await push(plane, b"one")
     await push(plane, b"two", version="2")
     held = strategy("name: canary, percentage: 10, manual: true", "name: all, percentage: 100")
@@ -117,7 +117,7 @@ async def test_a_yank_ends_rollouts_and_is_told_to_regions(plane: ControlPlane) 
     assert files_for(plane.ledger.state, "eu") == {}
 
 
-async def test_everything_is_there_after_a_restart(programs: Programs) -> None:
+async def test_packages_survive_a_restart(programs: Programs) -> None:
     first = await programs.opened()
     sha256 = await push(first, b"one")
     await apply(first, package_assignment())
@@ -134,7 +134,7 @@ async def test_everything_is_there_after_a_restart(programs: Programs) -> None:
     assert other["Keys/packages"] != resources["Keys/packages"], "each region has its own"
 
 
-async def test_regions_that_packages_do_not_concern_hold_nothing_of_them(plane: ControlPlane) -> None:
+async def test_unconcerned_regions_get_no_packages(plane: ControlPlane) -> None:
     await push(plane, b"one")
     await apply(plane, package_assignment(target_selector="{labels: {region: eu}}"))
     assert (await plane.publisher.policy("us")).resources == {}
@@ -143,7 +143,7 @@ async def test_regions_that_packages_do_not_concern_hold_nothing_of_them(plane: 
     }  # fmt: skip
 
 
-async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None:
+async def test_package_goes_out_in_stages_and_back(programs: Programs) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     await push(plane, b"one")
@@ -186,7 +186,7 @@ async def test_a_package_goes_out_by_stages_and_back(programs: Programs) -> None
         await agent.close()
 
 
-async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: Programs) -> None:
+async def test_rollout_waits_for_prefetch(programs: Programs) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     await push(plane, b"one")
@@ -208,14 +208,14 @@ async def test_a_rollout_may_wait_until_the_files_are_in_its_regions(programs: P
     await eventually(lambda: sha256 in node.packages.problems)
     node.blob_source._endpoint = f"127.0.0.1:{plane.ports['link']}"
     await node.blob_source.close()
-    await eventually(lambda: sha256 not in node.packages.problems, within_s=40)  # it tries more and more seldom
+    await eventually(lambda: sha256 not in node.packages.problems, within_s=40)  # retries back off
     agent.last = await agent.agent.pipe.pushed()
     await agent.install(await agent.wait())
     await eventually(lambda: state_is("completed"), within_s=15)
     await agent.close()
 
 
-async def test_without_a_strategy_the_settings_canary_goes_first(programs: Programs) -> None:
+async def test_canary_of_the_settings_applies_without_a_strategy(programs: Programs) -> None:
     update = {"canary_percentage": 5, "canary_duration": "1h", "approval_required": True}
     plane = await programs.opened(policies={"package_update": update})
     await push(plane, b"one")
@@ -229,7 +229,7 @@ async def test_without_a_strategy_the_settings_canary_goes_first(programs: Progr
     ] == "running"
 
 
-async def test_uploads_that_nobody_goes_on_with_make_room(programs: Programs) -> None:
+async def test_abandoned_uploads_make_room(programs: Programs) -> None:
     plane = await programs.opened(storage={"packages": {"max_bytes": 100}})
     await plane.packages.blobs.receive(digest(b"first"), 0, b"f" * 60)
     await plane.packages.blobs.receive(digest(b"second"), 0, b"s" * 60)
@@ -237,7 +237,7 @@ async def test_uploads_that_nobody_goes_on_with_make_room(programs: Programs) ->
     assert await plane.packages.blobs.received(digest(b"second")) == (60, False)
 
 
-async def test_deleting_a_version_never_takes_the_bytes_of_one_that_is_pushed_meanwhile(plane: ControlPlane) -> None:
+async def test_deletion_keeps_bytes_of_a_concurrent_push(plane: ControlPlane) -> None:
     for round_ in range(10):
         content = f"same {round_}".encode()
         await push(plane, content, version="a")
@@ -247,13 +247,13 @@ async def test_deleting_a_version_never_takes_the_bytes_of_one_that_is_pushed_me
             return_exceptions=True,
         )
         assert not isinstance(done[0], BaseException)
-        if isinstance(done[1], BaseException):  # it looked while the bytes were there, and was told that they are gone
+        if isinstance(done[1], BaseException):  # it saw the bytes before they were deleted
             assert isinstance(done[1], Conflict)
             await push(plane, content, version=f"b{round_}")
         assert await plane.packages.blobs.size(digest(content)) == len(content)
 
 
-async def test_what_is_deleted_is_fetched_ahead_no_more_whoever_has_the_same_bytes_later(plane: ControlPlane) -> None:
+async def test_deletion_ends_the_prefetch_of_its_bytes(plane: ControlPlane) -> None:
     await push(plane, b"one")
     await push(plane, b"two", version="2")
     for key in ("otelcol@1", "otelcol@2"):
@@ -266,7 +266,7 @@ async def test_what_is_deleted_is_fetched_ahead_no_more_whoever_has_the_same_byt
     assert plane.ledger.state.prefetches == {}
 
 
-async def test_a_push_that_is_refused_leaves_nothing_in_the_store(plane: ControlPlane) -> None:
+async def test_refused_push_leaves_nothing_in_the_store(plane: ControlPlane) -> None:
     await push(plane, b"one")
     with pytest.raises(Conflict, match="different content"):
         await push(plane, b"two")

@@ -11,7 +11,7 @@ from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.wire import TestAgent
 
 
-async def test_what_an_agent_was_offered_can_be_read_for_ever(programs: Programs) -> None:
+async def test_offered_configs_are_archived(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a", rate=5), assignment("b", rate=6, slot="extra"))
     node = await programs.node(plane.ports["link"])
@@ -36,7 +36,7 @@ async def test_what_an_agent_was_offered_can_be_read_for_ever(programs: Programs
     await agent.close()
 
 
-async def test_what_nobody_uses_is_forgotten_in_time(programs: Programs) -> None:
+async def test_unused_configs_expire(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5))
     await plane.publisher.policy("eu")
@@ -52,7 +52,7 @@ async def test_what_nobody_uses_is_forgotten_in_time(programs: Programs) -> None
     assert not fresh._known
 
 
-async def test_rollouts_that_ended_long_ago_are_forgotten(programs: Programs) -> None:
+async def test_long_ended_rollouts_expire(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5))
     await apply(plane, assignment("a", rate=6))
@@ -60,7 +60,7 @@ async def test_rollouts_that_ended_long_ago_are_forgotten(programs: Programs) ->
     assert [r["name"] for r in await plane.status.history("a")] == ["a-2"]
 
 
-async def test_an_assignment_can_be_what_it_was_before(programs: Programs) -> None:
+async def test_assignment_can_be_undone(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5, selector="{labels: {tier: x}}"))
     await apply(plane, assignment("a", rate=6))

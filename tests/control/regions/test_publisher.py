@@ -10,7 +10,7 @@ from relay.policy.snapshot import ConfigContent, build
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 
 
-async def test_a_manifest_s_number_grows_with_every_change_and_only_then(programs: Programs) -> None:
+async def test_manifest_number_grows_only_with_changes(programs: Programs) -> None:
     plane = await programs.control_plane()
     assert (await plane.publisher.policy("eu")).version == (1, 1)
     woken = asyncio.Event()
@@ -25,7 +25,7 @@ async def test_a_manifest_s_number_grows_with_every_change_and_only_then(program
     plane.publisher.unwatch(woken)
 
 
-async def test_what_is_published_compiles_and_keeps_what_revisions_pin(programs: Programs) -> None:
+async def test_published_policy_compiles_and_keeps_pinned_resources(programs: Programs) -> None:
     plane = await programs.opened()
     variables = (
         "---\napiVersion: opamp.io/v1\nkind: RegionVariables\nmetadata: {name: eu}\nspec: {values: {level: %s}}\n"
@@ -50,7 +50,7 @@ async def test_what_is_published_compiles_and_keeps_what_revisions_pin(programs:
     assert len([name for name in policy.resources if name.startswith("RegionVariables/")]) == 2
 
 
-async def test_what_else_changed_is_of_no_account_to_an_assignment(plane: ControlPlane) -> None:
+async def test_changes_elsewhere_do_not_affect_an_assignment(plane: ControlPlane) -> None:
     await apply(plane, TEMPLATE, assignment("a"), assignment("b", priority=1))
     version = (await plane.publisher.policy("eu")).version
     assert plane.publisher.has("eu", version, "a")
@@ -63,7 +63,7 @@ async def test_what_else_changed_is_of_no_account_to_an_assignment(plane: Contro
     assert plane.publisher.has("us", version, "b"), "nobody of it ever asked"
 
 
-async def test_a_region_that_cannot_be_published_stops_no_other_and_is_tried_again(
+async def test_failing_region_is_retried_and_does_not_stop_others(
     programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plane = await programs.control_plane()

@@ -1,4 +1,4 @@
-"""What a region is to hold, of a state."""
+"""The resources of a region, derived from a state."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ def kinds(held: dict[str, bytes]) -> set[str]:
     return {name.partition("/")[0] for name in held}
 
 
-def test_a_region_sees_only_what_can_concern_it() -> None:
+def test_region_gets_only_relevant_resources() -> None:
     state = applied(BASE, assignment("a", selector="{labels: {region: us}}"), variables("eu", "{level: warn}"))
     assert resources(state, "eu", KEY) == {}
     assert kinds(resources(state, "us", KEY)) == {"ConfigAssignment", "ConfigTemplate"}
@@ -28,7 +28,7 @@ def test_a_region_sees_only_what_can_concern_it() -> None:
     assert kinds(resources(everywhere, "us", KEY)) == {"ConfigAssignment", "ConfigTemplate"}
 
 
-def test_what_it_is_to_hold_compiles() -> None:
+def test_resources_compile() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
     snapshot = build(resources(state, "eu", KEY))
     assert snapshot.rejected == {}
@@ -36,7 +36,7 @@ def test_what_it_is_to_hold_compiles() -> None:
     assert change.id == "a-2"
 
 
-def test_what_is_declared_as_if_it_were_complete() -> None:
+def test_aimed_policy_is_the_declared_one() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
     (compiled,) = build(aimed(state, "eu")).assignments
     assert (len(compiled.branches), compiled.published.rollout) == (0, None)
@@ -44,7 +44,7 @@ def test_what_is_declared_as_if_it_were_complete() -> None:
     assert aimed(watching, "eu") == {}
 
 
-def test_packages_come_with_a_key_and_what_is_to_be_fetched_ahead() -> None:
+def test_packages_include_key_and_prefetches() -> None:
     state = applied(with_package(BASE), package_assignment())
     held = resources(state, "eu", KEY)
     assert kinds(held) == {"PackageAssignment", "Package", "Keys", "Yanked", "Prefetch"}
@@ -58,7 +58,7 @@ def test_packages_come_with_a_key_and_what_is_to_be_fetched_ahead() -> None:
     assert resources(wanted, "us", KEY) == {}
 
 
-def test_what_was_yanked_is_said_and_cannot_be_fetched() -> None:
+def test_yanked_packages_are_listed_and_have_no_files() -> None:
     state = with_package(applied(with_package(BASE), package_assignment()), yanked="crashes")
     assert files_for(state, "eu") == {}
     assert build(resources(state, "eu", KEY)).yanked == {"otelcol@1"}

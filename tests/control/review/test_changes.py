@@ -47,7 +47,7 @@ def changes(plane: ControlPlane) -> Changes:
     return plane.changes
 
 
-async def test_what_a_rollout_changed_in_values_and_in_configs(programs: Programs) -> None:
+async def test_rollout_diff_shows_values_and_configs(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, VARIABLES.replace("WORD", "warn"), assignment("a", rate=33))
     first = await over(plane, "a-1")
@@ -70,7 +70,7 @@ async def test_what_a_rollout_changed_in_values_and_in_configs(programs: Program
         await changes(plane).of("b-1")
 
 
-async def test_secrets_are_masked_and_their_change_is_seen(programs: Programs) -> None:
+async def test_secrets_are_masked_but_their_change_shows(programs: Programs) -> None:
     plane = await programs.opened()
     one = assignment("a", version="v2").replace("rate: 1", "rate: 1, password: one")
     await apply(plane, SECRET, one)
@@ -84,7 +84,7 @@ async def test_secrets_are_masked_and_their_change_is_seen(programs: Programs) -
     assert "+  password: '[secret" in shown["configs"][0]["text"]
 
 
-async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
+async def test_lookup_by_any_hash(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=33))
     await over(plane, "a-1")
@@ -103,7 +103,7 @@ async def test_any_hash_says_what_it_stands_for(programs: Programs) -> None:
         await changes(plane).stands_for("0" * 16)
 
 
-async def test_what_revisions_pin_and_what_agents_report_can_be_looked_up_too(programs: Programs) -> None:
+async def test_lookup_of_pinned_and_reported_hashes(programs: Programs) -> None:
     plane = await programs.opened()
     variables = VARIABLES.replace("name: local", "name: eu, labels: {team: x}")
     await apply(plane, TEMPLATE, variables)

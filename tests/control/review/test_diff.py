@@ -49,7 +49,7 @@ async def plane(programs: Programs) -> ControlPlane:
     return plane
 
 
-async def test_which_agents_would_change_and_how(plane: ControlPlane) -> None:
+async def test_diff_names_agents_and_changes(plane: ControlPlane) -> None:
     found = await diffed(plane, assignment("prod", rate=6, priority=5, selector="{labels: {tier: prod}}"))
     assert (found["agents_changed"], found["by_region"], found["by_assignment"]) == (2, {"eu": 2}, {"prod": 2})
     (pair,) = found["diffs"]
@@ -60,7 +60,7 @@ async def test_which_agents_would_change_and_how(plane: ControlPlane) -> None:
     assert [d["action"] for d in same["documents"]] == ["unchanged"]
 
 
-async def test_agents_that_would_match_nothing_are_named(plane: ControlPlane) -> None:
+async def test_orphaned_agents_are_named(plane: ControlPlane) -> None:
     await plane.documents.delete("ConfigAssignment", "low")
     narrower = assignment("prod", rate=5, priority=5, selector="{labels: {tier: prod, zone: x}}")
     found = await diffed(plane, narrower)
@@ -75,7 +75,7 @@ async def test_conflicts_are_shown_and_other_problems_refused(plane: ControlPlan
         await diffed(plane, assignment("prod", rate=1000))
 
 
-async def test_components_that_an_agent_lacks(plane: ControlPlane) -> None:
+async def test_missing_components_are_named(plane: ControlPlane) -> None:
     available = pb.AvailableComponents(hash=b"h")
     available.components["receivers"].sub_component_map["otlp"].SetInParent()
     body = available.SerializeToString(deterministic=True)
@@ -94,7 +94,7 @@ async def test_components_that_an_agent_lacks(plane: ControlPlane) -> None:
     assert found["agents_changed"] == 3
 
 
-async def test_secrets_are_hidden_and_their_change_is_seen(plane: ControlPlane) -> None:
+async def test_secrets_are_hidden_but_their_change_shows(plane: ControlPlane) -> None:
     secret = TEMPLATE.replace("config:", "config:\n    auth: {password: hunter2}").replace("version: v1", "version: v2")
     found = await diffed(plane, secret, assignment("low", version="v2"))
     assert "hunter2" not in str(found)

@@ -8,7 +8,7 @@ from tests.wire import TestAgent
 OBSERVED = assignment("watch", rate=5) + "  observe_only: true\n"
 
 
-def test_more_than_is_wanted_is_no_drift() -> None:
+def test_additional_keys_are_no_drift() -> None:
     assert differing({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}, "d": 3}) == []
     assert differing({"a": {"b": 1}, "c": [1]}, {"a": {"b": 2}}) == [
         {"path": "a.b", "wanted": 1, "found": 2},
@@ -16,7 +16,7 @@ def test_more_than_is_wanted_is_no_drift() -> None:
     ]
 
 
-async def test_an_observing_assignment_offers_nothing_and_shows_what_differs(programs: Programs) -> None:
+async def test_observing_assignment_offers_nothing_and_shows_drift(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, OBSERVED)
     node = await programs.node(plane.ports["link"])

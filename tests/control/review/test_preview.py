@@ -13,7 +13,7 @@ def get(port: int, path: str) -> Any:
     return json.loads(urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10).read())
 
 
-async def test_the_node_and_the_control_plane_say_the_same(programs: Programs) -> None:
+async def test_node_and_control_plane_explain_the_same(programs: Programs) -> None:
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a", priority=3), assignment("b", rate=4))
     node = await programs.node(plane.ports["link"])

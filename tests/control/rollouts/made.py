@@ -1,4 +1,4 @@
-"""Rollouts for tests."""
+"""Helpers for tests: rollouts."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ def state(stable: GlobalConfig | None, **more: object) -> AssignmentState:
     return AssignmentState("a", CONFIG, stable=stable, declared=stable, **more)  # type: ignore[arg-type]
 
 
-def test_regions_differ_in_the_variables_that_they_pin() -> None:
+def test_regions_pin_their_own_variables() -> None:
     one = revision(1, variables={"eu": "eu@1"})
     assert one.for_region("eu").variables == "eu@1"
     assert one.for_region("us").variables == ""
@@ -20,7 +20,7 @@ def test_regions_differ_in_the_variables_that_they_pin() -> None:
     assert revision_from_plain(None) is None
 
 
-def test_what_is_going_on_is_published_with_the_threshold_of_the_region() -> None:
+def test_running_rollout_is_published_with_the_region_threshold() -> None:
     going = dataclasses.replace(rollout(), thresholds={"": 5, "eu": 9})
     published = state(revision(1), rollout=going).for_region("eu")
     assert published.rollout is not None
@@ -31,7 +31,7 @@ def test_what_is_going_on_is_published_with_the_threshold_of_the_region() -> Non
     assert over.for_region("eu").stable == revision(1).for_region("eu")
 
 
-def test_a_region_sees_what_can_concern_it() -> None:
+def test_region_gets_only_relevant_revisions() -> None:
     assert state(revision(1)).concerns("eu")
     assert state(revision(1, region="eu")).concerns("eu")
     assert not state(revision(1, region="us")).concerns("eu")
@@ -41,7 +41,7 @@ def test_a_region_sees_what_can_concern_it() -> None:
     assert leaving.concerns("us")
 
 
-def test_what_is_superseded_stays_at_its_agents_until_the_newer_one_is_over() -> None:
+def test_superseded_rollout_keeps_its_agents_until_the_newer_one_ends() -> None:
     first = dataclasses.replace(rollout(), thresholds={"": 5})
     pending = dataclasses.replace(rollout(candidate=revision(3)), name="a-3", state=RolloutState.PENDING_APPROVAL)
     waiting = state(revision(1), rollout=first, pending=pending)
@@ -58,7 +58,7 @@ def test_what_is_superseded_stays_at_its_agents_until_the_newer_one_is_over() ->
     assert (rejected.pending, rejected.rollout) == (None, first)
 
 
-def test_what_was_only_observed_is_no_stable_revision() -> None:
+def test_observed_revision_does_not_become_stable() -> None:
     pending = dataclasses.replace(rollout(candidate=revision(3)), name="a-3", state=RolloutState.PENDING_APPROVAL)
     waiting = state(revision(1), observe_only=True, pending=pending)
     assert waiting.in_force == [], "nothing of it goes out while it waits"
@@ -68,7 +68,7 @@ def test_what_was_only_observed_is_no_stable_revision() -> None:
     assert (rejected.observe_only, rejected.stable) == (True, revision(1))
 
 
-def test_approvals_that_were_asked_for_are_asked_for_still() -> None:
+def test_required_approvals_carry_over() -> None:
     assert state(revision(1)).asked == (0, False)
     assert state(revision(1), rollout=rollout(asked=(2, True))).asked == (2, True)
     both = state(revision(1), rollout=rollout(asked=(1, True)), pending=rollout(asked=(1, False), needed=3))
@@ -76,28 +76,28 @@ def test_approvals_that_were_asked_for_are_asked_for_still() -> None:
     assert AssignmentState.from_plain("a", CONFIG, both.plain(), {"a-2": rollout()}).name == "a"
 
 
-def test_what_may_be_at_agents_or_come_to_them() -> None:
+def test_revisions_that_agents_may_have_or_get() -> None:
     pending = rollout(candidate=revision(4), name="a-3", state=RolloutState.PENDING_APPROVAL)
     held = AssignmentState("a", CONFIG, stable=revision(1), declared=revision(3), rollout=rollout(), pending=pending)
     assert held.revisions == [revision(1), revision(2), revision(1), revision(3), revision(4)]
     assert (held.latest, state(None).latest, state(None).revisions) == ("a-3", "", [])
 
 
-def test_a_region_that_cannot_make_what_is_stable_never_had_it() -> None:
+def test_region_without_the_stable_revision() -> None:
     held = AssignmentState("a", CONFIG, stable=revision(1), rollout=rollout(), earlier=(revision(0),))
     assert held.for_region("eu", lambda _: False).stable is None
     assert held.for_region("eu", lambda _: True).stable is not None
     assert len(held.for_region("eu").earlier) == 1
 
 
-def test_an_approval_more_is_no_beginning() -> None:
+def test_additional_approval_does_not_start_the_rollout() -> None:
     pending = rollout(candidate=revision(3), name="a-3", state=RolloutState.PENDING_APPROVAL)
     waiting = state(revision(1), pending=pending)
     more = dataclasses.replace(pending, reason="one of two")
     assert waiting.after(more).pending == more
 
 
-def test_what_was_stable_is_kept_to_fall_back_to_unless_it_was_flawed() -> None:
+def test_previous_stable_revision_is_kept_unless_flawed() -> None:
     done = rollout(state=RolloutState.COMPLETED)
     assert state(revision(1), rollout=rollout()).after(done).earlier == (revision(1),)
     assert state(revision(1), rollout=rollout(), flawed=True).after(done).earlier == ()
@@ -107,11 +107,11 @@ def test_what_was_stable_is_kept_to_fall_back_to_unless_it_was_flawed() -> None:
     assert state(revision(1), rollout=rollout()).after(bad).flawed
 
 
-def test_it_goes_on_as_it_is() -> None:
+def test_paused_rollout_keeps_its_layers() -> None:
     paused = rollout(state=RolloutState.PAUSED)
     assert state(revision(1), rollout=rollout(), layers=(rollout(name="a-1"),)).after(paused).layers
 
 
-def test_what_went_out_last_is_stable_everywhere() -> None:
+def test_completed_revision_is_stable_in_every_region() -> None:
     done = rollout(candidate=revision(1), state=RolloutState.COMPLETED)
     assert state(revision(1), rollout=done).for_region("eu", lambda _: False).stable is not None

@@ -26,7 +26,7 @@ def config(rate: object) -> GlobalConfig:
     return dataclasses.replace(revision(1), values={"rate": rate})
 
 
-def test_what_an_agent_gets_and_had() -> None:
+def test_candidate_and_stable_contents() -> None:
     change = rollout(config(2), stable=config(1))
     made = Contents(change, PINNED)
     both = made.of(target(chosen=True, had=True))
@@ -42,7 +42,7 @@ def test_what_an_agent_gets_and_had() -> None:
     assert Contents(back, PINNED).of(target(chosen=True, had=True)) == (old, old)
 
 
-def test_a_revision_whose_template_is_gone_or_whose_values_do_not_resolve() -> None:
+def test_unresolvable_revision() -> None:
     wrong = config("many")
     assert content_hash(PINNED, config(1), "eu") is not None
     assert content_hash(PINNED, wrong, "eu") is None
@@ -56,7 +56,7 @@ def package(version: str, *files: PackageFile) -> PublishedPackage:
     return PublishedPackage(name="agent", version=version, files=list(files))
 
 
-def test_packages_differ_by_what_the_agent_is() -> None:
+def test_package_contents_depend_on_the_agent() -> None:
     linux: dict[str, Any] = {"os.type": "linux"}
     windows: dict[str, Any] = {"os.type": "windows"}
     one = package("1", PackageFile(sha256="1" * 64, size=1, attributes=linux),
@@ -81,19 +81,19 @@ def test_packages_differ_by_what_the_agent_is() -> None:
     assert gone.of(Target("eu", Facts("x", {}, linux), chosen=True, had=True, falls=False)) == (None, None)
 
 
-def test_what_a_region_can_make_of_a_revision() -> None:
+def test_revisions_that_a_region_can_produce() -> None:
     assert renders(PINNED, config(1), "eu")
     assert not renders(PINNED, config("many"), "eu")
     assert renders(PINNED, GlobalPackages(()), "eu"), "packages are the same everywhere"
 
 
-def test_what_is_made_is_made_once_a_look() -> None:
+def test_contents_are_computed_once_per_look() -> None:
     made = Contents(rollout(config(2), stable=None), PINNED)
     assert made.candidate("eu", EU) == made.candidate("eu", EU)
     assert made.of(target(chosen=True, had=False)) == (made.candidate("eu", EU), None)
 
 
-def test_agents_of_one_kind_are_looked_at_once() -> None:
+def test_agents_of_one_kind_share_contents() -> None:
     one = package("1", PackageFile(sha256="1" * 64, size=1))
     made = Contents(rollout(GlobalPackages((one.pin,)), stable=None), Pinned({}, dict([package_resource(one)])))
     assert made.candidate("eu", EU) == made.candidate("us", Facts("y", {}, {"os.type": "linux"})) is not None

@@ -9,7 +9,7 @@ def test_counts_add_up() -> None:
     }  # fmt: skip
 
 
-def test_who_the_targets_are_is_looked_up_when_somebody_asks() -> None:
+def test_targets_are_looked_up_lazily() -> None:
     asked: list[int] = []
 
     def each() -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ HAD = (OfferedSlot("", "a", OTHER),)
 
 
 class Agent:
-    """An agent as gates see it, and what it was offered."""
+    """An agent as gates see it, and its offer."""
 
     def __init__(self, **more: Any) -> None:
         self.connected = True
@@ -102,11 +102,11 @@ def counted(*, on: bool = True, **more: Any) -> Counts:
         ({"on": False, "offers": (), "applied": OFFER, "connected": False}, {}),
     ],
 )
-def test_an_agent_counts_as(agent: dict[str, Any], expected: dict[str, int]) -> None:
+def test_count_of_one_agent(agent: dict[str, Any], expected: dict[str, int]) -> None:
     assert counted(**agent) == Counts(**expected)
 
 
-def test_a_failure_counts_whatever_the_agent_says_afterwards_until_it_is_forgiven() -> None:
+def test_failure_counts_until_forgiven() -> None:
     back: dict[str, Any] = {"offers": (OfferedSlot("", "a", OTHER),), "status": "APPLIED"}
     failed = (Failure("", CANDIDATE, 0, "no", NOW),)
     assert counted(failed=failed, **back) == Counts(targets=1, offered=1, failed=1)
@@ -214,7 +214,7 @@ def judged(
         ({"targets": 10, "applied": 5, "failed": 5, "stage": {"success_criteria": {}}}, Verdict.PASS, "5 failed"),
     ],
 )
-def test_the_gate_says(numbers: dict[str, Any], verdict: Verdict, reason: str) -> None:
+def test_gate_verdicts(numbers: dict[str, Any], verdict: Verdict, reason: str) -> None:
     said = judged(**numbers)
     assert (said[0], reason in said[1]) == (verdict, True), said
 
@@ -235,7 +235,7 @@ def test_all_regions_count_together() -> None:
     assert judge(earlier, {"eu": good, "us": excluded}).verdict is Verdict.PASS
 
 
-def test_who_is_not_well() -> None:
+def test_trouble() -> None:
     def said(counts: Counts, **more: Any) -> tuple[str, str] | None:
         agent = Agent(**more)
         return trouble("sick", agent.offering, case(), counts)
@@ -248,7 +248,7 @@ def test_who_is_not_well() -> None:
     assert said(Counts(applied=1)) is None
 
 
-def test_how_long_agents_may_be_silent() -> None:
+def test_max_silent_time() -> None:
     assert most_silent_ms(rollout(spec=strategy(max_silent="10m"))) == 600_000
 
 
@@ -260,7 +260,7 @@ def test_thresholds_are_exact() -> None:
     assert judged(targets=100, applied=90, silent=10, reporting=90, stage=healthy)[0] is Verdict.PASS
 
 
-def test_as_many_samples_as_are_asked_for() -> None:
+def test_required_samples() -> None:
     verdict, reason = judged(targets=2, applied=2, reporting=2, spec={"min_samples": 10})
     assert (verdict, reason) == (Verdict.HOLD, "too few samples: 2 agents answered, 10 needed")
 
@@ -289,12 +289,12 @@ def test_as_many_samples_as_are_asked_for() -> None:
         ),
     ],
 )
-def test_without_a_strategy(numbers: dict[str, Any], verdict: Verdict, reason: str) -> None:
+def test_gate_without_a_strategy(numbers: dict[str, Any], verdict: Verdict, reason: str) -> None:
     stage = {"success_criteria": {"error_rate_threshold": 0.1}, **numbers.pop("stage", {})}
     said = judged(at_once=True, observed_s=0, spec={"min_samples": 5}, stage=stage, **numbers)
     assert (said[0], reason in said[1]) == (verdict, True), said
 
 
-def test_at_the_last_stage_who_is_away_counts_as_silent() -> None:
+def test_absent_agents_count_as_silent_at_the_last_stage() -> None:
     assert counted(connected=False, offers=(), is_last=False) == Counts(targets=1)
     assert counted(connected=False, offers=(), is_last=True) == Counts(targets=1, silent=1)

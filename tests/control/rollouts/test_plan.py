@@ -41,11 +41,11 @@ def test_percentages_are_exact_and_at_least_one(count: int, percentage: float, e
     assert on(plan.thresholds("a-2", spec, 0, targets, {}), targets) == expected
 
 
-def test_all_means_also_who_comes_later() -> None:
+def test_hundred_percent_includes_later_agents() -> None:
     assert plan.thresholds("a-2", strategy(), 2, agents("eu", 3), {}) == {"": EVERYONE}
 
 
-def test_a_share_of_each_region_or_of_all_of_them() -> None:
+def test_percentage_is_global_or_per_region() -> None:
     targets = agents("eu", 100) + agents("us", 12)
     stages = [{"name": "a", "percentage": 5}]
     each = plan.thresholds("a-2", strategy(stages=stages, spread="per_region"), 0, targets, {})
@@ -54,7 +54,7 @@ def test_a_share_of_each_region_or_of_all_of_them() -> None:
     assert on(every, targets) == 6
 
 
-def test_regions_move_whole_and_nobody_goes_back() -> None:
+def test_regions_move_whole_and_no_agent_goes_back() -> None:
     stages = [{"name": "a", "regions": ["eu"]}, {"name": "b", "percentage": 50}, {"name": "c", "regions": ["us"]}]
     spec = strategy(stages=stages)
     targets = agents("eu", 10) + agents("us", 10) + agents("ap", 10)
@@ -86,7 +86,7 @@ def test_good_stages_end_in_completion() -> None:
     assert Rollout.from_plain(done.plain()) == done
 
 
-def test_a_bad_stage_rolls_back_or_pauses() -> None:
+def test_failed_stage_rolls_back_or_pauses() -> None:
     back = plan.step(begun(), BAD, agents("eu", 20), NOW + 1)
     assert back.state is RolloutState.ROLLING_BACK
     assert "stage canary failed" in back.reason
@@ -106,14 +106,14 @@ def test_a_bad_stage_rolls_back_or_pauses() -> None:
     assert plan.step(paused, GOOD, [], NOW + 2) is paused
 
 
-def test_without_a_stable_revision_there_is_nothing_to_wait_for() -> None:
+def test_rollback_without_a_stable_revision_waits_for_nothing() -> None:
     back = plan.roll_back(begun(stable=None), "no")
     done = plan.step(back, BAD, [], NOW)
     assert done.state is RolloutState.ROLLED_BACK
     assert "there was no earlier revision" in done.reason
 
 
-def test_what_cannot_be_told_holds_and_says_why() -> None:
+def test_inconclusive_stage_is_held_with_the_reason() -> None:
     held = plan.step(begun(), {}, agents("eu", 20), NOW + 1)
     assert (held.state, held.reason) == (RolloutState.HELD, "this stage matches no known agent")
     assert plan.step(held, {}, agents("eu", 20), NOW + 2) is held
@@ -121,7 +121,7 @@ def test_what_cannot_be_told_holds_and_says_why() -> None:
     assert plan.step(held, undecided, agents("eu", 20), NOW + 3).state is RolloutState.RUNNING
 
 
-def test_a_stage_that_began_without_anybody_begins_when_somebody_comes() -> None:
+def test_empty_stage_begins_with_its_first_agent() -> None:
     empty = plan.begin(rollout(spec=strategy(stages=STAGES)), [], NOW)
     assert empty.threshold("eu") == 0
     known = plan.step(empty, {}, agents("eu", 20), NOW + 5)
@@ -129,7 +129,7 @@ def test_a_stage_that_began_without_anybody_begins_when_somebody_comes() -> None
     assert known.stage_started_ms == NOW + 5
 
 
-def test_stages_advance_in_windows_only() -> None:
+def test_stages_advance_only_in_windows() -> None:
     window = {"days": ["mon"], "start": "09:00", "end": "17:00"}
     monday = int(datetime(2026, 11, 23, 10, tzinfo=UTC).timestamp() * 1000)
     going = begun(spec={"windows": [window]})
@@ -164,7 +164,7 @@ def test_windows(window: dict[str, Any], moment: tuple[int, int], is_open: bool)
     assert plan.open_now([], now_ms)
 
 
-def test_no_clock_that_somebody_sets_ends_a_stage() -> None:
+def test_wall_clock_changes_do_not_end_a_stage() -> None:
     slow = begun(stages=[{**STAGES[0], "duration": "1h"}, STAGES[1]])
     for moved_ms in (-7_200_000, 86_400_000):
         assert plan.step(slow, GOOD, agents("eu", 20), NOW + moved_ms).stage == 0
@@ -191,7 +191,7 @@ def test_approvals() -> None:
         plan.approve(rollout(), "bob", waiting.digest, NOW)
 
 
-def test_what_people_may_do_and_when() -> None:
+def test_allowed_actions_by_state() -> None:
     going = begun()
     paused = plan.pause(going, "lunch")
     assert plan.resume(paused).state is RolloutState.RUNNING
@@ -214,7 +214,7 @@ def test_what_people_may_do_and_when() -> None:
     assert dataclasses.replace(going, thresholds={"": 7}).threshold("eu") == 7
 
 
-def test_what_cannot_begin_yet_is_held_with_the_reason() -> None:
+def test_rollout_that_cannot_begin_is_held_with_the_reason() -> None:
     held = plan.hold(rollout(), "region eu has not fetched 1 of the 2 files")
     assert (held.state, held.reason) == (RolloutState.HELD, "region eu has not fetched 1 of the 2 files")
     assert plan.hold(held, held.reason) is held
@@ -223,7 +223,7 @@ def test_what_cannot_begin_yet_is_held_with_the_reason() -> None:
     assert plan.hold(paused, "files") is paused
 
 
-def test_a_stage_that_still_is_for_nobody_goes_on() -> None:
+def test_stage_without_agents_stays_held() -> None:
     first = plan.begin(rollout(), [], 1000)
     waiting = dataclasses.replace(first, thresholds={"": 0})
     with patch.object(plan, "bucket", lambda *_: -1):

@@ -11,7 +11,7 @@ from tests.policy.made import RATE, template
 PACKAGE = PublishedPackage(name="otelcol", version="1", files=[PackageFile(sha256="1" * 64, size=1)])
 
 
-def test_regions_differ_in_the_variables_that_they_pin() -> None:
+def test_regions_pin_their_own_variables() -> None:
     one = revision(1, variables={"eu": "eu@1"})
     assert (one.for_region("eu").variables, one.for_region("us").variables) == ("eu@1", "")
     assert one.pins == {"RegionVariables/eu@1"}
@@ -21,7 +21,7 @@ def test_regions_differ_in_the_variables_that_they_pin() -> None:
     assert revision_from_plain(None) is None
 
 
-def test_packages_are_the_same_everywhere() -> None:
+def test_packages_are_the_same_in_every_region() -> None:
     packages = GlobalPackages((PACKAGE.pin,), Selector(labels={"tier": "prod"}), 3, prefetch=True)
     assert packages.for_region("eu") == packages.for_region("us")
     assert (packages.kind, packages.title) == (PACKAGES, "otelcol@1")
@@ -31,7 +31,7 @@ def test_packages_are_the_same_everywhere() -> None:
     assert revision_from_plain(packages.plain()) == packages
 
 
-def test_who_renders_is_no_difference_between_two_revisions() -> None:
+def test_renderer_is_ignored_between_revisions() -> None:
     new, old = revision(1), GlobalConfig("t@v1", "00", {"rate": 1}, {}, 0)
     assert new.as_rendered_by(old) == old
     packages = GlobalPackages(())
@@ -39,7 +39,7 @@ def test_who_renders_is_no_difference_between_two_revisions() -> None:
     assert packages.as_rendered_by(old) == packages
 
 
-def test_what_revisions_pin() -> None:
+def test_pins_of_revisions() -> None:
     variables = RegionVariables.model_validate(
         {
             "apiVersion": "opamp.io/v1",

@@ -5,7 +5,7 @@ def looked(soak: Soak, now: float, *, began_ms: int = 1, kept_s: float = 0.0, co
     return soak.look("a-1", began_ms, kept_s, now, most_s=3, counts=counts)
 
 
-def test_it_adds_up_looks_and_not_the_time_between_them() -> None:
+def test_soak_adds_up_looks_without_gaps() -> None:
     soak = Soak()
     assert looked(soak, 100) == 0, "the first look has seen no time"
     assert looked(soak, 101) == 1
@@ -16,20 +16,20 @@ def test_it_adds_up_looks_and_not_the_time_between_them() -> None:
     assert soak.observed_s("a-2", 1, 7.0) == 7
 
 
-def test_it_goes_on_after_a_restart_with_what_was_kept() -> None:
+def test_soak_continues_after_a_restart() -> None:
     soak = Soak()
     assert looked(soak, 5, kept_s=40) == 40
     assert looked(soak, 6, kept_s=40) == 41
 
 
-def test_the_next_stage_begins_anew() -> None:
+def test_soak_restarts_with_the_next_stage() -> None:
     soak = Soak()
     looked(soak, 1)
     looked(soak, 3)
     assert looked(soak, 4, began_ms=2) == 0
 
 
-def test_it_is_worth_storing_now_and_then() -> None:
+def test_soak_is_stored_periodically() -> None:
     soak = Soak()
     assert not soak.is_due("a-1")
     for now in range(12):
@@ -43,7 +43,7 @@ def test_it_is_worth_storing_now_and_then() -> None:
     assert soak.observed_s("a-1", 1, 0.0) == 0
 
 
-def test_a_gate_passes_on_what_was_said_after_it_first_would() -> None:
+def test_gate_needs_reports_from_after_it_first_passed() -> None:
     said = Confirmations()
     assert not said.is_confirmed("a-1", 0, [9.0, 12.0], 10.0)
     assert not said.is_confirmed("a-1", 0, [11.0, 9.5], 12.0)

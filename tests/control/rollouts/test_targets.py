@@ -26,7 +26,7 @@ def chosen(
     rivals: list[Selector] | None = None,
     priorities: tuple[int, int] = (0, 0),
 ) -> str:
-    """`+`: gets it; `-`: had it; `~`: something else is there for it. Rivals have priority 5."""
+    """`+`: gets it; `-`: had it; `~`: another assignment applies. Rivals have priority 5."""
     mine = Contender("m", "", priorities[0], candidate)
     before = Contender("m", "", priorities[1], stable) if stable is not None else None
     others = [Contender("r", "", 5, rival) for rival in rivals or []]
@@ -35,7 +35,7 @@ def chosen(
     return " ".join(f"{name}{'+' * on}{'-' * had}{'~' * falls}" for name, on, had, falls in marks)
 
 
-def test_priority_counts_for_each_revision_by_itself() -> None:
+def test_priority_is_per_revision() -> None:
     everybody, prod = Selector(), Selector(labels={"tier": "prod"})
     assert chosen(everybody, everybody, rivals=[prod]) == "b+- d+-"
     assert chosen(everybody, everybody, rivals=[prod], priorities=(9, 0)) == "a+~ b+- c+~ d+-"
@@ -44,7 +44,7 @@ def test_priority_counts_for_each_revision_by_itself() -> None:
     assert len(targets(Contender("m", "", 0, everybody), None, everybody, [other_slot])) == 4
 
 
-def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
+def test_targets_match_revision_and_strategy_but_no_rival() -> None:
     prod, site, dev = (
         Selector(labels={"tier": "prod"}),
         Selector(labels={"site": "x"}),
@@ -59,12 +59,12 @@ def test_targets_match_a_revision_and_the_strategy_and_no_rival() -> None:
     assert chosen(Selector(), strategy=Selector(agent_ids=["d", "b"]), rivals=[dev]) == "d+"
 
 
-def test_selectors_that_decide_nothing_tell_agents_apart_all_the_same() -> None:
+def test_undecisive_selectors_still_distinguish_agents() -> None:
     everybody, site = Contender("m", "", 0, Selector()), Selector(labels={"site": "x"})
     assert targets(everybody, None, Selector(), [], site) == targets(everybody, None, Selector(), [])
     vectors = [Selection(everybody, None, Selector(), [], [site]).matcher.vector(held) for _, held in AGENTS]
     assert [vectors.count(vector) for vector in vectors] == [3, 3, 1, 3]
 
 
-def test_the_claim_of_a_revision() -> None:
+def test_claim_of_a_revision() -> None:
     assert Contender.of("a", revision(1, tier="prod")) == Contender("a", "", 0, Selector(labels={"tier": "prod"}))

@@ -16,7 +16,7 @@ REGIONS = {
 GATE = Gate(Verdict.WAITING, "5m left")
 
 
-def test_a_rollout_that_is_going_on() -> None:
+def test_view_of_a_running_rollout() -> None:
     first = plan.begin(rollout(), [("eu", "x")], 1000)
     second = plan.advance(first, Gate(Verdict.PASS, "all well"), REGIONS, [("eu", "x")], 2000)
     view = rollout_view(second, REGIONS, GATE, [Troubled("x", "eu", Trouble.FAILED, "no")])
@@ -31,7 +31,7 @@ def test_a_rollout_that_is_going_on() -> None:
     assert len(view["candidate"]) == 12
 
 
-def test_regions_that_went_back_or_have_yet_to() -> None:
+def test_view_of_regions_during_rollback() -> None:
     halted = {"eu": RegionView(Counts(targets=2), halted="3 failed")}
     assert rollout_view(rollout(), halted, GATE, [])["regions"]["eu"]["state"] == "halted"
     back = rollout(state=RolloutState.ROLLING_BACK, stage_started_ms=5, reason="bad")
@@ -40,18 +40,18 @@ def test_regions_that_went_back_or_have_yet_to() -> None:
     assert view["stages"][0]["gate"] == {"verdict": "fail", "reason": "bad"}
 
 
-def test_before_it_begins() -> None:
+def test_view_of_a_pending_rollout() -> None:
     view = rollout_view(rollout(state=RolloutState.PENDING_APPROVAL, stable=None), {}, None, [])
     assert view["stable"] is None
     assert [s["state"] for s in view["stages"]] == ["waiting"] * 3
 
 
-def test_a_stage_of_named_regions() -> None:
+def test_view_of_a_stage_of_regions() -> None:
     spec = StrategySpec.model_validate({"stages": [{"name": "first", "regions": ["eu"]}]})
     assert rollout_view(rollout(spec=spec), {}, None, [])["stages"][0]["regions"] == ["eu"]
 
 
-def test_what_is_in_force_of_an_assignment() -> None:
+def test_view_of_an_assignment() -> None:
     done = rollout(state=RolloutState.COMPLETED, name="a-1")
     held = AssignmentState("a", CONFIG, stable=revision(1), declared=revision(1), rollout=done)
     view = assignment_view(held)

@@ -1,4 +1,4 @@
-"""Backups of a control plane that runs, and the way back."""
+"""Backup of a running control plane, and restore."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BYTES = b"package bytes" * 1000
 
 
 async def running(programs: Programs) -> Path:
-    """A control plane with documents, a package and a node; its data folder."""
+    """The data folder of a control plane with documents, a package and a node."""
     plane = await programs.control_plane()
     await apply(plane, TEMPLATE, assignment("a", rate=7))
     digest = sha256(BYTES).hex()
@@ -31,7 +31,7 @@ async def running(programs: Programs) -> Path:
     return folder
 
 
-async def test_a_running_control_plane_is_saved_and_comes_back_in_a_new_epoch(programs: Programs) -> None:
+async def test_backup_and_restore_begin_a_new_epoch(programs: Programs) -> None:
     folder = await running(programs)
     archive = programs.folder / "b.tar"
     made = backup(folder, archive, packages=True, with_keys=False)
@@ -52,7 +52,7 @@ async def test_a_running_control_plane_is_saved_and_comes_back_in_a_new_epoch(pr
     assert not back.condition.degraded
 
 
-async def test_keys_go_along_only_where_that_is_asked_for(programs: Programs) -> None:
+async def test_keys_are_included_only_on_request(programs: Programs) -> None:
     folder = await running(programs)
     for with_keys in (False, True):
         archive = programs.folder / f"{with_keys}.tar"
@@ -63,7 +63,7 @@ async def test_keys_go_along_only_where_that_is_asked_for(programs: Programs) ->
         database.close()
 
 
-async def test_an_archive_with_one_bad_byte_leaves_nothing_behind(programs: Programs) -> None:
+async def test_damaged_archive_leaves_nothing_behind(programs: Programs) -> None:
     folder = await running(programs)
     archive = programs.folder / "b.tar"
     backup(folder, archive, packages=True, with_keys=True)
@@ -84,7 +84,7 @@ async def test_an_archive_with_one_bad_byte_leaves_nothing_behind(programs: Prog
     assert restore(archive, target).epoch == 2, "an empty folder will do"
 
 
-def test_what_is_no_data_folder_or_no_place_for_an_archive(tmp_path: Path) -> None:
+def test_invalid_source_and_target_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="there is no database"):
         backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
     sqlite3.connect(tmp_path / FILE).close()
@@ -94,7 +94,7 @@ def test_what_is_no_data_folder_or_no_place_for_an_archive(tmp_path: Path) -> No
     assert not (tmp_path / "b.tar").exists()
 
 
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_path_traversal_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "b.tar"
     with tarfile.open(archive, "w") as file:
         entry = tarfile.TarInfo("link")

@@ -14,7 +14,7 @@ from relay.errors import StoreError
 ROW = {"region": "eu", "name": "one", "trusted": "[]", "software_version": "1", "last_seen_ms": 1}
 
 
-async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
+async def test_failed_transaction_changes_nothing(tmp_path: Path) -> None:
     database = Database(tmp_path / "d")
     await database.open()
 
@@ -37,13 +37,13 @@ async def test_a_transaction_that_fails_changes_nothing(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_what_is_no_folder(tmp_path: Path) -> None:
+async def test_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file: "):
         await Database(tmp_path / "file" / "d").open()
 
 
-async def test_a_database_that_is_damaged_or_of_a_later_version_is_refused_in_one_line(tmp_path: Path) -> None:
+async def test_damaged_or_later_database_is_refused_in_one_line(tmp_path: Path) -> None:
     database = Database(tmp_path / "d")
     await database.open()
     await database.close()
@@ -61,7 +61,7 @@ async def test_a_database_that_is_damaged_or_of_a_later_version_is_refused_in_on
     assert "\n" not in str(damaged.value)
 
 
-async def test_a_connection_that_was_opened_read_only_is_used_for_one_write_at_most(tmp_path: Path) -> None:
+async def test_read_only_connection_fails_at_most_one_write(tmp_path: Path) -> None:
     database = Database(tmp_path / "d")
     await database.open()
 
@@ -79,7 +79,7 @@ async def test_a_connection_that_was_opened_read_only_is_used_for_one_write_at_m
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_a_write_that_is_cancelled_at_any_moment_leaves_no_lock_behind(tmp_path: Path, times: int) -> None:
+async def test_cancelled_write_leaves_no_lock(tmp_path: Path, times: int) -> None:
     database = Database(tmp_path / "rooms" / "database")
     await database.open()
     chance = random.Random(7)

@@ -23,7 +23,7 @@ async def test_rows_are_replaced_and_removed_by_key(tmp_path: Path) -> None:
     await database.close()
 
 
-async def test_very_many_rows_are_removed_in_pieces(tmp_path: Path) -> None:
+async def test_many_rows_are_removed_in_batches(tmp_path: Path) -> None:
     database = Database(tmp_path / "d")
     await database.open()
     rows = [{"digest": i.to_bytes(32, "big"), "body": b""} for i in range(2500)]

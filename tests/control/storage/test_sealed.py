@@ -23,7 +23,7 @@ async def filled(path: Path) -> Database:
     return database
 
 
-async def test_what_is_as_it_was_written_is_read(tmp_path: Path) -> None:
+async def test_intact_value_is_read(tmp_path: Path) -> None:
     database = await filled(tmp_path / "d")
     async with database.read() as connection:
         rows, damaged = await read_all(connection, schema.documents)
@@ -34,7 +34,7 @@ async def test_what_is_as_it_was_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["replace(body, 'name', 'nime')", "cast(x'ff' as text) || body", "''"])
-async def test_one_bad_byte_is_found_and_its_table_and_key_are_named(tmp_path: Path, damage: str) -> None:
+async def test_bad_byte_is_detected_with_table_and_key(tmp_path: Path, damage: str) -> None:
     database = await filled(tmp_path / "d")
     await database.close()
     plain = sqlite3.connect(tmp_path / "d")
@@ -54,7 +54,7 @@ async def test_one_bad_byte_is_found_and_its_table_and_key_are_named(tmp_path: P
     await again.close()
 
 
-def test_nothing_is_nothing() -> None:
+def test_none_is_not_sealed() -> None:
     for kind in (SealedText(), SealedBytes()):
         assert kind.process_bind_param(None, None) is None
         assert kind.process_result_value(None, None) is None

@@ -34,7 +34,7 @@ def refusal(addresses: Addresses, query: dict[str, str], sha256: str = SHA256.he
     return str(caught.value)
 
 
-def test_an_address_is_good_for_a_day_and_for_one_file() -> None:
+def test_address_is_valid_for_a_day_and_one_file() -> None:
     addresses, clock = made(b"1" * 32)
     query = query_of(addresses)
     addresses.expect_good(SHA256.hex(), query)
@@ -54,7 +54,7 @@ def test_one_encoding_serves_all_agents_of_an_hour() -> None:
     assert addresses.field(OFFER, "http://here") != first
 
 
-def test_addresses_of_the_key_before_stay_good() -> None:
+def test_addresses_of_the_previous_key_stay_valid() -> None:
     addresses, _ = made(b"1" * 32)
     query = query_of(addresses)
     addresses.use((b"2" * 32, b"1" * 32))
@@ -66,6 +66,6 @@ def test_addresses_of_the_key_before_stay_good() -> None:
 
 
 @pytest.mark.parametrize("expires", ["", "x", "١", "9" * 13])
-def test_what_is_no_address(expires: str) -> None:
+def test_invalid_addresses(expires: str) -> None:
     addresses, _ = made(b"1" * 32)
     assert "the address is incomplete" in refusal(addresses, {"expires": expires, "signature": "0"})

@@ -33,7 +33,7 @@ async def agents() -> AsyncIterator[list[PackageAgent]]:
         await agent.close()
 
 
-async def test_a_region_fetches_once_and_serves_many(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_file_is_fetched_once_and_served_to_many(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     sha256 = await push(plane, CONTENT)
@@ -54,7 +54,7 @@ async def test_a_region_fetches_once_and_serves_many(programs: Programs, agents:
     assert (await plane.status.of("agents-1"))["kind"] == "PackageAssignment"
 
 
-async def test_parts_permissions_and_refusals(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_ranges_permissions_and_refusals(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     sha256 = await push(plane, CONTENT)
@@ -82,7 +82,7 @@ async def test_parts_permissions_and_refusals(programs: Programs, agents: list[P
     assert node.metrics.blob_requests == {"hit": 4, "miss": 0, "refused": 4}
 
 
-async def test_a_failed_download_is_offered_again_and_then_remembered(
+async def test_failed_download_is_offered_once_more_then_remembered(
     programs: Programs, agents: list[PackageAgent]
 ) -> None:
     plane = await programs.control_plane()
@@ -110,7 +110,7 @@ async def test_a_failed_download_is_offered_again_and_then_remembered(
     assert (await agent.wait()).all_packages_hash != first.all_packages_hash
 
 
-async def test_each_agent_gets_the_file_for_it(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_each_agent_gets_its_matching_file(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     await push(plane, b"linux", attributes={"os.type": "linux"})
@@ -124,7 +124,7 @@ async def test_each_agent_gets_the_file_for_it(programs: Programs, agents: list[
         await asyncio.wait_for(agents[2].wait(), 0.3)
 
 
-async def test_what_is_here_is_served_without_the_control_plane_and_after_a_restart(
+async def test_cached_file_is_served_offline_and_after_a_restart(
     programs: Programs, agents: list[PackageAgent]
 ) -> None:
     plane = await programs.control_plane()
@@ -153,7 +153,7 @@ async def test_what_is_here_is_served_without_the_control_plane_and_after_a_rest
         await asyncio.wait_for(agents[2].wait(), 0.3)
 
 
-async def test_a_file_that_somebody_removed_is_fetched_again(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_removed_file_is_fetched_again(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     sha256 = await push(plane, CONTENT)
@@ -166,7 +166,7 @@ async def test_a_file_that_somebody_removed_is_fetched_again(programs: Programs,
     assert (await download(url))[1] == CONTENT
 
 
-async def test_a_yanked_version_is_refused_at_once(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_yanked_version_is_refused_at_once(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     await push(plane, CONTENT)
@@ -183,9 +183,7 @@ async def test_a_yanked_version_is_refused_at_once(programs: Programs, agents: l
         await asyncio.wait_for(agents[1].wait(), 0.3)
 
 
-async def test_only_signed_packages_where_the_node_asks_for_that(
-    programs: Programs, agents: list[PackageAgent]
-) -> None:
+async def test_require_signature_offers_only_signed_packages(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"], packages={"require_signature": True})
     await push(plane, b"unsigned")
@@ -237,7 +235,7 @@ async def scripted(programs: Programs, *contents: bytes, **settings: Any) -> tup
 
 
 def tell(upstream: ScriptedControlPlane, *contents: bytes, number: int = 1, prefetch: tuple[str, ...] = ()) -> None:
-    """A policy that gives everybody these files, as packages p0, p1, …"""
+    """A policy that gives every agent these files, as packages p0, p1, …"""
     versions = [
         PublishedPackage.model_validate(
             {"name": f"p{i}", "version": "1", "files": [{"sha256": digest(content), "size": len(content)}]}
@@ -251,7 +249,7 @@ def tell(upstream: ScriptedControlPlane, *contents: bytes, number: int = 1, pref
     upstream.send(dict([*held, keys_resource([bytes(32)], {}), prefetch_resource(prefetch)]), (1, number))
 
 
-async def test_a_fetch_that_is_cut_goes_on_where_it_ended(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_interrupted_fetch_resumes(programs: Programs, agents: list[PackageAgent]) -> None:
     upstream, node = await scripted(programs, CONTENT)
     upstream.blobs[digest(CONTENT)] = CONTENT
     upstream.cut_after = 1_500_000
@@ -265,7 +263,7 @@ async def test_a_fetch_that_is_cut_goes_on_where_it_ended(programs: Programs, ag
     await upstream.stop()
 
 
-async def test_a_node_that_was_killed_half_way_goes_on(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_fetch_resumes_after_a_kill(programs: Programs, agents: list[PackageAgent]) -> None:
     upstream, node = await scripted(programs, CONTENT)
     upstream.blobs[digest(CONTENT)] = CONTENT
     upstream.cut_after = 1_500_000
@@ -282,7 +280,7 @@ async def test_a_node_that_was_killed_half_way_goes_on(programs: Programs, agent
     await upstream.stop()
 
 
-async def test_an_empty_file(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_empty_file(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     await push(plane, b"")
@@ -292,7 +290,7 @@ async def test_an_empty_file(programs: Programs, agents: list[PackageAgent]) -> 
     assert agents[0].content["otelcol"] == b""
 
 
-async def test_wrong_bytes_are_served_to_nobody(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_wrong_bytes_are_never_served(programs: Programs, agents: list[PackageAgent]) -> None:
     upstream, node = await scripted(programs, b"right" * 1000)
     name = digest(b"right" * 1000)
     upstream.blobs[name] = b"wrong" * 1000
@@ -307,7 +305,7 @@ async def test_wrong_bytes_are_served_to_nobody(programs: Programs, agents: list
     await upstream.stop()
 
 
-async def test_what_the_control_plane_does_not_give_is_told(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_unavailable_file_is_reported(programs: Programs, agents: list[PackageAgent]) -> None:
     upstream, node = await scripted(programs, b"x")
     agents.append(await PackageAgent.join(node))
     await eventually(lambda: node.packages.problems)
@@ -320,7 +318,7 @@ async def test_what_the_control_plane_does_not_give_is_told(programs: Programs, 
     await upstream.stop()
 
 
-async def test_what_is_offered_stays_and_the_rest_makes_room(programs: Programs, agents: list[PackageAgent]) -> None:
+async def test_offered_files_stay_and_others_are_evicted(programs: Programs, agents: list[PackageAgent]) -> None:
     old, new = b"o" * 600_000, b"n" * 600_000
     upstream, node = await scripted(programs, old, packages={"max_bytes": 1_000_000})
     upstream.blobs = {digest(content): content for content in (old, new)}
@@ -336,7 +334,7 @@ async def test_what_is_offered_stays_and_the_rest_makes_room(programs: Programs,
     await upstream.stop()
 
 
-async def test_files_are_fetched_ahead_where_that_is_asked_for(programs: Programs) -> None:
+async def test_files_are_prefetched_on_request(programs: Programs) -> None:
     upstream, node = await scripted(programs)
     upstream.blobs[digest(CONTENT)] = CONTENT
     tell(upstream, number=2, prefetch=(digest(CONTENT),))
@@ -360,9 +358,7 @@ async def test_agents_over_grpc_need_a_public_url(programs: Programs, agents: li
     assert offer.packages["otelcol"].file.download_url.startswith("https://relay.example.test/v1/packages/")
 
 
-async def test_a_file_that_is_damaged_on_disk_is_fetched_anew_and_who_failed_at_it_is_offered_it_again(
-    programs: Programs, agents: list[PackageAgent]
-) -> None:
+async def test_damaged_file_is_refetched_and_reoffered(programs: Programs, agents: list[PackageAgent]) -> None:
     plane = await programs.control_plane()
     node = await programs.node(plane.ports["link"])
     sha256 = await push(plane, CONTENT)

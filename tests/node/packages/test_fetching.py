@@ -1,4 +1,4 @@
-"""Fetching, from a source that a test writes."""
+"""Fetching from a scripted source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Desk:
         self.pinned = {SHA256}
         self.offsets: list[int] = []
         self.cut = 0
-        """So many fetches break off half way."""
+        """The number of fetches to break off half way."""
         self.gives = True
         self.ready = 0
         self.metrics = NodeMetrics("eu")
@@ -48,7 +48,7 @@ class Desk:
         yield len(self.content), self.content[half:]
 
 
-async def test_however_many_wait_a_file_is_fetched_once(tmp_path: Path) -> None:
+async def test_file_is_fetched_once_for_all_waiters(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     for _ in range(5):
         desk.fetching.want(SHA256)
@@ -60,7 +60,7 @@ async def test_however_many_wait_a_file_is_fetched_once(tmp_path: Path) -> None:
     await desk.fetching.close()
 
 
-async def test_what_broke_off_goes_on_where_it_ended(tmp_path: Path) -> None:
+async def test_interrupted_fetch_resumes(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.cut = 1
     desk.fetching.want(SHA256)
@@ -71,7 +71,7 @@ async def test_what_broke_off_goes_on_where_it_ended(tmp_path: Path) -> None:
     await desk.fetching.close()
 
 
-async def test_other_bytes_are_not_the_file(tmp_path: Path) -> None:
+async def test_wrong_bytes_are_refused(tmp_path: Path) -> None:
     desk = Desk(tmp_path, content=CONTENT[::-1])
     desk.fetching.want(SHA256)
     await eventually(lambda: desk.fetching.problems.get(SHA256) == "what arrived is not the file")
@@ -79,7 +79,7 @@ async def test_other_bytes_are_not_the_file(tmp_path: Path) -> None:
     await desk.fetching.close()
 
 
-async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
+async def test_unwanted_fetch_is_abandoned(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.gives = False
     desk.fetching.want(SHA256)
@@ -90,7 +90,7 @@ async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
     await desk.fetching.close()
 
 
-async def test_no_room_beside_what_must_stay(tmp_path: Path) -> None:
+async def test_fetch_fails_without_room_beside_pinned_files(tmp_path: Path) -> None:
     desk = Desk(tmp_path, max_bytes=1000)
     desk.fetching.want(SHA256)
     await eventually(lambda: "no space for it" in desk.fetching.problems.get(SHA256, ""))
