@@ -1,0 +1,105 @@
+"""The one decision on every transport: who is this, or why is it refused?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from relay.auth.addresses import AddressRules
+from relay.auth.certificates import CertificateVerifier
+from relay.auth.principal import Principal, Reason
+from relay.auth.revocations import Revocations
+from relay.auth.secrets import SecretForm, digest_of
+from relay.auth.tokens import MAX_TOKEN_BYTES, TokenVerifier
+
+_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
+"""RFC 6750, section 2.1."""
+
+
+class ApiKeys:
+    """API keys of one form.
+
+    Args:
+        find: SHA-256 of a key → whose it is; None for an unknown key.
+    """
+
+    def __init__(self, form: SecretForm, find: Callable[[bytes], Principal | None]) -> None:
+        self.form = form
+        self._find = find
+
+    def verify(self, key: str, now: float) -> Principal | Reason:
+        """Find out whose key this is."""
+        if not self.form.fits(key):
+            return Reason.MALFORMED
+        principal = self._find(digest_of(key))
+        if principal is None:
+            return Reason.UNKNOWN_KEY
+        is_over = principal.expires_at is not None and now >= principal.expires_at
+        return Reason.EXPIRED if is_over else principal
+
+
+class Chain:
+    """Admits callers. A credential of a kind that is None here is not looked at.
+
+    If several kinds are accepted, an Authorization header decides alone: a certificate is looked at only without one.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: TokenVerifier | None = None,
+        api_keys: ApiKeys | None = None,
+        certificates: CertificateVerifier | None = None,
+        revocations: Revocations | None = None,
+        addresses: AddressRules | None = None,
+    ) -> None:
+        self._tokens = tokens
+        self._api_keys = api_keys
+        self._certificates = certificates
+        self._revocations = revocations or Revocations()
+        self._addresses = addresses or AddressRules()
+
+    def admits(self, ip: str) -> bool:
+        """Whether an address may connect at all; for a look before TLS."""
+        return self._addresses.admits(ip)
+
+    def authenticate(
+        self, authorization: str | None, certificate: bytes | None, ip: str, now: float
+    ) -> Principal | Reason:
+        """Find out who calls.
+
+        Args:
+            authorization: value of the header; None if there was none.
+            certificate: the client's, DER, whose chain TLS has verified; None if it sent none.
+            ip: where it calls from.
+            now: Unix seconds.
+        """
+        if not self._addresses.admits(ip):
+            return Reason.ADDRESS
+        found = self._credential(authorization, certificate, now)
+        if isinstance(found, Principal) and self._revocations.revokes(found):
+            return Reason.REVOKED
+        return found
+
+    def still_admits(self, principal: Principal) -> bool:
+        """Whether an open session may go on, as far as revocations say."""
+        return not self._revocations.revokes(principal)
+
+    def _credential(self, authorization: str | None, certificate: bytes | None, now: float) -> Principal | Reason:
+        if authorization is not None and (self._tokens is not None or self._api_keys is not None):
+            return self._bearer(authorization, now)
+        if certificate is not None and self._certificates is not None:
+            return self._certificates.verify(certificate, now)
+        return Reason.NO_CREDENTIAL
+
+    def _bearer(self, authorization: str, now: float) -> Principal | Reason:
+        if len(authorization) > MAX_TOKEN_BYTES:
+            return Reason.MALFORMED
+        match = _BEARER.fullmatch(authorization)
+        if match is None:
+            return Reason.MALFORMED
+        credential = match[1]
+        if self._api_keys is not None and (self._tokens is None or credential.startswith(self._api_keys.form.prefix)):
+            return self._api_keys.verify(credential, now)
+        assert self._tokens is not None
+        return self._tokens.verify(credential, now)

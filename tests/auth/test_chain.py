@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from relay.auth.addresses import AddressRules
+from relay.auth.certificates import CertificateVerifier
+from relay.auth.chain import ApiKeys, Chain
+from relay.auth.principal import Method, Principal, Reason
+from relay.auth.revocations import Kind, Revocations
+from relay.auth.secrets import SecretForm, digest_of
+from relay.auth.tokens import TokenRules, TokenVerifier, secret_key
+from tests.auth.builders import NOW, SECRET, certificate, token
+
+IP = "192.0.2.1"
+FORM = SecretForm("opamp_")
+KEY, OLD, OTHER = (FORM.make(bytes([n] * FORM.chance_bytes)) for n in (50, 100, 150))
+OWNER = Principal("web", Method.API_KEY, "key-1", labels={"team": "a"}, expires_at=NOW + 1)
+STORED = {digest_of(KEY): OWNER, digest_of(OLD): replace(OWNER, expires_at=NOW)}
+TOKENS = TokenVerifier([secret_key(SECRET)], TokenRules())
+API_KEYS = ApiKeys(FORM, STORED.get)
+CERTIFICATES = CertificateVerifier()
+ANY = Chain(tokens=TOKENS, api_keys=API_KEYS, certificates=CERTIFICATES)
+
+
+def bearer(credential: str) -> str:
+    return f"Bearer {credential}"
+
+
+def subject(found: Principal | Reason) -> str:
+    return found.subject if isinstance(found, Principal) else f"refused: {found}"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "der", "outcome"),
+    [
+        (bearer(token()), None, "agent-001"),
+        (bearer(KEY), None, "web"),
+        (f"bearer   {KEY}", None, "web"),
+        (None, certificate(["a-7"]), "a-7"),
+        (bearer(KEY), certificate(["a-7"]), "web"),
+        (bearer("x"), certificate(["a-7"]), "refused: malformed"),
+        (None, None, "refused: no_credential"),
+        ("", None, "refused: malformed"),
+        ("Basic YTpi", None, "refused: malformed"),
+        (f"Bearer {KEY} ", None, "refused: malformed"),
+        (f"Bearer {KEY},{KEY}", None, "refused: malformed"),
+        (f"Bearer{KEY}", None, "refused: malformed"),
+        (bearer("x" * 8200), None, "refused: malformed"),
+        (bearer(OLD), None, "refused: expired"),
+        (bearer(OTHER), None, "refused: unknown_key"),
+        (bearer(KEY[:-1] + "0"), None, "refused: malformed"),
+    ],
+)
+def test_any_credential(authorization: str | None, der: bytes | None, outcome: str) -> None:
+    assert subject(ANY.authenticate(authorization, der, IP, NOW)) == outcome
+
+
+def test_api_key_that_never_ends() -> None:
+    forever = replace(OWNER, expires_at=None)
+    assert API_KEYS.verify(KEY, NOW) == OWNER
+    assert ApiKeys(FORM, lambda _: forever).verify(KEY, NOW * 2) == forever
+
+
+def test_only_what_is_accepted_counts() -> None:
+    calls: list[tuple[str, bytes | None]] = [(bearer(token()), None), (bearer(KEY), None), (bearer(KEY), certificate())]
+    for chain, outcomes in (
+        (Chain(tokens=TOKENS), ("agent-001", "refused: malformed", "refused: malformed")),
+        (Chain(api_keys=API_KEYS), ("refused: malformed", "web", "web")),
+        (Chain(certificates=CERTIFICATES), ("refused: no_credential", "refused: no_credential", "agent-001")),
+        (Chain(), ("refused: no_credential",) * 3),
+    ):
+        assert tuple(subject(chain.authenticate(header, der, IP, NOW)) for header, der in calls) == outcomes
+
+
+def test_addresses_come_first() -> None:
+    chain = Chain(tokens=TOKENS, addresses=AddressRules(deny=["192.0.2.0/24"]))
+    assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.ADDRESS
+    assert not chain.admits(IP)
+    assert chain.admits("198.51.100.1")
+
+
+def test_revocation() -> None:
+    chain = Chain(tokens=TOKENS, revocations=Revocations([(Kind.AGENT, "agent-001")]))
+    assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.REVOKED
+    other = chain.authenticate(bearer(token(sub="agent-002")), None, IP, NOW)
+    assert isinstance(other, Principal)
+    assert chain.still_admits(other)
+    assert not chain.still_admits(replace(other, agent_id="agent-001"))
