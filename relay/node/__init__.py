@@ -1,1 +1,1 @@
-"""The relay: a regional node. `app` alone builds adapters; everything else is given what it needs."""
+"""The relay: a regional node. Only `app` creates adapters; everything else receives what it needs."""

@@ -1,4 +1,4 @@
-"""What a node tells people and probes over HTTP: health, readiness, metrics, its agents."""
+"""A node's HTTP API for people and probes: health, readiness, metrics and agents."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _ONLY_HOST = frozenset({HOST})
 
 def _without_parameters(handler: Handler) -> Handler:
     async def checked(request: web.Request) -> web.StreamResponse:
-        # A filter that nobody knows must not be taken for one that matches everything.
+        # Ignoring an unknown filter would look as if it matched everything.
         if unknown := ", ".join(sorted(request.query)):
             content = {
                 "type": "about:blank",
                 "status": 422,
-                "detail": f"{unknown}: unknown parameter; there are none here",
+                "detail": f"{unknown}: unknown parameter; this path takes none",
             }
             return web.json_response(content, status=422, content_type="application/problem+json")
         return await handler(request)
@@ -46,7 +46,7 @@ def _without_parameters(handler: Handler) -> Handler:
 
 
 class Admin:
-    """The handlers. They read; nothing here changes anything."""
+    """The handlers. All of them only read."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Admin:
         self._trusted = trusted
 
     def routes(self) -> list[Route]:
-        """All routes but the agents' own."""
+        """All routes except those for agents."""
         api: list[Route] = [
             ("GET", "/api/v1/status", self.status),
             ("GET", "/api/v1/agents", self.agents),
@@ -81,21 +81,21 @@ class Admin:
         return [*self.probe_routes(), *((method, path, _without_parameters(handler)) for method, path, handler in api)]
 
     def health_routes(self) -> list[Route]:
-        """For probes alone."""
+        """The routes for probes."""
         return [("GET", "/health", self.health), ("GET", "/ready", self.ready)]
 
     def probe_routes(self) -> list[Route]:
-        """For probes and Prometheus."""
+        """The routes for probes and Prometheus."""
         return [*self.health_routes(), ("GET", "/metrics", self.metrics)]
 
     async def health(self, _: web.Request) -> web.Response:
-        """200 while the process works; `degraded` names what does not."""
+        """200 while the process works; `degraded` lists the problems."""
         condition = self._condition()
         degraded = condition.status["degraded"]
         return web.json_response({"status": "degraded" if degraded else "ok", "degraded": degraded})
 
     async def ready(self, _: web.Request) -> web.Response:
-        """200 where agents may be sent here, else 503 with the reason."""
+        """200 if agents may be sent here, else 503 with the reason."""
         condition = self._condition()
         return web.json_response(
             {"ready": condition.ready, "reason": condition.reason}, status=200 if condition.ready else 503
@@ -111,7 +111,7 @@ class Admin:
         return web.json_response({"version": __version__, "ready": condition.ready, **condition.status})
 
     async def agents(self, request: web.Request) -> web.StreamResponse:
-        """All agents as a JSON list, written in slices so that agents are answered meanwhile."""
+        """All agents as a JSON list, written in slices so that the node keeps answering agents."""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         part, separator = "[", ""
@@ -131,12 +131,12 @@ class Admin:
         return web.json_response(self._view(await self._find(request.match_info["id"])))
 
     async def agent_config(self, request: web.Request) -> web.Response:
-        """The effective config that an agent reported, slot by slot."""
+        """An agent's reported effective config, by slot."""
         record = await self._find(request.match_info["id"])
-        stored = self._registry.effective_config(record.effective_config_digest)
-        if stored is None:
-            raise NotFound(f"{record.agent_id} has reported no effective config")
-        config = pb.EffectiveConfig.FromString(stored).config_map.config_map
+        effective_config = self._registry.effective_config(record.effective_config_digest)
+        if effective_config is None:
+            raise NotFound(f"{record.agent_id} has not reported an effective config")
+        config = pb.EffectiveConfig.FromString(effective_config).config_map.config_map
         return web.json_response(
             {
                 slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
@@ -145,7 +145,7 @@ class Admin:
         )
 
     async def explain(self, request: web.Request) -> web.Response:
-        """Why an agent gets what it gets."""
+        """Why an agent gets its config and packages."""
         record = await self._find(request.match_info["id"])
         state = link_pb2.AgentState.FromString(record.state())
         return web.json_response(
@@ -159,14 +159,14 @@ class Admin:
         record = self._registry.get(uid) if uid else None
         record = record or next((r for r in self._registry if r.agent_id == name), None)
         if record is not None:
-            return record  # without a look at what all others say of themselves
-        known = []
+            return record  # an exact id needs no search through all descriptions
+        candidates = []
         for i, record in enumerate(self._registry):
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             host = identity.attributes(record.agent_description, _ONLY_HOST).get(HOST, "")
-            known.append((Names(record.agent_id, record.instance_uid, str(host)), record))
-        return resolve(name, known)
+            candidates.append((Names(record.agent_id, record.instance_uid, str(host)), record))
+        return resolve(name, candidates)
 
     def _view(self, record: Record) -> dict[str, Any]:
         state = link_pb2.AgentState.FromString(record.state())

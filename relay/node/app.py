@@ -1,4 +1,4 @@
-"""A node put together: the only place of this program that builds adapters."""
+"""Assembles a node. This is the only place in the program that creates adapters."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from relay.store.local import LocalStore
 
 _log = log.get("opamp-relay.node")
 _SELF_BUCKET = "self"
-"""What the node remembers of itself."""
+"""What the node stores about itself."""
 _GOODBYE_S = 3.0
 """How long the last report may take."""
 
 
 class Node:
-    """One regional relay node. `start`, then `stop`; a second start needs a new object."""
+    """A regional relay node. Call `start`, then `stop`. To start again, create a new object."""
 
     def __init__(self, settings: NodeSettings, clock: Clock | None = None) -> None:
         self._settings = settings
@@ -53,10 +53,10 @@ class Node:
         self._started = contextlib.AsyncExitStack()
         self.metrics = NodeMetrics(settings.node.region)
         self.ports: dict[str, int] = {}
-        """`websocket`, `http`, `grpc`, `metrics` → the port that is open."""
+        """`websocket`, `http`, `grpc`, `metrics` → the open port."""
 
     async def start(self) -> None:
-        """Open the store, then the ports, then the link. Agents are served from disk at once.
+        """Open the store, then the ports, then the link. Agents are served from the stored policy at once.
 
         Raises:
             StoreError: the data folder cannot be used.
@@ -125,25 +125,28 @@ class Node:
         store = self.store = LocalStore(Path(self._settings.node.data_dir) / "node.sqlite3")
         started.push_async_callback(self._close_store)
         if store.problem is not None:
-            _log.error("store_degraded", problem=store.problem, consequence="starting with what can be read")
+            _log.error("store_degraded", problem=store.problem, consequence="starting with the readable part")
         if store.set_aside is not None:
             _log.error(
                 "store_corrupt",
                 set_aside=str(store.set_aside),
-                consequence="starting empty; everything is fetched again",
+                consequence="starting empty; everything will be fetched again",
             )
-        # The data of another region mean nothing here: neither its policy nor its numbers.
-        region, known = self._settings.node.region, store.get(_SELF_BUCKET, b"region")
-        if known is not None and known != region.encode():
-            before = known.decode("utf-8", "replace")
+        # The data of another region are meaningless here: both its policy and its sequence numbers.
+        region, stored_region = self._settings.node.region, store.get(_SELF_BUCKET, b"region")
+        if stored_region is not None and stored_region != region.encode():
+            before = stored_region.decode("utf-8", "replace")
             _log.error(
-                "region_changed", before=before, now=region, consequence="the earlier policy and agents are forgotten"
+                "region_changed",
+                before=before,
+                now=region,
+                consequence="the policy and agents of the old region are forgotten",
             )
             store.clear()
         store.put(_SELF_BUCKET, b"region", region.encode())
 
     def _build(self, started: contextlib.AsyncExitStack) -> None:
-        """Make the parts, the lower floors first."""
+        """Create the parts, lower layers first."""
         settings, clock, metrics = self._settings, self._clock, self.metrics
         region, limits, above = settings.node.region, settings.server.limits, settings.control_plane
         batching = settings.server.batching
@@ -223,11 +226,11 @@ class Node:
             clock=self._clock,
             metrics=self.metrics,
             wanted=self.cohorts.wanted,
-            ready=self._package_came,
-            damaged=lambda sha256: self.hub.was_damaged(sha256),
+            ready=self._package_arrived,
+            damaged=lambda sha256: self.hub.package_damaged(sha256),
         )
 
-    # ---- what the parts are given
+    # ---- callbacks of the parts
 
     def _wake(self) -> None:
         if self.status.listening:
@@ -244,22 +247,22 @@ class Node:
         if self.freshness.confirmed():
             self.hub.policy_changed()
 
-    def _package_came(self) -> None:
+    def _package_arrived(self) -> None:
         self.sender.tell = True
         self._wake()
         self.hub.policy_changed()
 
     def condition(self) -> Condition:
-        """How the node is, for probes and people."""
+        """The node's condition, for probes and people."""
         return self.status.condition()
 
     # ---- the end
 
     async def stop(self) -> bool:
-        """Send agents away evenly, then write everything, then close.
+        """Drain the connections, then write everything, then close.
 
         Returns:
-            Whether all was written: nothing that was answered is lost.
+            Whether everything was written, so that no answered message is lost.
         """
         self.status.draining = True
         self.serving.turn_away()
@@ -275,7 +278,7 @@ class Node:
         return not self.store.lost
 
     async def _say_goodbye(self) -> None:
-        """Tell the control plane the last of this region's agents, and that nobody need wait for this node."""
+        """Send the last changes to the control plane, and tell it not to wait for this node."""
         if not self.link.connected:
             return
         self.registry.work_off()

@@ -1,4 +1,4 @@
-"""Asking agents for their full state, at a pace that the node can bear: after a crash all are to be asked at once."""
+"""Asks agents for their full state, at a rate that the node can bear: after a crash, all of them need to be asked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TICK_S = 0.05
 
 
 class Asking:
-    """A bucket of tokens, and those who wait for one.
+    """A token bucket, and the agents that wait for a token.
 
     Args:
-        per_second: requests.
-        is_live: whether an agent still has the session that it was asked on.
-        push: sends an agent what waits for it: its session asks when `may_ask` lets it.
+        per_second: how many requests may be sent.
+        is_live: whether an agent still has the same session.
+        push: sends an agent whatever waits for it. Its session includes the request if `may_ask` allows it.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Asking:
         return len(self._waiting)
 
     def may_ask(self, now: float) -> bool:
-        """Whether one more agent may be asked now; it is counted."""
+        """Whether another agent may be asked now. Takes a token if so."""
         self._tokens = min(max(1.0, self._rate), self._tokens + (now - self._tokens_at) * self._rate)
         self._tokens_at = now
         if self._tokens < 1:
@@ -55,15 +55,15 @@ class Asking:
         return True
 
     def later(self, live: Live) -> None:
-        """Ask an agent when its turn comes. One over HTTP is asked when it polls."""
+        """Ask an agent when its turn comes. An HTTP agent is asked when it polls."""
         if live.connection.transport_name == "http" or live.session.asked or live.asking:
             return
         live.asking = True
         self._waiting.append(live)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._some)
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._ask_waiting)
 
-    def _some(self) -> None:
+    def _ask_waiting(self) -> None:
         now = self._clock.monotonic()
         for _ in range(len(self._waiting)):
             live = self._waiting.popleft()
@@ -77,10 +77,10 @@ class Asking:
                 self._waiting.append(live)
                 if self._tokens < 1:
                     break
-        again = bool(self._waiting)
-        self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._some) if again else None
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_TICK_S, self._ask_waiting) if self._waiting else None
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop asking."""
         if self._timer is not None:
             self._timer.cancel()

@@ -1,7 +1,7 @@
-"""Who has an instance_uid, where more than one agent was heard under it; see `relay.opamp.contest`.
+"""Decides which agent keeps an instance_uid that more than one uses; see `relay.opamp.contest`.
 
-Owns the contests, and the challenges: a newcomer that says who it is waits until the agent that has the uid was heard, or
-was silent for two seconds.
+Owns the contests and the challenges. In a challenge, a newcomer that has said who it is waits until the holder of the uid
+answers, or is silent for two seconds.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from relay.transport.ports import Caller, Connection
 
 _ANSWER_S = 2.0
 """How long a live agent may take to answer a ping."""
-_MOST = 10_000
-"""Uids of which contests are remembered; the oldest is forgotten."""
+_MAX_CONTESTS = 10_000
+"""Beyond this number, the oldest contest is forgotten."""
 
 
 class Arrival(NamedTuple):
-    """A message, and how it came."""
+    """A message, and how it arrived."""
 
     connection: Connection
     caller: Caller
@@ -36,7 +36,7 @@ class _Challenge:
     holder: Live
     newcomer: Speaker
     arrival: Arrival
-    """The newcomer's message, to be taken when the holder is gone."""
+    """The newcomer's message, which is processed if the holder is gone."""
     timer: asyncio.TimerHandle
 
 
@@ -44,8 +44,8 @@ class Contests:
     """All contests of a node.
 
     Args:
-        won: the newcomer has the uid: (uid, the agent that had it, the newcomer's message).
-        lost: the newcomer needs another uid: (uid, its connection, who it is).
+        won: called when the newcomer gets the uid, with the uid, the previous holder and the newcomer's message.
+        lost: called when the newcomer needs another uid, with the uid, its connection and the caller.
     """
 
     def __init__(
@@ -57,19 +57,20 @@ class Contests:
         self._challenges: dict[bytes, _Challenge] = {}
 
     def has(self, uid: bytes) -> bool:
-        """Whether two were heard under a uid."""
+        """Whether more than one agent has used a uid."""
         return uid in self._contests
 
     def hear(self, uid: bytes, holder: Live, message: pb.AgentToServer, connection: Connection) -> Verdict:
-        """Say who sent a message under a uid that `holder` has; who has it afterwards is for the caller to bring about."""
+        """Decide who sent a message with a uid that `holder` has. The caller acts on the verdict."""
         contest = self._contests.get(uid)
         last = holder.session.record.sequence_num
         if contest is None and holder.connection is connection and goes_on_alone(message.sequence_num, last):
             self.heard(holder)
             return Verdict.SAME
         speaker = holder.speaker
-        said = identity.instance_id_of(message.agent_description) if message.HasField("agent_description") else None
-        verdict = (contest or Contest()).hear(speaker, said, message.sequence_num)
+        described = message.HasField("agent_description")
+        instance_id = identity.instance_id_of(message.agent_description) if described else None
+        verdict = (contest or Contest()).hear(speaker, instance_id, message.sequence_num)
         if holder.connection is connection:
             if verdict is Verdict.STRANGER:
                 self._contest(uid).replaced(speaker)
@@ -80,31 +81,31 @@ class Contests:
     def _contest(self, uid: bytes) -> Contest:
         contest = self._contests.pop(uid, None) or Contest()
         self._contests[uid] = contest  # the newest last
-        while len(self._contests) > _MOST:
+        while len(self._contests) > _MAX_CONTESTS:
             del self._contests[next(iter(self._contests))]
         return contest
 
     def challenge(self, uid: bytes, holder: Live, message: pb.AgentToServer, arrival: Arrival, *, ping: bool) -> None:
-        """A newcomer on a connection of its own says who it is: wait for the agent that has the uid.
+        """Let the holder of a uid prove that it is alive. The newcomer is on another connection and said who it is.
 
         Args:
-            arrival: the message as it came.
-            ping: whether an answer to a ping would be the agent's.
+            arrival: the newcomer's message.
+            ping: whether a pong would come from the holder itself.
         """
         newcomer = Speaker(identity.instance_id_of(message.agent_description), message.sequence_num)
-        known = self._challenges.get(uid)
-        if known is not None:
-            if known.arrival.connection is arrival.connection:
-                known.arrival, known.newcomer = arrival, newcomer
+        current = self._challenges.get(uid)
+        if current is not None:
+            if current.arrival.connection is arrival.connection:
+                current.arrival, current.newcomer = arrival, newcomer
             return
-        timer = asyncio.get_running_loop().call_later(_ANSWER_S, self._silent, uid)
+        timer = asyncio.get_running_loop().call_later(_ANSWER_S, self._give_up_holder, uid)
         self._challenges[uid] = _Challenge(holder, newcomer, arrival, timer)
-        holder.connection.session = None  # else a heartbeat would be answered without our hearing of it
+        holder.connection.session = None  # otherwise the connection would answer heartbeats without telling us
         if ping:
             holder.connection.ping(lambda: self.heard(holder))
 
     def heard(self, holder: Live) -> None:
-        """An agent lives: who challenges it needs another uid."""
+        """Record that the holder is alive. Its challenger needs another uid."""
         uid = holder.session.record.instance_uid
         challenge = self._challenges.get(uid)
         if challenge is not None and challenge.holder is holder:
@@ -112,7 +113,7 @@ class Contests:
             self._contest(uid).settle(challenge.newcomer)
             self._lost(uid, challenge.arrival.connection, challenge.arrival.caller)
 
-    def _silent(self, uid: bytes) -> None:
+    def _give_up_holder(self, uid: bytes) -> None:
         challenge = self._end(uid)
         self._contest(uid).replaced(challenge.holder.speaker)
         self._won(uid, challenge.holder, challenge.arrival)
@@ -123,21 +124,21 @@ class Contests:
         return challenge
 
     def gone(self, uid: bytes, holder: Live) -> None:
-        """The agent that has the uid has left: who challenges it need not wait."""
+        """Record that the holder has left. Its challenger need not wait."""
         challenge = self._challenges.get(uid)
         if challenge is not None and challenge.holder is holder:
-            asyncio.get_running_loop().call_soon(self._silent_now, uid, challenge)
+            asyncio.get_running_loop().call_soon(self._give_up_if_current, uid, challenge)
 
-    def _silent_now(self, uid: bytes, challenge: _Challenge) -> None:
+    def _give_up_if_current(self, uid: bytes, challenge: _Challenge) -> None:
         if self._challenges.get(uid) is challenge:
-            self._silent(uid)
+            self._give_up_holder(uid)
 
     def disconnected(self, connection: Connection) -> None:
-        """A newcomer has left."""
+        """Drop the challenges of newcomers on a closed connection."""
         for uid in [uid for uid, c in self._challenges.items() if c.arrival.connection is connection]:
             self._end(uid)
 
     def close(self) -> None:
-        """End what waits."""
+        """Cancel all challenges."""
         for uid in list(self._challenges):
             self._end(uid)

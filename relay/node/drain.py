@@ -1,4 +1,4 @@
-"""The orderly end of a node: agents are sent away evenly, so that the others are not met by all of them at once."""
+"""Drains a node: closes its connections evenly, so that the other nodes do not get all agents at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from relay.aio.clock import Clock
 from relay.transport.ports import CloseReason, Connection
 
-_LAST_WORDS_S = 0.3
+_LINGER_S = 0.3
 
 
 async def drain(connections: Sequence[Connection], seconds: float, clock: Clock) -> None:
-    """Close all connections over `seconds`, oldest first. New ones are refused by the door meanwhile."""
+    """Close all connections over `seconds`, oldest first. The door refuses new ones meanwhile."""
     began = clock.monotonic()
     for i, connection in enumerate(connections):
         due = began + seconds * i / len(connections)
@@ -22,4 +22,4 @@ async def drain(connections: Sequence[Connection], seconds: float, clock: Clock)
             await asyncio.sleep(0)
         connection.close(CloseReason.DRAINING)
     if connections:
-        await asyncio.sleep(_LAST_WORDS_S)
+        await asyncio.sleep(_LINGER_S)

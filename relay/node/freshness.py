@@ -1,4 +1,4 @@
-"""How old the policy in force is, and whether anything new may be offered by it."""
+"""Tracks how old the policy in force is, and whether it may still be used for new offers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from relay.aio.clock import Clock
 
 
 class Freshness:
-    """Knows when the control plane last said that the policy in force is the newest.
+    """Knows when the control plane last confirmed that the policy in force is the newest.
 
     Args:
-        max_staleness_s: past this age agents are told nothing new; None: they always are.
+        max_staleness_s: beyond this age, agents get no new offers; None for no limit.
     """
 
     def __init__(self, *, clock: Clock, max_staleness_s: float | None) -> None:
@@ -20,25 +20,25 @@ class Freshness:
         self._began = clock.monotonic()
         self._confirmed_at: float | None = None
         self._withheld = False
-        """Agents were told nothing because the policy was too old."""
+        """Offers were withheld because the policy was too old."""
 
     def confirmed(self) -> bool:
-        """The policy in force is the newest. Returns whether agents wait for what was withheld from them until now."""
+        """Record that the policy in force is the newest. Return whether offers were withheld until now."""
         self._confirmed_at = self._clock.monotonic()
-        waiting, self._withheld = self._withheld, False
-        return waiting
+        was_withheld, self._withheld = self._withheld, False
+        return was_withheld
 
     def age_s(self) -> float | None:
-        """Seconds since the policy was known to be the newest; None if it never was in this process."""
+        """Seconds since the policy was confirmed to be the newest; None if it never was in this process."""
         return None if self._confirmed_at is None else self._clock.monotonic() - self._confirmed_at
 
     def age_or_unknown_s(self) -> float:
-        """As `age_s`; without end where it never was."""
+        """Like `age_s`, but infinite if the policy was never confirmed."""
         age = self.age_s()
         return math.inf if age is None else age
 
     def age_or_uptime_s(self) -> float:
-        """As `age_s`; since the start where it never was."""
+        """Like `age_s`, but since the start if the policy was never confirmed."""
         age = self.age_s()
         return self._clock.monotonic() - self._began if age is None else age
 

@@ -1,7 +1,8 @@
-"""Where connections, sessions and policy meet. Implements `transport.ports.Agents`.
+"""Connects connections, sessions and policy. Implements `transport.ports.Agents`.
 
-Owns the map of live agents. Every method is synchronous and runs on the one loop: no await stands between reading and
-writing a map. Asking for full state is `asking`, a policy change on its way to all is `spreading`.
+The hub owns the map of live agents. Its methods are synchronous and run on one event loop, so no await comes between
+reading and writing a map. `asking` requests full state, `spreading` offers a policy change to all agents, and `contests`
+decides between agents that use the same uid.
 """
 
 from __future__ import annotations
@@ -35,36 +36,36 @@ from relay.transport.ports import Caller, CloseReason, Connection
 
 _log = log.get("opamp-relay.hub")
 _DESCRIBE_WITHIN_S = 10.0
-_POLLS = 3
-"""Polls or heartbeats that an agent may leave out."""
+_MAX_MISSED = 3
+"""How many polls or heartbeats an agent may miss."""
 _OFFLINE_AFTER_S = 90.0
-"""An HTTP agent does not count as gone before this."""
+"""An HTTP agent counts as gone after so much silence at the earliest."""
 _LOGGED_CHARS = 500
-"""Of what an agent says; the whole of it is in its record."""
-_SAY_AGAIN_S = 10.0
+"""How much of an agent's error text is logged; its record has all of it."""
+_DUPLICATE_LOG_S = 10.0
 _ALIVE_S = 60.0
-"""Two heartbeats: who was silent for longer has perhaps lost its connection without our knowing."""
-_IGNORED_UIDS = 2
-"""How often a client may ignore that it was given another uid."""
+"""Two heartbeats. An agent that was silent for longer may have lost its connection unnoticed."""
+_MAX_IGNORED_UIDS = 2
+"""How often a client may ignore a new uid."""
 
 
 class PackageSource(Protocol):
-    """Where the packages that agents are offered come from; see `relay.node.packages`."""
+    """Provides the packages for offers; see `relay.node.packages`."""
 
     def available(self, offer: PackagesOffer) -> bool:
-        """Whether all files of an offer can be downloaded from here now; if not, somebody sees to it."""
+        """Whether all files of an offer can be downloaded from here now. If not, the source fetches them."""
         ...
 
     def field(self, offer: PackagesOffer, base_url: str) -> bytes:
-        """The offer encoded, with addresses below `base_url`."""
+        """The encoded offer, with addresses below `base_url`."""
         ...
 
     def reachable(self, base_url: str) -> bool:
-        """Whether an agent that reached this node at `base_url` (empty: nobody knows) can download from it."""
+        """Whether an agent that reached this node at `base_url` can download from it. Empty means unknown."""
         ...
 
     def doubt(self, sha256: str) -> None:
-        """An agent could not install a file."""
+        """Check a file that an agent could not install."""
         ...
 
 
@@ -105,23 +106,23 @@ class Hub:
         self._live: dict[bytes, Live] = {}
         self._by_connection: dict[Connection, dict[bytes, Live]] = {}
         self._renames: dict[bytes, bytes] = {}
-        """New uid → old uid of agents that asked for a proper one and have not used it yet."""
+        """New uid → old uid of agents that were given a new one and have not used it yet."""
         self._ignored: dict[Connection, int] = {}
         self._bad: dict[Connection, int] = {}
-        """Bad messages of nobody that is attached there."""
+        """Bad messages on each connection that did not come from an agent attached to it."""
         self._shared: set[Connection] = set()
-        """Connections that ever carried a second agent: a proxy's."""
+        """Connections that have carried more than one agent, so a proxy's."""
         self._contests = Contests(won=self._newcomer_won, lost=self._newcomer_lost)
         self._undescribed: deque[tuple[float, Live]] = deque()
-        """(until when they have time to say who they are, agents), the earliest first."""
+        """(deadline to send a description, agent), earliest first."""
         self._asking = Asking(
             full_state_per_second, clock=clock, metrics=metrics, is_live=self._is_live, push=self._push
         )
         self._spreading = Spreading(registry, clock=clock, everybody=self._live.values, offer=self._offer_if_changed)
-        self._say_duplicate_at = 0.0
+        self._log_duplicate_at = 0.0
         self._damaged_at: dict[str, float] = {}
-        """SHA-256 of package files → when they were found not to be what they should be."""
-        self._telling = log.enabled("info")
+        """SHA-256 of package files → when they were found to be damaged."""
+        self._log_info = log.enabled("info")
         self._services = Services(
             decide=self._decide,
             decide_packages=self._decide_packages,
@@ -134,17 +135,17 @@ class Hub:
 
     @property
     def last_change_s(self) -> float:
-        """How long it took to offer the last policy change to everybody connected."""
+        """How long it took to offer the last policy change to all connected agents."""
         return self._spreading.last_s
 
     @property
     def asking(self) -> int:
-        """Agents that wait to be asked for their full state."""
+        """How many agents wait to be asked for their full state."""
         return len(self._asking)
 
     @property
     def connected(self) -> int:
-        """Agents with a session."""
+        """How many agents have a session."""
         return len(self._live)
 
     # ---- ports.Agents
@@ -152,12 +153,12 @@ class Hub:
     def receive(self, connection: Connection, caller: Caller, content: bytes) -> bytes:
         """Answer one message; see `ports.Agents`."""
         now = self._clock.monotonic()
-        named = content[2:18]
-        live = self._live.get(named)
-        if live is not None and self._registry.get(named) is not live.session.record:
-            self._let_go(named, live)  # its record was given up since it said goodbye: it begins anew
+        key = content[2:18]  # the uid, if it is the first field
+        live = self._live.get(key)
+        if live is not None and self._registry.get(key) is not live.session.record:
+            self._release_uid(key, live)  # its record was dropped after a goodbye, so it starts anew
             live = None
-        if live is not None and self._speaks_alone(named, live, connection):
+        if live is not None and self._speaks_alone(key, live, connection):
             before = live.session.last_seen
             reply = live.session.heartbeat(content, now)
             if reply is not None:
@@ -175,7 +176,7 @@ class Hub:
             refusal = self._contend(live, message, connection, caller, content)
             if refusal is not None:
                 return refusal
-            live = self._live.get(uid)  # not where the agent is now another, or on another connection
+            live = self._live.get(uid)  # None if another agent or connection now has the uid
         if live is None:
             live = self._attach(connection, caller, uid)
         live.caller = caller
@@ -191,23 +192,23 @@ class Hub:
             self._changed(live, answer, now)
         if live.session.needs_full:
             self._asking.later(live)
-        if not live.session.record.agent_description and not live.waiting:
-            live.waiting = True
+        if not live.session.record.agent_description and not live.awaits_description:
+            live.awaits_description = True
             self._undescribed.append((now + _DESCRIBE_WITHIN_S, live))
         return answer.body
 
     def _speaks_alone(self, uid: bytes, live: Live, connection: Connection) -> bool:
-        """Whether a heartbeat of an agent is answered without another look at who sent it."""
+        """Whether a heartbeat can be answered without checking which agent sent it."""
         return live.connection is connection and not connection.header and not self._contests.has(uid)
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
         """See `ports.Agents`."""
         live = self._by_connection.get(connection, {}).get(uid)
         if live is None:
-            number = self._bad[connection] = self._bad.get(connection, 0) + 1
+            count = self._bad[connection] = self._bad.get(connection, 0) + 1
         else:
-            number = live.misbehaved()
-        if number < self._max_bad:
+            count = live.misbehaved()
+        if count < self._max_bad:
             return
         if connection not in self._shared:
             connection.close(CloseReason.BAD_MESSAGES)
@@ -216,12 +217,12 @@ class Hub:
             self._detach(uid, live)
 
     def resumed(self, connection: Connection) -> None:
-        """Send what waited while the connection could not be written to."""
+        """Send what waited while the connection was not writable."""
         for live in list(self._by_connection.get(connection, {}).values()):
             self._push(live, self._clock.monotonic())
 
     def disconnected(self, connection: Connection) -> None:
-        """Detach the agents whose current connection this is; those that moved on stay."""
+        """Detach the agents of this connection, except those that have moved to another."""
         self._ignored.pop(connection, None)
         self._bad.pop(connection, None)
         self._shared.discard(connection)
@@ -235,27 +236,27 @@ class Hub:
     def _contend(
         self, live: Live, message: pb.AgentToServer, connection: Connection, caller: Caller, content: bytes
     ) -> bytes | None:
-        """A message under a uid that is taken: the answer to who cannot have it, None where the message is to be taken."""
+        """Check a message whose uid is taken. Return the answer if its sender may not use the uid now, else None."""
         uid = message.instance_uid
-        elsewhere = live.connection is not connection
+        is_elsewhere = live.connection is not connection
         verdict = self._contests.hear(uid, live, message, connection)
         if verdict is Verdict.NEWCOMER:
             return self._refuse_uid(connection, caller, uid)
-        if verdict is Verdict.EITHER and not elsewhere:
+        if verdict is Verdict.EITHER and not is_elsewhere:
             return body.uid_field(uid) + (body.FULL_STATE if self._asking.may_ask(self._clock.monotonic()) else b"")
-        if verdict in (Verdict.UNKNOWN, Verdict.RETURNED) and not elsewhere and self._contests.has(uid):
+        if verdict in (Verdict.UNKNOWN, Verdict.RETURNED) and not is_elsewhere and self._contests.has(uid):
             live.session.ask_at_once()
-        if verdict is Verdict.RETURNED and elsewhere:
-            self._let_go(uid, live)
+        if verdict is Verdict.RETURNED and is_elsewhere:
+            self._release_uid(uid, live)
             self._newcomer_lost(uid, live.connection, live.caller)
-        elif verdict is Verdict.SAME and elsewhere:
+        elif verdict is Verdict.SAME and is_elsewhere:
             self._replace(uid, live)
-        elif elsewhere and not message.HasField("agent_description"):
+        elif is_elsewhere and not message.HasField("agent_description"):
             if self._is_alive(live, connection):
-                # It keeps its uid until the newcomer has said who it is.
+                # The holder keeps the uid until the newcomer has said who it is.
                 return body.uid_field(uid) + (body.FULL_STATE if self._asking.may_ask(self._clock.monotonic()) else b"")
             self._replace(uid, live)
-        elif elsewhere:
+        elif is_elsewhere:
             ping = live.connection not in self._shared
             self._contests.challenge(uid, live, message, Arrival(connection, caller, content), ping=ping)
             return body.uid_field(uid)
@@ -265,24 +266,24 @@ class Hub:
         if self._live.get(uid) is holder:
             self._replace(uid, holder)
         if arrival.connection.transport_name == "http":
-            # An answer would reach nobody. Its next poll begins its session, and it is to say anew who it is.
+            # The newcomer's request is answered already. Its next poll begins a session, which asks for full state.
             holder.session.record.sequence_exact = False
             return
         with contextlib.suppress(AgentError, Overloaded):
             arrival.connection.send(self.receive(*arrival))
 
     def _newcomer_lost(self, uid: bytes, connection: Connection, caller: Caller) -> None:
-        if connection.writable:  # over HTTP it is told with its next message
+        if connection.writable:  # an HTTP agent is told when it polls next
             connection.send(self._refuse_uid(connection, caller, uid))
 
     def _attach(self, connection: Connection, caller: Caller, uid: bytes) -> Live:
         """Begin a session."""
-        mine = self._by_connection.setdefault(connection, {})
+        attached = self._by_connection.setdefault(connection, {})
         if connection.transport_name != "http":
-            if len(mine) >= self._max_per_connection:
+            if len(attached) >= self._max_per_connection:
                 self._metrics.refused["agents_per_connection"] += 1
-                raise Overloaded(f"a connection carries at most {self._max_per_connection} agents")
-            if mine:
+                raise Overloaded(f"this connection already has {self._max_per_connection} agents, the maximum")
+            if attached:
                 self._shared.add(connection)
         record = self._registry.get(uid)
         old_uid = self._renames.pop(uid, None)
@@ -291,38 +292,39 @@ class Hub:
         if record is None:
             if len(self._registry) >= self._max_agents and not self._registry.make_room(self._max_agents):
                 self._metrics.refused["agents"] += 1
-                raise Overloaded(f"this node already has {self._max_agents} agents", retry_after_s=self._retry_after_s)
+                message = f"this node already has {self._max_agents} agents, the maximum"
+                raise Overloaded(message, retry_after_s=self._retry_after_s)
             record = self._registry.new(uid)
         live = Live(Session(record, self._services, connection.header), connection, caller)
-        self._live[uid] = mine[uid] = live
+        self._live[uid] = attached[uid] = live
         return live
 
-    def _is_alive(self, live: Live, than: Connection) -> bool:
-        """Whether an agent was heard lately on a connection of its own, another than this one."""
-        silent_s = self._clock.monotonic() - live.session.last_seen
-        return live.connection is not than and live.connection.writable and silent_s < _ALIVE_S
+    def _is_alive(self, live: Live, other: Connection) -> bool:
+        """Whether an agent was heard lately on a connection that allows pushes and is not `other`."""
+        silence_s = self._clock.monotonic() - live.session.last_seen
+        return live.connection is not other and live.connection.writable and silence_s < _ALIVE_S
 
     def _refuse_uid(self, connection: Connection, caller: Caller, uid: bytes) -> bytes:
         ignored = self._ignored.get(connection, 0) + 1
         self._metrics.bad_messages["duplicate_uid"] += 1
         if connection.transport_name != "http":
             self._ignored[connection] = ignored
-            if ignored > _IGNORED_UIDS and connection not in self._shared:
+            if ignored > _MAX_IGNORED_UIDS and connection not in self._shared:
                 connection.close(CloseReason.DUPLICATE_UID)
         now = self._clock.monotonic()
-        if now >= self._say_duplicate_at:
-            self._say_duplicate_at = now + _SAY_AGAIN_S
+        if now >= self._log_duplicate_at:
+            self._log_duplicate_at = now + _DUPLICATE_LOG_S
             _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=caller.remote)
         return body.uid_field(uid) + body.identification_field(self._fresh_uid())
 
-    def _replace(self, uid: bytes, other: Live) -> None:
-        """The same agent is on another connection now: the one before is of no use, unless it is a proxy's."""
-        self._let_go(uid, other)
-        if not self._by_connection.get(other.connection) and other.connection not in self._shared:
-            other.connection.close(CloseReason.REPLACED)
+    def _replace(self, uid: bytes, live: Live) -> None:
+        """Move a uid to a new connection. Close the old connection unless it is a proxy's."""
+        self._release_uid(uid, live)
+        if not self._by_connection.get(live.connection) and live.connection not in self._shared:
+            live.connection.close(CloseReason.REPLACED)
 
-    def _let_go(self, uid: bytes, live: Live) -> None:
-        """The uid is no longer this one's."""
+    def _release_uid(self, uid: bytes, live: Live) -> None:
+        """Take a uid from an agent."""
         del self._live[uid]
         self._renames.pop(live.new_uid or b"", None)
         self._by_connection.get(live.connection, {}).pop(uid, None)
@@ -347,14 +349,14 @@ class Hub:
         self._contests.gone(uid, live)
         record = live.session.record
         if not record.agent_id:
-            # It never said who it is: nothing worth a place among those that did.
+            # It never said who it is, so its record is not worth a place.
             self._registry.remove(uid)
             return
         if record.connected:
             record.connected = False
             self._registry.changed(record)
         self._registry.drop_ghosts(record.agent_id)
-        if self._telling:
+        if self._log_info:
             _log.info("agent_disconnected", agent_id=record.agent_id)
 
     # ---- what follows from a report
@@ -365,7 +367,7 @@ class Hub:
             record.connected, record.said_goodbye = True, False
             record.transport = live.connection.transport_name
             record.session_started_ms = self._clock.unix_ms()
-            if self._telling:
+            if self._log_info:
                 _log.info("agent_connected", agent_id=record.agent_id, remote_addr=live.caller.remote)
         if changes & Change.DISCONNECT:
             record.connected, record.said_goodbye = False, True
@@ -389,7 +391,7 @@ class Hub:
             self._registry.drop_ghosts(record.agent_id)
 
     def _stamp(self, record: Record) -> None:
-        """Date what the session, which has no calendar, has left undated."""
+        """Add timestamps that the session left out, because it does not know the date."""
         for offering in (record.config, record.packages):
             if offering is not None and offering.undated:
                 offering.stamp(self._clock.unix_ms())
@@ -397,17 +399,17 @@ class Hub:
     def _config_status(self, live: Live, now: float) -> None:
         record = live.session.record
         status = record.config_status()
-        known = status_name(status.status)
+        name = status_name(status.status)
         just_failed = bool(record.config.failed) and not record.config.failed[-1].at_ms
         about_offer = status.last_remote_config_hash == live.session.sent_hash or just_failed
-        if known not in ("APPLIED", "FAILED") or not about_offer:
+        if name not in ("APPLIED", "FAILED") or not about_offer:
             return
         took_s = max(0.0, now - live.session.offered_at)
         self._metrics.update_seconds.observe(took_s)
         common = {"agent_id": record.agent_id, "config_hash": status.last_remote_config_hash.hex()}
-        if known == "APPLIED":
+        if name == "APPLIED":
             self._metrics.config_updates["success"] += 1
-            if self._telling:
+            if self._log_info:
                 _log.info("config_updated", duration_ms=round(took_s * 1000), **common)
         else:
             self._metrics.config_updates["failure"] += 1
@@ -418,26 +420,26 @@ class Hub:
         offering = record.packages
         if offering is None:
             return
-        doubted, offering.doubted = offering.doubted, frozenset()
+        suspects, offering.doubted = offering.doubted, frozenset()
         for package in live.packages.packages if live.packages is not None else ():
             sha256 = package.sha256.hex()
-            if package.name in doubted or "" in doubted:
+            if package.name in suspects or "" in suspects:
                 self._packages.doubt(sha256)
-            was_damaged = self._damaged_at.get(sha256, -1.0) >= live.session.packages_offered_at
-            if was_damaged and offering.failed and self._forgive(record, self._cohorts.contents_with(sha256)):
+            damaged_since_offer = self._damaged_at.get(sha256, -1.0) >= live.session.packages_offered_at
+            if damaged_since_offer and offering.failed and self._forgive(record, self._cohorts.contents_with(sha256)):
                 self._offer_if_changed(live, now)
                 return
         common = {"agent_id": record.agent_id, "packages_hash": offering.hash.hex()}
-        if offering.failed and not offering.failed[-1].at_ms:  # what it is offered instead stands there already
+        if offering.failed and not offering.failed[-1].at_ms:  # a new failure; the hash may be the next offer's already
             self._metrics.package_updates["failure"] += 1
             _log.error("packages_not_installed", error=offering.failed[-1].error_message[:_LOGGED_CHARS], **common)
-        elif offering.status == "APPLIED" and live.told != offering.hash:
-            live.told = offering.hash
+        elif offering.status == "APPLIED" and live.installed_hash != offering.hash:
+            live.installed_hash = offering.hash
             self._metrics.package_updates["success"] += 1
-            if self._telling:
+            if self._log_info:
                 _log.info("packages_installed", **common)
 
-    # ---- lent to sessions
+    # ---- services for sessions
 
     def _decide(self, record: Record) -> Offer | None:
         return self._cohorts.offer(record) if self._may_offer() else None
@@ -457,14 +459,14 @@ class Hub:
     def _fresh_uid(self) -> bytes:
         return new_instance_uid(self._clock.unix_ms(), os.urandom(10))
 
-    # ---- out
+    # ---- pushes
 
     def policy_changed(self) -> None:
         """Offer to every agent whose answer changed."""
         self._spreading.begin()
 
-    def was_damaged(self, sha256: str) -> None:
-        """A package file was not what it should be: who failed at it is offered it again when it is here."""
+    def package_damaged(self, sha256: str) -> None:
+        """Offer a damaged package file again, once it is here, to the agents that failed to install it."""
         self._damaged_at[sha256] = self._clock.monotonic()
         contents = self._cohorts.contents_with(sha256)
         for record in self._registry:
@@ -482,8 +484,8 @@ class Hub:
 
     def _offer_if_changed(self, live: Live, now: float) -> None:
         if not self._is_live(live):
-            return  # gone since the change began to spread
-        changes = live.session.consider(now)  # an HTTP agent takes what waits at its next poll
+            return  # the agent has left since the change began to spread
+        changes = live.session.consider(now)  # an HTTP agent gets the offer with its next poll
         if changes:
             if changes & (Change.OFFERED | Change.PACKAGES_OFFERED):
                 self._metrics.offers += 1
@@ -498,11 +500,11 @@ class Hub:
     # ---- housekeeping
 
     def settle(self) -> None:
-        """Every second or so: agents that were asked who they are and do not say so are decided by what is known."""
+        """Call this every second. Agents that have not described themselves in time are decided for by their uid."""
         now = self._clock.monotonic()
         while self._undescribed and self._undescribed[0][0] <= now:
             _, live = self._undescribed.popleft()
-            live.waiting = False
+            live.awaits_description = False
             record = live.session.record
             if self._live.get(record.instance_uid) is live and not record.agent_description:
                 record.call_by_uid()
@@ -510,16 +512,16 @@ class Hub:
                 self._offer_if_changed(live, now)
 
     def release(self, uid: bytes) -> None:
-        """The control plane says that another node has this agent, by a newer session."""
+        """Give up an agent: the control plane says that another node has a newer session with it."""
         live = self._live.get(uid)
         if live is not None:
-            self._let_go(uid, live)
+            self._release_uid(uid, live)
             if not self._by_connection.get(live.connection) and live.connection not in self._shared:
                 live.connection.close(CloseReason.RELEASED)
         self._registry.remove(uid)
 
     def sweep(self) -> None:
-        """Now and then: agents that are gone without a word. A connection of its own says when an agent goes."""
+        """Call this periodically. Detach agents that left silently, where no connection of their own tells it."""
         now = self._clock.monotonic()
         for uid, live in list(self._live.items()):
             away_after_s = self._away_after_s(live)
@@ -528,18 +530,18 @@ class Hub:
                 self._detach(uid, live)
 
     def _away_after_s(self, live: Live) -> float | None:
-        """The silence after which an agent counts as gone; None where its connection tells."""
+        """The silence after which an agent counts as gone; None if its connection tells that."""
         if live.connection.transport_name == "http":
-            return max(_POLLS * live.interval_s, _OFFLINE_AFTER_S)
+            return max(_MAX_MISSED * live.interval_s, _OFFLINE_AFTER_S)
         if live.connection not in self._shared:
             return None
-        # Neither of the known gateways tells that an agent behind it has died.
+        # No known gateway reports that an agent behind it has died.
         if live.session.record.capabilities & capabilities.REPORTS_HEARTBEAT:
-            return min(_POLLS * self._heartbeat_s, self._idle_s)
+            return min(_MAX_MISSED * self._heartbeat_s, self._idle_s)
         return self._idle_s
 
     async def close(self) -> None:
-        """Stop what runs in the background."""
+        """Stop the background work."""
         self._asking.close()
         self._contests.close()
         await self._spreading.close()

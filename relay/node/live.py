@@ -1,4 +1,4 @@
-"""An agent with a session, as the hub and what serves it know it."""
+"""An agent with a session, as the hub and its helpers see it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.opamp.session import Session
 from relay.transport.ports import Caller, Connection
 
 _FORGIVEN_BY = 100
-"""Good messages that make up for a bad one."""
+"""So many good messages make up for a bad one."""
 
 
 class Live:
@@ -19,14 +19,14 @@ class Live:
         "_bad",
         "_bad_at",
         "asking",
+        "awaits_description",
         "caller",
         "connection",
+        "installed_hash",
         "interval_s",
         "new_uid",
         "packages",
         "session",
-        "told",
-        "waiting",
     )
 
     def __init__(self, session: Session, connection: Connection, caller: Caller) -> None:
@@ -35,28 +35,28 @@ class Live:
         self.caller = caller
         """Who sent its last message."""
         self.asking = False
-        """Waits to be asked for its full state."""
+        """The agent is in the queue to be asked for its full state."""
         self.packages: PackagesOffer | None = None
-        """What was last sent to it."""
-        self.waiting = False
-        """Has yet to say who it is, and time for that."""
-        self.told = b""
-        """The all_packages_hash that it last said to have installed."""
+        """The offer last sent to the agent."""
+        self.awaits_description = False
+        """The agent has not described itself yet, and still has time to do so."""
+        self.installed_hash = b""
+        """The all_packages_hash that the agent last reported as installed."""
         self.new_uid: bytes | None = None
-        """What it was told to use and has not used yet."""
+        """The uid that the agent was told to use and has not used yet."""
         self.interval_s = 0.0
-        """Observed between the polls of an HTTP agent; a longer one counts at once, a shorter one by and by."""
+        """Time between the polls of an HTTP agent. It follows longer intervals at once and shorter ones gradually."""
         self._bad = 0
         self._bad_at = 0
-        """Its sequence when it last sent something bad: what it sent since was good."""
+        """The sequence number at the last bad message; all messages since were good."""
 
     def polled(self, before: float, now: float) -> None:
-        """The agent was heard at `now`, and at `before` the time before that (0: never)."""
+        """Record a message at `now`. The one before it came at `before`; 0 means never."""
         if before:
             self.interval_s = max(self.interval_s * 0.5, now - before)
 
     def misbehaved(self) -> int:
-        """It sent something bad. Gives how much of that has not been made up for."""
+        """Record a bad message. Return how many bad messages good ones have not made up for."""
         sequence = self.session.record.sequence_num
         self._bad = max(0, self._bad - max(0, sequence - self._bad_at) // _FORGIVEN_BY) + 1
         self._bad_at = sequence
@@ -64,6 +64,6 @@ class Live:
 
     @property
     def speaker(self) -> Speaker:
-        """What it is known by to others of its uid."""
+        """What distinguishes the agent from others with its uid."""
         record = self.session.record
         return Speaker(identity.instance_id(record.agent_description), record.sequence_num)

@@ -1,7 +1,7 @@
-"""The records of all agents of a node, and everything that follows from a change of one: disk, sums, the report upward.
+"""The records of all agents of a node. When one changes, the registry updates the disk, the sums and the next report.
 
-Owns the map of records. Changes are marked and worked off a moment later in slices, so that an agent that connects, is
-offered a config and applies it is encoded once, and a heartbeat behind ten thousand of them waits for milliseconds.
+The registry owns the map of records. It marks changes and processes them a moment later in slices. So an agent that
+connects, gets a config and applies it is encoded once, and a heartbeat waits only milliseconds behind ten thousand changes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _log = log.get("opamp-relay.registry")
 BUCKET = "record"
 EFFECTIVE_BUCKET = "effective"
 _GATHER_S = 0.2
-_MOST_GATHERED_S = 1.0
-"""Changes of a storm are gathered for so long: an agent that is offered a config and applies it is then encoded once.
-What a kill -9 can lose; the agents concerned are asked for their state again."""
+_MAX_GATHER_S = 1.0
+"""How long changes are gathered in a storm, so that an agent that gets a config and applies it is encoded once. `kill -9`
+can lose that much; the agents are then asked for their state again."""
 _SLICE = 200
-"""Changes worked off without a pause; with more of them in one gathering it is a storm."""
+"""How many changes are processed without a pause. More of them within `_GATHER_S` are a storm."""
 _ROOM_SHARE = 100
-"""Where the places are full, one in so many is made free."""
+"""If the node is full, one in so many places is freed."""
 
 
 class Registry:
@@ -50,19 +50,19 @@ class Registry:
         self._records: dict[bytes, Record] = {}
         self._dirty: dict[bytes, None] = {}
         self._marks = 0
-        """Changes marked since they were last looked at."""
+        """Changes marked since the timer last fired."""
         self._gathered_s = 0.0
-        """How long the first of them has waited, about."""
+        """Roughly how long the first of them has waited."""
         self._timer: asyncio.TimerHandle | None = None
-        self._held = False
+        self._on_hold = False
         self._uid_of: dict[str, bytes] = {}
-        """Agent id → the uid that it was last seen under."""
+        """Agent id → the uid that it used last."""
         self._ghosts: dict[str, set[bytes]] = {}
-        """Agent id → other uids that it has a record under."""
+        """Agent id → other uids with a record of the agent."""
         self._body_of: dict[bytes, bytes] = {}
-        """instance_uid → digest of its effective config that is on disk."""
+        """instance_uid → digest of its effective config on disk."""
         self._users: dict[bytes, int] = {}
-        """Digest → how many agents have it."""
+        """Digest of an effective config → how many agents have it."""
         self.rollup = Rollup()
         self.shards = Shards()
         self._load()
@@ -80,10 +80,10 @@ class Registry:
                 continue
             self._records[record.instance_uid] = record
             self._use_body(record)
-            self._name(record)
+            self._index_name(record)
 
-    def _name(self, record: Record) -> None:
-        """Remember under which uid an agent was seen last, and under which before."""
+    def _index_name(self, record: Record) -> None:
+        """Remember which uid an agent used last, and which ones before."""
         if self._uid_of.get(record.agent_id) == record.instance_uid:
             return
         before = self._records.get(self._uid_of.get(record.agent_id, b""))
@@ -96,21 +96,21 @@ class Registry:
         self._uid_of[record.agent_id] = record.instance_uid
 
     def drop_ghosts(self, agent_id: str) -> None:
-        """While an agent is connected, its records under uids that it no longer uses go."""
+        """Remove the records of a connected agent under uids that it no longer uses."""
         newest = self._records.get(self._uid_of.get(agent_id, b""))
         if agent_id not in self._ghosts or newest is None or not newest.connected:
             return
-        kept = set()
+        still_connected = set()
         for uid in self._ghosts.pop(agent_id):
             ghost = self._records.get(uid)
             if ghost is None or ghost is newest or ghost.agent_id != agent_id:
                 continue
             if ghost.connected:
-                kept.add(uid)
+                still_connected.add(uid)
             else:
                 self.remove(uid)
-        if kept:
-            self._ghosts[agent_id] = kept
+        if still_connected:
+            self._ghosts[agent_id] = still_connected
 
     def __len__(self) -> int:
         return len(self._records)
@@ -119,11 +119,11 @@ class Registry:
         return iter(list(self._records.values()))
 
     def get(self, uid: bytes) -> Record | None:
-        """The record of an agent, None if nobody knows it."""
+        """The record of an agent; None if it is unknown."""
         return self._records.get(uid)
 
     def predecessor(self, record: Record) -> Record | None:
-        """Another record of the same agent, under a uid that it no longer uses; None for none."""
+        """Another record of the same agent, under a uid that it no longer uses; None if there is none."""
         uid = self._uid_of.get(record.agent_id, record.instance_uid)
         old = self._records.get(uid)
         if old is None or old is record or old.connected or old.agent_id != record.agent_id:
@@ -131,13 +131,13 @@ class Registry:
         return old
 
     def new(self, uid: bytes) -> Record:
-        """Begin the record of an agent that was never seen."""
+        """Create the record of a new agent."""
         record = Record(InstanceUid(uid), self._clock.unix_ms())
         self._records[uid] = record
         return record
 
     def rename(self, record: Record, uid: bytes) -> None:
-        """The agent took a new instance_uid."""
+        """Move a record to the agent's new instance_uid."""
         if (body := self._body_of.pop(record.instance_uid, None)) is not None:
             self._body_of[uid] = body
         self.remove(record.instance_uid)
@@ -146,13 +146,13 @@ class Registry:
         self.changed(record)
 
     def remove(self, uid: bytes) -> None:
-        """Forget an agent: here, on disk, and upward."""
+        """Forget an agent: in memory, on disk, and at the control plane."""
         if self._drop(uid):
             self._sender.remove(uid)
             self._wake()
 
     def forget(self, uid: bytes) -> None:
-        """Forget an agent here; the control plane is to go on knowing it."""
+        """Forget an agent only here. The control plane still knows it."""
         if self._drop(uid):
             self._sender.forget(uid)
             self._wake()
@@ -168,7 +168,7 @@ class Registry:
             ghosts.discard(uid)
             if not ghosts:
                 del self._ghosts[record.agent_id]
-        self._use_body(record, gone=True)
+        self._use_body(record, removed=True)
         self.rollup.forget(record)
         self.shards.replace(uid, record.digest, 0)
         record.digest = 0
@@ -176,55 +176,55 @@ class Registry:
         return True
 
     def make_room(self, most: int) -> bool:
-        """Forget some of the agents that are away the longest. False where nobody is away.
+        """Forget some of the agents that have been away the longest. Return False if none is away.
 
         Args:
-            most: agents that may be known.
+            most: how many agents the node may know.
         """
         if self.rollup.connected >= len(self):
-            return False  # as each newcomer finds while all places are taken: it must cost nothing
+            return False  # each newcomer at a full node gets here, so it must be cheap
         away = [r for r in self._records.values() if not r.connected]
-        # Some at a time: who looks for the one among a hundred thousand would look for each newcomer.
+        # Forget several at a time: otherwise each newcomer would search through all records.
         number = max(1, most // _ROOM_SHARE)
         for record in heapq.nsmallest(number, away, key=lambda r: r.last_seen_ms):
             self.forget(record.instance_uid)
         return bool(away)
 
     def changed(self, record: Record) -> None:
-        """Something of the record is different; all that follows happens within moments."""
+        """Mark a record as changed. The change is processed within moments."""
         record.last_change_ms = record.last_seen_ms = self._clock.unix_ms()
-        self._name(record)
+        self._index_name(record)
         self._dirty[record.instance_uid] = None
         self._marks += 1
         self._work_off_soon()
 
     def hold(self) -> None:
-        """Only mark changes until `go_on`: a policy goes out to everybody, and what follows of that can wait for it."""
-        self._held = True
+        """Only mark changes until `go_on`: while a policy spreads, processing can wait."""
+        self._on_hold = True
 
     def go_on(self) -> None:
         """Undo `hold`."""
-        self._held = False
+        self._on_hold = False
         if self._dirty:
             self._work_off_soon()
 
     def _work_off_soon(self) -> None:
-        if self._timer is None and not self._held:
+        if self._timer is None and not self._on_hold:
             self._gathered_s = 0.0
-            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._on_timer)
 
-    def _look(self) -> None:
-        """Work off what was gathered, unless it is a storm that has begun a moment ago."""
+    def _on_timer(self) -> None:
+        """Process the gathered changes, or go on gathering if a storm has just begun."""
         marks, self._marks = self._marks, 0
         self._gathered_s += _GATHER_S
-        if marks > _SLICE and self._gathered_s < _MOST_GATHERED_S and not self._held:
-            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._look)
+        if marks > _SLICE and self._gathered_s < _MAX_GATHER_S and not self._on_hold:
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._on_timer)
         else:
             self._work_off()
 
     def _work_off(self) -> None:
         self._timer = None
-        if self._held:
+        if self._on_hold:
             return
         loop = asyncio.get_running_loop()
         for uid in [uid for uid, _ in zip(self._dirty, range(_SLICE), strict=False)]:
@@ -240,8 +240,8 @@ class Registry:
         self._wake()
 
     def work_off(self) -> None:
-        """At the end: all that follows from changes, now."""
-        self._held = False
+        """Process all changes now. Used when the node stops."""
+        self._on_hold = False
         while self._dirty:
             if self._timer is not None:
                 self._timer.cancel()
@@ -258,22 +258,22 @@ class Registry:
         return state
 
     def keep_effective_config(self, record: Record, content: bytes) -> None:
-        """Put a body on disk under its digest, and drop the one that nobody has any more. None is held in memory."""
+        """Store an effective config on disk under its digest, and drop the old one if no agent has it any more."""
         self._use_body(record)
         self._store.put(EFFECTIVE_BUCKET, record.effective_config_digest, content)
 
     def keep_components(self, record: Record, content: bytes) -> None:
-        """Put the list of an agent's components on disk under its digest; it is the same for many agents."""
+        """Store an agent's list of components on disk under its digest, as many agents share the same list."""
         self._store.put(EFFECTIVE_BUCKET, record.components_digest, content)
 
-    def _use_body(self, record: Record, *, gone: bool = False) -> None:
-        now = b"" if gone else record.effective_config_digest
+    def _use_body(self, record: Record, *, removed: bool = False) -> None:
+        current = b"" if removed else record.effective_config_digest
         before = self._body_of.get(record.instance_uid, b"")
-        if before == now:
+        if before == current:
             return
-        if now:
-            self._users[now] = self._users.get(now, 0) + 1
-            self._body_of[record.instance_uid] = now
+        if current:
+            self._users[current] = self._users.get(current, 0) + 1
+            self._body_of[record.instance_uid] = current
         else:
             del self._body_of[record.instance_uid]
         if before:
@@ -282,15 +282,15 @@ class Registry:
                 del self._users[before]
                 self._store.put(EFFECTIVE_BUCKET, before, None)
 
-    # ---- for the report upward
+    # ---- for reports to the control plane
 
     def state(self, uid: bytes) -> bytes | None:
-        """The serialised state of an agent now, which is what the sums are of from here on."""
+        """An agent's current state, serialised. The sums include it from now on."""
         record = self._records.get(uid)
         return None if record is None else self._account(record)
 
     def effective_config(self, digest: bytes) -> bytes | None:
-        """The serialised EffectiveConfig of a digest; None if it is not here or cannot be read."""
+        """The serialised EffectiveConfig with a digest; None if it is not here or cannot be read."""
         try:
             return self._store.get(EFFECTIVE_BUCKET, digest)
         except StoreError as error:
@@ -298,25 +298,29 @@ class Registry:
             return None
 
     def listings(self, shards: Collection[int]) -> dict[int, dict[bytes, int]]:
-        """The agents of some shards with their digests."""
-        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
+        """Shard → the uids and digests of its agents."""
+        listings: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
         for uid, record in self._records.items() if shards else ():
-            if record.digest and shard_of(uid) in found:
-                found[shard_of(uid)][uid] = record.digest
-        return found
+            if record.digest and shard_of(uid) in listings:
+                listings[shard_of(uid)][uid] = record.digest
+        return listings
 
     # ---- housekeeping
 
     def forget_goodbyes(self, ttl_s: float) -> None:
-        """Forget agents that said that they leave, so long ago, once the control plane knows."""
+        """Forget agents that said goodbye at least `ttl_s` ago, if the control plane knows of it."""
         limit = self._clock.unix_ms() - int(ttl_s * 1000)
         for record in self:
-            gone = record.said_goodbye and not record.connected and record.last_seen_ms <= limit
-            if gone and self._sender.is_known(record.instance_uid):
+            has_left = record.said_goodbye and not record.connected and record.last_seen_ms <= limit
+            if has_left and self._sender.is_known(record.instance_uid):
                 self.forget(record.instance_uid)
 
     def expire(self, ttl_s: float, digests: Iterable[bytes]) -> None:
-        """Forget agents that are away for longer than `ttl_s`, and of the effective configs those that none has."""
+        """Forget agents that have been away for longer than `ttl_s`, and drop bodies that no agent uses.
+
+        Args:
+            digests: the digests of all bodies on disk.
+        """
         limit = self._clock.unix_ms() - int(ttl_s * 1000)
         for record in self:
             if not record.connected and record.last_seen_ms < limit:
@@ -329,7 +333,7 @@ class Registry:
                 self._store.put(EFFECTIVE_BUCKET, digest, None)
 
     def save_all(self) -> None:
-        """At an orderly end: write every record with its exact sequence, so that nobody need be asked afterwards."""
+        """Write every record with its exact sequence, so that no agent need be asked again after an orderly stop."""
         if self._timer is not None:
             self._timer.cancel()
         self._dirty.clear()

@@ -1,4 +1,4 @@
-"""What goes up next: agents that changed, sums, and how the node is."""
+"""Builds the reports to the control plane: changed agents, sums, and the node's status."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.pb.relay.v1 import link_pb2
 
 
 class Reports:
-    """Makes them."""
+    """Adds the node's rollup and status to the sender's reports."""
 
     def __init__(self, sender: ReportSender, registry: Registry, status: Status) -> None:
         self._sender = sender
@@ -17,7 +17,7 @@ class Reports:
         self._status = status
 
     def next(self) -> link_pb2.StatusReport | None:
-        """The next report; None where nothing waits."""
+        """The next report; None if there is nothing to report."""
         registry = self._registry
         report = self._sender.next(
             state=registry.state,

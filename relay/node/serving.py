@@ -1,4 +1,4 @@
-"""The ports of a node: agents over WebSocket, HTTP and gRPC, downloads, probes and metrics."""
+"""The ports of a node: for agents over WebSocket, HTTP and gRPC, downloads, probes and metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _log = log.get("opamp-relay.node")
 
 
 class Serving:
-    """Everything that listens. `open`, then `drain`, then what `open` put on the stack."""
+    """Everything that listens. Call `open`, then `turn_away`, then close the stack given to `open`."""
 
     def __init__(self, settings: NodeSettings, *, clock: Clock, metrics: NodeMetrics) -> None:
         self._settings = settings
@@ -46,7 +46,7 @@ class Serving:
         self.proxies = TrustedProxies(server.trusted_proxies)
         self._budget = AssemblyBudget(limits.assembly_budget_bytes)
         self.ports: dict[str, int] = {}
-        """`websocket`, `http`, `grpc`, `metrics` → the port that is open."""
+        """`websocket`, `http`, `grpc`, `metrics` → the open port."""
 
     async def open(
         self,
@@ -58,8 +58,8 @@ class Serving:
         """Open all ports.
 
         Args:
-            started: is given what closes them.
-            agents: who answers agents.
+            started: receives the callbacks that close the ports.
+            agents: answers the agents.
             find_file: see `Downloads`.
 
         Raises:
@@ -106,7 +106,7 @@ class Serving:
                 self.ports[name] = await self._door.listen(host, port, tls)
         await self._open_grpc(started, agents, stream)
         await self._open_metrics(started, admin)
-        metrics.sources["opamp_relay_assembly_bytes"] = ("Held for unfinished messages", lambda: budget.used)
+        metrics.sources["opamp_relay_assembly_bytes"] = ("Bytes of unfinished messages", lambda: budget.used)
 
     def _open_downloads(
         self, started: contextlib.AsyncExitStack, find_file: Callable[[str, dict[str, str]], File]
@@ -120,7 +120,7 @@ class Serving:
         downloads.start()
         started.push_async_callback(downloads.close)
         metrics.downloads = lambda: (downloads.sent_bytes, downloads.done, downloads.broken)
-        metrics.sources["opamp_relay_blob_serving"] = ("Package downloads under way", lambda: downloads.active)
+        metrics.sources["opamp_relay_blob_serving"] = ("Package downloads in progress", lambda: downloads.active)
         return downloads
 
     async def _open_grpc(self, started: contextlib.AsyncExitStack, agents: Agents, stream: StreamSettings) -> None:
@@ -141,21 +141,21 @@ class Serving:
         self.ports["grpc"] = self.grpc.port
 
     async def _open_metrics(self, started: contextlib.AsyncExitStack, admin: Admin) -> None:
-        runner, probed = await serve(admin.probe_routes(), self._settings.server.limits.http_keepalive)
+        runner, probes = await serve(admin.probe_routes(), self._settings.server.limits.http_keepalive)
         started.push_async_callback(runner.cleanup)
         host, port = split_endpoint(self._settings.telemetry.metrics.endpoint)
         with opening("telemetry.metrics.endpoint", "--metrics", host, port):
-            listening = await asyncio.get_running_loop().create_server(bounded(probed, FOR_PROBES), host, port)
+            listening = await asyncio.get_running_loop().create_server(bounded(probes, FOR_PROBES), host, port)
         started.callback(listening.close)
         self.ports["metrics"] = listening.sockets[0].getsockname()[1]
 
     @property
     def connections(self) -> list[Connection]:
-        """All connections that can be pushed to, also those that no agent has spoken on."""
+        """All connections that allow pushes, also those on which no agent has spoken yet."""
         return [*self.websockets.open, *self.grpc.open]
 
     def turn_away(self) -> None:
-        """From now on nobody is let in."""
+        """Refuse new connections from now on."""
         self._door.draining = self.grpc.draining = True
         self._upgrades.accepting = False
 
@@ -167,7 +167,7 @@ def _count_places(wanted: int) -> Places:
             "few_descriptors",
             max_connections=wanted,
             places=places.most,
-            consequence="beyond that, agents are answered 503; raise the limit of open files (ulimit -n)",
+            consequence="further agents are refused with 503; raise the limit of open files (ulimit -n)",
         )
     return places
 

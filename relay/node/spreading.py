@@ -1,4 +1,4 @@
-"""A policy change on its way to all connected agents, in slices of milliseconds: heartbeats pass between."""
+"""Offers a policy change to all connected agents, in slices of milliseconds so that heartbeats pass in between."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Spreading:
     """Offers to every agent whose answer changed.
 
     Args:
-        everybody: all agents with a session.
-        offer: considers one of them, at a time, and sends what is new.
+        everybody: returns all agents with a session.
+        offer: decides again for an agent, at the time given, and sends what is new.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Spreading:
         self._tasks = Tasks()
         self._running: asyncio.Task[None] | None = None
         self.last_s = 0.0
-        """How long the last change took to reach everybody connected."""
+        """How long the last change took to reach all connected agents."""
 
     def begin(self) -> None:
-        """Go through all agents. A change that comes meanwhile starts over from the first."""
+        """Go through all agents. If a change is still spreading, start over from the first agent."""
         if self._running is not None:
             self._running.cancel()
         self._running = self._tasks.spawn(self._run(), name="offer-to-all")
@@ -48,20 +48,20 @@ class Spreading:
     async def _run(self) -> None:
         clock = self._clock
         began = clock.monotonic()
-        until = began + _SLICE_S
+        slice_end = began + _SLICE_S
         self._registry.hold()
         try:
             for live in list(self._everybody()):
                 now = clock.monotonic()
-                if now >= until:
+                if now >= slice_end:
                     await asyncio.sleep(0)
                     now = clock.monotonic()
-                    until = now + _SLICE_S
+                    slice_end = now + _SLICE_S
                 self._offer(live, now)
         finally:
             self._registry.go_on()
         self.last_s = clock.monotonic() - began
 
     async def close(self) -> None:
-        """Stop where it is."""
+        """Stop, even in the middle of a change."""
         await self._tasks.close()

@@ -1,4 +1,4 @@
-"""What a node says of itself: to its control plane, to probes and people, and as gauges. The same facts for all three."""
+"""A node's status: for its control plane, for probes and people, and as gauges. All three show the same facts."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from relay.transport.places import Places
 _NEARLY_FULL = 0.9
 _UNHEARD_S = 30.0
 """Reports go up every 10 s."""
-_NAMED_VALUES = 3
-_NAMED = 5
-"""Of many, so many are named."""
+_MAX_LISTED_VALUES = 3
+_MAX_LISTED = 5
+"""How many names a message lists at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """How a node is, for probes and people."""
+    """A node's condition, for probes and people."""
 
     ready: bool
     reason: str
-    """Why it is not ready, or what is degraded; empty if all is well."""
+    """Why the node is not ready; empty if it is."""
     status: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Those who know."""
+    """The parts of a node that its status comes from."""
 
     store: LocalStore
     policy: PolicyHolder
@@ -56,11 +56,11 @@ class Parts:
 
 
 class Status:
-    """Asks those who know; holds nothing but where the node is in its life.
+    """Collects the status from the parts. It holds only the node's lifecycle itself.
 
     Args:
-        max_agents: that it may know.
-        public_url: whether addresses of packages do not depend on how agents reached the node.
+        max_agents: how many agents the node may know.
+        public_url: whether a URL for packages is set, so that their addresses do not depend on how agents connect.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class Status:
         self._public_url = public_url
         self._clock = clock
         self.listening = False
-        """Its ports are open."""
+        """The node's ports are open."""
         self.draining = False
         self.leaving = False
-        """Its last report goes up."""
+        """The node is sending its last report."""
 
     def message(self) -> link_pb2.NodeStatus:
-        """What goes up with every report."""
+        """The status in every report to the control plane."""
         parts = self._parts
         age = parts.freshness.age_s()
         status = link_pb2.NodeStatus(
@@ -98,7 +98,7 @@ class Status:
         return status
 
     def condition(self) -> Condition:
-        """How the node is."""
+        """The node's readiness and status."""
         parts, reason = self._parts, self._not_ready
         version, age = parts.policy.receiver.version, parts.freshness.age_s()
         status = {
@@ -127,7 +127,7 @@ class Status:
 
     @property
     def degraded(self) -> list[str]:
-        """What is not well, one a line."""
+        """The node's problems, one message each."""
         return [*self._of_store(), *self._of_policy(), *self._of_agents(), *self._of_link()]
 
     def _of_store(self) -> Iterator[str]:
@@ -135,40 +135,40 @@ class Status:
         if store.problem is not None:
             yield f"store: {store.problem}"
         if store.damaged:
-            named = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_NAMED_VALUES]]
-            yield f"store: {len(store.damaged)} damaged values were dropped: {', '.join(named)}"
+            listed = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_MAX_LISTED_VALUES]]
+            yield f"store: {len(store.damaged)} damaged values were dropped: {', '.join(listed)}"
 
     def _of_policy(self) -> Iterator[str]:
         policy, receiver = self._parts.policy, self._parts.policy.receiver
         if policy.doubted and not policy.missing:
-            yield "policy: parts of it were damaged and are missing until it is fetched again"
+            yield "policy: damaged parts are missing until they are fetched again"
         if policy.missing:
-            yield f"policy: {', '.join(sorted(policy.missing)[:_NAMED])} was damaged and will be fetched again"
+            yield f"policy: {', '.join(sorted(policy.missing)[:_MAX_LISTED])} was damaged and will be fetched again"
         if receiver.ahead_of is not None:
             yield (
                 f"policy: {list(receiver.version or ())} is newer than the control plane's"
-                f" {list(receiver.ahead_of)}, or belongs to another database; the node goes on serving it"
+                f" {list(receiver.ahead_of)}, or belongs to another database; the node still serves it"
             )
         if policy.rejected:
             yield f"policy: {len(policy.rejected)} resources rejected"
         for name, why in policy.halted().items():
-            yield f"rollout {name} was halted here: {why}"
+            yield f"rollout {name} was halted by this node: {why}"
         for sha256, why in self._parts.packages.problems.items():
             yield f"package {sha256[:12]}: {why}"
         if not self._parts.freshness.may_offer():
-            yield "policy: older than max_staleness: nothing new is offered"
+            yield "policy: it is older than control_plane.max_staleness; agents get no new offers"
 
     def _of_agents(self) -> Iterator[str]:
         proxies, places, known = self._parts.proxies, self._parts.places, len(self._parts.registry)
         if proxies.unbelieved and not self._public_url:
             yield (
-                f"proxies: {proxies.unbelieved} sends forwarding headers and is not one of server.trusted_proxies:"
-                " addresses of packages and of agents may be the proxy's"
+                f"proxies: {proxies.unbelieved} sends forwarding headers but is not in server.trusted_proxies;"
+                " the addresses of packages and agents may be the proxy's"
             )
         if known >= _NEARLY_FULL * self._max_agents:
             yield f"agents: {known} of {self._max_agents} (server.limits.max_agents) are in use"
         if places.most < places.wanted:
-            yield f"connections: file descriptors for {places.most} of {places.wanted}"
+            yield f"connections: there are file descriptors for only {places.most} of {places.wanted}"
 
     def _of_link(self) -> Iterator[str]:
         link = self._parts.link
@@ -185,19 +185,22 @@ class Status:
             "opamp_relay_agents": ("Agents known", lambda: len(parts.registry)),
             "opamp_relay_connections": ("Open connections of all kinds", lambda: parts.places.used),
             "opamp_relay_cohorts": ("Distinct answers", lambda: len(parts.cohorts)),
-            "opamp_relay_link_up": ("1 while the control plane is there", lambda: float(parts.link.connected)),
-            "opamp_relay_link_silent_seconds": ("Since the control plane was heard", parts.link.silent_s),
+            "opamp_relay_link_up": ("1 while connected to the control plane", lambda: float(parts.link.connected)),
+            "opamp_relay_link_silent_seconds": ("Seconds since the control plane was last heard", parts.link.silent_s),
             "opamp_relay_policy_age_seconds": (
-                "Since the policy was known to be the newest; before that, since the start",
+                "Seconds since the policy was confirmed to be the newest, or since the start",
                 parts.freshness.age_or_uptime_s,
             ),
             "opamp_relay_policy_change_seconds": (
-                "Until the last policy change was offered to all connected agents",
+                "How long it took to offer the last policy change to all connected agents, in seconds",
                 lambda: parts.hub.last_change_s,
             ),
             "opamp_relay_reports_waiting": ("Changes not yet sent upward", lambda: len(parts.sender)),
             "opamp_relay_reports_in_flight": ("Reports not acknowledged", lambda: parts.sender.in_flight),
             "opamp_relay_blob_bytes": ("Package files on disk", lambda: parts.packages.used_bytes),
-            "opamp_relay_blob_fetching": ("Package files on their way from above", lambda: parts.packages.fetching),
+            "opamp_relay_blob_fetching": (
+                "Package files being fetched from the control plane",
+                lambda: parts.packages.fetching,
+            ),
             "opamp_relay_store_degraded": ("1 while writes fail", lambda: float(parts.store.problem is not None)),
         }

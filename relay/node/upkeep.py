@@ -1,4 +1,4 @@
-"""What a node does by itself, now and then: looks after its region, its connections and its disk."""
+"""The periodic work of a node: it looks after its region, its connections and its disk."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _SLICE = 200
 _PROTECT_S = 1.0
 _EXPIRE_S = 3600.0
 _VERIFY_S = 60.0
-"""How often both ends compare their sums although nothing has changed."""
+"""How often both ends compare their sums even if nothing has changed."""
 
 
 class Upkeep:
-    """Does it. Each of `protect`, `ping` and `run` goes on until cancelled.
+    """Each of `protect`, `ping` and `run` runs until it is cancelled.
 
     Args:
-        wake: the link has something to say.
-        connections: all that can be pushed to, also those that no agent has spoken on.
+        wake: tells the link that there is something to report.
+        connections: all connections that allow pushes, also those on which no agent has spoken yet.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Upkeep:
         self._goodbye_ttl_s = goodbye_ttl_s
         self._ping_s = ping_s
         self._idle_s = idle_s
-        self._said: str | None = None
+        self._logged_problem: str | None = None
 
     async def protect(self) -> None:
-        """Look after the region every second, link or no link, and tell how it is: gates wait for a fresh word."""
+        """Protect the region every second, with or without a link, and report: rollout gates need fresh data."""
         while True:
             await asyncio.sleep(_PROTECT_S)
             self._hub.settle()
@@ -85,7 +85,7 @@ class Upkeep:
                 self._hub.policy_changed()
 
     async def ping(self) -> None:
-        """Keep silent connections alive through proxies, and end those that do not answer."""
+        """Keep silent connections alive through proxies, and close those that do not answer."""
         while True:
             await asyncio.sleep(min(self._ping_s / 10, _SWEEP_S))
             for i, connection in enumerate(self._connections()):
@@ -94,7 +94,7 @@ class Upkeep:
                 connection.probe(self._clock.monotonic(), self._ping_s, self._idle_s)
 
     async def run(self) -> None:
-        """Forget what is old, and say what has changed about the disk."""
+        """Forget what is old, and log changes in the disk's health."""
         expire_at = self._clock.monotonic() + _EXPIRE_S
         verify_at = self._clock.monotonic() + _VERIFY_S
         while True:
@@ -108,22 +108,22 @@ class Upkeep:
                 verify_at = now + _VERIFY_S
                 self._sender.verify = True
             self._wake()
-            self._look_at_store()
+            self._check_store()
             if now >= expire_at:
                 expire_at = now + _EXPIRE_S
                 await self.expire()
 
-    def _look_at_store(self) -> None:
+    def _check_store(self) -> None:
         self._metrics.store_failures = self._store.failures
-        if self._store.problem != self._said:
-            self._said = self._store.problem
-            if self._said:
-                _log.error("store_degraded", problem=self._said)
+        if self._store.problem != self._logged_problem:
+            self._logged_problem = self._store.problem
+            if self._logged_problem:
+                _log.error("store_degraded", problem=self._logged_problem)
             else:
                 _log.info("store_recovered")
 
     async def expire(self) -> None:
-        """Forget agents that are away for too long, and what only they had."""
+        """Forget agents that have been away for too long, and the data that only they used."""
         try:
             digests = await asyncio.to_thread(self._store.keys, EFFECTIVE_BUCKET)
         except StoreError as error:

@@ -1,1 +1,1 @@
-"""Agents' connections: sockets in, message bodies out. What a message means is the business of `Agents`."""
+"""Agents' connections: sockets in, message bodies out. `Agents` decides what a message means."""

@@ -1,12 +1,12 @@
-"""The door: one asyncio protocol on each agents' port that reads the request head and hands the connection on.
+"""The door: an asyncio protocol on each agent port. It reads the request head and hands the connection on.
 
-Both ports take WebSocket and plain HTTP. The head is bounded in bytes and time, caps are applied, and what is refused is
-answered here; then the live transport becomes picows' or aiohttp's. On a TLS port the first byte is looked at without
-taking it: a TLS record begins with 0x16, anything else is plain HTTP and may only ask for health (probes do). A PROXY
-header may stand before all that, from proxies that are trusted.
+Both ports accept WebSocket and plain HTTP. The door limits the head in bytes and time, enforces the connection limits and
+answers the requests it refuses. Then picows or aiohttp takes over the live transport. On a TLS port, the door peeks at the
+first byte: a TLS record begins with 0x16. Anything else is plain HTTP, which may only ask for health, as probes do. A
+trusted proxy may send a PROXY header before all that.
 
-Connections that have not said yet what they want have places of their own, so that idle ones keep nobody out: past those
-the one goes that has stood there longest.
+Connections that have not sent a whole head yet have a limit of their own, so that idle ones keep nobody out. Beyond it, the
+oldest is closed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from relay.transport.upgrade import Proxied, Upgrades
 
 _END = b"\r\n\r\n"
 _REFUSAL_LINGER_S = 0.5
-_MOST_LINGERING = 64
-_LEAST_WAITING = 8
-_LOOK_S = 0.1
-_PATIENCE = 20
-"""Looks at who waits. They come late where the node is busy, so that nobody has to go before it could be heard: ten
-thousand agents that connect at once have all come before the first was read."""
+_MAX_LINGERING = 64
+_MIN_WAITING = 8
+_TICK_S = 0.1
+_GRACE_TICKS = 20
+"""A newcomer is safe for so many ticks. Ticks come late when the loop is busy, so nobody is closed before its data could
+be read: when ten thousand agents connect at once, all are accepted before the first is read."""
 _PEEK_BYTES = 4096
 _PEEK_AGAIN_S = 0.01
 _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
@@ -45,7 +45,7 @@ _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
 
 @dataclass(frozen=True, slots=True)
 class DoorSettings:
-    """Bounds of a connection before it is anybody's; see `relay.settings.parts.Limits`."""
+    """Limits on a connection that has not been handed on yet; see `relay.settings.parts.Limits`."""
 
     max_header_bytes: int
     header_timeout_s: float
@@ -53,7 +53,7 @@ class DoorSettings:
 
 
 class Door:
-    """All connections of the agents' ports, before and after they are handed on."""
+    """The connections of all agent ports."""
 
     def __init__(
         self,
@@ -73,13 +73,13 @@ class Door:
         self.upgrades = upgrades
         self.metrics = metrics
         self.http = http
-        """aiohttp's Server: makes a protocol when called, and counts its connections."""
+        """aiohttp's Server: calling it creates a protocol. It knows its connections."""
         self.probes = probes
-        """Another one that answers probes alone: for plain HTTP on a TLS port."""
+        """A second Server that answers allowed_paths probes, for plain HTTP on a TLS port."""
         self.downloads = downloads
         self.waiting: dict[_Newcomer, int] = {}
-        """Connections that have not said yet what they want → the look before they came, oldest first."""
-        self._look = 0
+        """Connections without a whole head yet → the tick at which they arrived, oldest first."""
+        self._tick = 0
         self._timer: asyncio.TimerHandle | None = None
         self.draining = False
         self._servers: list[asyncio.Server] = []
@@ -89,28 +89,28 @@ class Door:
         places.count(lambda: len(self.http.connections) + len(self.probes.connections))
 
     def enter(self, newcomer: _Newcomer) -> None:
-        """A connection has come; where there are too many of its kind, the oldest goes."""
-        self.waiting[newcomer] = self._look
+        """Register a new connection. If too many are waiting, close the oldest."""
+        self.waiting[newcomer] = self._tick
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look_on)
-        own, most = max(_LEAST_WAITING, self.places.most // 8), self.places.most_waiting
-        while len(self.waiting) > min(own, most):
-            oldest, came = next(iter(self.waiting.items()))
-            if len(self.waiting) <= most and self._look - came <= _PATIENCE:
-                return  # a crowd that has just come, and is about to speak
+            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._advance)
+        soft_limit, most = max(_MIN_WAITING, self.places.most // 8), self.places.most_waiting
+        while len(self.waiting) > min(soft_limit, most):
+            oldest, entered_at = next(iter(self.waiting.items()))
+            if len(self.waiting) <= most and self._tick - entered_at <= _GRACE_TICKS:
+                return  # a crowd has just arrived and is about to send its heads
             self.metrics.refused["heads"] += 1
             self.waiting.pop(oldest)
             oldest.abort()
 
-    def _look_on(self) -> None:
-        self._look += 1
-        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look_on) if self.waiting else None
+    def _advance(self) -> None:
+        self._tick += 1
+        self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._advance) if self.waiting else None
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """Open one port and give its number.
+        """Open a port and return its number.
 
         Raises:
-            OSError: it cannot be bound.
+            OSError: the port cannot be bound.
         """
         loop = asyncio.get_running_loop()
         if tls is None:
@@ -141,7 +141,7 @@ class Door:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                # Out of descriptors: the reader would fire at once again.
+                # Out of descriptors: the reader would fire again at once.
                 self.metrics.refused["accept"] += 1
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(listening.fileno())
@@ -155,7 +155,7 @@ class Door:
             asyncio.get_running_loop().add_reader(listening.fileno(), self._accept, listening, tls)
 
     def stop_listening(self) -> None:
-        """Accept no more. What is open stays."""
+        """Accept no more connections. Open ones stay."""
         loop = asyncio.get_running_loop()
         for server in self._servers:
             server.close()
@@ -165,14 +165,14 @@ class Door:
         self._servers, self._listening = [], []
 
     def linger(self, transport: asyncio.Transport) -> None:
-        """Close a connection that was refused once it has had time to read why; of very many the oldest at once."""
+        """Close a refused connection after it has had time to read why. Beyond a limit, close the oldest at once."""
         self._lingering.append(transport)
-        if len(self._lingering) > _MOST_LINGERING:
+        if len(self._lingering) > _MAX_LINGERING:
             self._lingering.popleft().abort()
         asyncio.get_running_loop().call_later(_REFUSAL_LINGER_S, transport.abort)
 
     async def close(self) -> None:
-        """End what still stands in the door."""
+        """Stop listening and abort all connections that are still waiting."""
         self.stop_listening()
         if self._timer is not None:
             self._timer.cancel()
@@ -183,15 +183,15 @@ class Door:
 
 
 class _Newcomer(Protocol):
-    """A connection that has not said yet what it wants."""
+    """A connection that has not sent a whole request head yet."""
 
     def abort(self) -> None:
-        """End it without a word."""
+        """Close it without an answer."""
         ...
 
 
 class _Sniffer:
-    """A connection on a TLS port until its first byte is there, or a PROXY header and the byte behind it."""
+    """A connection on a TLS port until its first byte has arrived, after a PROXY header if there is one."""
 
     def __init__(self, door: Door, connection: socket.socket, tls: ssl.SSLContext) -> None:
         self._door = door
@@ -200,14 +200,14 @@ class _Sniffer:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, tasks: Tasks) -> None:
-        """Begin to look."""
+        """Begin to peek."""
         self._door.enter(self)
         self._task = tasks.spawn(self._run(), name="tls-accept")
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._door.waiting.pop(self, None)
-        if task.cancelled():  # before it began: nobody else has closed it
+        if task.cancelled():  # before it began: `_run` has not closed the socket
             self._door.metrics.refused["tls"] += 1
             self._connection.close()
 
@@ -223,16 +223,16 @@ class _Sniffer:
             async with asyncio.timeout(door.settings.header_timeout_s):
                 address = await self._address(loop)
                 is_tls = (await self._peek(loop, 1))[:1] == b"\x16"
-                only = None if is_tls else _PLAIN_ON_TLS
+                paths = None if is_tls else _PLAIN_ON_TLS
                 await loop.connect_accepted_socket(
-                    lambda: _Entrance(door, only, address), connection, ssl=self._tls if is_tls else None
+                    lambda: _Entrance(door, paths, address), connection, ssl=self._tls if is_tls else None
                 )
         except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
             door.metrics.refused["tls"] += 1
             connection.close()
 
     async def _address(self, loop: asyncio.AbstractEventLoop) -> Address | None:
-        """What a PROXY header says; None where there is none."""
+        """The source address from a PROXY header; None if there is no header or it names no source."""
         peer = self._connection.getpeername()
         size = 1
         while True:
@@ -241,18 +241,18 @@ class _Sniffer:
             if header is False:
                 return None
             if not self._door.proxies.trusts(str(peer[0])):
-                # "POST" begins as a PROXY line does; what is one whole is refused.
+                # "POST" begins like a PROXY line, so read on until it is clear. A PROXY header itself is refused.
                 if header is None and size < len(V2):
                     size += 1
                     continue
-                raise ValueError("a PROXY header from a peer that is not trusted")
+                raise ValueError("PROXY header from an untrusted peer")
             if isinstance(header, ProxyHeader):
                 self._connection.recv(header.length)
                 return header.source
             size = len(data) + 1
 
-    async def _peek(self, loop: asyncio.AbstractEventLoop, least: int) -> bytes:
-        """At least so many bytes, or all there are where the other end has closed; they stay unread."""
+    async def _peek(self, loop: asyncio.AbstractEventLoop, min_bytes: int) -> bytes:
+        """Wait for at least `min_bytes` and return them unread; empty if the other end has closed."""
         while True:
             ready: asyncio.Future[None] = loop.create_future()
             loop.add_reader(self._connection.fileno(), _settle, ready)
@@ -261,9 +261,9 @@ class _Sniffer:
             finally:
                 loop.remove_reader(self._connection.fileno())
             data = self._connection.recv(_PEEK_BYTES, socket.MSG_PEEK)
-            if len(data) >= least or not data:
+            if len(data) >= min_bytes or not data:
                 return data
-            await asyncio.sleep(_PEEK_AGAIN_S)  # what is there already would wake us at once
+            await asyncio.sleep(_PEEK_AGAIN_S)  # the bytes that are there would wake the reader at once
 
 
 def _settle(ready: asyncio.Future[None]) -> None:
@@ -272,26 +272,26 @@ def _settle(ready: asyncio.Future[None]) -> None:
 
 
 class _Entrance(asyncio.Protocol):
-    """One connection until its request head is whole."""
+    """A connection until its request head is complete."""
 
-    __slots__ = ("_address", "_blank", "_door", "_only", "_past_proxy", "_read", "_timer", "_transport")
+    __slots__ = ("_address", "_allowed_paths", "_blank", "_door", "_past_proxy", "_read", "_timer", "_transport")
 
-    def __init__(self, door: Door, only: frozenset[str] | None = None, address: Address | None = None) -> None:
+    def __init__(self, door: Door, allowed_paths: frozenset[str] | None = None, address: Address | None = None) -> None:
         self._door = door
-        self._only = only
+        self._allowed_paths = allowed_paths
         self._address = address
-        """Of the other end, where a proxy said it."""
+        """The other end's, if a PROXY header named it."""
         self._past_proxy = False
         self._read = b""
         self._blank = 0
-        """Bytes of empty lines before the request."""
+        """Bytes of empty lines that came before the request."""
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are not subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._past_proxy = transport.get_extra_info("ssl_object") is not None or self._only is not None
+        self._past_proxy = transport.get_extra_info("ssl_object") is not None or self._allowed_paths is not None
         door = self._door
         door.enter(self)
         loop = asyncio.get_running_loop()
@@ -315,12 +315,12 @@ class _Entrance(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self not in self._door.waiting:
-            return  # refused; the rest is read and dropped so that the answer is not lost to a reset
+            return  # already refused; drop the rest, because a reset would lose the answer
         self._read += data
         if not self._past_proxy and not self._take_proxy_header():
             return
         most = self._door.settings.max_header_bytes
-        if self._read.startswith(b"\r\n"):  # a robust server takes some (RFC 9112, 2.2)
+        if self._read.startswith(b"\r\n"):  # servers should ignore empty lines here (RFC 9112, 2.2)
             before = len(self._read)
             self._read = self._read.lstrip(b"\r\n")
             self._blank += before - len(self._read)
@@ -340,7 +340,7 @@ class _Entrance(asyncio.Protocol):
         self._admit(head, self._read[end + len(_END) :])
 
     def _take_proxy_header(self) -> bool:
-        """Whether what was read may be looked at as a request."""
+        """Take a PROXY header off the data, if there is one. Return whether the request may be parsed now."""
         assert self._transport is not None
         try:
             header = proxy_header(self._read)
@@ -360,10 +360,10 @@ class _Entrance(asyncio.Protocol):
 
     def _admit(self, head: Head, rest: bytes) -> None:
         door = self._door
-        if self._only is not None and head.path not in self._only:
+        if self._allowed_paths is not None and head.path not in self._allowed_paths:
             self._refuse(Refusal(400, "plain_http_on_tls"))
             return
-        # Probes, metrics and people get a few connections of their own, or nobody could look at a full node.
+        # Probes, metrics and people get a few extra connections: otherwise nobody could inspect a full node.
         room = door.places.most + (0 if head.path == PATH else FOR_PROBES)
         if door.places.used >= room or (door.draining and head.path == PATH):
             self._refuse(full("draining" if door.draining else "connections", door.settings.retry_after_s))
@@ -383,7 +383,7 @@ class _Entrance(asyncio.Protocol):
             return
         self._leave()
         settings = door.settings
-        handler = door.http() if self._only is None else door.probes()
+        handler = door.http() if self._allowed_paths is None else door.probes()
         protocol = Kept(handler, settings.max_header_bytes, settings.header_timeout_s, self._refuse)
         transport.set_protocol(protocol)
         protocol.connection_made(transport if self._address is None else Proxied(transport, self._address))
@@ -399,7 +399,7 @@ class _Entrance(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         transport.write(refusal.answer())
-        # Closing with unread bytes would reset the connection and may lose the answer.
+        # Closing with unread bytes would reset the connection, which may lose the answer.
         with contextlib.suppress(OSError, NotImplementedError):
             if transport.can_write_eof():
                 transport.write_eof()

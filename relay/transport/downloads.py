@@ -1,7 +1,7 @@
-"""Package files to agents, on the agents' ports: `GET /v1/packages/SHA256?expires=…&signature=…`.
+"""Serves package files on the agent ports: `GET /v1/packages/SHA256?expires=…&signature=…`.
 
-Over plain TCP the socket goes to a `Sender` and the kernel copies; over TLS, which the kernel does not speak, the bytes pass
-through this process, on the loop that answers agents, in small pieces.
+Over plain TCP, a `Sender` takes the socket and the kernel copies the file. Over TLS, which the kernel does not speak, the
+event loop sends the file in small pieces, between answers to agents.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relay.transport.sender import Job, Sender
 
 PATH = "/v1/packages/"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PIECE_BYTES = 128 << 10
+_CHUNK_BYTES = 128 << 10
 _PHRASES = {
     200: "OK",
     206: "Partial Content",
@@ -40,7 +40,7 @@ _PHRASES = {
 
 
 class Denied(Exception):
-    """A file is not given; the text is for the agent's log."""
+    """The file is not served. The text ends up in the agent's log."""
 
     def __init__(self, status: int, reason: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(reason)
@@ -50,7 +50,7 @@ class Denied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that may be sent."""
+    """A file that may be served."""
 
     path: Path
     sha256: str
@@ -58,12 +58,14 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class DownloadSettings:
-    """Bounds; see `relay.settings.parts.NodePackages`."""
+    """Limits on downloads; see `relay.settings.parts.NodePackages`."""
 
     max_downloads: int
     stall_s: float
     total: int | None
+    """Bytes a second of all downloads; None for no limit."""
     each: int | None
+    """Bytes a second of one download; None for no limit."""
 
 
 Find = Callable[[str, dict[str, str]], File]
@@ -71,10 +73,10 @@ Find = Callable[[str, dict[str, str]], File]
 
 
 class Downloads:
-    """All downloads of a node. `start`, then `close`.
+    """All downloads of a node. Call `start`, then `close`.
 
     Args:
-        refused: counts requests that were answered with an error instead of a file, by `download_STATUS`.
+        refused: counts requests answered with an error, by `download_STATUS`.
     """
 
     def __init__(self, find: Find, settings: DownloadSettings, *, refused: Counter[str]) -> None:
@@ -88,37 +90,37 @@ class Downloads:
 
     @property
     def active(self) -> int:
-        """Downloads under way."""
+        """Downloads in progress."""
         return self._sender.active + self._over_tls
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of files sent."""
+        """Bytes of file content sent."""
         return self._sender.sent_bytes + self._tls_bytes
 
     @property
     def done(self) -> int:
-        """Downloads that ended well; parts count too."""
+        """Downloads that succeeded, range requests included."""
         return self._sender.done + self._tls_done
 
     @property
     def broken(self) -> int:
-        """Downloads that agents broke off, or did not read."""
+        """Downloads that agents broke off or did not read."""
         return self._sender.broken
 
     def start(self) -> None:
-        """Begin."""
+        """Start the sender's thread."""
         self._sender.start()
 
     async def close(self) -> None:
-        """End what is under way: agents go on elsewhere, or fail and are offered the file again."""
+        """End all downloads. Agents resume at another node, or fail and are offered the file again."""
         await asyncio.to_thread(self._sender.stop)
 
     def _part(self, method: str, target: str, headers: Mapping[str, str]) -> tuple[File, ByteRange]:
         path, _, query = target.partition("?")
         sha256 = path.removeprefix(PATH)
         if method not in ("GET", "HEAD"):
-            raise Denied(405, "GET or HEAD is expected")
+            raise Denied(405, "the method must be GET or HEAD")
         if _SHA256.fullmatch(sha256) is None:
             raise Denied(404, "no such file")
         if self.active >= self._settings.max_downloads:
@@ -141,13 +143,13 @@ class Downloads:
     # ---- plain
 
     def take_over(self, transport: asyncio.Transport, method: str, target: str, headers: Mapping[str, str]) -> None:
-        """Answer a request on a plain connection, which is this one's from here on and ends with the answer."""
+        """Answer a request on a plain connection. Takes over the connection and closes it after the answer."""
         try:
             file, part = self._part(method, target, headers)
         except (Denied, ValueError) as error:
             denied = error if isinstance(error, Denied) else Denied(404, "no such file")
-            more, body = self._refusal(denied)
-            transport.write(_head(denied.status, more) + (b"" if method == "HEAD" else body))
+            error_headers, body = self._refusal(denied)
+            transport.write(_head(denied.status, error_headers) + (b"" if method == "HEAD" else body))
             transport.close()
             return
         head = _head(part.status, part.headers)
@@ -155,10 +157,10 @@ class Downloads:
             transport.write(head)
             transport.close()
             return
-        # The loop lets go of the connection, and a second descriptor of it goes on.
+        # The event loop drops the connection; the sender goes on with a duplicate of its descriptor.
         try:
             connection = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
-        except OSError:  # it is gone, or there are no descriptors left
+        except OSError:  # the connection is closed, or no descriptors are left
             transport.abort()
             return
         transport.abort()
@@ -173,8 +175,9 @@ class Downloads:
             file, part = self._part(request.method, request.path_qs, headers)
         except (Denied, ValueError) as error:
             denied = error if isinstance(error, Denied) else Denied(404, "no such file")
-            more, body = self._refusal(denied)
-            return web.Response(status=denied.status, headers=more, body=b"" if request.method == "HEAD" else body)
+            error_headers, body = self._refusal(denied)
+            body = b"" if request.method == "HEAD" else body
+            return web.Response(status=denied.status, headers=error_headers, body=body)
         response = web.StreamResponse(status=part.status, headers=part.headers)
         self._over_tls += 1
         try:
@@ -193,19 +196,19 @@ class Downloads:
         loop = asyncio.get_running_loop()
         with file.path.open("rb") as source:
             source.seek(part.start)
-            left, began, sent = part.length, loop.time(), 0
-            while left:
-                piece = await asyncio.to_thread(source.read, min(_PIECE_BYTES, left))
-                if not piece:
-                    raise ConnectionError("the file is shorter than it was")
+            remaining, began, sent = part.length, loop.time(), 0
+            while remaining:
+                chunk = await asyncio.to_thread(source.read, min(_CHUNK_BYTES, remaining))
+                if not chunk:
+                    raise ConnectionError("the file was truncated while it was sent")
                 async with asyncio.timeout(self._settings.stall_s):
-                    await response.write(piece)
-                left -= len(piece)
-                sent += len(piece)
-                self._tls_bytes += len(piece)
-                bounds = [*([each] if each else []), *([total / max(1, self._over_tls)] if total else [])]
-                if bounds:
-                    await asyncio.sleep(max(0.0, began + sent / min(bounds) - loop.time()))
+                    await response.write(chunk)
+                remaining -= len(chunk)
+                sent += len(chunk)
+                self._tls_bytes += len(chunk)
+                limits = [*([each] if each else []), *([total / max(1, self._over_tls)] if total else [])]
+                if limits:
+                    await asyncio.sleep(max(0.0, began + sent / min(limits) - loop.time()))
 
 
 def _head(status: int, headers: Mapping[str, str]) -> bytes:

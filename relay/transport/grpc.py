@@ -1,7 +1,7 @@
-"""Agents over gRPC: `relay.v1.AgentStream.Connect`, one stream a connection, on the same sessions.
+"""Agents over gRPC: `relay.v1.AgentStream.Connect`. Each stream is a connection; sessions are those of every transport.
 
-Messages pass as bytes: parsing is the session's business. The stream's own coroutine reads; a second one writes, from a
-short list that holds at most the replies that the agent has yet to read.
+Messages pass as bytes; the session parses them. The handler's coroutine writes, from a short queue of replies that the
+agent has not read yet. A task beside it reads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ STATUS = {
     CloseReason.SLOW_AGENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CloseReason.REPLACED: grpc.StatusCode.ABORTED,
 }
-"""The gRPC edge's table; all else is INTERNAL."""
+"""Why a stream was closed → its gRPC status. Everything else is INTERNAL."""
 
 
 class AgentStream:
@@ -81,20 +81,20 @@ class AgentStream:
             self.reason = reason
             self._wake.set()
             if self.writer is not None:
-                # It may be waiting for an agent that does not read.
+                # The writer may be waiting for an agent that does not read.
                 linger_s = 0.0 if reason is CloseReason.SLOW_AGENT else _CLOSE_LINGER_S
                 asyncio.get_running_loop().call_later(linger_s, self.writer.cancel)
 
     def ping(self, answered: Callable[[], None]) -> None:
-        """HTTP/2 pings are gRPC's own: who has this agent's uid is told by what it says."""
+        """Do nothing: HTTP/2 pings belong to gRPC. Only the agent's next message shows that it is alive."""
 
     def probe(self, now: float, ping_s: float, idle_s: float) -> None:
-        """Idle streams are kept by HTTP/2 pings; only one whose agent does not read is looked for."""
+        """Close the stream if the agent does not read. HTTP/2 pings take care of idle streams."""
         if self.blocked_since is not None and now - self.blocked_since > self._settings.send_stall_s:
             self.close(CloseReason.SLOW_AGENT)
 
     async def replies(self) -> AsyncIterator[bytes]:
-        """What is to be written, until the connection is closed."""
+        """Yield the messages to write until the stream is closed."""
         while True:
             while self._outgoing and self.reason is not CloseReason.SLOW_AGENT:
                 self.blocked_since = self._clock.monotonic()
@@ -146,7 +146,7 @@ class GrpcAgents:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        # Without (de)serialisers gRPC passes bytes.
+        # Without (de)serialisers, gRPC passes bytes.
         handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Connect": handler}),))
         self._health = add_standard_services(self._server, SERVICE)
@@ -163,7 +163,8 @@ class GrpcAgents:
             else:
                 self.port = self._server.add_secure_port(endpoint, credentials)
         except RuntimeError:
-            raise OSError(f"{endpoint} cannot be opened: address already in use, or not of this machine") from None
+            message = f"{endpoint} cannot be opened: the address is already in use, or does not belong to this machine"
+            raise OSError(message) from None
         await self._server.start()
 
     async def stop(self) -> None:
@@ -195,7 +196,7 @@ class GrpcAgents:
             self._agents.disconnected(stream)
 
     def _caller(self, context: Any) -> Caller:
-        """The other end. A node's gRPC port serves no downloads, so that nothing is below its address."""
+        """Who sends on a stream. It has no `base_url`: the gRPC port serves no downloads."""
         peer = context.peer().removeprefix("ipv4:").removeprefix("ipv6:")
         host, _, port = unquote(peer).rpartition(":")
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
@@ -206,7 +207,7 @@ class GrpcAgents:
         try:
             async for content in requests:
                 if stream.reason is not None:
-                    return  # a late message must not take its agent back from where it has gone
+                    return  # the agent may have moved to another connection; a late message must not bring it back
                 self._metrics.messages_received += 1
                 try:
                     reply = self._agents.receive(stream, stream.caller, content)

@@ -1,4 +1,4 @@
-"""The head of an HTTP/1.1 request as the door reads it, and whether it asks for a WebSocket (RFC 9112, RFC 6455)."""
+"""Parses the head of an HTTP/1.1 request and answers WebSocket upgrades (RFC 9112, RFC 6455)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 SERVER = "opamp-relay"
-"""What every answer says in its Server header."""
+"""The Server header of every response."""
 _VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455, 1.3."""
@@ -32,31 +32,31 @@ class Head:
     method: str
     path: str
     headers: dict[str, str]
-    """Lower-case names; the values of a name that stands more than once are joined by commas."""
+    """Names in lower case. Repeated headers are joined by commas."""
     query: str = ""
 
     def tokens(self, name: str) -> list[str]:
-        """The members of a header that is a list of tokens, in lower case."""
+        """The tokens of a comma-separated header, in lower case."""
         return [token.strip().lower() for token in self.headers.get(name, "").split(",")]
 
     @property
     def is_upgrade(self) -> bool:
-        """Whether it asks for a WebSocket."""
-        asks = "websocket" in self.tokens("upgrade") and "upgrade" in self.tokens("connection")
-        return asks and self.method == "GET"
+        """Whether the request asks for a WebSocket."""
+        has_tokens = "websocket" in self.tokens("upgrade") and "upgrade" in self.tokens("connection")
+        return has_tokens and self.method == "GET"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not taken."""
+    """Why a request is refused."""
 
     status: int
     reason: str
-    """The label of the metric, and the text of the answer."""
+    """The metric's label and the response's text."""
     headers: tuple[tuple[str, str], ...] = ()
 
     def answer(self) -> bytes:
-        """The response, after which the connection ends."""
+        """The serialised response. It announces that the connection is closed."""
         body = f"{self.reason}\n"
         lines = [
             f"HTTP/1.1 {self.status} {_PHRASES[self.status]}",
@@ -70,12 +70,12 @@ class Refusal:
 
 
 def full(reason: str, retry_after_s: float) -> Refusal:
-    """There is no room now; the other end is to come again later."""
+    """Refuse because there is no room now; the client should retry later."""
     return Refusal(503, reason, (("Retry-After", str(max(1, round(retry_after_s)))),))
 
 
 def parse_head(raw: bytes) -> Head | None:
-    """Read a request head without the empty line that ends it; None if it is none."""
+    """Parse a request head, given without the empty line that ends it. None if it is malformed."""
     lines = raw.decode("latin-1").split("\r\n")
     parts = lines[0].split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
@@ -89,7 +89,7 @@ def parse_head(raw: bytes) -> Head | None:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     target = parts[1]
     if target.lower().startswith(("http://", "https://")):
-        # The absolute form, which a proxy may send and every server must take (RFC 9112, 3.2.2).
+        # A proxy may send the absolute form, and every server must accept it (RFC 9112, 3.2.2).
         scheme, _, rest = target.partition("://")
         authority, slash, path = rest.partition("/")
         if not authority or not scheme:
@@ -103,15 +103,15 @@ def parse_head(raw: bytes) -> Head | None:
 
 
 def upgrade_refusal(head: Head, path: str, host: str) -> Refusal | None:
-    """Why a request for a WebSocket is refused; None where it is not.
+    """Why a WebSocket upgrade is refused; None if it is accepted.
 
     Args:
-        path: the only one that has WebSockets.
-        host: by which the other end reached us; see `relay.transport.peers`.
+        path: the only path that accepts WebSockets.
+        host: the host under which the client reached us; see `relay.transport.peers`.
     """
     if head.path != path:
         return Refusal(404, "path")
-    if _names_another_host(head.headers.get("origin", ""), host):
+    if _is_foreign_origin(head.headers.get("origin", ""), host):
         return Refusal(403, "origin")
     if head.headers.get("sec-websocket-version") != _VERSION:
         return Refusal(426, "websocket_version", (("Sec-WebSocket-Version", _VERSION), ("Upgrade", "websocket")))
@@ -123,7 +123,7 @@ def upgrade_refusal(head: Head, path: str, host: str) -> Refusal | None:
 
 
 def upgrade_answer(head: Head) -> bytes:
-    """The response that makes the connection a WebSocket."""
+    """The response that turns the connection into a WebSocket."""
     key = head.headers["sec-websocket-key"]
     accept = base64.b64encode(hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()).decode()
     return (
@@ -132,11 +132,11 @@ def upgrade_answer(head: Head) -> bytes:
     ).encode()
 
 
-def _names_another_host(origin: str, host: str) -> bool:
-    """A browser's page of another site: agents send no Origin, and a page must not pose as one."""
+def _is_foreign_origin(origin: str, host: str) -> bool:
+    """Whether a web page of another site sent the request. Agents send no Origin, and no page may pose as an agent."""
     try:
-        named = urlsplit(origin).hostname
-        ours = urlsplit(f"//{host}").hostname
+        origin_host = urlsplit(origin).hostname
+        own_host = urlsplit(f"//{host}").hostname
     except ValueError:
         return True
-    return named is not None and named != ours
+    return origin_host is not None and origin_host != own_host

@@ -1,4 +1,4 @@
-"""Agents over plain HTTP, and the other routes of the agents' ports, on aiohttp's server."""
+"""Agents over plain HTTP, and the other routes of the agent ports, on aiohttp's server."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from relay.transport.upgrade import Upgrades
 _log = log.get("opamp-relay.http")
 PATH = "/v1/opamp"
 CONTENT_TYPE = "application/x-protobuf"
-"""Exactly this: the Node.js client takes anything more for a failure."""
+"""Without parameters: the Node.js client takes any other value for a failure."""
 _GZIP_FROM_BYTES = 1024
-_LEAST_HEADER_BYTES = 5
-"""A header of a name and a value of one character each."""
-# What aiohttp answers by itself, to a request that it cannot read, says who we are too.
+_MIN_HEADER_BYTES = 5
+"""The shortest header is `a:b` and a line break."""
+# aiohttp answers malformed requests by itself; those responses get our Server header too.
 vars(web_response)["SERVER_SOFTWARE"] = SERVER
 
 STATUS = {
@@ -40,11 +40,11 @@ STATUS = {
     Outcome.UNAVAILABLE: 503,
     Outcome.INTERNAL: 500,
 }
-"""The HTTP edge's table."""
+"""Outcome of a request → its HTTP status."""
 
 
 class Polling:
-    """The one connection of all agents over HTTP: they come when they like and cannot be pushed to."""
+    """The one connection that all HTTP agents share. They poll when they like; nothing can be pushed to them."""
 
     transport_name = "http"
     header = b""
@@ -52,8 +52,8 @@ class Polling:
     session: Session | None = None
 
     def send(self, content: bytes) -> None:
-        """Never called: not writable."""
-        raise AssertionError("an HTTP agent cannot be pushed to")
+        """Never called: the connection is not writable."""
+        raise AssertionError("nothing can be pushed to an HTTP agent")
 
     def close(self, reason: CloseReason) -> None:
         """Nothing to close between polls."""
@@ -67,7 +67,7 @@ class Polling:
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Bounds of an exchange; see `relay.settings.parts.Limits`."""
+    """Limits on a request; see `relay.settings.parts.Limits`."""
 
     max_message_bytes: int
     body_timeout_s: float
@@ -97,7 +97,7 @@ class HttpAgents:
         self._metrics = metrics
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Answer one poll. Only reading the body waits; the answer itself is local."""
+        """Answer one poll. Only reading the body waits; the answer comes from memory."""
         if request.method == "GET":
             head = Head(request.method, request.path, _joined(request.headers))
             if head.is_upgrade:
@@ -106,16 +106,16 @@ class HttpAgents:
             self._metrics.refused["method"] += 1
             if request.method == "GET":
                 return web.Response(
-                    status=426, headers={"Upgrade": "websocket"}, text="a WebSocket upgrade or a POST\n"
+                    status=426, headers={"Upgrade": "websocket"}, text="upgrade to WebSocket, or use POST\n"
                 )
-            return web.Response(status=405, headers={"Allow": "POST"}, text="POST is expected\n")
+            return web.Response(status=405, headers={"Allow": "POST"}, text="the method must be POST\n")
         if request.content_type != CONTENT_TYPE:
             self._metrics.refused["content_type"] += 1
             return web.Response(status=415, text=f"Content-Type must be {CONTENT_TYPE}\n")
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("gzip", "identity"):
             self._metrics.refused["content_encoding"] += 1
-            return web.Response(status=415, text="Content-Encoding must be gzip or none\n")
+            return web.Response(status=415, text="Content-Encoding must be gzip, identity or absent\n")
         try:
             content = await self._read(request)
         except TimeoutError:
@@ -137,7 +137,7 @@ class HttpAgents:
             self._metrics.refused[error.outcome.value] += 1
             return _refusal(error)
         except AgentError as error:
-            # With 200: clients read no body of another status.
+            # Status 200, because clients ignore the body of any other.
             self._metrics.bad_messages[error.outcome.value] += 1
             reply = body.error_body(uid or _header_uid(request), error)
         self._metrics.messages_sent += 1
@@ -146,15 +146,15 @@ class HttpAgents:
     async def _read(self, request: web.Request) -> bytes:
         limit = self._settings.max_message_bytes
         if (request.content_length or 0) > limit:
-            raise TooLarge(f"body is larger than {limit} bytes")
-        held = 0
+            raise TooLarge(f"the body is larger than {limit} bytes")
+        size = 0
         parts: list[bytes] = []
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
                 while part := await request.content.readany():
-                    held += len(part)
-                    if held > limit:
-                        raise TooLarge(f"body is larger than {limit} bytes")
+                    size += len(part)
+                    if size > limit:
+                        raise TooLarge(f"the body is larger than {limit} bytes")
                     self._budget.take(len(part))
                     parts.append(part)
         finally:
@@ -177,12 +177,12 @@ def _refusal(error: RelayError) -> web.Response:
 
 
 def _joined(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers as a `Head` has them."""
-    found: dict[str, str] = {}
+    """Headers in the form of `Head.headers`."""
+    joined: dict[str, str] = {}
     for name, value in headers.items():
         key = name.lower()
-        found[key] = f"{found[key]}, {value}" if key in found else value
-    return found
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return joined
 
 
 def _header_uid(request: web.Request) -> bytes:
@@ -205,18 +205,18 @@ Route = tuple[str, str, Handler]
 async def serve(
     routes: list[Route], keepalive_s: float, max_header_bytes: int = 16 << 10
 ) -> tuple[web.AppRunner, Server]:
-    """Make an aiohttp server that listens on nothing: the door hands it connections.
+    """Set up an aiohttp server that does not listen; the door hands it connections.
 
     Args:
-        max_header_bytes: of one line of a head, and of the first line.
+        max_header_bytes: limit for each line of a head, the request line included.
 
     Returns:
-        (to be cleaned up at the end, the protocol factory).
+        (a runner that the caller cleans up, the protocol factory).
     """
     app = web.Application(middlewares=[_errors])
     for method, path, handler in routes:
         app.router.add_route(method, path, handler)
-    app.on_response_prepare.append(_sign)
+    app.on_response_prepare.append(_set_server)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -225,7 +225,7 @@ async def serve(
         handle_signals=False,
         max_line_size=max_header_bytes,
         max_field_size=max_header_bytes,
-        max_headers=max_header_bytes // _LEAST_HEADER_BYTES,
+        max_headers=max_header_bytes // _MIN_HEADER_BYTES,
     )
     await runner.setup()
     assert runner.server is not None
@@ -233,7 +233,7 @@ async def serve(
 
 
 def bounded(server: Server, most: int) -> Callable[[], asyncio.Protocol]:
-    """A protocol factory of which the oldest connection ends for each newcomer beyond `most`: nobody can take all places."""
+    """A protocol factory that closes the oldest connection for each one beyond `most`, so that nobody can block others."""
 
     def make() -> asyncio.Protocol:
         if len(open_ := server.connections) >= most:
@@ -243,7 +243,7 @@ def bounded(server: Server, most: int) -> Callable[[], asyncio.Protocol]:
     return make
 
 
-async def _sign(_: web.Request, response: web.StreamResponse) -> None:
+async def _set_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER
 
 

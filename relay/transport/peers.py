@@ -1,6 +1,6 @@
-"""Who is at the other end of a connection, where proxies stand between: PROXY protocol, Forwarded, X-Forwarded-*.
+"""Finds the client behind proxies: PROXY protocol, Forwarded, X-Forwarded-*.
 
-Only what a trusted proxy says is believed. Everybody else's connection is from where it comes from.
+Only trusted proxies are believed. For anybody else, the client is the connection's own peer.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ _log = log.get("opamp-relay.peers")
 V1 = b"PROXY "
 V2 = b"\r\n\r\n\x00\r\nQUIT\n"
 _PORT = re.compile(r"[0-9]{1,5}")
-_V1_MOST_BYTES = 107
+_V1_MAX_BYTES = 107
 _V2_HEAD_BYTES = 16
-_V2_MOST_BYTES = 4096
-"""With all its TLVs; those that are known take some hundred bytes."""
+_V2_MAX_BYTES = 4096
+"""TLVs included. The known ones take a few hundred bytes."""
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?")
 _FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host")
 
 Address = tuple[str, int | None]
-"""(IP, port or None where nobody knows)."""
+"""(IP, port or None if unknown)."""
 Hops = list[dict[str, str]]
-"""What proxies said, the nearest to us last; each as the parameters of a Forwarded element."""
+"""What each proxy said, as the parameters of a Forwarded element; the nearest proxy last."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The other end of a request."""
+    """The client that sent a request."""
 
     address: Address
     scheme: str
-    """By which it reached us: http or https."""
+    """How the client reached us: http or https."""
     host: str
-    """By which it reached us, with the port if it named one; empty where nobody knows."""
+    """The host that the client asked for, with the port if it gave one; empty if unknown."""
 
     @property
     def remote(self) -> str:
-        """`IP:PORT`, or `IP`; empty where it is gone already."""
+        """`IP:PORT` or `IP`; empty if the client has disconnected."""
         ip, port = self.address
         if port is None:
             return ip
@@ -52,40 +52,40 @@ class Origin:
 
     @property
     def base_url(self) -> str:
-        """`http://HOST:PORT` as the other end reached us; empty where nobody knows."""
+        """The URL under which the client reached us, such as `http://HOST:PORT`; empty if unknown."""
         return f"{self.scheme}://{self.host}" if self.host else ""
 
     @property
     def caller(self) -> Caller:
-        """What agents' messages are taken with."""
+        """The client, as `Agents.receive` takes it."""
         return Caller(self.remote, self.base_url)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """What a PROXY header says."""
+    """A parsed PROXY header."""
 
     length: int
-    """In bytes; what follows is the connection's own."""
+    """In bytes. The client's own data follows."""
     source: Address | None
-    """None: the proxy speaks for itself (a health check)."""
+    """None if the proxy speaks for itself, as in a health check."""
 
 
 class TrustedProxies:
-    """The proxies that are believed.
+    """The proxies whose statements about clients are believed.
 
     Args:
-        networks: as CIDR.
+        networks: in CIDR notation.
     """
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ipaddress.ip_network(text, strict=False) for text in networks]
         self._contradicted = False
         self.unbelieved = ""
-        """IP of who first said for whom it speaks, and is not trusted; empty for nobody."""
+        """IP of the first untrusted peer that sent forwarding headers; empty if none did."""
 
     def trusts(self, ip: str) -> bool:
-        """Whether what this address says of others is believed."""
+        """Whether this address belongs to a trusted proxy."""
         if not self._networks:
             return False
         try:
@@ -96,12 +96,12 @@ class TrustedProxies:
         return any(address in network or (mapped is not None and mapped in network) for network in self._networks)
 
     def peer(self, address: Address, headers: Mapping[str, str], *, scheme: str) -> Origin:
-        """The other end of a request.
+        """The client that sent a request.
 
         Args:
-            address: from which the connection comes, or which its PROXY header names.
-            headers: lower-case names.
-            scheme: of the connection itself.
+            address: where the connection comes from, or the source in its PROXY header.
+            headers: names in lower case.
+            scheme: the connection's own scheme.
         """
         host = headers.get("host", "")
         hops: Hops = []
@@ -111,13 +111,15 @@ class TrustedProxies:
             elif not self.unbelieved:
                 self.unbelieved = address[0]
                 _log.warning(
-                    "forwarding_not_believed", remote_addr=address[0], consequence="it is not in trusted_proxies"
+                    "forwarding_not_believed",
+                    remote_addr=address[0],
+                    consequence="its headers are ignored; it is not in trusted_proxies",
                 )
         nearest = hops[-1] if hops else {}
         for hop in reversed(hops):
-            if not self.trusts(address[0]) or (said := _address(hop.get("for", ""))) is None:
+            if not self.trusts(address[0]) or (previous := _address(hop.get("for", ""))) is None:
                 break
-            address, nearest = said, hop
+            address, nearest = previous, hop
         scheme = nearest.get("proto", scheme).lower()
         host = nearest.get("host", host)
         return Origin(
@@ -126,43 +128,43 @@ class TrustedProxies:
             host if _HOST.fullmatch(host) is not None else "",
         )
 
-    def _agreed(self, standard: Hops, usual: Hops, address: Address) -> Hops:
-        """What a proxy said, in one way or in both; nothing where they contradict each other.
+    def _agreed(self, forwarded: Hops, x_forwarded: Hops, address: Address) -> Hops:
+        """The hops from either kind of header; empty if the two kinds contradict each other.
 
-        Most proxies write one of the two and pass on what the agent wrote as the other.
+        Most proxies write one kind and pass on whatever the agent sent as the other.
         """
-        if not standard or not usual or _said(standard) == _said(usual):
-            return standard or usual
+        if not forwarded or not x_forwarded or _normalised(forwarded) == _normalised(x_forwarded):
+            return forwarded or x_forwarded
         if not self._contradicted:
             self._contradicted = True
             _log.warning(
                 "forwarding_contradicts_itself",
                 remote_addr=address[0],
-                consequence="Forwarded and X-Forwarded-* contradict each other: neither is used; remove one at the proxy",
+                consequence="Forwarded and X-Forwarded-* contradict each other and are ignored; remove one at the proxy",
             )
         return []
 
 
 def address_of(transport: asyncio.BaseTransport | None) -> Address:
-    """Where a connection comes from; an empty IP where it is gone already."""
+    """The address that a connection comes from; the IP is empty if the connection is closed."""
     peer = transport.get_extra_info("peername") if transport is not None else None
     return (str(peer[0]), int(peer[1])) if peer else ("", None)
 
 
 def scheme_of(transport: asyncio.BaseTransport | None) -> str:
-    """The scheme of a connection."""
+    """`https` if the connection uses TLS, else `http`."""
     has_tls = transport is not None and transport.get_extra_info("ssl_object") is not None
     return "https" if has_tls else "http"
 
 
 def proxy_header(data: bytes) -> ProxyHeader | bool | None:
-    """Read a PROXY header (haproxy, proxy-protocol.txt) from the start of a connection.
+    """Parse a PROXY header (HAProxy, proxy-protocol.txt) at the start of a connection.
 
     Returns:
-        The header; None where more bytes are needed to tell; False where there is none.
+        The header; None if more bytes are needed; False if there is none.
 
     Raises:
-        ValueError: it begins as one and is none.
+        ValueError: the header is malformed.
     """
     if data.startswith(V1):
         return _v1(data)
@@ -172,9 +174,9 @@ def proxy_header(data: bytes) -> ProxyHeader | bool | None:
 
 
 def _v1(data: bytes) -> ProxyHeader | None:
-    end = data.find(b"\r\n", 0, _V1_MOST_BYTES)
+    end = data.find(b"\r\n", 0, _V1_MAX_BYTES)
     if end < 0:
-        if len(data) >= _V1_MOST_BYTES:
+        if len(data) >= _V1_MAX_BYTES:
             raise ValueError("a PROXY line is too long")
         return None
     words = data[:end].decode("ascii", "replace").split(" ")
@@ -190,8 +192,8 @@ def _v2(data: bytes) -> ProxyHeader | None:
         return None
     command, family, size = struct.unpack_from(">BBH", data, len(V2))
     length = _V2_HEAD_BYTES + size
-    if command not in (0x20, 0x21) or length > _V2_MOST_BYTES:
-        raise ValueError("a PROXY header has an unknown version or size")
+    if command not in (0x20, 0x21) or length > _V2_MAX_BYTES:
+        raise ValueError("a PROXY header has an unknown version or command, or is too long")
     if len(data) < length:
         return None
     if command == 0x20 or family not in (0x11, 0x21):
@@ -205,12 +207,12 @@ def _v2(data: bytes) -> ProxyHeader | None:
 
 
 def _forwarded(headers: Mapping[str, str]) -> Hops:
-    """What proxies said by Forwarded (RFC 7239)."""
+    """The hops in Forwarded (RFC 7239)."""
     return [_element(text) for text in _split(headers["forwarded"], ",")] if "forwarded" in headers else []
 
 
 def _x_forwarded(headers: Mapping[str, str]) -> Hops:
-    """What proxies said by X-Forwarded-For, -Proto and -Host."""
+    """The hops in X-Forwarded-For, -Proto and -Host."""
     lists = {
         key: [item.strip() for item in headers[name].split(",")]
         for key, name in (("for", "x-forwarded-for"), ("proto", "x-forwarded-proto"), ("host", "x-forwarded-host"))
@@ -222,25 +224,25 @@ def _x_forwarded(headers: Mapping[str, str]) -> Hops:
     for key in ("proto", "host"):
         values = lists.get(key, [])
         for i, hop in enumerate(hops):
-            if values:  # proxies replace these more often than they append
+            if values:  # proxies replace these headers more often than they append to them
                 hop[key] = values[i] if len(values) == len(hops) else values[-1]
     return hops
 
 
-def _said(hops: Hops) -> list[tuple[Address | None, str, str]]:
+def _normalised(hops: Hops) -> list[tuple[Address | None, str, str]]:
     return [(_address(hop.get("for", "")), hop.get("proto", "").lower(), hop.get("host", "")) for hop in hops]
 
 
 def _element(text: str) -> dict[str, str]:
-    found = {}
+    parameters = {}
     for pair in _split(text, ";"):
         name, _, value = pair.partition("=")
-        found[name.strip().lower()] = value.strip().strip('"')
-    return found
+        parameters[name.strip().lower()] = value.strip().strip('"')
+    return parameters
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Split where the separator is not inside quotes."""
+    """Split at separators outside quotes."""
     parts, quoted = [""], False
     for char in text:
         quoted ^= char == '"'
@@ -252,7 +254,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _address(text: str) -> Address | None:
-    """`IP`, `IP:PORT`, `[V6]:PORT`; None for anything else (`unknown`, `_hidden`)."""
+    """Parse `IP`, `IP:PORT` or `[V6]:PORT`; None for anything else, such as `unknown` and `_hidden`."""
     host, port = text, ""
     if text.startswith("["):
         host, _, port = text[1:].partition("]")

@@ -1,6 +1,6 @@
-"""How many connections there may be: as the settings say, and as there are file descriptors for.
+"""How many connections may be open: limited by the settings and by the file descriptors.
 
-What the node needs for itself (its link, probes, metrics, its disk) is never given to connections.
+Some descriptors are reserved for the node itself: its link, probes, metrics and disk.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import resource
 from collections.abc import Callable
 
 RESERVED = 128
-"""Descriptors that are not for agents."""
+"""Descriptors that agents cannot use."""
 FOR_PROBES = 32
-"""Of them: connections that may look at a node that is full."""
+"""The part of `RESERVED` for connections that inspect a full node."""
 _CROWD = 4096
-"""So many may be waiting to be told that there is no room, where descriptors are many and places few."""
+"""How many connections may wait for a refusal if descriptors are plenty and places few."""
 _FOR_HEADS = 64
-"""Of them: connections that have not said yet what they want."""
+"""The part of `RESERVED` for connections that have not sent a whole request head yet."""
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many files as it may. Gives how many it can still open."""
+    """Raise this process's limit of open files as far as it goes. Return how many it can still open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, 1 << 20)
@@ -28,7 +28,7 @@ def raise_descriptor_limit() -> int:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         except (ValueError, OSError):
-            hard = soft  # macOS has a lower limit of its own
+            hard = soft  # macOS has a lower limit besides
     return max(0, hard - _open_descriptors())
 
 
@@ -42,11 +42,11 @@ def _open_descriptors() -> int:
 
 
 class Places:
-    """The places of all agents' connections.
+    """The connections that agents may have open.
 
     Args:
-        wanted: as the settings say.
-        descriptors: how many the process can still open.
+        wanted: the number in the settings.
+        descriptors: how many files the process can still open.
     """
 
     def __init__(self, wanted: int, descriptors: int) -> None:
@@ -56,16 +56,16 @@ class Places:
         self._sources: list[Callable[[], int]] = []
 
     def count(self, source: Callable[[], int]) -> None:
-        """Count these connections too."""
+        """Include a source's connections in `used`."""
         self._sources.append(source)
 
     @property
     def used(self) -> int:
-        """Connections there are."""
+        """Connections that are open."""
         return sum(source() for source in self._sources)
 
     @property
     def most_waiting(self) -> int:
-        """Connections that have not said yet what they want, at the very most: a place that nobody has is one for them."""
+        """The limit of connections without a whole request head: they may use free places."""
         free = self._descriptors - self.used - (RESERVED - _FOR_HEADS)
         return max(1, min(max(self.most, _CROWD), free))

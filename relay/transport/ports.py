@@ -1,4 +1,4 @@
-"""What transports and the node know of each other."""
+"""The interfaces between the transports and the node."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from relay.opamp.session import Session
 
 
 class CloseReason(enum.Enum):
-    """Why a connection ended: the same word in the log, the metric label and the admin page."""
+    """Why a connection ended. The log, the metric label and the admin page use the same word."""
 
     AGENT_CLOSED = "agent_closed"
     LOST = "lost"
@@ -31,17 +31,17 @@ class CloseReason(enum.Enum):
 
 
 class Caller(NamedTuple):
-    """Who sends a message, as far as the way tells on which it came."""
+    """Who sends a message, as far as the transport can tell."""
 
     remote: str
-    """`IP:PORT`, or `IP`."""
+    """`IP:PORT` or `IP`."""
     base_url: str = ""
-    """`http://HOST:PORT` or `https://…` as it reached this node; empty where nobody knows."""
+    """The URL under which the caller reached this node, such as `http://HOST:PORT`; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """Bounds of a connection that can be pushed to; see `relay.settings.parts.Limits`."""
+    """Limits on a connection that allows pushes; see `relay.settings.parts.Limits`."""
 
     max_message_bytes: int
     max_send_buffer_bytes: int
@@ -49,76 +49,76 @@ class StreamSettings:
 
 
 class Connection(Protocol):
-    """One connection of an agent, or of a proxy with many agents, that can be pushed to."""
+    """A connection to an agent, or to a proxy with many agents, that allows pushes."""
 
     session: Session | None
-    """The agent that spoke last: its heartbeats are answered without asking `Agents`."""
+    """The session of the agent that spoke last. Its heartbeats are answered without `Agents`."""
     transport_name: str
     """`websocket`, `http` or `grpc`."""
     header: bytes
-    """What stands before each message on the wire; see `relay.opamp.session.Session`."""
+    """Bytes before each message on the wire; see `relay.opamp.session.Session`."""
 
     @property
     def writable(self) -> bool:
-        """Whether something sent now would leave at once. Pushes wait while it would not."""
+        """Whether a message sent now would leave at once. Pushes wait until it would."""
         ...
 
     def send(self, body: bytes) -> None:
-        """Send a ServerToAgent. Never blocks; an agent that does not read is closed."""
+        """Send a ServerToAgent. Never blocks. Closes the connection if the agent does not read."""
         ...
 
     def close(self, reason: CloseReason) -> None:
-        """End the connection politely."""
+        """Close the connection with a reason."""
         ...
 
     def ping(self, answered: Callable[[], None]) -> None:
-        """Ask the other end whether it is there; `answered` is called when it says so, never where it cannot be asked."""
+        """Ping the other end and call `answered` when it replies. Do nothing if the transport cannot ping."""
         ...
 
     def probe(self, now: float, ping_s: float, idle_s: float) -> None:
-        """Ping if nothing came for `ping_s`; close if nothing came for `idle_s`."""
+        """Ping after `ping_s` seconds of silence; close after `idle_s`."""
         ...
 
 
 class Agents(Protocol):
-    """What stands behind the transports. Nothing here waits."""
+    """The node's side, which answers agents. Nothing here waits."""
 
     def receive(self, connection: Connection, caller: Caller, body: bytes) -> bytes:
         """Answer one AgentToServer.
 
         Args:
-            caller: who sent this message; over HTTP all agents have one connection.
+            caller: who sent this message; all HTTP agents share one connection.
 
         Returns:
             A serialised ServerToAgent.
 
         Raises:
-            AgentError: it was not valid. The caller answers with an error response.
-            Overloaded: no room for one more agent.
+            AgentError: the message is not valid. The transport answers with an error response.
+            Overloaded: there is no room for another agent.
         """
         ...
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
-        """A message was not valid, and was answered so.
+        """Record that an invalid message was answered with an error.
 
-        Too many of one agent detach it, or close a connection that it has for itself.
+        After too many of them, the agent is detached, or its connection is closed unless it is shared.
 
         Args:
-            uid: as far as it could be read; empty where it could not.
+            uid: empty if it could not be read.
         """
         ...
 
     def resumed(self, connection: Connection) -> None:
-        """The connection can be written to again."""
+        """Record that the connection is writable again."""
         ...
 
     def disconnected(self, connection: Connection) -> None:
-        """The connection has ended."""
+        """Record that the connection has ended."""
         ...
 
 
 class AssemblyBudget:
-    """Bytes of unfinished messages that all connections together may hold."""
+    """How many bytes of unfinished messages all connections may hold together."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -126,19 +126,19 @@ class AssemblyBudget:
 
     @property
     def is_short(self) -> bool:
-        """Whether more than half of it is used."""
+        """Whether more than half of the budget is used."""
         return 2 * self.used > self.max_bytes
 
     def take(self, size: int) -> None:
-        """Hold `size` bytes more.
+        """Reserve `size` bytes.
 
         Raises:
-            Overloaded: not with what is held already.
+            Overloaded: the budget does not have that many left.
         """
         if self.used + size > self.max_bytes:
             raise Overloaded(f"unfinished messages would take more than {self.max_bytes} bytes")
         self.used += size
 
     def give_back(self, size: int) -> None:
-        """Undo `take`."""
+        """Return bytes from `take`."""
         self.used -= size

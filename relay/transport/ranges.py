@@ -1,6 +1,6 @@
-"""What part of a file a request is answered with (RFC 9110, 13 and 14), without sockets.
+"""Chooses the part of a file that answers a request (RFC 9110, 13 and 14), without sockets.
 
-A file is named by its SHA-256, which is its entity tag too: it never changes.
+A file's name is its SHA-256, so its content never changes. The SHA-256 is its entity tag too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A part of a file, and how it is announced."""
+    """A part of a file, and the response that carries it."""
 
     status: int
     """200, 206, 304 or 416."""
@@ -28,18 +28,18 @@ def part_of(headers: Mapping[str, str], size: int, etag: str) -> ByteRange:
     """Choose the part.
 
     Args:
-        headers: of the request, lower-case names.
+        headers: the request's, names in lower case.
         etag: without quotes.
     """
     common = {"Accept-Ranges": "bytes", "ETag": f'"{etag}"', "Content-Type": "application/octet-stream"}
     if etag in _tags(headers.get("if-none-match", "")):
         return ByteRange(304, 0, 0, {"ETag": f'"{etag}"'})
-    wanted = headers.get("range", "")
+    range_text = headers.get("range", "")
     if_range = headers.get("if-range")
     if if_range is not None and if_range.strip() != f'"{etag}"':
-        wanted = ""
-    # Several ranges may be answered with the whole: nobody who resumes asks for them.
-    match = _RANGE.fullmatch(wanted.replace(" ", ""))
+        range_text = ""
+    # A request for several ranges gets the whole file: clients that resume ask for one.
+    match = _RANGE.fullmatch(range_text.replace(" ", ""))
     if match is None or match.groups() == ("", ""):
         return ByteRange(200, 0, size, {**common, "Content-Length": str(size)})
     first, last = match.groups()
@@ -52,8 +52,8 @@ def part_of(headers: Mapping[str, str], size: int, etag: str) -> ByteRange:
     if start >= size or start > end:
         return ByteRange(416, 0, 0, {"Content-Range": f"bytes */{size}", "Content-Length": "0"})
     length = end - start + 1
-    found = {**common, "Content-Length": str(length), "Content-Range": f"bytes {start}-{end}/{size}"}
-    return ByteRange(206, start, length, found)
+    part_headers = {**common, "Content-Length": str(length), "Content-Range": f"bytes {start}-{end}/{size}"}
+    return ByteRange(206, start, length, part_headers)
 
 
 def _tags(text: str) -> set[str]:

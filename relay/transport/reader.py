@@ -1,12 +1,11 @@
-"""picows' protocol with a read buffer that is counted, and given back.
+"""picows' protocol, with a read buffer that counts against a budget and can be given back.
 
-picows keeps an unfinished frame in a buffer that doubles as it fills and never shrinks: without a bound a few dozen peers
-fill the memory, and an agent that once reported a megabyte holds two for ever.
+picows keeps an unfinished frame in a buffer that doubles as it fills and never shrinks. Without a limit, a few dozen peers
+would fill the memory, and an agent that once reported a megabyte would hold two for ever.
 
-`WSProtocol` is not public API; it is used because the door has already read the request (see `door`). The exact version
-is pinned and `tests/transport/test_reader.py` and `test_websocket.py` hold what we rely on: the constructor,
-`connection_made` (a second time on the same protocol, too), `get_buffer`/`buffer_updated`, how the buffer grows, and the
-close codes sent for broken frames.
+`WSProtocol` is not public API. We use it because the door has already read the request. The exact version is pinned, and
+`tests/transport/test_reader.py` and `test_websocket.py` cover what we rely on: the constructor, `connection_made` (also a
+second call), `get_buffer` and `buffer_updated`, how the buffer grows, and the close codes sent for broken frames.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from relay.transport.ports import AssemblyBudget
 _INITIAL_BYTES = 4096
 _WORTH_RENEWING_BYTES = 16 << 10
 _NORMAL_CLOSURE = 1000
-"""The answer to a Close frame that says no code."""
+"""The answer to a Close frame without a code."""
 _get_buffer, _buffer_updated = WSProtocol.get_buffer, WSProtocol.buffer_updated
 _REQUEST = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
@@ -34,14 +33,14 @@ _REQUEST = (
 
 
 class _Quiet(logging.LoggerAdapter[logging.Logger]):
-    """picows logs what agents do wrong as errors of ours; here it is counted, and logged for debugging only.
+    """Turns picows' log records into debug records: it logs agents' mistakes as if they were our errors.
 
-    An adapter, not a Logger: picows would make a child logger for each connection.
+    This is an adapter because picows would create a child of a real logger for each connection.
     """
 
     def error(self, msg: object, *args: object, **kwargs: Any) -> None:
         self.debug(msg, *args, **kwargs)
-        # Before picows closes with 1002: what comes behind a Close frame is not looked at (RFC 6455, 1.4).
+        # Answer before picows closes with 1002: data after a Close frame is ignored (RFC 6455, 1.4).
         if _SECOND_CLOSE in str(args) and _reading is not None:
             _reading.answer_close()
 
@@ -53,12 +52,12 @@ class _Quiet(logging.LoggerAdapter[logging.Logger]):
 
 _SECOND_CLOSE = "CLOSE for the second time"
 _reading: FrameReader | None = None
-"""The one that reads now: picows' errors do not say whose they are."""
+"""The reader that is active now: picows' errors do not say which connection they belong to."""
 _LOGGER = _Quiet(logging.getLogger("picows"), {})
 
 
 class _NoSocket:
-    """Takes socket options for nobody: picows sets and asks for some each time that a connection is made."""
+    """Ignores socket options. picows sets and reads some in each `connection_made`."""
 
     def fileno(self) -> int:
         return -1
@@ -71,7 +70,7 @@ class _NoSocket:
 
 
 class _Silent:
-    """Stands for a transport while a protocol is brought past its handshake: the peer had the answer long ago."""
+    """Discards the handshake that a new protocol goes through. The peer already got the answer."""
 
     _socket = _NoSocket()
 
@@ -89,13 +88,13 @@ _SILENT = _Silent()
 
 
 class FrameReader(WSProtocol):  # type: ignore[misc]
-    """One WebSocket connection's frames.
+    """Reads the frames of one WebSocket connection.
 
     Args:
-        listener: hears of the frames.
-        max_frame_bytes: a larger frame closes with 1009.
-        budget: what the buffer has grown by is taken from here, and given back by `release`.
-        over: called once when the budget is spent; must see to it that nothing more is read.
+        listener: receives the frames.
+        max_frame_bytes: a larger frame closes the connection with 1009.
+        budget: the buffer's growth is taken from it; `release` gives it back.
+        over: called once when the budget is spent; it must stop the reading.
     """
 
     __slots__ = ("_budget", "_initial", "_over", "_size", "has_begun")
@@ -107,18 +106,18 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
             return listener
 
         super().__init__(
-            None,  # host_port: a client's business
+            None,  # host_port: for clients only
             None,  # ws_path: likewise
             False,  # is_client_side
             factory,
             _LOGGER,
             True,  # disconnect_on_exception
-            None,  # handshake timeout: the door had one
-            False,  # auto ping: one task a connection; the node probes all of them with one timer
+            None,  # handshake timeout: the door has one
+            False,  # auto ping needs a task for each connection; the node probes all of them with one timer
             10.0,
             10.0,
             WSAutoPingStrategy.PING_WHEN_IDLE,
-            False,  # answer pings: the listener does, and not for a peer that does not read
+            False,  # auto pong: the listener answers pings, unless the peer does not read
             max_frame_bytes,
             None,
             _INITIAL_BYTES,
@@ -127,10 +126,10 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
         self._over: Callable[[], None] | None = over
         self._size = self._initial = len(_get_buffer(self, -1))
         self.has_begun = False
-        """Something was read behind the last whole frame; the listener says when one is whole."""
+        """Data has arrived after the last whole frame. The listener resets this when it gets a frame."""
 
     def get_buffer(self, size_hint: int) -> memoryview:
-        """See `asyncio.BufferedProtocol`. The length of the free part tells when the buffer has grown."""
+        """See `asyncio.BufferedProtocol`. The length of the free part shows whether the buffer has grown."""
         global _reading
         _reading = self
         view: memoryview = _get_buffer(self, size_hint)
@@ -140,12 +139,13 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
 
     def buffer_updated(self, nbytes: int) -> None:
         """See `asyncio.BufferedProtocol`."""
-        self.has_begun = True  # until the listener hears of a frame with nothing behind it
+        self.has_begun = True  # until the listener gets a frame with nothing after it
         _buffer_updated(self, nbytes)
 
     def _count_growth(self, free: int) -> None:
-        # It doubles when nine tenths are full, so that what is free then is more than all there was. Only where a read
-        # filled it to the last byte it is as much, and is found at the next doubling: counted as half until then.
+        # The buffer doubles when it is nine tenths full, so its free part is then larger than the whole was. If a read
+        # filled it to the last byte, the free part is only as large: the growth is noticed at the next doubling, and
+        # half of the buffer is counted until then.
         size = self._size
         while size < free:
             size *= 2
@@ -161,17 +161,17 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
 
     @property
     def worth_renewing(self) -> bool:
-        """Whether the buffer is much larger than most messages are."""
+        """Whether the buffer is much larger than most messages."""
         return self._size > _WORTH_RENEWING_BYTES
 
     def release(self) -> None:
-        """This reader is done with."""
+        """Give the buffer's growth back to the budget. The reader is no longer used."""
         self._budget.give_back(self._size - self._initial)
         self._size, self._over = self._initial, None
 
-    def feed(self, received: bytes) -> None:
-        """Take what was read before this was the transport's protocol."""
-        view = memoryview(received)
+    def feed(self, data: bytes) -> None:
+        """Process bytes that arrived before this was the transport's protocol."""
+        view = memoryview(data)
         while view:
             buffer = self.get_buffer(-1)
             size = min(len(buffer), len(view))
@@ -180,11 +180,14 @@ class FrameReader(WSProtocol):  # type: ignore[misc]
             self.buffer_updated(size)
 
     def answer_close(self) -> None:
-        """Answer the Close frame that came, though the listener has not heard of it yet."""
+        """Answer a Close frame that the listener has not received yet."""
         self.transport.send_close(self.transport.close_handshake.recv.code or _NORMAL_CLOSURE)
 
     def take_over(self, transport: asyncio.Transport) -> WSTransport:
-        """Continue a WebSocket connection, all of which its reader has delivered, with a buffer of the first size."""
+        """Continue a live WebSocket connection with a buffer of the initial size.
+
+        The connection's earlier reader, if any, must have delivered everything it read.
+        """
         self.connection_made(_SILENT)
         self.feed(_REQUEST)
         self.connection_made(transport)

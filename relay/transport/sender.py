@@ -1,7 +1,7 @@
-"""Files out of the kernel into sockets, in a thread of its own: no byte of them passes through Python.
+"""Sends files from the kernel to sockets, in a thread of its own; no byte passes through Python.
 
-The thread waits for sockets that can take more and lets the kernel copy (`sendfile`). It knows nothing of HTTP or of
-agents: it is given a connected socket, what to write first, and a part of a file.
+The thread waits for writable sockets and lets the kernel copy (`sendfile`). It knows nothing about HTTP or agents: a job
+is a connected socket, the bytes to write first, and a part of a file.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _SLICE_BYTES = 1 << 20
-"""The most that one socket is given before the next one's turn."""
+"""How much one socket gets before it is the next one's turn."""
 _TICK_S = 1.0
-_LEAST_RATE = 4096
-"""Bytes a second below which one is not reading but holding a place, where no bound of ours makes it slow."""
+_MIN_RATE = 4096
+"""In bytes a second. A slower reader only occupies a place, unless our own rate limit slows it down."""
 _LINGER_S = 5.0
-"""How long an answered connection is read to its end: closing with unread bytes would reset it, and lose what is on its
-way."""
+"""How long to read from a finished connection. Closing with unread bytes would reset it, and data on its way would be
+lost."""
 
 
 @dataclass(slots=True)
 class Job:
-    """One file on its way to one socket."""
+    """Sends one file to one socket."""
 
     connection: socket.socket
     head: bytes
@@ -41,22 +41,22 @@ class Job:
     file: int = -1
     moved_at: float = 0.0
     allowance: float = 0.0
-    """Bytes that it may send just now, where each has a bound."""
+    """Bytes that the job may send now, if each job has a rate limit."""
     filled_at: float = field(default=0.0)
     lingering: bool = False
-    """Everything was written."""
+    """Everything is written."""
     watched_at: float = 0.0
-    watched: int = 0
-    """Bytes sent since then."""
+    watched_bytes: int = 0
+    """Bytes sent since `watched_at`."""
 
 
 class Sender:
-    """The thread. `start`, then `submit`; `stop` ends what is under way.
+    """The sending thread. Call `start`, then `submit`; `stop` ends all jobs.
 
     Args:
-        stall_s: a socket that takes nothing for so long is closed.
-        total: bytes a second of all together; None for no bound.
-        each: of one; likewise.
+        stall_s: a socket is closed after taking nothing for so long.
+        total: bytes a second of all jobs together; None for no limit.
+        each: bytes a second of one job; None for no limit.
     """
 
     def __init__(
@@ -84,29 +84,29 @@ class Sender:
         self._lingering = 0
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self.sent_bytes = 0
-        """Of files; written by the thread alone."""
+        """File content only. Written by the thread alone."""
         self.done = 0
         self.broken = 0
-        """Given up: the other end went away or took nothing."""
+        """Jobs given up because the other end left or read nothing."""
 
     @property
     def active(self) -> int:
-        """Files on their way."""
+        """Files that are not fully sent yet."""
         return len(self._jobs) + len(self._new) - self._lingering
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._thread.start()
 
     def submit(self, job: Job) -> None:
-        """Send a file; the socket is the sender's from here on. From any thread."""
+        """Send a file. The sender takes over the socket. May be called from any thread."""
         self._new.append(job)
         with contextlib.suppress(BlockingIOError):
             self._waker.send(b"\0")
 
     def stop(self) -> None:
-        """End everything. Blocks for a moment."""
+        """End all jobs and join the thread. Blocks for a moment."""
         self._closing = True
         self._waker.send(b"\0")
         self._thread.join()
@@ -165,13 +165,13 @@ class Sender:
                 if job.head:
                     return
             if job.length:
-                size = self._allowed(job)
+                size = self._take_allowance(job)
                 if not size:
                     return
                 sent = os.sendfile(job.connection.fileno(), job.file, job.start, size)
                 if not sent:
-                    raise OSError("the file is shorter than it was")
-                self._moved(job, sent)
+                    raise OSError("the file was truncated while it was sent")
+                self._count_sent(job, sent)
             if not job.length:
                 self.done += 1
                 job.connection.shutdown(socket.SHUT_WR)
@@ -184,19 +184,19 @@ class Sender:
             self.broken += not job.lingering
             self._close(job)
 
-    def _moved(self, job: Job, sent: int) -> None:
+    def _count_sent(self, job: Job, sent: int) -> None:
         job.start += sent
         job.length -= sent
         job.moved_at = self._now()
         self.sent_bytes += sent
-        job.watched += sent
+        job.watched_bytes += sent
         if self._each:
             job.allowance -= sent
         if self._total:
             self._allowance -= sent
 
-    def _allowed(self, job: Job) -> int:
-        """How much may be sent now; 0 where the job was put aside until something may."""
+    def _take_allowance(self, job: Job) -> int:
+        """How many bytes may be sent now. 0 if none; the job is then paused until some may."""
         size = min(_SLICE_BYTES, job.length)
         if not self._each and not self._total:
             return size
@@ -226,21 +226,21 @@ class Sender:
                 self._selector.register(job.connection, selectors.EVENT_WRITE, job)
 
     def _drop_stalled(self, now: float) -> None:
-        waiting = {id(job) for _, _, job in self._paused}
+        paused = {id(job) for _, _, job in self._paused}
         for job in list(self._jobs.values()):
             if job.lingering:
                 if now - job.moved_at > _LINGER_S:
                     self._close(job)
-            elif (id(job) not in waiting and now - job.moved_at > self._stall_s) or self._is_dripping(job, now):
+            elif (id(job) not in paused and now - job.moved_at > self._stall_s) or self._is_dripping(job, now):
                 self.broken += 1
                 self._close(job)
 
     def _is_dripping(self, job: Job, now: float) -> bool:
         if self._total or self._each or now - job.watched_at < self._stall_s:
             return False
-        rate = job.watched / (now - job.watched_at)
-        job.watched_at, job.watched = now, 0
-        return rate < _LEAST_RATE
+        rate = job.watched_bytes / (now - job.watched_at)
+        job.watched_at, job.watched_bytes = now, 0
+        return rate < _MIN_RATE
 
     def _close(self, job: Job) -> None:
         if self._jobs.pop(job.connection.fileno(), None) is not None:

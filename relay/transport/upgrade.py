@@ -1,8 +1,8 @@
-"""From a request for a WebSocket to a WebSocket: of a new connection, or of one that has carried other requests before.
+"""Upgrades connections to WebSocket: new ones, and ones that have already carried other requests.
 
-Proxies that keep their connections to us (nginx `keepalive`, HAProxy `http-reuse`) send an upgrade on any of them. aiohttp
-has such a connection then; it is taken from it. That is no public API of aiohttp: the exact version is pinned, and
-`tests/transport/test_upgrade.py` holds what we rely on.
+Proxies that keep connections alive (nginx `keepalive`, HAProxy `http-reuse`) may send an upgrade on any of them. aiohttp
+owns such a connection, and we take it over. aiohttp has no public API for that: the exact version is pinned, and
+`tests/transport/test_upgrade.py` covers what we rely on.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from relay.transport.websocket import WebSocketFactory
 
 
 class Proxied:
-    """A transport whose other end is a proxy that said for whom it speaks."""
+    """A transport from a proxy, with the client's address from the PROXY header."""
 
     def __init__(self, transport: asyncio.Transport, address: Address) -> None:
         self.transport = transport
         self._address = address
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As the transport's, but for the address."""
+        """As the transport's own, except for `peername`."""
         return self._address if name == "peername" else self.transport.get_extra_info(name, default)
 
     def __getattr__(self, name: str) -> Any:
@@ -34,11 +34,11 @@ class Proxied:
 
 
 class Upgrades:
-    """Makes connections WebSockets.
+    """Turns connections into WebSockets.
 
     Args:
-        path: the only one that has WebSockets.
-        retry_after_s: when who comes while the node drains is to come again.
+        path: the only path that accepts WebSockets.
+        retry_after_s: when clients should retry if the node is draining.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Upgrades:
         """False while the node drains."""
 
     def take(self, head: Head, transport: asyncio.Transport, rest: bytes, address: Address) -> Refusal | None:
-        """Answer a request for a WebSocket and hand the connection on; the refusal where that may not be.
+        """Accept an upgrade and hand the connection on, or return the refusal.
 
         Args:
-            rest: what was read behind the head.
-            address: of the other end.
+            rest: bytes read after the head.
+            address: the client's.
         """
         peer = self._proxies.peer(address, head.headers, scheme=scheme_of(transport))
         refusal = full("draining", self._retry_after_s) if not self.accepting else None
@@ -76,16 +76,19 @@ class Upgrades:
         return None
 
     def take_from(self, request: web.Request, head: Head) -> web.Response:
-        """As `take`, of a connection that is aiohttp's. The response is for aiohttp; of a taken one nobody hears it."""
+        """Like `take`, for a connection that aiohttp owns.
+
+        The response is for aiohttp. After an upgrade it is never sent.
+        """
         protocol: Any = request.protocol
-        held: Any = request.transport
-        if held is None or held.is_closing():
+        wrapped: Any = request.transport
+        if wrapped is None or wrapped.is_closing():
             raise ConnectionResetError("the connection is closed")
-        transport = held.transport if isinstance(held, Proxied) else held
-        protocol.transport = None  # else it would close what it loses
-        refusal = self.take(head, transport, bytes(protocol._message_tail), address_of(held))
+        transport = wrapped.transport if isinstance(wrapped, Proxied) else wrapped
+        protocol.transport = None  # otherwise it would close the transport
+        refusal = self.take(head, transport, bytes(protocol._message_tail), address_of(wrapped))
         if refusal is not None:
-            protocol.transport = held
+            protocol.transport = wrapped
             headers = dict([*refusal.headers, ("Connection", "close")])
             return web.Response(status=refusal.status, headers=headers, text=f"{refusal.reason}\n")
         protocol.connection_lost(None)

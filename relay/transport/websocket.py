@@ -18,7 +18,7 @@ from relay.transport.reader import FrameReader
 _BINARY = WSMsgType.BINARY
 _CLOSE_LINGER_S = 1.0
 _QUIET_S = 5.0
-"""A connection that was silent for so long is done with what it had to say."""
+"""After so much silence, a connection's read buffer may be renewed."""
 
 _CODES = {
     CloseReason.TEXT_FRAME: WSCloseCode.UNSUPPORTED_DATA,
@@ -39,7 +39,7 @@ _REASON_OF_CODE = {
 
 
 _PEER_CODES = (*range(1000, 1016), *range(3000, 5000))
-"""Codes of others that have a label of their own: those of RFC 6455, 7.4, and those that applications may make."""
+"""Close codes from peers that get their own label: those of RFC 6455, 7.4, and those for applications."""
 
 
 def _may_be_sent(code: int) -> bool:
@@ -52,11 +52,11 @@ class AgentSocket(WSListener):
 
     __slots__ = (
         "_agents",
-        "_answered",
         "_closing",
         "_last_data",
         "_metrics",
         "_now",
+        "_on_pong",
         "_parts",
         "_parts_bytes",
         "_paused",
@@ -82,14 +82,14 @@ class AgentSocket(WSListener):
         self._transport: WSTransport | None = None
         self._reader: FrameReader | None = None
         self._reason: CloseReason | None = None
-        """Why we closed; None while open or where the other side ended it."""
+        """Why we closed; None while the connection is open, or if the peer closed it."""
         self._parts: list[bytes] | None = None
-        """Fragments of a message that is not complete."""
+        """Fragments of an incomplete message."""
         self._parts_bytes = 0
-        self._answered: Callable[[], None] | None = None
-        """Waits for a pong."""
+        self._on_pong: Callable[[], None] | None = None
+        """Called when a pong arrives."""
         self._closing = False
-        """The other side has said that it closes."""
+        """The peer has sent a Close frame."""
         self._paused = False
         self._stall_timer: asyncio.TimerHandle | None = None
         self._last_data = self._now()
@@ -98,19 +98,19 @@ class AgentSocket(WSListener):
     # ---- picows
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """The upgrade was answered."""
+        """Register the connection. picows calls this again when the reader is renewed."""
         if self not in self._shared.open:
             self._shared.open[self] = None
             self._metrics.websocket_connections += 1
 
     def on_ws_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
-        """A frame came. The first lines are the path of nearly all traffic."""
+        """Handle a frame. Nearly all traffic takes the path that answers heartbeats."""
         now = self._now()
         self._last_data = now
         if self._reader is not None:
             self._reader.has_begun = frame_.tail_size > 0
         if frame_.rsv1 or frame_.rsv2 or frame_.rsv3:
-            self.close(CloseReason.BAD_FRAME)  # an extension that was not agreed on
+            self.close(CloseReason.BAD_FRAME)  # no extension was negotiated
             return
         if frame_.msg_type is not _BINARY or not frame_.fin or self._parts is not None:
             self._other_frame(transport, frame_)
@@ -127,7 +127,7 @@ class AgentSocket(WSListener):
             self._give_back_buffer()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        """The socket is gone."""
+        """Clean up after the socket has closed."""
         if self._reader is not None:
             self._reader.release()
             self._reader = None
@@ -135,12 +135,12 @@ class AgentSocket(WSListener):
             self._stall_timer.cancel()
         self._drop_parts()
         self._shared.open.pop(self, None)
-        self._metrics.closed[self._ending(transport)] += 1
+        self._metrics.closed[self._close_label(transport)] += 1
         self._agents.disconnected(self)
         self.session = None
 
-    def _ending(self, transport: WSTransport) -> str:
-        """The label of the metric: what we closed for, else the code of the one who did."""
+    def _close_label(self, transport: WSTransport) -> str:
+        """The metric's label: our own reason, else the close code."""
         if self._reason is not None:
             return self._reason.value
         handshake = transport.close_handshake
@@ -153,7 +153,7 @@ class AgentSocket(WSListener):
         return f"peer_{code}" if code in _PEER_CODES else "peer_other"
 
     def pause_writing(self) -> None:
-        """The socket is full: pushes wait from here on, and the agent has `send_stall_s` to read on."""
+        """The socket is full. Pushes wait, and the agent has `send_stall_s` to read."""
         self._paused = True
         if self._stall_timer is None:
             loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ class AgentSocket(WSListener):
     def _other_frame(self, transport: WSTransport, frame_: WSFrame) -> None:
         kind = frame_.msg_type
         if self._closing:
-            return  # what comes behind a Close frame is not looked at (RFC 6455, 1.4)
+            return  # data after a Close frame is ignored (RFC 6455, 1.4)
         if kind is WSMsgType.CLOSE:
             self._closing = True
             code = frame_.get_close_code() if frame_.payload_size else WSCloseCode.OK
@@ -185,9 +185,9 @@ class AgentSocket(WSListener):
                 transport.send_pong(frame_.get_payload_as_bytes())
         elif kind is WSMsgType.PONG:
             self._pinged = False
-            if self._answered is not None:
-                answered, self._answered = self._answered, None
-                answered()
+            if self._on_pong is not None:
+                on_pong, self._on_pong = self._on_pong, None
+                on_pong()
         elif kind is _BINARY and self._parts is None:
             self._parts = []
             self._fragment(frame_)
@@ -245,7 +245,7 @@ class AgentSocket(WSListener):
     # ---- the read buffer
 
     def start(self, transport: asyncio.Transport, received: bytes) -> None:
-        """Make a live transport, whose upgrade was answered and of which `received` was read since, this connection."""
+        """Take over a live transport whose upgrade has been answered. `received` has been read from it since."""
         reader = self._reader = self._new_reader()
         self._transport = reader.take_over(transport)
         reader.feed(received)
@@ -255,18 +255,18 @@ class AgentSocket(WSListener):
         return FrameReader(self, shared.settings.max_message_bytes, shared.budget, self._over_budget)
 
     def _over_budget(self) -> None:
-        # Not now: uvloop asks for a buffer in the midst of a read.
-        asyncio.get_running_loop().call_soon(self._refuse_the_rest)
+        # Not now: uvloop asks for a buffer in the middle of a read.
+        asyncio.get_running_loop().call_soon(self._stop_reading)
 
-    def _refuse_the_rest(self) -> None:
+    def _stop_reading(self) -> None:
         self.close(CloseReason.OVER_BUDGET)
         if self._transport is not None and not self._transport.underlying_transport.is_closing():
             self._transport.underlying_transport.pause_reading()
 
     def _give_back_buffer(self) -> None:
-        """At once only where memory is short: in a storm there is better to do, and `probe` comes by when it is over."""
+        """Renew the reader now only if memory is short. A busy node has more urgent work; `probe` does it later."""
         if self._shared.budget.is_short and self._reader is not None and self._reader.worth_renewing:
-            # Not now: it is the reader that calls us.
+            # Not now: the reader is our caller.
             asyncio.get_running_loop().call_soon(self._renew_reader)
 
     def _renew_reader(self) -> None:
@@ -302,23 +302,23 @@ class AgentSocket(WSListener):
             return
         self._reason = reason
         self._transport.send_close(_CODES.get(reason, WSCloseCode.OK), reason.value.encode())
-        # The peer may answer the close; one that does not is not waited for.
+        # Give the peer a moment to answer the Close frame.
         asyncio.get_running_loop().call_later(_CLOSE_LINGER_S, self._transport.disconnect, False)
 
     def ping(self, answered: Callable[[], None]) -> None:
         """See `ports.Connection`."""
         if self._transport is not None:
-            self._answered = answered
+            self._on_pong = answered
             self._transport.send_ping()
 
     def probe(self, now: float, ping_s: float, idle_s: float) -> None:
         """See `ports.Connection`."""
-        silent = now - self._last_data
-        if silent >= _QUIET_S and self._reader is not None and self._reader.worth_renewing:
+        silence_s = now - self._last_data
+        if silence_s >= _QUIET_S and self._reader is not None and self._reader.worth_renewing:
             self._renew_reader()
-        if self._transport is None or silent < ping_s:
+        if self._transport is None or silence_s < ping_s:
             return
-        if silent >= idle_s:
+        if silence_s >= idle_s:
             self.close(CloseReason.IDLE)
         elif not self._pinged and self.writable:
             self._pinged = True
@@ -326,8 +326,8 @@ class AgentSocket(WSListener):
 
     def _check_backlog(self) -> None:
         assert self._transport is not None
-        waiting = self._transport.underlying_transport.get_write_buffer_size()
-        if waiting > self._shared.settings.max_send_buffer_bytes:
+        unsent_bytes = self._transport.underlying_transport.get_write_buffer_size()
+        if unsent_bytes > self._shared.settings.max_send_buffer_bytes:
             self._abort_slow()
 
     def _abort_slow(self) -> None:
@@ -337,7 +337,7 @@ class AgentSocket(WSListener):
 
 
 class WebSocketFactory:
-    """Makes connections, and knows those that are open."""
+    """Creates connections and keeps track of the open ones."""
 
     def __init__(
         self,
@@ -357,5 +357,9 @@ class WebSocketFactory:
         """Open connections, oldest first."""
 
     def take_over(self, transport: asyncio.Transport, received: bytes, caller: Caller) -> None:
-        """Make a live transport, whose upgrade was answered and of which `received` was read since, a connection."""
+        """Create a connection from a live transport whose upgrade has been answered.
+
+        Args:
+            received: bytes read from the transport since.
+        """
         AgentSocket(self, caller).start(transport, received)

@@ -1,1 +1,1 @@
-"""The packages of a region at its node."""
+"""The package files of a region, on its node."""

@@ -1,7 +1,7 @@
-"""The packages of a region at its node: fetched once, verified, offered when they are here, served to who has an address.
+"""The package files of a region, on its node. Each is fetched once, verified, and served to agents that have its address.
 
-A file is served when the whole of it is here: it has one SHA-256, and nothing of it is known to be good before its end.
-Implements `hub.PackageSource`.
+A package is offered once its files are complete: only the SHA-256 of a whole file shows that it is good. Implements
+`hub.PackageSource`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class PackageCache:
     """All package files of a node.
 
     Args:
-        fetch: gets a file from the control plane.
-        wanted: offers that some agent would get; their files are kept.
-        ready: called when a file has come that agents wait for.
-        damaged: called with the SHA-256 of a file that agents were given and that is not what it should be.
+        fetch: fetches a file from the control plane.
+        wanted: returns the offers that some agent would get; their files are kept.
+        ready: called when a file that agents wait for has arrived.
+        damaged: called with the SHA-256 of a file that was served and turned out to be damaged.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class PackageCache:
             blobs, fetch, at_once=rules.fetches, pinned=self._pinned, ready=ready, clock=clock, metrics=metrics
         )
         self._snapshot = Snapshot()
-        self._allowed: dict[str, str] = {}
-        """SHA-256 of every file of the policy in force → why it may not be served; empty where it may."""
-        self._checked: dict[str, float] = {}
+        self._denials: dict[str, str] = {}
+        """SHA-256 of every file in the policy → why it may not be served; empty if it may."""
+        self._checked_at: dict[str, float] = {}
         self._doubted: set[str] = set()
-        """Files that are to be looked at; of each one check waits at the most."""
+        """Files that wait to be checked, each at most once."""
         self.problems = self._fetching.problems
-        """SHA-256 of files that are wanted and cannot be had → why."""
+        """SHA-256 of files that are needed but not available → why."""
 
     # ---- policy
 
     def policy_changed(self, snapshot: Snapshot) -> None:
-        """Another policy is in force: it says what may be served, and what is to be fetched ahead."""
+        """Apply a new policy: it decides which files may be served and which are fetched in advance."""
         self._snapshot = snapshot
         self._addresses.use(snapshot.download_keys)
         self._judge()
@@ -88,20 +88,20 @@ class PackageCache:
             self._fetching.want(sha256)
         wanted = self._pinned()
         for sha256 in list(self.problems):
-            is_refused = bool(self._allowed.get(sha256))
+            is_refused = bool(self._denials.get(sha256))
             if sha256 not in wanted or not (is_refused or sha256 in self._fetching):
                 del self.problems[sha256]
 
     def tick(self) -> None:
-        """Now and then: signatures end without a change of policy."""
+        """Call this periodically: signatures expire without a change of policy."""
         if self._rules.require_signature:
             self._judge()
 
     def _judge(self) -> None:
-        self._allowed = permits(self._snapshot, self._clock.unix_ms(), require_signature=self._rules.require_signature)
+        self._denials = permits(self._snapshot, self._clock.unix_ms(), require_signature=self._rules.require_signature)
 
     def _pinned(self) -> set[str]:
-        """Files that must stay: what is offered, and what was asked for ahead."""
+        """Files that must stay: those in offers, and those to fetch in advance."""
         offered = {package.sha256.hex() for offer in self._wanted() for package in offer.packages}
         return offered | self._snapshot.prefetch
 
@@ -118,7 +118,7 @@ class PackageCache:
         missing = False
         for package in offer.packages:
             sha256 = package.sha256.hex()
-            if reason := self._allowed.get(sha256, "it is not part of the policy in force"):
+            if reason := self._denials.get(sha256, "it is not in the policy in force"):
                 self.problems[sha256] = reason
                 missing = True
             elif not self._blobs.holds(sha256):
@@ -133,10 +133,10 @@ class PackageCache:
     # ---- serving
 
     def find(self, sha256: str, query: dict[str, str]) -> File:
-        """The file that a request asks for.
+        """The file for a request.
 
         Raises:
-            Denied: it may not have it, or not now.
+            Denied: the file may not be served, or is not available now.
         """
         try:
             file = self._find(sha256, query)
@@ -148,31 +148,31 @@ class PackageCache:
 
     def _find(self, sha256: str, query: dict[str, str]) -> File:
         self._addresses.expect_good(sha256, query)
-        reason = self._allowed.get(sha256)
+        reason = self._denials.get(sha256)
         if reason is None:
-            raise Denied(404, "no package of the policy in force has this file")
+            raise Denied(404, "no package in the policy has this file")
         if reason:
             raise Denied(410, reason)
         if self._blobs.holds(sha256) and not self._blobs.path(sha256).exists():
-            self._blobs.remove(sha256)  # somebody else did
+            self._blobs.remove(sha256)  # somebody deleted the file; forget it too
         if not self._blobs.holds(sha256):
             self._fetching.want(sha256)
-            raise Denied(503, "the file is not here yet", retry_after_s=30)
+            raise Denied(503, "the node does not have the file yet", retry_after_s=30)
         self._blobs.used(sha256)
         return File(self._blobs.path(sha256), sha256)
 
     def doubt(self, sha256: str) -> None:
-        """An agent could not install a file: perhaps it is no longer what it was. Look, once a minute at most."""
+        """Check a file that an agent could not install, as it may be damaged. At most once a minute for each file."""
         if self._blobs.holds(sha256) and sha256 not in self._doubted:
             self._doubted.add(sha256)
             self._tasks.spawn(self._check(sha256), name="package-check")
 
     async def _check(self, sha256: str) -> None:
-        wait_s = self._checked.get(sha256, float("-inf")) + _CHECK_AGAIN_S - self._clock.monotonic()
+        wait_s = self._checked_at.get(sha256, float("-inf")) + _CHECK_AGAIN_S - self._clock.monotonic()
         if wait_s > 0:
             await asyncio.sleep(wait_s)
-        self._checked[sha256] = self._clock.monotonic()
-        self._doubted.discard(sha256)  # what fails from here on is another doubt
+        self._checked_at[sha256] = self._clock.monotonic()
+        self._doubted.discard(sha256)  # a failure from here on needs another check
         with contextlib.suppress(StoreError):
             if not await self._fetching.is_undamaged(sha256):
                 self._damaged(sha256)
@@ -181,7 +181,7 @@ class PackageCache:
 
     @property
     def held(self) -> list[str]:
-        """SHA-256 of everything that can be downloaded."""
+        """SHA-256 of all files that can be downloaded."""
         return self._blobs.held
 
     @property
@@ -191,10 +191,10 @@ class PackageCache:
 
     @property
     def fetching(self) -> int:
-        """Files on their way, or waiting for their turn."""
+        """Files being fetched, or waiting to be."""
         return len(self._fetching)
 
     async def close(self) -> None:
-        """Stop fetching; what has come stays."""
+        """Stop fetching. Partial files are kept."""
         await self._fetching.close()
         await self._tasks.close()

@@ -1,4 +1,4 @@
-"""Getting package files from the control plane: each once however many wait for it, resumed, verified, with room made."""
+"""Fetches package files from the control plane: each only once, with resuming, verification, and removal of old files."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _log = log.get("opamp-relay.packages")
 _WRITE_BYTES = 1 << 20
 
 Fetch = Callable[[str, int], AsyncGenerator[tuple[int, bytes], None]]
-"""(SHA-256, offset) → (bytes of the whole, next piece)."""
+"""(SHA-256, offset) → (size of the whole file, next piece)."""
 Lock = Callable[[str], AbstractAsyncContextManager[None]]
-"""SHA-256 → held while that file is fetched: of the nodes of a region one may fetch for all."""
+"""SHA-256 → a lock to hold while fetching the file, so that one node of a region can fetch for all."""
 
 
 class Fetching:
-    """All files on their way.
+    """All files that are being fetched.
 
     Args:
-        fetch: gets a file from the control plane.
-        at_once: files that are fetched together.
-        pinned: files that must stay: what is not among them is not fetched any more.
-        ready: called when a file has come.
+        fetch: fetches a file from the control plane.
+        at_once: how many files may be fetched at the same time.
+        pinned: returns the files that must stay; fetching any other file stops.
+        ready: called when a file has arrived.
         lock: see `Lock`; by default this node fetches for itself.
     """
 
@@ -59,7 +59,7 @@ class Fetching:
         self._slots = asyncio.Semaphore(at_once)
         self._fetching: dict[str, asyncio.Task[None]] = {}
         self.problems: dict[str, str] = {}
-        """SHA-256 of files that are wanted and cannot be had → why."""
+        """SHA-256 of files that are needed but not available → why."""
 
     def __len__(self) -> int:
         return len(self._fetching)
@@ -68,19 +68,19 @@ class Fetching:
         return sha256 in self._fetching
 
     def want(self, sha256: str) -> None:
-        """Get a file that is not here."""
+        """Start to fetch a file unless it is here already."""
         if sha256 not in self._fetching and not self._blobs.holds(sha256):
-            task = self._tasks.spawn(self._get(sha256), name="package-fetch")
+            task = self._tasks.spawn(self._fetch_until_done(sha256), name="package-fetch")
             self._fetching[sha256] = task
             task.add_done_callback(lambda _: self._fetching.pop(sha256, None))
 
-    async def _get(self, sha256: str) -> None:
-        """Get a file until it is here or no agent needs it any more; however many wait for it, once."""
+    async def _fetch_until_done(self, sha256: str) -> None:
+        """Try until the file is here or no agent needs it any more."""
         backoff = Backoff(first_s=0.5, most_s=30.0, chance=random.random)
         while sha256 in self._pinned():
             try:
                 async with self._slots, self._lock(sha256):
-                    # A file of an earlier run is hashed again before it counts.
+                    # Hash a file from an earlier run again before using it.
                     is_here = self._blobs.has_file(sha256) and await self.is_undamaged(sha256)
                     if is_here or await self._fetch_rest(sha256):
                         self.problems.pop(sha256, None)
@@ -98,10 +98,10 @@ class Fetching:
             await asyncio.sleep(backoff.next_delay_s())
 
     async def _fetch_rest(self, sha256: str) -> bool:
-        """Fetch what is not here of a file. False where that was not the file."""
+        """Fetch the missing part of a file. Return False if the result has the wrong SHA-256."""
         blobs, began = self._blobs, self._clock.monotonic()
         offset = received = blobs.partial_bytes(sha256)
-        waiting = bytearray()
+        buffer = bytearray()
         made_room = False
         try:
             async with contextlib.aclosing(self._fetch(sha256, offset)) as pieces:
@@ -110,51 +110,52 @@ class Fetching:
                         made_room = await asyncio.to_thread(blobs.make_room, total - offset, self._pinned() | {sha256})
                         if not made_room:
                             raise StoreError(
-                                "no space for it beside what the policy offers (packages.max_bytes, .keep_free)"
+                                "no space for it beside the files in the policy;"
+                                " raise packages.max_bytes or free disk space (packages.keep_free)"
                             )
                     self._metrics.blob_fetch_bytes += len(piece)
                     received += len(piece)
                     if received > total:
-                        raise UpstreamError(f"more than its {total} bytes arrived")
-                    waiting += piece
-                    if len(waiting) >= _WRITE_BYTES:
-                        await self._append(sha256, waiting)
+                        raise UpstreamError(f"the control plane sent more than the file's {total} bytes")
+                    buffer += piece
+                    if len(buffer) >= _WRITE_BYTES:
+                        await self._append(sha256, buffer)
                         if sha256 not in self._pinned():
                             raise NotFound("no agent needs it any more")
                     if received == total:
-                        break  # whatever becomes of the stream now
+                        break  # the rest of the stream does not matter
         finally:
-            # Also of a fetch that broke off: the next one goes on behind it.
-            await self._append(sha256, waiting)
+            # After a broken fetch too: the next one resumes from here.
+            await self._append(sha256, buffer)
         if not await asyncio.to_thread(blobs.finish, sha256):
             self._metrics.verification_failures += 1
-            _log.error("package_not_verified", sha256=sha256, consequence="fetched again from the start")
+            _log.error("package_not_verified", sha256=sha256, consequence="it will be fetched again from the start")
             return False
         self._metrics.blob_fetches["done"] += 1
         took_ms = round((self._clock.monotonic() - began) * 1000)
         _log.info("package_fetched", sha256=sha256, resumed_at=offset, duration_ms=took_ms)
         return True
 
-    async def _append(self, sha256: str, waiting: bytearray) -> None:
-        content = bytes(waiting)
-        waiting.clear()
+    async def _append(self, sha256: str, buffer: bytearray) -> None:
+        content = bytes(buffer)
+        buffer.clear()
         while content:
             try:
                 await asyncio.to_thread(self._blobs.append, sha256, content)
                 return
             except StoreError:
-                # The disk is full before our own bound is reached: what nobody needs goes first.
+                # The disk is full before our own limit is reached: drop a file that nobody needs.
                 if not await asyncio.to_thread(self._blobs.drop_oldest, self._pinned() | {sha256}):
                     raise
 
     async def is_undamaged(self, sha256: str) -> bool:
-        """Whether a file is still what it was; one that is not is gone."""
+        """Verify a file. A damaged one is removed."""
         if await asyncio.to_thread(self._blobs.verify, sha256):
             return True
         self._metrics.verification_failures += 1
-        _log.error("package_damaged", sha256=sha256, consequence="fetched anew")
+        _log.error("package_damaged", sha256=sha256, consequence="it will be fetched again")
         return False
 
     async def close(self) -> None:
-        """Stop fetching; what has come stays."""
+        """Stop fetching. Partial files are kept."""
         await self._tasks.close()

@@ -1,4 +1,4 @@
-"""Which package files may be served, by the policy in force. Pure."""
+"""Decides which package files a policy allows to be served. Pure."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from relay.policy.snapshot import PackageContent, Snapshot
 
 
 def permits(snapshot: Snapshot, now_ms: int, *, require_signature: bool) -> dict[str, str]:
-    """SHA-256 of every file of a policy → why it may not be served; empty where it may."""
+    """SHA-256 of every file in a policy → why it may not be served; empty if it may."""
     keys: dict[str, Ed25519PublicKey] = {}
     for name, pem in snapshot.signing_keys.items():
         with contextlib.suppress(ValueError):
             keys[name] = public_key(pem)
-    allowed: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     contents = (c for a in snapshot.assignments for c in a.contents if isinstance(c, PackageContent))
     for package, file in ((p, f) for c in contents for p in c.packages for f in p.files):
         reason = f"package {package.key} was yanked" if package.key in snapshot.yanked else ""
         if not reason and require_signature:
             reason = problem_with(package, file, keys, now_ms)
-        if allowed.get(file.sha256) != "":  # one good use of the same bytes is enough
-            allowed[file.sha256] = reason
-    return allowed
+        if reasons.get(file.sha256) != "":  # a file may be served if any package with the same bytes allows it
+            reasons[file.sha256] = reason
+    return reasons
