@@ -1,1 +1,1 @@
-"""Rollouts in action: what moves by itself, and what people do to it."""
+"""Running rollouts: automatic steps, user actions, status and notices."""

@@ -1,4 +1,4 @@
-"""What people do to rollouts. Each action is one change of the ledger, made of what it holds at that instant."""
+"""User actions on rollouts. Each is one change of the ledger, computed from its state at that moment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from relay.observe.metrics import ControlPlaneMetrics
 
 
 class Action(StrEnum):
-    """What can be done to a rollout beside approving it and trying again."""
+    """Actions on a rollout, apart from approve and retry."""
 
     REJECT = "reject"
     PAUSE = "pause"
@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 class Actions:
-    """Does it, and gives the name of the rollout that it led to."""
+    """Performs actions. Each method returns the name of the resulting rollout."""
 
     def __init__(
         self, ledger: Ledger, history: History, survey: Survey, terms: Terms, *, metrics: ControlPlaneMetrics
@@ -46,11 +46,11 @@ class Actions:
         self._metrics = metrics
 
     async def approve(self, name: str, actor: str, digest: str) -> str:
-        """Approve a change; it begins when it has the approvals that it needs.
+        """Approve a change. It begins once it has all approvals it needs.
 
         Raises:
             NotFound: there is no such rollout.
-            Conflict: it needs no approval, or not this one.
+            Conflict: it needs no approval, or this one is not accepted.
         """
         taken = await self._ledger.change(
             actor, lambda state, now_ms: self._approved(state, name, actor, digest, now_ms)
@@ -73,7 +73,7 @@ class Actions:
 
         Raises:
             NotFound: there is no such rollout, or it is over.
-            Conflict: that cannot be done to it now.
+            Conflict: its state does not allow the action.
         """
         why = reason or "no reason given"
 
@@ -98,30 +98,30 @@ class Actions:
                 return plan.resume(before)
             case Action.PROMOTE:
                 if stage is None:
-                    raise Conflict("to promote, name the stage: then of two people who promote at once, one is refused")
-                seen = self._survey.look(before, state)
-                return plan.promote(before, stage, f"promoted by {actor}: {why}", seen.regions, seen.goals, now_ms)
+                    raise Conflict("to promote, name the stage: if two people promote at once, the second is refused")
+                look = self._survey.look(before, state)
+                return plan.promote(before, stage, f"promoted by {actor}: {why}", look.regions, look.goals, now_ms)
             case Action.ROLLBACK:
                 return plan.roll_back(self._recorded(state, before, why, now_ms), why)
             case Action.ABORT:
                 return plan.abort(self._recorded(state, before, why, now_ms), why, now_ms)
 
     def _recorded(self, state: State, rollout: Rollout, why: str, now_ms: int) -> Rollout:
-        """With what its stage came to: that is worth more than that it is over."""
+        """Return the rollout with the result of its current stage recorded."""
         if rollout.state not in GOING:
             return rollout
-        # The last look will do, however old: who takes something back should not wait for another one.
-        seen = self._survey.last_look(rollout, state, math.inf)
-        return plan.recorded(rollout, Gate(Verdict.FAIL, why), seen.regions, now_ms)
+        # The last look will do, however old: a rollback should not wait for another one.
+        look = self._survey.last_look(rollout, state, math.inf)
+        return plan.recorded(rollout, Gate(Verdict.FAIL, why), look.regions, now_ms)
 
     async def retry(self, name: str, actor: str) -> str:
-        """Forgive failures: offer the candidate again to those that failed, or begin anew what was given up.
+        """Forgive failures: offer the candidate again to agents that failed, or start a new rollout of it.
 
         Raises:
             NotFound: there is no such rollout.
             Conflict: it cannot be tried again.
         """
-        # It may end, or its assignment go, until the ledger is ours: it is looked for again then.
+        # It may end, or its assignment may be deleted, before the ledger is locked, so it is looked up again then.
         stored = await self._history.get(name)
         taken = await self._ledger.change(actor, lambda state, now_ms: self._retried(state, stored, actor, now_ms))
         taken.tell(actor, self._metrics)
@@ -130,28 +130,28 @@ class Actions:
     def _retried(self, state: State, stored: Rollout, actor: str, now_ms: int) -> Change[Taken]:
         assignment = state.assignments.get(stored.assignment)
         if assignment is None:
-            raise NotFound(f"{stored.name} is of assignment {stored.assignment}, which was deleted")
-        known = (r for r in (assignment.pending, assignment.rollout) if r is not None and r.name == stored.name)
-        before = next(known, stored)
+            raise NotFound(f"{stored.name} belongs to assignment {stored.assignment}, which was deleted")
+        current = (r for r in (assignment.pending, assignment.rollout) if r is not None and r.name == stored.name)
+        before = next(current, stored)
         draft = Draft(state)
         retry = forgive(draft, assignment.name)
-        going_on = assignment.rollout is not None and assignment.rollout.name == before.name
-        if going_on and (before.state in GOING or before.state is RolloutState.COMPLETED):
+        is_current = assignment.rollout is not None and assignment.rollout.name == before.name
+        if is_current and (before.state in GOING or before.state is RolloutState.COMPLETED):
             after = plan.try_again(before, now_ms) if before.state in GOING else before
             forgiven = draft.assignments[assignment.name]
             draft.assignments[assignment.name] = dataclasses.replace(forgiven, rollout=after)
             draft.take(after, before)
         else:
-            _expect_wanted(state, assignment, before)
+            _check_restart(state, assignment, before)
             after = again(draft, assignment.name, (actor, *before.authors), self._terms, now_ms)
         return Taken(before, after, "retry", f"retry generation {retry}").change(state, draft)
 
 
-def _expect_wanted(state: State, assignment: AssignmentState, rollout: Rollout) -> None:
-    """Only what is over, and what its assignment still asks for, can begin anew."""
+def _check_restart(state: State, assignment: AssignmentState, rollout: Rollout) -> None:
+    """Raise Conflict unless the rollout is over and its assignment still asks for its candidate."""
     if rollout.state in ACTIVE:
         raise Conflict(f"{rollout.name} is {rollout.state.value.replace('_', ' ')}; it cannot be tried again now")
     if rollout.candidate != assignment.declared:
         raise Conflict(f"{rollout.name} is no longer what {assignment.kind} {assignment.name} asks for")
-    if gone := state.catalog.yanked & rollout.candidate.versions:
-        raise Conflict(f"package {', '.join(sorted(gone))} was yanked; assign another version")
+    if yanked := state.catalog.yanked & rollout.candidate.versions:
+        raise Conflict(f"package {', '.join(sorted(yanked))} was yanked; assign another version")

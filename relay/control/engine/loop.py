@@ -1,7 +1,7 @@
-"""Rollouts move: the loop looks at the fleet and takes the steps that follow.
+"""The rollout loop: it looks at the fleet and takes the steps that follow.
 
-Each step is stored, with its audit entry and its notices, before anything acts on it. After a kill at any instant the stored
-state is the whole truth, and the next look at the fleet goes on from it.
+Each step is stored, with its audit entry and notices, before anything acts on it. After a crash the loop continues from
+the stored state.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from relay.observe.metrics import ControlPlaneMetrics
 
 _log = log.get("opamp-relay.rollouts")
 _SETTLE_S = 30.0
-_MOST_PAUSE_S = 15.0
-_MOST_PAUSES = 3
-"""Of the time between two looks, so many pauses count: while the control plane was down nobody looked."""
+_MAX_PAUSE_S = 15.0
+_MAX_PAUSES = 3
+"""The most to count for the time between two looks, in pauses: nobody observes while the control plane is down."""
 _STEPPING = frozenset({RolloutState.RUNNING, RolloutState.HELD, RolloutState.ROLLING_BACK})
 
 
@@ -37,7 +37,7 @@ class Loop:
     """Steps all rollouts.
 
     Args:
-        soak: how long stages were looked at; others may read it.
+        soak: how long stages were observed. The loop updates it; others may read it.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class Loop:
         self._metrics = metrics
         self._began = clock.monotonic()
         self._looked_s = 0.0
-        """How long the last looks took; waiting for the database is no part of it."""
-        self._pause_s = _MOST_PAUSE_S
-        """Between the last looks and the next."""
+        """How long the last looks took, without waiting for the database."""
+        self._pause_s = _MAX_PAUSE_S
+        """The pause between two rounds of looks."""
         self._confirmations = Confirmations()
 
     async def run(self, every_s: float) -> None:
-        """Look and step until cancelled; with very many agents less often, so that looking takes a tenth of the time."""
+        """Look and step until cancelled. With many agents the pauses grow, so that looks take a tenth of the time."""
         while True:
-            self._pause_s = min(max(every_s, 9 * self._looked_s), _MOST_PAUSE_S)
+            self._pause_s = min(max(every_s, 9 * self._looked_s), _MAX_PAUSE_S)
             await asyncio.sleep(self._pause_s)
             self._looked_s = 0.0
             try:
@@ -66,7 +66,7 @@ class Loop:
             except StoreError as error:
                 _log.error("rollouts_not_stored", error=str(error))
             except Exception:
-                _log.exception("rollouts_failed")  # they must go on
+                _log.exception("rollouts_failed")  # the loop must go on
 
     async def tick(self) -> None:
         """Look at every active rollout once and take the steps that follow.
@@ -82,7 +82,7 @@ class Loop:
             except StoreError:
                 raise
             except Exception:
-                # Whatever it is, it must not stand in the way of all other rollouts.
+                # An error in one rollout must not stop all others.
                 _log.exception("rollout_failed", assignment=name)
             await asyncio.sleep(0)
         assignments = self._ledger.state.assignments.values()
@@ -94,52 +94,47 @@ class Loop:
         """Look at the rollout of one assignment, and take the step that follows.
 
         Raises:
-            StoreError: it could not be stored.
+            StoreError: the step could not be stored.
         """
         state = self._ledger.state
         assignment = state.assignments.get(name)
         if assignment is None or assignment.rollout is None or assignment.rollout.state not in _STEPPING:
             return
-        # In a thread, and before the ledger is ours: to look at a million agents takes seconds.
-        looked_at, began = assignment.rollout, self._clock.monotonic()
-        seen = await asyncio.to_thread(self._survey.look, looked_at, state)
+        # In a thread, and before the ledger is locked: a look at a million agents takes seconds.
+        rollout, began = assignment.rollout, self._clock.monotonic()
+        look = await asyncio.to_thread(self._survey.look, rollout, state)
         self._looked_s += self._clock.monotonic() - began
 
         def make(state: State, now_ms: int) -> Change[Taken | Rollout | None]:
-            return self._stepped(state, name, looked_at, seen, began, now_ms)
+            return self._stepped(state, name, rollout, look, began, now_ms)
 
-        done = await self._ledger.change(audit.SYSTEM, make)
-        if isinstance(done, Taken):
-            done.tell(audit.SYSTEM, self._metrics)
-        elif done is not None:
-            self._soak.kept(done.name)
+        result = await self._ledger.change(audit.SYSTEM, make)
+        if isinstance(result, Taken):
+            result.tell(audit.SYSTEM, self._metrics)
+        elif result is not None:
+            self._soak.kept(result.name)
 
     def _stepped(
-        self, state: State, name: str, looked_at: Rollout, seen: Look, at: float, now_ms: int
+        self, state: State, name: str, rollout: Rollout, look: Look, at: float, now_ms: int
     ) -> Change[Taken | Rollout | None]:
-        """What follows for one assignment: a step, or a rollout of which is written down how long it was looked at.
+        """Return the change for one assignment: a step, a rollout whose observed time is stored, or nothing.
 
         Args:
-            looked_at: its rollout when it was looked at; what another one has become since is seen next time.
-            seen: what was seen then.
-            at: when that was, by the monotonic clock.
+            rollout: the rollout that was looked at. If it has changed since, nothing is done until the next look.
+            look: the look at it.
+            at: when the look began, by the monotonic clock.
         """
         nothing: Change[Taken | Rollout | None] = Change(state, None)
         assignment = state.assignments.get(name)
         stored = assignment.rollout if assignment is not None else None
-        if (
-            assignment is None
-            or stored is None
-            or stored.name != looked_at.name
-            or position(stored) != position(looked_at)
-        ):
+        if assignment is None or stored is None or stored.name != rollout.name or position(stored) != position(rollout):
             return nothing
-        before = self._looked_at(stored, at)
-        if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in seen.regions.values()):
-            return nothing  # we have just begun, and regions that are well have yet to come back to us
-        lacking = self._survey.yet_to_fetch(before, seen, state)
-        after = plan.hold(before, lacking) if lacking else plan.step(before, seen.regions, seen.goals, now_ms)
-        if self._lacks_confirmation(before, after, seen):
+        before = self._observed(stored, at)
+        if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in look.regions.values()):
+            return nothing  # just after the start, healthy regions have yet to reconnect
+        hold_reason = self._survey.yet_to_fetch(before, look, state)
+        after = plan.hold(before, hold_reason) if hold_reason else plan.step(before, look.regions, look.goals, now_ms)
+        if self._lacks_confirmation(before, after, look):
             return nothing
         if after is not before:
             return Taken(before, after, "advance" if after.stage != before.stage else "", after.reason).change(state)
@@ -150,27 +145,27 @@ class Loop:
             return draft.change(before)
         return nothing
 
-    def _lacks_confirmation(self, before: Rollout, after: Rollout, seen: Look) -> bool:
-        """Whether a gate would pass on what may be old news."""
+    def _lacks_confirmation(self, before: Rollout, after: Rollout, look: Look) -> bool:
+        """Whether a gate would pass on reports that may be out of date."""
         passes = after.stage > before.stage or (
             after.state is RolloutState.COMPLETED and before.state is not RolloutState.COMPLETED
         )
         if not passes or before.at_once:
             self._confirmations.forget(before.name)
             return False
-        if not self._confirmations.is_confirmed(before.name, before.stage, seen.heard_at, self._clock.monotonic()):
+        if not self._confirmations.is_confirmed(before.name, before.stage, look.heard_at, self._clock.monotonic()):
             return True
         self._confirmations.forget(before.name)
         return False
 
-    def _looked_at(self, rollout: Rollout, now: float) -> Rollout:
-        """With the time that its stage was observed, this look included."""
+    def _observed(self, rollout: Rollout, now: float) -> Rollout:
+        """Return the rollout with its observed time, including this look."""
         observed_s = self._soak.look(
             rollout.name,
             rollout.stage_started_ms,
             rollout.observed_s,
             now,
-            most_s=_MOST_PAUSES * self._pause_s,
+            most_s=_MAX_PAUSES * self._pause_s,
             counts=rollout.state in (RolloutState.RUNNING, RolloutState.HELD),
         )
         return dataclasses.replace(rollout, observed_s=observed_s)

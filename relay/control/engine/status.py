@@ -1,4 +1,4 @@
-"""Rollouts as people see them, with what is known of them just now."""
+"""The status of rollouts, as users see it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Status:
-    """Shows them."""
+    """Shows rollouts."""
 
     def __init__(self, ledger: Ledger, history: History, survey: Survey, soak: Soak, *, clock: Clock) -> None:
         self._ledger = ledger
@@ -37,10 +37,10 @@ class Status:
         self._thread = ThreadPoolExecutor(1, "rollout-status")
 
     async def of(self, name: str) -> dict[str, Any]:
-        """One rollout.
+        """The status of a rollout.
 
         Raises:
-            NotFound: there never was one of that name.
+            NotFound: there never was a rollout with this name.
         """
         rollout = await self._history.get(name)
         state = self._ledger.state
@@ -52,66 +52,73 @@ class Status:
     async def _view(self, rollout: Rollout, state: State) -> dict[str, Any]:
         if rollout.state not in GOING | {RolloutState.ROLLING_BACK}:
             return rollout_view(rollout, {}, None, await self._failed(rollout, state) if rollout.thresholds else [])
-        seen = await self._in_thread(self._survey.last_look, rollout, state)
+        look = await self._in_thread(self._survey.last_look, rollout, state)
         if rollout.state not in GOING:
-            return rollout_view(rollout, seen.regions, None, await self._failed(rollout, state))
-        lacking = self._survey.yet_to_fetch(rollout, seen, state)
+            return rollout_view(rollout, look.regions, None, await self._failed(rollout, state))
+        hold_reason = self._survey.yet_to_fetch(rollout, look, state)
         observed_s = self._soak.observed_s(rollout.name, rollout.stage_started_ms, rollout.observed_s)
         rollout = dataclasses.replace(rollout, observed_s=observed_s)
-        gate = Gate(Verdict.HOLD, lacking) if lacking else plan.verdict(rollout, seen.regions, self._clock.unix_ms())
-        return rollout_view(rollout, seen.regions, gate, seen.troubled)
+        gate = (
+            Gate(Verdict.HOLD, hold_reason)
+            if hold_reason
+            else plan.verdict(rollout, look.regions, self._clock.unix_ms())
+        )
+        return rollout_view(rollout, look.regions, gate, look.troubled)
 
     async def _failed(self, rollout: Rollout, state: State) -> list[Troubled]:
         return await self._in_thread(self._survey.failed, rollout, state)
 
-    async def _in_thread(self, ask: Callable[[Rollout, State], T], rollout: Rollout, state: State) -> T:
-        """Of a million agents it takes seconds, and nodes are answered meanwhile.
+    async def _in_thread(self, function: Callable[[Rollout, State], T], rollout: Rollout, state: State) -> T:
+        """Run a look in a thread: with a million agents it takes seconds, and nodes must be answered meanwhile.
 
-        In one thread of its own: of many who ask at once the first has it looked at, and nobody else has to wait for them.
+        It is a single thread of its own. Concurrent requests share one look, and do not occupy the default executor.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, ask, rollout, state)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, rollout, state)
 
     def assignments(self) -> list[dict[str, Any]]:
-        """What is in force of each assignment, by name."""
+        """The revision in force of each assignment, sorted by name."""
         return [assignment_view(state) for _, state in sorted(self._ledger.state.assignments.items())]
 
     async def listing(self) -> list[dict[str, Any]]:
-        """Every rollout that is active, and the latest of each assignment, by name of the assignment."""
-        found, state = [], self._ledger.state
+        """All active rollouts and the latest of each assignment, sorted by assignment."""
+        views, state = [], self._ledger.state
         for name, assignment in sorted(state.assignments.items()):
             going = [rollout for rollout in (assignment.rollout, assignment.pending) if rollout is not None]
-            found += [await self._view(rollout, state) for rollout in going]
+            views += [await self._view(rollout, state) for rollout in going]
             if assignment.number and assignment.latest != f"{name}-{assignment.number}":
                 try:  # the newest was rejected
                     newest = await self._history.stored(f"{name}-{assignment.number}")
-                    found.append(rollout_view(newest, {}, None, []))
+                    views.append(rollout_view(newest, {}, None, []))
                 except NotFound:
                     pass
                 except StoreError as error:
                     _log.error("rollout_unreadable", error=str(error))
-        return found
+        return views
 
     async def history(self, name: str) -> list[dict[str, Any]]:
-        """All rollouts of an assignment that are kept, oldest first.
+        """All stored rollouts of an assignment, oldest first.
 
         Raises:
-            NotFound: there never was one.
+            NotFound: it never had one.
         """
-        kept = await self._history.of(name)
-        if not kept:
+        rollouts = await self._history.of(name)
+        if not rollouts:
             raise NotFound(f"assignment {name} has no history")
         state = self._ledger.state
-        held = state.assignments.get(name)
-        active = {r.name: r for r in (held.rollout, held.pending) if r and r.active} if held is not None else {}
+        current = state.assignments.get(name)
+        active = (
+            {r.name: r for r in (current.rollout, current.pending) if r and r.active} if current is not None else {}
+        )
         return [
-            await self._view(active[r.name], state) if r.name in active else rollout_view(r, {}, None, []) for r in kept
+            await self._view(active[r.name], state) if r.name in active else rollout_view(r, {}, None, [])
+            for r in rollouts
         ]
 
     def counts(self) -> dict[str, int]:
-        """How many rollouts are in each state that is not over; for the metric."""
-        found: dict[str, int] = {}
+        """The number of active rollouts in each state; for the metric."""
+        counts: dict[str, int] = {}
         for state in self._ledger.state.assignments.values():
             for rollout in (state.rollout, state.pending):
                 if rollout is not None and rollout.active:
-                    found[rollout.state.value] = found.get(rollout.state.value, 0) + 1
-        return found
+                    counts[rollout.state.value] = counts.get(rollout.state.value, 0) + 1
+        return counts

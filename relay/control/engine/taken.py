@@ -1,4 +1,4 @@
-"""A step that a rollout takes, by itself or because somebody said so: one way into the ledger for both."""
+"""A step of a rollout, automatic or by a user. Both enter the ledger this way."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _log = log.get("opamp-relay.rollouts")
 
 
 class Taken(NamedTuple):
-    """One step."""
+    """A step of a rollout."""
 
     before: Rollout
     after: Rollout
     action: str = ""
-    """In the audit's words; empty: the new state says it."""
+    """The name of the action in the audit log; empty if the new state says enough."""
     reason: str = ""
 
     def change(self, state: State, draft: Draft | None = None) -> Change[Taken]:
-        """As a change of the state.
+        """The step as a change of the ledger.
 
         Args:
-            draft: where the step is taken already, with what else follows.
+            draft: a draft that already has the step and its consequences.
         """
         if draft is None:
             draft = Draft(state)
@@ -37,7 +37,7 @@ class Taken(NamedTuple):
         return draft.change(self)
 
     def tell(self, by: str, metrics: ControlPlaneMetrics) -> None:
-        """It is in force: say so in the log, and count it."""
+        """Log and count the step, once it is stored."""
         if self.after.state is not self.before.state:
             metrics.rollout_steps[self.after.state.value] += 1
         _log.info(

@@ -1,4 +1,4 @@
-"""What a rollout's targets come to, counted in one pass: agents that gates cannot tell from each other are judged once."""
+"""Counting the targets of a rollout in one pass. Agents that gates cannot tell apart are evaluated once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from relay.control.rollouts.rollout import GOING, Rollout
 from relay.policy import rollout as buckets
 
 MOST_TROUBLED = 20
-"""Agents that are named when a rollout is shown."""
+"""How many agents with problems a rollout lists."""
 
 
 class Tally:
-    """Counts one rollout.
+    """Counts the targets of a rollout.
 
     Args:
-        state: what is in force.
+        state: the state of the ledger.
         now_ms: Unix milliseconds.
     """
 
@@ -29,61 +29,61 @@ class Tally:
         self._late_ms = gates.most_silent_ms(rollout)
         self._stage_is_late = now_ms - rollout.stage_started_ms >= self._late_ms
         nodes = list(census.nodes.values())
-        self._here_ms = now_ms
-        """By our own clock: for nodes that have just come."""
+        self._own_now_ms = now_ms
+        """The time by our own clock, for nodes that have just connected."""
         self._now_ms = {node.key: now_ms - node.behind_ms for node in nodes}
-        """Node → the same moment by its clock, which dates what its agents do."""
+        """Node → the same moment by its clock, which dates the events of its agents."""
         self._gone = {node.key for node in nodes if census.is_gone(node)}
         self._regions: dict[str, list[tuple[Counts, int]]] = {}
         self.troubled: list[Troubled] = []
-        """Some of those on the candidate's side that are not well."""
+        """Some of the agents with problems on the candidate's side."""
 
     @property
     def regions(self) -> frozenset[str]:
-        """Where there are targets."""
-        return frozenset(region for region, counted in self._regions.items() if counted)
+        """Regions that have targets."""
+        return frozenset(region for region, counts in self._regions.items() if counts)
 
     def counts(self) -> dict[str, Counts]:
-        """Region → what its targets come to."""
-        found: dict[str, Counts] = {}
-        for region, counted in self._regions.items():
+        """Region → counts of its targets."""
+        totals: dict[str, Counts] = {}
+        for region, entries in self._regions.items():
             total = Counts()
-            for one, number in counted:
+            for one, number in entries:
                 total += one * number
-            found[region] = total
-        return found
+            totals[region] = total
+        return totals
 
     def add(self, group: Group) -> None:
-        """Count some targets."""
+        """Count a group of targets."""
         rollout, region = self._rollout, group.target.region
-        counted = self._regions.setdefault(region, [])
+        entries = self._regions.setdefault(region, [])
         kind = rollout.candidate.kind
         threshold = rollout.threshold(region) if rollout.state in GOING else buckets.NOBODY
         is_everyone = threshold >= buckets.EVERYONE
         name, now_ms, late_ms, gone = rollout.name, self._now_ms, self._late_ms, self._gone
-        alike: dict[tuple[object, ...], list[Agent]] = {}
+        by_key: dict[tuple[object, ...], list[Agent]] = {}
         for agent in group.agents:
-            here_ms = now_ms.get(agent.node, self._here_ms)
+            node_now_ms = now_ms.get(agent.node, self._own_now_ms)
             key = (
                 is_everyone or (threshold > 0 and buckets.bucket(name, agent.agent_id) < threshold),
                 agent.offering(kind),
                 agent.connected and agent.node not in gone,
                 agent.healthy,
-                here_ms - agent.offered_ms(kind) >= late_ms,
-                here_ms - agent.changed_ms >= gates.LASTING_MS,
+                node_now_ms - agent.offered_ms(kind) >= late_ms,
+                node_now_ms - agent.changed_ms >= gates.LASTING_MS,
                 agent.capabilities,
             )
-            if key in alike:
-                alike[key].append(agent)
+            if key in by_key:
+                by_key[key].append(agent)
             else:
-                alike[key] = [agent]
-        for (on, _, connected, _, late, lasting, _), agents in alike.items():
-            counted.append(
+                by_key[key] = [agent]
+        for (on, _, connected, _, late, lasting, _), agents in by_key.items():
+            entries.append(
                 (self._judge(group, agents, bool(on), bool(connected), bool(late), bool(lasting)), len(agents))
             )
 
     def _judge(self, group: Group, agents: list[Agent], on: bool, connected: bool, late: bool, lasting: bool) -> Counts:
-        """What each of some agents comes to that are alike in all that gates look at."""
+        """The counts for one of several agents that gates cannot tell apart."""
         if group.contents is None:
             return Counts(targets=int(on))
         rollout, agent = self._rollout, agents[0]

@@ -1,1 +1,1 @@
-"""What nodes report of themselves and of their agents."""
+"""The fleet: what nodes report about themselves and their agents."""

@@ -1,4 +1,7 @@
-"""One agent as it was reported, in as few bytes as a fleet of millions needs: its whole state is in the database."""
+"""An agent in memory.
+
+It is kept small, because a fleet has millions of them. The database holds its full state.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,19 @@ from relay.pb.relay.v1 import link_pb2
 from relay.policy.published import CONFIG
 from relay.policy.selector import Facts
 
-_KEPT_CHARS = 300
-_MOST_SHARED = 10_000
-"""Distinct offerings that are kept for sharing."""
-_MOST_BYTES = 2_000
-"""A longer one is not shared: who makes up many would fill the memory."""
+_ERROR_CHARS = 300
+_MAX_SHARED = 10_000
+"""Distinct offerings in the pool of shared ones."""
+_MAX_SHARED_BYTES = 2_000
+"""Longer values are not shared: somebody who invents many of them would fill the memory."""
 _NEVER, _NO_PACKAGES = Offering(), PackageOffering()
-"""Of agents that were never offered anything; never changed."""
+"""For agents that were never offered anything. Must not be modified."""
 T = TypeVar("T", bound=Offering)
 
 
 @dataclass(slots=True, eq=False)
 class Agent:
-    """One agent as its node reported it."""
+    """An agent as its node reported it."""
 
     uid: bytes
     agent_id: str
@@ -39,70 +42,70 @@ class Agent:
     """REGION/NAME."""
     profile: Profile
     own: Own
-    """What of its attributes no other agent has; see `Profile`."""
+    """Attribute values that it does not share; see `Profile`."""
     digest: int
     connected: bool = True
     session_started_ms: int = 0
     started_ms: int = 0
-    """When its session began, by our clock."""
+    """When its session began, corrected to our clock."""
     changed_ms: int = 0
     capabilities: int = 0
     config: Offering = _NEVER
-    """What config it was last offered, and what became of it. Shared, never changed; when it was offered is beside it."""
+    """The last config offer and its outcome, without its time. Shared between agents, so never modified."""
     config_offered_ms: int = 0
     packages: PackageOffering | None = None
-    """What packages; None for never any. Shared, too."""
+    """The last package offer; None if there was none. Also shared."""
     packages_offered_ms: int = 0
     package_statuses: bytes = b""
     """Its PackageStatuses, as it sent them."""
     healthy: bool | None = None
     last_error: str = ""
     status: str = "UNSET"
-    """What has become of its config, as people see it."""
+    """The config status that users see."""
     effective_config_digest: bytes = b""
     components_digest: bytes = b""
     forgotten: bool = False
-    """It left, and its node holds no record of it any more."""
+    """It has left, and its node no longer has a record of it."""
     hidden: bool = False
-    """In lists another agent of the same id stands for it; see `Census`."""
+    """Another agent with the same id is listed in its place; see `Census`."""
     stream: int = 0
-    """The Report stream of its node that last told of it; see `NodeState.streams`."""
+    """The Report stream of its node that last reported it; see `NodeState.streams`."""
 
     @property
     def facts(self) -> Facts:
-        """As selectors see it."""
+        """What selectors match against."""
         return self.profile.facts(self.agent_id, self.own)
 
     @property
     def age(self) -> tuple[int, bytes]:
-        """Greater for the agent of a later session; of equal ones the uid decides."""
+        """Sort key: later sessions are greater, and the uid breaks ties."""
         return self.session_started_ms, self.uid
 
     def offering(self, kind: str) -> Offering:
-        """What it was last offered by assignments of a kind; its date is `offered_ms`."""
+        """The last offer made by assignments of this kind; `offered_ms` has its time."""
         return self.config if kind == CONFIG else self.packages or _NO_PACKAGES
 
     def offered_ms(self, kind: str) -> int:
-        """When that was offered to it, by the clock of its node."""
+        """When that offer was made, by the clock of its node."""
         return self.config_offered_ms if kind == CONFIG else self.packages_offered_ms
 
     def accepts(self, kind: str) -> bool:
-        """Whether it takes what assignments of a kind offer."""
+        """Whether it accepts offers of this kind."""
         bit = capabilities.ACCEPTS_REMOTE_CONFIG if kind == CONFIG else capabilities.ACCEPTS_PACKAGES
         return bool(self.capabilities & bit)
 
     def reports(self, kind: str) -> bool:
-        """Whether it tells what became of it."""
+        """Whether it reports the outcome of offers of this kind."""
         bit = capabilities.REPORTS_REMOTE_CONFIG if kind == CONFIG else capabilities.REPORTS_PACKAGE_STATUSES
         return bool(self.capabilities & bit)
 
 
 class Misplaced(ValueError):
-    """A state under the uid of another agent."""
+    """A state is stored under the uid of another agent."""
 
 
 class Reader:
-    """Reads states. What agents have alike they are given as one object."""
+    """Parses agent states. Equal parts of different agents become one shared object."""
 
     def __init__(self) -> None:
         self._profiles = Profiles()
@@ -110,10 +113,10 @@ class Reader:
         self._bytes: dict[bytes, bytes] = {}
 
     def read(self, uid: bytes, state: bytes, node: NodeState) -> Agent:
-        """Take a state apart, all of it: what cannot be read later must not be accepted now.
+        """Parse a whole state: what cannot be read later must not be accepted now.
 
         Raises:
-            ValueError: it is not valid.
+            ValueError: it is invalid.
         """
         try:
             message = link_pb2.AgentState.FromString(state)
@@ -146,30 +149,30 @@ class Reader:
             config_offered_ms=config_offered_ms,
             packages=packages,
             packages_offered_ms=packages_offered_ms,
-            package_statuses=self._once(message.package_statuses),
+            package_statuses=self._shared(message.package_statuses),
             healthy=health.healthy if health is not None else None,
-            last_error=health.last_error[:_KEPT_CHARS] if health is not None else "",
+            last_error=health.last_error[:_ERROR_CHARS] if health is not None else "",
             status=FAILED if config.failure is not None else status_name(status.status),
-            effective_config_digest=self._once(message.effective_config_digest),
-            components_digest=self._once(message.components_digest),
+            effective_config_digest=self._shared(message.effective_config_digest),
+            components_digest=self._shared(message.components_digest),
         )
 
-    def _once(self, value: bytes) -> bytes:
-        """An equal value that was seen before, or this one."""
-        if not value or len(value) > _MOST_BYTES:
+    def _shared(self, value: bytes) -> bytes:
+        """Return the pooled copy of a value."""
+        if not value or len(value) > _MAX_SHARED_BYTES:
             return value
-        known = self._bytes.get(value)
-        if known is None:
+        pooled = self._bytes.get(value)
+        if pooled is None:
             _make_room(self._bytes)
-            known = self._bytes[value] = value
-        return known
+            pooled = self._bytes[value] = value
+        return pooled
 
     def again(self, agent: Agent, node: NodeState) -> None:
-        """Its node trusts other attributes than before."""
+        """Update the profile of an agent after its node changed its trusted attributes."""
         agent.profile = self._profiles.trusting(agent.profile, node.trusted)
 
     def keep_baseline(self, agent: Agent, old: Agent) -> None:
-        """Take over the health before an offer that another node knows of the same agent, where this one does not."""
+        """Fill in the health before an offer from an older state of the same agent, where the new state lacks it."""
         agent.config = self._with_baseline(agent.config, old.config)
         if agent.packages is not None and old.packages is not None:
             agent.packages = self._with_baseline(agent.packages, old.packages)
@@ -177,29 +180,29 @@ class Reader:
     def _with_baseline(self, offering: T, old: Offering) -> T:
         if None not in offering.baseline:
             return offering
-        known = type(offering)()
-        known.take(offering.message())
-        known.keep_baseline(old)
-        return offering if known.baseline == offering.baseline else self._offering(known.message(), type(offering))[1]
+        filled = type(offering)()
+        filled.take(offering.message())
+        filled.keep_baseline(old)
+        return offering if filled.baseline == offering.baseline else self._offering(filled.message(), type(offering))[1]
 
     def _offering(self, message: link_pb2.Offering, kind: type[T]) -> tuple[int, T]:
-        """(when it was offered, what), the latter as one object for all agents that were offered it."""
+        """Return (time of the offer, offering). Equal offerings are one shared object."""
         offered_ms = message.offered_at_unix_ms
         message.offered_at_unix_ms = 0
         key = kind, message.SerializeToString(deterministic=True)
-        known = self._offerings.get(key)
-        if known is None:
-            known = kind()
-            known.take(message)
-            if len(key[1]) <= _MOST_BYTES:
+        offering = self._offerings.get(key)
+        if offering is None:
+            offering = kind()
+            offering.take(message)
+            if len(key[1]) <= _MAX_SHARED_BYTES:
                 _make_room(self._offerings)
-                self._offerings[key] = known
-        assert isinstance(known, kind)
-        return offered_ms, known
+                self._offerings[key] = offering
+        assert isinstance(offering, kind)
+        return offered_ms, offering
 
 
 def _check(message: link_pb2.AgentState) -> None:
-    """Raises DecodeError or RecursionError where a part cannot be read."""
+    """Raise DecodeError or RecursionError if a part cannot be parsed."""
     for part, kind in (
         (message.package_statuses, pb.PackageStatuses),
         (message.custom_capabilities, pb.CustomCapabilities),
@@ -211,6 +214,6 @@ def _check(message: link_pb2.AgentState) -> None:
 
 
 def _make_room(pool: dict[Any, Any]) -> None:
-    """Nothing is shared with what came before, where there is too much of it."""
-    if len(pool) >= _MOST_SHARED:
+    """Empty a full pool. Later values are no longer shared with earlier ones."""
+    if len(pool) >= _MAX_SHARED:
         pool.clear()

@@ -1,4 +1,4 @@
-"""What many agents may report alike and is too long for their states: effective configs and lists of components."""
+"""Effective configs and component lists: too long for the agent states, and often equal for many agents."""
 
 from __future__ import annotations
 
@@ -22,51 +22,51 @@ _log = log.get("opamp-relay.fleet")
 
 
 class Bodies:
-    """Those that are stored, each once under its digest."""
+    """The stored bodies. Each is stored once, under its digest."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: set[bytes] = set()
+        self._digests: set[bytes] = set()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._digests)
 
     def __contains__(self, digest: bytes) -> bool:
-        return digest in self._known
+        return digest in self._digests
 
     async def load(self) -> None:
-        """Read which there are."""
+        """Read the digests of all stored bodies."""
         async with self._database.read() as connection:
-            self._known = set((await connection.execute(sa.select(schema.effective_configs.c.digest))).scalars())
+            self._digests = set((await connection.execute(sa.select(schema.effective_configs.c.digest))).scalars())
 
     def fresh(self, sent: Iterable[link_pb2.EffectiveConfigBody]) -> list[dict[str, Any]]:
-        """Rows for those that are not stored yet."""
-        return [{"digest": item.digest, "body": item.body} for item in sent if item.digest not in self._known]
+        """Return rows for the bodies that are not stored yet."""
+        return [{"digest": item.digest, "body": item.body} for item in sent if item.digest not in self._digests]
 
     async def store(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
-        """Write rows, in the caller's transaction; `added` once it is committed."""
+        """Write rows in the caller's transaction. Call `added` after the commit."""
         await replace(connection, schema.effective_configs, rows)
 
     def added(self, rows: Iterable[dict[str, Any]]) -> None:
-        """What `store` wrote is committed."""
-        self._known.update(row["digest"] for row in rows)
+        """Record that the rows from `store` are committed."""
+        self._digests.update(row["digest"] for row in rows)
 
     def missing(self, agents: Iterable[Agent]) -> list[bytes]:
-        """What agents reported and is not stored."""
-        digests = {d for a in agents for d in (a.effective_config_digest, a.components_digest)} - self._known
+        """Return the digests that these agents reported and that are not stored."""
+        digests = {d for a in agents for d in (a.effective_config_digest, a.components_digest)} - self._digests
         return sorted(d for d in digests if d)
 
     def unused(self, agents: Iterable[Agent]) -> set[bytes]:
-        """Those that none of these agents has."""
-        return self._known - {d for a in agents for d in (a.effective_config_digest, a.components_digest)}
+        """Return the stored digests that none of these agents has."""
+        return self._digests - {d for a in agents for d in (a.effective_config_digest, a.components_digest)}
 
     async def remove(self, connection: AsyncConnection, digests: set[bytes]) -> None:
-        """Delete some, in the caller's transaction; `removed` once it is committed."""
+        """Delete bodies in the caller's transaction. Call `removed` after the commit."""
         await remove(connection, schema.effective_configs, [{"digest": digest} for digest in digests])
 
     def removed(self, digests: set[bytes]) -> None:
-        """What `remove` deleted is gone."""
-        self._known -= digests
+        """Record that the deletion by `remove` is committed."""
+        self._digests -= digests
 
     async def _body(self, digest: bytes) -> bytes | None:
         query = sa.select(schema.effective_configs.c.body).where(schema.effective_configs.c.digest == digest)
@@ -74,8 +74,8 @@ class Bodies:
             return (await connection.execute(query)).scalar_one_or_none()
 
     async def effective_config_of(self, digits: str) -> pb.EffectiveConfig | None:
-        """The effective config whose digest begins so; None where no agent reported one, or it is damaged."""
-        digest = next((d for d in self._known if d.hex().startswith(digits)), None)
+        """Return the effective config whose digest starts with these digits; None if there is none or it is damaged."""
+        digest = next((d for d in self._digests if d.hex().startswith(digits)), None)
         try:
             body = await self._body(digest) if digest is not None else None
             return pb.EffectiveConfig.FromString(body) if body is not None else None
@@ -84,7 +84,7 @@ class Bodies:
             return None
 
     async def components(self, digest: bytes) -> pb.AvailableComponents:
-        """The components that an agent listed; empty where the list has not arrived, or is damaged."""
+        """Return a component list; empty if it has not arrived yet or is damaged."""
         try:
             return pb.AvailableComponents.FromString(await self._body(digest) or b"")
         except (StoreError, DecodeError) as error:
@@ -92,10 +92,10 @@ class Bodies:
             return pb.AvailableComponents()
 
     async def effective_config(self, agent: Agent) -> pb.EffectiveConfig:
-        """What an agent reported to run.
+        """Return the effective config of an agent.
 
         Raises:
-            NotFound: it reported nothing, or the body is still on its way.
+            NotFound: it reported none, or the body has not arrived yet.
         """
         digest = agent.effective_config_digest
         if not digest:

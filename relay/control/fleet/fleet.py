@@ -1,6 +1,6 @@
-"""What nodes report of their agents: stored, then known (see `census`), then acknowledged.
+"""Handling of reports: each is stored, then entered in the census, then acknowledged.
 
-A report counts when it is written: memory changes after the commit, and the acknowledgement goes after that.
+A report counts once it is stored: memory changes after the commit, and the acknowledgement follows.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from relay.pb.relay.v1 import link_pb2
 
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
-"""How long the agents of a node that is away are remembered."""
-_AGENTS_AT_ONCE = 500
-"""Of the reports that one transaction takes in."""
-_UNDER_WAY = 256
-"""Reports of all nodes together, about."""
+"""How long the agents of an absent node are kept."""
+_BATCH_AGENTS = 500
+"""The most agents whose reports share a transaction."""
+_IN_FLIGHT = 256
+"""About how many reports all nodes together may have in flight."""
 SKEW_MS = 5_000
-"""A clock of a node that is further off is worth a warning."""
+"""A larger clock skew of a node is worth a warning."""
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """A report that is to be taken in."""
+class _Queued:
+    """A report in the queue."""
 
     node: NodeState
     report: link_pb2.StatusReport
     ack: link_pb2.ReportAck | None = None
-    """Once it is."""
+    """Set once the report is stored."""
     error: Exception | None = None
-    """Why it could not be."""
+    """Why it could not be stored."""
 
     @property
-    def said(self) -> set[bytes]:
-        """Agents that it names; one with listings, which may concern any, is taken in alone."""
+    def uids(self) -> set[bytes]:
+        """Agents that the report names. A report with listings may concern any agent, so it is processed alone."""
         report = self.report
         return {*(entry.instance_uid for entry in report.agents), *report.removed, *report.forgotten}
 
 
 class Fleet:
-    """Takes what the link brings (`relay.link.server.Upstream`)."""
+    """Handles what arrives over the link (`relay.link.server.Upstream`)."""
 
     def __init__(
         self, database: Database, ledger: Ledger, archive: Archive, *, clock: Clock, metrics: ControlPlaneMetrics
@@ -73,11 +73,11 @@ class Fleet:
         self.records = Records(database)
         self.bodies = Bodies(database)
         self._intake = Intake(self.census, self.bodies, clock=clock, metrics=metrics)
-        self._waiting: deque[_Waiting] = deque()
+        self._queue: deque[_Queued] = deque()
         self._reporting = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read everything that was known."""
+        """Load all nodes and agents from the database."""
         await self.bodies.load()
         for row in await self.records.nodes():
             trusted = json.loads(row.trusted)
@@ -93,10 +93,10 @@ class Fleet:
                         row.instance_uid, row.state, self.census.node(row.region, row.node)
                     )
                 except ValueError as error:
-                    # Its node finds out by the digests, and sends it again.
+                    # The digests tell its node, which sends it again.
                     _log.error("row_unreadable", table="agents", key=row.instance_uid.hex(), error=str(error))
                     if isinstance(error, Misplaced):
-                        misplaced.append(row.instance_uid)  # nobody will ever write this row again
+                        misplaced.append(row.instance_uid)  # no node will ever write this row again
                     continue
                 if row.forgotten:
                     agent.forgotten, agent.connected = True, False
@@ -109,28 +109,28 @@ class Fleet:
                 _log.error("rows_not_mended", table="agents", error=str(error))
 
     def node_synced(self, peer: Peer, sender: SyncSender, up: bool) -> None:
-        """A node's Sync stream came up or went down; an old one may go after the new one came."""
+        """Handle a Sync stream that came up or went down. An old stream may end after its successor came up."""
         node = self.census.node(peer.region, peer.name)
         if up:
             node.sender = sender
         elif node.sender is sender:
             node.sender = None
 
-    def node_ahead(self, peer: Peer, held: tuple[int, int] | None) -> None:
-        """A node holds a manifest that this database never published; None: it does not."""
+    def node_ahead(self, peer: Peer, manifest: tuple[int, int] | None) -> None:
+        """Record that a node has a manifest that this database never published, or with None that it has not."""
         node = self.census.node(peer.region, peer.name)
-        if held is not None and node.ahead != held:
-            _log.error("node_ahead", region=node.region, node=node.name, manifest=held)
-        node.ahead = held
+        if manifest is not None and node.ahead != manifest:
+            _log.error("node_ahead", region=node.region, node=node.name, manifest=manifest)
+        node.ahead = manifest
 
     async def node_reporting(self, peer: Peer) -> None:
-        """A node's Report stream came up; `node_gone` follows, unless this raises.
+        """Handle a Report stream that came up. Unless this raises, `node_gone` follows.
 
         Raises:
-            Duplicate: another process reports under this region and name. Each would undo the other's agents.
-            StoreError: it could not be written down.
+            Duplicate: another process reports under this region and name. Each would overwrite the other's agents.
+            StoreError: the node could not be stored.
         """
-        # Behind whoever forgets a node: else it would come up as one that is forgotten a moment later.
+        # Wait for a `forget_node` that is running: otherwise it would remove the node right after it came up.
         async with self._reporting:
             await self._node_reporting(self.census.node(peer.region, peer.name), peer)
 
@@ -140,7 +140,7 @@ class Fleet:
                 node.turned_away.add(peer.incarnation)
                 _log.error("duplicate_node", region=node.region, node=node.name)
             raise Duplicate(
-                f"another node {node.region}/{node.name} is connected with this name; every node needs its own"
+                f"another node is already connected as {node.region}/{node.name}; every node needs its own name"
             )
         node.reporting += 1
         node.streams += 1
@@ -157,12 +157,12 @@ class Fleet:
         except BaseException as error:
             node.reporting -= 1
             if isinstance(error, StoreError):
-                self._unstored(node, str(error))
+                self._mark_unstored(node, str(error))
             raise
         _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
 
     def _trust_again(self, node: NodeState) -> None:
-        """Other attributes of a node's agents are labels than before."""
+        """Update the agents of a node whose trusted attributes changed."""
         for uid in list(node.agents):
             agent = self.census.agents[uid]
             self.census.drop(uid)
@@ -170,7 +170,7 @@ class Fleet:
             self.census.put(agent)
 
     def node_gone(self, peer: Peer) -> None:
-        """A Report stream for which `node_reporting` returned has ended."""
+        """Handle the end of a Report stream for which `node_reporting` returned."""
         node = self.census.node(peer.region, peer.name)
         node.reporting -= 1
         node.last_seen_ms = self._clock.unix_ms()
@@ -180,14 +180,14 @@ class Fleet:
             _log.warning("node_disconnected", region=node.region, node=node.name)
 
     async def save_seen(self) -> None:
-        """Write when each node was last seen: now and then, and at the end."""
+        """Store when each node was last seen. Called periodically and at shutdown."""
         await self.records.store_nodes(list(self.census.nodes.values()))
 
     async def forget_node(self, region: str, name: str, *, actor: str) -> None:
-        """Forget a node that is away, and its agents. No truth of the ledger's, but somebody did it: it is audited.
+        """Forget an absent node and its agents. This is no state of the ledger, but an operator's action, so it is audited.
 
         Raises:
-            NotFound: nobody knows it.
+            NotFound: the node is unknown.
             Conflict: it is connected.
         """
         async with self._reporting:
@@ -204,34 +204,34 @@ class Fleet:
             entry = Entry("forget", f"Node/{region}/{name}", reason=reason)
             await self._ledger.change(actor, lambda state, _: Change(state, None, entries=[entry], removals=removals))
             self.census.forget_node(node)
-            if node.sender is not None:  # it is coming back: its other stream is up already
+            if node.sender is not None:  # it is coming back: its Sync stream is already up
                 self.census.node(region, name).sender = node.sender
 
     async def report(self, peer: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
-        """Take in one report.
+        """Store a report and apply it.
 
         Raises:
-            StoreError: nothing of it counts; the node sends it again.
+            StoreError: nothing was stored; the node sends the report again.
         """
         node = self.census.node(peer.region, peer.name)
         self._metrics.reports += 1
         if report.HasField("status") and report.status.unix_ms:
-            self._compare_clocks(node, report.status.unix_ms)  # before it waits for others
-        mine = _Waiting(node, report)
-        self._waiting.append(mine)
+            self._compare_clocks(node, report.status.unix_ms)  # now, before the report waits in the queue
+        mine = _Queued(node, report)
+        self._queue.append(mine)
         try:
-            # One at a time: ownership is decided by what is in memory, which changes after the commit. Who comes to it
-            # takes in what others brought meanwhile too: a transaction costs as much as twenty agents.
+            # One at a time: ownership depends on the census, which changes after the commit. Whoever gets the lock also
+            # processes the reports queued meanwhile: a transaction costs as much as twenty agents.
             async with self._reporting:
                 if mine.ack is None and mine.error is None:
-                    # Also if this stream ends meanwhile: the reports of others are among them.
-                    await to_its_end(self._take_in(self._next(mine)), name="take-in")
+                    # Finish even if this stream ends meanwhile: the batch has reports of other nodes.
+                    await to_its_end(self._process(self._next(mine)), name="take-in")
         finally:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
+            if mine in self._queue:
+                self._queue.remove(mine)
         if mine.error is not None:
             if isinstance(mine.error, StoreError):
-                self._unstored(node, str(mine.error))
+                self._mark_unstored(node, str(mine.error))
             raise mine.error
         assert mine.ack is not None
         mine.ack.released.extend(node.to_release)
@@ -240,43 +240,43 @@ class Fleet:
         await self._status(node, report)
         return mine.ack
 
-    def _next(self, mine: _Waiting) -> list[_Waiting]:
-        """What one transaction takes in: a report, and others that wait behind it."""
-        if mine in self._waiting:
-            self._waiting.remove(mine)
-        taken, agents = [mine], len(mine.report.agents)
-        while self._waiting and not mine.report.listings and not self._waiting[0].report.listings:
-            agents += len(self._waiting[0].report.agents)
-            if agents > _AGENTS_AT_ONCE:
+    def _next(self, mine: _Queued) -> list[_Queued]:
+        """Dequeue the reports for one transaction: this one, and some of those behind it."""
+        if mine in self._queue:
+            self._queue.remove(mine)
+        batch, agents = [mine], len(mine.report.agents)
+        while self._queue and not mine.report.listings and not self._queue[0].report.listings:
+            agents += len(self._queue[0].report.agents)
+            if agents > _BATCH_AGENTS:
                 break
-            taken.append(self._waiting.popleft())
-        return taken
+            batch.append(self._queue.popleft())
+        return batch
 
-    async def _take_in(self, waiting: list[_Waiting]) -> None:
-        """Take in some reports, each after the one before. What is wrong with one is its own error."""
+    async def _process(self, waiting: list[_Queued]) -> None:
+        """Process reports in order. An error affects only the report that caused it."""
         while waiting:
-            # Of two reports that say something of one agent, the second is read when the first is known.
-            some: list[_Waiting] = []
-            concerned: set[bytes] = set()
-            while waiting and not waiting[0].said & concerned:
-                some.append(waiting.pop(0))
-                concerned |= some[-1].said
+            # If two reports name the same agent, the second must be read after the first was applied.
+            batch: list[_Queued] = []
+            uids: set[bytes] = set()
+            while waiting and not waiting[0].uids & uids:
+                batch.append(waiting.pop(0))
+                uids |= batch[-1].uids
             try:
-                await self._take_together(some)
+                await self._process_batch(batch)
             except Exception as error:
-                if len(some) == 1:
-                    some[0].error = error
-                else:  # one of them may be what is wrong
-                    for one in some:
-                        await self._take_in([one])
+                if len(batch) == 1:
+                    batch[0].error = error
+                else:  # a single report may be the cause
+                    for one in batch:
+                        await self._process([one])
 
-    async def _take_together(self, some: list[_Waiting]) -> None:
+    async def _process_batch(self, batch: list[_Queued]) -> None:
         readings = []
-        for one in some:
+        for one in batch:
             readings.append(self._intake.read(one.node, one.report))
             await asyncio.sleep(0)
         await self._store(readings)
-        for one, reading in zip(some, readings, strict=True):
+        for one, reading in zip(batch, readings, strict=True):
             one.ack = self._intake.take(reading)
             one.ack.window = self._window()
             await asyncio.sleep(0)
@@ -289,14 +289,14 @@ class Fleet:
         elif abs(node.behind_ms) < SKEW_MS / 2:
             node.clock_is_off = False
 
-    def _unstored(self, node: NodeState, reason: str) -> None:
+    def _mark_unstored(self, node: NodeState, reason: str) -> None:
         since_ms = node.unstored[0] if node.unstored is not None else self._clock.unix_ms()
         node.unstored = (since_ms, reason)
 
     def _window(self) -> int:
-        """How many reports a node may have under way: a few where there are many nodes, or each waits for all others'."""
+        """How many reports a node may have in flight. It shrinks with the number of nodes, as each waits for all others."""
         reporting = sum(1 for node in self.census.nodes.values() if node.reporting)
-        return max(1, min(WINDOW, _UNDER_WAY // max(1, reporting)))
+        return max(1, min(WINDOW, _IN_FLIGHT // max(1, reporting)))
 
     async def _store(self, readings: list[Reading]) -> None:
         if not any(reading.changes for reading in readings):
@@ -308,8 +308,8 @@ class Fleet:
             await self.records.remove(connection, [uid for reading in readings for uid in reading.removed])
             await self.records.forget(connection, [uid for reading in readings for uid in reading.forgotten])
             await self.bodies.store(connection, list(bodies.values()))
-            offered = ((agent.config.hash, agent.config.slots) for agent, _ in accepted)
-            fresh = await self._archive.keep_offered(connection, offered, self._clock.unix_ms())
+            configs = ((agent.config.hash, agent.config.slots) for agent, _ in accepted)
+            fresh = await self._archive.keep_offered(connection, configs, self._clock.unix_ms())
         self._archive.added(fresh)
         self.bodies.added(bodies.values())
 
@@ -334,22 +334,22 @@ class Fleet:
                 _log.info("node_says_goodbye", region=node.region, node=node.name)
 
     async def expire(self) -> None:
-        """Forget agents of nodes that never came back, and bodies that no agent has any more."""
+        """Forget agents of nodes that never came back, and bodies that no agent uses any more."""
         limit_ms = self._clock.unix_ms() - RECORD_TTL_MS
         async with self._reporting:
-            # In a thread: it goes through all agents, of which none comes or goes while this is ours.
-            gone, unused = await asyncio.to_thread(self._expired, limit_ms)
+            # In a thread, because it visits all agents. None comes or goes while the lock is held.
+            expired, unused = await asyncio.to_thread(self._expired, limit_ms)
             async with self._database.write() as connection:
-                await self.records.remove(connection, gone)
+                await self.records.remove(connection, expired)
                 await self.bodies.remove(connection, unused)
-            for uid in gone:
+            for uid in expired:
                 self.census.drop(uid)
             self.bodies.removed(unused)
 
     def _expired(self, limit_ms: int) -> tuple[list[bytes], set[bytes]]:
-        """(agents that nobody has heard of for too long, digests of bodies that none of the others has)."""
+        """Return (agents that were last reported too long ago, digests of bodies that no other agent uses)."""
         nodes, agents = list(self.census.nodes.values()), list(self.census.agents.values())
-        away = [n for n in nodes if not n.connected and n.last_seen_ms < limit_ms]
-        gone = {uid for node in away for uid in node.agents}
-        gone |= {a.uid for a in agents if a.forgotten and a.changed_ms < limit_ms}
-        return list(gone), self.bodies.unused(a for a in agents if a.uid not in gone)
+        absent = [n for n in nodes if not n.connected and n.last_seen_ms < limit_ms]
+        expired = {uid for node in absent for uid in node.agents}
+        expired |= {a.uid for a in agents if a.forgotten and a.changed_ms < limit_ms}
+        return list(expired), self.bodies.unused(a for a in agents if a.uid not in expired)

@@ -1,4 +1,4 @@
-"""One report on its way: read against what is known, then (once it is stored) known itself."""
+"""Reading a report against the census, and applying it once it is stored."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from relay.observe.metrics import ControlPlaneMetrics
 from relay.pb.relay.v1 import link_pb2
 
 _log = log.get("opamp-relay.fleet")
-_MOST_RELEASED = 100_000
+_MAX_RELEASED = 100_000
 
 
 @dataclass(slots=True)
 class Reading:
-    """What a report amounts to; nothing of it counts yet."""
+    """The changes that a report asks for, not yet applied."""
 
     node: NodeState
     report: link_pb2.StatusReport
     ack: link_pb2.ReportAck
     trusted: Trusted
-    """By what its agents were read."""
+    """The trusted attributes its agents were read with."""
     accepted: dict[bytes, tuple[Agent, bytes]] = field(default_factory=dict)
-    """Agents that are the node's own, each with its state."""
+    """Agents that belong to the node, each with its state."""
     aside: list[tuple[bytes, int]] = field(default_factory=list)
-    """(uid, digest) of those that it reports and that do not count as its own; 0: it no longer does."""
+    """(uid, digest) of agents that it reports but that do not count as its own; 0 if it no longer reports the agent."""
     removed: list[bytes] = field(default_factory=list)
     forgotten: list[bytes] = field(default_factory=list)
     bodies: list[dict[str, object]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Reading:
 
 
 class Intake:
-    """Reads reports, and makes known what was stored of them. Who calls does one at a time of what concerns an agent."""
+    """Reads reports, and applies them once stored. The caller must not process two reports on one agent at once."""
 
     def __init__(self, census: Census, bodies: Bodies, *, clock: Clock, metrics: ControlPlaneMetrics) -> None:
         self._census = census
@@ -54,10 +54,10 @@ class Intake:
         self._metrics = metrics
         self.reader = Reader()
         self._released: set[tuple[bytes, str, str]] = set()
-        """(agent, node that lost it, node that has it): told once, or two clients of one uid would chase each other."""
+        """(agent, node that lost it, node that has it). Sent once each, or two clients with one uid would swap forever."""
 
     def read(self, node: NodeState, report: link_pb2.StatusReport) -> Reading:
-        """What a report amounts to, by what is known now."""
+        """Work out the changes that a report asks for, given the current census."""
         reading = Reading(node, report, link_pb2.ReportAck(sequence=report.sequence), node.trusted)
         self._read_agents(reading)
         agents = self._census.agents
@@ -67,12 +67,12 @@ class Intake:
         by_shard = self._by_shard(node, {listing.shard for listing in report.listings})
         removing = set(reading.removed)
         for listing in report.listings:
-            theirs = {a.instance_uid: a.digest for a in listing.agents}
-            wanted, gone = difference(by_shard[listing.shard], theirs)
-            reading.ack.want_agents.extend(wanted)
-            # Its data may be new, under an old name: what it has not removed itself stays known.
-            reading.forgotten += [uid for uid in gone if uid in node.agents and uid not in removing]
-            reading.aside += [(uid, 0) for uid in gone if uid in node.aside]
+            listed = {a.instance_uid: a.digest for a in listing.agents}
+            differing, absent = difference(by_shard[listing.shard], listed)
+            reading.ack.want_agents.extend(differing)
+            # The node may have started with an empty store under its old name, so an absent agent is only forgotten.
+            reading.forgotten += [uid for uid in absent if uid in node.agents and uid not in removing]
+            reading.aside += [(uid, 0) for uid in absent if uid in node.aside]
         reading.aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
         return reading
 
@@ -93,21 +93,21 @@ class Intake:
                 reading.aside.append((agent.uid, agent.digest))
 
     def take(self, reading: Reading) -> link_pb2.ReportAck:
-        """It is stored: it is known now. Gives its acknowledgement."""
+        """Apply a report that is stored, and return its acknowledgement."""
         node, report, ack, census = reading.node, reading.report, reading.ack, self._census
         for agent, _ in reading.accepted.values():
             if node.trusted != reading.trusted:
                 self.reader.again(agent, node)
-            self._take_agent(node, agent)
+            self._put_agent(node, agent)
         for uid in reading.removed:
             census.drop(uid)
         for uid in reading.forgotten:
-            left = census.drop(uid)
-            if left is not None:
-                left.forgotten, left.connected = True, False
-                census.put(left)
+            departed = census.drop(uid)
+            if departed is not None:
+                departed.forgotten, departed.connected = True, False
+                census.put(departed)
         for uid, digest in reading.aside:
-            if digest and uid in node.agents:  # what is known of it is not what its node counts
+            if digest and uid in node.agents:  # our state of it is not what its node counts
                 node.shards.replace(uid, census.agents[uid].digest, 0)
                 census.agents[uid].digest = 0
             self._put_aside(node, uid, digest)
@@ -119,18 +119,18 @@ class Intake:
             node.verified = not differing
         return ack
 
-    def _take_agent(self, node: NodeState, agent: Agent) -> None:
-        held = self._census.agents.get(agent.uid)
-        if held is not None and held.node != node.key:
-            self._lose(held, node.key)
+    def _put_agent(self, node: NodeState, agent: Agent) -> None:
+        old = self._census.agents.get(agent.uid)
+        if old is not None and old.node != node.key:
+            self._lose(old, node.key)
         node.to_release.discard(agent.uid)
-        if held is not None:
-            self.reader.keep_baseline(agent, held)
+        if old is not None:
+            self.reader.keep_baseline(agent, old)
         self._put_aside(node, agent.uid, 0)
         self._census.put(agent)
 
     def _put_aside(self, node: NodeState, uid: bytes, digest: int) -> None:
-        """Count what a node reports of an agent that is not its own; 0: it no longer does. So its sums can be compared."""
+        """Count an agent that a node reports but does not own, so that shard digests still compare; digest 0 removes it."""
         node.shards.replace(uid, node.aside.pop(uid, 0), digest)
         if digest:
             node.aside[uid] = digest
@@ -138,48 +138,50 @@ class Intake:
             node.refused.pop(uid, None)
 
     def _by_shard(self, node: NodeState, shards: set[int]) -> dict[int, dict[bytes, int]]:
-        """What a node is known to report, of some shards: uid → digest."""
-        found: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
+        """What a node reports in some shards, as far as we know: shard → uid → digest."""
+        digests: dict[int, dict[bytes, int]] = {shard: {} for shard in shards}
         if not shards:
-            return found
+            return digests
         agents = self._census.agents
         for uid in node.agents:
-            if shard_of(uid) in found and not agents[uid].forgotten:
-                found[shard_of(uid)][uid] = agents[uid].digest
+            if shard_of(uid) in digests and not agents[uid].forgotten:
+                digests[shard_of(uid)][uid] = agents[uid].digest
         for uid, digest in node.aside.items():
-            if shard_of(uid) in found:
-                found[shard_of(uid)][uid] = digest
-        return found
+            if shard_of(uid) in digests:
+                digests[shard_of(uid)][uid] = digest
+        return digests
 
     def _belongs_to(self, node: NodeState, agent: Agent, ack: link_pb2.ReportAck) -> bool:
-        """Whether an agent is the node's that reports it; a node that is to let go of it is told so, once for a pair."""
-        held = self._census.agents.get(agent.uid)
-        if held is None:
+        """Whether an agent belongs to the node that reports it. If not, the node is told to release it, once per pair."""
+        existing = self._census.agents.get(agent.uid)
+        if existing is None:
             return True
-        owner = self._census.nodes[held.node]
-        current = Holding(held.node, held.started_ms, held.connected and not held.forgotten and owner.connected)
+        owner = self._census.nodes[existing.node]
+        current = Holding(
+            existing.node, existing.started_ms, existing.connected and not existing.forgotten and owner.connected
+        )
         if winner(current, Holding(node.key, agent.started_ms, agent.connected)).node == node.key:
             return True
-        pair = (agent.uid, node.key, held.node)
+        pair = (agent.uid, node.key, existing.node)
         if not agent.connected or pair not in self._released:
             ack.released.append(agent.uid)
             self._remember_release(pair)
         return False
 
-    def _lose(self, held: Agent, winner_key: str) -> None:
-        """A node lost an agent to another one."""
-        loser = self._census.nodes[held.node]
-        pair = (held.uid, held.node, winner_key)
-        if not held.connected or pair not in self._released:
-            loser.to_release.add(held.uid)
+    def _lose(self, agent: Agent, winner_key: str) -> None:
+        """Handle an agent that moved to another node."""
+        loser = self._census.nodes[agent.node]
+        pair = (agent.uid, agent.node, winner_key)
+        if not agent.connected or pair not in self._released:
+            loser.to_release.add(agent.uid)
             self._remember_release(pair)
-        if not held.forgotten:
-            # Until it lets go of it, it goes on counting it.
-            self._census.drop(held.uid)
-            self._put_aside(loser, held.uid, held.digest)
+        if not agent.forgotten:
+            # The loser still counts it until it releases it.
+            self._census.drop(agent.uid)
+            self._put_aside(loser, agent.uid, agent.digest)
 
     def _remember_release(self, pair: tuple[bytes, str, str]) -> None:
-        if len(self._released) >= _MOST_RELEASED:
+        if len(self._released) >= _MAX_RELEASED:
             self._released.clear()
         self._released.add(pair)
 

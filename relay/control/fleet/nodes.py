@@ -1,4 +1,4 @@
-"""One node as it is known."""
+"""The state of a node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNKNOWN_FIELD = re.compile(r"([\w.]+)\s*;?\s+Extra inputs are not permitted")
 
 @dataclass(slots=True, eq=False)
 class NodeState:
-    """One node as it is known."""
+    """What the control plane knows about a node."""
 
     region: str
     name: str
@@ -25,45 +25,45 @@ class NodeState:
     incarnation: str = ""
     last_seen_ms: int = 0
     reporting: int = 0
-    """Report streams that are up; more than one while an old one dies."""
+    """Open Report streams. There may be two while an old one dies."""
     streams: int = 0
-    """Counts its Report streams."""
+    """The number of Report streams so far."""
     verified: bool = False
-    """Since its Report stream came up both ends were found to hold the same agents in the same states."""
+    """Both ends had the same agents in the same states when compared after its Report stream came up."""
     departed: bool = False
     """It said goodbye."""
     aside: dict[bytes, int] = field(default_factory=dict)
-    """Agents that it reports and that do not count as its own → their digests: refused, or of another node."""
+    """Agents that it reports but that do not count as its own (refused, or owned by another node) → digest."""
     refused: dict[bytes, str] = field(default_factory=dict)
-    """Of them: those whose state cannot be read → why."""
+    """Those of them whose state cannot be parsed → reason."""
     unstored: tuple[int, str] | None = None
-    """(since when its reports are not stored, why); None while they are."""
+    """(since when storing its reports fails, reason); None while it works."""
     ahead: tuple[int, int] | None = None
-    """The manifest that it holds, where that is newer than ours or of another database."""
+    """Its manifest, if that is newer than ours or from another database."""
     sender: SyncSender | None = None
-    """Its Sync stream, while up."""
+    """Its Sync stream, while that is up."""
     manifest: tuple[int, int] | None = None
     policy_age_s: float | None = None
     rejected: list[dict[str, str]] = field(default_factory=list)
     rollup: link_pb2.Rollup | None = None
     halted: dict[str, str] = field(default_factory=dict)
-    """Rollout → why the node took it back by itself."""
+    """Rollout → why the node reverted it on its own."""
     shards: Shards = field(default_factory=Shards)
     agents: set[bytes] = field(default_factory=set)
     turned_away: set[str] = field(default_factory=set)
     """Incarnations of other processes that tried to report under this name."""
     status_at: float = 0.0
-    """When `policy_age_s` was told."""
+    """When `policy_age_s` was reported, by the monotonic clock."""
     blobs: frozenset[str] = frozenset()
-    """SHA-256 of package files that can be downloaded from it."""
+    """SHA-256 of the package files it serves."""
     blob_problems: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of files that it should have and cannot get → why."""
+    """SHA-256 of files it should have but cannot get → reason."""
     behind_ms: int = 0
     """How far its clock is behind ours."""
     clock_is_off: bool = False
-    """By so much that people were told."""
+    """A warning about its clock was logged."""
     to_release: set[bytes] = field(default_factory=set)
-    """Agents that moved away and that the node has yet to be told of."""
+    """Agents that moved to another node; this one has yet to be told."""
     key: str = field(init=False)
     """REGION/NAME."""
 
@@ -77,13 +77,13 @@ class NodeState:
 
     @property
     def refusals(self) -> list[dict[str, str]]:
-        """What of the policy it does not take, the policy as a whole among it."""
+        """The parts of the policy that it rejects, including the policy as a whole."""
         sender = self.sender
         whole = sender.refused if sender is not None else ""
         return [*([{"name": "policy", "digest": "", "reason": whole}] if whole else []), *self.rejected]
 
 
 def plain_reason(reason: str) -> str:
-    """Why a node rejects something, in one line. The first nodes had no words for what is newer than they are."""
+    """Return a rejection reason in one line. The oldest nodes send a raw validation error for fields they do not know."""
     unknown = _UNKNOWN_FIELD.findall(reason)
     return too_old_for(unknown) if unknown else reason

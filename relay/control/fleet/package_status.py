@@ -1,4 +1,4 @@
-"""What agents say of packages: counted for all, told of those that are not there yet."""
+"""Package statuses: counts over all agents, and details of packages that are not installed yet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.published import PACKAGES
 
 MOST_NAMED = 1_000
-"""Agents that an answer names where it counts all."""
+"""An answer counts all agents, and lists at most this many."""
 _PACKAGE_STATES = {
     pb.PackageStatusEnum_Installed: "installed",
     pb.PackageStatusEnum_InstallPending: "installing",
@@ -21,56 +21,58 @@ _PACKAGE_STATES = {
 }
 
 
-class _Said(NamedTuple):
-    """What an agent says of one package."""
+class _Package(NamedTuple):
+    """What an agent reports about one package."""
 
     package: str
     state: str
     version: str
-    """The one that is installed, or is to be."""
-    rest: dict[str, Any]
-    """Of one that is not there yet: how far it is."""
+    """The installed version, or the one to be installed."""
+    details: dict[str, Any]
+    """The progress of a package that is not installed yet."""
 
 
-def package_status(census: Census, wanted: frozenset[tuple[str, str]]) -> dict[str, Any]:
-    """What agents say of packages: sums by package and region, and by name agents that are not there yet.
+def package_status(census: Census, labels: frozenset[tuple[str, str]]) -> dict[str, Any]:
+    """Summarise package statuses by package and region, and list agents that have not finished installing.
 
     Args:
-        wanted: labels of the agents that count.
+        labels: only agents with all of these labels count.
 
     Returns:
         `{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
-        package, version, offered, state, percent, error_message}], agents_total}`; of many agents `MOST_NAMED` are named.
+        package, version, offered, state, percent, error_message}], agents_total}`; `agents` has up to `MOST_NAMED` entries.
     """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
-    telling: list[dict[str, Any]] = []
+    unfinished: list[dict[str, Any]] = []
     total = 0
-    said: dict[bytes, list[_Said]] = {}
+    parsed: dict[bytes, list[_Package]] = {}
     for agent in census.shown():
-        if not agent.reports(PACKAGES) or (wanted and not query.has_labels(agent, wanted)):
+        if not agent.reports(PACKAGES) or (labels and not query.has_labels(agent, labels)):
             continue
-        if agent.package_statuses not in said:  # many say the same
-            said[agent.package_statuses] = _said(agent.package_statuses)
+        if agent.package_statuses not in parsed:  # many agents report the same
+            parsed[agent.package_statuses] = _parse(agent.package_statuses)
         region = agent.profile.region
-        for one in said[agent.package_statuses]:
+        for one in parsed[agent.package_statuses]:
             sums.setdefault((one.package, one.version, region), Counter())[one.state] += 1
             if one.state != "installed":
                 total += 1
-                if len(telling) < MOST_NAMED:
-                    telling.append({"agent": agent.agent_id, "region": region, "package": one.package, **one.rest})
-    words = ("installed", "installing", "downloading", "failed")
+                if len(unfinished) < MOST_NAMED:
+                    unfinished.append(
+                        {"agent": agent.agent_id, "region": region, "package": one.package, **one.details}
+                    )
+    states = ("installed", "installing", "downloading", "failed")
     packages = [
-        {"package": name, "version": version, "region": region, **{word: counts[word] for word in words}}
+        {"package": name, "version": version, "region": region, **{state: counts[state] for state in states}}
         for (name, version, region), counts in sorted(sums.items())
     ]
-    return {"packages": packages, "agents": telling, "agents_total": total}
+    return {"packages": packages, "agents": unfinished, "agents_total": total}
 
 
-def _said(statuses: bytes) -> list[_Said]:
-    found = []
+def _parse(statuses: bytes) -> list[_Package]:
+    result = []
     for name, status in sorted(pb.PackageStatuses.FromString(statuses).packages.items()):
         state = _PACKAGE_STATES.get(status.status, "installing")
-        rest = {
+        details = {
             "version": status.agent_has_version,
             "offered": status.server_offered_version,
             "state": state,
@@ -78,5 +80,5 @@ def _said(statuses: bytes) -> list[_Said]:
             "error_message": status.error_message if state == "failed" else "",
         }
         version = status.agent_has_version if state == "installed" else status.server_offered_version
-        found.append(_Said(name, state, version, rest))
-    return found
+        result.append(_Package(name, state, version, details))
+    return result

@@ -1,7 +1,7 @@
-"""What agents say of themselves, taken apart: what many say alike is kept once, what each says alone is kept with it.
+"""Agent descriptions, split into attributes that many agents share and values of single agents.
 
-A fleet of a million agents has some hundreds of descriptions, but for the names in them. What selectors make of a
-description is then worked out once for all agents that share it.
+Apart from the names in them, a million agents have a few hundred distinct descriptions. Selectors are then evaluated
+once for all agents that share a description.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.model import Scalar
 from relay.policy.selector import Facts
 
-_MOST_SHARED = 256
-"""A key with more values than this names single agents."""
-_MOST_KEYS = 1_000
-_MOST_BYTES = 256
-"""A longer attribute is not worth sharing: who makes up many would fill the memory."""
-_MOST_ATTRIBUTES = 20_000
-_MOST_PROFILES = 50_000
-"""Beyond these, nothing new is shared: agents that make up keys and values gain nothing by it."""
+_MAX_SHARED = 256
+"""A key with more values than this identifies single agents."""
+_MAX_KEYS = 1_000
+_MAX_BYTES = 256
+"""Longer attributes are not shared: somebody who invents many of them would fill the memory."""
+_MAX_ATTRIBUTES = 20_000
+_MAX_PROFILES = 50_000
+"""Beyond these limits nothing new is shared, so that agents which invent keys and values cannot fill the memory."""
 Own = tuple[Any, ...]
-"""The values that an agent alone has, in the order of its profile's `own`."""
+"""The values that an agent does not share, in the order of its profile's `own`."""
 
 
 class _Identity(NamedTuple):
-    """Equal for agents of one profile."""
+    """What defines a profile."""
 
     region: str
     trusted: Trusted
     shared: tuple[bytes, ...]
-    """Serialised attributes, one a key."""
+    """Serialised attributes, one per key."""
     own: tuple[tuple[str, type], ...]
-    """Keys of the others, and of what type their values are: only plain ones can be labels."""
+    """Keys of the other attributes and the types of their values: only plain values can be labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,13 +49,13 @@ class Profile:
     labels: Mapping[str, Any]
     attributes: Mapping[str, Any]
     own: tuple[str, ...]
-    """Keys of attributes of which each agent has a value of its own."""
+    """Keys of the attributes whose values are not shared."""
     own_labels: frozenset[str]
-    """Those of them that are labels too."""
+    """Those of them that are also labels."""
     identity: _Identity
 
     def facts(self, agent_id: str, own: Own) -> Facts:
-        """An agent of this profile as selectors see it."""
+        """What selectors match against for an agent of this profile."""
         if not self.own:
             return Facts(agent_id, self.labels, self.attributes)
         values = dict(zip(self.own, own, strict=True))
@@ -63,37 +63,37 @@ class Profile:
         return Facts(agent_id, {**labels, **self.labels}, {**self.attributes, **values})
 
     def shared(self) -> Facts:
-        """What selectors see in all agents of this profile: all of it where they ask for none of `own`."""
+        """The facts that all agents of this profile share."""
         return Facts("", self.labels, self.attributes)
 
     def tells(self, keys: Set[str]) -> bool:
-        """Whether `shared` is enough for selectors that mention these keys."""
+        """Whether `shared` suffices for selectors that mention these keys."""
         return keys.isdisjoint(self.own)
 
     def value(self, key: str, own: Own) -> Any:
-        """One attribute of an agent; None where it has none of that key."""
+        """An attribute of an agent; None if it has none with this key."""
         return own[self.own.index(key)] if key in self.own else self.attributes.get(key)
 
 
 class Profiles:
-    """Makes them, each once."""
+    """Creates each profile once."""
 
     def __init__(self) -> None:
         self._shared: dict[bytes, str] = {}
-        """Serialised attribute → its key, of those that many agents may have."""
+        """Serialised attribute → its key, for attributes that may be shared."""
         self._of_key: dict[str, set[bytes]] = {}
         """Key → its attributes in `_shared`."""
-        self._own: set[str] = set()
-        """Keys that name single agents."""
-        self._made: dict[_Identity, Profile] = {}
+        self._own_keys: set[str] = set()
+        """Keys that identify single agents."""
+        self._profiles: dict[_Identity, Profile] = {}
 
     def split(self, description: bytes, region: str, trusted: Trusted) -> tuple[Profile, Own]:
-        """An agent's profile, and the values that are its own.
+        """Split a description into a profile and the agent's own values.
 
         Args:
-            description: its AgentDescription, serialised.
-            region: of its node.
-            trusted: attributes that count as labels there.
+            description: a serialised AgentDescription.
+            region: the region of its node.
+            trusted: attributes that its node accepts as labels.
 
         Raises:
             DecodeError: it cannot be read.
@@ -101,20 +101,22 @@ class Profiles:
         message = pb.AgentDescription.FromString(description)
         shared: dict[str, bytes] = {}
         own: dict[str, Any] = {}
-        self._part(message.non_identifying_attributes, shared, own)
-        self._part(message.identifying_attributes, shared, own)
-        # In an order of our own: one agent may say the same in another order each time.
-        alone = sorted(own.items(), key=itemgetter(0))
-        kinds = tuple([(key, type(value)) for key, value in alone])
+        self._sort_attributes(message.non_identifying_attributes, shared, own)
+        self._sort_attributes(message.identifying_attributes, shared, own)
+        # Sorted, because an agent may send its attributes in a different order each time.
+        own_items = sorted(own.items(), key=itemgetter(0))
+        kinds = tuple([(key, type(value)) for key, value in own_items])
         identity = _Identity(region, trusted, tuple(sorted(shared.values())), kinds)
-        return self._profile(identity), tuple([value for _, value in alone])
+        return self._profile(identity), tuple([value for _, value in own_items])
 
     def trusting(self, profile: Profile, trusted: Trusted) -> Profile:
-        """What a profile is where other attributes are trusted."""
+        """Return the same profile for other trusted attributes."""
         return self._profile(profile.identity._replace(trusted=trusted))
 
-    def _part(self, attributes: Iterable[anyvalue_pb2.KeyValue], shared: dict[str, bytes], own: dict[str, Any]) -> None:
-        """Sort attributes by whether they are shared; of two of one key the later one wins."""
+    def _sort_attributes(
+        self, attributes: Iterable[anyvalue_pb2.KeyValue], shared: dict[str, bytes], own: dict[str, Any]
+    ) -> None:
+        """Add attributes to `shared` or `own`. The last of several with one key wins."""
         for attribute in attributes:
             raw = attribute.SerializeToString()
             key = self._shared.get(raw)
@@ -130,20 +132,20 @@ class Profiles:
             own.pop(key, None)
 
     def _may_be_shared(self, key: str, value: Any, size: int) -> bool:
-        if key in self._own or not isinstance(value, Scalar):
+        if key in self._own_keys or not isinstance(value, Scalar):
             return False
-        if size > _MOST_BYTES or len(self._shared) >= _MOST_ATTRIBUTES:
+        if size > _MAX_BYTES or len(self._shared) >= _MAX_ATTRIBUTES:
             return False
         values = self._of_key.get(key, ())
-        if len(values) >= _MOST_SHARED:
+        if len(values) >= _MAX_SHARED:
             for raw in self._of_key.pop(key, ()):
                 del self._shared[raw]
-            self._own.add(key)
+            self._own_keys.add(key)
             return False
-        return bool(values) or len(self._of_key) + len(self._own) < _MOST_KEYS
+        return bool(values) or len(self._of_key) + len(self._own_keys) < _MAX_KEYS
 
     def _profile(self, identity: _Identity) -> Profile:
-        profile = self._made.get(identity)
+        profile = self._profiles.get(identity)
         if profile is None:
             attributes = map(anyvalue_pb2.KeyValue.FromString, identity.shared)
             common = {attribute.key: value_of(attribute.value) for attribute in attributes}
@@ -152,7 +154,7 @@ class Profiles:
             plain = {key: kind() for key, kind in identity.own if issubclass(kind, Scalar)}
             own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - {REGION}
             profile = Profile(identity.region, labels, common, own, own_labels, identity)
-            if len(self._made) >= _MOST_PROFILES:
-                self._made.clear()
-            self._made[identity] = profile
+            if len(self._profiles) >= _MAX_PROFILES:
+                self._profiles.clear()
+            self._profiles[identity] = profile
         return profile

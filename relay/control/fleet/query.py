@@ -1,7 +1,7 @@
-"""Choosing agents: filters, order and pages of a list, and one agent by what people call it.
+"""Queries for agents: filtered, sorted and paged lists, and one agent by name.
 
-The database chooses and sorts; what it cannot know (labels, and who is connected at a node that is being heard again) is
-looked up in the census.
+The database filters and sorts. The census decides what the database does not know: labels, and which agents are
+connected at a node that has just come back.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from relay.ids import parse_uid
 
 _AGENTS = schema.agents.c
 _ROWS = 1_000
-"""Rows that are asked for at once where a page is; four times as many after each time that they did not do."""
-_MOST_ALIKE = 1_000
-"""Agents that are looked at where many are called alike."""
+"""Rows of the first read for a page. Each further read is four times as large."""
+_MAX_CANDIDATES = 1_000
+"""The most agents to consider for an ambiguous name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which agents, in which order; all that is named must match."""
+    """Which agents to list, and in which order. All filters that are set must match."""
 
     status: str = ""
     healthy: bool | None = None
@@ -43,20 +43,20 @@ class Query:
     labels: frozenset[tuple[str, str]] = frozenset()
     """Values as text."""
     sort: str = "agent_id"
-    """A key of `SORTS`; a `-` before it turns the order around."""
+    """A key of `SORTS`; a `-` in front reverses the order."""
     limit: int | None = None
     after: str = ""
-    """Agent id or instance_uid of the last agent of the page before."""
+    """Agent id or instance_uid of the last agent on the previous page."""
 
 
 class Page(NamedTuple):
-    """Some agents of a list."""
+    """One page of a list."""
 
     agents: list[Agent]
     total: int
-    """How many the whole list has."""
+    """The length of the whole list."""
     more: bool
-    """There are some behind these."""
+    """There is a next page."""
 
 
 _Columns = tuple[sa.ColumnElement[Any], ...]
@@ -69,40 +69,40 @@ SORTS: dict[str, _Columns] = {
     "host.name": (_AGENTS.host,),
     "last_change": (_AGENTS.changed_ms,),
 }
-"""Order → the columns that come before the agent's id."""
+"""Order → columns to sort by before the agent id."""
 
 
 def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """`k=v` terms as pairs, all of which must match: two values of one key match nobody.
+    """Parse `k=v` terms. All must match, so two values for one key match no agent.
 
     Raises:
-        Refused: one is not k=v.
+        Refused: a term is not k=v.
     """
-    wanted = set()
+    pairs = set()
     for term in terms:
         key, equals, value = term.partition("=")
         if not equals:
             raise Refused([Problem("request", 0, "label", f"{term!r} is not k=v")])
-        wanted.add((key, value))
-    return frozenset(wanted)
+        pairs.add((key, value))
+    return frozenset(pairs)
 
 
-def has_labels(agent: Agent, wanted: Collection[tuple[str, str]]) -> bool:
+def has_labels(agent: Agent, labels: Collection[tuple[str, str]]) -> bool:
     """Whether an agent has all these labels (values as text)."""
     profile = agent.profile
-    return _among(wanted, profile.labels if profile.tells({key for key, _ in wanted}) else agent.facts.labels)
+    return _includes(profile.labels if profile.tells({key for key, _ in labels}) else agent.facts.labels, labels)
 
 
-def _among(wanted: Iterable[tuple[str, str]], labels: Mapping[str, Any]) -> bool:
-    return all(key in labels and as_text(labels[key]) == value for key, value in wanted)
+def _includes(labels: Mapping[str, Any], terms: Iterable[tuple[str, str]]) -> bool:
+    return all(key in labels and as_text(labels[key]) == value for key, value in terms)
 
 
 async def choose(fleet: Fleet, query: Query) -> Page:
-    """The agents of a query.
+    """Return a page of the agents that match a query.
 
     Raises:
-        Refused: the order is none that there is.
-        NotFound: `after` is no agent that is known.
+        Refused: the order does not exist.
+        NotFound: `after` is not a known agent.
         StoreError: the database failed.
     """
     census = fleet.census
@@ -112,23 +112,23 @@ async def choose(fleet: Fleet, query: Query) -> Page:
     where = _where(census, query)
     row = await fleet.records.row(_last(census, query.after)) if query.after else None
     columns = (_AGENTS.instance_uid, _AGENTS.agent_id, *SORTS[name])
-    found: list[Agent] = []
+    matches: list[Agent] = []
     rows = None if query.limit is None else max(_ROWS, query.limit + 1)
     while True:
-        asked = sa.select(*columns).where(*where, *_behind(query.sort, row)).order_by(*_order(query.sort)).limit(rows)
-        got = await fleet.records.select(asked)
-        # In a thread, as all that may go through many agents: nodes are answered meanwhile.
-        found += await asyncio.to_thread(_matching, census, got, query)
-        if rows is None or query.limit is None or len(got) < rows or len(found) > query.limit:
+        select = sa.select(*columns).where(*where, *_after(query.sort, row)).order_by(*_order(query.sort)).limit(rows)
+        batch = await fleet.records.select(select)
+        # In a thread, because it may visit many agents: nodes must be answered meanwhile.
+        matches += await asyncio.to_thread(_matching, census, batch, query)
+        if rows is None or query.limit is None or len(batch) < rows or len(matches) > query.limit:
             break
-        # Of these too few match what the database cannot tell: go on behind them.
-        row, rows = got[-1], 4 * rows
-    page = found if query.limit is None else found[: query.limit]
-    return Page(page, await asyncio.to_thread(_total, census, query), len(found) > len(page))
+        # Too few of these rows match the filters that the database does not know: read on.
+        row, rows = batch[-1], 4 * rows
+    page = matches if query.limit is None else matches[: query.limit]
+    return Page(page, await asyncio.to_thread(_total, census, query), len(matches) > len(page))
 
 
 def _columns(sort: str) -> tuple[_Columns, _Columns]:
-    """(those that a `-` turns around, those behind them)."""
+    """Return (columns that a `-` reverses, columns after them)."""
     columns, names = SORTS[sort.removeprefix("-")], (_AGENTS.agent_id, _AGENTS.instance_uid)
     return (columns, names) if columns else (names[:1], names[1:])
 
@@ -138,8 +138,8 @@ def _order(sort: str) -> list[sa.ColumnElement[Any]]:
     return [*(column.desc() if sort.startswith("-") else column for column in first), *then]
 
 
-def _behind(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
-    """What comes behind a row in an order; all where there is none."""
+def _after(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
+    """The condition for what follows a row; none if there is no row."""
     if row is None:
         return []
     first, then = _columns(sort)
@@ -147,42 +147,42 @@ def _behind(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
     def values(of: Iterable[Any]) -> sa.Tuple:
         return sa.tuple_(*(getattr(row, column.name) for column in of))
 
-    here, there = sa.tuple_(*first), values(first)
-    behind = sa.and_(here == there, sa.tuple_(*then) > values(then))
-    return [sa.or_(here < there if sort.startswith("-") else here > there, behind)]
+    key, last_key = sa.tuple_(*first), values(first)
+    tied = sa.and_(key == last_key, sa.tuple_(*then) > values(then))
+    return [sa.or_(key < last_key if sort.startswith("-") else key > last_key, tied)]
 
 
 def _last(census: Census, name: str) -> Agent:
     uid = parse_uid(name)
     agent = census.agents.get(uid) if uid is not None else None
     shown = [a for a in census.named(name) if not a.hidden]
-    found = agent or max(shown, key=lambda a: a.uid, default=None)  # the last in most orders
-    if found is None:
+    last = agent or max(shown, key=lambda a: a.uid, default=None)  # the last in most orders
+    if last is None:
         raise NotFound(f"after: no agent {name} is in this list")
-    return found
+    return last
 
 
 def _where(census: Census, query: Query) -> list[sa.ColumnElement[bool]]:
-    """What the database can tell; `_matches` is exact."""
-    found: list[sa.ColumnElement[bool]] = []
+    """The filters that the database knows, some only approximately; `_matches` is exact."""
+    conditions: list[sa.ColumnElement[bool]] = []
     if query.status:
-        found.append(_AGENTS.status == query.status.upper())
+        conditions.append(_AGENTS.status == query.status.upper())
     if query.region:
-        found.append(_AGENTS.region == query.region)
+        conditions.append(_AGENTS.region == query.region)
     if query.node:
         region, slash, node = query.node.rpartition("/")
-        found += [_AGENTS.node == node, *([_AGENTS.region == region] if slash else [])]
+        conditions += [_AGENTS.node == node, *([_AGENTS.region == region] if slash else [])]
     if query.version:
-        found.append(_AGENTS.version == query.version[:TEXT_CHARS])
+        conditions.append(_AGENTS.version == query.version[:TEXT_CHARS])
     if query.connected is not None or query.healthy is not None:
         unknown = [node.key for node in census.nodes.values() if not node.reporting or node.unstored is not None]
         if unknown:
-            found.append((_AGENTS.region + "/" + _AGENTS.node).not_in(unknown))
+            conditions.append((_AGENTS.region + "/" + _AGENTS.node).not_in(unknown))
     if query.connected is not None:
-        found.append(_AGENTS.connected.is_(query.connected))
+        conditions.append(_AGENTS.connected.is_(query.connected))
     if query.healthy is not None:
-        found += [_AGENTS.connected.is_(True), _AGENTS.healthy.is_(query.healthy)]
-    return found
+        conditions += [_AGENTS.connected.is_(True), _AGENTS.healthy.is_(query.healthy)]
+    return conditions
 
 
 def _matching(census: Census, rows: Iterable[Any], query: Query) -> list[Agent]:
@@ -200,7 +200,7 @@ def _matches(census: Census, agent: Agent, query: Query) -> bool:
 
 
 def _counts(census: Census, one: Agent | Cell, query: Query) -> bool:
-    """Whether an agent, or those of a cell, match all of a query but its labels and its version."""
+    """Whether an agent, or the agents of a cell, match a query apart from its labels and version."""
     node = census.nodes.get(one.node)
     return node is not None and (
         (not query.status or one.status == query.status.upper())
@@ -212,31 +212,31 @@ def _counts(census: Census, one: Agent | Cell, query: Query) -> bool:
 
 
 def _total(census: Census, query: Query) -> int:
-    """How many agents match: told by the sums, but where the values that are asked for are each agent's own."""
-    asked = {key for key, _ in query.labels} | ({VERSION} if query.version else set())
+    """Count the matching agents: by cells where possible, one by one where their profile does not share the values."""
+    keys = {key for key, _ in query.labels} | ({VERSION} if query.version else set())
     total = 0
-    alone = set()
+    unshared = set()
     for cell, number in list(census.cells.items()):
         if not _counts(census, cell, query):
             continue
         profile = cell.profile
-        if not profile.tells(asked):
-            alone.add(profile)
+        if not profile.tells(keys):
+            unshared.add(profile)
             continue
         has_version = not query.version or as_text(profile.attributes.get(VERSION)) == query.version
-        if has_version and _among(query.labels, profile.labels):
+        if has_version and _includes(profile.labels, query.labels):
             total += number
-    if alone:
-        total += sum(agent.profile in alone and _matches(census, agent, query) for agent in census.shown())
+    if unshared:
+        total += sum(agent.profile in unshared and _matches(census, agent, query) for agent in census.shown())
     return total
 
 
 async def find(fleet: Fleet, name: str) -> Agent:
-    """An agent by instance_uid, agent id, host.name, or the beginning of one of them that no other agent has.
+    """Return the agent with this instance_uid, agent id or host.name, or with a unique prefix of one.
 
     Raises:
-        NotFound: nobody knows it.
-        Conflict: several agents fit.
+        NotFound: no agent matches.
+        Conflict: several agents match.
         StoreError: the database failed.
     """
     census = fleet.census
@@ -245,20 +245,23 @@ async def find(fleet: Fleet, name: str) -> Agent:
         return census.agents[uid]
     if named := [agent for agent in census.named(name) if not agent.hidden]:
         return named[0]
-    alike = [_AGENTS.host == name[:TEXT_CHARS]]
+    conditions = [_AGENTS.host == name[:TEXT_CHARS]]
     if LEAST_PREFIX <= len(name) <= TEXT_CHARS:
-        alike += [_AGENTS.agent_id.startswith(name, autoescape=True), _AGENTS.host.startswith(name, autoescape=True)]
-        if between := _uids(name):
-            alike.append(_AGENTS.instance_uid.between(*between))
-    asked = sa.select(_AGENTS.instance_uid).where(sa.or_(*alike))
-    asked = asked.order_by(_AGENTS.host != name, _AGENTS.agent_id).limit(_MOST_ALIKE)
-    agents = [census.agents.get(row.instance_uid) for row in await fleet.records.select(asked)]
-    known = [agent for agent in agents if agent is not None and not agent.hidden]
-    return resolve(name, [(Names(a.agent_id, a.uid, text_of(a, HOST)), a) for a in known])
+        conditions += [
+            _AGENTS.agent_id.startswith(name, autoescape=True),
+            _AGENTS.host.startswith(name, autoescape=True),
+        ]
+        if between := _uid_range(name):
+            conditions.append(_AGENTS.instance_uid.between(*between))
+    select = sa.select(_AGENTS.instance_uid).where(sa.or_(*conditions))
+    select = select.order_by(_AGENTS.host != name, _AGENTS.agent_id).limit(_MAX_CANDIDATES)
+    agents = [census.agents.get(row.instance_uid) for row in await fleet.records.select(select)]
+    candidates = [agent for agent in agents if agent is not None and not agent.hidden]
+    return resolve(name, [(Names(a.agent_id, a.uid, text_of(a, HOST)), a) for a in candidates])
 
 
-def _uids(name: str) -> tuple[bytes, bytes] | None:
-    """(first, last) instance_uid that begins so; None where none can."""
+def _uid_range(name: str) -> tuple[bytes, bytes] | None:
+    """Return the (first, last) instance_uid with this prefix; None if it cannot be one."""
     digits = name.replace("-", "").lower()
     if not digits or len(digits) > 32 or not set(digits) <= set("0123456789abcdef"):
         return None

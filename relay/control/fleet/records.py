@@ -1,4 +1,4 @@
-"""Agents and nodes in the database."""
+"""The database tables of agents and nodes."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from relay.policy.model import canonical
 _log = log.get("opamp-relay.fleet")
 _NAME_CHARS = 512
 TEXT_CHARS = 256
-"""Of a version and a host name; longer ones are cut."""
-_AT_ONCE = 2_000
-"""Rows that are read at once: a whole fleet would fill the memory with what nobody needs to have there."""
+"""The stored length of a version or host name; longer ones are truncated."""
+_BATCH_ROWS = 2_000
+"""Rows per read: those of a whole fleet would fill the memory."""
 _AGENTS = schema.agents.c
-_OF_STATES = (_AGENTS.instance_uid, _AGENTS.state)
+_STATE_COLUMNS = (_AGENTS.instance_uid, _AGENTS.state)
 LISTED = ("agent_id", "connected", "healthy", "status", "version", "host", "changed_ms", "session_started_ms")
 
 
-_written = attrgetter(*LISTED)
+_columns_of = attrgetter(*LISTED)
 
 
 def as_text(value: Any) -> str:
-    """A label or an attribute as people write it; empty for none."""
+    """A label or attribute value as users write it; empty for None."""
     if value is None:
         return ""
     return value if isinstance(value, str) else canonical(value).decode()
 
 
 def text_of(agent: Agent, attribute: str) -> str:
-    """An attribute of an agent as text; empty where it has none."""
+    """An attribute of an agent as text; empty if it has none."""
     return as_text(agent.profile.value(attribute, agent.own))
 
 
@@ -65,7 +65,7 @@ def row_of(agent: Agent, state: bytes) -> dict[str, Any]:
 
 
 def listed(agent: Agent) -> tuple[Any, ...]:
-    """What lists are chosen and sorted by: the columns `LISTED`."""
+    """The values of the columns `LISTED`, by which lists are filtered and sorted."""
     return (
         agent.agent_id[:_NAME_CHARS],
         agent.connected,
@@ -79,81 +79,81 @@ def listed(agent: Agent) -> tuple[Any, ...]:
 
 
 def is_stale(agent: Agent, row: Any) -> bool:
-    """Whether an agent's row was written by who knew nothing of some columns, or otherwise than the agent is."""
-    return listed(agent) != _written(row)
+    """Whether the columns of a row differ from the agent, for example because an older version wrote it."""
+    return listed(agent) != _columns_of(row)
 
 
 class Records:
-    """Reads and writes them."""
+    """Reads and writes agents and nodes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def nodes(self) -> list[Any]:
-        """The rows of all nodes; what is damaged is left out, and said."""
+        """The rows of all nodes. Damaged rows are logged and left out."""
         async with self._database.read() as connection:
             rows, damaged = await read_all(connection, schema.nodes)
         for key in damaged:
-            # It tells all of this again when it comes.
+            # The node sends all of it again when it connects.
             _log.error("row_damaged", table="nodes", key=key)
         return rows
 
     async def agents(self) -> AsyncIterator[list[Any]]:
-        """The rows of all agents, some at a time; what is damaged is left out, and said."""
+        """The rows of all agents, in batches. Damaged rows are logged and left out."""
         last = b""
         while True:
             async with self._database.read() as connection:
                 keys = sa.select(_AGENTS.instance_uid).where(_AGENTS.instance_uid > last)
-                keys = keys.order_by(_AGENTS.instance_uid).limit(_AT_ONCE)
+                keys = keys.order_by(_AGENTS.instance_uid).limit(_BATCH_ROWS)
                 uids = (await connection.execute(keys)).scalars().all()
                 if not uids:
                     return
                 between = _AGENTS.instance_uid > last, _AGENTS.instance_uid <= uids[-1]
                 rows, damaged = await read_all(connection, schema.agents, *between)
             for key in damaged:
-                # Its node finds out by the digests, and sends it again.
+                # The digests tell its node, which sends it again.
                 _log.error("row_damaged", table="agents", key=key)
             yield rows
             last = uids[-1]
 
-    async def select(self, asked: sa.Select[Any]) -> list[Any]:
-        """The rows that a query finds.
+    async def select(self, query: sa.Select[Any]) -> list[Any]:
+        """Run a query.
 
         Raises:
             StoreError: the database failed.
         """
         async with self._database.read() as connection:
-            return list((await connection.execute(asked)).all())
+            return list((await connection.execute(query)).all())
 
     async def row(self, agent: Agent) -> Any:
-        """An agent's row.
+        """Return the row of an agent.
 
         Raises:
-            NotFound: it has gone meanwhile, or its row is damaged.
+            NotFound: it was removed meanwhile, or its row is damaged.
             StoreError: the database failed.
         """
         async with self._database.read() as connection:
             rows, _ = await read_all(connection, schema.agents, _AGENTS.instance_uid == agent.uid)
         if not rows:
-            raise NotFound(f"{agent.agent_id} is not there any more")
+            raise NotFound(f"{agent.agent_id} no longer exists")
         return rows[0]
 
     async def states(self, uids: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The serialised states of some agents; those that are gone, or damaged, are left out.
+        """Return the serialised states of agents, without those that are removed or damaged.
 
         Raises:
             StoreError: the database failed.
         """
-        found: dict[bytes, bytes] = {}
+        states: dict[bytes, bytes] = {}
         async with self._database.read() as connection:
-            for i in range(0, len(uids), _AT_ONCE):
-                some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
-                rows, _ = await read_all(connection, schema.agents, some, columns=_OF_STATES)
-                found |= {row.instance_uid: row.state for row in rows}
-        return found
+            for i in range(0, len(uids), _BATCH_ROWS):
+                batch = _AGENTS.instance_uid.in_(uids[i : i + _BATCH_ROWS])
+                rows, _ = await read_all(connection, schema.agents, batch, columns=_STATE_COLUMNS)
+                states |= {row.instance_uid: row.state for row in rows}
+        return states
 
     async def replace(self, connection: AsyncConnection, agents: Iterable[tuple[Agent, bytes]]) -> None:
-        """Write agents, each with its state, in the caller's transaction."""
+        """Write agents and their states, in the caller's transaction."""
         await replace(connection, schema.agents, [row_of(agent, state) for agent, state in agents])
 
     async def remove(self, connection: AsyncConnection, uids: Iterable[bytes]) -> None:
@@ -161,13 +161,13 @@ class Records:
         await remove(connection, schema.agents, [{"instance_uid": uid} for uid in uids])
 
     async def forget(self, connection: AsyncConnection, uids: Sequence[bytes]) -> None:
-        """Agents are not connected, and their nodes hold no record of them any more."""
-        for i in range(0, len(uids), _AT_ONCE):
-            some = _AGENTS.instance_uid.in_(uids[i : i + _AT_ONCE])
-            await connection.execute(sa.update(schema.agents).where(some).values(forgotten=True, connected=False))
+        """Mark agents as disconnected and forgotten, in the caller's transaction."""
+        for i in range(0, len(uids), _BATCH_ROWS):
+            batch = _AGENTS.instance_uid.in_(uids[i : i + _BATCH_ROWS])
+            await connection.execute(sa.update(schema.agents).where(batch).values(forgotten=True, connected=False))
 
     async def mend(self, stale: Sequence[Mapping[str, Any]], misplaced: Sequence[bytes]) -> None:
-        """Write again rows whose columns are not what their states say, and delete those under the uid of another agent.
+        """Rewrite rows whose columns do not match their states, and delete rows that hold the state of another agent.
 
         Raises:
             StoreError: the database failed.
@@ -178,7 +178,7 @@ class Records:
                 await self.remove(connection, misplaced)
 
     async def store_nodes(self, nodes: Iterable[NodeState]) -> None:
-        """Write what is to be remembered of nodes.
+        """Write nodes.
 
         Raises:
             StoreError: the database failed.

@@ -1,4 +1,4 @@
-"""Whom rollouts are for, of the agents that are known."""
+"""Which known agents a rollout targets."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from relay.control.rollouts.targets import Contender, Selection, Target
 from relay.policy import rollout as buckets
 
 TARGET_AGE_MS = 24 * 3600 * 1000
-"""Agents that were away for longer are no targets."""
+"""Agents that have been away for longer are not targets."""
 
 
 class Group(NamedTuple):
-    """Agents of one region to which a rollout is the same."""
+    """Agents of one region for which a rollout does the same."""
 
     target: Target
     """One of them."""
     contents: tuple[Given | None, Given | None] | None
-    """(what they get by the candidate, what they had); None where their region cannot render it."""
+    """(content of the candidate, content before); None if their region cannot render it."""
     agents: Iterator[Agent]
 
 
 class Targets:
-    """Finds them."""
+    """Finds the targets of rollouts."""
 
     def __init__(self, census: Census, *, clock: Clock) -> None:
         self._census = census
         self._clock = clock
 
     def of(self, rollout: Rollout, state: State) -> Goals:
-        """Every agent for which a rollout changes something, where `state` is in force."""
+        """The targets of a rollout: every agent for which it changes something, given `state`."""
         groups = self.groups(rollout, state)
         regions = {group.target.region for group in groups if next(group.agents, None) is not None}
         return Goals(frozenset(regions), lambda: self.each(rollout, state))
 
     def each(self, rollout: Rollout, state: State) -> Iterator[tuple[str, str]]:
-        """(region, agent id) of each of them."""
+        """(region, agent id) of each target."""
         for group in self.groups(rollout, state):
             for agent in group.agents:
                 yield group.target.region, agent.agent_id
 
     def groups(self, rollout: Rollout, state: State) -> Iterator[Group]:
-        """All agents for which a rollout changes something, where `state` is in force."""
+        """The targets of a rollout, in groups."""
         kind, assignment = rollout.candidate.kind, state.assignments[rollout.assignment]
         contents = Contents(rollout, state.pinned)
         others = [
@@ -71,38 +71,38 @@ class Targets:
                 continue
             target = Target(region, first.facts, *sides)
             given = contents.of(target)
-            able = self._able(kind, chain((first,), agents))
+            eligible = self._eligible(kind, chain((first,), agents))
             if given is not None and given[0] == given[1]:
-                # They get what they have; it changes something for those that have it of an earlier rollout.
+                # Candidate and stable are equal: only agents that an earlier rollout reached will change.
                 if not assignment.layers:
                     continue
-                able = _on(able, assignment.layers, region)
-            yield Group(target, given, able)
+                eligible = _reached(eligible, assignment.layers, region)
+            yield Group(target, given, eligible)
 
-    def _able(self, kind: str, agents: Iterable[Agent]) -> Iterator[Agent]:
-        """Those that take assignments of a kind, and of several of one id the one that was heard under it last."""
+    def _eligible(self, kind: str, agents: Iterable[Agent]) -> Iterator[Agent]:
+        """Filter agents that accept assignments of a kind; of several with one id, only the newest."""
         oldest_ms, several = self._clock.unix_ms() - TARGET_AGE_MS, self._census.several
 
-        def is_able(agent: Agent) -> bool:
+        def is_eligible(agent: Agent) -> bool:
             return agent.accepts(kind) and (agent.connected or agent.changed_ms >= oldest_ms)
 
         newest: dict[str, bytes] = {}
         for agent in agents:
             name = agent.agent_id
-            if not (name and is_able(agent)):
+            if not (name and is_eligible(agent)):
                 continue
             if name in several:
                 if name not in newest:
                     newest[name] = max(
-                        filter(is_able, self._census.named(name)), key=attrgetter("age"), default=agent
+                        filter(is_eligible, self._census.named(name)), key=attrgetter("age"), default=agent
                     ).uid
                 if agent.uid != newest[name]:
                     continue
             yield agent
 
 
-def _on(agents: Iterable[Agent], layers: Iterable[Rollout], region: str) -> Iterator[Agent]:
-    """Those that an earlier rollout reached."""
+def _reached(agents: Iterable[Agent], layers: Iterable[Rollout], region: str) -> Iterator[Agent]:
+    """Filter agents that an earlier rollout reached."""
     reached = [(layer.name, layer.threshold(region)) for layer in layers]
     for agent in agents:
         if any(buckets.bucket(name, agent.agent_id) < threshold for name, threshold in reached):

@@ -1,4 +1,4 @@
-"""The fleet as people ask for it: agents, nodes and regions as plain values."""
+"""Agents, nodes and regions as plain values for the API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 20
 
 
 def of(census: Census, agent: Agent, state: bytes, fields: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The JSON of an agent, or only some of its fields.
+    """The JSON of an agent, or of some of its fields.
 
     Args:
         state: its AgentState, as its node serialised it.
@@ -35,10 +35,10 @@ def of(census: Census, agent: Agent, state: bytes, fields: frozenset[str] = froz
 
 
 async def whole(fleet: Fleet, agent: Agent) -> dict[str, Any]:
-    """`of`, with the tree of its health and the components that it has.
+    """Like `of`, with the health tree and the components.
 
     Raises:
-        NotFound: it has gone meanwhile, or its row is damaged.
+        NotFound: it was removed meanwhile, or its row is damaged.
         StoreError: the database failed.
     """
     serialised = (await fleet.records.row(agent)).state
@@ -55,21 +55,21 @@ async def whole(fleet: Fleet, agent: Agent) -> dict[str, Any]:
 
 
 def _health(health: pb.ComponentHealth) -> dict[str, Any]:
-    """A component's health and that of its parts; what it did not say is left out."""
-    found: dict[str, Any] = {"healthy": health.healthy}
+    """The health of a component and its parts, without unset fields."""
+    result: dict[str, Any] = {"healthy": health.healthy}
     if health.status:
-        found["status"] = health.status
+        result["status"] = health.status
     if health.last_error:
-        found["last_error"] = health.last_error
+        result["last_error"] = health.last_error
     if health.start_time_unix_nano:
-        found["started"] = rfc3339(health.start_time_unix_nano // 1_000_000)
+        result["started"] = rfc3339(health.start_time_unix_nano // 1_000_000)
     if health.component_health_map:
-        found["components"] = {name: _health(part) for name, part in sorted(health.component_health_map.items())}
-    return found
+        result["components"] = {name: _health(part) for name, part in sorted(health.component_health_map.items())}
+    return result
 
 
 def nodes(census: Census) -> list[dict[str, Any]]:
-    """All nodes."""
+    """The JSON of all nodes."""
     return [
         {
             "name": node.name,
@@ -97,25 +97,25 @@ def nodes(census: Census) -> list[dict[str, Any]]:
 
 
 def problems(node: NodeState) -> list[str]:
-    """What is not well with a node, in words."""
-    found = []
+    """Descriptions of the problems of a node."""
+    messages = []
     if node.ahead is not None:
-        found.append(f"has manifest {node.ahead}, which this database never published: see /health")
+        messages.append(f"has manifest {node.ahead}, which this database never published: see /health")
     if node.unstored is not None:
-        found.append(f"reports have not been stored since {rfc3339(node.unstored[0])}: {node.unstored[1]}")
+        messages.append(f"reports have not been stored since {rfc3339(node.unstored[0])}: {node.unstored[1]}")
     if abs(node.behind_ms) > SKEW_MS:
         word = "behind" if node.behind_ms > 0 else "ahead"
-        found.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
+        messages.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
     if node.refused:
-        found.append(f"{len(node.refused)} of its agents are left out: their states cannot be read")
-    return found
+        messages.append(f"{len(node.refused)} of its agents are left out because their states cannot be read")
+    return messages
 
 
 def regions(census: Census) -> list[dict[str, Any]]:
-    """All regions, in sums over what their nodes last reported; nodes that are away count as unknown."""
-    found: dict[str, dict[str, Any]] = {}
+    """The JSON of all regions: sums of the last reports of their nodes. Agents of absent nodes count as unknown."""
+    result: dict[str, dict[str, Any]] = {}
     for _, node in sorted(census.nodes.items()):
-        region = found.setdefault(
+        region = result.setdefault(
             node.region,
             {
                 "name": node.region,
@@ -139,19 +139,19 @@ def regions(census: Census) -> list[dict[str, Any]]:
         region["healthy"] += node.rollup.healthy
         region["unhealthy"] += node.rollup.unhealthy
         region["config_status"].update(dict(node.rollup.config_status))
-    return list(found.values())
+    return list(result.values())
 
 
 def connected_by_region(census: Census) -> dict[str, int]:
-    """For the metric."""
+    """Region → connected agents; for the metric."""
     return {view["name"]: view["connected"] for view in regions(census)}
 
 
 def agents_by_class(census: Census) -> dict[tuple[str, str, str], int]:
     """(region, config status, healthy: `true`, `false` or `unknown`) → agents; for the metric."""
-    found: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for cell, number in census.cells.items():
         healthy = census.healthy(cell)
         word = "unknown" if healthy is None else str(healthy).lower()
-        found[cell.profile.region, cell.status, word] += number
-    return dict(found)
+        counts[cell.profile.region, cell.status, word] += number
+    return dict(counts)

@@ -1,1 +1,1 @@
-"""Questions before and beside a change."""
+"""Reviewing changes: diffs, previews and drift."""

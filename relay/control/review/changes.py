@@ -1,4 +1,4 @@
-"""What a rollout changes: of what the assignment says, and of the configs that are made of it."""
+"""What a rollout changes: in its assignment, and in the rendered configs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from relay.policy.resources import Resource, split, variables_resource
 _NOTHING: dict[str, Any] = {}
 _DEFAULTS: tuple[Any, ...] = ("", False, 0, [], {}, None)
 _INTERNAL = ("template_digest", "renderer")
-"""Follow from what else is named, or change nothing that people wrote."""
+"""Fields that follow from others, or are not written by users."""
 
 
 class Changes:
-    """Compares the two ends of rollouts, also of those that are long over."""
+    """Compares the stable revision and the candidate of rollouts, including old ones."""
 
     def __init__(self, ledger: Ledger, history: History, fleet: Fleet, versions: Versions) -> None:
         self._ledger = ledger
@@ -35,11 +35,11 @@ class Changes:
         self._versions = versions
 
     async def of(self, name: str) -> dict[str, Any]:
-        """What one rollout changes; secrets are masked.
+        """What a rollout changes, with secrets masked.
 
         Returns:
             `{rollout, assignment, from, to, changes: [{path, before, after}], configs: [{regions, text}], notes}`: `from`
-            and `to` are `{template, revision}`, `text` is a unified diff of what agents of those regions get.
+            and `to` are `{template, revision}`, `text` is a unified diff of the configs of those regions.
 
         Raises:
             NotFound: there is no such rollout.
@@ -50,8 +50,8 @@ class Changes:
         return {
             "rollout": rollout.name,
             "assignment": rollout.assignment,
-            "from": _named(before),
-            "to": _named(after),
+            "from": _summary(before),
+            "to": _summary(after),
             "changes": [
                 {"path": path, "before": old, "after": new}
                 for path, old, new in _differences(
@@ -85,17 +85,17 @@ class Changes:
         ], list(notes)
 
     async def stands_for(self, digits: str) -> dict[str, Any]:
-        """What a hash stands for that is no config's: a revision, the digest of a change, or of a document.
+        """Find what a hash that is not a config hash stands for: a change, a revision, a document, and so on.
 
         Returns:
-            `{hash, kind, name, slots: {REGION: {content_type, body}}}`; of a document the name of its slot is empty.
+            `{hash, kind, name, slots: {REGION: {content_type, body}}}`; the slot of a document has an empty name.
 
         Raises:
-            NotFound: nothing has it.
+            NotFound: nothing has this hash.
         """
         plain = {"hash": digits, "kind": "document"}
-        if (made := await self._history.by_hash(digits)) is not None:
-            rollout, revision = made
+        if (match := await self._history.by_hash(digits)) is not None:
+            rollout, revision = match
             kind = "change" if rollout.digest.startswith(digits) else "revision"
             slots = {}
             if isinstance(revision, GlobalConfig):
@@ -117,10 +117,10 @@ class Changes:
             if hash_.startswith(digits):
                 slots = {"": {"content_type": "application/json", "body": f"{json.dumps(value, indent=2)}\n"}}
                 return {**plain, "kind": kind, "name": name, "slots": slots}
-        raise NotFound(f"no config, revision, change, document, package or file {digits} is known")
+        raise NotFound(f"no config, revision, change, document, package or file has the hash {digits}")
 
     async def _parts(self) -> AsyncIterator[tuple[str, str, str, Any]]:
-        """(kind, hash, name, value) of what revisions pin, of files, and of sets of packages that agents were offered."""
+        """(kind, hash, name, value) of pinned variables and packages, of files, and of package sets offered to agents."""
         catalog = self._ledger.state.catalog
         for region in sorted(self._fleet.census.live_regions() | catalog.variables.keys()):
             for body in await self._versions.bodies("RegionVariables", region):
@@ -139,8 +139,8 @@ class Changes:
                 yield "packages", agent.packages.hash.hex(), f"offered to {agent.agent_id}", slots
 
     def _regions(self, *revisions: GlobalConfig) -> list[str]:
-        named = {region for revision in revisions for region in revision.variables}
-        return sorted(named | self._fleet.census.live_regions()) or [""]
+        pinned = {region for revision in revisions for region in revision.variables}
+        return sorted(pinned | self._fleet.census.live_regions()) or [""]
 
     async def _text(self, revision: GlobalRevision, region: str, mask: Mask | None = None) -> str:
         if not isinstance(revision, GlobalConfig):
@@ -154,26 +154,26 @@ class Changes:
         return mask.config(template, resolved) if mask is not None else templates.render(template, resolved).decode()
 
     async def _template(self, key: str) -> ConfigTemplate:
-        if (held := self._ledger.state.catalog.templates.get(key)) is not None:
-            return held
+        if (template := self._ledger.state.catalog.templates.get(key)) is not None:
+            return template
         for body in await self._versions.bodies("ConfigTemplate", key):
             return ConfigTemplate.model_validate(body)
-        raise NotFound(f"ConfigTemplate {key} is no longer known")
+        raise NotFound(f"ConfigTemplate {key} no longer exists")
 
     async def _variables(self, pin: str) -> RegionVariables:
         for body in await self._versions.bodies("RegionVariables", pin.partition("@")[0]):
             variables = RegionVariables.model_validate(body)
             if variables_resource(variables)[0] == Resource.VARIABLES.name_of(pin):
                 return variables
-        raise NotFound(f"RegionVariables {pin} are no longer known")
+        raise NotFound(f"RegionVariables {pin} no longer exists")
 
 
-def _named(revision: GlobalRevision | None) -> dict[str, str] | None:
+def _summary(revision: GlobalRevision | None) -> dict[str, str] | None:
     return None if revision is None else {"template": revision.title, "revision": revision_hash(revision) or ""}
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(path, value before, value after) of all leaves that differ; None for what is not there."""
+    """(path, value before, value after) of all leaves that differ; None for an absent value."""
     if before is None and isinstance(after, dict):
         before = {}
     if isinstance(before, dict) and isinstance(after, dict):

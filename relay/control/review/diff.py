@@ -1,4 +1,4 @@
-"""What a change would do, before anything changes: to which agents, and from which config to which."""
+"""Preview of a change: which agents it would affect, and how their configs would change."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Hashes = tuple[bytes, bytes]
 
 @dataclass(slots=True)
 class _Pair:
-    """Agents that would go from one config to another."""
+    """Agents with the same change of config."""
 
     before: Decision
     after: Decision
@@ -47,37 +47,37 @@ class _Pair:
 
 
 @dataclass(slots=True)
-class _Known:
-    """Agents of one decision before and one after."""
+class _Group:
+    """Agents with the same two decisions."""
 
     pair: _Pair
     after: Decision
-    """What of it differs."""
+    """The parts of the new decision that differ."""
     assignments: frozenset[str]
     number: int = 0
 
 
 class _Decider:
-    """The decisions of a region before and after: made once for agents that cannot be told apart."""
+    """The decisions of a region before and after, made once for agents that cannot be told apart."""
 
     def __init__(self, before: Evaluator, after: Evaluator) -> None:
         self._evaluators = before, after
         self._keys = before.keys | after.keys
         self._named = {*before.agent_ids, *after.agent_ids}
         self._splits = before.splits or after.splits
-        self._made: dict[object, tuple[Decision, Decision]] = {}
+        self._cache: dict[object, tuple[Decision, Decision]] = {}
 
     def decide(self, agent: Agent) -> tuple[Decision, Decision]:
-        """(as declared, as it would be) for one agent."""
+        """Return (decision as declared, decision as proposed) for an agent."""
         if self._splits or agent.agent_id in self._named:
             return self._decide(agent)
         key = agent.profile, agent.config, agent.packages, agent.capabilities, bool(agent.agent_id)
-        made = self._made.get(key)
-        if made is None:
-            made = self._decide(agent)
+        decisions = self._cache.get(key)
+        if decisions is None:
+            decisions = self._decide(agent)
             if agent.profile.tells(self._keys):
-                self._made[key] = made
-        return made
+                self._cache[key] = decisions
+        return decisions
 
     def _decide(self, agent: Agent) -> tuple[Decision, Decision]:
         takes_config, takes_packages = agent.accepts(CONFIG), agent.accepts(PACKAGES)
@@ -101,16 +101,16 @@ class _Decider:
 
 @dataclass(slots=True)
 class _Comparison:
-    """What a proposal would change of agents."""
+    """What a proposal would change for agents."""
 
     pairs: dict[tuple[Hashes, Hashes], _Pair] = field(default_factory=dict)
-    """By what differs."""
-    known: dict[object, _Known] = field(default_factory=dict)
-    """By the whole of both decisions."""
+    """Keyed by the hashes of the parts that differ."""
+    groups: dict[object, _Group] = field(default_factory=dict)
+    """Keyed by both decisions as a whole."""
     by_region: Counter[str] = field(default_factory=Counter)
     orphans: list[str] = field(default_factory=list)
     needs: dict[tuple[bytes, Hashes], tuple[Decision, list[str]]] = field(default_factory=dict)
-    """(digest of a list of components, what is given) → what that is, and the agents that have the one and get the other."""
+    """(digest of a component list, hashes of a decision) → the decision, and agents with that list that would get it."""
 
     def add(self, agent: Agent, old: Decision, new: Decision) -> None:
         """Count one agent."""
@@ -119,32 +119,32 @@ class _Comparison:
         name = agent.agent_id
         self.by_region[agent.profile.region] += 1
         whole = old.hashes, new.hashes, old.assignments, new.assignments
-        known = self.known.get(whole)
-        if known is None:
+        group = self.groups.get(whole)
+        if group is None:
             before, after = _changed(old, new)
             pair = self.pairs.setdefault((before.hashes, after.hashes), _Pair(before, after))
-            known = self.known[whole] = _Known(pair, after, frozenset((*before.assignments, *after.assignments)))
-        known.number += 1
-        known.pair.agents.append(name)
+            group = self.groups[whole] = _Group(pair, after, frozenset((*before.assignments, *after.assignments)))
+        group.number += 1
+        group.pair.agents.append(name)
         if new == NOTHING:
             self.orphans.append(name)
         elif agent.components_digest:
-            after = known.after
+            after = group.after
             self.needs.setdefault((agent.components_digest, after.hashes), (after, []))[1].append(name)
 
     @property
     def by_assignment(self) -> Counter[str]:
-        """Assignment → agents that would get, or lose, something of it."""
-        found: Counter[str] = Counter()
-        for known in self.known.values():
-            found.update(dict.fromkeys(known.assignments, known.number))
-        return found
+        """Assignment → number of agents for which it would change something."""
+        counts: Counter[str] = Counter()
+        for group in self.groups.values():
+            counts.update(dict.fromkeys(group.assignments, group.number))
+        return counts
 
 
 class Diffs:
-    """Compares the policy as it is declared with one that is proposed, when all rollouts were over.
+    """Compares the declared policy with a proposed one, as if all rollouts were complete.
 
-    What goes through all agents runs in a thread: of a million it takes seconds, and nodes are answered meanwhile.
+    This runs in a thread: with a million agents it takes seconds, and nodes must be answered meanwhile.
     """
 
     def __init__(self, ledger: Ledger, checks: Checks, terms: Terms, fleet: Fleet, *, clock: Clock) -> None:
@@ -155,29 +155,31 @@ class Diffs:
         self._clock = clock
 
     async def diff(self, texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """Compare; nothing changes. Of many agents the first `MOST_NAMED` are named.
+        """Compare without changing anything. At most `MOST_NAMED` agents are listed in each place.
 
         Raises:
-            Refused: the documents are not valid.
+            Refused: the documents are invalid.
         """
-        proposal, seen = await asyncio.to_thread(self._compare, self._ledger.state, list(texts))
-        lists = {digest: await self._fleet.bodies.components(digest) for digest in {digest for digest, _ in seen.needs}}
-        return await asyncio.to_thread(_answer, proposal, seen, lists)
+        proposal, comparison = await asyncio.to_thread(self._compare, self._ledger.state, list(texts))
+        lists = {
+            digest: await self._fleet.bodies.components(digest) for digest in {digest for digest, _ in comparison.needs}
+        }
+        return await asyncio.to_thread(_answer, proposal, comparison, lists)
 
     def _compare(self, state: State, texts: list[tuple[str, str]]) -> tuple[Proposal, _Comparison]:
         proposal = propose(state, read(texts), self._checks)
         if proposal.problems:
             raise Refused(proposal.problems)
-        seen = _Comparison()
+        comparison = _Comparison()
         for agent, old, new in self._decided(state, proposal.after):
-            seen.add(agent, old, new)
-        return proposal, seen
+            comparison.add(agent, old, new)
+        return proposal, comparison
 
     async def orphans(self, kind: str, key: str) -> dict[str, Any]:
-        """Agents that would match nothing any more without a document: `{agents, names}`, the first of them named.
+        """Agents that would match nothing without a document: `{agents, names}`, with at most `MOST_NAMED` names.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: there is no such document.
         """
         state = self._ledger.state
         find(state.catalog, kind, key)
@@ -193,7 +195,7 @@ class Diffs:
         return {"agents": len(names), "names": nsmallest(MOST_NAMED, names)}
 
     def _decided(self, before: State, catalog: Catalog) -> Iterator[tuple[Agent, Decision, Decision]]:
-        """Each agent with its decision as declared, and as it would be by another catalog."""
+        """Each agent with its decision as declared, and its decision by another catalog."""
         after = revise(before, catalog, self._terms, by="", now_ms=self._clock.unix_ms()).state
         deciders: dict[str, _Decider] = {}
         for agent in self._fleet.census.shown():
@@ -203,10 +205,12 @@ class Diffs:
             yield agent, *deciders[region].decide(agent)
 
 
-def _answer(proposal: Proposal, seen: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]) -> dict[str, Any]:
+def _answer(
+    proposal: Proposal, comparison: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]
+) -> dict[str, Any]:
     mask = Mask()
-    lacking = list(_lacking(seen, lists))
-    named = ({"agent": name, "components": components} for names, components in lacking for name in names)
+    missing = list(_missing(comparison, lists))
+    entries = ({"agent": name, "components": components} for names, components in missing for name in names)
     return {
         "documents": [
             {
@@ -218,22 +222,24 @@ def _answer(proposal: Proposal, seen: _Comparison, lists: Mapping[bytes, pb.Avai
             }
             for a in proposal.applied
         ],
-        "agents_changed": sum(len(pair.agents) for pair in seen.pairs.values()),
-        "by_region": dict(seen.by_region),
-        "by_assignment": dict(seen.by_assignment),
-        "diffs": [_view(pair, mask) for pair in sorted(seen.pairs.values(), key=lambda p: -len(p.agents))],
+        "agents_changed": sum(len(pair.agents) for pair in comparison.pairs.values()),
+        "by_region": dict(comparison.by_region),
+        "by_assignment": dict(comparison.by_assignment),
+        "diffs": [_view(pair, mask) for pair in sorted(comparison.pairs.values(), key=lambda p: -len(p.agents))],
         "conflicts": [str(problem) for problem in proposal.conflicts],
-        "orphans": nsmallest(MOST_NAMED, seen.orphans),
-        "orphans_total": len(seen.orphans),
-        "missing_components": list(islice(named, MOST_NAMED)),
-        "missing_components_total": sum(len(names) for names, _ in lacking),
+        "orphans": nsmallest(MOST_NAMED, comparison.orphans),
+        "orphans_total": len(comparison.orphans),
+        "missing_components": list(islice(entries, MOST_NAMED)),
+        "missing_components_total": sum(len(names) for names, _ in missing),
         "warnings": [f"{a.kind}/{a.name}: {warning}" for a in proposal.applied for warning in a.warnings],
     }
 
 
-def _lacking(seen: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]) -> Iterator[tuple[list[str], list[str]]]:
-    """(agents, components that they would need and did not name among those that they have)."""
-    for (digest, _), (decision, names) in seen.needs.items():
+def _missing(
+    comparison: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]
+) -> Iterator[tuple[list[str], list[str]]]:
+    """(agents, components that they would need but do not list)."""
+    for (digest, _), (decision, names) in comparison.needs.items():
         has = lists[digest].components
         missing = [
             f"{section}/{name}"
@@ -246,21 +252,21 @@ def _lacking(seen: _Comparison, lists: Mapping[bytes, pb.AvailableComponents]) -
 
 
 def _components(decision: Decision) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    components: dict[str, set[str]] = {}
     for choice in decision.choices:
         for section, names in collector.components(choice.config.template.spec.config or {}).items():
-            found.setdefault(section, set()).update(names)
-    return found
+            components.setdefault(section, set()).update(names)
+    return components
 
 
 def _changed(old: Decision, new: Decision) -> tuple[Decision, Decision]:
-    """The parts of two decisions that differ: of slots those that hold something else, packages only where they do."""
-    kept = {_given(c) for c in old.choices} & {_given(c) for c in new.choices}
-    found = []
+    """Return both decisions without what they have in common: equal slots, and packages if equal."""
+    common = {_given(c) for c in old.choices} & {_given(c) for c in new.choices}
+    parts = []
     for decision in (old, new):
-        choices = tuple(c for c in decision.choices if _given(c) not in kept)
+        choices = tuple(c for c in decision.choices if _given(c) not in common)
         same_config, same_packages = old.config_hash == new.config_hash, old.packages_hash == new.packages_hash
-        found.append(
+        parts.append(
             Decision(
                 choices,
                 NOTHING.config_hash if same_config else decision.config_hash,
@@ -268,18 +274,18 @@ def _changed(old: Decision, new: Decision) -> tuple[Decision, Decision]:
                 b"" if same_packages else decision.packages_hash,
             )
         )
-    return found[0], found[1]
+    return parts[0], parts[1]
 
 
 def _given(choice: Choice) -> tuple[str, bytes, str]:
-    """What a slot holds, and the assignment that gives it."""
+    """The slot, its content hash and its assignment."""
     return choice.slot, choice.content_hash, choice.assignment.published.name
 
 
 def _hash(decision: Decision) -> str | None:
-    """The first digits of the hashes that agents see: of the config, of the packages."""
-    shown = [h.hex()[:_PREFIX] for h in decision.hashes if h]
-    return "+".join(shown) or None
+    """The first digits of the config and package hashes that agents see."""
+    hashes = [h.hex()[:_PREFIX] for h in decision.hashes if h]
+    return "+".join(hashes) or None
 
 
 def _view(pair: _Pair, mask: Mask) -> dict[str, Any]:
@@ -302,7 +308,7 @@ def _view(pair: _Pair, mask: Mask) -> dict[str, Any]:
 
 
 def _texts(decision: Decision, mask: Mask) -> dict[str, str]:
-    """Slot → what the agents get, without its secrets."""
+    """Slot → what the agents get, with secrets masked."""
     texts = {}
     for choice in decision.choices:
         texts[choice.slot or "(default)"] = mask.config(choice.config.template, choice.config.resolved)

@@ -1,4 +1,4 @@
-"""Which agents run something else than an assignment says that only observes."""
+"""Drift: agents that do not run what an observe-only assignment specifies."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ _SLICE = 200
 
 
 async def drift(fleet: Fleet, state: State) -> list[dict[str, Any]]:
-    """One entry for each agent that an observing assignment matches.
+    """Compare the agents that observe-only assignments match: one entry per agent and assignment.
 
     Returns:
         `{agent, region, assignment, slot, state, differences: [{path, wanted, found}]}`; `state` is `same`, `different`
-        or `unknown` (it has not reported what it runs).
+        or `unknown` (it has not reported its effective config).
     """
-    found = []
-    watching = [
-        (held.name, held.stable)
-        for held in state.assignments.values()
-        if held.observe_only and isinstance(held.stable, GlobalConfig)
+    entries = []
+    observing = [
+        (assignment.name, assignment.stable)
+        for assignment in state.assignments.values()
+        if assignment.observe_only and isinstance(assignment.stable, GlobalConfig)
     ]
-    wanted: dict[tuple[str, str], Mapping[str, Any] | None] = {}
-    for i, agent in enumerate(fleet.census.shown() if watching else []):
+    configs: dict[tuple[str, str], Mapping[str, Any] | None] = {}
+    for i, agent in enumerate(fleet.census.shown() if observing else []):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         region = agent.profile.region
-        for name, revision in watching:
+        for name, revision in observing:
             if not selector.matches(revision.selector, agent.facts):
                 continue
             key = (name, region)
-            if key not in wanted:
-                wanted[key] = _rendered(state.pinned, revision, region)
-            found.append(await _entry(fleet, agent, region, name, revision.slot, wanted[key]))
-    return sorted(found, key=lambda entry: (entry["assignment"], entry["agent"]))
+            if key not in configs:
+                configs[key] = _render(state.pinned, revision, region)
+            entries.append(await _entry(fleet, agent, region, name, revision.slot, configs[key]))
+    return sorted(entries, key=lambda entry: (entry["assignment"], entry["agent"]))
 
 
-def _rendered(pinned: Pinned, revision: GlobalConfig, region: str) -> Mapping[str, Any] | None:
+def _render(pinned: Pinned, revision: GlobalConfig, region: str) -> Mapping[str, Any] | None:
     template, values = pinned.inputs(revision, region)
     resolved, problems = templates.resolve(template, revision.values, values)
-    return None if problems else _parsed(templates.render(template, resolved))
+    return None if problems else _parse(templates.render(template, resolved))
 
 
 async def _entry(
-    fleet: Fleet, agent: Agent, region: str, assignment: str, slot: str, wanted: Mapping[str, Any] | None
+    fleet: Fleet, agent: Agent, region: str, assignment: str, slot: str, expected: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     differences: list[dict[str, Any]] = []
     try:
@@ -63,32 +63,32 @@ async def _entry(
     else:
         slots = effective.config_map.config_map
         body = slots[slot].body if slot in slots else b""
-        differences = differing(wanted or {}, _parsed(body))
+        differences = differing(expected or {}, _parse(body))
         verdict = "different" if differences else "same"
     return {
         "agent": agent.agent_id,
         "region": region,
         "assignment": assignment,
         "slot": slot,
-        "state": verdict if wanted is not None else "unknown",
+        "state": verdict if expected is not None else "unknown",
         "differences": differences,
     }
 
 
-def differing(wanted: Mapping[str, Any], found: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
-    """What of a wanted config is otherwise in a found one; that there is more than is wanted is no drift."""
+def differing(expected: Mapping[str, Any], actual: Mapping[str, Any], path: str = "") -> list[dict[str, Any]]:
+    """Differences between an expected and an actual config. Additional keys in the actual one are no drift."""
     differences = []
-    for key, value in wanted.items():
+    for key, value in expected.items():
         where = f"{path}.{key}" if path else str(key)
-        other = found.get(key)
+        other = actual.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             differences += differing(value, other, where)
-        elif key not in found or other != value:
+        elif key not in actual or other != value:
             differences.append({"path": where, "wanted": value, "found": other})
     return differences
 
 
-def _parsed(body: bytes) -> Mapping[str, Any]:
+def _parse(body: bytes) -> Mapping[str, Any]:
     try:
         documents = parse(body, "config")
     except Refused:

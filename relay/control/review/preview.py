@@ -1,4 +1,4 @@
-"""The decision as nodes make it, made here: to explain an agent, and to show what a change would do."""
+"""Decisions as nodes make them, to explain why an agent gets what it gets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from relay.policy.snapshot import Snapshot, build
 
 
 class Previews:
-    """Evaluators of the published policies, made once a manifest."""
+    """Evaluators of the published policies, built once per manifest."""
 
     def __init__(self, publisher: Publisher, fleet: Fleet) -> None:
         self._publisher = publisher
@@ -26,21 +26,21 @@ class Previews:
     async def evaluator(
         self, region: str, halted: frozenset[str] = frozenset(), policy_age_s: float = 0.0
     ) -> Evaluator:
-        """What decides in a region, at a node that has the newest policy, and knew so `policy_age_s` ago."""
+        """The evaluator of a node in this region whose policy is the newest, confirmed `policy_age_s` ago."""
         policy = await self._publisher.policy(region)
-        held = self._snapshots.get(region)
-        if held is None or held[0] != policy.version:
-            held = self._snapshots[region] = (policy.version, build(policy.resources))
-        return Evaluator(held[1], halted=halted, frozen=frozen_rollouts(held[1], policy_age_s))
+        cached = self._snapshots.get(region)
+        if cached is None or cached[0] != policy.version:
+            cached = self._snapshots[region] = (policy.version, build(policy.resources))
+        return Evaluator(cached[1], halted=halted, frozen=frozen_rollouts(cached[1], policy_age_s))
 
     async def explain(self, agent: Agent) -> dict[str, Any]:
         """Why an agent gets what it gets."""
         node = self._fleet.census.nodes[agent.node]
         evaluator = await self.evaluator(node.region, frozenset(node.halted), node.policy_age_s or 0.0)
         state = link_pb2.AgentState.FromString((await self._fleet.records.row(agent)).state)
-        explained = explain_agent(
+        explanation = explain_agent(
             evaluator, state, region=node.region, trusted=node.trusted, withheld=node.blob_problems
         )
         if not node.connected:
-            explained["notes"].append(f"node {agent.node} is offline: it decides by the policy that it has")
-        return explained
+            explanation["notes"].append(f"node {agent.node} is offline: it uses the last policy that it received")
+        return explanation

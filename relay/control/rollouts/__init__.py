@@ -1,1 +1,1 @@
-"""Changes that go out by stages. `model`, `plan` and `gates` decide, without I/O; `engine` acts."""
+"""Changes that go out in stages. `plan` and `gates` decide without I/O; `relay.control.engine` acts."""

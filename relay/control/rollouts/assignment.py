@@ -1,4 +1,4 @@
-"""Assignments between their revisions: which is stable, which is on its way, and what follows of a rollout's step."""
+"""Assignments and their revisions: which is stable, which is rolling out, and the effect of a rollout's step."""
 
 from __future__ import annotations
 
@@ -11,77 +11,77 @@ from relay.control.rollouts.revision import GlobalRevision, revision_from_plain
 from relay.control.rollouts.rollout import GOING, Rollout, RolloutState
 from relay.policy.published import Published
 
-_MOST_LAYERS = 8
-"""Of rollouts that superseded each other; agents of older ones go to the stable revision."""
-_MOST_EARLIER = 3
-"""Of revisions that were stable before, for agents that cannot apply what came after."""
+_MAX_LAYERS = 8
+"""How many superseded rollouts are kept; agents of older ones go to the stable revision."""
+_MAX_EARLIER = 3
+"""How many formerly stable revisions are kept; see `AssignmentState.earlier`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AssignmentState:
-    """An assignment between its revisions."""
+    """An assignment and its revisions."""
 
     name: str
     kind: str
     observe_only: bool = False
-    """What is stable is only compared with what agents run."""
+    """The stable revision is not offered, only compared with what agents run."""
     number: int = 0
-    """Counts its rollouts."""
+    """The number of rollouts so far."""
     retry: int = 0
     """Failures of an earlier retry generation are forgiven."""
     stable: GlobalRevision | None = None
     declared: GlobalRevision | None = None
-    """What its document asks for, whatever has become of that."""
+    """The revision its document asks for, whether it was rolled out or not."""
     rollout: Rollout | None = None
-    """The one that is going on, or the last that went out."""
+    """The current rollout, or the last one that started."""
     pending: Rollout | None = None
-    """The one that waits for approval."""
+    """The rollout that waits for approval."""
     layers: tuple[Rollout, ...] = ()
-    """Superseded ones, newest first, whose agents keep their candidates until their turn comes."""
+    """Superseded rollouts, newest first. Their agents keep their candidates until the current rollout reaches them."""
     earlier: tuple[GlobalRevision, ...] = ()
-    """What was stable before, the newest first: for agents that cannot apply what came after."""
+    """Formerly stable revisions, newest first, for agents that cannot apply a later one."""
     flawed: bool = False
-    """No agent could apply what is stable: it is nothing to fall back to."""
+    """No agent could apply the stable revision, so it is no fallback."""
 
     @property
     def in_force(self) -> list[GlobalRevision]:
-        """All that agents have, or have to be taken off."""
+        """All revisions that agents have, or must be taken off."""
         if self.observe_only:
             return []
         out = self.rollout is not None and self.rollout.state in GOING | {RolloutState.ROLLING_BACK}
         going = [self.rollout.candidate] if out and self.rollout is not None else []
-        found = [self.stable, *going, *(layer.candidate for layer in self.layers)]
-        return [revision for revision in found if revision is not None]
+        revisions = [self.stable, *going, *(layer.candidate for layer in self.layers)]
+        return [revision for revision in revisions if revision is not None]
 
     @property
     def revisions(self) -> list[GlobalRevision]:
-        """All that may be at agents, or may come to them."""
+        """All revisions that agents have or may get."""
         waiting = [self.stable, self.declared, self.pending.candidate if self.pending is not None else None]
         return [*self.in_force, *(revision for revision in waiting if revision is not None)]
 
     @property
     def latest(self) -> str:
-        """Name of its newest rollout that was not rejected; empty where there is none."""
+        """The name of the newest rollout that was not rejected; empty if there is none."""
         newest = self.pending or self.rollout
         return newest.name if newest is not None else ""
 
     @property
     def asked(self) -> tuple[int, bool]:
-        """(approvals, four eyes) that a change needs whatever it says itself: what was asked for until now."""
+        """(approvals, four eyes) that the current rollouts ask for: the next change needs at least this."""
         going = [self.rollout.asked] if self.rollout is not None else []
         going += [(self.pending.needed, self.pending.four_eyes)] if self.pending is not None else []
         return max((needed for needed, _ in going), default=0), any(four_eyes for _, four_eyes in going)
 
     def for_region(self, region: str, renders: Callable[[GlobalRevision], bool] = lambda _: True) -> Published:
-        """As one region gets it.
+        """The assignment as published to a region.
 
         Args:
-            renders: whether the region can make something of a revision.
+            renders: whether the region can render a revision.
         """
         going = self.rollout is not None and self.rollout.state in GOING
         stable = self.stable
         if stable is not None and self.rollout is not None and self.rollout.candidate != stable:
-            # A region that cannot make it never had it: what it may have had before is among the earlier ones.
+            # A region that cannot render it never had it. What the region had before is in `earlier`.
             stable = stable if renders(stable) else None
         return Published(
             name=self.name,
@@ -93,19 +93,19 @@ class AssignmentState:
         )
 
     def concerns(self, region: str) -> bool:
-        """Whether agents of a region can match: it may name another region, and then this one need not know it."""
+        """Whether agents of a region can match. If not, the region need not know the assignment."""
         return any(revision.selector.labels.get("region") in (None, region) for revision in self.in_force)
 
     def after(self, rollout: Rollout) -> AssignmentState:
-        """With a rollout that has taken a step; what follows of it for the revisions is done here and nowhere else."""
+        """Return the assignment after a step of one of its rollouts. Only this updates the revisions."""
         if self.pending is not None and self.pending.name == rollout.name:
             if rollout.state is RolloutState.PENDING_APPROVAL:
                 return dataclasses.replace(self, pending=rollout)
-            cleared = dataclasses.replace(self, pending=None)
+            without_pending = dataclasses.replace(self, pending=None)
             return (
-                cleared._begun(rollout)
+                without_pending._started(rollout)
                 if rollout.state not in (RolloutState.REJECTED, RolloutState.ABORTED)
-                else cleared
+                else without_pending
             )
         if rollout.state is RolloutState.COMPLETED:
             return self._completed(rollout)
@@ -121,23 +121,24 @@ class AssignmentState:
         earlier = [revision for revision in (*good, *self.earlier) if revision != rollout.candidate]
         counts = rollout.passed[-1].counts if rollout.passed else {}
         flawed = bool(counts.get("failed")) and not counts.get("applied")
-        return dataclasses.replace(done, earlier=tuple(earlier[:_MOST_EARLIER]), flawed=flawed)
+        return dataclasses.replace(done, earlier=tuple(earlier[:_MAX_EARLIER]), flawed=flawed)
 
-    def _begun(self, rollout: Rollout) -> AssignmentState:
-        """A new rollout goes out; agents of the one that it supersedes keep what they have until their turn comes.
+    def _started(self, rollout: Rollout) -> AssignmentState:
+        """Return the assignment after a rollout starts.
 
-        Not of one that failed: there is nothing to be kept. What was only observed until now is at no agent.
+        Agents of the superseded rollout keep its candidate until the new one reaches them, unless it failed. A revision
+        that was only observed is on no agent, so it does not become stable.
         """
         layers = self.layers
         if self.rollout is not None and self.rollout.state in GOING and not self.rollout.failed:
-            layers = (self.rollout, *layers)[:_MOST_LAYERS]
+            layers = (self.rollout, *layers)[:_MAX_LAYERS]
         observe_only = rollout.candidate.observe_only
         return dataclasses.replace(
             self, layers=layers, observe_only=observe_only, stable=None if self.observe_only else self.stable
         ).after(rollout)
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, to be stored."""
+        """Plain values for the database."""
         return {
             "observe_only": self.observe_only,
             "number": self.number,
@@ -155,10 +156,10 @@ class AssignmentState:
     def from_plain(
         cls, name: str, kind: str, value: Mapping[str, Any], rollouts: Mapping[str, Rollout]
     ) -> AssignmentState:
-        """Undo `plain`.
+        """The inverse of `plain`.
 
         Args:
-            rollouts: all that are stored, by name.
+            rollouts: all stored rollouts, by name.
         """
         return cls(
             name=name,

@@ -1,4 +1,4 @@
-"""What is counted of a rollout's agents, and what a gate says of it."""
+"""Counts of a rollout's agents, and the verdicts of its gates."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import NamedTuple
 
 
 class Verdict(enum.StrEnum):
-    """What the gate of a stage says."""
+    """The verdict of a gate."""
 
     PASS = "pass"  # noqa: S105
     HOLD = "hold"
-    """It cannot be told: too few samples, a region that cannot be heard."""
+    """Undecidable: too few samples, or a region is offline."""
     FAIL = "fail"
     WAITING = "waiting"
-    """Not yet: time, agents that are about to decide, a person, a window."""
+    """Not yet: for more time, agents that are still deciding, a person, or a window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A verdict and why, in words for people."""
+    """A verdict and its reason, for users."""
 
     verdict: Verdict
     reason: str
@@ -35,21 +35,21 @@ class Counts:
 
     targets: int = 0
     offered: int = 0
-    """Of `targets`: were offered the candidate, or have it."""
+    """Targets that were offered the candidate, or have it."""
     applied: int = 0
     failed: int = 0
     silent: int = 0
-    """Connected, and said nothing of it for too long."""
+    """Connected, but without an answer for too long."""
     unhealthy: int = 0
-    """Applied it and are unhealthy, and were not before."""
+    """Applied it and are unhealthy, but were not before."""
     reporting: int = 0
-    """Applied it, tell of their health, and were not unhealthy before."""
+    """Applied it, report their health, and were not unhealthy before."""
     undecided: int = 0
-    """Connected, and still have time to say something."""
+    """Connected, and still have time to answer."""
     lasting: int = 0
-    """Of `unhealthy`: for a while."""
+    """Those of `unhealthy` that have been so for a while."""
     holding: int = 0
-    """Agents of all targets that run the candidate or may be about to."""
+    """Agents that run the candidate or may be about to, on either side of the threshold."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*map(operator.add, _numbers(self), _numbers(other)))
@@ -58,7 +58,7 @@ class Counts:
         return Counts(*(number * times for number in _numbers(self)))
 
     def plain(self) -> dict[str, int]:
-        """The six that people see."""
+        """The six counts that users see."""
         names = ("targets", "offered", "applied", "failed", "silent", "unhealthy")
         return {name: getattr(self, name) for name in names}
 
@@ -68,23 +68,23 @@ _numbers: Callable[[Counts], tuple[int, ...]] = operator.attrgetter(*(f.name for
 
 @dataclass(frozen=True, slots=True)
 class RegionView:
-    """What is known of a region just now."""
+    """The current state of a region."""
 
     counts: Counts = Counts()
     connected: bool = True
-    """All of its nodes can be heard."""
+    """All of its nodes report."""
     catching_up: bool = False
-    """Where they cannot: their links are up, and what they told before has yet to be compared."""
+    """If not connected: the links are up, but both ends have yet to be compared."""
     current: bool = True
     """All of its nodes have the newest policy."""
     halted: str = ""
-    """Why a node of it went back to stable by itself; empty where none did."""
+    """Why a node reverted to stable on its own; empty if none did."""
     refused: str = ""
-    """Why a node of it cannot put the change in force, or what its values lack; empty where it can."""
+    """Why a node cannot apply the change; empty if all can."""
 
 
 class Trouble(enum.StrEnum):
-    """What may be wrong with an agent on a candidate."""
+    """The problem of an agent on a candidate."""
 
     FAILED = "failed"
     UNHEALTHY = "unhealthy"
@@ -92,21 +92,21 @@ class Trouble(enum.StrEnum):
 
 
 class Troubled(NamedTuple):
-    """An agent that is not well with a candidate."""
+    """An agent that has a problem with a candidate."""
 
     agent: str
     region: str
     state: Trouble
     message: str
-    """What it said."""
+    """What the agent reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goals:
-    """(region, agent id) of all targets of a rollout; gone through only when somebody asks who they are."""
+    """(region, agent id) of all targets of a rollout, listed lazily."""
 
     regions: frozenset[str]
-    """Where they are."""
+    """Regions that have targets."""
     each: Callable[[], Iterable[tuple[str, str]]]
 
     def __bool__(self) -> bool:
@@ -118,12 +118,12 @@ class Goals:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is known of a rollout just now."""
+    """The current state of a rollout's targets."""
 
     regions: dict[str, RegionView]
-    """Those where it has agents on its candidate's side."""
+    """Regions with agents on the candidate's side."""
     goals: Goals
     troubled: list[Troubled]
-    """Some of those on the candidate's side that are not well."""
+    """Some of the agents with problems on the candidate's side."""
     heard_at: tuple[float, ...] = ()
-    """When each node that is waited for was last heard before its agents were counted, by the monotonic clock."""
+    """When each relevant node had last reported before its agents were counted, by the monotonic clock."""

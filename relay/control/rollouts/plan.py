@@ -1,4 +1,4 @@
-"""The steps of a rollout: thresholds of a stage, what a verdict leads to, what people may do. Pure: time is an argument."""
+"""The steps of a rollout: thresholds, verdicts and user actions. All functions are pure; the time is an argument."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from relay.policy.rollout import EVERYONE, bucket, threshold
 from relay.policy.strategy import DAYS, OnFailure, StrategySpec, Window
 
 _DIGEST_CHARS = 8
-"""The fewest digits that say which change is meant."""
+"""The fewest digits that an approval must give."""
 Targets = Goals | Collection[tuple[str, str]]
-"""(region, agent id) of every agent that a rollout is for."""
+"""(region, agent id) of every target of a rollout."""
 
 
 def thresholds(
-    name: str, strategy: StrategySpec, stage: int, targets: Targets, held: Mapping[str, int]
+    name: str, strategy: StrategySpec, stage: int, targets: Targets, previous: Mapping[str, int]
 ) -> dict[str, int]:
-    """The thresholds of a stage, by region; `""` for regions that are not named. None is lower than in `held`.
+    """The thresholds of a stage by region; `""` stands for all other regions. None is lower than in `previous`.
 
     Args:
-        name: of the rollout; it seeds the buckets.
-        held: those of the stage before.
+        name: the name of the rollout; it seeds the buckets.
+        previous: the thresholds of the stage before.
     """
     done = strategy.stages[: stage + 1]
     percentage = max((s.percentage for s in done if s.percentage is not None), default=0.0)
-    found: dict[str, int] = {}
+    result: dict[str, int] = {}
     if percentage >= 100:
         return dict(ALL)
     if percentage:
@@ -39,24 +39,24 @@ def thresholds(
         for region, agent_id in targets:
             by_region.setdefault(region, []).append(bucket(name, agent_id))
         if strategy.spread == "per_region":
-            found = {region: threshold(buckets, percentage) for region, buckets in by_region.items()}
+            result = {region: threshold(buckets, percentage) for region, buckets in by_region.items()}
         else:
-            found = {"": threshold((b for buckets in by_region.values() for b in buckets), percentage)}
+            result = {"": threshold((b for buckets in by_region.values() for b in buckets), percentage)}
     for region in {r for s in done for r in s.regions or []}:
-        found[region] = EVERYONE
-    for region in held.keys() | {""}:
-        common = found.get("", 0)
-        found[region] = max(found.get(region, common), held.get(region, held.get("", 0)))
-    return found
+        result[region] = EVERYONE
+    for region in previous.keys() | {""}:
+        common = result.get("", 0)
+        result[region] = max(result.get(region, common), previous.get(region, previous.get("", 0)))
+    return result
 
 
 def begin(rollout: Rollout, targets: Targets, now_ms: int) -> Rollout:
-    """Start the first stage of a rollout that may go out."""
+    """Start the first stage of a rollout."""
     return _enter(dataclasses.replace(rollout, thresholds={}, passed=()), 0, targets, now_ms)
 
 
 def hold(rollout: Rollout, reason: str) -> Rollout:
-    """It cannot begin yet."""
+    """Hold a rollout that cannot begin yet."""
     if rollout.state not in (RolloutState.RUNNING, RolloutState.HELD) or (
         rollout.state is RolloutState.HELD and rollout.reason == reason
     ):
@@ -65,26 +65,25 @@ def hold(rollout: Rollout, reason: str) -> Rollout:
 
 
 def complete_at_once(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
-    """A rollout that needs no stages is over when it begins."""
-    begun = dataclasses.replace(rollout, thresholds=dict(ALL), stage_started_ms=now_ms)
-    return _end(begun, RolloutState.COMPLETED, reason, now_ms)
+    """Complete a rollout that needs no stages."""
+    started = dataclasses.replace(rollout, thresholds=dict(ALL), stage_started_ms=now_ms)
+    return _end(started, RolloutState.COMPLETED, reason, now_ms)
 
 
 def _enter(rollout: Rollout, stage: int, targets: Targets, now_ms: int) -> Rollout:
-    found = thresholds(rollout.name, rollout.strategy, stage, targets, rollout.thresholds)
     return dataclasses.replace(
         rollout,
         state=RolloutState.RUNNING,
         stage=stage,
         stage_started_ms=now_ms,
         observed_s=0.0,
-        thresholds=found,
+        thresholds=thresholds(rollout.name, rollout.strategy, stage, targets, rollout.thresholds),
         reason="",
     )
 
 
 def advance(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], targets: Targets, now_ms: int) -> Rollout:
-    """Leave the current stage for the next, or for the end."""
+    """Go to the next stage, or complete the rollout after the last."""
     rollout = recorded(rollout, gate, regions, now_ms)
     if rollout.stage + 1 < len(rollout.strategy.stages):
         return _enter(rollout, rollout.stage + 1, targets, now_ms)
@@ -92,7 +91,7 @@ def advance(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], tar
 
 
 def recorded(rollout: Rollout, gate: Gate, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
-    """With what the current stage came to."""
+    """Return the rollout with the result of its current stage recorded."""
     record = Passed(
         rollout.stage_started_ms,
         now_ms,
@@ -107,16 +106,16 @@ def _end(rollout: Rollout, state: RolloutState, reason: str, now_ms: int) -> Rol
 
 
 def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, now_ms: int) -> Rollout:
-    """What follows from what is known now; the rollout itself where nothing does."""
+    """Take the step that the current state calls for; returns the same object if there is none."""
     if rollout.state is RolloutState.ROLLING_BACK:
-        return _back(rollout, regions, now_ms)
+        return _roll_back_step(rollout, regions, now_ms)
     if rollout.state not in (RolloutState.RUNNING, RolloutState.HELD):
         return rollout
     if targets and not any(rollout.thresholds.values()):
-        # Nobody was known when the stage began: now somebody is.
-        again = _enter(rollout, rollout.stage, targets, now_ms)
-        if any(again.thresholds.values()):
-            return again
+        # No target was known when the stage began, but now there is one.
+        restarted = _enter(rollout, rollout.stage, targets, now_ms)
+        if any(restarted.thresholds.values()):
+            return restarted
     gate = verdict(rollout, regions, now_ms)
     if gate.verdict is Verdict.FAIL:
         return fail(recorded(rollout, gate, regions, now_ms), gate.reason)
@@ -129,40 +128,41 @@ def step(rollout: Rollout, regions: Mapping[str, RegionView], targets: Targets, 
 
 
 def verdict(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Gate:
-    """The gate of the current stage, with the windows in which stages may end."""
+    """Judge the current stage, and check the windows in which stages may end."""
     gate = judge(rollout, regions)
     if gate.verdict is Verdict.PASS and not open_now(rollout.strategy.windows, now_ms):
         return Gate(
-            Verdict.WAITING, f"outside the windows in which stages may advance; otherwise it passes: {gate.reason}"
+            Verdict.WAITING,
+            f"outside the windows in which stages may advance; otherwise the gate passes: {gate.reason}",
         )
     return gate
 
 
 def fail(rollout: Rollout, reason: str) -> Rollout:
-    """A stage failed: what the strategy or the settings say happens."""
+    """Pause or roll back after a failed stage, as the rollout's `on_failure` says."""
     stage = rollout.current.name
     rollout = dataclasses.replace(rollout, failed=True)
     if rollout.on_failure is OnFailure.PAUSE:
         return dataclasses.replace(rollout, state=RolloutState.PAUSED, reason=f"stage {stage} failed: {reason}")
-    return _retreat(rollout, f"stage {stage} failed: {reason}")
+    return _start_rollback(rollout, f"stage {stage} failed: {reason}")
 
 
-def _retreat(rollout: Rollout, reason: str) -> Rollout:
+def _start_rollback(rollout: Rollout, reason: str) -> Rollout:
     return dataclasses.replace(rollout, state=RolloutState.ROLLING_BACK, reason=reason)
 
 
-def _back(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
+def _roll_back_step(rollout: Rollout, regions: Mapping[str, RegionView], now_ms: int) -> Rollout:
     if rollout.stable is None:
         reason = (
             f"{rollout.reason}; there was no earlier revision: agents that match nothing else keep their configuration"
         )
         return dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms, reason=reason)
-    out = [name for name, r in regions.items() if r.counts.holding]
-    return rollout if out else dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms)
+    holding = any(region.counts.holding for region in regions.values())
+    return rollout if holding else dataclasses.replace(rollout, state=RolloutState.ROLLED_BACK, ended_ms=now_ms)
 
 
 def open_now(windows: Iterable[Window], now_ms: int) -> bool:
-    """Whether one of the windows is open; none at all are always open."""
+    """Whether a window is open, or there are none."""
     windows = list(windows)
     return not windows or any(_open(window, now_ms) for window in windows)
 
@@ -176,21 +176,21 @@ def _open(window: Window, now_ms: int) -> bool:
     return (today in window.days and clock >= window.start) or (yesterday in window.days and clock < window.end)
 
 
-# ---- what people do
+# ---- user actions
 
 
 def _expect(rollout: Rollout, states: Iterable[RolloutState], action: str) -> None:
     if rollout.state not in states:
-        undo = f"; `opampctl rollout undo {rollout.assignment}` asks for what was before"
+        undo = f"; to go back to the previous revision, run `opampctl rollout undo {rollout.assignment}`"
         hint = undo if rollout.state is RolloutState.COMPLETED else ""
         raise Conflict(f"{rollout.name} is {rollout.state.value.replace('_', ' ')}; it cannot be {action}{hint}")
 
 
 def approve(rollout: Rollout, actor: str, digest: str, now_ms: int) -> Rollout:
-    """Take somebody's approval.
+    """Add an approval.
 
     Raises:
-        Conflict: it needs none, is of something else, by the author, or by somebody who approved already.
+        Conflict: no approval is needed, the digest is another one, or the actor is an author or has already approved.
     """
     _expect(rollout, [RolloutState.PENDING_APPROVAL], "approved")
     if len(digest) < _DIGEST_CHARS or not rollout.digest.startswith(digest):
@@ -205,35 +205,41 @@ def approve(rollout: Rollout, actor: str, digest: str, now_ms: int) -> Rollout:
 
 
 def approved(rollout: Rollout) -> bool:
-    """Whether it has all the approvals that it needs."""
+    """Whether it has all approvals it needs."""
     return len(rollout.approvals) >= rollout.needed
 
 
 def reject(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
-    """Say no to a change that waits for approval."""
+    """Reject a change that waits for approval."""
     _expect(rollout, [RolloutState.PENDING_APPROVAL], "rejected")
     return _end(rollout, RolloutState.REJECTED, reason, now_ms)
 
 
 def pause(rollout: Rollout, reason: str) -> Rollout:
-    """Stay where it is until `resume`."""
+    """Pause until `resume`."""
     _expect(rollout, [RolloutState.RUNNING, RolloutState.HELD], "paused")
     return dataclasses.replace(rollout, state=RolloutState.PAUSED, reason=reason)
 
 
 def resume(rollout: Rollout) -> Rollout:
-    """Go on after a pause."""
+    """Resume after a pause."""
     _expect(rollout, [RolloutState.PAUSED], "resumed")
     passed = rollout.passed[: rollout.stage]
     return dataclasses.replace(rollout, state=RolloutState.RUNNING, reason="", failed=False, passed=passed)
 
 
 def try_again(rollout: Rollout, now_ms: int) -> Rollout:
-    """Begin the current stage anew, its failures forgiven."""
+    """Restart the current stage, with its failures forgiven."""
     _expect(rollout, GOING, "tried again")
-    going = dataclasses.replace(rollout, state=RolloutState.RUNNING, reason="", failed=False, stage_started_ms=now_ms)
-    going = dataclasses.replace(going, observed_s=0.0)
-    return dataclasses.replace(going, passed=rollout.passed[: rollout.stage])
+    return dataclasses.replace(
+        rollout,
+        state=RolloutState.RUNNING,
+        reason="",
+        failed=False,
+        stage_started_ms=now_ms,
+        observed_s=0.0,
+        passed=rollout.passed[: rollout.stage],
+    )
 
 
 def promote(
@@ -242,7 +248,7 @@ def promote(
     """End the current stage without its gate.
 
     Args:
-        stage: the one that the person saw: of two who promote at once, one is told.
+        stage: the stage that the user saw. If two users promote at once, the second is refused.
     """
     _expect(rollout, GOING, "promoted")
     if stage != rollout.stage:
@@ -251,17 +257,17 @@ def promote(
 
 
 def roll_back(rollout: Rollout, reason: str) -> Rollout:
-    """Take everybody back to the stable revision."""
+    """Return all agents to the stable revision."""
     _expect(rollout, GOING, "rolled back")
-    return _retreat(rollout, reason)
+    return _start_rollback(rollout, reason)
 
 
 def abort(rollout: Rollout, reason: str, now_ms: int) -> Rollout:
-    """End it: agents go back to the stable revision, and nobody waits for them."""
+    """End the rollout. Agents return to the stable revision, but nothing waits for them."""
     _expect(rollout, ACTIVE, "aborted")
     return _end(rollout, RolloutState.ABORTED, reason, now_ms)
 
 
 def supersede(rollout: Rollout, by: str, now_ms: int) -> Rollout:
-    """A newer change takes over."""
+    """End the rollout in favour of a newer one."""
     return _end(rollout, RolloutState.SUPERSEDED, f"superseded by {by}", now_ms) if rollout.active else rollout

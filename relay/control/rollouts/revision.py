@@ -1,4 +1,4 @@
-"""What an assignment asks for, in all regions at once, and the contents that this pins."""
+"""Revisions: what an assignment asks for in all regions, and the contents that it pins."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from relay.policy.resources import Resource
 
 @dataclass(frozen=True, slots=True)
 class GlobalConfig:
-    """One state of a ConfigAssignment in all regions: regions differ in the variables that it pins."""
+    """A revision of a ConfigAssignment in all regions. Regions differ in the variables that it pins."""
 
     template: str
     template_digest: str
     values: dict[str, Any]
     variables: dict[str, str]
-    """Region → NAME@DIGEST of its variables; a region that is missing has none."""
+    """Region → NAME@DIGEST of its variables. Regions without variables are left out."""
     renderer: int
     selector: Selector = field(default_factory=Selector)
     priority: int = 0
@@ -30,30 +30,30 @@ class GlobalConfig:
 
     @property
     def kind(self) -> str:
-        """Of the assignment."""
+        """The kind of the assignment."""
         return CONFIG
 
     @property
     def versions(self) -> frozenset[str]:
-        """NAME@VERSION of each package: none."""
+        """NAME@VERSION of each package; a config has none."""
         return frozenset()
 
     @property
     def title(self) -> str:
-        """For people."""
+        """A short title for users."""
         return self.template
 
     @property
     def pins(self) -> frozenset[str]:
-        """Names of the resources whose contents it needs."""
+        """Names of the resources it pins."""
         return frozenset(map(Resource.VARIABLES.name_of, self.variables.values()))
 
     def as_rendered_by(self, other: GlobalRevision) -> GlobalConfig:
-        """The same with the renderer of another revision."""
+        """Return the same revision with the renderer of another one."""
         return dataclasses.replace(self, renderer=other.renderer) if isinstance(other, GlobalConfig) else self
 
     def for_region(self, region: str) -> ConfigRevision:
-        """As one region gets it."""
+        """The revision as published to a region."""
         return ConfigRevision(
             template=self.template,
             template_digest=self.template_digest,
@@ -66,14 +66,14 @@ class GlobalConfig:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """Plain values for the database."""
         value = {name: getattr(self, name) for name in self.__slots__}
         return {**value, "selector": self.selector.model_dump(exclude_unset=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalPackages:
-    """One state of a PackageAssignment; the same in all regions."""
+    """A revision of a PackageAssignment; the same in all regions."""
 
     packages: tuple[str, ...]
     """NAME@VERSION@DIGEST of each package."""
@@ -83,12 +83,12 @@ class GlobalPackages:
 
     @property
     def kind(self) -> str:
-        """Of the assignment."""
+        """The kind of the assignment."""
         return PACKAGES
 
     @property
     def title(self) -> str:
-        """For people."""
+        """A short title for users."""
         return " ".join(sorted(self.versions))
 
     @property
@@ -98,29 +98,29 @@ class GlobalPackages:
 
     @property
     def pins(self) -> frozenset[str]:
-        """Names of the resources whose contents it needs."""
+        """Names of the resources it pins."""
         return frozenset(map(Resource.PACKAGE.name_of, self.packages))
 
     @property
     def slot(self) -> str:
-        """An agent has one set of packages."""
+        """Always empty: an agent has one set of packages."""
         return ""
 
     @property
     def observe_only(self) -> bool:
-        """Packages are offered, or not assigned."""
+        """Always False: packages cannot be observed only."""
         return False
 
     def as_rendered_by(self, _: GlobalRevision) -> GlobalPackages:
-        """The same: nothing of it is rendered."""
+        """Return itself: packages are not rendered."""
         return self
 
     def for_region(self, region: str) -> PackageRevision:
-        """As one region gets it."""
+        """The revision as published to a region."""
         return PackageRevision(packages=list(self.packages), selector=self.selector, priority=self.priority)
 
     def plain(self) -> dict[str, Any]:
-        """As plain values."""
+        """Plain values for the database."""
         return {
             "packages": list(self.packages),
             "selector": self.selector.model_dump(exclude_unset=True),
@@ -133,7 +133,7 @@ GlobalRevision = GlobalConfig | GlobalPackages
 
 
 def revision_from_plain(value: Mapping[str, Any] | None) -> GlobalRevision | None:
-    """Undo `plain` of a revision of either kind."""
+    """The inverse of `plain`, for both kinds."""
     if value is None:
         return None
     selector = Selector.model_validate(value["selector"])
@@ -144,15 +144,15 @@ def revision_from_plain(value: Mapping[str, Any] | None) -> GlobalRevision | Non
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """The contents that revisions pin: regions hold them, and what agents get is made of them."""
+    """The contents that revisions pin. Regions have them too, and build from them what agents get."""
 
     templates: Mapping[str, ConfigTemplate]
     """NAME@VERSION → the template."""
     contents: Mapping[str, bytes]
-    """Resource name → payload of every pinned RegionVariables and Package, old ones too."""
+    """Resource name → payload of every pinned RegionVariables and Package, including old ones."""
 
     def inputs(self, revision: GlobalConfig, region: str) -> tuple[ConfigTemplate, Mapping[str, Any]]:
-        """The template of a revision, and the values of a region's variables that it pins.
+        """Return the template of a revision, and the values of the variables it pins for a region.
 
         Raises:
             KeyError: the template is gone.
@@ -163,6 +163,6 @@ class Pinned:
         return self.templates[revision.template], values
 
     def packages(self, revision: GlobalPackages) -> list[PublishedPackage]:
-        """The versions that a revision pins, those that are still here."""
+        """The package versions that a revision pins, without those that are gone."""
         payloads = (self.contents.get(name) for name in sorted(revision.pins))
         return [PublishedPackage.model_validate_json(payload) for payload in payloads if payload is not None]

@@ -1,4 +1,4 @@
-"""What a rollout is: a change of an assignment from one revision to the next, and how far it has come."""
+"""Rollouts: the change of an assignment from one revision to the next, and its progress."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from relay.policy.strategy import OnFailure, Stage, StrategySpec, SuccessCriteri
 
 
 class Way(enum.StrEnum):
-    """Who says by which strategy a rollout goes out."""
+    """Where the strategy of a rollout comes from."""
 
     NAMED = "named"
-    """Its documents."""
+    """The documents name it."""
     KEPT = "kept"
-    """Its documents no longer do: it is the last to go out by the strategy that they named."""
+    """The documents named it until now; this is the last rollout that uses it."""
     SETTINGS = "settings"
-    """The settings, for all whose documents name none."""
+    """The settings, as the documents name none."""
 
 
 class RolloutState(enum.StrEnum):
-    """Where a rollout is."""
+    """The state of a rollout."""
 
     PENDING_APPROVAL = "pending_approval"
     RUNNING = "running"
     HELD = "held"
-    """As RUNNING; the gate cannot say yes or no."""
+    """Like RUNNING, but the gate cannot decide."""
     PAUSED = "paused"
     ROLLING_BACK = "rolling_back"
     ROLLED_BACK = "rolled_back"
@@ -42,13 +42,13 @@ class RolloutState(enum.StrEnum):
 
 
 GOING = frozenset({RolloutState.RUNNING, RolloutState.HELD, RolloutState.PAUSED})
-"""The candidate is out at some agents, and should be."""
+"""The candidate is being rolled out."""
 ACTIVE = GOING | {RolloutState.PENDING_APPROVAL, RolloutState.ROLLING_BACK}
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A stage that is over, well or not."""
+    """A stage that has ended, successfully or not."""
 
     started_ms: int
     ended_ms: int
@@ -58,7 +58,7 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalGiven:
-    """Somebody's word for a change."""
+    """An approval of a change."""
 
     actor: str
     at_ms: int
@@ -67,7 +67,7 @@ class ApprovalGiven:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One rollout. Never changed: each step makes a new one, which is stored before it counts."""
+    """A rollout. It is immutable: each step makes a new object, which is stored before it takes effect."""
 
     name: str
     """ASSIGNMENT-NUMBER."""
@@ -75,31 +75,31 @@ class Rollout:
     candidate: GlobalRevision
     strategy: StrategySpec
     digest: str
-    """Of everything that is approved: revision, selector, strategy."""
+    """The digest of everything that is approved: revision, selector and strategy."""
     created_by: str
     created_ms: int
     state: RolloutState
     on_failure: OnFailure
     stable: GlobalRevision | None = None
     reason: str = ""
-    """Why it is in this state, in words."""
+    """Why it is in this state, for users."""
     stage: int = 0
     stage_started_ms: int = 0
     observed_s: float = 0.0
-    """How long the current stage was looked at, by a clock that nobody sets: what its duration is measured with."""
+    """How long the current stage was observed, by the monotonic clock. The stage's duration refers to this."""
     thresholds: dict[str, int] = field(default_factory=dict)
-    """Region → threshold; `""` for every region that is not named."""
+    """Region → threshold; `""` stands for all other regions."""
     passed: tuple[Passed, ...] = ()
     needed: int = 0
-    """Approvals that it needs."""
+    """The number of approvals it needs."""
     asked: tuple[int, bool] = (0, False)
-    """(approvals, four eyes) that its documents ask for; it may need more because what it replaces asked for more."""
+    """(approvals, four eyes) that its documents ask for. It needs more if the change it replaces asked for more."""
     authors: tuple[str, ...] = ()
-    """Everybody who had a part in it, `created_by` among them."""
+    """All who contributed to it, including `created_by`."""
     failed: bool = False
-    """A stage of it failed: nobody keeps its candidate."""
+    """A stage failed, so no agent keeps its candidate."""
     at_once: bool = False
-    """It goes out without a strategy: everybody is offered it, and nothing is waited for but that agents decide."""
+    """It has no strategy: all agents are offered it at once, and it ends when they have decided."""
     way: Way = Way.SETTINGS
     four_eyes: bool = False
     approvals: tuple[ApprovalGiven, ...] = ()
@@ -107,25 +107,25 @@ class Rollout:
 
     @property
     def active(self) -> bool:
-        """Whether something may still happen to it."""
+        """Whether it is not over yet."""
         return self.state in ACTIVE
 
     @property
     def keeps_its_way(self) -> bool:
-        """Whether the next change goes out by its strategy too, where the documents name none any more."""
+        """Whether the next change also uses its strategy if the documents no longer name one."""
         return self.way is Way.NAMED or (self.way is Way.KEPT and self.state is not RolloutState.COMPLETED)
 
     @property
     def current(self) -> Stage:
-        """The stage that it is in."""
+        """The current stage."""
         return self.strategy.stages[self.stage]
 
     def threshold(self, region: str) -> int:
-        """Agents of a region whose bucket is below this are, or were, on the candidate."""
+        """The threshold of a region: agents whose bucket is below it are, or were, on the candidate."""
         return self.thresholds.get(region, self.thresholds.get("", 0))
 
     def for_region(self, region: str) -> PublishedRollout:
-        """As one region gets it."""
+        """The rollout as published to a region."""
         return PublishedRollout(
             id=self.name,
             candidate=self.candidate.for_region(region),
@@ -137,7 +137,7 @@ class Rollout:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As plain values, to be stored."""
+        """Plain values for the database."""
         value = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         value["candidate"] = self.candidate.plain()
         value["stable"] = self.stable.plain() if self.stable else None
@@ -151,7 +151,7 @@ class Rollout:
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> Rollout:
-        """Undo `plain`."""
+        """The inverse of `plain`."""
         candidate = revision_from_plain(value["candidate"])
         assert candidate is not None
         return cls(
@@ -172,11 +172,11 @@ class Rollout:
 
 
 def at_once(error_rate: float | None = None, min_agents: int = 1) -> StrategySpec:
-    """What an assignment without a strategy does.
+    """The strategy of an assignment that names none.
 
     Args:
-        error_rate: it is taken back where more than this share of its agents failed; None: it never is.
-        min_agents: and there are at least so many of them.
+        error_rate: the change is rolled back if a larger share of its agents fails; None for never.
+        min_agents: with fewer agents it is never rolled back.
     """
     criteria = SuccessCriteria(error_rate_threshold=error_rate)
     stage = Stage(name="all", percentage=100, success_criteria=criteria)

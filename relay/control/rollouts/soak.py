@@ -1,7 +1,6 @@
 """Time in rollouts.
 
-How long stages were looked at, by a clock that nobody sets and only while somebody looked; and whether what a gate passes on
-was said after it first would.
+`Soak` measures how long each stage was observed. `Confirmations` makes a gate wait for fresh reports before it passes.
 """
 
 from __future__ import annotations
@@ -10,87 +9,87 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 KEEP_S = 10.0
-"""So much of it may be lost with the process."""
+"""How much observed time a crash may lose."""
 
 
 @dataclass(slots=True)
 class _Stage:
-    began_ms: int
-    looked_at: float
+    started_ms: int
+    last_look: float
     observed_s: float
-    kept_s: float
+    stored_s: float
 
 
 class Soak:
-    """The time that each rollout's stage was observed, a sum of looks."""
+    """How long the stage of each rollout was observed: the time between looks, by the monotonic clock."""
 
     def __init__(self) -> None:
         self._stages: dict[str, _Stage] = {}
 
     def look(self, rollout: str, began_ms: int, kept_s: float, now: float, *, most_s: float, counts: bool) -> float:
-        """A rollout is looked at.
+        """Record a look at a rollout.
 
         Args:
-            began_ms: when its stage began: what tells one stage from the next.
-            kept_s: how long it was observed as far as is stored.
-            now: seconds of a clock that never goes back.
-            most_s: the most that may lie between two looks: of a longer gap no more is counted.
-            counts: whether the time since the last look counts; not while the rollout is paused.
+            began_ms: when its stage began; it identifies the stage.
+            kept_s: the observed time that is stored.
+            now: monotonic seconds.
+            most_s: the most to count for the time between two looks.
+            counts: whether the time since the last look counts; False while the rollout is paused.
 
         Returns:
-            Seconds that the stage was observed.
+            How many seconds the stage was observed.
         """
         stage = self._stages.get(rollout)
-        if stage is None or stage.began_ms != began_ms:
+        if stage is None or stage.started_ms != began_ms:
             self._stages[rollout] = _Stage(began_ms, now, kept_s, kept_s)
             return kept_s
         if counts:
-            stage.observed_s += min(now - stage.looked_at, most_s)
-        stage.looked_at = now
+            stage.observed_s += min(now - stage.last_look, most_s)
+        stage.last_look = now
         return stage.observed_s
 
     def observed_s(self, rollout: str, began_ms: int, kept_s: float) -> float:
-        """As `look`, without looking."""
+        """Return the observed time without recording a look."""
         stage = self._stages.get(rollout)
-        return stage.observed_s if stage is not None and stage.began_ms == began_ms else kept_s
+        return stage.observed_s if stage is not None and stage.started_ms == began_ms else kept_s
 
     def is_due(self, rollout: str) -> bool:
-        """Whether what was observed is worth storing."""
+        """Whether enough new time was observed to store it."""
         stage = self._stages.get(rollout)
-        return stage is not None and stage.observed_s - stage.kept_s >= KEEP_S
+        return stage is not None and stage.observed_s - stage.stored_s >= KEEP_S
 
     def kept(self, rollout: str) -> None:
-        """It is stored."""
+        """Record that the observed time is stored."""
         if (stage := self._stages.get(rollout)) is not None:
-            stage.kept_s = stage.observed_s
+            stage.stored_s = stage.observed_s
 
     def forget_others(self, going: Collection[str]) -> None:
-        """Rollouts that are over are looked at no more."""
+        """Forget all rollouts but these."""
         for name in self._stages.keys() - set(going):
             del self._stages[name]
 
 
 class Confirmations:
-    """A gate passes on what its regions say after it first would: what they said before may be over.
+    """Delays a passing gate until every node has reported again.
 
-    A link that has stopped carrying anything is found out only after a while; until then its region looks as it last did.
+    A dead link is noticed only after a while; until then its region seems unchanged.
     """
 
     def __init__(self) -> None:
         self._since: dict[str, tuple[int, float]] = {}
 
     def is_confirmed(self, rollout: str, stage: int, heard_at: Iterable[float], now: float) -> bool:
-        """Whether every node was heard since the gate of a stage first would pass.
+        """Whether every node has reported since the gate of this stage first passed.
 
         Args:
-            heard_at: when each node that counts last told how it is, in seconds of the clock of `now`.
+            heard_at: when each relevant node last sent its status, by the same clock as `now`.
         """
-        known, since = self._since.get(rollout, (-1, 0.0))
-        if known != stage:
+        last_stage, since = self._since.get(rollout, (-1, 0.0))
+        if last_stage != stage:
             self._since[rollout] = stage, now
             since = now
         return all(at > since for at in heard_at)
 
     def forget(self, rollout: str) -> None:
-        """Its gate would not pass now, or has passed."""
+        """Start over: the gate no longer passes, or the stage is done."""
         self._since.pop(rollout, None)

@@ -1,4 +1,4 @@
-"""Whom a rollout is for: agents of its assignment that its strategy names too, and that no other assignment takes."""
+"""Targets of a rollout: agents that match its assignment and strategy, and that no other assignment wins."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from relay.policy.selector import Facts, Matcher
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A revision that contends for agents."""
+    """A revision that competes for agents with those of other assignments."""
 
     name: str
-    """Of its assignment."""
+    """The name of its assignment."""
     slot: str
     priority: int
     selector: Selector
 
     @classmethod
     def of(cls, name: str, revision: GlobalRevision) -> Contender:
-        """What one revision contends with of an assignment."""
+        """The contender for a revision of an assignment."""
         return cls(name, revision.slot, revision.priority, revision.selector)
 
     def beats(self, other: Contender) -> bool:
-        """Whether it wins over another one where both match."""
+        """Whether it wins over another contender if both match."""
         return self.slot == other.slot and (-self.priority, self.name) < (-other.priority, other.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An agent that a rollout is for."""
+    """A target of a rollout."""
 
     region: str
     facts: Facts
     chosen: bool
-    """The candidate would be given to it; else the candidate takes the assignment from it."""
+    """It gets the candidate. Otherwise it loses the assignment."""
     had: bool
-    """The stable revision was given to it."""
+    """It had the stable revision."""
     falls: bool
-    """Without the assignment another one gives it something: it does not just keep what it has."""
+    """If it loses the assignment, another one gives it something; otherwise it keeps what it has."""
 
 
 Sides = tuple[bool, bool, bool]
@@ -49,14 +49,14 @@ Sides = tuple[bool, bool, bool]
 
 
 class Selection:
-    """Whom a rollout is for, told by the outcomes of all selectors that have a say in it.
+    """Selects the targets of a rollout by the outcomes of all selectors that matter.
 
     Args:
-        candidate: the revision that goes out.
-        stable: the one that it replaces; None where there is none.
-        strategy: must match as well.
-        others: contenders of all other assignments.
-        also: selectors that decide nothing here; agents that they tell apart have different vectors all the same.
+        candidate: the new revision.
+        stable: the revision it replaces, if any.
+        strategy: the target selector of the strategy, which must match too.
+        others: the contenders of all other assignments.
+        also: selectors that only make vectors differ, without deciding anything here.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Selection:
     ) -> None:
         self._candidate = candidate
         self._stable = stable
-        mine = [candidate, *([stable] if stable is not None else [])]
-        self.matcher = Matcher([strategy, *(contender.selector for contender in [*mine, *others]), *also])
-        self._others = list(enumerate(others, start=1 + len(mine)))
+        own = [candidate, *([stable] if stable is not None else [])]
+        self.matcher = Matcher([strategy, *(contender.selector for contender in [*own, *others]), *also])
+        self._others = list(enumerate(others, start=1 + len(own)))
 
     def sides(self, vector: int) -> Sides | None:
-        """What it is to agents of a vector of `matcher`; None: nothing."""
+        """What the rollout means for agents with this vector of `matcher`; None if nothing."""
         if not self.matcher.matches(0, vector):
             return None
         stable = self._stable

@@ -1,4 +1,4 @@
-"""A rollout as people see it: one form for the command line, scripts and the console."""
+"""The JSON of rollouts and assignments, for the command line, scripts and the console."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _PREFIX = 12
 def rollout_view(
     rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None, troubled: Iterable[Troubled]
 ) -> dict[str, Any]:
-    """One rollout.
+    """The JSON of a rollout.
 
     Args:
-        regions: what is known of it now; empty where it is over.
-        gate: of the current stage; None where there is none to pass.
-        troubled: agents that are to be named.
+        regions: the current state of its regions; empty if it is over.
+        gate: the gate of the current stage, if there is one.
+        troubled: agents with problems to list.
     """
     return {
         "name": rollout.name,
@@ -55,7 +55,7 @@ def rollout_view(
 
 
 def _stages(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    views: list[dict[str, Any]] = []
     for i, stage in enumerate(rollout.strategy.stages):
         view: dict[str, Any] = {"name": stage.name}
         if stage.percentage is not None:
@@ -71,22 +71,22 @@ def _stages(rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | No
                 "gate": passed.gate,
             }
         elif i == rollout.stage and rollout.stage_started_ms and rollout.state is not RolloutState.PENDING_APPROVAL:
-            live = {"verdict": gate.verdict.value, "reason": gate.reason} if gate else None
+            current_gate = {"verdict": gate.verdict.value, "reason": gate.reason} if gate else None
             view |= {
                 "state": "current" if rollout.state in GOING else rollout.state.value,
                 "started": rfc3339(rollout.stage_started_ms),
                 "counts": total_of(regions).plain(),
-                "gate": live
+                "gate": current_gate
                 or {
                     "verdict": "fail" if rollout.state is not RolloutState.COMPLETED else "pass",
                     "reason": rollout.reason,
                 },
             }
         else:
-            waiting = {"verdict": "waiting", "reason": "not begun"}
+            waiting = {"verdict": "waiting", "reason": "not started"}
             view |= {"state": "waiting", "started": None, "counts": Counts().plain(), "gate": waiting}
-        found.append(view)
-    return found
+        views.append(view)
+    return views
 
 
 def _region_state(rollout: Rollout, region: RegionView) -> str:
@@ -98,24 +98,24 @@ def _region_state(rollout: Rollout, region: RegionView) -> str:
 
 
 def assignment_view(state: AssignmentState) -> dict[str, Any]:
-    """What is in force of an assignment, and what was taken back or refused of what it asks for."""
+    """The JSON of an assignment: its revision in force, and the one that was rolled back or rejected."""
     latest = state.pending or state.rollout
     waits = latest is not None and latest.active
     taken_back = state.declared is not None and state.declared != state.stable and not waits
     return {
         "name": state.name,
         "kind": state.kind,
-        "in_force": _named(state.stable),
-        "taken_back": _named(state.declared) if taken_back else None,
+        "in_force": _summary(state.stable),
+        "taken_back": _summary(state.declared) if taken_back else None,
         "rollout": latest.name if latest is not None else None,
         "state": latest.state.value if latest is not None else None,
     }
 
 
-def _named(revision: GlobalRevision | None) -> dict[str, str | None] | None:
+def _summary(revision: GlobalRevision | None) -> dict[str, str | None] | None:
     return None if revision is None else {"template": revision.title, "revision": revision_hash(revision)}
 
 
 def revision_hash(revision: GlobalRevision | None) -> str | None:
-    """The first digits of what tells a revision from others; None for none."""
+    """The first digits of the hash of a revision; None for None."""
     return None if revision is None else sha256(canonical_json(revision.plain())).hex()[:_PREFIX]

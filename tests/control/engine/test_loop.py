@@ -126,7 +126,7 @@ async def test_change_goes_out_in_stages_and_completes(programs: Programs, fleet
     assert fleet.running(2) == 2, "exactly a tenth of twenty, and no more until a person says so"
     assert status["state"] == "running"
     assert status["stages"][0]["counts"]["applied"] == 2
-    assert "person" in status["stages"][0]["gate"]["reason"]
+    assert "manual promotion" in status["stages"][0]["gate"]["reason"]
     assert status["regions"] == {"local": {**status["stages"][0]["counts"], "state": "following"}}
     with pytest.raises(Conflict, match="is now in stage canary"):
         await plane.actions.act("a-2", "promote", "ann", stage=1)
@@ -445,7 +445,7 @@ async def test_cut_off_region_rolls_back_a_bad_candidate_by_itself(programs: Pro
     assert node.policy.halted() == {"a-2": "3 of 10 agents failed or are unhealthy on it"}
     again = await programs.control_plane(link=link)
     status = await state_is(again, "a-2", "rolled_back")
-    assert "rolled back by itself" in status["reason"]
+    assert "rolled back on its own" in status["reason"]
     await eventually(lambda: not node.policy.halted())
 
 
@@ -513,7 +513,7 @@ async def test_change_without_a_strategy_waits_for_undecided_agents(programs: Pr
     view = await plane.status.of("a-2")
     assert view["stages"][0]["gate"]["reason"] in (
         "6 of 6 agents have not answered yet",
-        "region local has not taken the policy yet",
+        "region local has not applied the policy yet",
     )
     await change(plane, assignment("a", rate=3))
     assert (await state_is(plane, "a-2", "superseded"))["name"] == "a-2"
@@ -586,7 +586,7 @@ async def test_adding_a_second_region_to_a_staged_assignment(
 async def _promotes(plane: ControlPlane, name: str) -> bool:
     """Promote a rollout if it waits for a person in its first stage; return whether it did."""
     status = await plane.status.of(name)
-    if status["state"] != "running" or "person" not in status["stages"][0]["gate"]["reason"]:
+    if status["state"] != "running" or "manual promotion" not in status["stages"][0]["gate"]["reason"]:
         return False
     await plane.actions.act(name, "promote", "ann", stage=0)
     return True

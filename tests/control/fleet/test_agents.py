@@ -81,7 +81,7 @@ def test_trusted_attributes_of_the_node_become_labels() -> None:
 
 
 def test_shared_offerings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_SHARED", 2)
+    monkeypatch.setattr(module, "_MAX_SHARED", 2)
     reader = Reader()
     for number in range(5):
         made = record(f"a{number}")

@@ -102,7 +102,7 @@ def test_cells_equal_a_recount_after_any_changes(stand: Stand) -> None:
 
 
 def test_agents_that_selectors_cannot_tell_apart_are_grouped(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "_MOST_SHARED", 3)
+    monkeypatch.setattr(profiles, "_MAX_SHARED", 3)
     for number in range(8):
         stand.put(f"a{number}", tier="prod" if number % 2 else "dev")
     prod = Selector(labels={"tier": "prod"})
@@ -133,7 +133,7 @@ def test_updating_one_of_many_namesakes_does_not_scan_all(stand: Stand) -> None:
     for number in range(300):
         stand.put("clone", uid=number.to_bytes(16, "big"), started=number)
     namesakes = stand.census.several["clone"]
-    with patch.object(namesakes, "_changed", side_effect=AssertionError("all of them were looked at")):
+    with patch.object(namesakes, "_to_flip", side_effect=AssertionError("all of them were looked at")):
         stand.put("clone", uid=(7).to_bytes(16, "big"), healthy=False)
         stand.census.drop((8).to_bytes(16, "big"))
     assert len(list(stand.census.shown())) == 299

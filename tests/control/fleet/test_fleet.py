@@ -464,5 +464,5 @@ async def test_cancelled_stream_does_not_affect_other_reports(fleet: Fleet) -> N
             task.cancel()
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in done[1::2]] == [link_pb2.ReportAck] * 3
-    assert not fleet._waiting
+    assert not fleet._queue
     assert len(fleet.census) == len(await fleet.records.states([agent.uid for agent in fleet.census.shown()]))

@@ -63,7 +63,7 @@ def test_previous_node_is_told_once_to_release_an_agent() -> None:
 
 
 def test_released_pairs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_RELEASED", 2)
+    monkeypatch.setattr(module, "_MAX_RELEASED", 2)
     desk = Desk()
     for number in range(5):
         desk.report("one", entry(f"a{number}", started=1))

@@ -56,7 +56,7 @@ def test_values_of_different_types_are_distinct() -> None:
 
 @pytest.mark.parametrize("trusted", ["all", ("tier", "host"), ("region",), ()])
 def test_sharing_loses_nothing(trusted: Trusted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_SHARED", 2)
+    monkeypatch.setattr(module, "_MAX_SHARED", 2)
     profiles = Profiles()
     for number in range(6):
         said = {"host": f"h{number}", "tier": "prod", "region": f"r{number}", "list": [1, number], "n": number % 2}
@@ -65,7 +65,7 @@ def test_sharing_loses_nothing(trusted: Trusted, monkeypatch: pytest.MonkeyPatch
 
 
 def test_key_with_many_values_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_SHARED", 3)
+    monkeypatch.setattr(module, "_MAX_SHARED", 3)
     profiles = Profiles()
     made = [split(profiles, {"os": "linux", "host": f"h{n}"}, "eu", ("host",)) for n in range(6)]
     (last, own), (before, _) = made[-1], made[-2]
@@ -78,7 +78,7 @@ def test_key_with_many_values_is_not_shared(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("most", [0, 1, 100])
 def test_identifying_attribute_wins(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_SHARED", most)
+    monkeypatch.setattr(module, "_MAX_SHARED", most)
     profiles = Profiles()
     for description in (described({"k": 1}, k=2), described({"k": 2}, k=1), described({"k": [1]}, k=2)):
         profile, own = profiles.split(description, "eu", "all")
@@ -94,14 +94,14 @@ def test_profile_with_other_trusted_attributes() -> None:
 
 
 def test_invented_keys_and_values_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_KEYS", 2)
-    monkeypatch.setattr(module, "_MOST_PROFILES", 3)
+    monkeypatch.setattr(module, "_MAX_KEYS", 2)
+    monkeypatch.setattr(module, "_MAX_PROFILES", 3)
     profiles = Profiles()
     for number in range(10):
         said = {f"k{number}": "v"}
         assert facts(profiles, said, "all").attributes == said
     assert split(profiles, {"k9": "v"}, "eu", "all")[0].own == ("k9",)
-    assert len(profiles._made) <= 3
+    assert len(profiles._profiles) <= 3
 
 
 def test_labels_follow_the_winning_attribute() -> None:
@@ -116,7 +116,7 @@ def test_labels_follow_the_winning_attribute() -> None:
 def test_long_values_and_excess_attributes_are_not_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     profiles = Profiles()
     assert split(profiles, {"text": "x" * 1_000}, "eu", ())[0].own == ("text",)
-    monkeypatch.setattr(module, "_MOST_ATTRIBUTES", 2)
+    monkeypatch.setattr(module, "_MAX_ATTRIBUTES", 2)
     for number in range(4):
         profile, _ = split(profiles, {f"k{number}": "v"}, "eu", ())
     assert profile.own == ("k3",)

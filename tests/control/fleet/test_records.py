@@ -21,7 +21,7 @@ def test_plain_values_of_attributes() -> None:
 
 
 async def test_all_agents_are_read_in_batches(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "_AT_ONCE", 3)
+    monkeypatch.setattr(records, "_BATCH_ROWS", 3)
     await up(fleet, ONE)
     agents = [entry(f"a{number}") for number in range(8)]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
@@ -40,7 +40,7 @@ async def test_damaged_row_is_skipped_and_named(fleet: Fleet, database: Database
     async with database.write() as connection:
         await connection.execute(sa.text("UPDATE agents SET state = x'00' WHERE agent_id = 'a'"))
     assert len(await fleet.records.states([agent.uid for agent in fleet.census.shown()])) == 1
-    with pytest.raises(NotFound, match="not there any more"):
+    with pytest.raises(NotFound, match="a no longer exists"):
         await shown(fleet, "a")
     assert (await shown(fleet, "b"))["agent_id"] == "b"
 

@@ -29,5 +29,5 @@ async def test_node_and_control_plane_explain_the_same(programs: Programs) -> No
     await programs.stop(node)
     await eventually(lambda: not plane.fleet.census.nodes["local/one"].connected)
     later = await asyncio.to_thread(get, plane.ports["api"], "/api/v1/agents/x/explain")
-    assert later["notes"] == ["node local/one is offline: it decides by the policy that it has"]
+    assert later["notes"] == ["node local/one is offline: it uses the last policy that it received"]
     await agent.close()

@@ -157,7 +157,7 @@ def judged(
         (
             {"targets": 10, "applied": 10, "reporting": 10, "refused": "no value"},
             Verdict.HOLD,
-            "cannot take it: no value",
+            "cannot apply it: no value",
         ),
         ({}, Verdict.HOLD, "matches no known agent"),
         (
@@ -202,10 +202,14 @@ def judged(
         (
             {"targets": 10, "applied": 10, "reporting": 10, "current": False},
             Verdict.WAITING,
-            "has not taken the policy yet",
+            "has not applied the policy yet",
         ),
-        ({"targets": 10, "applied": 10, "halted": "3 failed"}, Verdict.FAIL, "eu rolled back by itself: 3 failed"),
-        ({"targets": 10, "applied": 10, "reporting": 10, "stage": {"manual": True}}, Verdict.WAITING, "a person"),
+        ({"targets": 10, "applied": 10, "halted": "3 failed"}, Verdict.FAIL, "eu rolled back on its own: 3 failed"),
+        (
+            {"targets": 10, "applied": 10, "reporting": 10, "stage": {"manual": True}},
+            Verdict.WAITING,
+            "manual promotion",
+        ),
         (
             {"targets": 20, "applied": 10, "reporting": 9, "spec": {"min_samples": 11}},
             Verdict.HOLD,
@@ -229,7 +233,7 @@ def test_all_regions_count_together() -> None:
     excluded = dataclasses.replace(bad, connected=False)
     missing = rollout(spec=strategy(on_missing="exclude", stages=stages))
     waits = judge(missing, {"eu": good, "us": excluded})
-    assert (waits.verdict, "the end waits: region us" in waits.reason) == (Verdict.HOLD, True)
+    assert (waits.verdict, "cannot end: region us" in waits.reason) == (Verdict.HOLD, True)
     stages.append({"name": "two", "percentage": 60})
     earlier = rollout(spec=strategy(on_missing="exclude", stages=stages))
     assert judge(earlier, {"eu": good, "us": excluded}).verdict is Verdict.PASS
@@ -280,7 +284,7 @@ def test_required_samples() -> None:
         ({"targets": 20, "failed": 3, "silent": 17}, Verdict.FAIL, "3 of 20"),
         ({"targets": 40, "failed": 3, "applied": 3}, Verdict.FAIL, "3 of 6"),
         ({"targets": 10, "applied": 10, "connected": False}, Verdict.WAITING, "is offline"),
-        ({"targets": 10, "applied": 10, "current": False}, Verdict.WAITING, "has not taken the policy yet"),
+        ({"targets": 10, "applied": 10, "current": False}, Verdict.WAITING, "has not applied the policy yet"),
         ({"targets": 10, "applied": 10, "current": False, "refused": "no"}, Verdict.PASS, ""),
         (
             {"targets": 10, "failed": 10, "stage": {"success_criteria": {}}},
