@@ -1,1 +1,1 @@
-"""The commands. They parse words and print; what they do is elsewhere."""
+"""The command lines: they parse arguments and print results. The work itself happens in other packages."""

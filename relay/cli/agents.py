@@ -1,4 +1,4 @@
-"""`opampctl get agents`: chosen, sorted, watched."""
+"""`opampctl get agents`: list, filter, sort and watch agents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from relay.cli.client import Api, Page
 from relay.cli.output import show, table
 
-_WATCH_S = 2.0
+_POLL_S = 2.0
 _FIELDS = "agent_id,region,node,connected,transport,healthy,config,withheld"
 _WIDE = f"{_FIELDS},host_name,version,instance_uid,last_change"
 
@@ -23,39 +23,39 @@ def list_agents(api: Api, name: str | None, filters: dict[str, Any], form: str, 
     """Print agents.
 
     Args:
-        filters: as the API takes them.
+        filters: query parameters of the API.
         form: `table`, `wide`, `name`, `json` or `yaml`.
-        watch: go on, until interrupted: again each time that something has changed.
+        watch: print again after each change, until interrupted.
     """
     if form == "json" and not name and not watch and filters["limit"] is None:
         with api.download("agents", **filters) as agents:
             shutil.copyfileobj(agents, sys.stdout.buffer)
         return
     if not watch:
-        page = _ask(api, name, filters, form)
+        page = _fetch(api, name, filters, form)
         _print(page, form, one=name is not None)
         if page.total > len(page.rows):
-            print(f"{page.total:,} agents match: `--limit` shows more of them, `--all` shows all", file=sys.stderr)
+            print(f"{page.total:,} agents match: show more with `--limit`, or all with `--all`", file=sys.stderr)
         return
     with contextlib.suppress(KeyboardInterrupt):
-        for text in _texts(api, name, filters, form):
+        for text in _changes(api, name, filters, form):
             if sys.stdout.isatty():
                 print("\x1b[2J\x1b[H", end="")
             print(text, end="", flush=True)
 
 
-def _texts(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Iterator[str]:
-    shown = ""
+def _changes(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Iterator[str]:
+    last_text = ""
     while True:
         with contextlib.redirect_stdout(io.StringIO()) as text:
-            _print(_ask(api, name, filters, form), form, one=name is not None)
-        if text.getvalue() != shown:
-            shown = text.getvalue()
-            yield shown
-        time.sleep(_WATCH_S)
+            _print(_fetch(api, name, filters, form), form, one=name is not None)
+        if text.getvalue() != last_text:
+            last_text = text.getvalue()
+            yield last_text
+        time.sleep(_POLL_S)
 
 
-def _ask(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Page:
+def _fetch(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Page:
     if name:
         return Page([api.get("agents", name)], 1)
     fields = {"table": _FIELDS, "wide": _WIDE, "name": "agent_id"}.get(form)
@@ -63,31 +63,33 @@ def _ask(api: Api, name: str | None, filters: dict[str, Any], form: str) -> Page
 
 
 def _print(page: Page, form: str, *, one: bool) -> None:
-    found = page.rows
+    agents = page.rows
     if form == "name":
-        sys.stdout.writelines(f"{agent['agent_id']}\n" for agent in found)
+        sys.stdout.writelines(f"{agent['agent_id']}\n" for agent in agents)
         return
     if form not in ("table", "wide"):
-        show(found[0] if one else found, form)
+        show(agents[0] if one else agents, form)
         return
     columns = ["agent", "region", "node", "connected", "transport", "healthy", "config_hash", "status", "assignments"]
-    rows = [_row(agent) for agent in found]
+    rows = [_row(agent) for agent in agents]
     if form == "wide":
         columns[1:1] = ["host", "version"]
         columns += ["instance_uid", "last_change"]
         rows = [
             [row[0], a["host_name"], a["version"], *row[1:], a["instance_uid"], a["last_change"]]
-            for row, a in zip(rows, found, strict=True)
+            for row, a in zip(rows, agents, strict=True)
         ]
     table(columns, rows)
     if not one:
-        print(_foot(page))
+        print(_footer(page))
 
 
 def _row(agent: dict[str, Any]) -> list[Any]:
     config = agent["config"]
-    kept = next((w["reason"] for w in agent["withheld"] if w["reason"]), "")
-    words = f"{config['status']} {config['error_message']}" + (f" (keeps what it has: {kept})" if kept else "")
+    withheld_reason = next((w["reason"] for w in agent["withheld"] if w["reason"]), "")
+    status = f"{config['status']} {config['error_message']}" + (
+        f" (keeps its config: {withheld_reason})" if withheld_reason else ""
+    )
     return [
         agent["agent_id"],
         agent["region"],
@@ -96,19 +98,19 @@ def _row(agent: dict[str, Any]) -> list[Any]:
         agent["transport"],
         agent["healthy"],
         config["reported_hash"][:12],
-        " ".join(words.split())[:160],
+        " ".join(status.split())[:160],
         config["assignments"],
     ]
 
 
-def _foot(page: Page) -> str:
-    found = page.rows
-    connected = Counter({True: "connected", False: "away", None: "unknown"}[agent["connected"]] for agent in found)
-    health = Counter({True: "healthy", False: "unhealthy"}.get(agent["healthy"], "") for agent in found)
-    status = Counter(agent["config"]["status"] for agent in found)
+def _footer(page: Page) -> str:
+    agents = page.rows
+    connected = Counter({True: "connected", False: "away", None: "unknown"}[agent["connected"]] for agent in agents)
+    health = Counter({True: "healthy", False: "unhealthy"}.get(agent["healthy"], "") for agent in agents)
+    status = Counter(agent["config"]["status"] for agent in agents)
     parts = [
         ", ".join(f"{number} {word}" for word, number in sorted(counts.items()) if word)
         for counts in (connected, health, status)
     ]
-    of_all = f" of {page.total:,}" if page.total > len(found) else ""
-    return f"{len(found):,}{of_all} agents" + (": " + "; ".join(part for part in parts if part) if found else "")
+    of_all = f" of {page.total:,}" if page.total > len(agents) else ""
+    return f"{len(agents):,}{of_all} agents" + (": " + "; ".join(part for part in parts if part) if agents else "")

@@ -1,4 +1,4 @@
-"""`opampctl apply`: documents to the server, and what becomes of the rollouts that they begin."""
+"""`opampctl apply`: send documents to the server, and follow the rollouts they start."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ import typer
 from relay.cli import rollout
 from relay.cli.client import Api, RefusedByServer, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Files, Server, label_terms, read_files, usage
-from relay.cli.output import EXIT_REFUSED, EXIT_TIME_OVER, form_of, show
-from relay.cli.pruning import Doomed, delete, doomed, orphaned, spare
+from relay.cli.output import EXIT_REFUSED, EXIT_TIMED_OUT, form_of, show
+from relay.cli.pruning import DocumentRef, delete, orphan_warning, prunable, refuse_orphaning
 
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 def apply(
     filename: Files,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server, change nothing")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check on the server without changing anything")] = False,
     wait: Annotated[
         bool,
-        typer.Option("--wait", help="until its rollouts have ended; exits 1 unless all completed, 5 on timeout"),
+        typer.Option("--wait", help="wait until its rollouts end; exits 1 unless all completed, 5 on timeout"),
     ] = False,
-    timeout: Annotated[str, typer.Option(help="how long to wait: 40s, 10m")] = "",
+    timeout: Annotated[str, typer.Option(help="how long --wait waits: 40s, 10m; default: no limit")] = "",
     prune: Annotated[
-        bool, typer.Option("--prune", help="delete what has the labels of -l, is not in the files, and is not in use")
+        bool,
+        typer.Option("--prune", help="delete unused documents that have the labels of -l and are not in the files"),
     ] = False,
-    label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v of documents' metadata.labels")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="prune even if agents would no longer match anything")] = False,
+    label: Annotated[
+        list[str] | None, typer.Option("-l", "--label", help="k=v in metadata.labels of the documents to prune")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="prune even if agents would then match nothing")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Apply documents: all of them, or none."""
+    """Apply documents: all or none."""
     within_s = _seconds(timeout) if timeout else None
     form = output if output == "text" else form_of(output)
     if form == "table":
@@ -47,26 +50,26 @@ def apply(
     api = api_of(server, who)
     sources = read_files(filename)
     progress = sys.stdout if form == "text" else sys.stderr
-    ends: list[Doomed] = []
+    to_delete: list[DocumentRef] = []
     if prune:
-        ends = doomed(api, api.post("apply", body={"sources": sources, "dry_run": True})["documents"], labels)
+        to_delete = prunable(api, api.post("apply", body={"sources": sources, "dry_run": True})["documents"], labels)
         if not dry_run and not yes:
-            spare(api, ends)
+            refuse_orphaning(api, to_delete)
     answer = api.post("apply", body={"sources": sources, "dry_run": dry_run})
     for item in answer["documents"]:
         print(f"{item['kind']}/{item['name']} {item['action']}{' (dry run)' if dry_run else ''}", file=progress)
         for warning in item["warnings"]:
             print(f"warning: {item['kind']}/{item['name']}: {warning}", file=sys.stderr)
-    for document in ends:
+    for document in to_delete:
         print(f"{document} {'would be deleted' if dry_run else 'will be deleted'}", file=progress)
-        if dry_run and (orphans := orphaned(api, document)):
+        if dry_run and (orphans := orphan_warning(api, document)):
             print(f"warning: {orphans}", file=sys.stderr)
-    pruned = _plain(ends) if dry_run else _prune(api, ends, progress)
-    for begun in answer["rollouts"]:
-        print(f"rollout {rollout.headline(begun)}", file=progress)
+    pruned = _as_json(to_delete) if dry_run else _prune(api, to_delete, progress)
+    for item in answer["rollouts"]:
+        print(f"rollout {rollout.headline(item)}", file=progress)
     status = 0
     if wait and not dry_run:
-        answer["rollouts"] += _latest(api, answer)
+        answer["rollouts"] += _incomplete_rollouts(api, answer)
         status = _wait(api, answer["rollouts"], within_s, progress)
     if form != "text":
         show({**answer, "pruned": pruned}, form)
@@ -83,63 +86,63 @@ def _seconds(text: str) -> float:
         raise usage(f"--timeout {text}: expected a duration such as 40s or 10m") from None
 
 
-def _prune(api: Api, documents: list[Doomed], progress: Any) -> list[dict[str, str]]:
-    """Delete documents, but for those that something uses."""
+def _prune(api: Api, documents: list[DocumentRef], progress: Any) -> list[dict[str, str]]:
+    """Delete documents except those that something uses."""
     pruned = []
     for document in documents:
-        kept = delete(api, document)
-        print(f"{document} {f'stays: {kept}' if kept else 'deleted'}", file=progress)
-        if not kept:
+        obstacle = delete(api, document)
+        print(f"{document} {f'kept: {obstacle}' if obstacle else 'deleted'}", file=progress)
+        if not obstacle:
             pruned.append(document)
-    return _plain(pruned)
+    return _as_json(pruned)
 
 
-def _plain(documents: list[Doomed]) -> list[dict[str, str]]:
+def _as_json(documents: list[DocumentRef]) -> list[dict[str, str]]:
     return [{"kind": document.kind, "name": document.key} for document in documents]
 
 
-def _wait(api: Api, begun: list[dict[str, Any]], within_s: float | None, progress: Any) -> int:
-    """Wait until rollouts are over, and put their last state into `begun`. Gives the exit code."""
+def _wait(api: Api, rollouts: list[dict[str, Any]], within_s: float | None, progress: Any) -> int:
+    """Wait until all rollouts end, and put their final state into `rollouts`. Return the exit code."""
     deadline = None if within_s is None else time.monotonic() + within_s
-    said: dict[str, str] = {}
-    left = list(begun)
-    while left:
-        for item in list(left):
-            found = _look(api, item["name"])
-            item.update(state=found["state"], reason=found["reason"], stages=found["stages"])
-            gate = found["stages"][found["stage"]]["gate"]["reason"]
-            line = rollout.headline(found) + (f" ({gate})" if gate and not found["reason"] else "")
-            if said.get(item["name"]) != line:
-                said[item["name"]] = line
+    last_lines: dict[str, str] = {}
+    remaining = list(rollouts)
+    while remaining:
+        for item in list(remaining):
+            current = _fetch(api, item["name"])
+            item.update(state=current["state"], reason=current["reason"], stages=current["stages"])
+            gate = current["stages"][current["stage"]]["gate"]["reason"]
+            line = rollout.headline(current) + (f" ({gate})" if gate and not current["reason"] else "")
+            if last_lines.get(item["name"]) != line:
+                last_lines[item["name"]] = line
                 print(f"rollout {line}", file=progress, flush=True)
-            if found["state"] in rollout.OVER:
-                left.remove(item)
-        if not left:
+            if current["state"] in rollout.FINAL_STATES:
+                remaining.remove(item)
+        if not remaining:
             break
         if deadline is not None and time.monotonic() >= deadline:
-            names = ", ".join(item["name"] for item in left)
-            print(f"timed out: {names} {'is' if len(left) == 1 else 'are'} still under way", file=sys.stderr)
-            return EXIT_TIME_OVER
-        time.sleep(_LOOK_S)
-    return 0 if all(item["state"] == "completed" for item in begun) else EXIT_REFUSED
+            names = ", ".join(item["name"] for item in remaining)
+            print(f"timed out: {names} {'is' if len(remaining) == 1 else 'are'} still in progress", file=sys.stderr)
+            return EXIT_TIMED_OUT
+        time.sleep(_POLL_S)
+    return 0 if all(item["state"] == "completed" for item in rollouts) else EXIT_REFUSED
 
 
-def _latest(api: Api, answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The latest rollouts of assignments that were given as they are, and began none: they may be under way still."""
-    begun = {item["assignment"] for item in answer["rollouts"]}
-    given = {d["name"] for d in answer["documents"] if d["kind"].endswith("Assignment")} - begun
-    known = [a["name"] for a in api.get("assignments") if a["name"] in given and a["rollout"]] if given else []
-    latest = [(name, _look(api, name)) for name in known]
+def _incomplete_rollouts(api: Api, answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rollouts that did not complete, of assignments that this apply did not change: they may still be in progress."""
+    started = {item["assignment"] for item in answer["rollouts"]}
+    unchanged = {d["name"] for d in answer["documents"] if d["kind"].endswith("Assignment")} - started
+    names = [a["name"] for a in api.get("assignments") if a["name"] in unchanged and a["rollout"]] if unchanged else []
+    latest = [(name, _fetch(api, name)) for name in names]
     return [
-        {"name": found["name"], "assignment": name, "state": found["state"], "reason": found["reason"]}
-        for name, found in latest
-        if found["state"] != "completed"
+        {"name": current["name"], "assignment": name, "state": current["state"], "reason": current["reason"]}
+        for name, current in latest
+        if current["state"] != "completed"
     ]
 
 
-def _look(api: Api, name: str) -> dict[str, Any]:
+def _fetch(api: Api, name: str) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = api.get("rollouts", name)
+        current: dict[str, Any] = api.get("rollouts", name)
     except RefusedByServer as error:
         return {
             "name": name,
@@ -148,4 +151,4 @@ def _look(api: Api, name: str) -> dict[str, Any]:
             "stage": 0,
             "stages": [{"gate": {"reason": ""}}],
         }
-    return found
+    return current

@@ -1,6 +1,6 @@
-"""Archives for sites that no network reaches: documents and package files in one tar, each named by its SHA-256.
+"""Archives for sites without a network: documents and package files in one tar.
 
-`manifest.json` comes first and says what is inside; who reads believes nothing that does not hash to its name.
+`manifest.json` comes first and lists the content. Package files are named by their SHA-256, which readers verify.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _MAX_MANIFEST_BYTES = 64 << 20
 
 
 class BadArchive(Exception):
-    """It cannot be used; the message says why."""
+    """The archive cannot be used; the message says why."""
 
 
 class _Open:
-    """A tar that is closed at the end of a `with`."""
+    """A tar that `with` closes."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -37,7 +37,7 @@ class _Open:
 
 
 class Writer(_Open):
-    """Writes an archive. The manifest must be known first; `finish` after the last file."""
+    """Writes an archive: the manifest first, then each file, then `finish`."""
 
     def __init__(self, path: Path, packages: list[dict[str, Any]], documents: list[dict[str, Any]]) -> None:
         super().__init__(tarfile.open(path, "w"))  # noqa: SIM115  closed by `with`
@@ -50,50 +50,50 @@ class Writer(_Open):
         self._tar.addfile(entry, io.BytesIO(content))
 
     def add_file(self, sha256: str, size: int, content: IO[bytes]) -> None:
-        """Add a package file as it is read; it must be the one that it is said to be.
+        """Stream a package file into the archive.
 
         Raises:
-            BadArchive: it is another one.
+            BadArchive: its SHA-256 is a different one.
         """
         entry = tarfile.TarInfo(f"sha256/{sha256}")
         entry.size = size
         hashing = Hashing(content)
         self._tar.addfile(entry, hashing)
         if hashing.hexdigest() != sha256:
-            raise BadArchive(f"what arrived for {sha256} is a different file")
+            raise BadArchive(f"the content received for file {sha256} has a different SHA-256")
 
     def finish(self) -> None:
-        """Write the end."""
+        """Write the end of the archive."""
         self._tar.close()
 
 
 class Hashing(io.RawIOBase):
-    """Reads from something and hashes what passes."""
+    """Hashes a stream as it is read."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
         self._hash = hashlib.sha256()
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True, as `io` requires of a readable stream."""
         return True
 
     def read(self, size: int = -1, /) -> bytes:
-        """Read on."""
+        """Read the next bytes and hash them."""
         content = self._source.read(size)
         self._hash.update(content)
         return content
 
     def hexdigest(self) -> str:
-        """Of all that was read."""
+        """The SHA-256 of everything read so far."""
         return self._hash.hexdigest()
 
 
 class Reader(_Open):
-    """Reads an archive; `verify` before anything of it is used.
+    """Reads an archive. Call `verify` before you use its content.
 
     Raises:
-        BadArchive: it is none.
+        BadArchive: the file is not an archive.
     """
 
     def __init__(self, path: Path) -> None:
@@ -120,34 +120,34 @@ class Reader(_Open):
             raise BadArchive(f"not in the format {FORMAT}")
         return manifest
 
-    def wanted(self) -> dict[str, int]:
-        """SHA-256 → bytes of every file that the manifest names."""
+    def file_sizes(self) -> dict[str, int]:
+        """SHA-256 → size of each file in the manifest."""
         return {f["sha256"]: f["size"] for p in self.packages for f in p["files"]}
 
     def verify(self) -> None:
-        """Hash every file that the manifest names.
+        """Check every file in the manifest against its SHA-256.
 
         Raises:
-            BadArchive: one is missing, or another one than it is said to be.
+            BadArchive: a file is missing, incomplete or different.
         """
-        for sha256, size in self.wanted().items():
+        for sha256, size in self.file_sizes().items():
             if sha256 not in self._files or self._files[sha256].size != size:
                 raise BadArchive(f"file {sha256} is missing or incomplete")
             digest = hashlib.sha256()
             for piece in self.read(sha256):
                 digest.update(piece)
             if digest.hexdigest() != sha256:
-                raise BadArchive(f"file {sha256} was changed")
+                raise BadArchive(f"file {sha256} is corrupt: its SHA-256 differs")
 
     def read(self, sha256: str) -> Iterator[bytes]:
-        """The bytes of a file."""
+        """Iterate over the bytes of a file."""
         content = self._tar.extractfile(self._files[sha256])
         assert content is not None
         while piece := content.read(_READ_BYTES):
             yield piece
 
     def open(self, sha256: str) -> IO[bytes]:
-        """A file, to be read and sought in."""
+        """Open a file as a seekable stream."""
         content = self._tar.extractfile(self._files[sha256])
         assert content is not None
         return content

@@ -1,4 +1,4 @@
-"""`opamp-relay check`: what can be wrong with settings beyond their words."""
+"""`opamp-relay check`: whether the folders, ports and certificates that settings name are usable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relay.settings.programs import ControlPlaneSettings, NodeSettings, Standalo
 
 
 def program_of(file: Path) -> str:
-    """Which program a settings file is for, by the keys that only one has; standalone where that does not tell."""
+    """Tell which program a settings file is for by the keys unique to one; standalone if none is decisive."""
     try:
         documents = parse(file.read_bytes(), str(file))
     except (OSError, Refused):
@@ -35,51 +35,49 @@ def program_of(file: Path) -> str:
 
 
 def check_settings(program: str, loaded: Loaded[Any], file: str) -> list[str]:
-    """Print all values with their origins, then all problems; give the problems."""
+    """Print all values with their origins, then all problems. Return the problems."""
     settings = loaded.settings
     assert isinstance(settings, NodeSettings | ControlPlaneSettings | StandaloneSettings)
     print(f"{file}: settings of {program}")
     for path, value in leaves(settings.model_dump()):
         print(f"  {path} = {value!r}  ({loaded.origins.get(path, 'default')})")
-    problems = [f"{file}: {path}: {reason}" for path, reason in _surroundings(settings)]
+    problems = [f"{file}: {path}: {reason}" for path, reason in _environment_problems(settings)]
     for problem in problems:
         print(problem, file=sys.stderr)
     print("no problems" if not problems else f"{len(problems)} problems", file=sys.stderr)
     return problems
 
 
-def _surroundings(settings: NodeSettings | ControlPlaneSettings | StandaloneSettings) -> list[tuple[str, str]]:
-    found = []
+def _environment_problems(settings: NodeSettings | ControlPlaneSettings | StandaloneSettings) -> list[tuple[str, str]]:
+    problems = []
     if isinstance(settings, NodeSettings):
-        data = ("node.data_dir", settings.node.data_dir)
+        key, folder = "node.data_dir", settings.node.data_dir
     else:
-        data = ("data_dir", settings.data_dir)
-    reason = _unwritable(Path(data[1]))
-    if reason:
-        found.append((data[0], reason))
+        key, folder = "data_dir", settings.data_dir
+    if reason := _write_obstacle(Path(folder)):
+        problems.append((key, reason))
     for path, endpoint in settings.endpoints():
-        reason = _untakeable(endpoint)
-        if reason:
-            found.append((path, reason))
+        if reason := _port_obstacle(endpoint):
+            problems.append((path, reason))
     if not isinstance(settings, ControlPlaneSettings) and settings.server.tls.enabled:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
                 settings.server.tls.cert_file, settings.server.tls.key_file
             )
         except (OSError, ssl.SSLError) as error:
-            found.append(("server.tls", f"the certificate and key cannot be loaded: {error}"))
-    return found
+            problems.append(("server.tls", f"the certificate and key cannot be loaded: {error}"))
+    return problems
 
 
-def _unwritable(folder: Path) -> str | None:
+def _write_obstacle(folder: Path) -> str | None:
     probe = folder
     while not probe.exists():
         probe = probe.parent
     if not probe.is_dir():
         return f"{probe} is not a folder"
-    return None if os.access(probe, os.W_OK) else f"{probe} cannot be written"
+    return None if os.access(probe, os.W_OK) else f"{probe} is not writable"
 
 
-def _untakeable(endpoint: str) -> str | None:
+def _port_obstacle(endpoint: str) -> str | None:
     reason = obstacle(*split_endpoint(endpoint))
     return f"{endpoint}: {reason}" if reason else None

@@ -1,4 +1,4 @@
-"""The people's end of the admin API. Small imports: a command must start fast."""
+"""Client of the admin API. Imports little: a command must start fast."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _TIMEOUT_S = 15.0
 VERSION_HEADER = "X-OpAMP-Relay-Version"
 _STALE = "X-OpAMP-Relay-Stale"
 _TOTAL = "X-Total-Count"
-_told: set[str] = set()
-"""What was said of answers that may be out of date."""
-_answered_by: list[str] = []
-"""Versions of the servers that answered; empty of those that do not say theirs yet."""
+_warned: set[str] = set()
+"""Reasons for stale responses that the user was warned of already."""
+_server_versions: list[str] = []
+"""The server version of each response; empty for a server that is too old to report it."""
 
 
 class Unreachable(Exception):
-    """The server could not be reached; the message says which and why."""
+    """The server cannot be reached; the message says which server and why."""
 
 
 class RefusedByServer(Exception):
-    """The server said no; `lines` are for people, one a problem."""
+    """The server refused the request; `lines` are for the user, one per problem."""
 
     def __init__(self, status: int, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -41,30 +41,30 @@ class Page(NamedTuple):
 
     rows: list[Any]
     total: int
-    """How many the whole list has."""
+    """The length of the whole list."""
 
 
 def api_of(server: str, actor: str) -> Api:
-    """The server, as somebody: who they say, else the user of this machine."""
+    """The API as used by `actor`, or else by the current user of this machine."""
     who = actor or getpass.getuser().encode("ascii", "replace").decode()
     if not (who.isascii() and who.isprintable()):
         raise RefusedByServer(0, [f"--as {who!r}: expected printable ASCII"])
     return Api(server, who)
 
 
-def versions_apart() -> str:
-    """`: who is too old for what`, where the server that answered is of another version; empty where not."""
-    theirs = _answered_by[-1] if _answered_by else __version__
+def version_mismatch() -> str:
+    """`: REASON` if the last server to respond has a different version; empty otherwise."""
+    theirs = _server_versions[-1] if _server_versions else __version__
     if not theirs:
         return f": the server is older than this opampctl ({__version__}): upgrade it"
-    return "" if theirs == __version__ else f": the server has version {theirs}, this opampctl {__version__}"
+    return "" if theirs == __version__ else f": the server has version {theirs}, this opampctl has {__version__}"
 
 
 class Api:
-    """One server.
+    """The admin API of one server.
 
     Args:
-        actor: who asks; empty to say nothing.
+        actor: the user to record; empty to send none.
     """
 
     def __init__(self, server: str, actor: str = "") -> None:
@@ -74,7 +74,7 @@ class Api:
             raise Unreachable(f"{server} is not an http URL")
         self._server = server
         self._total: int | None = None
-        """How many rows the list has that was answered last; None where it was none, or nobody said."""
+        """The total that the last response reported; None if it reported none."""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
             self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
@@ -82,16 +82,16 @@ class Api:
             raise Unreachable(f"{server}: {error}") from None
 
     def get(self, *path: str, **query: Any) -> Any:
-        """GET /api/v1/PATH; list values repeat, None is left out."""
+        """GET /api/v1/PATH. In the query, lists repeat the key and None is left out."""
         value = self._request("GET", path, query=query)
-        asked = sorted(key for key, wanted in query.items() if wanted is not None)
-        if asked and not _answered_by[-1]:
-            # It leaves out what it does not know, and would give everything.
-            raise RefusedByServer(0, [f"{', '.join(asked)}{versions_apart()}"])
+        parameters = sorted(key for key, setting in query.items() if setting is not None)
+        if parameters and not _server_versions[-1]:
+            # An old server ignores parameters it does not know, and would return everything.
+            raise RefusedByServer(0, [f"{', '.join(parameters)}{version_mismatch()}"])
         return value
 
     def page(self, *path: str, **query: Any) -> Page:
-        """GET a list of which there may be more than is asked for."""
+        """GET part of a list, and the length of the whole list."""
         rows = self.get(*path, **query)
         return Page(rows, self._total if self._total is not None else len(rows))
 
@@ -99,7 +99,7 @@ class Api:
         """POST JSON.
 
         Args:
-            within_s: how long the answer may take.
+            within_s: how long the response may take.
         """
         self._connection.timeout = within_s
         if self._connection.sock is not None:
@@ -107,7 +107,7 @@ class Api:
         return self._request("POST", path, body=body)
 
     def delete(self, *path: str) -> Any:
-        """DELETE."""
+        """DELETE /api/v1/PATH."""
         return self._request("DELETE", path)
 
     def patch(self, *path: str, content: bytes, **query: Any) -> Any:
@@ -116,15 +116,15 @@ class Api:
 
     @contextlib.contextmanager
     def download(self, *path: str, **query: Any) -> Iterator[IO[bytes]]:
-        """GET bytes, to be read in pieces."""
-        answer = self._send("GET", path, query)
-        if answer.status >= http.client.BAD_REQUEST:
-            self._value(answer)
+        """GET bytes as a stream."""
+        response = self._send("GET", path, query)
+        if response.status >= http.client.BAD_REQUEST:
+            self._value(response)
         try:
-            yield answer
-            answer.read()
+            yield response
+            response.read()
         except (http.client.HTTPException, ConnectionResetError, TimeoutError) as error:
-            raise Unreachable(f"{self._server}: the answer broke off: {error}") from None
+            raise Unreachable(f"{self._server}: the response broke off: {error}") from None
 
     def _request(
         self,
@@ -155,32 +155,32 @@ class Api:
             self._connection.request(method, target, content, {**(headers or {}), **self._actor})
             return self._connection.getresponse()
         except TimeoutError:
-            self._connection.close()  # a late answer must not be taken for the next one's
-            late = "" if method == "GET" else "; what was asked for may still be done: look before you ask again"
-            raise Unreachable(f"{self._server}: no answer within {self._connection.timeout:g} s{late}") from None
+            self._connection.close()  # a late response must not be taken for that of the next request
+            late = "" if method == "GET" else "; the request may still take effect: check before you repeat it"
+            raise Unreachable(f"{self._server}: no response within {self._connection.timeout:g} s{late}") from None
         except OSError as error:
             raise Unreachable(f"{self._server}: {error}") from None
         except http.client.HTTPException:
-            raise Unreachable(f"{self._server}: the answer is not HTTP; the admin API is on another port") from None
+            raise Unreachable(f"{self._server}: the response is not HTTP; the admin API is on another port") from None
 
-    def _value(self, answer: http.client.HTTPResponse) -> Any:
+    def _value(self, response: http.client.HTTPResponse) -> Any:
         try:
-            data = answer.read()
+            data = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self._server}: {error}") from None
         try:
             value = json.loads(data)
         except ValueError:
-            raise Unreachable(f"{self._server}: the answer is not JSON (status {answer.status})") from None
-        _answered_by.append(answer.headers.get(VERSION_HEADER, ""))
-        total = answer.headers.get(_TOTAL, "")
+            raise Unreachable(f"{self._server}: the response is not JSON (status {response.status})") from None
+        _server_versions.append(response.headers.get(VERSION_HEADER, ""))
+        total = response.headers.get(_TOTAL, "")
         self._total = int(total) if total.isdecimal() else None
-        if (reason := answer.headers.get(_STALE)) and reason not in _told:
-            _told.add(reason)
-            print(f"warning: what is shown may be out of date: {reason}", file=sys.stderr)
-        if answer.status >= http.client.BAD_REQUEST:
+        if (reason := response.headers.get(_STALE)) and reason not in _warned:
+            _warned.add(reason)
+            print(f"warning: the data may be out of date: {reason}", file=sys.stderr)
+        if response.status >= http.client.BAD_REQUEST:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""
-            lines = [p["text"] for p in problems] or [detail or f"status {answer.status}"]
-            raise RefusedByServer(answer.status, [*lines, *filter(None, [versions_apart().removeprefix(": ")])])
+            lines = [p["text"] for p in problems] or [detail or f"status {response.status}"]
+            raise RefusedByServer(response.status, [*lines, *filter(None, [version_mismatch().removeprefix(": ")])])
         return value

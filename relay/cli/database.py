@@ -1,4 +1,4 @@
-"""`opamp-relay database`: a control plane's data saved and brought back."""
+"""`opamp-relay database`: back up and restore the data of a control plane."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from relay.errors import Problem, SettingsError, StoreError
 from relay.settings.load import load
 from relay.settings.programs import ControlPlaneSettings, StandaloneSettings
 
-app = typer.Typer(no_args_is_help=True, help="A control plane's data: back it up while it runs, and restore it.")
-Archive = Annotated[Path, typer.Argument(metavar="FILE", help="the archive")]
+app = typer.Typer(no_args_is_help=True, help="Back up the data of a control plane while it runs, and restore it.")
+Archive = Annotated[Path, typer.Argument(metavar="FILE", help="the backup file")]
 Config = Annotated[
     str | None, typer.Option("-c", "--config", help="settings file of the control plane, or of standalone")
 ]
-Data = Annotated[str | None, typer.Option(help="folder of its data, instead of a settings file")]
+Data = Annotated[str | None, typer.Option(help="data folder, instead of a settings file")]
 _EXIT_FAILED, _EXIT_SETTINGS = 1, 2
 
 
 def _settings(config: str | None, data: str | None) -> ControlPlaneSettings:
-    """Of the control plane, also where the file is standalone's: what only that knows tells, or where the data are."""
+    """Load settings of a control plane. The file may be for standalone: prefer the reading whose database exists."""
     from relay.control.storage.database import FILE
 
     flags = {"data_dir": data}
     problems: list[Problem] = []
-    found: list[ControlPlaneSettings] = []
+    readings: list[ControlPlaneSettings] = []
     try:
-        found.append(load(ControlPlaneSettings, file=config, environment=os.environ, flags=flags).settings)
+        readings.append(load(ControlPlaneSettings, file=config, environment=os.environ, flags=flags).settings)
     except SettingsError as error:
         problems = list(error.problems)
     if config is not None:
         with contextlib.suppress(SettingsError):
             standalone = load(StandaloneSettings, file=config, environment=os.environ, flags=flags)
-            found.append(standalone.settings.for_control_plane())
-    if not found:
+            readings.append(standalone.settings.for_control_plane())
+    if not readings:
         for problem in problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(_EXIT_SETTINGS)
-    return next((s for s in found if (Path(s.data_dir) / FILE).is_file()), found[0])
+    return next((s for s in readings if (Path(s.data_dir) / FILE).is_file()), readings[0])
 
 
 def _fail(error: StoreError | OSError) -> typer.Exit:
-    said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-    print(f"opamp-relay: {said}", file=sys.stderr)
+    message = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    print(f"opamp-relay: {message}", file=sys.stderr)
     return typer.Exit(_EXIT_FAILED)
 
 
@@ -58,31 +58,31 @@ def backup(
     data: Data = None,
     with_keys: Annotated[
         bool,
-        typer.Option("--with-keys", help="include the key that signs package addresses: then keep the file secret"),
+        typer.Option("--with-keys", help="include the key that signs package URLs; keep the file secret"),
     ] = False,
 ) -> None:
-    """Write everything into one file; the control plane may run meanwhile."""
+    """Write all data to one file. The control plane may be running."""
     from relay.control.storage import backup as archives
 
     settings = _settings(config, data)
     in_folder = settings.storage.packages.type == "folder"
     try:
-        made = archives.backup(Path(settings.data_dir), file, packages=in_folder, with_keys=with_keys)
+        result = archives.backup(Path(settings.data_dir), file, packages=in_folder, with_keys=with_keys)
     except (StoreError, OSError) as error:
         raise _fail(error) from None
-    print(f"{file}: {made.size} bytes, {made.files} package files; verified")
+    print(f"{file}: {result.size} bytes, {result.files} package files; verified")
     if not in_folder:
-        print(f"package files are in {settings.storage.packages.type}, and not in it", file=sys.stderr)
+        print(f"the backup has no package files: they are stored in {settings.storage.packages.type}", file=sys.stderr)
 
 
 @app.command()
 def restore(file: Archive, config: Config = None, data: Data = None) -> None:
-    """Make the data folder of a backup; it must not be there, or be empty."""
+    """Create the data folder from a backup. The folder must be empty or not exist."""
     from relay.control.storage import backup as archives
 
     settings = _settings(config, data)
     try:
-        made = archives.restore(file, Path(settings.data_dir))
+        result = archives.restore(file, Path(settings.data_dir))
     except (StoreError, OSError) as error:
         raise _fail(error) from None
-    print(f"{settings.data_dir}: restored, {made.files} package files; epoch {made.epoch} begins when it is started")
+    print(f"{settings.data_dir}: restored, {result.files} package files; epoch {result.epoch} begins at the next start")

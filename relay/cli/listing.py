@@ -1,4 +1,4 @@
-"""Lists of everything, as tables."""
+"""Tables of documents, nodes, regions and drift."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from relay.cli.output import counts_of, table
 from relay.policy.kinds import KINDS
 
 
-def table_of(resource: str, found: list[dict[str, Any]]) -> None:
+def table_of(resource: str, items: list[dict[str, Any]]) -> None:
     """Print nodes, regions or drift."""
     columns: tuple[str, ...]
     if resource == "drift":
         columns = ("agent", "region", "assignment", "slot", "state", "differences")
-        for entry in found:
+        for entry in items:
             entry["differences"] = [d["path"] for d in entry["differences"]]
-        table(columns, [[entry[c] for c in columns] for entry in found])
+        table(columns, [[entry[c] for c in columns] for entry in items])
     elif resource == "nodes":
         columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "problems")
-        for node in found:
+        for node in items:
             node["policy_age_s"] = None if node["policy_age_s"] is None else round(node["policy_age_s"], 1)
-            refused = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
-            lacking = [f"package {p['sha256'][:12]}: {p['reason']}" for p in node["package_problems"]]
-            node["problems"] = [*node["problems"], *refused, *lacking]
-        table(columns, [[node[c] for c in columns] for node in found])
+            refusals = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]
+            failures = [f"package {p['sha256'][:12]}: {p['reason']}" for p in node["package_problems"]]
+            node["problems"] = [*node["problems"], *refusals, *failures]
+        table(columns, [[node[c] for c in columns] for node in items])
     else:
         columns = ("name", "nodes", "nodes_connected", "agents", "connected", "healthy", "unhealthy", "unknown")
-        table((*columns, "config"), [[*(r[c] for c in columns), counts_of(r["config_status"])] for r in found])
+        table((*columns, "config"), [[*(r[c] for c in columns), counts_of(r["config_status"])] for r in items])
 
 
 class Columns(NamedTuple):
-    """How documents of one kind are listed."""
+    """The table columns of one document kind."""
 
     names: tuple[str, ...]
-    """Behind the name of the document."""
+    """Column names after the document's name."""
     values: Callable[[dict[str, Any]], tuple[Any, ...]]
-    """Of a document's spec."""
+    """Computes the cells from a document's spec."""
 
 
 COLUMNS = {
@@ -55,11 +55,11 @@ COLUMNS = {
 }
 
 
-def table_of_documents(kind: str, found: list[dict[str, Any]], in_force: dict[str, Any]) -> None:
+def table_of_documents(kind: str, items: list[dict[str, Any]], in_force: dict[str, Any]) -> None:
     """Print documents.
 
     Args:
-        in_force: name of an assignment → what is in force of it.
+        in_force: the state of each assignment, by name.
     """
     columns, rows = COLUMNS[kind], []
     names = ["name", *columns.names]
@@ -67,7 +67,7 @@ def table_of_documents(kind: str, found: list[dict[str, Any]], in_force: dict[st
         names.insert(1, "version")
     if KINDS[kind].is_assignment:
         names += ["in force", "taken back"]
-    for document in found:
+    for document in items:
         metadata = document["metadata"]
         version = (metadata["version"],) if has_versions else ()
         state = _state(in_force, document) if KINDS[kind].is_assignment else ()
@@ -80,7 +80,7 @@ def _version(reference: dict[str, str]) -> str:
 
 
 def _state(in_force: dict[str, Any], document: dict[str, Any]) -> tuple[str, str]:
-    """What is in force of an assignment, and what was taken back of what it asks for."""
+    """The revision of an assignment that is in force, and the one that was taken back."""
     state = in_force.get(document["metadata"]["name"])
     if state is None:
         return "", ""

@@ -1,4 +1,4 @@
-"""What goes on in a standalone program, while it goes on: a picture on a terminal, plain lines elsewhere."""
+"""Live view of a standalone program: a picture on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from relay.cli.rollout import headline
 from relay.control.app import ControlPlane
 from relay.control.fleet import views
 
-_LOOK_S = 0.5
+_POLL_S = 0.5
 _EVENTS = 8
 
 
 class LiveView:
-    """Looks at a control plane now and then. Whatever else happens is told to it."""
+    """Shows a control plane, which it polls, and events that others report with `tell`."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
         self._control_plane = control_plane
         self._events: deque[str] = deque(maxlen=_EVENTS)
-        self._said: dict[str, str] = {}
+        self._last_lines: dict[str, str] = {}
         self.is_drawn = False
-        """What is told to it is shown in the picture, and not as a line."""
+        """Whether events appear in the picture instead of as lines."""
 
     def tell(self, line: str) -> None:
-        """Something happened."""
+        """Report an event."""
         self._events.append(line.strip())
         if not self.is_drawn:
             print(line, flush=True)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Show what there is until `stop`."""
+        """Show the control plane until `stop`."""
         if not sys.stdout.isatty():
-            await self._look(stop, lambda _: None)
+            await self._poll(stop, lambda _: None)
             return
         from rich.live import Live
         from rich.text import Text
@@ -46,17 +46,17 @@ class LiveView:
                 def draw(lines: list[str]) -> None:
                     live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
-                await self._look(stop, draw)
+                await self._poll(stop, draw)
         finally:
             self.is_drawn = False
 
-    async def _look(self, stop: asyncio.Event, draw: Any) -> None:
+    async def _poll(self, stop: asyncio.Event, draw: Any) -> None:
         while not stop.is_set():
             rollouts = await self._control_plane.status.listing()
             self._tell_rollouts(rollouts)
             draw(self.picture(rollouts))
             try:
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_POLL_S):
                     await stop.wait()
             except TimeoutError:
                 continue
@@ -64,12 +64,12 @@ class LiveView:
     def _tell_rollouts(self, rollouts: list[dict[str, Any]]) -> None:
         for rollout in rollouts:
             line = f"  rollout {headline(rollout)}"
-            if self._said.get(rollout["name"]) != line:
-                self._said[rollout["name"]] = line
+            if self._last_lines.get(rollout["name"]) != line:
+                self._last_lines[rollout["name"]] = line
                 self.tell(line)
 
     def picture(self, rollouts: list[dict[str, Any]]) -> list[str]:
-        """Regions, agents by state, rollouts and the last events, in lines of text."""
+        """Format regions, agents by state, rollouts and the latest events as lines of text."""
         fleet = self._control_plane.fleet
         lines = [""]
         for region in views.regions(fleet.census):

@@ -1,7 +1,7 @@
-"""`opampctl`: the people's client of the admin API.
+"""`opampctl`: the command-line client of the admin API.
 
-Exit codes: 0 done, 1 refused or different, 2 usage, 3 the server cannot be reached, 4 what `diff` was given was refused, 5
-`apply --wait` ran out of time. Errors go to stderr as `FILE:LINE: path: reason`.
+Exit codes: 0 success; 1 refused, or `diff` found changes; 2 usage error; 3 server unreachable; 4 `diff` input refused;
+5 `apply --wait` timed out. Errors go to stderr as `FILE:LINE: path: reason`.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Annotated, Any
 import typer
 
 from relay.cli import agents, applying, package, records, review, rollout
-from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, versions_apart
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, version_mismatch
 from relay.cli.listing import table_of, table_of_documents
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
-from relay.cli.pruning import Doomed, spare
+from relay.cli.pruning import DocumentRef, refuse_orphaning
 from relay.cli.resources import kind_of, plural_of
 from relay.policy.kinds import BY_PLURAL, BY_WORD
 from relay.words import close_to
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
-agent_app = typer.Typer(no_args_is_help=True, help="One agent.")
+agent_app = typer.Typer(no_args_is_help=True, help="Work with one agent.")
 app.add_typer(agent_app, name="agent")
 app.add_typer(rollout.app, name="rollout")
 app.add_typer(package.app, name="package")
@@ -40,7 +40,7 @@ app.command("import")(review.import_agent)
 
 _NOT_FOUND = 404
 PAGE = 500
-"""Agents that a list shows where nobody says how many."""
+"""How many agents a list shows by default."""
 _STATUSES = ("APPLIED", "APPLYING", "FAILED", "UNSET")
 
 _RESOURCES = (
@@ -51,7 +51,7 @@ _RESOURCES = (
 
 def main() -> None:
     """Run the command line."""
-    gc.disable()  # a command lives too shortly for what it would free
+    gc.disable()  # a command ends before collection could pay off
     try:
         app()
     except Unreachable as error:
@@ -62,8 +62,10 @@ def main() -> None:
             print(line, file=sys.stderr)
         raise SystemExit(EXIT_REFUSED) from None
     except KeyError as error:
-        # A field that every answer of our own version has.
-        print(f"the server's answer has no {error}{versions_apart() or ': it is not an OpAMP relay'}", file=sys.stderr)
+        # Every response of our own version has this field.
+        print(
+            f"the server's response has no {error}{version_mismatch() or ': it is not an OpAMP relay'}", file=sys.stderr
+        )
         raise SystemExit(EXIT_REFUSED) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
@@ -72,11 +74,13 @@ def main() -> None:
 @app.callback()
 def _options(
     server: Annotated[str, typer.Option(help="URL of the control plane's admin API")] = "",
-    who: Annotated[str, typer.Option("--as", help="who you are; recorded as unverified")] = "",
-    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="and exit")] = False,
+    who: Annotated[str, typer.Option("--as", help="your name; recorded as unverified")] = "",
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
-    """The people's client of the control plane."""
-    # Commands take both as well: before or behind the command is the same.
+    """The command-line client of the control plane."""
+    # Commands take both options too: they mean the same before and after the command.
     for name, value in (("OPAMPCTL_SERVER", server), ("OPAMPCTL_AS", who)):
         if value:
             os.environ[name] = value
@@ -86,23 +90,25 @@ def _options(
 def delete(
     resource: Annotated[
         str | None,
-        typer.Argument(help="what `get` lists of documents, or node"),
+        typer.Argument(help="a kind of document, or node"),
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(help="its name; a template's is NAME@VERSION, a node's REGION/NAME")
+        str | None, typer.Argument(help="NAME; NAME@VERSION for a template, REGION/NAME for a node")
     ] = None,
-    filename: Annotated[list[str] | None, typer.Option("-f", "--filename", help="delete what these files name")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="even if agents would no longer match anything")] = False,
+    filename: Annotated[
+        list[str] | None, typer.Option("-f", "--filename", help="delete the documents in these files")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="delete even if agents would then match nothing")] = False,
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Delete documents. Agents that nothing else matches keep what they have."""
+    """Delete documents. Agents that match no other assignment keep their configuration."""
     api = api_of(server, who)
     if filename and resource is None:
-        named = _named(read_files(filename))
+        keys = _document_keys(read_files(filename))
         if not yes:
-            spare(api, [Doomed(plural_of(kind), kind, key) for kind, key in named])
-        for kind, key in named:
+            refuse_orphaning(api, [DocumentRef(plural_of(kind), kind, key) for kind, key in keys])
+        for kind, key in keys:
             try:
                 api.delete("documents", plural_of(kind), key)
                 print(f"{kind}/{key} deleted")
@@ -116,69 +122,74 @@ def delete(
     if resource.lower() in ("node", "nodes"):
         region, slash, node = name.partition("/")
         if not slash:
-            raise usage(f"{name}: expected REGION/NAME of a node")
+            raise usage(f"{name}: expected a node as REGION/NAME")
         api.delete("nodes", region, node)
         print(f"Node/{name} deleted")
         return
-    if (of_documents := kind_of(resource)) is None:
+    if (kind_to_delete := kind_of(resource)) is None:
         hint = close_to(resource, (*BY_WORD, "node"))
-        raise usage(f"{resource} cannot be deleted{hint}; only {', '.join(BY_PLURAL)} and nodes can be")
+        raise usage(f"{resource} cannot be deleted{hint}; only {', '.join(BY_PLURAL)} and nodes can")
+    plural, kind = kind_to_delete.plural, kind_to_delete.name
     if not yes:
-        spare(api, [Doomed(of_documents.plural, of_documents.name, name)])
-    api.delete("documents", of_documents.plural, name)
-    print(f"{of_documents.name}/{name} deleted")
+        refuse_orphaning(api, [DocumentRef(plural, kind, name)])
+    api.delete("documents", plural, name)
+    print(f"{kind}/{name} deleted")
 
 
-def _named(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
-    """(kind, name) of the documents of some texts; assignments first, since they use the others."""
+def _document_keys(sources: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """(kind, name) of every document in some texts; assignments first, since they use the others."""
     from relay.documents import parse, parts_of
     from relay.errors import Refused
     from relay.policy.reading import read
 
-    found, problems = [], []
+    keys, problems = [], []
     for source in sources:
         try:
             for raw in parts_of(parse(source["text"], source["source"])):
-                document, wrong = read(raw)
-                problems += [str(problem) for problem in wrong]
+                document, defects = read(raw)
+                problems += [str(problem) for problem in defects]
                 if document is not None:
-                    found.append((document.kind, document.key))
+                    keys.append((document.kind, document.key))
         except Refused as refused:
             problems += [str(problem) for problem in refused.problems]
     if problems:
         raise RefusedByServer(422, problems)
-    return sorted(found)
+    return sorted(keys)
 
 
 @app.command()
 def get(
     resource: Annotated[str, typer.Argument(help=_RESOURCES)],
-    name: Annotated[str | None, typer.Argument(help="one of them")] = None,
-    label: Annotated[list[str] | None, typer.Option("-l", "--label", help="k=v; several must all match")] = None,
-    connected: Annotated[bool | None, typer.Option("--connected/--not-connected", help="agents that are")] = None,
-    unhealthy: Annotated[bool, typer.Option("--unhealthy", help="agents that are connected and unhealthy")] = False,
-    status: Annotated[str, typer.Option(help="agents: APPLIED, APPLYING, FAILED or UNSET")] = "",
-    region: Annotated[str, typer.Option(help="agents of this one")] = "",
-    node: Annotated[str, typer.Option(help="agents at this one: NAME or REGION/NAME")] = "",
-    version: Annotated[str, typer.Option(help="agents of this service.version")] = "",
+    name: Annotated[str | None, typer.Argument(help="show only this one")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("-l", "--label", help="only agents with k=v; all of several must match")
+    ] = None,
+    connected: Annotated[
+        bool | None, typer.Option("--connected/--not-connected", help="only connected agents, or only the others")
+    ] = None,
+    unhealthy: Annotated[bool, typer.Option("--unhealthy", help="only connected agents that are unhealthy")] = False,
+    status: Annotated[str, typer.Option(help="only agents with this status: APPLIED, APPLYING, FAILED or UNSET")] = "",
+    region: Annotated[str, typer.Option(help="only agents in this region")] = "",
+    node: Annotated[str, typer.Option(help="only agents at this node: NAME or REGION/NAME")] = "",
+    version: Annotated[str, typer.Option(help="only agents with this service.version")] = "",
     sort: Annotated[
         str,
         typer.Option(
-            help="agents by agent_id, region, node, status, version, host.name or last_change; - before it turns the order"
+            help="sort agents by agent_id, region, node, status, version, host.name or last_change; prefix - to reverse"
         ),
     ] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help=f"so many agents; {PAGE} where nothing is said")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="all agents, however many there are")] = False,
-    watch: Annotated[bool, typer.Option("-w", "--watch", help="show agents again at each change")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help=f"show at most this many agents; default: {PAGE}")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="show all agents")] = False,
+    watch: Annotated[bool, typer.Option("-w", "--watch", help="print agents again after each change")] = False,
     output: Annotated[
-        str, typer.Option("-o", "--output", help="table, json or yaml; of agents wide or name too")
+        str, typer.Option("-o", "--output", help="table, json or yaml; for agents also wide or name")
     ] = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """List documents, regions, nodes or agents."""
     of_agents = resource in ("agents", "agent")
     form = form_of(output, ("wide", "name") if of_agents else ())
-    chosen = {
+    filters = {
         "connected": connected if connected is None else str(connected).lower(),
         "healthy": "false" if unhealthy else None,
         "status": status.upper() or None,
@@ -189,62 +200,62 @@ def get(
         "limit": limit,
         "all": everything or None,
     }
-    if not of_agents and (watch or any(value is not None for value in chosen.values())):
-        named = next((key for key, value in chosen.items() if value is not None), "watch")
-        raise usage(f"--{named} chooses agents, not {resource}")
+    if not of_agents and (watch or any(value is not None for value in filters.values())):
+        option = next((key for key, value in filters.items() if value is not None), "watch")
+        raise usage(f"--{option} applies to agents, not to {resource}")
     if label and resource not in ("agents", "agent", "package-status"):
-        raise usage(f"-l chooses agents, not {resource}")
+        raise usage(f"-l applies to agents and package-status, not to {resource}")
     if status and status.upper() not in _STATUSES:
-        raise usage(f"--status {status}: one of {', '.join(_STATUSES)} is expected{close_to(status, _STATUSES)}")
-    wanted = label_terms(label or [])
+        raise usage(f"--status {status}: expected one of {', '.join(_STATUSES)}{close_to(status, _STATUSES)}")
+    labels = label_terms(label or [])
     api = Api(server)
-    of_documents = kind_of(resource)
-    if of_documents is not None:
-        found = [_document(api, plural_of(resource), name)] if name else api.get("documents", plural_of(resource))
+    document_kind = kind_of(resource)
+    if document_kind is not None:
+        items = [_document(api, plural_of(resource), name)] if name else api.get("documents", plural_of(resource))
     elif resource in ("package-status", "packagestatus"):
-        package.package_status(api, wanted or None, form)
+        package.package_status(api, labels or None, form)
         return
     elif resource == "drift":
-        found = [entry for entry in api.get("drift") if name in (None, entry["agent"], entry["assignment"])]
+        items = [entry for entry in api.get("drift") if name in (None, entry["agent"], entry["assignment"])]
     elif resource in ("config", "configs"):
         _config(api, name, form)
         return
     elif of_agents:
-        if chosen.pop("all") and limit is not None:
+        if filters.pop("all") and limit is not None:
             raise usage("--all and --limit exclude each other")
-        chosen["limit"] = None if everything else limit or PAGE
-        agents.list_agents(api, name, {"label": wanted or None, **chosen}, form, watch=watch)
+        filters["limit"] = None if everything else limit or PAGE
+        agents.list_agents(api, name, {"label": labels or None, **filters}, form, watch=watch)
         return
     elif resource in ("nodes", "node", "regions", "region"):
         resource = resource.removesuffix("s") + "s"
-        found = [item for item in api.get(resource) if name in (None, item["name"])]
-        if name and not found:
+        items = [item for item in api.get(resource) if name in (None, item["name"])]
+        if name and not items:
             raise RefusedByServer(404, [f"there is no {resource.removesuffix('s')} {name}"])
     else:
-        hint = "; packages are listed by `opampctl package list`" if resource.startswith("package") else ""
+        hint = "; `opampctl package list` lists packages" if resource.startswith("package") else ""
         hint = hint or close_to(resource, (*BY_WORD, "agents", "nodes", "regions", "drift", "package-status", "config"))
         raise usage(f"{resource} is not one of {_RESOURCES}{hint}")
-    if form == "table" and name and of_documents is not None and _generation(resource, name):
-        form = "yaml"  # a table says what is in force now
+    if form == "table" and name and document_kind is not None and _generation(resource, name):
+        form = "yaml"  # a table shows what is in force now
     if form != "table":
-        show(found[0] if name else found, form)
+        show(items[0] if name else items, form)
         return
-    if of_documents is None:
-        table_of(resource, found)
+    if document_kind is None:
+        table_of(resource, items)
         return
-    in_force = {a["name"]: a for a in api.get("assignments")} if of_documents.is_assignment else {}
-    table_of_documents(of_documents.name, found, in_force)
+    in_force = {a["name"]: a for a in api.get("assignments")} if document_kind.is_assignment else {}
+    table_of_documents(document_kind.name, items, in_force)
 
 
 def _document(api: Api, plural: str, name: str) -> Any:
-    """A document as it is, or NAME@GENERATION: as it was."""
+    """The current document; for NAME@GENERATION, the document at that generation."""
     if generation := _generation(plural, name):
         return api.get("documents", plural, name.rpartition("@")[0], "versions", generation)
     return api.get("documents", plural, name)
 
 
 def _generation(resource: str, name: str) -> str:
-    """Of NAME@GENERATION; empty where it is none."""
+    """The generation in NAME@GENERATION; empty if there is none."""
     _, at, generation = name.rpartition("@")
     return generation if at and generation.isdigit() and plural_of(resource) != "templates" else ""
 
@@ -252,16 +263,16 @@ def _generation(resource: str, name: str) -> str:
 def _config(api: Api, name: str | None, form: str) -> None:
     if not name:
         raise usage("expected the hash of a config")
-    found = api.get("configs", name.lower())
+    config = api.get("configs", name.lower())
     if form != "table":
-        show(found, form)
+        show(config, form)
         return
-    if found["kind"] not in ("config", "content"):
-        print(f"# {found['kind']} {found['hash']}: {found['name']}")
-    _bodies(found["slots"])
+    if config["kind"] not in ("config", "content"):
+        print(f"# {config['kind']} {config['hash']}: {config['name']}")
+    _print_bodies(config["slots"])
 
 
-def _bodies(slots: dict[str, Any]) -> None:
+def _print_bodies(slots: dict[str, Any]) -> None:
     for slot, item in slots.items():
         if len(slots) > 1:
             print(f"# ---- {slot or '(default)'}")
@@ -274,13 +285,13 @@ def describe(
     name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Show everything that is known of one agent."""
+    """Show everything known about one agent."""
     if resource not in ("agent", "agents"):
-        raise usage(f"{resource} cannot be described; only agents can be")
-    found = Api(server).get("agents", name)
-    if found["connected"] is not True and "health" in found:
-        found["health_when_last_heard"] = found.pop("health")  # who is away is not healthy
-    show(found, "yaml")
+        raise usage(f"{resource} cannot be described; only agents can")
+    agent = Api(server).get("agents", name)
+    if agent["connected"] is not True and "health" in agent:
+        agent["health_when_last_heard"] = agent.pop("health")  # an agent that is away does not count as healthy
+    show(agent, "yaml")
 
 
 @app.command()
@@ -290,22 +301,22 @@ def explain(
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Say why an agent gets what it gets, and what would have to be otherwise."""
+    """Explain why an agent gets its configuration and packages, and why not others."""
     form = form_of(output)
     if resource not in ("agent", "agents"):
-        raise usage(f"{resource} cannot be explained; only agents can be")
-    found = Api(server).get("agents", name, "explain")
+        raise usage(f"{resource} cannot be explained; only agents can")
+    explanation = Api(server).get("agents", name, "explain")
     if form != "table":
-        show(found, form)
+        show(explanation, form)
         return
     from relay.policy.explain import lines
 
-    print(f"agent {found['agent']} in region {found['region']}")
-    for line in [*lines(found["slots"], found["packages"]), *found["notes"]]:
+    print(f"agent {explanation['agent']} in region {explanation['region']}")
+    for line in [*lines(explanation["slots"], explanation["packages"]), *explanation["notes"]]:
         print(line)
-    for attempt in found["attempts"]:
-        said = f": {attempt['error_message']}" if attempt["error_message"] else ""
-        print(f"  {attempt['at']} {attempt['hash'][:12]} {attempt['status']}{said}")
+    for attempt in explanation["attempts"]:
+        message = f": {attempt['error_message']}" if attempt["error_message"] else ""
+        print(f"  {attempt['at']} {attempt['hash'][:12]} {attempt['status']}{message}")
 
 
 @agent_app.command("config")
@@ -314,9 +325,9 @@ def agent_config(
     output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Print the effective config that an agent reported."""
+    """Print the effective config an agent reported."""
     config = Api(server).get("agents", name, "config")
     if output != "text":
         show(config, form_of(output))
         return
-    _bodies(config)
+    _print_bodies(config)

@@ -11,12 +11,12 @@ import typer
 
 from relay import __version__
 
-EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_DIFF_REFUSED, EXIT_TIME_OVER = 1, 2, 3, 4, 5
+EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_DIFF_REFUSED, EXIT_TIMED_OUT = 1, 2, 3, 4, 5
 
 
-def print_version(wanted: bool) -> None:
-    """The eager option `--version`."""
-    if wanted:
+def print_version(requested: bool) -> None:
+    """Callback of the eager option `--version`."""
+    if requested:
         print(__version__)
         raise typer.Exit()
 
@@ -30,32 +30,32 @@ def show(value: Any, form: str) -> None:
 
 
 def as_yaml(value: Any) -> str:
-    """A value as block YAML, keys in their order."""
-    import yaml  # most commands do without it, and it takes a tenth of their start
+    """Dump a value as block YAML; keys keep their order."""
+    import yaml  # most commands do not need it, and it takes a tenth of their startup
 
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
 
 
 def counts_of(counts: dict[str, int]) -> str:
-    """`name=count`, those that are not 0."""
+    """Format counts as `name=count`; zero counts are left out."""
     return " ".join(f"{name}={count}" for name, count in sorted(counts.items()) if count)
 
 
 def form_of(output: str, also: tuple[str, ...] = ()) -> str:
-    """Check `-o`; ends the command with status 2 if it is wrong.
+    """Check `-o`. An unknown format ends the command with status 2.
 
     Args:
-        also: forms besides table, json and yaml.
+        also: formats besides table, json and yaml.
     """
     forms = ("table", *also, "json", "yaml")
     if output not in forms:
-        print(f"-o {output}: {', '.join(forms[:-1])} or {forms[-1]} is expected", file=sys.stderr)
+        print(f"-o {output}: expected {', '.join(forms[:-1])} or {forms[-1]}", file=sys.stderr)
         raise SystemExit(EXIT_USAGE)
     return output
 
 
-def as_bar(done: int, failed: int, total: int, width: int = 20) -> str:
-    """How much of `total` is done (`#`) and failed (`x`), as a bar."""
+def progress_bar(done: int, failed: int, total: int, width: int = 20) -> str:
+    """Draw how much of `total` is done (`#`) and how much failed (`x`)."""
     if not total:
         return "[" + " " * width + "]"
     marks = round(width * done / total)
@@ -64,7 +64,7 @@ def as_bar(done: int, failed: int, total: int, width: int = 20) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print columns as wide as they need to be."""
+    """Print rows under their column names; each column is as wide as its longest cell."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     lines = ([name.upper() for name in columns], *cells)
@@ -79,5 +79,5 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value)) or "-"
     text = str(value) or "-"
-    # Agents choose their words: none of them may move the cursor or forge a row.
+    # Agents choose this text: it must not move the cursor or forge a row.
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""What goes with an apply, or by a delete: documents, but not from under agents that nothing else would match."""
+"""Deletion of documents by `apply --prune` and `delete`, guarding agents that would then match nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from relay.cli.client import Api, RefusedByServer
 from relay.policy.kinds import KINDS
 
-_USERS_FIRST = [kind.plural for kind in reversed(KINDS.values())]
+_DEPENDENTS_FIRST = [kind.plural for kind in reversed(KINDS.values())]
 _NOT_FOUND, _CONFLICT = 404, 409
 
 
-class Doomed(NamedTuple):
-    """A document that is to be deleted."""
+class DocumentRef(NamedTuple):
+    """A document to delete."""
 
     plural: str
     kind: str
@@ -22,20 +22,20 @@ class Doomed(NamedTuple):
         return f"{self.kind}/{self.key}"
 
 
-def doomed(api: Api, given: list[dict[str, Any]], labels: list[tuple[str, str]]) -> list[Doomed]:
-    """Documents that carry all labels and were not given."""
-    kept = {(item["kind"], item["name"]) for item in given}
+def prunable(api: Api, applied: list[dict[str, Any]], labels: list[tuple[str, str]]) -> list[DocumentRef]:
+    """Documents on the server that carry all labels and are not among the applied ones."""
+    keep = {(item["kind"], item["name"]) for item in applied}
     return [
-        Doomed(plural, document["kind"], _key(document))
-        for plural in _USERS_FIRST
+        DocumentRef(plural, document["kind"], _key(document))
+        for plural in _DEPENDENTS_FIRST
         for document in api.get("documents", plural)
         if set(labels) <= document["metadata"].get("labels", {}).items()
-        and (document["kind"], _key(document)) not in kept
+        and (document["kind"], _key(document)) not in keep
     ]
 
 
-def orphaned(api: Api, document: Doomed) -> str:
-    """What would become of agents without a document; empty where they would match something else."""
+def orphan_warning(api: Api, document: DocumentRef) -> str:
+    """Say how many agents would match nothing without a document; empty if there are none."""
     if not document.kind.endswith("Assignment"):
         return ""
     try:
@@ -44,22 +44,21 @@ def orphaned(api: Api, document: Doomed) -> str:
         if error.status != _NOT_FOUND:
             raise
         return ""
-    agents = f"{orphans} agents" if orphans > 1 else "1 agent"
-    return (
-        f"{document}: without it {agents} would no longer match anything, and would keep their configuration"
-        if orphans
-        else ""
-    )
+    if not orphans:
+        return ""
+    if orphans == 1:
+        return f"{document}: without it 1 agent would match nothing, and would keep its configuration"
+    return f"{document}: without it {orphans} agents would match nothing, and would keep their configuration"
 
 
-def spare(api: Api, documents: list[Doomed]) -> None:
-    """End the command where agents would match nothing any more without one of these."""
-    if reasons := [reason for document in documents if (reason := orphaned(api, document))]:
-        raise RefusedByServer(_CONFLICT, [f"{reason}; --yes deletes it" for reason in reasons])
+def refuse_orphaning(api: Api, documents: list[DocumentRef]) -> None:
+    """End the command if deleting any of the documents would leave agents that match nothing."""
+    if reasons := [reason for document in documents if (reason := orphan_warning(api, document))]:
+        raise RefusedByServer(_CONFLICT, [f"{reason}; use --yes to delete it anyway" for reason in reasons])
 
 
-def delete(api: Api, document: Doomed) -> str:
-    """Delete a document. Gives why it is still there, where something uses it; empty where it is gone."""
+def delete(api: Api, document: DocumentRef) -> str:
+    """Delete a document. Return why it cannot be deleted if something uses it; empty on success."""
     try:
         api.delete("documents", document.plural, document.key)
     except RefusedByServer as error:

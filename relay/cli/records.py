@@ -1,4 +1,4 @@
-"""After a change: its history, and the audit."""
+"""`opampctl history`, `audit` and `epoch`: records of past changes."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from relay.cli.output import EXIT_REFUSED, form_of, show, table
 from relay.cli.resources import kind_of, plural_of
 from relay.cli.rollout import headline
 
-epoch_app = typer.Typer(no_args_is_help=True, help="The epoch of what is published.")
-audit_app = typer.Typer(help="Who did what.")
-history_app = typer.Typer(no_args_is_help=True, help="What was in force before.")
+epoch_app = typer.Typer(no_args_is_help=True, help="Manage the epoch of the published policy.")
+audit_app = typer.Typer(help="List who did what.")
+history_app = typer.Typer(no_args_is_help=True, help="Show what was in force before.")
 
 
 @history_app.command("assignment")
 def history_assignment(
-    name: Annotated[str, typer.Argument(help="of an assignment")],
-    diff: Annotated[bool, typer.Option("--diff", help="what each of them changed")] = False,
+    name: Annotated[str, typer.Argument(help="name of an assignment")],
+    diff: Annotated[bool, typer.Option("--diff", help="show what each rollout changed")] = False,
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """All rollouts of an assignment that are kept, oldest first."""
+    """List the retained rollouts of an assignment, oldest first."""
     form = form_of(output)
     api = Api(server)
-    found = api.get("assignments", name, "history")
+    rollouts = api.get("assignments", name, "history")
     if diff:
-        for rollout in found:
+        for rollout in rollouts:
             rollout["diff"] = api.get("rollouts", rollout["name"], "diff")
     if form != "table":
-        show(found, form)
+        show(rollouts, form)
         return
     if diff:
-        for rollout in found:
+        for rollout in rollouts:
             print(
                 "\n".join(
                     [f"{headline(rollout)}, {rollout['created']} by {rollout['created_by']}", *lines(rollout["diff"])]
@@ -45,36 +45,36 @@ def history_assignment(
             )
         return
     columns = ("name", "state", "template", "revision", "created", "ended", "created_by", "reason")
-    table(columns, [[r["candidate" if c == "revision" else c] for c in columns] for r in found])
+    table(columns, [[r["candidate" if c == "revision" else c] for c in columns] for r in rollouts])
 
 
 @history_app.command("document")
 def history_document(
     resource: Annotated[str, typer.Argument(help="assignment, strategy, regionvariables, ...")],
-    name: Annotated[str, typer.Argument(help="of the document")],
+    name: Annotated[str, typer.Argument(help="name of the document")],
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """When a document was changed, and by whom; `get RESOURCE NAME@GENERATION` gives it as it was."""
+    """List the changes of a document. `get RESOURCE NAME@GENERATION` shows an earlier generation."""
     form = form_of(output)
-    found = Api(server).get("documents", plural_of(resource), name, "versions")
+    versions = Api(server).get("documents", plural_of(resource), name, "versions")
     if form != "table":
-        show(found, form)
+        show(versions, form)
         return
     columns = ("generation", "at", "actor", "deleted", "document_digest")
-    table(columns, [[v[c] for c in columns] for v in found])
+    table(columns, [[v[c] for c in columns] for v in versions])
 
 
 def lines(diff: dict[str, Any]) -> list[str]:
-    """What a rollout changes, in lines of text."""
+    """Format what a rollout changes as lines of text."""
     before = f"{diff['from']['template']} (revision {diff['from']['revision']})" if diff["from"] else "nothing"
-    found = [f"  {before} -> {diff['to']['template']} (revision {diff['to']['revision']})"]
-    found += [f"  {c['path']}: {_value(c['before'])} -> {_value(c['after'])}" for c in diff["changes"]]
+    text = [f"  {before} -> {diff['to']['template']} (revision {diff['to']['revision']})"]
+    text += [f"  {c['path']}: {_value(c['before'])} -> {_value(c['after'])}" for c in diff["changes"]]
     for config in diff["configs"]:
         where = f" in {', '.join(config['regions'])}" if config["regions"] else ""
-        found.append(f"  config{where}:" if config["text"] else f"  config{where}: the same")
-        found += [f"    {line}" for line in config["text"].splitlines()]
-    return [*found, *(f"  note: {note}" for note in diff["notes"])]
+        text.append(f"  config{where}:" if config["text"] else f"  config{where}: unchanged")
+        text += [f"    {line}" for line in config["text"].splitlines()]
+    return [*text, *(f"  note: {note}" for note in diff["notes"])]
 
 
 def _value(value: Any) -> str:
@@ -84,10 +84,10 @@ def _value(value: Any) -> str:
 @audit_app.callback(invoke_without_command=True)
 def audit(
     context: typer.Context,
-    since: Annotated[str, typer.Option(help="a duration (24h) or a date (2026-11-24)")] = "",
-    until: Annotated[str, typer.Option(help="likewise: what was before that")] = "",
-    actor: Annotated[str, typer.Option(help="only what they did")] = "",
-    subject: Annotated[str, typer.Option(help="only what was done to it: KIND/NAME, or a beginning of that")] = "",
+    since: Annotated[str, typer.Option(help="only entries since then: a duration (24h) or a date (2026-11-24)")] = "",
+    until: Annotated[str, typer.Option(help="only entries before then: likewise")] = "",
+    actor: Annotated[str, typer.Option(help="only actions by this user")] = "",
+    subject: Annotated[str, typer.Option(help="only entries about KIND/NAME, or a prefix of it")] = "",
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
@@ -95,7 +95,7 @@ def audit(
     if context.invoked_subcommand is not None:
         return
     form = form_of(output)
-    found = Api(server).get(
+    entries = Api(server).get(
         "audit",
         since_ms=_moment_ms("--since", since) if since else None,
         until_ms=_moment_ms("--until", until) if until else None,
@@ -103,16 +103,16 @@ def audit(
         subject=_subject(subject) or None,
     )
     if form != "table":
-        show(found, form)
+        show(entries, form)
         return
     columns = ("number", "at", "actor", "action", "subject", "before", "after", "reason")
-    for entry in found:
-        entry.update({side: _called(entry["subject"], entry[side]) for side in ("before", "after")})
-    table(columns, [[e[c] for c in columns] for e in found])
+    for entry in entries:
+        entry.update({side: _labelled(entry["subject"], entry[side]) for side in ("before", "after")})
+    table(columns, [[e[c] for c in columns] for e in entries])
 
 
-def _called(subject: str, value: str) -> str:
-    """What an entry says of the state before or after it, with its hash called what it is."""
+def _labelled(subject: str, value: str) -> str:
+    """The state before or after an entry, with a word for what its hash identifies."""
     kind = subject.partition("/")[0]
     if not value or kind == "Epoch":
         return value
@@ -123,28 +123,28 @@ def _called(subject: str, value: str) -> str:
 
 
 def _subject(text: str) -> str:
-    """KIND/NAME, where people may call the kind as they do elsewhere."""
+    """Normalize the kind in KIND/NAME; users may write it as in other commands."""
     kind, slash, name = text.partition("/")
-    known = kind_of(kind)
-    return f"{known.name}{slash}{name}" if known is not None else text
+    match = kind_of(kind)
+    return f"{match.name}{slash}{name}" if match is not None else text
 
 
 @audit_app.command("show")
 def audit_show(
-    number: Annotated[int, typer.Argument(help="of the entry")],
+    number: Annotated[int, typer.Argument(help="number of the entry")],
     output: Annotated[str, typer.Option("-o", "--output", help="yaml or json")] = "yaml",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Show one entry, and of a document what it was changed to."""
+    """Show one entry, with the document after an apply or the diff of a rollout."""
     form = form_of(output)
     api = Api(server)
     entry = api.get("audit", str(number))
     kind, _, name = entry["subject"].partition("/")
     if entry["action"] == "apply" and entry["after"]:
         versions = api.get("documents", plural_of(kind), name, "versions")
-        same = [v["generation"] for v in versions if v["document_digest"] == entry["after"]]
-        if same:
-            entry["document"] = api.get("documents", plural_of(kind), name, "versions", str(same[-1]))
+        generations = [v["generation"] for v in versions if v["document_digest"] == entry["after"]]
+        if generations:
+            entry["document"] = api.get("documents", plural_of(kind), name, "versions", str(generations[-1]))
     elif kind == "Rollout":
         entry["diff"] = api.get("rollouts", name, "diff")
     show(entry, form if form != "table" else "yaml")
@@ -169,20 +169,20 @@ def _moment_ms(option: str, text: str) -> int:
 
 @audit_app.command("verify")
 def audit_verify(server: Server = DEFAULT_SERVER) -> None:
-    """Check the chain of hashes; exits 1 where it is broken."""
-    found = Api(server).get("audit", "verify")
-    if not found["ok"]:
-        print(f"broken at entry {found['broken_at']}", file=sys.stderr)
+    """Verify the hash chain; exits 1 if it is broken."""
+    result = Api(server).get("audit", "verify")
+    if not result["ok"]:
+        print(f"the hash chain is broken at entry {result['broken_at']}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED)
-    print(f"{found['entries']} entries, whole; the last hash is {found['hash']}")
+    print(f"{result['entries']} entries, hash chain intact; the last hash is {result['hash']}")
 
 
 @epoch_app.command("raise")
 def raise_epoch(
-    reason: Annotated[str, typer.Option(help="why; recorded in the audit")],
+    reason: Annotated[str, typer.Option(help="the reason; recorded in the audit")],
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """After another database was put in place: what nodes hold gives way to what this control plane has."""
+    """Raise the epoch after the database was replaced: nodes then replace their policy with this control plane's."""
     answer = api_of(server, who).post("epoch", body={"reason": reason})
     print(f"epoch {answer['epoch']}")

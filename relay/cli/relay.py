@@ -1,4 +1,4 @@
-"""`opamp-relay`: the servers, the simulator, and the check of settings files."""
+"""`opamp-relay`: the servers, the simulator, and tools for settings and data."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ EXIT_FAILED = 1
 
 def main() -> None:
     """Run the command line."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines tell users nothing that our errors do not
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's log lines tell users nothing that our errors do not
     app()
 
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="and exit")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and exit")
+    ] = False,
 ) -> None:
-    """The OpAMP regional relay: nodes, their control plane, and tools around them."""
+    """The OpAMP regional relay: nodes, their control plane, and tools for both."""
 
 
 def _load(kind: type[S], file: str | None, **flags: Any) -> Loaded[S]:
@@ -58,7 +60,7 @@ def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event]
 
     logs = settings.telemetry.logs
     readable = {"auto": None, "json": False, "readable": True}[logs.format]
-    if sys.stderr is None:  # closed by who started us; else the next file that is opened would be our standard error
+    if sys.stderr is None:  # the parent closed it; the next file we open would become our standard error
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     log.configure(level=logs.level, component=component, readable=readable)
     raise_descriptor_limit()
@@ -77,10 +79,10 @@ def node(
     config: ConfigFile = None,
     region: Annotated[str | None, typer.Option(help="region of the node")] = None,
     name: Annotated[str | None, typer.Option(help="name of the node, unique in its region")] = None,
-    data: Annotated[str | None, typer.Option(help="folder of its data")] = None,
+    data: Annotated[str | None, typer.Option(help="data folder")] = None,
     control_plane: Annotated[str | None, typer.Option(help="HOST:PORT of the control plane")] = None,
-    websocket: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
-    http: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
+    websocket: Annotated[str | None, typer.Option(help="HOST:PORT for agents over WebSocket")] = None,
+    http: Annotated[str | None, typer.Option(help="HOST:PORT for agents over HTTP")] = None,
     grpc: Annotated[str | None, typer.Option(help="HOST:PORT for agents over gRPC")] = None,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
     log_level: LogLevel = None,
@@ -114,7 +116,7 @@ def node(
 @app.command()
 def control_plane(
     config: ConfigFile = None,
-    data: Annotated[str | None, typer.Option(help="folder of its data")] = None,
+    data: Annotated[str | None, typer.Option(help="data folder")] = None,
     link: Annotated[str | None, typer.Option(help="HOST:PORT for nodes")] = None,
     api: Annotated[str | None, typer.Option(help="HOST:PORT of the admin API")] = None,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
@@ -146,20 +148,20 @@ def control_plane(
 @app.command()
 def standalone(
     config: ConfigFile = None,
-    data: Annotated[str | None, typer.Option(help="folder of all data")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="with a sample policy and 20 simulated agents")] = False,
+    data: Annotated[str | None, typer.Option(help="data folder")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="add a sample policy and 20 simulated agents")] = False,
     demo_failure: Annotated[
-        bool, typer.Option("--demo-failure", help="as --demo, and a canary that fails and is rolled back")
+        bool, typer.Option("--demo-failure", help="like --demo, plus a canary that fails and is rolled back")
     ] = False,
-    websocket: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
-    http: Annotated[str | None, typer.Option(help="HOST:PORT for agents")] = None,
+    websocket: Annotated[str | None, typer.Option(help="HOST:PORT for agents over WebSocket")] = None,
+    http: Annotated[str | None, typer.Option(help="HOST:PORT for agents over HTTP")] = None,
     grpc: Annotated[str | None, typer.Option(help="HOST:PORT for agents over gRPC")] = None,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
     link: Annotated[str | None, typer.Option(help="HOST:PORT for nodes")] = None,
     api: Annotated[str | None, typer.Option(help="HOST:PORT of the admin API")] = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Run a control plane and a node of region `local` in one process."""
+    """Run a control plane and a node in region `local` in one process."""
     demo = demo or demo_failure
     if demo and log_level is None:
         log_level = "error" if demo_failure else "warn"
@@ -186,12 +188,12 @@ def standalone(
 
 @app.command()
 def simulate(
-    agents: Annotated[int, typer.Option(min=1, max=100_000, help="how many")] = 20,
+    agents: Annotated[int, typer.Option(min=1, max=100_000, help="number of agents")] = 20,
     endpoint: Annotated[str, typer.Option(help="ws:// or http:// URL")] = "ws://127.0.0.1:4320/v1/opamp",
     heartbeat: Annotated[float, typer.Option(min=0.01, help="seconds between heartbeats or polls")] = 30.0,
-    prefix: Annotated[str, typer.Option(help="of the agents' names")] = "agent",
-    seed: Annotated[int | None, typer.Option(help="equal seeds give equal instance ids")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="one line of counts a second")] = False,
+    prefix: Annotated[str, typer.Option(help="prefix of agent names")] = "agent",
+    seed: Annotated[int | None, typer.Option(help="the same seed gives the same instance ids")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="print only counts, at most once a second")] = False,
 ) -> None:
     """Run many agents from one process."""
     from relay.aio.loop import run
@@ -213,10 +215,10 @@ def simulate(
 def check(
     config: Annotated[str, typer.Option("-c", "--config", help="settings file (YAML)")],
     program: Annotated[
-        str | None, typer.Option("--for", help="node, control-plane or standalone; found out if left out")
+        str | None, typer.Option("--for", help="node, control-plane or standalone; default: detected from the file")
     ] = None,
 ) -> None:
-    """Print every problem of a settings file and of what it points at, and where each value came from."""
+    """Print every value of a settings file with its origin, then every problem, including unusable folders and ports."""
     from relay.cli.check import check_settings, program_of
 
     kinds: dict[str, type[Part]] = {

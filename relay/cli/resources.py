@@ -1,4 +1,4 @@
-"""What people call the kinds of documents."""
+"""Names that users give to document kinds."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from relay.words import close_to
 
 
 def kind_of(word: str) -> Kind | None:
-    """The kind that somebody means; None where that is none of documents."""
+    """Look up the document kind that `word` names; None if there is none."""
     return BY_WORD.get(word.lower())
 
 
 def plural_of(word: str) -> str:
-    """The API's word for a kind of documents. Ends the command with status 2 where there is none."""
+    """The API's name for a document kind. An unknown kind ends the command with status 2."""
     if (kind := kind_of(word)) is None:
         raise usage(f"{word} is not a kind of document{close_to(word, BY_WORD)}")
     return kind.plural

@@ -1,4 +1,4 @@
-"""`opampctl rollout …`: what is going out, how far it is, and what people do about it."""
+"""`opampctl rollout …`: watch and control rollouts."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import typer
 
 from relay.cli.client import Api, api_of
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
-from relay.cli.output import EXIT_REFUSED, as_bar, form_of, show, table
+from relay.cli.output import EXIT_REFUSED, form_of, progress_bar, show, table
 
-app = typer.Typer(no_args_is_help=True, help="Changes on their way to agents.")
+app = typer.Typer(no_args_is_help=True, help="Watch and control changes on their way to agents.")
 
-Reason = Annotated[str, typer.Option("--reason", help="why; recorded in the audit")]
+Reason = Annotated[str, typer.Option("--reason", help="the reason; recorded in the audit")]
 Name = Annotated[str, typer.Argument(help="ASSIGNMENT-NUMBER")]
-_WATCH_S = 1.0
-OVER = ("rolled_back", "completed", "superseded", "rejected", "aborted")
+_POLL_S = 1.0
+FINAL_STATES = ("rolled_back", "completed", "superseded", "rejected", "aborted")
 
 
 @app.command("list")
 def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
-    """List what is going on, and the latest rollout of each assignment."""
+    """List all open rollouts, and the latest rollout of each assignment."""
     form = form_of(output)
-    found = Api(server).get("rollouts")
+    rollouts = Api(server).get("rollouts")
     if form != "table":
-        show(found, form)
+        show(rollouts, form)
         return
     table(
         ("name", "state", "stage", "targets", "applied", "failed", "silent", "unhealthy", "reason"),
@@ -40,9 +40,9 @@ def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> 
                     r["stages"][r["stage"]]["counts"][k]
                     for k in ("targets", "applied", "failed", "silent", "unhealthy")
                 ),
-                _cut(r["stages"][r["stage"]]["gate"]["reason"] or r["reason"]),
+                _shorten(r["stages"][r["stage"]]["gate"]["reason"] or r["reason"]),
             )
-            for r in found
+            for r in rollouts
         ],
     )
 
@@ -51,80 +51,80 @@ def list_rollouts(output: Output = "table", server: Server = DEFAULT_SERVER) -> 
 def status(
     name: Name,
     watch: Annotated[
-        bool, typer.Option("-w", "--watch", help="until it has ended; exits 1 unless it completed")
+        bool, typer.Option("-w", "--watch", help="follow it until it ends; exits 1 unless it completed")
     ] = False,
     output: Output = "table",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Show one rollout: its stages, its regions, and what it waits for."""
+    """Show one rollout: its stages, its regions, and what it is waiting for."""
     form = form_of(output)
     api = Api(server)
     if not watch:
-        found = api.get("rollouts", name)
+        rollout = api.get("rollouts", name)
         if form == "table":
-            print("\n".join(picture(found)))
+            print("\n".join(render(rollout)))
         else:
-            show(found, form)
+            show(rollout, form)
         return
     if form != "table":
-        raise usage("-w prints for people: it does not take -o")
+        raise usage("-w and -o exclude each other")
     state = _watch(api, name)
     if state != "completed":
         raise SystemExit(EXIT_REFUSED)
 
 
 def _watch(api: Api, name: str) -> str:
-    """Show a rollout until it is over, live on a terminal and else each time that it changed; give its last state."""
+    """Show a rollout until it ends: live on a terminal, else after each change. Return its final state."""
     from rich.live import Live
     from rich.text import Text
 
-    is_live, shown = sys.stdout.isatty(), ""
+    is_live, last_text = sys.stdout.isatty(), ""
     with Live(auto_refresh=False) if is_live else contextlib.nullcontext() as live:
         while True:
-            found = api.get("rollouts", name)
-            text = "\n".join(picture(found))
+            rollout = api.get("rollouts", name)
+            text = "\n".join(render(rollout))
             if live is not None:
                 live.update(Text(text), refresh=True)
-            elif text != shown:
+            elif text != last_text:
                 print(text, flush=True)
-            shown = text
-            if found["state"] in OVER:
-                return str(found["state"])
-            time.sleep(_WATCH_S)
+            last_text = text
+            if rollout["state"] in FINAL_STATES:
+                return str(rollout["state"])
+            time.sleep(_POLL_S)
 
 
-def picture(rollout: dict[str, Any]) -> list[str]:
-    """A rollout in lines of text: a bar for each stage, a row for each region."""
+def render(rollout: dict[str, Any]) -> list[str]:
+    """Format a rollout as lines of text: a bar for each stage, a row for each region."""
     before = f"{rollout['stable_template']} (revision {rollout['stable']})" if rollout["stable"] else "nothing"
     change = f"{before} -> {rollout['template']} (revision {rollout['candidate']})"
     lines = [headline(rollout), f"  {change}, by {rollout['created_by']} at {rollout['created']}"]
     if rollout["state"] == "pending_approval":
-        given = ", ".join(a["actor"] for a in rollout["approvals"]) or "nobody yet"
+        approvers = ", ".join(a["actor"] for a in rollout["approvals"]) or "nobody yet"
         count = f"{len(rollout['approvals'])} of {rollout['approvals_needed']}"
-        lines.append(f"  approvals of digest {rollout['digest'][:16]}: {count}: {given}")
+        lines.append(f"  approvals of digest {rollout['digest'][:16]}: {count}: {approvers}")
     width = max(len(stage["name"]) for stage in rollout["stages"])
     for stage in rollout["stages"]:
         counts, gate = stage["counts"], stage["gate"]
         share = f"{stage['percentage']:g} %" if "percentage" in stage else ", ".join(stage["regions"])
-        bar = as_bar(counts["applied"], counts["failed"], counts["targets"])
+        bar = progress_bar(counts["applied"], counts["failed"], counts["targets"])
         lines.append(f"  {stage['name']:<{width}}  {bar}  {share:>6}  {stage['state']}")
         if stage["started"]:
             lines.append(f"  {'':<{width}}  {_numbers(counts)}")
             lines.append(f"  {'':<{width}}  gate: {gate['verdict']}: {gate['reason']}")
     lines += [f"  region {name}: {counts['state']}: {_numbers(counts)}" for name, counts in rollout["regions"].items()]
     for agent in rollout["troubled"]:
-        said = f": {_cut(agent['message'])}" if agent["message"] else ""
-        lines.append(f"  {agent['state']}: {agent['agent']} in {agent['region']}{said}")
+        message = f": {_shorten(agent['message'])}" if agent["message"] else ""
+        lines.append(f"  {agent['state']}: {agent['agent']} in {agent['region']}{message}")
     return lines
 
 
-def _cut(text: str, most: int = 120) -> str:
+def _shorten(text: str, max_length: int = 120) -> str:
     plain = " ".join(text.split())
-    return plain if len(plain) <= most else plain[: most - 3] + "..."
+    return plain if len(plain) <= max_length else plain[: max_length - 3] + "..."
 
 
 def headline(rollout: dict[str, Any]) -> str:
-    """Name, state and reason of a rollout in a line."""
+    """Format the name, state and reason of a rollout as one line."""
     reason = f": {rollout['reason']}" if rollout["reason"] else ""
     return f"{rollout['name']} {rollout['state'].replace('_', ' ')}{reason}"
 
@@ -142,36 +142,36 @@ def approve(
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Approve a change that waits for it."""
+    """Approve a change that is waiting for approval."""
     api = api_of(server, who)
     if not digest:
         digest = api.get("rollouts", name)["digest"]
-    _say(api.post("rollouts", name, "approve", body={"digest": digest}))
+    _print_headline(api.post("rollouts", name, "approve", body={"digest": digest}))
 
 
 def _act(action: str, name: str, reason: str, who: str, server: str, **more: Any) -> None:
-    _say(api_of(server, who).post("rollouts", name, action, body={"reason": reason, **more}))
+    _print_headline(api_of(server, who).post("rollouts", name, action, body={"reason": reason, **more}))
 
 
-def _say(rollout: dict[str, Any]) -> None:
+def _print_headline(rollout: dict[str, Any]) -> None:
     print(headline(rollout))
 
 
 @app.command()
 def reject(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
-    """Say no to a change that waits for approval."""
+    """Reject a change that is waiting for approval."""
     _act("reject", name, reason, who, server)
 
 
 @app.command()
 def pause(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
-    """Stay in the stage that it is in, until it is resumed."""
+    """Hold a rollout in its current stage until it is resumed."""
     _act("pause", name, reason, who, server)
 
 
 @app.command()
 def resume(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
-    """Go on after a pause."""
+    """Resume a paused rollout."""
     _act("resume", name, reason, who, server)
 
 
@@ -185,39 +185,39 @@ def promote(
 ) -> None:
     """End the current stage without waiting for its gate."""
     api = api_of(server, who)
-    found = api.get("rollouts", name)
-    names = [s["name"] for s in found["stages"]]
+    rollout = api.get("rollouts", name)
+    names = [s["name"] for s in rollout["stages"]]
     if stage and stage not in names:
         raise typer.BadParameter(f"{name} has no stage {stage}; it has {', '.join(names)}")
-    index = names.index(stage) if stage else found["stage"]
-    _say(api.post("rollouts", name, "promote", body={"reason": reason, "stage": index}))
+    index = names.index(stage) if stage else rollout["stage"]
+    _print_headline(api.post("rollouts", name, "promote", body={"reason": reason, "stage": index}))
 
 
 @app.command()
 def rollback(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
-    """Take every agent back to the stable revision."""
+    """Return every agent to the stable revision."""
     _act("rollback", name, reason, who, server)
 
 
 @app.command()
 def abort(name: Name, reason: Reason = "", who: As = "", server: Server = DEFAULT_SERVER) -> None:
-    """End it now; agents go back to the stable revision, and nobody waits for them."""
+    """End a rollout now. Agents return to the stable revision; nothing waits for them."""
     _act("abort", name, reason, who, server)
 
 
 @app.command()
 def undo(
     assignment: Annotated[str, typer.Argument(help="name of an assignment")],
-    to: Annotated[str, typer.Option(help="one of its rollouts; default: what it was before")] = "",
+    to: Annotated[str, typer.Option(help="the rollout to return to; default: the one before")] = "",
     who: As = "",
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Ask again for what an assignment was before: a new rollout, by the assignment's strategy."""
-    done = api_of(server, who).post("assignments", assignment, "undo", body={"to": to})
-    print(f"{done['kind']}/{assignment} {done['action']}: rollout {done['rollout']} to {done['to']}")
+    """Return an assignment to what it was before: a new rollout, by the assignment's strategy."""
+    result = api_of(server, who).post("assignments", assignment, "undo", body={"to": to})
+    print(f"{result['kind']}/{assignment} {result['action']}: rollout {result['rollout']} to {result['to']}")
 
 
 @app.command()
 def retry(name: Name, who: As = "", server: Server = DEFAULT_SERVER) -> None:
-    """Forgive failures: offer again what failed, or begin anew what was given up."""
+    """Forget failures: offer the change to failed agents again, or restart a rollout that did not complete."""
     _act("retry", name, "", who, server)

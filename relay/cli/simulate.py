@@ -1,4 +1,4 @@
-"""`opamp-relay simulate`, and the agents of the demo."""
+"""`opamp-relay simulate`, and output for simulated agents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from relay.testing.agents import SimulatedAgent, Simulation, fleet
 
-_WORDS = {
+_EVENT_LABELS = {
     "connected": "connected",
     "received": "received config",
     "applied": "applied config",
@@ -27,10 +27,11 @@ def _print(line: str) -> None:
 
 
 class Narrator:
-    """Tells what agents do, a line an event; and counts.
+    """Writes one line per agent event, and counts events.
 
     Args:
-        tell: takes the lines; they are printed if it is left out.
+        quiet: only count.
+        tell: receives the lines; default: print them.
     """
 
     def __init__(self, *, quiet: bool = False, tell: Callable[[str], None] | None = None) -> None:
@@ -39,16 +40,16 @@ class Narrator:
         self.counts: Counter[str] = Counter()
 
     def told(self, agent: SimulatedAgent, event: str, detail: str) -> None:
-        """The callback of simulated agents."""
+        """Handle an event of a simulated agent."""
         self.counts[event] += 1
         if not self._quiet:
-            shown = detail[:12] if event in ("received", "applied") else detail
+            text = detail[:12] if event in ("received", "applied") else detail
             kind = agent.attributes.get("role", "")
-            self._tell(f"  {agent.name:<12} {kind:<8} {_WORDS[event]} {shown}".rstrip())
+            self._tell(f"  {agent.name:<12} {kind:<8} {_EVENT_LABELS[event]} {text}".rstrip())
 
     def line(self) -> str:
-        """All counts in one line."""
-        return "  ".join(f"{event} {self.counts[event]}" for event in _WORDS)
+        """Format all counts as one line."""
+        return "  ".join(f"{event} {self.counts[event]}" for event in _EVENT_LABELS)
 
 
 async def run_simulation(
@@ -61,14 +62,14 @@ async def run_simulation(
         fleet(count, prefix=prefix, chance=chance, told=narrator.told), endpoint, heartbeat_s=heartbeat_s
     )
     simulation.start()
-    said = ""
+    last_line = ""
     while not stop.is_set():
         try:
             async with asyncio.timeout(1):
                 await stop.wait()
         except TimeoutError:
-            if quiet and (line := narrator.line()) != said:
-                said = line
+            if quiet and (line := narrator.line()) != last_line:
+                last_line = line
                 print(line, file=sys.stderr, flush=True)
     await simulation.stop()
     return 0

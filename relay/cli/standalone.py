@@ -1,4 +1,4 @@
-"""`opamp-relay standalone`, and its demo."""
+"""`opamp-relay standalone` and its demo."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _AGENTS = 20
 async def run_standalone(
     settings: StandaloneSettings, stop: asyncio.Event, *, demo: bool, failure: bool = False
 ) -> int:
-    """Run both programs until `stop`.
+    """Run a control plane and a node until `stop`.
 
     Args:
-        demo: with the sample policy and simulated agents.
-        failure: and with a change that they refuse.
+        demo: also apply the sample policy and run simulated agents.
+        failure: in the demo, also apply a change that agents refuse.
     """
     control_plane = ControlPlane(settings.for_control_plane())
     node = Node(settings.for_node())
@@ -44,7 +44,7 @@ async def run_standalone(
 
 
 def sample_policy() -> list[tuple[str, str]]:
-    """(file name, text) of the sample policy; empty where the program does not run in the project's folder."""
+    """(file name, text) of the sample policy; empty unless the working directory is the project's folder."""
     return _texts(*sorted(SAMPLE_POLICY.glob("*.yaml")))
 
 
@@ -60,7 +60,7 @@ async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event, fa
             await control_plane.documents.apply(texts)
             print(f"Applied the sample policy of {SAMPLE_POLICY}/.")
     else:
-        print("Policy of an earlier run is in force.")
+        print("The policy of an earlier run is in force.")
     view = LiveView(control_plane)
     narrator = Narrator(tell=view.tell)
     print(f"Starting {_AGENTS} simulated agents of two kinds:\n")
@@ -75,28 +75,28 @@ async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event, fa
             await asyncio.sleep(0.1)
         _explain(control_plane, node)
         if failure:
-            await _fail(control_plane)
+            await _apply_failure(control_plane)
         await view.run(stop)
         print("\nStopping.")
     finally:
         await simulation.stop()
 
 
-async def _fail(control_plane: ControlPlane) -> None:
-    """Apply a change that agents refuse, by a strategy that finds it out with some of them."""
+async def _apply_failure(control_plane: ControlPlane) -> None:
+    """Apply a change that agents refuse, with a strategy that tries it on a few of them first."""
     if not (texts := _texts(FAILURE)):
-        print(f"{FAILURE} was not found: start this in the project's folder.")
+        print(f"{FAILURE} does not exist: run this in the project's folder.")
         return
     outcomes = await control_plane.documents.apply(texts, actor="demo")
     await control_plane.publisher.publish()
-    print(f"Applied {FAILURE}: a template that no Collector starts with, by the strategy canary (30 %, then everyone).")
+    print(f"Applied {FAILURE}: no Collector starts with this template. Strategy: canary (30 %, then everyone).")
     for applied in outcomes.applied:
         for warning in applied.warnings:
             print(f"warning: {warning}")
-    server = _server(control_plane)
+    server = _server_option(control_plane)
     print(
         f"""
-The canary's agents refuse it, and it is rolled back; nobody else ever got it. Then see
+The canary agents refuse it, and it is rolled back. No other agent gets it. Then see
 
   .venv/bin/opampctl rollout status production{server}
   .venv/bin/opampctl diff rollout production{server}
@@ -106,19 +106,19 @@ The canary's agents refuse it, and it is rolled back; nobody else ever got it. T
     )
 
 
-def _server(control_plane: ControlPlane) -> str:
+def _server_option(control_plane: ControlPlane) -> str:
     api = control_plane.ports["api"]
     return "" if api == 4340 else f" --server http://127.0.0.1:{api}"
 
 
 def _explain(control_plane: ControlPlane, node: Node) -> None:
-    ports, server = node.ports, _server(control_plane)
+    ports, server = node.ports, _server_option(control_plane)
     print(
         f"""
 All agents run what the policy selects for them. While this runs:
 
   see them           .venv/bin/opampctl get agents{server}
-  change the policy  edit sampling_rate in config/policy/collector.yaml (of an assignment), then
+  change the policy  edit sampling_rate of an assignment in config/policy/collector.yaml, then
                      .venv/bin/opampctl apply -f config/policy{server}
   a real agent       point any OpAMP client at ws://127.0.0.1:{ports["websocket"]}/v1/opamp
                      (or http://127.0.0.1:{ports["http"]}/v1/opamp, or gRPC on 127.0.0.1:{ports["grpc"]});
@@ -126,7 +126,7 @@ All agents run what the policy selects for them. While this runs:
   metrics            http://127.0.0.1:{ports["metrics"]}/metrics
   the node itself    http://127.0.0.1:{ports["http"]}/api/v1/status
 
-Ctrl-C ends it.
+Press Ctrl-C to stop.
 """,
         flush=True,
     )

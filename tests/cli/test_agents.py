@@ -51,7 +51,7 @@ async def test_truncated_list_says_so(desk: Desk) -> None:
     await fleet(desk)
     cut = await desk.ctl("get", "agents", "-o", "name", "--limit", "2")
     assert (cut.out.splitlines(), cut.status) == (["agent-0", "agent-1"], 0)
-    assert cut.err == "3 agents match: `--limit` shows more of them, `--all` shows all\n"
+    assert cut.err == "3 agents match: show more with `--limit`, or all with `--all`\n"
     assert (await desk.ctl("get", "agents", "--limit", "2")).out.splitlines()[-1].startswith("2 of 3 agents: ")
     whole = await desk.ctl("get", "agents", "-o", "name", "--all")
     assert (len(whole.out.splitlines()), whole.err) == (3, "")

@@ -16,7 +16,7 @@ async def test_wait_exits_by_the_outcome_of_its_rollouts(desk: Desk) -> None:
     assert (done.status, done.err) == (0, "")
     name = desk.file("b.yaml", MANUAL + staged(1, "b", priority=1))
     done = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
-    assert (done.status, done.err) == (5, "timed out: b-1 is still under way\n")
+    assert (done.status, done.err) == (5, "timed out: b-1 is still in progress\n")
     await desk.ctl("rollout", "abort", "b-1", "--reason", "no")
     agent = await TestAgent.over("websocket", desk.node.ports, "x")
     await agent.hello()
@@ -71,7 +71,7 @@ async def test_wait_follows_a_rollout_that_already_runs(desk: Desk) -> None:
     await eventually(lambda: len(desk.plane.fleet.census.agents) == 1)
     await desk.ctl("apply", "-f", name)
     again = await desk.ctl("apply", "--wait", "--timeout", "1s", "-f", name)
-    assert (again.status, again.err) == (5, "timed out: b-1 is still under way\n")
+    assert (again.status, again.err) == (5, "timed out: b-1 is still in progress\n")
     await desk.ctl("rollout", "abort", "b", "--reason", "no")  # an assignment's name is its latest rollout
     ended = await desk.ctl("apply", "--wait", "--timeout", "5s", "-f", name)
     assert ended.status == 1, ended

@@ -53,7 +53,7 @@ def test_actor_that_is_not_printable_ascii_is_refused(name: str) -> None:
 def test_timeout_says_that_the_change_may_still_happen() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         api = Api(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(Unreachable, match=r"no answer within 0\.05 s; what was asked for may still be done"):
+        with pytest.raises(Unreachable, match=r"no response within 0\.05 s; the request may still take effect"):
             api.post("apply", body={}, within_s=0.05)
 
 

@@ -131,4 +131,4 @@ async def test_bundle_moves_everything_to_another_site(desk: Desk, programs: Pro
     content[-5_000_000] ^= 1
     bundle.write_bytes(content)
     broken = await desk.ctl("bundle", "import", str(bundle))
-    assert (broken.status, "was changed" in broken.err) == (1, True)
+    assert (broken.status, "is corrupt" in broken.err) == (1, True)

@@ -38,13 +38,13 @@ async def test_prune_keeps_documents_in_use_and_refuses_to_orphan_agents(desk: D
     )
     prune = ("apply", "--prune", "-l", "team=blue", "-f", name)
     tried = await desk.ctl(*prune, "--dry-run")
-    assert "old: without it 1 agent would no longer match anything" in tried.err
+    assert "old: without it 1 agent would match nothing" in tried.err
     refused = await desk.ctl(*prune)
-    assert (refused.status, "--yes deletes it" in refused.err) == (1, True)
+    assert (refused.status, "use --yes to delete it anyway" in refused.err) == (1, True)
     assert "mine" not in (await desk.ctl("get", "assignments")).out, "nothing was applied"
     done = await desk.ctl(*prune, "--yes")
     assert done.status == 0, done
     assert "ConfigAssignment/old deleted\n" in done.out
-    assert "RolloutStrategy/canary stays: " in done.out
+    assert "RolloutStrategy/canary kept: " in done.out
     assert "in use by ConfigAssignment mine" in done.out
     await agent.close()

@@ -26,7 +26,7 @@ async def test_history_and_audit(desk: Desk) -> None:
         "hashes are called what they are"
     )
     assert " change " in (await desk.ctl("audit", "--subject", "Rollout/")).out
-    assert "whole" in (await desk.ctl("audit", "verify")).out
+    assert "intact" in (await desk.ctl("audit", "verify")).out
 
 
 async def test_diff_of_a_rollout_and_history_diff(desk: Desk) -> None:
@@ -78,7 +78,7 @@ async def test_deletion_that_orphans_agents_needs_yes(desk: Desk) -> None:
         done = await desk.ctl("delete", *way)
         assert done.status == 1
         assert (
-            "without it 1 agent would no longer match anything, and would keep their configuration; --yes deletes it"
+            "without it 1 agent would match nothing, and would keep its configuration; use --yes to delete it anyway"
             in done.err
         )
     assert (await desk.ctl("delete", "assignment", "a", "--yes")).status == 0

@@ -136,7 +136,7 @@ async def test_a_rollout_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
         begun = [s["started"] for s in found["stages"]]
         assert begun == sorted(begun)
         assert [s["counts"]["applied"] for s in found["stages"]] == [2, 8, 14, 20]
-        assert "whole" in verified.out
+        assert "intact" in verified.out
         for task in living:
             task.cancel()
         await asyncio.gather(*living, return_exceptions=True)

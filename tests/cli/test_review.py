@@ -117,4 +117,4 @@ async def test_validate_checks_references_in_a_folder_or_against_a_server(desk: 
 async def test_validate_recognizes_settings_files(desk: Desk) -> None:
     done = await desk.ctl("validate", desk.file("relay.yaml", "node: {region: eu}\n"))
     assert done.status == 1
-    assert "settings of a program: `opamp-relay check -c` looks at those" in done.err
+    assert "this is a settings file: check it with `opamp-relay check -c`" in done.err

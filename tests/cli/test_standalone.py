@@ -29,12 +29,12 @@ async def test_demo_shows_agents_and_next_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    for expected in ("Applied the sample policy", "Policy of an earlier run is in force"):
+    for expected in ("Applied the sample policy", "The policy of an earlier run is in force"):
         stop = asyncio.Event()
         running = asyncio.create_task(run_standalone(settings(tmp_path), stop, demo=True))
         out = ""
         async with asyncio.timeout(20):
-            while "Ctrl-C ends it." not in out:
+            while "Press Ctrl-C to stop." not in out:
                 await asyncio.sleep(0.1)
                 out += capsys.readouterr().out
         stop.set()

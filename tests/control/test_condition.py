@@ -72,7 +72,7 @@ async def test_unwritable_database_is_reported_until_it_recovers(programs: Progr
     assert await ask(plane, "GET", "/ready") == (503, {"ready": False, "reason": "database: database is locked"})
     assert (await ask(plane, "GET", "/health"))[1]["degraded"] == ["database: database is locked"]
     shown = await run("opampctl", "get", "agents", OPAMPCTL_SERVER=f"http://127.0.0.1:{plane.ports['api']}")
-    assert (shown.status, shown.err) == (0, "warning: what is shown may be out of date: database: database is locked\n")
+    assert (shown.status, shown.err) == (0, "warning: the data may be out of date: database: database is locked\n")
     other.execute("ROLLBACK")
     other.close()
     await database.probe()
