@@ -1,7 +1,7 @@
-"""Reading YAML strictly: YAML 1.2 core scalars, duplicate keys refused, aliases bounded, a line number for every value.
+"""Strict YAML: YAML 1.2 core scalars, no duplicate keys, bounded aliases, a line number for every value.
 
-Everything that people write (settings, policy documents) comes through `parse`. Sizes are checked before parsing, so that
-a hostile document costs no more than its own length. Durations are here because both settings and policy have them.
+`parse` reads everything that people write: settings and policy documents. It checks the size before parsing, so that a
+hostile document costs no more than its own length. Durations are here because both settings and policy use them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relay.errors import Problem, Refused
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
-"""Values in one document once its aliases are expanded. 1 MiB of `- a` is half of this; an alias bomb is far over it."""
+"""Values in one document after alias expansion. 1 MiB of `- a` is half of this; an alias bomb is far over it."""
 MAX_DOCUMENTS = 1_000
 MAX_DURATION_S = 10 * 365 * 86400.0
 
@@ -39,7 +39,7 @@ _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 @dataclass(slots=True)
 class Document:
-    """One YAML document: its plain value, and where each part of it stood."""
+    """One YAML document: its value as plain Python, and the line of each part."""
 
     source: str
     value: Any
@@ -56,33 +56,33 @@ class Document:
 
 
 def parts_of(documents: Iterable[Document]) -> Iterator[Document]:
-    """Each document by itself, also where one is a list of them, as `get … -o yaml` prints it."""
+    """Yield each document; a list of documents, as `get … -o yaml` prints it, is split."""
     for document in documents:
         if not isinstance(document.value, list):
             yield document
             continue
         lines: dict[str, dict[str, int]] = {}
         for path, line in document.lines.items():
-            number, dot, rest = path.partition(".")
+            index, dot, rest = path.partition(".")
             if dot:
-                lines.setdefault(number, {})[rest] = line
+                lines.setdefault(index, {})[rest] = line
         for i, value in enumerate(document.value):
-            first = document.lines.get(str(i), document.line)
-            yield Document(document.source, value, first, lines.get(str(i), {}))
+            first_line = document.lines.get(str(i), document.line)
+            yield Document(document.source, value, first_line, lines.get(str(i), {}))
 
 
 def parse(text: str | bytes, source: str) -> list[Document]:
-    """Read all documents of a YAML (so also JSON) text; empty documents are left out.
+    """Parse all documents of a YAML or JSON text, leaving out empty ones.
 
     Raises:
-        Refused: with the line; too large, not UTF-8, no YAML, duplicate keys, non-string keys, too deep, too many aliases.
+        Refused: too large, not UTF-8, not YAML, a duplicate or non-scalar key, nested too deeply, or too many aliases.
     """
     try:
         raw = text.encode() if isinstance(text, str) else text
     except UnicodeEncodeError:
-        raise Refused([Problem(source, 0, "", "not Unicode text")]) from None
+        raise Refused([Problem(source, 0, "", "not valid Unicode")]) from None
     if len(raw) > MAX_DOCUMENT_BYTES:
-        raise Refused([Problem(source, 0, "", f"{len(raw)} bytes; a document may have at most {MAX_DOCUMENT_BYTES}")])
+        raise Refused([Problem(source, 0, "", f"{len(raw)} bytes is more than the maximum, {MAX_DOCUMENT_BYTES}")])
     try:
         decoded = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -115,18 +115,18 @@ def parse(text: str | bytes, source: str) -> list[Document]:
 
 
 def _begins_with_tab(text: str, line: int) -> bool:
-    found = next(iter(text.splitlines()[line : line + 1]), "")
-    return "\t" in found[: len(found) - len(found.lstrip())]
+    content = next(iter(text.splitlines()[line : line + 1]), "")
+    return "\t" in content[: len(content) - len(content.lstrip())]
 
 
 def _check_depth(text: str, source: str) -> None:
-    """Composing recurses in C, so the depth is counted on the stream of events before."""
+    """Check the depth on the event stream, because composing nodes recurses in C."""
     depth = 0
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise Refused([Problem(source, _line(event), "", f"nested deeper than {MAX_DEPTH}")])
+                raise Refused([Problem(source, _line(event), "", f"nested more than {MAX_DEPTH} levels deep")])
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -136,12 +136,12 @@ def _line(event: yaml.Event) -> int:
 
 
 def _new_loader(text: str) -> Any:
-    # libyaml's parser where PyYAML was built with it. Only composed nodes are used: tags are never constructed.
+    # Use libyaml's parser if PyYAML was built with it. Only nodes are composed; tags are never constructed.
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
 
 
 class _Builder:
-    """Turns composed nodes into plain values."""
+    """Converts composed nodes to plain values."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -152,7 +152,7 @@ class _Builder:
         self._document.lines.setdefault(path, line)
         self._nodes += 1
         if depth > MAX_DEPTH:
-            self._refuse(line, path, f"nested deeper than {MAX_DEPTH}")
+            self._refuse(line, path, f"nested more than {MAX_DEPTH} levels deep")
         if self._nodes > MAX_NODES:
             self._refuse(line, path, f"more than {MAX_NODES} values once aliases are expanded")
         if isinstance(node, yaml.ScalarNode):
@@ -170,17 +170,17 @@ class _Builder:
                 self._refuse(key_line, path, "merge keys (<<) are not part of YAML 1.2")
             child = f"{path}.{key}" if path else key
             if key in mapping:
-                self._refuse(key_line, child, "stands twice")
+                self._refuse(key_line, child, "duplicate key")
             mapping[key] = self.build(value_node, child, depth + 1)
             self._document.lines[child] = key_line
         return mapping
 
     def _scalar(self, node: yaml.ScalarNode, path: str, line: int) -> Any:
-        # libyaml says "" or None for a plain scalar; anything else was quoted or a block, so is text.
+        # libyaml gives a plain scalar the style "" or None; any other style is quoted or a block, and so a string.
         if node.style or node.tag == "!":
             return node.value
         if not node.tag.startswith("tag:yaml.org,2002:"):
-            self._refuse(line, path, f"tag {node.tag} is not known")
+            self._refuse(line, path, f"unknown tag {node.tag}")
         value = core_scalar(node.value)
         if isinstance(value, float) and not math.isfinite(value):
             self._refuse(line, path, "not a finite number")
@@ -191,7 +191,7 @@ class _Builder:
 
 
 def core_scalar(text: str) -> Any:
-    """Give a plain scalar its type by the YAML 1.2 core schema (10.3): `on` and `12:30` are strings."""
+    """Resolve a plain scalar by the YAML 1.2 core schema (10.3): `on` and `12:30` are strings."""
     if text in _NULLS:
         return None
     if text in _BOOLS:
@@ -211,10 +211,10 @@ def core_scalar(text: str) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def parse_duration(text: str) -> float:
-    """Read `30m`, `1h30m`, `250ms`, `7d` into seconds.
+    """Convert `30m`, `1h30m`, `250ms` or `7d` to seconds.
 
     Raises:
-        ValueError: not a duration, or one of more than ten years.
+        ValueError: not a duration, or longer than ten years.
     """
     if len(text) > _MAX_DURATION_CHARS or not _DURATION.fullmatch(text):
         raise ValueError(f"{text[:40]!r} is not a duration such as 30s, 15m, 1h30m, 90d")
@@ -225,12 +225,12 @@ def parse_duration(text: str) -> float:
 
 
 def canonical_json(value: Any) -> bytes:
-    """One spelling for equal values: sorted keys, no spaces, UTF-8. Digests are made of it."""
+    """Encode equal values as equal bytes: sorted keys, no spaces, UTF-8. Digests are computed over these bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every scalar of a plain value with its dotted path, in order."""
+    """Yield every scalar of a plain value with its dotted path, in order."""
     if isinstance(value, dict):
         for key, child in value.items():
             yield from leaves(child, f"{path}.{key}" if path else str(key))

@@ -1,7 +1,7 @@
-"""The one error tree.
+"""The exceptions that this project raises.
 
-Whose fault an error is, is its class. What the other side is told is its `Outcome`; the three edges (OpAMP, HTTP, gRPC)
-each hold one table from `Outcome` to their own numbers, and nothing else in the code mentions a status number.
+The class of an error says whose fault it is. Its `Outcome` says what the other side is told. Each of the three edges
+(OpAMP, HTTP, gRPC) has one table from `Outcome` to its own status codes; no other code mentions a status code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 class Outcome(enum.Enum):
-    """What an error means to whoever asked."""
+    """What an error means to the caller."""
 
     BAD_REQUEST = "bad_request"
     TOO_LARGE = "too_large"
@@ -25,7 +25,7 @@ class Outcome(enum.Enum):
 
 
 class RelayError(Exception):
-    """Base of all errors that this project raises on purpose."""
+    """Base class of all errors that this project raises on purpose."""
 
     outcome = Outcome.INTERNAL
     retry_after_s: float | None = None
@@ -36,23 +36,23 @@ class RelayError(Exception):
 
 
 class AgentError(RelayError):
-    """The agent sent what it may not send."""
+    """The agent sent something invalid."""
 
     outcome = Outcome.BAD_REQUEST
 
 
 class Malformed(AgentError):
-    """Bytes that are not a message of the protocol."""
+    """The bytes are not a message of the protocol."""
 
 
 class TooLarge(AgentError):
-    """A message over a limit; the message names the limit."""
+    """The agent's message exceeds a limit; the error text names the limit."""
 
     outcome = Outcome.TOO_LARGE
 
 
 class Overloaded(RelayError):
-    """We are at a limit of our own for now; `retry_after_s` says how long to stay away."""
+    """This program is at one of its limits; the caller should retry after `retry_after_s`."""
 
     outcome = Outcome.UNAVAILABLE
 
@@ -64,31 +64,31 @@ class UpstreamError(RelayError):
 
 
 class StoreError(RelayError):
-    """Bytes could not be kept or read. A miss is None and no error."""
+    """Data could not be written or read. A miss is None, not an error."""
 
     outcome = Outcome.UNAVAILABLE
 
 
 class Unopened(RelayError):
-    """A port that is to be listened on cannot be opened."""
+    """A listening port cannot be opened."""
 
     outcome = Outcome.INTERNAL
 
 
 class NotFound(RelayError):
-    """What was named does not exist."""
+    """The named object does not exist."""
 
     outcome = Outcome.NOT_FOUND
 
 
 class Duplicate(RelayError):
-    """The name is taken by somebody else who is there."""
+    """Another connected peer has the same name."""
 
     outcome = Outcome.CONFLICT
 
 
 class Conflict(RelayError):
-    """What is asked for does not go with how things are now."""
+    """The request conflicts with the current state."""
 
     outcome = Outcome.CONFLICT
 
@@ -97,15 +97,15 @@ class Conflict(RelayError):
 class Problem:
     """One thing wrong with a document or a settings file.
 
-    Prints as `FILE:LINE: path: reason`, which editors and CI can follow.
+    Prints as `FILE:LINE: path: reason`, which editors and CI recognize.
     """
 
     source: str
-    """File name, or `-` for standard input, or the name of the environment variable or flag."""
+    """File name, `-` for standard input, or the name of an environment variable or flag."""
     line: int
-    """1-based; 0 where there is none."""
+    """1-based; 0 for none."""
     path: str
-    """Dotted path of the field, empty for the document itself."""
+    """Dotted path of the field; empty for the document itself."""
     reason: str
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ class Problem:
 
 
 class Refused(RelayError):
-    """Documents or settings were refused; every problem is in `problems`, not only the first."""
+    """Documents or settings were refused; `problems` lists every problem, not only the first."""
 
     outcome = Outcome.BAD_REQUEST
 
@@ -125,4 +125,4 @@ class Refused(RelayError):
 
 
 class SettingsError(Refused):
-    """A program's settings were refused. The program exits with status 2."""
+    """The program's settings were refused. The program exits with status 2."""

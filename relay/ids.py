@@ -1,4 +1,4 @@
-"""Value objects that name things: agents, configs, resources. No I/O, no randomness: chance is an argument."""
+"""Identifiers of agents and configs, and digests. No I/O and no randomness: random bytes are an argument."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import uuid
 from typing import NewType
 
 InstanceUid = NewType("InstanceUid", bytes)
-"""16 bytes. Any 16 bytes: .NET clients send a mixed-endian Guid, so version and variant are not checked."""
+"""Any 16 bytes. Version and variant are not checked, because .NET clients send a mixed-endian Guid."""
 
 AgentId = NewType("AgentId", str)
-"""What buckets, attempts and labels are keyed by; see `relay.opamp.identity`."""
+"""The key of an agent's bucket, attempts and labels; see `relay.opamp.identity`."""
 
 ConfigHash = NewType("ConfigHash", bytes)
-"""SHA-256 over what an agent is offered; opaque to the agent."""
+"""SHA-256 of a config offer; opaque to the agent."""
 
 UID_BYTES = 16
 
 
 def format_uid(uid: bytes) -> str:
-    """Give the canonical UUID text of 16 bytes.
+    """Format 16 bytes as canonical UUID text.
 
     Raises:
         ValueError: `uid` is not 16 bytes.
@@ -31,28 +31,28 @@ def format_uid(uid: bytes) -> str:
 
 
 def parse_uid(text: str) -> InstanceUid | None:
-    """Read a UUID in any of its usual spellings; None if `text` is no UUID."""
+    """Parse a UUID in any of its usual spellings; None if `text` is not a UUID."""
     try:
         return InstanceUid(uuid.UUID(text).bytes)
     except ValueError:
         return None
 
 
-def new_instance_uid(unix_ms: int, chance: bytes) -> InstanceUid:
-    """Make a UUIDv7 (RFC 9562, 5.7) from a time and ten bytes of randomness."""
-    if len(chance) != 10:
-        raise ValueError("expected ten random bytes")
-    raw = bytearray(unix_ms.to_bytes(6, "big") + chance)
+def new_instance_uid(unix_ms: int, random_bytes: bytes) -> InstanceUid:
+    """Make a UUIDv7 (RFC 9562, 5.7) from a time and ten random bytes."""
+    if len(random_bytes) != 10:
+        raise ValueError(f"expected ten random bytes, not {len(random_bytes)}")
+    raw = bytearray(unix_ms.to_bytes(6, "big") + random_bytes)
     raw[6] = 0x70 | (raw[6] & 0x0F)
     raw[8] = 0x80 | (raw[8] & 0x3F)
     return InstanceUid(bytes(raw))
 
 
 def sha256(data: bytes) -> bytes:
-    """The SHA-256 of some bytes."""
+    """The SHA-256 of `data`."""
     return hashlib.sha256(data).digest()
 
 
 def digest64(data: bytes) -> int:
-    """A 64-bit digest for shards and buckets: well mixed, not for security."""
+    """A 64-bit digest for shards and buckets. Evenly distributed, but not for security."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

@@ -1,4 +1,4 @@
-"""What somebody may have meant by a word that nobody knows."""
+"""Suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, get_args
 
 
 def close_to(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, where something that is known is much like it; else empty."""
+    """Return `; did you mean X?` if a known word is similar to `word`, else an empty string."""
     by_lower = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f"; did you mean {by_lower[found[0]]}?" if found else ""
+    matches = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[matches[0]]}?" if matches else ""
 
 
 def fields_at(model: Any, path: Sequence[int | str]) -> list[str]:
-    """Names of the fields that a pydantic model has where a path leads; empty where that cannot be told.
+    """Names of the fields at a path inside a pydantic model; empty if unknown.
 
     Args:
         path: keys and indices, as pydantic's errors give them.
@@ -26,7 +26,7 @@ def fields_at(model: Any, path: Sequence[int | str]) -> list[str]:
             inner
             for outer in models
             for inner in _models(outer.model_fields[step].annotation if step in outer.model_fields else None)
-        ] or models  # an index, a key of a dict, or a member of a union: the models stay those of before
+        ] or models  # for an index, a dict key or a union member, the models stay the same
     return sorted({name for outer in models for name in outer.model_fields})
 
 

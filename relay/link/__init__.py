@@ -1,1 +1,1 @@
-"""The conversation between a node and the control plane."""
+"""The link between a node and the control plane."""

@@ -1,4 +1,4 @@
-"""Fetching package files from the control plane, on a connection of their own: they must not hold up policy or reports."""
+"""Fetch package files from the control plane, on a separate connection so that they do not delay policy or reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 
 class BlobSource:
-    """The control plane's files. `close` at the end."""
+    """The control plane's package files. Call `close` at the end."""
 
     def __init__(self, endpoint: str, peer: Peer) -> None:
         self._endpoint = endpoint
@@ -22,11 +22,11 @@ class BlobSource:
         self._channel: grpc.aio.Channel | None = None
 
     async def fetch(self, sha256: str, offset: int) -> AsyncGenerator[tuple[int, bytes], None]:
-        """(bytes of the whole file, the next piece of it), from an offset on.
+        """Yield (size of the whole file, next piece of it), starting at `offset`.
 
         Raises:
-            NotFound: the control plane does not give this file to this node.
-            UpstreamError: it cannot be reached, or broke off.
+            NotFound: the control plane does not offer this file to this node.
+            UpstreamError: the control plane cannot be reached, or the transfer broke off.
         """
         if self._channel is None:
             self._channel = dial(self._endpoint, own_connection=True)
@@ -44,7 +44,7 @@ class BlobSource:
             call.cancel()
 
     async def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         if self._channel is not None:
             await self._channel.close()
             self._channel = None

@@ -1,7 +1,7 @@
-"""The node's end of the link: two streams on one channel, kept up for ever.
+"""The node's end of the link: two streams on one channel, reconnected for ever.
 
-Nothing here is awaited by an agent's exchange. `Downward` and `Upward` are what the node gives: how to put a policy in
-force, and what to report.
+Agents never wait for anything here. The node provides `Downward`, which puts a policy in force, and `Upward`, which says
+what to report.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 _log = log.get("opamp-relay.link")
 _FRESH_S = 95.0
-"""Freshness comes every 30 s: a stream that is silent for three of them is dead, whatever TCP says."""
+"""Freshness messages come every 30 s. A stream that misses three is dead, whatever TCP says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Downward:
-    """What comes down."""
+    """How the node handles policy."""
 
     receiver: SyncReceiver
     renderers: frozenset[int]
     put_in_force: Callable[[Candidate], Awaitable[link_pb2.SyncRequest]]
-    """Stores and applies a candidate and gives the acknowledgement. Raises StoreError: nothing changed."""
+    """Stores and applies a candidate and returns the acknowledgement. If it raises StoreError, nothing has changed."""
     confirmed: Callable[[], None]
-    """The policy in force is the newest."""
+    """Called when the policy in force is known to be the newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upward:
-    """What goes up."""
+    """What the node reports."""
 
     sender: ReportSender
     next_report: Callable[[], link_pb2.StatusReport | None]
     released: Callable[[bytes], None]
-    """The control plane says that another node has this agent now."""
+    """Called when the control plane says that another node has this agent now."""
     gather_s: float
-    """How long changes wait for company."""
+    """How long to wait for more changes, so that they are reported together."""
 
 
 class LinkClient:
-    """The link of one node. `run` until cancelled."""
+    """The link of one node."""
 
     def __init__(
         self,
@@ -77,18 +77,18 @@ class LinkClient:
         self._clock = clock
         self._metrics = metrics
         self._wake = asyncio.Event()
-        self._told = asyncio.Event()
-        """Nothing waits to be reported or acknowledged."""
+        self._flushed = asyncio.Event()
+        """Set when nothing is left to report or acknowledge."""
 
     def wake(self) -> None:
-        """Something waits to be reported."""
+        """Send what is waiting to be reported."""
         self._wake.set()
 
     async def flush(self) -> None:
-        """Return when all that waits is reported, and acknowledged."""
-        self._told.clear()
+        """Wait until everything is reported and acknowledged."""
+        self._flushed.clear()
         self._wake.set()
-        await self._told.wait()
+        await self._flushed.wait()
 
     # ---- running
 
@@ -98,19 +98,19 @@ class LinkClient:
             stub = link_pb2_grpc.ControlPlaneStub(channel)
             tasks = Tasks()
             try:
-                both = [
-                    tasks.spawn(self._forever(name, stream, stub), name=f"link-{name}")
+                streams = [
+                    tasks.spawn(self._keep_up(name, stream, stub), name=f"link-{name}")
                     for name, stream in (("sync", self._sync), ("report", self._report))
                 ]
-                await asyncio.gather(*both)
+                await asyncio.gather(*streams)
             finally:
                 await tasks.close()
 
-    async def _forever(self, name: str, stream: Callable[[Any], Awaitable[None]], stub: Any) -> None:
+    async def _keep_up(self, name: str, stream: Callable[[Any], Awaitable[None]], stub: Any) -> None:
         backoff = Backoff(first_s=0.2, most_s=5.0, chance=random.random)
-        said = False
+        is_logged = False
         while True:
-            began = self._clock.monotonic()
+            started_at = self._clock.monotonic()
             try:
                 await stream(stub)
                 reason = "closed by the control plane"
@@ -121,17 +121,17 @@ class LinkClient:
                 elif error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._health.refusal = ""
             except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
-                reason = str(error) or "nothing heard for too long"
+                reason = str(error) or "no message for too long"
             except Exception as error:
-                # Whatever it is, a node must find back to its control plane.
+                # Whatever happens, a node must reconnect to its control plane.
                 _log.exception("link_failed", stream=name)
                 reason = repr(error)
-            if self._clock.monotonic() - began > 10:
+            if self._clock.monotonic() - started_at > 10:
                 backoff.reset()
-                said = False
-            if not said:
+                is_logged = False
+            if not is_logged:
                 _log.warning("link_down", stream=name, control_plane=self._endpoint, error=reason)
-                said = True
+                is_logged = True
             await asyncio.sleep(backoff.next_delay_s())
 
     async def _sync(self, stub: Any) -> None:
@@ -182,7 +182,7 @@ class LinkClient:
                 try:
                     await call.write(first)
                     while not acks.done():
-                        self._wake.clear()  # before looking: what comes while a report is written must not be lost
+                        self._wake.clear()  # before looking, so that a change during the write is not lost
                         report = self._up.next_report()
                         if report is not None:
                             await call.write(report)
@@ -192,12 +192,12 @@ class LinkClient:
                         await self._pause(acks)
                     await acks
                 except asyncio.InvalidStateError:
-                    await acks  # the stream ended under a write: here is why
+                    await acks  # the stream ended during a write; this raises the reason
         finally:
             call.cancel()
 
     async def _pause(self, acks: asyncio.Task[None]) -> None:
-        """Wait for something to report, then a little for company."""
+        """Wait for something to report, then briefly for more."""
         async with beside(self._wake.wait(), name="link-wake") as waker:
             await asyncio.wait([waker, acks], return_when=asyncio.FIRST_COMPLETED)
         if not self._up.sender.hurries and not self._up.sender.in_flight:
@@ -210,16 +210,16 @@ class LinkClient:
             sender = self._up.sender
             sender.acknowledged(ack)
             if not (sender.tell or len(sender) or sender.in_flight):
-                self._told.set()
+                self._flushed.set()
             for uid in ack.released:
                 self._up.released(uid)
             self._wake.set()
 
 
-async def _until_silent(call: Any, most_s: float) -> AsyncIterator[Any]:
-    """The messages of a stream; TimeoutError once none came for `most_s`."""
+async def _until_silent(call: Any, timeout_s: float) -> AsyncIterator[Any]:
+    """Yield the messages of a stream. Raises TimeoutError if none arrives within `timeout_s`."""
     while True:
-        async with asyncio.timeout(most_s):
+        async with asyncio.timeout(timeout_s):
             message = await call.read()
         if message is grpc.aio.EOF:
             return

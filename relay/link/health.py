@@ -1,4 +1,4 @@
-"""What is known of the link: whether the other end is there, and takes what it is told."""
+"""The state of the link: whether the control plane is connected and accepts reports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from relay.aio.clock import Clock
 
 
 class LinkHealth:
-    """Kept by the client of the link; others read it."""
+    """The state of the link. Only `LinkClient` changes it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -14,13 +14,13 @@ class LinkHealth:
         """When Sync last came up; None while it is down."""
         self._heard_at = clock.monotonic()
         self._acked_at = clock.monotonic()
-        """When a report was last acknowledged, or could first have been."""
+        """When a report was last acknowledged, or when the link came up."""
         self.refusal = ""
-        """Why the control plane takes no reports of this node; empty while it does, or cannot be heard."""
+        """Why the control plane refuses this node's reports; empty if it accepts them or cannot be reached."""
 
     @property
     def connected(self) -> bool:
-        """Whether the control plane is there."""
+        """Whether the control plane is connected."""
         return self._up_since is not None
 
     @property
@@ -29,15 +29,15 @@ class LinkHealth:
         return "refused" if self.refusal else "up" if self.connected else "down"
 
     def silent_s(self) -> float:
-        """Seconds since the control plane was last heard; 0 while it is there."""
+        """Seconds since the control plane was last heard; 0 while it is connected."""
         return 0.0 if self.connected else self._clock.monotonic() - self._heard_at
 
     def unheard_s(self) -> float:
-        """Seconds for which the control plane, which is there, has acknowledged no report."""
+        """Seconds without an acknowledged report while the control plane is connected."""
         return self._clock.monotonic() - self._acked_at if self.connected else 0.0
 
     def heard(self) -> bool:
-        """Something came down. Returns whether that is the first since the link came up."""
+        """Record a message from the control plane. Returns whether it is the first since the link came up."""
         is_first = self._up_since is None
         self._heard_at = self._clock.monotonic()
         if is_first:
@@ -45,12 +45,12 @@ class LinkHealth:
         return is_first
 
     def acknowledged(self) -> None:
-        """A report was taken."""
+        """Record that a report was acknowledged."""
         self.refusal = ""
         self._acked_at = self._clock.monotonic()
 
     def went_down(self) -> None:
-        """Sync has ended."""
+        """Record that the Sync stream has ended."""
         if self._up_since is not None:
             self._heard_at = self._clock.monotonic()
         self._up_since = None

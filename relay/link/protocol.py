@@ -1,7 +1,7 @@
-"""Both ends of the link without I/O: what to send and what follows from what came.
+"""Both ends of the link without I/O: what to send, and how to react to what arrives.
 
-Each class is one end of one stream direction. Streams may break at any instant; what a class holds afterwards is what the
-next stream begins with.
+Each class is one end of one stream direction. Streams may break at any time. The next stream starts from the state that a
+class has then.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from relay.ids import sha256
 from relay.pb.relay.v1 import link_pb2
 
 CHUNK_BYTES = 1 << 20
-"""Resources of one Update, about; one larger resource goes alone."""
+"""Approximate size of an Update or report; a larger resource is sent alone."""
 WINDOW = 16
-"""Reports that may be unacknowledged."""
+"""How many reports may be unacknowledged."""
 
 Version = tuple[int, int]
 """(epoch, number) of a manifest."""
 
 
 def version_message(version: Version) -> link_pb2.ManifestVersion:
-    """(epoch, number) as a message."""
+    """Convert (epoch, number) to a message."""
     return link_pb2.ManifestVersion(epoch=version[0], number=version[1])
 
 
@@ -35,13 +35,13 @@ class Peer(NamedTuple):
     region: str
     name: str
     incarnation: str = ""
-    """Tells one process from the next under the same name."""
+    """Distinguishes successive processes with the same name."""
     software_version: str = ""
     trusted: Trusted = ()
-    """Attributes of its agents that count as labels."""
+    """Agent attributes that it accepts as labels."""
 
     def message(self) -> link_pb2.NodeIdentity:
-        """As it says hello."""
+        """The identity that the node sends in its hello."""
         return link_pb2.NodeIdentity(
             region=self.region,
             name=self.name,
@@ -53,7 +53,7 @@ class Peer(NamedTuple):
 
     @classmethod
     def of(cls, message: link_pb2.NodeIdentity) -> Peer:
-        """Undo `message`."""
+        """Create a peer from `message`."""
         trusted: Trusted = "all"
         if not message.all_attributes_trusted:
             trusted = tuple(message.trusted_attributes)
@@ -65,34 +65,34 @@ class Peer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A policy that came whole and may be put in force."""
+    """A policy that arrived completely and may be put in force."""
 
     version: Version
     resources: dict[str, bytes]
-    """Name → payload, digests verified. For a resource that came damaged: its last good payload, if there is one."""
+    """Name → payload, with verified digests. A damaged resource keeps its last good payload, if there is one."""
     rejected: dict[str, link_pb2.Rejection]
-    """What came damaged or not at all."""
+    """Resources that arrived damaged or not at all."""
     nonce: str
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """A candidate as it will be in force."""
+    """What is in force once a candidate is accepted."""
 
     version: Version
     held: dict[str, bytes]
     changes: dict[str, bytes | None]
-    """What is to change on disk: name → payload, None to delete."""
+    """Changes to write to disk: name → payload, None to delete."""
     ack: link_pb2.SyncAck
 
 
 class SyncReceiver:
-    """What a node holds of policy, and how updates change it.
+    """The policy resources that a node holds, and how updates change them.
 
     Args:
-        region: the node's own; a manifest for another one is refused.
+        region: the node's region; a manifest for another one is refused.
         held: name → payload, from disk.
-        version: of the manifest in force, None if there never was one.
+        version: version of the manifest in force; None if there never was one.
     """
 
     def __init__(self, region: str, held: Mapping[str, bytes], version: Version | None) -> None:
@@ -102,10 +102,10 @@ class SyncReceiver:
         self._staged: dict[str, bytes] = {}
         self._damaged: dict[str, link_pb2.Rejection] = {}
         self.ahead_of: Version | None = None
-        """The control plane's own manifest, where it says that ours is newer or of another database."""
+        """The control plane's manifest version, if it says that ours is newer or from another database."""
 
     def hello(self, node: Peer, renderers: frozenset[int]) -> link_pb2.SyncRequest:
-        """The first message of a stream; what an earlier stream left unfinished is dropped."""
+        """Return the first message of a stream. Drops the unfinished updates of an earlier stream."""
         self._staged, self._damaged = {}, {}
         self.ahead_of = None
         hello = link_pb2.SyncHello(node=node.message(), renderers=sorted(renderers))
@@ -115,11 +115,11 @@ class SyncReceiver:
         return link_pb2.SyncRequest(hello=hello)
 
     def receive(self, update: link_pb2.Update) -> link_pb2.SyncRequest | Candidate:
-        """Take one Update.
+        """Process one Update.
 
         Returns:
-            An answer to send at once (an unfinished update, or one that is refused as a whole), or the candidate: put it
-            in force by way of `outcome` and `accept`.
+            An answer to send at once (the update is unfinished, or refused as a whole), or a candidate to put in force
+            with `outcome` and `accept`.
         """
         for resource in update.resources:
             if sha256(resource.payload) != resource.digest:
@@ -136,9 +136,9 @@ class SyncReceiver:
         damaged, self._damaged = self._damaged, {}
         refused = ""
         if manifest.region != self._region:
-            refused = f"manifest is for region {manifest.region}, this is {self._region}"
+            refused = f"the manifest is for region {manifest.region}, but this node is in {self._region}"
         elif self.version is not None and version < self.version:
-            refused = f"manifest {version} is older than {self.version}, which is in force"
+            refused = f"the manifest {version} is older than {self.version}, which is in force"
         if refused:
             return link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=update.nonce, refused=refused))
         resources: dict[str, bytes] = {}
@@ -160,12 +160,13 @@ class SyncReceiver:
         keep: frozenset[str],
         salvaged: frozenset[str] = frozenset(),
     ) -> Acceptance:
-        """What follows if the candidate is put in force, but for what its content does not allow. Changes nothing.
+        """Compute the result of putting a candidate in force without its refused resources. Changes nothing.
 
         Args:
-            refused: name → why it could not be read; its last good form is what stays held.
-            keep: names that what is in force still needs.
-            salvaged: of `refused`, those of which something is in force all the same: they are held.
+            candidate: from `receive`.
+            refused: name → why it could not be read; the node keeps the last good payload.
+            keep: resources that the policy in force still needs.
+            salvaged: refused resources that are partly in force; the node keeps their new payloads.
         """
         held: dict[str, bytes] = {}
         for name, payload in candidate.resources.items():
@@ -186,12 +187,12 @@ class SyncReceiver:
         return Acceptance(candidate.version, held, changes, link_pb2.SyncAck(nonce=candidate.nonce, rejected=rejected))
 
     def accept(self, outcome: Acceptance) -> link_pb2.SyncRequest:
-        """It is in force (and stored). Gives the acknowledgement to send."""
+        """Record that an outcome is stored and in force. Returns the acknowledgement to send."""
         self.held, self.version = outcome.held, outcome.version
         return link_pb2.SyncRequest(ack=outcome.ack)
 
     def refuse(self, candidate: Candidate, reason: str) -> link_pb2.SyncRequest:
-        """The candidate could not be put in force at all (disk full); what was in force stays."""
+        """Refuse a candidate as a whole, for example because the disk is full. The old policy stays in force."""
         return link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=candidate.nonce, refused=reason))
 
 
@@ -204,14 +205,14 @@ def _rejection(name: str, digest: bytes, reason: str) -> link_pb2.Rejection:
 
 @dataclass(frozen=True, slots=True)
 class RegionPolicy:
-    """What one region is to hold."""
+    """The resources that one region should hold."""
 
     version: Version
     resources: dict[str, bytes]
 
 
 class SyncSender:
-    """What one node has been sent, and what it lacks. One update is under way at a time; the newest policy wins."""
+    """What one node holds and what it lacks. Only one update is in flight at a time; the newest policy wins."""
 
     def __init__(self, hello: link_pb2.SyncHello) -> None:
         self._region = hello.node.region
@@ -219,18 +220,18 @@ class SyncSender:
         self.acked: Version = (hello.manifest.epoch, hello.manifest.number)
         self.rejected: dict[str, link_pb2.Rejection] = {}
         self.refused = ""
-        """Why the node refused the last update as a whole; empty if it did not."""
+        """Why the node refused the last update as a whole; empty if it was accepted."""
         self._nonce = 0
         self._sent: tuple[str, RegionPolicy] | None = None
         self._offered: Version | None = None
 
     @property
     def waiting(self) -> bool:
-        """An update is on its way and not acknowledged."""
+        """Whether an update is unacknowledged."""
         return self._sent is not None
 
     def next(self, policy: RegionPolicy) -> list[link_pb2.SyncResponse]:
-        """The updates that bring the node to `policy`; empty if it is there, or one is under way."""
+        """Return the updates that bring the node to `policy`; empty if it is there or an update is in flight."""
         if self._sent is not None or policy.version == self._offered:
             return []
         digests = {name: sha256(payload) for name, payload in policy.resources.items()}
@@ -259,7 +260,7 @@ class SyncSender:
         return [link_pb2.SyncResponse(update=chunk) for chunk in chunks]
 
     def acknowledged(self, ack: link_pb2.SyncAck) -> bool:
-        """Take an answer. True if it ended the update under way."""
+        """Process an answer. Returns whether it completes the update in flight."""
         if self._sent is None or ack.nonce != self._sent[0]:
             return False
         _, policy = self._sent
@@ -273,7 +274,7 @@ class SyncSender:
         return True
 
     def retry(self) -> None:
-        """What the node refused as a whole may be sent again: its disk may have room by now."""
+        """Allow a refused update to be sent again: the node's disk may have room by now."""
         if self.refused:
             self._offered = None
 
@@ -281,10 +282,10 @@ class SyncSender:
 # ---- Report, the node's end
 
 
-_MOST_HURRIED = 5
-"""What differs after so many rounds is looked into without hurry."""
-_LISTED_BYTES = 32
-"""Of one agent in a listing, about."""
+_MAX_FAST_ROUNDS = 5
+"""Differences that remain after this many rounds are resolved at normal speed."""
+_LISTING_ENTRY_BYTES = 32
+"""Approximate size of one agent in a listing."""
 
 
 @dataclass(slots=True)
@@ -294,76 +295,76 @@ class _Flight:
     forgotten: set[bytes] = field(default_factory=set)
     bodies: set[bytes] = field(default_factory=set)
     verifies: bool = False
-    """It has the sums."""
+    """The report includes the shard sums."""
 
 
 @dataclass(slots=True)
 class ReportSender:
-    """Which agents the control plane has yet to hear of: at most one entry an agent, in the order of first change."""
+    """Changes that the control plane has not acknowledged: at most one entry per agent, in the order of first change."""
 
     max_agents: int
     changed: dict[bytes, None] = field(default_factory=dict)
     removed: dict[bytes, None] = field(default_factory=dict)
     bodies: dict[bytes, None] = field(default_factory=dict)
-    """Digests of effective configs that the control plane wants."""
+    """Digests of effective configs that the control plane requested."""
     listings: dict[int, None] = field(default_factory=dict)
     forgotten: dict[bytes, None] = field(default_factory=dict)
-    """Agents that are no longer held here, and stay known above."""
+    """Agents that the node no longer holds but the control plane keeps."""
     verify: bool = True
-    """The shards should go up once nothing waits."""
+    """The shard sums should be sent once nothing else is waiting."""
     agreed: bool = False
-    """Both ends were found to hold the same since the stream began."""
+    """Both ends were found to hold the same state since the stream began."""
     disagreements: int = 0
-    """How often in a row they were found not to."""
+    """How often in a row the two ends were found to differ."""
     tell: bool = True
-    """The node's own status should go up, whatever else there is."""
+    """The node's own status should be sent, even if nothing else is waiting."""
     _flights: dict[int, _Flight] = field(default_factory=dict)
     _sequence: int = 0
     _window: int = 1
-    """How much the other end takes at once: it says so with its first acknowledgement."""
+    """How many reports may be unacknowledged; the control plane sets it with its first acknowledgement."""
 
     def __len__(self) -> int:
         return len(self.changed) + len(self.removed) + len(self.forgotten)
 
     @property
     def hurries(self) -> bool:
-        """Whether what waits should go at the speed of the link: a backlog, or one end that is being updated."""
-        catches_up = not self.agreed and self.disagreements < _MOST_HURRIED
-        return len(self) >= self.max_agents or catches_up
+        """Whether to send as fast as the link allows: there is a backlog, or the two ends differ."""
+        is_catching_up = not self.agreed and self.disagreements < _MAX_FAST_ROUNDS
+        return len(self) >= self.max_agents or is_catching_up
 
     def is_known(self, uid: bytes) -> bool:
-        """Whether the control plane has acknowledged all that was to be said of an agent."""
-        waits = uid in self.changed or uid in self.removed or uid in self.forgotten
-        return self.agreed and not waits and not any(uid in flight.agents for flight in self._flights.values())
+        """Whether the control plane has acknowledged every change of an agent."""
+        is_waiting = uid in self.changed or uid in self.removed or uid in self.forgotten
+        return self.agreed and not is_waiting and not any(uid in flight.agents for flight in self._flights.values())
 
     @property
     def in_flight(self) -> int:
-        """Reports sent and not acknowledged."""
+        """How many reports are unacknowledged."""
         return len(self._flights)
 
     def change(self, uid: bytes) -> None:
-        """An agent changed."""
+        """Record that an agent changed."""
         self.removed.pop(uid, None)
         self.forgotten.pop(uid, None)
         self.changed[uid] = None
         self.verify = True
 
     def remove(self, uid: bytes) -> None:
-        """An agent is no longer held."""
+        """Record that the node no longer holds an agent."""
         self.changed.pop(uid, None)
         self.forgotten.pop(uid, None)
         self.removed[uid] = None
         self.verify = True
 
     def forget(self, uid: bytes) -> None:
-        """An agent is no longer held here; the control plane is to go on knowing it."""
+        """Record that the node no longer holds an agent, which the control plane should keep."""
         self.remove(uid)
         del self.removed[uid]
         self.forgotten[uid] = None
 
     def restart(self) -> None:
-        """A new stream begins: what was in flight waits again, behind nothing."""
-        for flight in reversed(self._flights.values()):  # of an agent the newest word counts
+        """Begin a new stream: whatever was in flight must be sent again."""
+        for flight in reversed(self._flights.values()):  # the newest entry for an agent counts
             for queue, uids in (
                 (self.changed, flight.agents),
                 (self.removed, flight.removed),
@@ -388,13 +389,13 @@ class ReportSender:
         listings: Callable[[Collection[int]], Mapping[int, Mapping[bytes, int]]],
         shards: Callable[[], list[int]],
     ) -> link_pb2.StatusReport | None:
-        """The next report, or None if nothing waits or the window is full.
+        """Return the next report, or None if nothing is waiting or the window is full.
 
         Args:
-            state: uid → serialised AgentState now, None if gone meanwhile.
-            body: digest → serialised EffectiveConfig, None if it is not here any more.
-            listings: shards → shard → uid → digest.
-            shards: the 256 sums of the states as they were last given.
+            state: returns the current AgentState of a uid, serialised; None if the agent is gone.
+            body: returns the EffectiveConfig of a digest, serialised; None if it is gone.
+            listings: returns shard → uid → digest for the given shards.
+            shards: returns the 256 sums over the states that `state` last returned.
         """
         if len(self._flights) >= self._window:
             return None
@@ -429,15 +430,15 @@ class ReportSender:
                 report.effective_configs.add(digest=digest, body=content)
                 size += len(content)
         size = 0
-        for shard, listed in listings(list(self.listings)).items() if self.listings else ():
+        for shard, digests in listings(list(self.listings)).items() if self.listings else ():
             if size >= CHUNK_BYTES:
                 break
             del self.listings[shard]
-            agents = [link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in listed.items()]
+            agents = [link_pb2.AgentDigest(instance_uid=u, digest=d) for u, d in digests.items()]
             report.listings.add(shard=shard, agents=agents)
-            size += _LISTED_BYTES * len(agents)
+            size += _LISTING_ENTRY_BYTES * len(agents)
         if self.verify and not self:
-            # Reports are taken in their order: when this one was, both ends should have the same sums.
+            # Reports are processed in order: once this one is, both ends should have the same sums.
             report.shards.extend(shards())
             flight.verifies, self.verify = True, False
         if not report.ListFields() and not self.tell:
@@ -449,10 +450,10 @@ class ReportSender:
         return report
 
     def acknowledged(self, ack: link_pb2.ReportAck) -> None:
-        """Take an answer; `released` is for the caller.
+        """Process an acknowledgement. Its `released` is for the caller.
 
         Raises:
-            UpstreamError: it acknowledges what was never sent.
+            UpstreamError: it acknowledges a report that was never sent.
         """
         if ack.sequence > self._sequence:
             raise UpstreamError(f"report {ack.sequence} was acknowledged but never sent")

@@ -1,4 +1,4 @@
-"""The control plane's end of the link: gRPC streams on one side, an `Upstream` that knows no gRPC on the other."""
+"""The control plane's end of the link: gRPC streams on one side, a gRPC-free `Upstream` on the other."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _log = log.get("opamp-relay.link")
 FRESHNESS_S = 30.0
 _END_S = 5.0
 _CHUNK_BYTES = 256 << 10
-"""gRPC's own flow control bounds what is under way; small chunks keep what it holds small."""
+"""gRPC's flow control limits the number of chunks in flight; small chunks keep its buffers small."""
 _BLOBS_AT_ONCE = 32
-"""Files on their way to nodes."""
+"""How many files may be sent to nodes at the same time."""
 
 
 class Upstream(Protocol):
-    """What stands behind the link."""
+    """What the link server needs from the control plane."""
 
     async def policy(self, region: str) -> RegionPolicy:
-        """What the region is to hold now."""
+        """Return the policy that the region should hold now."""
         ...
 
     async def behind(self, node: Peer, held: Version | None) -> Version | None:
-        """Our manifest, where the node holds a newer one or one of another database; None where all is well."""
+        """Return our manifest version if the node's is newer or from another database; otherwise None."""
         ...
 
     def watch(self, event: asyncio.Event) -> None:
-        """Set `event` at every change of any region's policy."""
+        """Set `event` whenever any region's policy changes."""
         ...
 
     def unwatch(self, event: asyncio.Event) -> None:
@@ -48,27 +48,27 @@ class Upstream(Protocol):
         ...
 
     def node_synced(self, node: Peer, sender: SyncSender, up: bool) -> None:
-        """A Sync stream of the node came up or went down; an old one may go after the new one came."""
+        """Called when a Sync stream of the node starts or ends; an old one may end after its successor starts."""
         ...
 
     async def report(self, node: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
-        """Store a report; return only when it is stored."""
+        """Store a report. Returns only once it is stored."""
         ...
 
     async def node_reporting(self, node: Peer) -> None:
-        """The node's Report stream came up; may refuse it."""
+        """Called when a Report stream of the node starts. Raises RelayError to refuse it."""
         ...
 
     def node_gone(self, node: Peer) -> None:
-        """A Report stream that was not refused has ended."""
+        """Called when a Report stream that was not refused ends."""
         ...
 
     def blob_bytes(self, node: Peer, sha256: str) -> int | None:
-        """Bytes of a package file that the node may fetch; None for any other."""
+        """Return the size of a package file; None if the node may not fetch it."""
         ...
 
     def read_blob(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
-        """The bytes of a package file from an offset on."""
+        """Yield the bytes of a package file, starting at `offset`."""
         ...
 
 
@@ -92,15 +92,15 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with a region")
         node = Peer.of(first.hello.node)
         sender = SyncSender(first.hello)
-        held: Version | None = None
+        node_version: Version | None = None
         if first.hello.HasField("manifest"):
-            held = (first.hello.manifest.epoch, first.hello.manifest.number)
+            node_version = (first.hello.manifest.epoch, first.hello.manifest.number)
         wake = asyncio.Event()
         self._upstream.watch(wake)
         self._upstream.node_synced(node, sender, True)
         try:
             async with beside(self._acks(requests, node, sender, wake), name="sync-acks") as reader:
-                async for response in self._responses(node, sender, held, wake, reader):
+                async for response in self._responses(node, sender, node_version, wake, reader):
                     yield response
                 await reader
         finally:
@@ -108,35 +108,40 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             self._upstream.node_synced(node, sender, False)
 
     async def _responses(
-        self, node: Peer, sender: SyncSender, held: Version | None, wake: asyncio.Event, reader: asyncio.Task[None]
+        self,
+        node: Peer,
+        sender: SyncSender,
+        node_version: Version | None,
+        wake: asyncio.Event,
+        reader: asyncio.Task[None],
     ) -> AsyncIterator[link_pb2.SyncResponse]:
-        """What a node is sent until its stream ends."""
-        fresh_at = float("-inf")
+        """Yield what a node is sent until its stream ends."""
+        freshness_sent_at = float("-inf")
         while not reader.done():
             wake.clear()
-            if (ours := await self._upstream.behind(node, held)) is not None:
-                # Nothing is sent: whose policy is right is for an operator to say.
+            if (ours := await self._upstream.behind(node, node_version)) is not None:
+                # Send no policy: an operator must decide whose is right.
                 yield link_pb2.SyncResponse(behind=link_pb2.Behind(version=version_message(ours)))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(FRESHNESS_S):
                         await wake.wait()
                 continue
-            held = None  # from here on it holds what it was sent
+            node_version = None  # from now on, the node holds what it was sent
             policy = await self._upstream.policy(node.region)
             now = self._clock.monotonic()
-            if now - fresh_at >= FRESHNESS_S:
+            if now - freshness_sent_at >= FRESHNESS_S:
                 sender.retry()
             for response in sender.next(policy):
                 yield response
-            if now - fresh_at >= FRESHNESS_S:
-                fresh_at = now
+            if now - freshness_sent_at >= FRESHNESS_S:
+                freshness_sent_at = now
                 yield link_pb2.SyncResponse(
                     freshness=link_pb2.Freshness(
                         version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
                     )
                 )
             try:
-                async with asyncio.timeout(max(0.0, fresh_at + FRESHNESS_S - self._clock.monotonic())):
+                async with asyncio.timeout(max(0.0, freshness_sent_at + FRESHNESS_S - self._clock.monotonic())):
                     await wake.wait()
             except TimeoutError:
                 continue
@@ -167,8 +172,10 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         try:
             await self._upstream.node_reporting(node)
         except RelayError as error:
-            taken = isinstance(error, Duplicate)
-            await context.abort(grpc.StatusCode.ALREADY_EXISTS if taken else grpc.StatusCode.UNAVAILABLE, str(error))
+            is_duplicate = isinstance(error, Duplicate)
+            await context.abort(
+                grpc.StatusCode.ALREADY_EXISTS if is_duplicate else grpc.StatusCode.UNAVAILABLE, str(error)
+            )
         try:
             async for report in requests:
                 try:
@@ -190,7 +197,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         elif request.offset == total:
             yield link_pb2.BlobChunk(total=total)
         elif self._blobs.locked():
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "many files are being fetched; try again")
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many files are being fetched; try again later")
         else:
             async with self._blobs:
                 try:
@@ -222,7 +229,7 @@ class LinkServer:
         await self._server.start()
 
     async def stop(self, grace_s: float = 0.5) -> None:
-        """Stop accepting and end the streams; what they were writing is written or given up on return."""
+        """Stop accepting and end the streams. Pending writes are done or abandoned on return."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         if self._servicer.running:

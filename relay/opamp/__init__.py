@@ -1,1 +1,1 @@
-"""The OpAMP protocol as objects that can be held in the hand: bytes and times in, bytes and changes out, no I/O."""
+"""The OpAMP protocol without I/O: bytes and times in, bytes and changes out."""

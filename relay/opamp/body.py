@@ -1,6 +1,6 @@
-"""Message bodies: reading AgentToServer, composing ServerToAgent by joining encoded fields, bounded gzip.
+"""Message bodies: decoding AgentToServer, composing ServerToAgent from encoded fields, bounded gzip.
 
-Protobuf messages concatenate, so an answer is the agent's own prefix (its uid) joined to parts that are encoded once and
+Protobuf messages can be concatenated. An answer is the agent's own prefix (its uid) and parts that are encoded once and
 shared by thousands of agents.
 """
 
@@ -17,7 +17,7 @@ from relay.opamp import shape
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 FALLBACK_UID = bytes.fromhex("00000000000070008000000000000000")
-"""In answers over HTTP to messages without a valid uid: an empty one ends Node.js clients' processes."""
+"""Used in HTTP answers to messages without a valid uid: an empty uid crashes Node.js clients."""
 
 MAX_ELEMENTS = 20_000
 
@@ -26,25 +26,25 @@ FULL_STATE = b"\x30\x01"
 COMPONENTS = b"\x30\x02"
 """flags = ReportAvailableComponents."""
 BOTH = b"\x30\x03"
-"""flags of both."""
+"""Both flags."""
 
 _ERROR_TYPES = {
     Outcome.BAD_REQUEST: pb.ServerErrorResponseType_BadRequest,
     Outcome.TOO_LARGE: pb.ServerErrorResponseType_BadRequest,
     Outcome.UNAVAILABLE: pb.ServerErrorResponseType_Unavailable,
 }
-"""Outcome → ServerErrorResponse.type; all others are Unknown."""
+"""Outcome → ServerErrorResponse.type; Unknown for all others."""
 
 
 def decode(body: bytes, max_elements: int = MAX_ELEMENTS) -> pb.AgentToServer:
     """Parse an AgentToServer.
 
     Args:
-        max_elements: fields at all depths that a large message may have; see `shape`.
+        max_elements: the most fields, at all depths, that a large message may have; see `shape`.
 
     Raises:
-        TooLarge: it has more.
-        Malformed: not protobuf of that shape, nested deeper than protobuf allows (100), or a uid that is not 16 bytes.
+        TooLarge: it has more fields.
+        Malformed: not an AgentToServer, nested deeper than protobuf allows (100), or the uid is not 16 bytes.
     """
     shape.check(body, max_elements)
     try:
@@ -52,7 +52,7 @@ def decode(body: bytes, max_elements: int = MAX_ELEMENTS) -> pb.AgentToServer:
     except (DecodeError, RecursionError):
         raise Malformed("not an AgentToServer message") from None
     if len(message.instance_uid) != UID_BYTES:
-        raise Malformed(f"instance_uid has {len(message.instance_uid)} bytes, must have {UID_BYTES}")
+        raise Malformed(f"instance_uid has {len(message.instance_uid)} bytes; it must have {UID_BYTES}")
     return message
 
 
@@ -72,23 +72,23 @@ def identification_field(new_uid: bytes) -> bytes:
 
 
 def error_body(uid: bytes, error: RelayError) -> bytes:
-    """A whole ServerToAgent that carries only an error_response; `uid` is replaced where it is not 16 bytes."""
+    """A complete ServerToAgent with only an error_response; `uid` is replaced if it is not 16 bytes."""
     response = pb.ServerErrorResponse(
         type=_ERROR_TYPES.get(error.outcome, pb.ServerErrorResponseType_Unknown), error_message=str(error)
     )
     if error.retry_after_s is not None:
         response.retry_info.retry_after_nanoseconds = int(error.retry_after_s * 1e9)
-    answer_to = uid if len(uid) == UID_BYTES else FALLBACK_UID
-    return pb.ServerToAgent(instance_uid=answer_to, error_response=response).SerializeToString()
+    answer_uid = uid if len(uid) == UID_BYTES else FALLBACK_UID
+    return pb.ServerToAgent(instance_uid=answer_uid, error_response=response).SerializeToString()
 
 
 def uid_of_malformed(body: bytes) -> bytes:
-    """The uid that a message seems to carry although the rest of it cannot be read; empty if none."""
+    """The uid at the start of a message that cannot be parsed; empty if there is none."""
     return body[2:18] if body[:2] == b"\x0a\x10" and len(body) >= 18 else b""
 
 
 def unknown_fields(message: pb.AgentToServer) -> bytes:
-    """Top-level fields that this schema does not know, as they came; empty for nearly every message."""
+    """Top-level fields that this schema does not know, as received; empty for nearly every message."""
     if len(UnknownFieldSet(message)) == 0:
         return b""
     rest = pb.AgentToServer()
@@ -99,25 +99,25 @@ def unknown_fields(message: pb.AgentToServer) -> bytes:
 
 
 def inflate(data: bytes, max_bytes: int) -> bytes:
-    """Undo gzip, never holding more than `max_bytes` of output.
+    """Decompress gzip, never holding more than `max_bytes` of output.
 
     Raises:
-        Malformed: not gzip, truncated, or with trailing bytes.
-        TooLarge: more than `max_bytes` would come out.
+        Malformed: not gzip, truncated, or followed by other bytes.
+        TooLarge: the output would exceed `max_bytes`.
     """
     stream = zlib.decompressobj(wbits=31)
     try:
         out = stream.decompress(data, max_bytes)
         if not stream.eof and (stream.unconsumed_tail or stream.decompress(b"", 1)):
-            raise TooLarge(f"message is larger than {max_bytes} bytes after decompression")
+            raise TooLarge(f"the message is larger than {max_bytes} bytes after decompression")
     except zlib.error:
-        raise Malformed("body is not gzip") from None
+        raise Malformed("the body is not gzip") from None
     if not stream.eof or stream.unused_data:
-        raise Malformed("gzip body is truncated or has trailing bytes")
+        raise Malformed("the gzip body is truncated or has trailing bytes")
     return out
 
 
 def deflate(data: bytes) -> bytes:
-    """Compress with gzip at its fastest level: configs are text, and latency counts."""
+    """Compress with gzip at its fastest level: configs are text, and latency matters."""
     stream = zlib.compressobj(level=1, wbits=31)
     return stream.compress(data) + stream.flush()

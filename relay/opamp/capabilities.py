@@ -10,7 +10,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 
 class AgentCapabilities(enum.IntFlag):
-    """What an agent says that it can do; bits that are not named here are kept."""
+    """What an agent says it can do; records also keep the bits that are not named here."""
 
     REPORTS_STATUS = 0x1
     ACCEPTS_REMOTE_CONFIG = 0x2
@@ -40,7 +40,7 @@ SERVER = (
 """What this server can do; sent in the first answer of a session."""
 
 DECIDING = ACCEPTS_REMOTE_CONFIG | ACCEPTS_PACKAGES
-"""The bits that a decision depends on: part of an agent's cohort."""
+"""The bits that decisions depend on; they are part of an agent's cohort."""
 
 _NAMES = {
     value.number: value.name.removeprefix("AgentCapabilities_")
@@ -51,10 +51,10 @@ _NAMES = {
 
 @functools.lru_cache(maxsize=1000)
 def names(bits: int) -> Sequence[str]:
-    """The names of the bits that are set, lowest first; a bit without a name as hex."""
-    found = []
+    """The names of the bits that are set, lowest first; hex for a bit without a name."""
+    labels = []
     for position in range(bits.bit_length()):
         bit = 1 << position
         if bits & bit:
-            found.append(_NAMES.get(bit, hex(bit)))
-    return tuple(found)
+            labels.append(_NAMES.get(bit, hex(bit)))
+    return tuple(labels)

@@ -8,11 +8,11 @@ HEADER = b"\x00"
 
 
 def decode(message: bytes) -> bytes:
-    """Take the header off a WebSocket message; what is left may be empty.
+    """Remove the header from a WebSocket message; the result may be empty.
 
     Raises:
-        Malformed: no header, a truncated one, or one that is not 0 (future versions of the protocol, or legacy clients
-            that send none).
+        Malformed: the header is missing, truncated or not 0 (a future version of the protocol, or a legacy client that
+            sends no header).
     """
     if message[:1] == HEADER:
         return message[1:]
@@ -21,11 +21,11 @@ def decode(message: bytes) -> bytes:
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80:
             if value:
-                raise Malformed(f"frame header is {value}, must be 0")
+                raise Malformed(f"the frame header is {value}; it must be 0")
             return message[i + 1 :]
-    raise Malformed("truncated frame header")
+    raise Malformed("the frame header is truncated")
 
 
 def encode(body: bytes) -> bytes:
-    """Put the header before a serialised ServerToAgent."""
+    """Prepend the header to a serialised ServerToAgent."""
     return HEADER + body

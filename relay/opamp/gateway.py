@@ -1,6 +1,6 @@
-"""The handshake of Bindplane's opampgateway: it asks whether an agent may connect, and waits for the answer.
+"""The handshake of Bindplane's opampgateway, which asks whether an agent may connect and waits for the answer.
 
-It puts many agents on one connection, and asks by a custom message that has no instance_uid: it is the gateway's own.
+The gateway puts many agents on one connection. It asks with a custom message of its own, without an instance_uid.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _MARK = CAPABILITY.encode()
 
 
 def answer(content: bytes) -> bytes | None:
-    """Answer a message of this handshake; None for every other message.
+    """Answer a message of the handshake; None for any other message.
 
     Args:
-        content: a serialised AgentToServer, whatever is wrong with it.
+        content: a serialised AgentToServer, valid or not.
 
     Returns:
-        A serialised ServerToAgent: the agent may connect, unless nobody can read the question. What the gateway tells of
-        its request's headers is for who authenticates agents.
+        A serialised ServerToAgent: the agent may connect, unless the request is malformed. The request's headers, which
+        could authenticate the agent, are ignored.
     """
     if _MARK not in content:
         return None
@@ -50,10 +50,10 @@ def answer(content: bytes) -> bytes | None:
 
 
 def _request_uid(data: bytes) -> str | None:
-    """What a question is known by; None where it is none."""
+    """The request_uid of a connect request; None if the request is malformed."""
     try:
-        asked = json.loads(data)
+        request = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    found = asked.get("request_uid") if isinstance(asked, dict) else None
-    return found if isinstance(found, str) else None
+    request_uid = request.get("request_uid") if isinstance(request, dict) else None
+    return request_uid if isinstance(request_uid, str) else None

@@ -1,4 +1,4 @@
-"""Who an agent is: its attributes, its agent id (spec: AgentDescription)."""
+"""An agent's identity: its attributes and its agent id (spec: AgentDescription)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INSTANCE_ID = "service.instance.id"
 
 
 def value_of(value: anyvalue_pb2.AnyValue) -> Any:
-    """An attribute's value as a plain one; bytes as base64 text, nothing set as None."""
+    """Convert an attribute's value to plain Python: bytes to base64 text, an unset value to None."""
     kind = value.WhichOneof("value")
     if kind is None:
         return None
@@ -25,28 +25,28 @@ def value_of(value: anyvalue_pb2.AnyValue) -> Any:
     if kind == "bytes_value":
         return base64.b64encode(value.bytes_value).decode()
     plain = getattr(value, kind)
-    # JSON has no word for these.
+    # JSON cannot express NaN and infinities.
     return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def attributes(description: bytes, only: frozenset[str] | None = None) -> dict[str, Any]:
-    """The attributes of a serialised AgentDescription; an identifying one wins over another of the same key.
+    """The attributes of a serialised AgentDescription; an identifying attribute wins over a non-identifying one.
 
     Args:
-        only: the keys that are wanted; None for all.
+        only: the keys to return; None for all.
     """
     message = pb.AgentDescription.FromString(description)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for attributes in (message.non_identifying_attributes, message.identifying_attributes):
         for kv in attributes:
             key = kv.key
             if only is None or key in only:
-                found[key] = kv.value.string_value or value_of(kv.value)
-    return found
+                values[key] = kv.value.string_value or value_of(kv.value)
+    return values
 
 
 def instance_id_of(description: pb.AgentDescription) -> str:
-    """What the agent says as service.instance.id; empty where it says none."""
+    """The agent's service.instance.id; empty if not reported."""
     for attributes in (description.identifying_attributes, description.non_identifying_attributes):
         for kv in attributes:
             if kv.key == INSTANCE_ID and kv.value.string_value:
@@ -55,10 +55,10 @@ def instance_id_of(description: pb.AgentDescription) -> str:
 
 
 def instance_id(description: bytes) -> str:
-    """As `instance_id_of`, of a serialised AgentDescription."""
+    """Like `instance_id_of`, for a serialised AgentDescription."""
     return instance_id_of(pb.AgentDescription.FromString(description))
 
 
 def agent_id(description: pb.AgentDescription, uid: bytes) -> AgentId:
-    """What the agent is known by across restarts: service.instance.id where it says one, else its uid."""
+    """The agent's id across restarts: service.instance.id if reported, else its uid."""
     return AgentId(instance_id_of(description) or format_uid(uid))

@@ -1,4 +1,4 @@
-"""A remote config ready to send: encoded once, shared by every agent that gets it (spec: AgentRemoteConfig)."""
+"""A remote config ready to send, encoded once and shared by every agent that gets it (spec: AgentRemoteConfig)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from relay.ids import ConfigHash
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 FORGIVEN = -1
-"""In the place of the retry generation of a failure that is forgiven."""
+"""Replaces the retry generation of a forgiven failure."""
 
 
 class OfferedSlot(NamedTuple):
-    """What one slot of an offer is made of."""
+    """One slot of an offer: its assignment and content."""
 
     slot: str
     assignment: str
@@ -29,30 +29,27 @@ class Failure(NamedTuple):
     slot: str
     content_hash: bytes
     retry: int
-    """Forgiven once the assignment has a higher one."""
+    """The assignment's retry generation; a higher one clears the failure."""
     error_message: str
     at_ms: int
     forgiven: bool = False
-    """It was no fault of the content's: it may be offered again."""
+    """The content was not at fault and may be offered again."""
 
     @property
     def attempt(self) -> tuple[str, bytes, int]:
-        """What failed, without the words and the time: what a decision depends on.
-
-        One that is forgiven is of no generation that counts.
-        """
+        """What decisions depend on: the failure without its message and time."""
         return self.slot, self.content_hash, FORGIVEN if self.forgiven else self.retry
 
 
 class WithheldSlot(NamedTuple):
-    """What an agent should have of its assignment, and is not offered."""
+    """Content that an assignment selects for an agent but that is not offered to it."""
 
     slot: str
     assignment: str
     content_hash: bytes
-    """What the agent failed at; empty where its node can make nothing of it."""
+    """The content that the agent failed to apply; empty if the node cannot produce any."""
     reason: str
-    """Why the node cannot make it; empty where the agent failed at it."""
+    """Why the node cannot produce it; empty if the agent failed to apply it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,16 +58,21 @@ class Offer:
 
     config_hash: ConfigHash
     field: bytes
-    """ServerToAgent.remote_config, tag and length included: joined to an agent's own prefix when sent."""
+    """ServerToAgent.remote_config, tag and length included; appended to the agent's own prefix when sent."""
     slots: tuple[OfferedSlot, ...]
-    """By slot; shared by all records of agents that have it."""
+    """Ordered by slot; shared by the records of all agents with this offer."""
 
 
-def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], made_of: tuple[OfferedSlot, ...]) -> Offer:
-    """Encode a config map of slot → (body, content type).
+def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], offered: tuple[OfferedSlot, ...]) -> Offer:
+    """Encode a config map.
+
+    Args:
+        config_hash: identifies the offer.
+        slots: slot → (body, content type).
+        offered: the same slots, as records keep them.
 
     Raises:
-        ValueError: no slots. An empty map would stop a supervised Collector.
+        ValueError: there are no slots. An empty map would stop a supervised Collector.
     """
     if not slots:
         raise ValueError("an empty config map is never offered")
@@ -79,4 +81,4 @@ def encode(config_hash: ConfigHash, slots: Mapping[str, tuple[bytes, str]], made
         remote.config.config_map[slot].body = body
         remote.config.config_map[slot].content_type = content_type
     field = pb.ServerToAgent(remote_config=remote).SerializeToString(deterministic=True)
-    return Offer(config_hash, field, made_of)
+    return Offer(config_hash, field, offered)

@@ -1,6 +1,6 @@
-"""What an agent was offered of one kind, and what became of it: the memory that keeps a failed offer from coming again.
+"""The last offer of one kind to an agent, and its outcome. This memory prevents a failed offer from being repeated.
 
-There is one for the agent's config and one for its packages. Nothing here knows which: contents are told apart by hash.
+An agent has one for its config and one for its packages. Nothing here depends on the kind: contents are compared by hash.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from relay.pb.relay.v1 import link_pb2
 
 _REASON_CHARS = 1000
 _MAX_FAILURES = 256
-"""More than any agent has slots: one that forgets what failed would offer it again and again."""
-_MAX_RESTARTS = 2
+"""More than any agent has slots: a forgotten failure would be offered again and again."""
+_RESTARTS_TO_FAIL = 2
 APPLIED, APPLYING, FAILED = "APPLIED", "APPLYING", "FAILED"
 
 
 class Offering:
-    """The last offer of one kind. `hash` is what the agent sees; `slots` what it is made of."""
+    """The last offer of one kind. The agent sees `hash`; `slots` lists the contents behind it."""
 
     __slots__ = (
         "applied",
@@ -39,45 +39,47 @@ class Offering:
         self.hash = b""
         self.slots: tuple[OfferedSlot, ...] = ()
         self.before: tuple[bytes, tuple[OfferedSlot, ...]] = (b"", ())
-        """Hash and slots of the offer before: what is said of it may come late."""
+        """Hash and slots of the previous offer: a status for it may arrive late."""
         self.offered_at_ms = 0
-        """0 until the owner has stamped it."""
+        """0 until the owner calls `stamp`."""
         self.baseline: tuple[bool | None, ...] = ()
-        """The agent's health before each slot's content was offered to it, in the order of `slots`."""
+        """The agent's health before each slot's content was offered, in the order of `slots`."""
         self.restarts = 0
-        """How often its process began anew with the offer undecided."""
+        """How often the agent's process restarted while the offer was undecided."""
         self.applied: tuple[OfferedSlot, ...] = ()
-        """What was offered when it last said APPLIED."""
+        """The slots of the offer that the agent last reported as APPLIED."""
         self.failed: tuple[Failure, ...] = ()
-        """What it could not apply, the newest last."""
+        """Contents that the agent could not apply, the newest last."""
         self.failed_hash = b""
-        """The last hash that the agent reported FAILED: not offered again."""
+        """The last hash that the agent reported as FAILED; it is not offered again."""
         self.status = ""
-        """What it says of `hash`: APPLIED, APPLYING, FAILED; empty for nothing."""
+        """The agent's status for `hash`: APPLIED, APPLYING or FAILED; empty if it reported none."""
         self.withheld: tuple[WithheldSlot, ...] = ()
-        """What it should have, and is not offered."""
+        """Contents that policy selects but that are not offered."""
 
     @property
     def failure(self) -> Failure | None:
-        """The failure for which it has not what it should have; None where there is none."""
+        """The failure that caused content to be withheld; None if there is none."""
         if not self.withheld:
             return None
         keys = {(w.slot, w.content_hash) for w in self.withheld if w.content_hash}
         return next((f for f in reversed(self.failed) if (f.slot, f.content_hash) in keys), None)
 
     def offer(self, hash_: bytes, slots: tuple[OfferedSlot, ...], healthy: bool | None, *, held: bool = False) -> bool:
-        """It is offered something, or has it already. False where nothing is new of that.
+        """Record an offer, or that the agent already has it. Returns False if nothing changed.
 
         Args:
+            hash_: the hash that the agent sees.
+            slots: the contents of the offer.
             healthy: the agent's health now.
-            held: it has it already, and did not get it from us as far as we know.
+            held: the agent already has it and, as far as we know, did not get it from us.
         """
         if self.hash == hash_ and self.slots == slots:
             return False
-        # Health that an agent lost on what it keeps is not its health before what else it gets. Who comes with a content
-        # that we never gave it had a health before that nobody here knows.
-        known = {slot[:3]: health for slot, health in zip(self.slots, self.baseline, strict=True)}
-        self.baseline = tuple(known.get(slot[:3], None if held else healthy) for slot in slots)
+        # An unchanged slot keeps its baseline: its content may have cost the agent its health since. For content that we
+        # never gave to the agent, the health before is unknown.
+        baselines = {slot[:3]: health for slot, health in zip(self.slots, self.baseline, strict=True)}
+        self.baseline = tuple(baselines.get(slot[:3], None if held else healthy) for slot in slots)
         if self.hash != hash_:
             self.before = (self.hash, self.slots)
             self.offered_at_ms, self.restarts, self.status = 0, 0, ""
@@ -85,10 +87,10 @@ class Offering:
         return True
 
     def said(self, hash_: bytes, status: str, reason: str) -> None:
-        """Take what the agent says of something that it was offered.
+        """Process the agent's status for an offer.
 
-        A failure is not undone by a later APPLIED of the same hash: opampsupervisor sends one for a config that failed
-        within the settling time of the one before.
+        A later APPLIED for the same hash does not clear a failure: opampsupervisor sends one for a config that failed
+        within the settling time of the previous config.
         """
         if status == FAILED:
             self.failed_hash = hash_
@@ -98,18 +100,18 @@ class Offering:
             elif hash_ == self.before[0]:
                 self.fail(self.before[1], reason)
         else:
-            self.compare(hash_, status)
+            self.update_status(hash_, status)
 
-    def compare(self, hash_: bytes, status: str) -> None:
-        """Take what it says now of something that it may have been offered, if that is the offer."""
+    def update_status(self, hash_: bytes, status: str) -> None:
+        """Set the status if it is for the current offer, else clear it."""
         self.status = status if hash_ == self.hash else ""
         if self.status == APPLIED:
             self.applied, self.restarts = self.slots, 0
 
     def fail(self, slots: tuple[OfferedSlot, ...], reason: str) -> None:
-        """What was offered could not be applied: blame the slots that differ from what it last applied, else all.
+        """Record a failed offer. Blames the slots that differ from what was last applied, or all if none differ.
 
-        The owner stamps `at_ms`.
+        The owner sets `at_ms` with `stamp`.
         """
         self._blame(self._differing(slots) or slots, reason)
 
@@ -124,7 +126,7 @@ class Offering:
         self.restarts = 0
 
     def forgive(self, contents: Collection[bytes]) -> bool:
-        """Failures at some contents were no fault of theirs. Returns whether there were any."""
+        """Mark failures of these contents as not the contents' fault. Returns whether there were any."""
         failed = tuple(f._replace(forgiven=True) if f.content_hash in contents else f for f in self.failed)
         if failed == self.failed:
             return False
@@ -133,52 +135,52 @@ class Offering:
 
     @property
     def undecided(self) -> bool:
-        """Whether it was offered something and has neither applied it nor failed at it."""
+        """Whether the agent has neither applied the current offer nor failed to."""
         return bool(self.slots) and self.failed_hash != self.hash and self.status not in (APPLIED, FAILED)
 
     def began_anew(self) -> bool:
-        """Its process started again. Twice with an offer undecided: it cannot live with what it was offered.
+        """Record a restart of the agent's process. A second restart with the offer undecided makes the offer a failure.
 
         Returns:
-            Whether that was the second time.
+            Whether the offer has failed.
         """
-        suspects = self._differing(self.slots)  # what it ran before is not what it dies of
+        suspects = self._differing(self.slots)  # contents that ran before are not the cause
         if not suspects or not self.undecided:
             return False
         self.restarts += 1
-        if self.restarts < _MAX_RESTARTS:
+        if self.restarts < _RESTARTS_TO_FAIL:
             return False
         self.failed_hash = self.hash
-        self._blame(suspects, f"restarted {_MAX_RESTARTS} times without applying it")
+        self._blame(suspects, f"restarted {_RESTARTS_TO_FAIL} times without applying it")
         return True
 
     def inherit(self, old: Offering) -> None:
-        """Take over what is remembered of the same agent under another instance_uid."""
+        """Take over the memory of the same agent under another instance_uid."""
         for name in Offering.__slots__:
             if name != "before":
                 setattr(self, name, getattr(old, name))
 
     def keep_baseline(self, old: Offering) -> None:
-        """Take over the health before an offer that another node knows of the same agent, where this one does not."""
-        known = {slot[:3]: health for slot, health in zip(old.slots, old.baseline, strict=True)}
+        """Fill unknown baselines from another node's memory of the same agent."""
+        baselines = {slot[:3]: health for slot, health in zip(old.slots, old.baseline, strict=True)}
         self.baseline = tuple(
-            known.get(slot[:3]) if health is None else health
+            baselines.get(slot[:3]) if health is None else health
             for slot, health in zip(self.slots, self.baseline, strict=True)
         )
 
     @property
     def undated(self) -> bool:
-        """Whether the owner has yet to stamp something."""
+        """Whether `stamp` has something to date."""
         return bool((self.slots and not self.offered_at_ms) or (self.failed and not self.failed[-1].at_ms))
 
     def stamp(self, now_ms: int) -> None:
-        """Date what has no date."""
+        """Set the missing times of the offer and the failures."""
         if self.slots and not self.offered_at_ms:
             self.offered_at_ms = now_ms
         self.failed = tuple(f if f.at_ms else f._replace(at_ms=now_ms) for f in self.failed)
 
     def message(self) -> link_pb2.Offering:
-        """What goes up of it, and into the store."""
+        """The message that is reported and stored."""
         message = link_pb2.Offering()
         message.CopyFrom(_common(self.hash, self.slots, self.baseline, self.status, self.applied))
         message.offered_at_unix_ms = self.offered_at_ms
@@ -196,7 +198,7 @@ class Offering:
         return message
 
     def take(self, message: link_pb2.Offering) -> None:
-        """Undo `message`."""
+        """Restore from `message`."""
         self.hash = message.hash
         self.slots = slots_of(message.slots)
         self.status = message.status
@@ -215,7 +217,7 @@ def _common(
     status: str,
     applied: tuple[OfferedSlot, ...],
 ) -> link_pb2.Offering:
-    """What thousands of agents have in common, made once; to be copied only."""
+    """The part that thousands of agents share, built once. Copy it; never modify it."""
     return link_pb2.Offering(
         hash=hash_,
         slots=[
@@ -228,10 +230,10 @@ def _common(
 
 
 def slots_of(messages: Iterable[link_pb2.OfferedSlot]) -> tuple[OfferedSlot, ...]:
-    """As they are kept."""
+    """Convert messages to slots."""
     return tuple(OfferedSlot(m.slot, m.assignment, m.content_hash, m.retry) for m in messages)
 
 
 def failures_of(messages: Iterable[link_pb2.FailedContent]) -> tuple[Failure, ...]:
-    """As they are kept."""
+    """Convert messages to failures."""
     return tuple(Failure(m.slot, m.content_hash, m.retry, m.error_message, m.at_unix_ms, m.forgiven) for m in messages)

@@ -1,4 +1,4 @@
-"""What waits to be sent to one agent: the latest of each kind, never a queue (spec: Throttling, pending messages)."""
+"""What is pending for one agent: the latest message of each kind, never a queue (spec: Throttling, pending messages)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from relay.opamp.packages import PackagesOffer
 
 
 class Outbox:
-    """One slot a kind. Putting replaces what waited."""
+    """One pending message per kind; a newer one replaces it."""
 
     __slots__ = ("components", "full_state", "new_uid", "offer", "packages")
 
@@ -31,10 +31,10 @@ class Outbox:
         )
 
     def take(self, packages_field: Callable[[PackagesOffer], bytes]) -> bytes:
-        """The encoded fields of all that waits; the outbox is empty afterwards.
+        """Empty the outbox and return the encoded fields of everything in it.
 
         Args:
-            packages_field: encodes packages, for the agent that this is sent to now.
+            packages_field: encodes a packages offer for this agent.
         """
         parts = b""
         if self.full_state:

@@ -1,7 +1,7 @@
-"""Packages offered to an agent, and what its words about them amount to (spec: Packages).
+"""Packages offered to an agent, and how its package statuses are interpreted (spec: Packages).
 
-An offer is the complete set that the agent should have. Its bytes are made when it is sent: the address to download from is
-the node's own as the agent reached it, and carries a permission that ends.
+An offer is the complete set that the agent should have. It is encoded when it is sent: the download URLs use the address by
+which the agent reached the node, and they expire.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from relay.pb.relay.v1 import link_pb2
 
 TOP_LEVEL, ADDON = "top-level", "addon"
 _TYPES = {TOP_LEVEL: pb.PackageType_TopLevel, ADDON: pb.PackageType_Addon}
-_TRIES = 2
-"""A download fails for passing reasons too (its address has expired, the node went away): only the second time counts."""
+_MAX_TRIES = 2
+"""Downloads also fail for temporary reasons (an expired URL, a node that went away): only the second failure counts."""
 
 
 class OfferedPackage(NamedTuple):
@@ -29,9 +29,9 @@ class OfferedPackage(NamedTuple):
     type: str
     """`top-level` or `addon`."""
     hash: bytes
-    """Of everything about it."""
+    """Hash of the package's complete definition."""
     sha256: bytes
-    """Of its file."""
+    """SHA-256 of the file."""
     signature: bytes
 
 
@@ -43,16 +43,16 @@ class PackagesOffer:
     """all_packages_hash."""
     packages: tuple[OfferedPackage, ...]
     slots: tuple[OfferedSlot, ...]
-    """The assignment that it is of; shared by all records of agents that have it."""
+    """The slots behind the offer; shared by the records of all agents with this offer."""
     hashes: tuple[tuple[str, bytes], ...]
-    """(name, hash) of each package; shared too."""
+    """(name, hash) of each package; shared likewise."""
 
 
 def encode(offer: PackagesOffer, url_of: Callable[[bytes], str]) -> bytes:
     """ServerToAgent.packages_available, tag and length included.
 
     Args:
-        url_of: SHA-256 of a file → where to download it.
+        url_of: returns the download URL of a file by its SHA-256.
     """
     available = pb.PackagesAvailable(all_packages_hash=offer.hash)
     for package in offer.packages:
@@ -67,7 +67,7 @@ def encode(offer: PackagesOffer, url_of: Callable[[bytes], str]) -> bytes:
 
 
 class PackageOffering(Offering):
-    """The last offer of packages, and what the agent's reports of it come to."""
+    """The last offer of packages, and its outcome by the agent's reports."""
 
     __slots__ = ("_failing", "_failures", "_stale", "again", "doubted", "hashes", "reason", "reported")
 
@@ -75,25 +75,28 @@ class PackageOffering(Offering):
         super().__init__()
         self.hashes: tuple[tuple[str, bytes], ...] = ()
         self.reported = b""
-        """The all_packages_hash that the agent last spoke of."""
+        """The all_packages_hash that the agent last reported."""
         self.reason = ""
-        """What it says of a failure."""
+        """The agent's explanation of a failure."""
         self.doubted: frozenset[str] = frozenset()
-        """Packages that it could not install, and nobody has looked after yet; the empty name stands for all of them."""
+        """Packages that failed to install and that nobody has checked since; the empty name stands for all of them."""
         self.again = False
-        """A package of `hash` failed for the first time: the same is to be offered once more."""
+        """A package of `hash` failed for the first time: the same set should be offered once more."""
         self._stale: bytes | None = None
-        """Its statuses when it was sent `hash`: an agent repeats them under that hash before it has done anything."""
+        """The statuses when `hash` was sent: an agent repeats them under the new hash before it has done anything."""
         self._failing: frozenset[str] = frozenset()
-        """Packages of which it last said that they failed."""
+        """Packages that the agent last reported as failed."""
         self._failures: dict[str, int] = {}
-        """Package → how often it failed at it under `hash`."""
+        """Package → number of failures under `hash`."""
 
     def offer_packages(self, offer: PackagesOffer, statuses: bytes | None, healthy: bool | None, *, held: bool) -> bool:
-        """As `offer`, of packages.
+        """Like `offer`, for packages.
 
         Args:
-            statuses: the agent's PackageStatuses as it last sent them.
+            offer: the packages.
+            statuses: the agent's latest PackageStatuses.
+            healthy: see `offer`.
+            held: see `offer`.
         """
         if offer.hash != self.hash:
             self.again, self._failures, self._failing = False, {}, frozenset()
@@ -104,28 +107,32 @@ class PackageOffering(Offering):
         return changed
 
     def sent(self, statuses: bytes | None) -> None:
-        """The offer leaves now."""
+        """The offer is being sent."""
         self.again = False
-        self._stale = _words(statuses) if statuses else None
+        self._stale = _without_hash(statuses) if statuses else None
 
     def report(self, statuses: bytes | None) -> None:
-        """Take the agent's PackageStatuses; None where it has sent none."""
+        """Process the agent's PackageStatuses; None if it has sent none."""
         message = pb.PackageStatuses.FromString(statuses or b"")
         self.reported = message.server_provided_all_packages_hash
-        if self._stale is not None and _words(statuses or b"") == self._stale and self._failing_now(message):
+        if (
+            self._stale is not None
+            and _without_hash(statuses or b"") == self._stale
+            and self._current_failures(message)
+        ):
             return
         if self.reported != self.hash:
             self.said(self.reported, "", "")
             return
         self._stale = None
-        failing = self._failing_now(message)
+        failing = self._current_failures(message)
         self.doubted |= failing.keys() - self._failing
         for name in failing.keys() - self._failing:
             self._failures[name] = self._failures.get(name, 0) + 1
-            self.again |= self._failures[name] < _TRIES
+            self.again |= self._failures[name] < _MAX_TRIES
         self._failing = frozenset(failing)
         self.reason = "; ".join(f"{name}: {reason}" if name else reason for name, reason in sorted(failing.items()))
-        if any(self._failures[name] >= _TRIES for name in failing):
+        if any(self._failures[name] >= _MAX_TRIES for name in failing):
             self.again = False
             self.said(self.hash, FAILED, self.reason)
         else:
@@ -136,20 +143,20 @@ class PackageOffering(Offering):
             name in message.packages and message.packages[name].agent_has_hash == hash_ for name, hash_ in self.hashes
         )
 
-    def _failing_now(self, message: pb.PackageStatuses) -> dict[str, str]:
-        """Package that could not be installed → why; the empty name stands for all of them together.
+    def _current_failures(self, message: pb.PackageStatuses) -> dict[str, str]:
+        """Return package → reason for each package that failed to install; the empty name stands for all of them.
 
-        What an agent has is installed, whatever it says of it: opamp-go leaves the words of an earlier failure there.
+        A package that the agent has is installed, whatever its status: opamp-go keeps the message of an earlier failure.
         """
-        wanted = dict(self.hashes)
-        found = {
+        offered = dict(self.hashes)
+        failures = {
             name: status.error_message or "could not be installed"
             for name, status in message.packages.items()
-            if name in wanted
+            if name in offered
             and status.status == pb.PackageStatusEnum_InstallFailed
-            and status.agent_has_hash != wanted[name]
+            and status.agent_has_hash != offered[name]
         }
-        return {**found, "": message.error_message} if message.error_message else found
+        return {**failures, "": message.error_message} if message.error_message else failures
 
     def forgive(self, contents: Collection[bytes]) -> bool:
         """See `Offering.forgive`."""
@@ -159,33 +166,33 @@ class PackageOffering(Offering):
         return True
 
     def inherit(self, old: Offering) -> None:
-        """Take over what is remembered of the same agent under another instance_uid."""
+        """Take over the memory of the same agent under another instance_uid."""
         super().inherit(old)
         if isinstance(old, PackageOffering):
             self.hashes, self._stale = old.hashes, old._stale
             self._failures, self._failing = old._failures, old._failing
 
     def message(self) -> link_pb2.Offering:
-        """What goes up of it, and into the store."""
+        """The message that is reported and stored."""
         message = super().message()
         message.reason = self.reason[:1000]
         message.packages.extend(link_pb2.PackageHash(name=name, hash=hash_) for name, hash_ in self.hashes)
         return message
 
     def take(self, message: link_pb2.Offering) -> None:
-        """Undo `message`."""
+        """Restore from `message`."""
         super().take(message)
         self.reason = message.reason
         self.hashes = tuple((p.name, p.hash) for p in message.packages)
 
 
 def reported_hash(statuses: bytes | None) -> bytes:
-    """The all_packages_hash that PackageStatuses are about; empty for none."""
+    """The all_packages_hash that PackageStatuses refer to; empty for none."""
     return pb.PackageStatuses.FromString(statuses or b"").server_provided_all_packages_hash
 
 
-def _words(statuses: bytes) -> bytes:
-    """PackageStatuses but for the hash that they are about: an agent names that before it has done anything."""
+def _without_hash(statuses: bytes) -> bytes:
+    """PackageStatuses without their hash: an agent reports a new hash before it has done anything."""
     message = pb.PackageStatuses.FromString(statuses)
     message.ClearField("server_provided_all_packages_hash")
     return message.SerializeToString(deterministic=True)

@@ -1,7 +1,7 @@
-"""An agent put together from compressed reports (spec: Agent Status Compression).
+"""The state of an agent, merged from compressed reports (spec: Agent Status Compression).
 
-Sub-messages are kept as the bytes that came: fields that this schema does not know survive, and ten thousand records
-are small. Who wants to look inside parses.
+Sub-messages are kept as the received bytes: fields that this schema does not know survive, and ten thousand records stay
+small. Code that needs a field parses the bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relay.pb.relay.v1 import link_pb2
 class Change:
     """What a report changed, as bits of an int. NONE is a heartbeat.
 
-    Plain ints: operations on enum.IntFlag were a tenth of the time that a connecting agent costs.
+    Plain ints, because operations on enum.IntFlag took a tenth of the time that a connecting agent costs.
     """
 
     NONE = 0
@@ -39,17 +39,17 @@ class Change:
     PACKAGES_OFFERED = 2048
 
 
-_KEPT = (
+_RAW_FIELDS = (
     ("health", Change.HEALTH),
     ("remote_config_status", Change.CONFIG_STATUS),
     ("package_statuses", Change.PACKAGES),
     ("custom_capabilities", Change.OTHER),
     ("connection_settings_status", Change.OTHER),
 )
-"""Sub-messages that are kept as bytes under their own name."""
+"""Sub-messages that are kept as bytes, under their own names."""
 
 
-_SAID = {
+_STATUS_NAMES = {
     pb.RemoteConfigStatuses_APPLIED: APPLIED,
     pb.RemoteConfigStatuses_APPLYING: APPLYING,
     pb.RemoteConfigStatuses_FAILED: FAILED,
@@ -57,12 +57,12 @@ _SAID = {
 
 
 _SHARED_STATUS_BYTES = 512
-"""A longer status has an error message of its own; shorter ones are the same for thousands of agents."""
+"""A longer status has an error message of its own; shorter ones are equal for thousands of agents."""
 _status_of = functools.lru_cache(maxsize=1024)(pb.RemoteConfigStatus.FromString)
 
 
 class Merged(NamedTuple):
-    """What a report changed, and the bodies in it that are new: a record keeps their digests alone."""
+    """What a report changed, and its new bodies: the record keeps only their digests."""
 
     changes: int
     """Bits of `Change`."""
@@ -73,7 +73,7 @@ class Merged(NamedTuple):
 
 
 class Record:
-    """What is known of one agent. Owned by the node's registry; changed only through `merge` and by that owner."""
+    """The state of one agent. Owned by the node's registry; changed only by that owner and through `merge`."""
 
     __slots__ = (
         "agent_description",
@@ -108,13 +108,13 @@ class Record:
     def __init__(self, instance_uid: InstanceUid, first_seen_ms: int) -> None:
         self.instance_uid = instance_uid
         self.agent_id = AgentId("")
-        """Empty until a description is known, or nobody waits for one any more: see `call_by_uid`."""
+        """Empty until a description arrives or is no longer waited for; see `call_by_uid`."""
         self.sequence_num = -1
         self.sequence_exact = True
-        """False for a record from disk whose sequence may have moved on since it was written."""
+        """False for a record from disk if the sequence may have advanced since it was written."""
         self.capabilities = 0
         self.agent_description = b""
-        # A sub-message that was never reported is None, one that was reported empty (`health {}`: unhealthy) is b"".
+        # A sub-message that was never reported is None; one that was reported empty (`health {}`: unhealthy) is b"".
         self.health: bytes | None = None
         self.remote_config_status: bytes | None = None
         self.package_statuses: bytes | None = None
@@ -123,35 +123,35 @@ class Record:
         self.connection_settings_status: bytes | None = None
         self.effective_config_digest = b""
         self.components_digest = b""
-        """Of the list that belongs to `available_components`, which holds its hash alone; empty until it was sent."""
+        """Digest of the component list; `available_components` has only its hash. Empty until the agent sends the list."""
         self.unknown_fields = b""
         self.config = Offering()
-        """What config it was offered."""
+        """The config that the agent was offered."""
         self.packages: PackageOffering | None = None
-        """What packages it was offered; None for never any, as most agents."""
+        """The packages that the agent was offered; None if it never was, like most agents."""
         self.connected = False
         self.said_goodbye = False
-        """It left with a word (agent_disconnect)."""
+        """The agent sent agent_disconnect."""
         self.transport = ""
         self.first_seen_ms = first_seen_ms
         self.last_change_ms = first_seen_ms
         self.session_started_ms = 0
         self.last_seen_ms = first_seen_ms
         self.digest = 0
-        """Of the state last counted in the node's shards; see `relay.fleet.shards`."""
+        """Digest of the state last counted in the node's shards; see `relay.fleet.shards`."""
         self.counted: object = None
         """The class last counted in the node's roll-up; see `relay.fleet.rollup`."""
         self.cohort: object = None
-        """See `relay.fleet.cohort`, which sets it; None where it must be found anew."""
+        """Set by `relay.fleet.cohort`; None if it must be computed again."""
 
     def call_by_uid(self) -> None:
-        """It does not say who it is (Java clients over WebSocket never do): it is known by its uid, without attributes."""
+        """Use the uid as the agent id, for an agent that sends no description (Java clients over WebSocket never do)."""
         if not self.agent_id:
             self.agent_id = AgentId(format_uid(self.instance_uid))
             self.cohort = None
 
     def merge(self, message: pb.AgentToServer, *, full: bool) -> Merged:
-        """Take over what a report carries; with `full`, what it leaves out is forgotten."""
+        """Merge a report into the record; with `full`, also clear what the report omits."""
         effective_config = components = None
         changes = Change.NONE
         if message.capabilities and message.capabilities != self.capabilities:
@@ -163,7 +163,7 @@ class Record:
                 self.agent_description = description
                 self.agent_id = identity.agent_id(message.agent_description, self.instance_uid)
                 changes |= Change.DESCRIPTION
-        for name, change in _KEPT:
+        for name, change in _RAW_FIELDS:
             if message.HasField(name):
                 value = getattr(message, name).SerializeToString(deterministic=True)
             elif full:
@@ -201,11 +201,11 @@ class Record:
         return Merged(changes, effective_config, components)
 
     def _merge_components(self, reported: pb.AvailableComponents) -> tuple[int, bytes | None]:
-        """Bits of `Change`, and the list where it is new."""
-        known = pb.AvailableComponents(hash=reported.hash).SerializeToString()
+        """Return bits of `Change`, and the list if it is new."""
+        hash_only = pb.AvailableComponents(hash=reported.hash).SerializeToString()
         changes = Change.NONE
-        if known != self.available_components:
-            self.available_components, self.components_digest = known, b""
+        if hash_only != self.available_components:
+            self.available_components, self.components_digest = hash_only, b""
             changes = Change.OTHER
         if not reported.components:
             return changes, None
@@ -218,15 +218,15 @@ class Record:
 
     def _take_status(self) -> None:
         before = self.config.failed
-        hash_, status, reason = self._said()
+        hash_, status, reason = self._last_status()
         self.config.said(hash_, status, reason)
         if self.config.failed != before:
             self.cohort = None
 
-    def _said(self) -> tuple[bytes, str, str]:
-        """What it said last of configs."""
+    def _last_status(self) -> tuple[bytes, str, str]:
+        """Hash, status and error message of the last RemoteConfigStatus."""
         status = self.config_status()
-        return status.last_remote_config_hash, _SAID.get(status.status, ""), status.error_message
+        return status.last_remote_config_hash, _STATUS_NAMES.get(status.status, ""), status.error_message
 
     def _take_packages(self, packages: PackageOffering) -> None:
         before = packages.failed
@@ -235,24 +235,24 @@ class Record:
             self.cohort = None
 
     def offer_config(self, hash_: bytes, slots: tuple[OfferedSlot, ...], *, held: bool = False) -> bool:
-        """It is offered a config, or has it already. False where nothing is new of that."""
+        """Record a config offer, or that the agent already has it (`held`). Returns False if nothing changed."""
         changed = self.config.offer(hash_, slots, self.healthy(), held=held and not self.config.hash)
         if changed:
-            said, status, _ = self._said()
-            self.config.compare(said, status)
+            last_hash, status, _ = self._last_status()
+            self.config.update_status(last_hash, status)
         return changed
 
     def failed_elsewhere(self, hash_: bytes, slots: tuple[OfferedSlot, ...]) -> bool:
-        """It said to have failed at a config before anybody here knew what that is. False where that was known."""
-        known = {(failure.slot, failure.content_hash) for failure in self.config.failed}
-        if self.config.hash == hash_ or any((slot.slot, slot.content_hash) in known for slot in slots):
+        """Record a failure that was reported before this node knew the config. Returns False if it is already recorded."""
+        recorded = {(failure.slot, failure.content_hash) for failure in self.config.failed}
+        if self.config.hash == hash_ or any((slot.slot, slot.content_hash) in recorded for slot in slots):
             return False
         self.config.offer(hash_, slots, self.healthy(), held=True)
         self._take_status()
         return True
 
     def offer_packages(self, offer: PackagesOffer, *, held: bool = False) -> bool:
-        """It is offered packages, or has them already. False where nothing is new of that."""
+        """Record a packages offer, or that the agent already has it (`held`). Returns False if nothing changed."""
         held = held and self.packages is None
         if self.packages is None:
             self.packages = PackageOffering()
@@ -260,32 +260,32 @@ class Record:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """All that it could not apply, of any kind."""
+        """Everything that the agent could not apply, configs and packages."""
         return self.config.failed if self.packages is None else (*self.config.failed, *self.packages.failed)
 
     @property
     def held(self) -> tuple[OfferedSlot, ...]:
-        """What it was last offered, of any kind."""
+        """The slots last offered to the agent, configs and packages."""
         return self.config.slots if self.packages is None else (*self.config.slots, *self.packages.slots)
 
     @property
     def installed(self) -> tuple[OfferedSlot, ...]:
-        """The packages that it last said to have installed."""
+        """The packages that the agent last reported as installed."""
         return () if self.packages is None else self.packages.applied
 
     def packages_reported(self) -> bytes:
-        """The all_packages_hash that the agent last spoke of; empty for none."""
+        """The all_packages_hash that the agent last reported; empty for none."""
         if self.packages is not None:
             return self.packages.reported
         return reported_hash(self.package_statuses)
 
     def runs(self, content_hash: bytes) -> bool:
-        """Whether it said to have applied this content."""
+        """Whether the agent reported this content as applied."""
         offerings = (self.config, self.packages)
         return any(s.content_hash == content_hash for o in offerings if o is not None for s in o.applied)
 
     def healthy_before(self, content_hash: bytes) -> bool | None:
-        """Its health before it was offered this content; None where nobody knows."""
+        """The agent's health before this content was offered; None if unknown."""
         for offering in (self.config, self.packages):
             if offering is not None:
                 for slot, health in zip(offering.slots, offering.baseline, strict=True):
@@ -294,13 +294,13 @@ class Record:
         return None
 
     def began_anew(self) -> None:
-        """Its process started again; see `Offering.began_anew`."""
-        # Who never tells of configs cannot be judged by silence.
+        """Record a restart of the agent's process; see `Offering.began_anew`."""
+        # If the agent never reports config status, silence means nothing.
         if self.capabilities & capabilities.REPORTS_REMOTE_CONFIG and self.config.began_anew():
             self.cohort = None
 
     def inherit(self, old: Record) -> None:
-        """Take over what is remembered of the same agent under another instance_uid."""
+        """Take over the memory of the same agent under another instance_uid."""
         self.first_seen_ms = old.first_seen_ms
         self.config.inherit(old.config)
         if old.packages is not None:
@@ -313,18 +313,18 @@ class Record:
             self._take_packages(self.packages)
 
     def config_status(self) -> pb.RemoteConfigStatus:
-        """The last RemoteConfigStatus, to be read only; UNSET where none was reported."""
+        """The last RemoteConfigStatus, UNSET if none was reported. Read-only: it may be shared."""
         content = self.remote_config_status or b""
         return (
             _status_of(content) if len(content) <= _SHARED_STATUS_BYTES else pb.RemoteConfigStatus.FromString(content)
         )
 
     def healthy(self) -> bool | None:
-        """The agent's own health; None where it reported none."""
+        """The agent's own health; None if not reported."""
         return None if self.health is None else pb.ComponentHealth.FromString(self.health).healthy
 
     def state(self) -> bytes:
-        """A serialised AgentState: what goes up and into the store. Sequence and `last_seen` are not part of it."""
+        """A serialised AgentState, as reported and stored. The sequence and `last_seen` are not part of it."""
         return link_pb2.AgentState(
             instance_uid=self.instance_uid,
             agent_id=self.agent_id,
@@ -349,7 +349,7 @@ class Record:
         ).SerializeToString(deterministic=True)
 
     def stored(self, state: bytes, *, sequence_exact: bool) -> bytes:
-        """What is written to disk, around what `state` gave."""
+        """A serialised StoredRecord around the result of `state`, as written to disk."""
         return link_pb2.StoredRecord(
             state=state,
             sequence_num=max(self.sequence_num, 0),
@@ -363,7 +363,7 @@ class Record:
 
     @classmethod
     def from_stored(cls, data: bytes) -> Record:
-        """Undo `stored`; the agent counts as disconnected until it is heard.
+        """Restore a record from `stored`; the agent counts as disconnected until it is heard.
 
         Raises:
             google.protobuf.message.DecodeError: not a stored record.
@@ -387,7 +387,7 @@ class Record:
         record.components_digest = state.components_digest
         record.available_components = state.available_components if state.HasField("available_components") else None
         record.unknown_fields = state.unknown_fields
-        for name, _ in _KEPT:
+        for name, _ in _RAW_FIELDS:
             setattr(record, name, getattr(state, name) if state.HasField(name) else None)
         if state.HasField("packages"):
             packages = record.packages = PackageOffering()

@@ -1,17 +1,17 @@
-"""One agent's conversation: a report in, a reply out (spec: Communication Model, AgentToServer, ServerToAgent).
+"""The conversation with one agent: a report in, a reply out (spec: Communication Model, AgentToServer, ServerToAgent).
 
-A session does not know its socket. `report` and `push` are synchronous and use local state only. The heartbeat, nearly
-all of the traffic, is `heartbeat`: the bytes that an unchanged agent must send next are known beforehand, so it is one
-comparison and a fixed answer.
+A session does not know its socket. `report` and `push` are synchronous and use local state only. Heartbeats are nearly all
+of the traffic. The next message of an unchanged agent is known in advance, so `heartbeat` needs one comparison and returns
+a fixed answer.
 
 What the session decides:
 
-- Full state is asked for when something was missed: an agent nobody knows, or a sequence that does not go on. The answer
-  to that request is taken as the whole truth; it is never asked again at once, whatever comes (some clients answer each
-  request immediately, others never).
-- A config is offered while the agent's reported hash differs from the one that policy selects: once per session and
-  config, again after something was missed, and a few times where a status names yet another hash; never one that it
-  reported FAILED. Packages likewise.
+- It requests full state after a message may have been missed: the agent is unknown, or the sequence does not continue. The
+  answer replaces everything known about the agent. Requests are spaced out, whatever the agent sends (some clients answer
+  each request immediately, others never).
+- It offers a config while the agent's reported hash differs from the one that policy selects: once per session and
+  config, again after a missed message, and a few times if a status names yet another hash; never a config that the agent
+  reported as FAILED. The same holds for packages.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from relay.opamp.record import Change, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 ASK_AGAIN_S = 30.0
-"""The shortest time between two requests for full state; doubles with each that is not answered."""
+"""The shortest time between two requests for full state; doubles with each unanswered request."""
 ASK_AGAIN_MOST_S = 600.0
 OFFER_AGAIN_S = 30.0
-"""An agent that goes on reporting another hash is offered the config again this long after the last time."""
+"""An agent that keeps reporting another hash is offered the config again after this time."""
 
 _REPEATS = 3
-"""How often a status of yet another hash is answered with the same offer."""
+"""How often a status with yet another hash is answered with the same offer."""
 
 _CAPABILITIES = body.capabilities_field(capabilities.SERVER)
 _NOTHING = b""
-"""Equals no message: an agent always sends its uid."""
+"""Equals no message, because an agent always sends its uid."""
 
 
 _SEQUENCE_FIELDS = [pb.AgentToServer(sequence_num=number).SerializeToString() for number in range(1 << 14)]
-"""AgentToServer.sequence_num, encoded: five days of heartbeats."""
+"""AgentToServer.sequence_num, encoded in advance for five days of heartbeats."""
 
 
 _MAX_SEQUENCE = (1 << 64) - 1
@@ -56,7 +56,7 @@ def _sequence_field(number: int) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def _capabilities_field(bits: int) -> bytes:
-    """AgentToServer.capabilities, encoded: a fleet knows a handful of different ones."""
+    """AgentToServer.capabilities, encoded; a fleet has only a handful of different values."""
     return pb.AgentToServer(capabilities=bits).SerializeToString()
 
 
@@ -68,17 +68,17 @@ class Reply(NamedTuple):
     changes: int
     """Bits of `Change`."""
     effective_config: bytes | None = None
-    """The serialised EffectiveConfig, where a new one was reported."""
+    """The serialised EffectiveConfig, if a new one was reported."""
     components: bytes | None = None
-    """The serialised AvailableComponents, where a list of them was reported."""
+    """The serialised AvailableComponents, if a new list was reported."""
     new_uid: bytes | None = None
-    """The uid that the agent asked for and will use from its next message on."""
+    """The uid that the agent requested and will use from its next message on."""
     predecessor: Record | None = None
-    """The record of the same agent under another uid, of which all was taken over."""
+    """The record of the same agent under another uid, whose memory was taken over."""
 
 
 class Services:
-    """What sessions are lent by their node: the decision, and chance."""
+    """What a node provides to its sessions: decisions, uids and request limits."""
 
     __slots__ = ("decide", "decide_packages", "fresh_uid", "may_ask", "packages_field", "predecessor", "withheld")
 
@@ -94,28 +94,28 @@ class Services:
         withheld: Callable[[Record], tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]],
     ) -> None:
         self.decide = decide
-        """Record → the config that policy selects for it, None for none."""
+        """Returns the config that policy selects for a record, None for none."""
         self.decide_packages = decide_packages
-        """Record → the packages that policy selects for it and that can be downloaded now, None for none."""
+        """Returns the packages that policy selects for a record and that can be downloaded now, None for none."""
         self.packages_field = packages_field
-        """Encodes packages for an agent: with addresses that it can reach."""
+        """Encodes a packages offer with URLs that the agent can reach."""
         self.fresh_uid = fresh_uid
-        """A new UUIDv7."""
+        """Returns a new UUIDv7."""
         self.may_ask = may_ask
-        """Whether one more agent may be asked for its full state now (a rate shared by the node)."""
+        """Whether full state may be requested from one more agent now (all sessions of a node share the rate)."""
         self.predecessor = predecessor
-        """A record of the same agent under another uid that nobody uses any more; None for none."""
+        """Returns a record of the same agent under another uid that is no longer in use; None for none."""
         self.withheld = withheld
-        """Record → what it should have and is not offered, of configs and of packages."""
+        """Returns the config slots and the package slots that policy selects for a record but that are not offered."""
 
 
 class Session:
-    """One agent on one connection (over HTTP: one agent). Many sessions may share a connection behind a proxy.
+    """One agent on one connection; over HTTP, one agent. Behind a proxy, many sessions may share a connection.
 
     Args:
-        record: the agent's record; this session is the only one that changes it.
+        record: the agent's record; only this session changes it.
         services: shared by all sessions of a node.
-        header: what stands before each message on this transport, both ways; see `relay.opamp.frame`.
+        header: precedes each message on this transport, in both directions; see `relay.opamp.frame`.
     """
 
     __slots__ = (
@@ -129,8 +129,8 @@ class Session:
         "_framed_ack",
         "_framed_uid",
         "_header",
-        "_held_before",
         "_repeats",
+        "_reported_before",
         "_services",
         "disconnected",
         "last_seen",
@@ -149,35 +149,34 @@ class Session:
         self.outbox = Outbox()
         self._services = services
         self._first = True
-        """Nothing was received in this session yet."""
+        """No message has been received in this session yet."""
         self._asked = False
-        """Full state was asked for and has not come."""
         self._ask_after = 0.0
         self._ask_delay_s = ASK_AGAIN_S
         self.needs_full = False
-        """Something was missed and full state has not come since."""
+        """A message may have been missed, and full state has not arrived since."""
         self.sent_hash = b""
-        """Hash of the config that this session last sent."""
-        self._held_before = b""
-        """What the agent reported when it was sent that."""
+        """config_hash of the config that this session last sent."""
+        self._reported_before = b""
+        """The hash that the agent had reported when that config was sent."""
         self._repeats = 0
-        """How often it was sent that again because of a status."""
+        """How often that config was sent again because of a status."""
         self.sent_packages_hash = b""
         """all_packages_hash of the packages that this session last sent."""
         self.offered_at = self.packages_offered_at = 0.0
         self.last_seen = 0.0
         self.disconnected = False
-        """The agent said that it leaves."""
-        self._address()
+        """The agent sent agent_disconnect."""
+        self._precompute()
 
-    def _address(self) -> None:
+    def _precompute(self) -> None:
         self._ack = body.uid_field(self.record.instance_uid)
-        self._framed_ack = self._framed_uid = self._header + self._ack  # uid is the first field of both messages
+        self._framed_ack = self._framed_uid = self._header + self._ack  # the uid is the first field of both messages
         self._capabilities = _capabilities_field(self.record.capabilities)
         self._expected = _NOTHING
 
     def _expect(self) -> None:
-        """Work out the next heartbeat, if a plain acknowledgement may answer it."""
+        """Compute the next heartbeat, if a plain acknowledgement may answer it."""
         if self.outbox or self.needs_full or self.disconnected:
             self._expected = _NOTHING
         else:
@@ -186,20 +185,20 @@ class Session:
 
     @property
     def asked(self) -> bool:
-        """Full state was asked for in this session and has not come."""
+        """Whether full state was requested in this session and has not arrived."""
         return self._asked
 
     # ---- in
 
     def heartbeat(self, message: bytes, now: float) -> bytes | None:
-        """Answer the usual report (uid, next sequence, the capabilities as known, nothing else), if this is one.
+        """Answer a heartbeat: a report with the uid, the next sequence, unchanged capabilities and nothing else.
 
         Args:
-            message: as it came, with the transport's header.
-            now: seconds of a clock that never goes back.
+            message: as received, with the transport's header.
+            now: monotonic seconds.
 
         Returns:
-            The fixed answer, header included, or None: then the message must go through `report`.
+            The fixed answer, header included; None if this is not a heartbeat and must go through `report`.
         """
         if message != self._expected:
             return None
@@ -213,11 +212,11 @@ class Session:
         return self._framed_ack
 
     def report(self, message: pb.AgentToServer, now: float) -> Reply:
-        """Take in one report and give its answer.
+        """Process one report and return its answer.
 
         Args:
             message: decoded by `body.decode`; its uid is this session's.
-            now: seconds of a clock that never goes back.
+            now: monotonic seconds.
         """
         reply = self._report(message, now)
         self._expect()
@@ -227,18 +226,18 @@ class Session:
         record = self.record
         described = message.HasField("agent_description")
         if self.disconnected and not described:
-            # A straggler behind agent_disconnect (several clients send one): answered, and still gone.
+            # A late message after agent_disconnect (several clients send one): answer it, but stay disconnected.
             record.sequence_num = message.sequence_num
             return Reply(self._ack, Change.NONE)
         restarted = described and message.sequence_num <= 1
-        known = record.agent_id
+        previous_id = record.agent_id
         missed = message.sequence_num != record.sequence_num + 1 or not record.sequence_exact
         full = described and (self._asked or self._first or restarted)
         changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
         self.disconnected = False
         merged = record.merge(message, full=full)
         changes |= merged.changes
-        old = self._services.predecessor(record) if record.agent_id != known else None
+        old = self._services.predecessor(record) if record.agent_id != previous_id else None
         if old is not None:
             record.inherit(old)
         if restarted and self._first:
@@ -254,7 +253,7 @@ class Session:
         elif missed or not record.agent_description:
             self.needs_full = True
         if missed and not self._first:
-            self.sent_hash = self.sent_packages_hash = b""  # what was sent last may be what was missed
+            self.sent_hash = self.sent_packages_hash = b""  # the last offer may be what was lost
         if message.HasField("agent_disconnect"):
             self.disconnected = True
             changes |= Change.DISCONNECT
@@ -277,7 +276,7 @@ class Session:
         return Reply(parts, changes, merged.effective_config, merged.components, new_uid, old)
 
     def _ask_for_components(self, message: pb.AgentToServer) -> None:
-        """The first report has their hash alone: ask for the list, once a report that names an unknown hash."""
+        """Request the component list: a report with a new hash usually omits it."""
         record = self.record
         if (
             not message.HasField("available_components")
@@ -291,14 +290,15 @@ class Session:
     # ---- out
 
     def consider(self, now: float, *, mismatch: bool = False, packages_mismatch: bool = False) -> int:
-        """Put into the outbox the config and the packages that policy selects, if the agent should be sent them.
+        """Put the config and the packages that policy selects into the outbox, if they should be sent.
 
         Args:
-            mismatch: the agent just reported its config status, so an offer sent before was perhaps not taken.
-            packages_mismatch: likewise of packages.
+            now: monotonic seconds.
+            mismatch: the agent just reported its config status, so an earlier offer may have been lost.
+            packages_mismatch: the same for packages.
 
         Returns:
-            OFFERED and PACKAGES_OFFERED where an offer was put, OTHER where only the memory of one changed.
+            OFFERED and PACKAGES_OFFERED for new offers; OTHER if only the memory of an offer changed.
         """
         record = self.record
         if not record.agent_id or self.disconnected:
@@ -320,37 +320,37 @@ class Session:
         if offer is None:
             self._withdraw()
             return Change.NONE
-        wanted = offer.config_hash
+        selected = offer.config_hash
         if record.capabilities & capabilities.REPORTS_REMOTE_CONFIG:
-            held = record.config_status().last_remote_config_hash
-            if record.config.failed_hash == wanted:
+            reported = record.config_status().last_remote_config_hash
+            if record.config.failed_hash == selected:
                 self._withdraw()
-                if not record.failed_elsewhere(wanted, offer.slots):
+                if not record.failed_elsewhere(selected, offer.slots):
                     return Change.NONE
-                # It comes with a failure at what it would be offered here: what instead?
+                # The agent arrived with a failure of this config: decide again, knowing that.
                 record.config.withheld, _ = self._services.withheld(record)
                 return Change.OTHER | self._consider_config(record, now, mismatch)
-            if held == wanted and (self.outbox.offer is not None or self.sent_hash in (b"", wanted)):
+            if reported == selected and (self.outbox.offer is not None or self.sent_hash in (b"", selected)):
                 self._withdraw()
                 return self._remember(offer, held=True)
-            # Else it was sent something since, and may be about to apply that: what it says to have is no longer sure.
-        if self.sent_hash != wanted:
-            self._held_before, self._repeats = record.config_status().last_remote_config_hash, 0
+            # Otherwise another config was sent since. The agent may be about to apply that, so its report may be outdated.
+        if self.sent_hash != selected:
+            self._reported_before, self._repeats = record.config_status().last_remote_config_hash, 0
         elif not (mismatch and self._is_due(record, now)):
             return Change.NONE
         self.outbox.offer = offer
         self._expected = _NOTHING
-        self.sent_hash = wanted
+        self.sent_hash = selected
         self.offered_at = now
         self._remember(offer)
         return Change.OFFERED
 
     def _is_due(self, record: Record, now: float) -> bool:
-        """Whether a status of another hash than was offered asks for the offer again (spec: remote_config MUST be included).
+        """Whether a status with another hash needs the offer again (spec: remote_config MUST be included).
 
-        Not at once where it is of the hash from before the offer: it may have been sent before the offer came.
+        If it has the hash from before the offer, not at once: the agent may have sent it before the offer arrived.
         """
-        if record.config_status().last_remote_config_hash != self._held_before and self._repeats < _REPEATS:
+        if record.config_status().last_remote_config_hash != self._reported_before and self._repeats < _REPEATS:
             self._repeats += 1
             return True
         return now - self.offered_at >= OFFER_AGAIN_S
@@ -360,23 +360,23 @@ class Session:
         if offer is None:
             self._withdraw_packages()
             return Change.NONE
-        wanted, offering = offer.hash, record.packages
-        again = offering is not None and offering.again and offering.hash == wanted
+        selected, offering = offer.hash, record.packages
+        again = offering is not None and offering.again and offering.hash == selected
         if record.capabilities & capabilities.REPORTS_PACKAGE_STATUSES and not again:
-            if offering is not None and offering.failed_hash == wanted:
+            if offering is not None and offering.failed_hash == selected:
                 self._withdraw_packages()
                 return Change.NONE
-            if record.packages_reported() == wanted and (
-                self.outbox.packages is not None or self.sent_packages_hash in (b"", wanted)
+            if record.packages_reported() == selected and (
+                self.outbox.packages is not None or self.sent_packages_hash in (b"", selected)
             ):
                 self._withdraw_packages()
                 return Change.OTHER if record.offer_packages(offer, held=True) else Change.NONE
         overdue = mismatch and now - self.packages_offered_at >= OFFER_AGAIN_S
-        if self.sent_packages_hash == wanted and not again and not overdue:
+        if self.sent_packages_hash == selected and not again and not overdue:
             return Change.NONE
         self.outbox.packages = offer
         self._expected = _NOTHING
-        self.sent_packages_hash = wanted
+        self.sent_packages_hash = selected
         self.packages_offered_at = now
         record.offer_packages(offer)
         return Change.PACKAGES_OFFERED
@@ -397,7 +397,7 @@ class Session:
         return self._services.packages_field(record, offer)
 
     def _withdraw(self) -> None:
-        """Take back an offer that has not left: it must not count as sent."""
+        """Remove an unsent offer from the outbox, so that it does not count as sent."""
         if self.outbox.offer is not None:
             self.outbox.offer = None
             self.sent_hash = b""
@@ -407,7 +407,7 @@ class Session:
         return Change.OTHER if changed else Change.NONE
 
     def push(self, now: float) -> bytes | None:
-        """What should be sent without being asked, or None. Only for connections that can be pushed to."""
+        """The message to send without a request, or None. Only for connections that allow pushing."""
         if self.needs_full and not self.disconnected:
             self._ask(now)
         if not self.outbox:
@@ -417,7 +417,7 @@ class Session:
         return content
 
     def ask_at_once(self) -> None:
-        """Who sends the next message may be another one than was asked last: it is to say who it is."""
+        """Request full state without delay: the next message may come from a different agent."""
         self.needs_full, self._ask_after = True, 0.0
 
     def _ask(self, now: float) -> None:

@@ -1,8 +1,8 @@
-"""How much a message would become, before it is parsed.
+"""A limit on the number of fields in a message, checked before parsing.
 
 A submessage may take two bytes on the wire and a hundred in memory: sixty megabytes of empty ones would become gigabytes
-and stop the loop for seconds. A walk over tags and lengths counts them and ends at the limit; the bodies of configs, which
-make messages large for good reasons, are skipped in one step.
+and block the event loop for seconds. A walk over tags and lengths counts the fields and stops at the limit. Config bodies,
+which make messages large for good reasons, are skipped in one step.
 """
 
 from __future__ import annotations
@@ -15,60 +15,60 @@ from relay.errors import TooLarge
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 SMALL_BYTES = 64 << 10
-"""A message of this size cannot do harm whatever it holds."""
+"""A message up to this size is harmless whatever it contains."""
 _Fields = dict[int, Descriptor]
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _ROOT = cast(Descriptor, pb.AgentToServer.DESCRIPTOR)
-_fields: dict[str, _Fields] = {}
+_submessages_by_type: dict[str, _Fields] = {}
 
 
 def check(body: bytes, max_elements: int) -> None:
-    """Count the fields of an AgentToServer at all depths.
+    """Check the number of fields of a serialised AgentToServer, at all depths.
 
-    Bytes that are not protobuf are left to the parser.
+    Leaves bytes that are not protobuf to the parser.
 
     Raises:
-        TooLarge: more than `max_elements`.
+        TooLarge: there are more than `max_elements`.
     """
     if len(body) > SMALL_BYTES and _count(body, max_elements) > max_elements:
         raise TooLarge(f"the message has more than {max_elements} fields")
 
 
 def _submessages(descriptor: Descriptor) -> _Fields:
-    found = _fields.get(descriptor.full_name)
-    if found is None:
-        found = _fields[descriptor.full_name] = {
+    fields = _submessages_by_type.get(descriptor.full_name)
+    if fields is None:
+        fields = _submessages_by_type[descriptor.full_name] = {
             field.number: field.message_type for field in descriptor.fields if field.message_type is not None
         }
-    return found
+    return fields
 
 
-def _count(body: bytes, most: int) -> int:
+def _count(body: bytes, limit: int) -> int:
     total = 0
-    waiting: list[tuple[int, int, Descriptor]] = [(0, len(body), _ROOT)]
-    while waiting:
-        position, end, descriptor = waiting.pop()
-        inside = _submessages(descriptor)
+    stack: list[tuple[int, int, Descriptor]] = [(0, len(body), _ROOT)]
+    while stack:
+        position, end, descriptor = stack.pop()
+        submessages = _submessages(descriptor)
         while position < end:
             total += 1
-            if total > most:
+            if total > limit:
                 return total
             tag, position = _varint(body, position, end)
-            kind = tag & 7
-            if kind == _VARINT:
+            wire_type = tag & 7
+            if wire_type == _VARINT:
                 _, position = _varint(body, position, end)
-            elif kind == _LENGTH:
+            elif wire_type == _LENGTH:
                 size, position = _varint(body, position, end)
-                submessage = inside.get(tag >> 3)
+                submessage = submessages.get(tag >> 3)
                 if submessage is not None and size and position + size <= end:
-                    waiting.append((position, position + size, submessage))
+                    stack.append((position, position + size, submessage))
                 position += size
-            elif kind == _FIXED64:
+            elif wire_type == _FIXED64:
                 position += 8
-            elif kind == _FIXED32:
+            elif wire_type == _FIXED32:
                 position += 4
             else:
-                break  # groups and what is no protobuf: the parser refuses it, or keeps it as it came
+                break  # a group or not protobuf: the parser refuses it or keeps it as unknown
     return total
 
 

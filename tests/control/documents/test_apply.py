@@ -60,7 +60,7 @@ async def test_duplicate_document_is_refused(plane: ControlPlane) -> None:
 
 async def test_empty_and_oversized_files_are_refused(plane: ControlPlane) -> None:
     assert await refused(plane, "# nothing\n") == ["f.yaml: contains no documents"]
-    assert "a document may have" in (await refused(plane, "x" * (1 << 21)))[0]
+    assert "is more than the maximum, " in (await refused(plane, "x" * (1 << 21)))[0]
 
 
 async def test_placeholder_problems_name_their_line(plane: ControlPlane) -> None:

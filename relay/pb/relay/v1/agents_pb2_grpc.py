@@ -46,7 +46,7 @@ class AgentStreamServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Connect(self, request_iterator, context):
-        """One stream is one connection, as a WebSocket is: each message is answered, and the server may push.
+        """One stream is one connection, like a WebSocket. Every message is answered, and the server may push.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,7 +68,7 @@ class ControlPlaneServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchBlob(self, request, context):
-        """The bytes of a package file from an offset on: a fetch that was cut goes on where it ended.
+        """The bytes of a package file, starting at an offset: an interrupted fetch resumes where it ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
