@@ -1,1 +1,1 @@
-"""The global control plane: documents, what regions get of them, and what the fleet reports."""
+"""The global control plane: documents in, policies out to the regions, reports back from the fleet."""

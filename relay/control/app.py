@@ -1,4 +1,4 @@
-"""A control plane put together: the only place of this program that builds adapters."""
+"""Assembles a control plane: the only module that builds its adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
 from relay.aio.ports import opening
 from relay.aio.tasks import Tasks
-from relay.control.api.app import Rooms, build_api
+from relay.control.api.app import Services, build_api
 from relay.control.condition import Condition
 from relay.control.documents.apply import Documents
 from relay.control.documents.checks import Checks
@@ -50,11 +50,11 @@ from relay.store.blobs import BlobStore
 
 _log = log.get("opamp-relay.control-plane")
 _LOOK_S = 0.5
-"""How often rollouts are looked at."""
+"""How often the loop checks the rollouts."""
 
 
 class ControlPlane:
-    """The global control plane. `start`, then `stop`; or `open` alone, for its rooms without ports and nothing that runs."""
+    """The global control plane. Call `start`, then `stop`; or only `open`, without ports and background tasks."""
 
     def __init__(self, settings: ControlPlaneSettings, clock: Clock | None = None) -> None:
         self._settings = settings
@@ -63,10 +63,10 @@ class ControlPlane:
         self._started = contextlib.AsyncExitStack()
         self.metrics = ControlPlaneMetrics()
         self.ports: dict[str, int] = {}
-        """`link`, `api`, `metrics` → the port that is open."""
+        """`link`, `api`, `metrics` → port number."""
 
     async def open(self) -> None:
-        """Open the database, and read everything.
+        """Open the database and load everything.
 
         Raises:
             StoreError: the database cannot be used.
@@ -101,18 +101,18 @@ class ControlPlane:
         with opening("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
             await link.start(settings.server.link.endpoint)
         self.ports["link"] = link.port
-        # What moves by itself ends before the links do: a region that is dark because we stop must hold no rollout.
+        # Background tasks stop before the links: a region must not hold a rollout because our own shutdown made it dark.
         started.push_async_callback(self._tasks.close)
         channels = {name: url.get_secret_value() for name, url in settings.notifications.channels.items()}
         notifier = Notifier(self.database, channels, clock=clock, metrics=metrics)
-        for name, work in (
+        for name, job in (
             ("publisher", self.publisher.run()),
             ("rollouts", self.loop.run(_LOOK_S)),
             ("notifier", notifier.run()),
             ("upkeep", self.upkeep.run()),
             ("probe", self.upkeep.probe()),
         ):
-            self._tasks.spawn(work, name=name)
+            self._tasks.spawn(job, name=name)
         serving = Serving(self._tasks)
         started.push_async_callback(serving.stop)
         await self._serve(serving)
@@ -125,9 +125,9 @@ class ControlPlane:
         )
 
     async def _build(self, database: Database) -> None:
-        """Make the rooms, the lower floors first, and let them read what they need."""
+        """Build and load the parts, in the order of their dependencies."""
         settings, clock = self._settings, self._clock
-        data, kept = Path(settings.data_dir), settings.storage.packages
+        data_dir, storage = Path(settings.data_dir), settings.storage.packages
         self.ledger = Ledger(database, clock=clock)
         await self.ledger.load()
         self.audit, self.versions = Audit(database), Versions(database)
@@ -149,11 +149,11 @@ class ControlPlane:
         )
         self.documents = Documents(self.ledger, checks, terms)
         self.blobs = Blobs(
-            open_store(kept, data / "packages"),
-            BlobStore(data / "uploads", kept.max_bytes, keep_free=kept.keep_free),
-            max_file_bytes=kept.max_file_bytes,
+            open_store(storage, data_dir / "packages"),
+            BlobStore(data_dir / "uploads", storage.max_bytes, keep_free=storage.keep_free),
+            max_file_bytes=storage.max_file_bytes,
         )
-        self.packages = Packages(self.ledger, terms, self.blobs, clock=clock, max_bytes=kept.max_bytes)
+        self.packages = Packages(self.ledger, terms, self.blobs, clock=clock, max_bytes=storage.max_bytes)
         soak = Soak()
         survey = Survey(census, targets, self.publisher, clock=clock)
         self.loop = Loop(self.ledger, survey, soak, clock=clock, metrics=self.metrics)
@@ -187,7 +187,7 @@ class ControlPlane:
     async def _serve(self, serving: Serving) -> None:
         settings = self._settings
         endpoint = settings.server.api.endpoint
-        rooms = Rooms(
+        services = Services(
             ledger=self.ledger,
             audit=self.audit,
             versions=self.versions,
@@ -205,7 +205,7 @@ class ControlPlane:
             metrics=self.metrics,
         )
         api = build_api(
-            rooms,
+            services,
             max_body_bytes=settings.server.limits.max_body_bytes,
             hosts=self._hosts if is_loopback(endpoint) else None,
         )
@@ -219,7 +219,7 @@ class ControlPlane:
         return frozenset(f"{name}:{port}" for name in names for port in self.ports.values())
 
     async def stop(self) -> None:
-        """Finish the requests, end the streams, close the database."""
+        """Finish open requests, end the streams and close the database."""
         await self._started.aclose()
         _log.info("control_plane_stopped")
 

@@ -1,4 +1,4 @@
-"""How the control plane is, for probes and people, and whether it takes changes."""
+"""The health of the control plane, and whether it accepts changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from relay.control.storage.database import Database
 
 
 class Condition:
-    """Asks those who know; holds nothing."""
+    """Collects health from the other parts. Has no state of its own."""
 
     def __init__(self, database: Database, fleet: Fleet, ledger: Ledger, publisher: Publisher, blobs: Blobs) -> None:
         self._blobs = blobs
@@ -22,29 +22,29 @@ class Condition:
 
     @property
     def unwritable(self) -> str:
-        """Why nothing can be written; empty where it can."""
+        """Why the database cannot be written; empty while it can."""
         return f"database: {self._database.problem}" if self._database.problem else ""
 
     @property
     def degraded(self) -> list[str]:
-        """What is not well, one a line."""
-        found = [self.unwritable] if self.unwritable else []
+        """All problems, one per item."""
+        problems = [self.unwritable] if self.unwritable else []
         if self.refusal:
-            found.append(self.refusal)
-        found += [
+            problems.append(self.refusal)
+        problems += [
             f"package file {sha256} was damaged and has been removed: push it again" for sha256 in self._blobs.damaged
         ]
-        found += [
+        problems += [
             f"policy of region {r} is not published: {why}" for r, why in sorted(self._publisher.problems.items())
         ]
         for name, node in sorted(self._fleet.census.nodes.items()):
             if node.connected:
-                found += [f"node {name}: {problem}" for problem in views.problems(node)]
-        return found
+                problems += [f"node {name}: {problem}" for problem in views.problems(node)]
+        return problems
 
     @property
     def refusal(self) -> str:
-        """Why no change is taken; empty where it is."""
+        """Why changes are refused; empty while they are accepted."""
         nodes = sorted(self._fleet.census.nodes.items())
         ahead = [(name, node.ahead) for name, node in nodes if node.ahead and node.ahead[0] >= self._ledger.state.epoch]
         if not ahead:
@@ -52,7 +52,7 @@ class Condition:
         name, version = ahead[0]
         others = f" and {len(ahead) - 1} others" if len(ahead) > 1 else ""
         return (
-            f"this database is older than what was published, or a different one: node {name}{others} holds manifest"
-            f" {list(version)}. No change is taken until it is known which is right: start with the newest backup,"
-            " or `opampctl epoch raise --reason TEXT` to go on with this one"
+            f"this database is older than the published policy, or is a different one: node {name}{others} holds manifest"
+            f" {list(version)}. Changes are refused until you decide which is right: restore the newest backup,"
+            " or keep this database with `opampctl epoch raise --reason TEXT`"
         )

@@ -1,4 +1,4 @@
-"""What stands behind the link: nodes are given their regions' policies and files, and their reports go to the fleet."""
+"""The control plane's side of the link: gives nodes their region's policy and files, and passes reports to the fleet."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from relay.errors import StoreError
 from relay.link.protocol import Peer, RegionPolicy, SyncSender, Version
 from relay.pb.relay.v1 import link_pb2
 
-_LOOK_AGAIN_S = 600.0
+_VERIFY_AGAIN_S = 600.0
 
 
 class Upstream:
@@ -33,21 +33,21 @@ class Upstream:
         self._blobs = blobs
         self._tasks = tasks
         self._clock = clock
-        self._look_again: dict[str, float] = {}
-        """SHA-256 of a package file that a node could not get → when it is worth another look."""
+        self._verify_after: dict[str, float] = {}
+        """SHA-256 of a package file that a node could not get → earliest time to verify it again."""
 
     async def policy(self, region: str) -> RegionPolicy:
-        """What a region is to hold."""
+        """The current policy of a region."""
         return await self._publisher.policy(region)
 
     async def behind(self, node: Peer, held: Version | None) -> Version | None:
-        """Our manifest, where a node holds a newer one or one of another database."""
+        """Our manifest version, if the node has a newer one or one from another database; else None."""
         ours = await self._publisher.behind(node.region, held)
         self._fleet.node_ahead(node, held if ours is not None else None)
         return ours
 
     def watch(self, event: asyncio.Event) -> None:
-        """Set `event` at every change of policy."""
+        """Set `event` whenever a policy changes."""
         self._publisher.watch(event)
 
     def unwatch(self, event: asyncio.Event) -> None:
@@ -62,14 +62,14 @@ class Upstream:
         """Store a report."""
         ack = await self._fleet.report(node, report)
         for problem in report.status.blob_problems:
-            self._look_at(problem.sha256.hex())
+            self._verify_soon(problem.sha256.hex())
         return ack
 
-    def _look_at(self, sha256: str) -> None:
-        """A node cannot get a package file: perhaps it is damaged here."""
+    def _verify_soon(self, sha256: str) -> None:
+        """Verify a package file that a node could not get: our copy may be damaged."""
         now = self._clock.monotonic()
-        if now >= self._look_again.get(sha256, -math.inf):
-            self._look_again[sha256] = now + _LOOK_AGAIN_S
+        if now >= self._verify_after.get(sha256, -math.inf):
+            self._verify_after[sha256] = now + _VERIFY_AGAIN_S
             self._tasks.spawn(self._verify(sha256), name="verify-blob")
 
     async def _verify(self, sha256: str) -> None:
@@ -85,9 +85,9 @@ class Upstream:
         self._fleet.node_gone(node)
 
     def blob_bytes(self, node: Peer, sha256: str) -> int | None:
-        """Bytes of a file that a node may fetch; None for any other."""
+        """The size of a file, if this node may fetch it; else None."""
         return files_for(self._ledger.state, node.region).get(sha256)
 
     def read_blob(self, sha256: str, offset: int) -> AsyncIterator[bytes]:
-        """The bytes of a file from an offset on."""
+        """Read a file from an offset."""
         return self._blobs.read(sha256, offset)

@@ -1,4 +1,4 @@
-"""The HTTP ports of the control plane: uvicorn, without its own handling of signals."""
+"""The HTTP ports of the control plane: uvicorn, without its signal handling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STOP_S = 3.0
 
 
 class Serving:
-    """Ports that are open."""
+    """The open HTTP ports."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
@@ -28,11 +28,11 @@ class Serving:
         self._serving: list[asyncio.Task[None]] = []
 
     async def open(self, api: FastAPI, name: str, key: str, endpoint: str) -> int:
-        """Serve an application on one more port; give the port.
+        """Serve an application on one more port. Returns the port number.
 
         Args:
-            name: of the flag that sets it.
-            key: of the setting.
+            name: the flag that sets it, without the dashes.
+            key: the setting, for error messages.
 
         Raises:
             OSError: the port cannot be opened.
@@ -58,11 +58,11 @@ class Serving:
             await asyncio.sleep(0.005)
         self._servers.append(server)
         self._serving.append(task)
-        opened: int = server.servers[0].sockets[0].getsockname()[1]
-        return opened
+        bound_port: int = server.servers[0].sockets[0].getsockname()[1]
+        return bound_port
 
     async def stop(self) -> None:
-        """Finish the requests that are under way, and close the ports."""
+        """Finish open requests and close the ports."""
         for server in self._servers:
             server.should_exit = True
         if self._serving:
@@ -70,7 +70,7 @@ class Serving:
 
 
 class _Server(uvicorn.Server):
-    """Signals are the program's. A port that is taken ends `serve`."""
+    """Leaves signals to the program. `serve` returns if the port is taken."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What has to be done now and then: the database tried, old things forgotten."""
+"""Periodic work: probe the database, expire old data."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PROBE_S = 10.0
 
 
 class Upkeep:
-    """Does it.
+    """Runs the periodic work.
 
     Args:
-        history_s: how long rollouts that are over, and what agents were given, are kept.
+        history_s: how long finished rollouts and published contents are kept.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class Upkeep:
         self._history_s = history_s
 
     async def probe(self) -> None:
-        """Look whether the database can be written, until cancelled: nobody may write for hours, and people ask now."""
-        said = None
+        """Check that the database is writable, until cancelled. Hours can pass between writes; health must be known now."""
+        logged = None
         while True:
             await asyncio.sleep(_PROBE_S)
             await self._database.probe()
-            if self._database.problem != said:
-                said = self._database.problem
-                _log.error("database_degraded", problem=said) if said else _log.info("database_recovered")
+            if self._database.problem != logged:
+                logged = self._database.problem
+                _log.error("database_degraded", problem=logged) if logged else _log.info("database_recovered")
 
     async def run(self) -> None:
-        """Forget what is old, until cancelled."""
+        """Expire old data, until cancelled."""
         while True:
             await asyncio.sleep(_EXPIRE_S)
             try:
@@ -57,7 +57,7 @@ class Upkeep:
                 _log.error("expiry_failed", error=str(error))
 
     async def expire_history(self) -> None:
-        """Forget rollouts and contents that are older than the settings say, and that nobody uses.
+        """Delete rollouts and contents that are unused and older than the retention setting.
 
         Raises:
             StoreError: the database failed.
@@ -67,12 +67,12 @@ class Upkeep:
         await self._history.expire(before_ms)
 
     def _used(self) -> set[bytes]:
-        """Hashes of what agents were offered, or have."""
+        """Hashes of the configs and contents that agents were offered or have applied."""
         offerings = {agent.config for agent in list(self._fleet.census.agents.values())}
         used = {offering.hash for offering in offerings}
         return used | {s.content_hash for offering in offerings for s in (*offering.slots, *offering.applied)}
 
     async def save(self) -> None:
-        """At the end: write when each node was last seen, if that is possible."""
+        """At shutdown: store when each node was last seen, if the database allows it."""
         with contextlib.suppress(StoreError):
             await self._fleet.save_seen()

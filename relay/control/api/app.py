@@ -1,4 +1,4 @@
-"""The admin API, `/api/v1`: documents in, documents and the fleet out. One router a resource."""
+"""Builds the admin API, `/api/v1`. One module per resource."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from relay.observe.metrics import CONTENT_TYPE, ControlPlaneMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
-    """What the API serves."""
+class Services:
+    """The parts of the control plane that the API serves."""
 
     ledger: Ledger
     audit: Audit
@@ -57,11 +57,11 @@ class Rooms:
     metrics: ControlPlaneMetrics
 
 
-def build_api(rooms: Rooms, *, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None) -> FastAPI:
-    """Make the ASGI application.
+def build_api(services: Services, *, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None) -> FastAPI:
+    """Build the ASGI application.
 
     Args:
-        hosts: values of the Host header that are ours; None to take any.
+        hosts: returns the accepted values of the Host header; None to accept any.
     """
     api = FastAPI(
         title="OpAMP relay control plane",
@@ -73,15 +73,17 @@ def build_api(rooms: Rooms, *, max_body_bytes: int, hosts: Callable[[], frozense
         generate_unique_id_function=lambda route: route.name,
     )
     api.openapi = lambda: models.describe(api)  # type: ignore[method-assign]
-    add_guards(api, max_body_bytes, hosts, rooms.condition)
+    add_guards(api, max_body_bytes, hosts, services.condition)
     add_problem_handlers(api)
-    add_document_routes(api, rooms.documents, rooms.versions, rooms.diffs, rooms.metrics)
-    add_fleet_routes(api, rooms.fleet, rooms.previews)
-    add_rollout_routes(api, rooms.status, rooms.actions, rooms.changes, rooms.documents, rooms.history, rooms.ledger)
-    add_audit_routes(api, rooms.audit, rooms.ledger, rooms.fleet)
-    add_package_routes(api, rooms.packages, rooms.fleet)
-    add_config_routes(api, rooms.archive, rooms.changes, rooms.fleet, rooms.ledger)
-    _add_probes(api, rooms.condition, rooms.metrics)
+    add_document_routes(api, services.documents, services.versions, services.diffs, services.metrics)
+    add_fleet_routes(api, services.fleet, services.previews)
+    add_rollout_routes(
+        api, services.status, services.actions, services.changes, services.documents, services.history, services.ledger
+    )
+    add_audit_routes(api, services.audit, services.ledger, services.fleet)
+    add_package_routes(api, services.packages, services.fleet)
+    add_config_routes(api, services.archive, services.changes, services.fleet, services.ledger)
+    _add_probes(api, services.condition, services.metrics)
     return api
 
 

@@ -1,4 +1,4 @@
-"""Routes of the audit, and of the epoch, which is its gravest entry."""
+"""Routes of the audit and the epoch."""
 
 from __future__ import annotations
 
@@ -11,56 +11,57 @@ from relay.control.api.caller import ANONYMOUS, Actor
 from relay.control.api.models import AuditCheck, AuditEntry, Epoch, RequestBody, answers
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.audit import Audit
-from relay.control.ledger.epoch import raise_epoch as raised
+from relay.control.ledger.epoch import raise_epoch as begin_epoch
 from relay.control.ledger.ledger import Ledger
 from relay.observe import log
 
 _log = log.get("opamp-relay.epoch")
 _MAX_INTEGER = (1 << 63) - 1
-"""Of the database."""
+"""The largest integer that the database can store."""
 Moment = Annotated[int | None, Query(ge=0, le=1 << 53, description="Unix milliseconds")]
 
 
 class EpochRequest(RequestBody):
-    """Why nodes are to give up what is newer."""
+    """Why nodes must replace manifests that are newer than ours."""
 
     reason: str = Field(min_length=1, max_length=2000)
 
 
 def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -> None:
-    """Put them into the application."""
+    """Add the routes to the application."""
 
     @api.get("/api/v1/audit", **answers(list[AuditEntry], "audit"))
     async def list_audit(
         since_ms: Moment = None,
         until_ms: Moment = None,
         actor: Annotated[str, Query(max_length=256)] = "",
-        subject: Annotated[str, Query(max_length=320, description="KIND/NAME, or a beginning of it")] = "",
+        subject: Annotated[str, Query(max_length=320, description="KIND/NAME, or a prefix of it")] = "",
         limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
         after: Annotated[
-            int | None, Query(ge=0, le=_MAX_INTEGER, description="number of an entry: those behind it, oldest first")
+            int | None,
+            Query(ge=0, le=_MAX_INTEGER, description="number of an entry; returns the entries after it, oldest first"),
         ] = None,
     ) -> list[dict[str, Any]]:
-        """The newest entries of the audit, or those behind one; oldest of them first."""
+        """The newest entries of the audit, or those after an entry; oldest first."""
         return await audit.listing(
             since_ms=since_ms, until_ms=until_ms, actor=actor, subject=subject, limit=limit, after=after
         )
 
     @api.get("/api/v1/audit/verify", **answers(AuditCheck, "audit"))
     async def verify_audit() -> dict[str, Any]:
-        """Whether the chain of hashes is whole."""
+        """Check that the chain of hashes is intact."""
         return await audit.verify()
 
     @api.get("/api/v1/audit/{number}", **answers(AuditEntry, "audit"))
     async def get_audit_entry(number: Annotated[int, Path(ge=0, le=_MAX_INTEGER)]) -> dict[str, Any]:
-        """One entry."""
+        """One entry of the audit."""
         return await audit.get(number)
 
     @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
     async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Begin a new epoch: what nodes hold of earlier ones gives way to what this control plane has."""
-        seen = [node.ahead[0] for node in fleet.census.nodes.values() if node.ahead is not None]
-        beyond = max(seen, default=0)
-        epoch = await ledger.change(actor, lambda state, _: raised(state, request.reason, beyond=beyond))
+        """Begin a new epoch: nodes replace the policy of earlier epochs with that of this control plane."""
+        epochs = [node.ahead[0] for node in fleet.census.nodes.values() if node.ahead is not None]
+        highest = max(epochs, default=0)
+        epoch = await ledger.change(actor, lambda state, _: begin_epoch(state, request.reason, beyond=highest))
         _log.warning("epoch_raised", epoch=epoch, reason=request.reason, actor=actor)
         return {"epoch": epoch}

@@ -1,4 +1,4 @@
-"""Who asks."""
+"""The actor of a request."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ Actor = Annotated[
         min_length=1,
         max_length=256,
         pattern=r"^[\x20-\x7e]*$",
-        description="who asks, in printable ASCII; unverified",
+        description="who makes the request, in printable ASCII; unverified",
     ),
 ]

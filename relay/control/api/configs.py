@@ -1,4 +1,4 @@
-"""Routes of what agents run: what exactly a hash stands for, and who runs something else than is wanted."""
+"""Routes of configs: what a hash stands for, and which agents drift from their assignment."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from relay.errors import NotFound
 
 
 def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: Fleet, ledger: Ledger) -> None:
-    """Put them into the application."""
+    """Add the routes to the application."""
 
     @api.get("/api/v1/drift", **answers(list[DriftEntry], "documents"))
     async def list_drift(
-        limit: Limit = None, after: Annotated[str, Query(description="the last agent before")] = ""
+        limit: Limit = None, after: Annotated[str, Query(description="the last agent of the page before")] = ""
     ) -> StreamingResponse:
-        """Agents that assignments observe, and what of their configs is otherwise."""
+        """Agents that assignments observe, and how their configs differ."""
         rows = behind(await drift(fleet, ledger.state), after, lambda row: str(row["agent"]))[:limit]
         return StreamingResponse(as_json(in_slices(rows)), media_type="application/json")
 
     @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
     async def get_config(config_hash: str) -> dict[str, Any]:
-        """What exactly a hash stands for: of a config or a content by slot, of a revision by region, a document."""
+        """What a hash stands for: a config or content by slot, a revision by region, or a document."""
         try:
             return await archive.get(config_hash)
         except NotFound as error:

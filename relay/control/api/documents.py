@@ -1,4 +1,4 @@
-"""Routes of documents: applied, read and deleted, and what a change of them would do."""
+"""Routes of documents: apply, read, delete, and preview changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SourceText(RequestBody):
 
 
 class ApplyRequest(RequestBody):
-    """Documents that are applied as one."""
+    """Documents to apply: all or none."""
 
     sources: list[SourceText] = Field(min_length=1, max_length=10_000)
     dry_run: bool = False
@@ -46,11 +46,11 @@ class ApplyRequest(RequestBody):
 def add_document_routes(
     api: FastAPI, documents: Documents, versions: Versions, diffs: Diffs, metrics: ControlPlaneMetrics
 ) -> None:
-    """Put them into the application."""
+    """Add the routes to the application."""
 
     @api.post("/api/v1/apply", **answers(ApplyAnswer, "documents"))
     async def apply_documents(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Apply documents: all or none. With dry_run nothing changes."""
+        """Apply documents: all or none. With dry_run, only check them."""
         try:
             texts = [(s.source, s.text) for s in request.sources]
             outcomes = await documents.apply(texts, dry_run=request.dry_run, actor=actor)
@@ -66,12 +66,12 @@ def add_document_routes(
 
     @api.get("/api/v1/documents/{plural}", **answers(list[StoredDocument], "documents"))
     async def list_documents(plural: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
-        """All documents of a kind, by name: templates, assignments, regionvariables, ..."""
+        """All documents of a kind (templates, assignments, regionvariables, ...), sorted by name."""
         return documents.listing(_kind(plural), after=after)[:limit]
 
     @api.get("/api/v1/documents/{plural}/{name}", **answers(StoredDocument, "documents"))
     async def get_document(plural: str, name: str) -> dict[str, Any]:
-        """One document; a template by NAME@VERSION."""
+        """One document. A template's name is NAME@VERSION."""
         return documents.get(_kind(plural), name)
 
     @api.get("/api/v1/documents/{plural}/{name}/versions", **answers(list[DocumentVersion], "documents"))
@@ -79,41 +79,41 @@ def add_document_routes(
         plural: str,
         name: str,
         limit: Limit = None,
-        after: Annotated[int, Query(ge=0, description="the last generation before")] = 0,
+        after: Annotated[int, Query(ge=0, description="the last generation of the page before")] = 0,
     ) -> list[dict[str, Any]]:
-        """When a document was changed, by whom: its generations, oldest first."""
+        """The generations of a document, oldest first: when it changed, and who changed it."""
         return [row for row in await versions.listing(_kind(plural), name) if row["generation"] > after][:limit]
 
     @api.get("/api/v1/documents/{plural}/{name}/versions/{generation}", **answers(StoredDocument, "documents"))
     async def get_document_version(plural: str, name: str, generation: int) -> dict[str, Any]:
-        """A document as it was."""
+        """A document as it was in one generation."""
         return await versions.get(_kind(plural), name, generation)
 
     @api.delete("/api/v1/documents/{plural}/{name}", **answers(models.Applied, "documents"))
     async def delete_document(plural: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Delete one document that nothing uses."""
+        """Delete one document. It must not be in use."""
         applied = await documents.delete(_kind(plural), name, actor=actor)
         return applied_view(applied)
 
     @api.post("/api/v1/diff", **answers(DiffAnswer, "documents"))
     async def diff_documents(request: ApplyRequest) -> dict[str, Any]:
-        """What applying these documents would do; nothing changes."""
+        """What applying these documents would change. Changes nothing."""
         return await diffs.diff((s.source, s.text) for s in request.sources)
 
     @api.get("/api/v1/documents/{plural}/{name}/orphans", **answers(Orphans, "documents"))
     async def list_orphans(plural: str, name: str) -> dict[str, Any]:
-        """Agents that would match nothing any more if a document were deleted; they would keep what they have."""
+        """Agents that would match nothing if a document were deleted. They would keep their config."""
         return await diffs.orphans(_kind(plural), name)
 
 
 def _kind(plural: str) -> str:
     if plural not in BY_PLURAL:
-        raise NotFound(f"there are no {plural}; there are {', '.join(BY_PLURAL)}")
+        raise NotFound(f"there is no kind {plural}; the kinds are {', '.join(BY_PLURAL)}")
     return BY_PLURAL[plural].name
 
 
 def applied_view(applied: Applied) -> dict[str, Any]:
-    """What became of a document."""
+    """The result for one document, as JSON."""
     return {
         "kind": applied.kind,
         "name": applied.name,

@@ -28,18 +28,18 @@ from relay.ids import format_uid
 
 _SLICE = 200
 NEXT = "X-Next-After"
-"""The header that names what `after` is to be for the next page; absent from the last one."""
+"""The header with the `after` value of the next page; absent on the last page."""
 TOTAL = "X-Total-Count"
-"""The header that says how many the whole list has."""
+"""The header with the number of agents in the whole list."""
 Status = Literal["APPLIED", "APPLYING", "FAILED", "UNSET"]
 
 
 def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
-    """Put them into the application."""
+    """Add the routes to the application."""
 
     @api.get("/api/v1/regions", **answers(list[RegionView], "fleet"))
     async def list_regions() -> list[dict[str, Any]]:
-        """Sums by region."""
+        """All regions, with counts."""
         return views.regions(fleet.census)
 
     @api.get("/api/v1/nodes", **answers(list[NodeView], "fleet"))
@@ -49,28 +49,26 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
 
     @api.delete("/api/v1/nodes/{region}/{name}", **answers(Done, "fleet"))
     async def forget_node(region: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
-        """Forget a node that is away, and its agents."""
+        """Forget a disconnected node and its agents."""
         await fleet.forget_node(region, name, actor=actor)
         return {"kind": "Node", "name": f"{region}/{name}", "action": "deleted"}
 
     @api.get("/api/v1/agents", **answers(list[AgentView], "fleet"))
     async def list_agents(
-        status: Annotated[Status | None, Query(description="of the config")] = None,
-        healthy: Annotated[bool | None, Query(description="of agents that are connected")] = None,
+        status: Annotated[Status | None, Query(description="status of the config")] = None,
+        healthy: Annotated[bool | None, Query(description="connected agents only")] = None,
         connected: Annotated[bool | None, Query()] = None,
         region: Annotated[str, Query()] = "",
         node: Annotated[str, Query(description="NAME or REGION/NAME")] = "",
         version: Annotated[str, Query(description="service.version")] = "",
         label: Annotated[list[str] | None, Query(description="k=v; several must all match")] = None,
-        sort: Annotated[
-            str, Query(description=f"{', '.join(query.SORTS)}; with - before it the other way")
-        ] = "agent_id",
+        sort: Annotated[str, Query(description=f"{', '.join(query.SORTS)}; prefix - to reverse")] = "agent_id",
         limit: Annotated[int | None, Query(ge=1, le=100_000)] = None,
         after: Annotated[str, Query(description="the last agent of the page before")] = "",
-        fields: Annotated[str, Query(description="top-level fields to give, separated by commas")] = "",
+        fields: Annotated[str, Query(description="top-level fields to return, separated by commas")] = "",
     ) -> StreamingResponse:
-        """Agents, as a list that is written in slices; the header X-Total-Count says how many there are in all."""
-        wanted = query.Query(
+        """List agents. The header X-Total-Count is the number of all that match."""
+        agent_query = query.Query(
             status=status or "",
             healthy=healthy,
             connected=connected,
@@ -82,7 +80,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
             limit=limit,
             after=after,
         )
-        page = await query.choose(fleet, wanted)
+        page = await query.choose(fleet, agent_query)
         keep = frozenset(f for f in fields.split(",") if f)
         headers = {TOTAL: str(page.total)}
         if page.more:
@@ -93,7 +91,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
 
     @api.get("/api/v1/agents/{agent_id}", **answers(WholeAgent, "fleet"))
     async def get_agent(agent_id: str) -> dict[str, Any]:
-        """One agent, with all that it says of its health and its components."""
+        """One agent, with its full health and components."""
         return await views.whole(fleet, await query.find(fleet, agent_id))
 
     @api.get("/api/v1/agents/{agent_id}/explain", **answers(Explanation, "fleet"))
@@ -112,10 +110,10 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
 
 
 async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[list[dict[str, Any]]]:
-    """Agents as people see them, some at a time."""
+    """The views of agents, in slices."""
     for i in range(0, len(agents), _SLICE):
         uids = [agent.uid for agent in agents[i : i + _SLICE]]
         states = await fleet.records.states(uids)
-        # An agent may be another one, or gone, since the list was made.
-        now = (fleet.census.agents.get(uid) for uid in uids if uid in states)
-        yield [views.of(fleet.census, agent, states[agent.uid], keep) for agent in now if agent is not None]
+        # Since the list was made, an agent may have been replaced or removed.
+        current = (fleet.census.agents.get(uid) for uid in uids if uid in states)
+        yield [views.of(fleet.census, agent, states[agent.uid], keep) for agent in current if agent is not None]

@@ -1,7 +1,7 @@
-"""What every request passes before its route, whoever asks.
+"""Checks that every request passes before it reaches its route.
 
-Until people can be authenticated the API serves loopback only, and a browser's page of another site cannot reach it: writes
-must be application/json, which such a page may not send unasked, and the Host must be one of ours.
+People cannot be authenticated yet, so the API serves loopback only, and these checks keep out browser pages of other sites:
+writes must be application/json, which such a page cannot send without a preflight, and the Host must be one of ours.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from relay.control.condition import Condition
 from relay.errors import Problem, Refused
 
 _STALE = "X-OpAMP-Relay-Stale"
-"""Header of all answers while nothing can be stored: why what is shown may be out of date."""
-_NO_CHANGES = frozenset({"/api/v1/diff", "/api/v1/epoch"})
-"""What is posted and changes no policy."""
-_NO_POLICY = ("/api/v1/nodes/", "/api/v1/uploads/")
-"""Likewise, all below them."""
+"""The header on all responses while the database cannot be written: why the data may be out of date."""
+_NO_CHANGE_PATHS = frozenset({"/api/v1/diff", "/api/v1/epoch"})
+"""Paths of POST requests that do not change policy."""
+_NO_CHANGE_PREFIXES = ("/api/v1/nodes/", "/api/v1/uploads/")
+"""Prefixes of paths that do not change policy."""
 
 
 def add_guards(
     api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None, condition: Condition
 ) -> None:
-    """Put them into the application.
+    """Add the checks to the application.
 
     Args:
-        hosts: values of the Host header that are ours; None to take any.
+        hosts: returns the accepted values of the Host header; None to accept any.
     """
 
     @api.middleware("http")
@@ -38,7 +38,7 @@ def add_guards(
         if request.method in ("POST", "PUT", "PATCH") and (
             not (methods := methods_of(api, request)) or request.method in methods
         ):
-            # Neither can be sent by a browser's page of another site without asking.
+            # A browser page of another site cannot send either type without a preflight.
             expected = "application/octet-stream" if request.method == "PATCH" else "application/json"
             if request.headers.get("content-type", "").partition(";")[0].strip() != expected:
                 return problem(415, f"Content-Type must be {expected}")
@@ -49,23 +49,25 @@ def add_guards(
                 return problem(411, "Content-Length is required")
             if int(length) > max_body_bytes:
                 return problem(413, f"the body is larger than {max_body_bytes} bytes")
-        is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGES
-        if is_change and not request.url.path.startswith(_NO_POLICY) and condition.refusal:
+        is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGE_PATHS
+        if is_change and not request.url.path.startswith(_NO_CHANGE_PREFIXES) and condition.refusal:
             return problem(409, condition.refusal)
         answer = await call_next(request)
-        if condition.unwritable:  # reports that are not stored do not count either
+        if condition.unwritable:  # reports are not stored either
             answer.headers[_STALE] = condition.unwritable.encode("ascii", "replace").decode()
         return answer
 
 
 async def only_known_parameters(request: Request) -> None:
-    """A filter that nobody knows must not be taken for one that matches everything."""
+    """Refuse unknown and repeated query parameters: a mistyped filter must not match everything."""
     route = request.scope["route"]
-    known = {field.alias for field in route.dependant.query_params}
-    unknown = sorted(set(request.query_params) - known)
-    twice = sorted({n for n in known if len(request.query_params.getlist(n)) > 1} - {"label"})
-    if twice:
-        raise Refused([Problem("request", 0, name, "is given more than once") for name in twice])
+    parameters = {field.alias for field in route.dependant.query_params}
+    unknown = sorted(set(request.query_params) - parameters)
+    repeated = sorted({n for n in parameters if len(request.query_params.getlist(n)) > 1} - {"label"})
+    if repeated:
+        raise Refused([Problem("request", 0, name, "is given more than once") for name in repeated])
     if unknown:
-        has = ", ".join(sorted(known)) or "none"
-        raise Refused([Problem("request", 0, name, f"unknown parameter; there are: {has}") for name in unknown])
+        names = ", ".join(sorted(parameters)) or "none"
+        raise Refused(
+            [Problem("request", 0, name, f"unknown parameter; the parameters are: {names}") for name in unknown]
+        )

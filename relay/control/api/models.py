@@ -1,6 +1,6 @@
-"""What the admin API is sent and answers, for its description: `/api/v1/openapi.json`.
+"""Models of the admin API's requests and responses, for `/api/v1/openapi.json`.
 
-Answers are made as plain values by the views; `tests/control/api/test_models.py` holds that they are what stands here.
+The views build responses as plain values; `tests/control/api/test_models.py` checks them against these models.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RequestBody(BaseModel):
-    """Base of what is sent: a key that nobody knows is an error."""
+    """Base of request bodies. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Answer(BaseModel):
-    """Base of all answers. A later version may say more."""
+    """Base of all responses. Later versions can add fields."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class ProblemDetail(Answer):
-    """One thing that is wrong."""
+    """One problem in a request."""
 
     source: str
     line: int
@@ -35,7 +35,7 @@ class ProblemDetail(Answer):
 
 
 class Problem(Answer):
-    """RFC 9457: what every refusal is."""
+    """The body of every error response (RFC 9457)."""
 
     type: str
     status: int
@@ -44,7 +44,7 @@ class Problem(Answer):
 
 
 class Done(Answer):
-    """Something was done to something."""
+    """An action was done to an object."""
 
     kind: str
     name: str
@@ -52,7 +52,7 @@ class Done(Answer):
 
 
 class Applied(Done):
-    """What became of a document."""
+    """The result for one document."""
 
     before: dict[str, Any] | None
     after: dict[str, Any] | None
@@ -69,21 +69,21 @@ class Begun(Answer):
 
 
 class ApplyAnswer(Answer):
-    """What became of what was applied."""
+    """The result of applying documents."""
 
     documents: list[Applied]
     rollouts: list[Begun]
 
 
 class Undone(Applied):
-    """An assignment asks again for what it was before."""
+    """An assignment was set back to an earlier revision."""
 
     rollout: str
     to: str
 
 
 class DiffPair(Answer):
-    """Agents that would go from one config to another."""
+    """Agents that would change from one config to another."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
     from_: str | None = Field(alias="from")
@@ -121,7 +121,7 @@ class DriftEntry(Answer):
 
 
 class RegionView(Answer):
-    """Sums of a region."""
+    """A region, with counts."""
 
     name: str
     nodes: int
@@ -135,7 +135,7 @@ class RegionView(Answer):
 
 
 class Rejected(Answer):
-    """What a node does not take of its policy."""
+    """A part of its policy that a node rejects."""
 
     name: str
     digest: str
@@ -162,7 +162,7 @@ class NodeView(Answer):
 
 
 class AgentConfig(Answer):
-    """What config an agent was offered, and what became of it."""
+    """The config that an agent was offered, and its status."""
 
     offered_hash: str
     reported_hash: str
@@ -172,7 +172,7 @@ class AgentConfig(Answer):
 
 
 class AgentView(Answer):
-    """An agent; of lists those fields that were asked for."""
+    """An agent. Lists contain only the requested fields."""
 
     instance_uid: str
     agent_id: str
@@ -196,7 +196,7 @@ class AgentView(Answer):
 
 
 class WholeAgent(AgentView):
-    """An agent with all that it says of itself."""
+    """An agent with everything that it reported."""
 
     health: dict[str, Any] | None
     components: dict[str, list[str]]
@@ -255,7 +255,7 @@ class RolloutAnswer(Answer):
 
 
 class AuditEntry(Answer):
-    """Who did what."""
+    """One entry of the audit."""
 
     number: int
     at: str
@@ -270,7 +270,7 @@ class AuditEntry(Answer):
 
 
 class AuditCheck(Answer):
-    """Whether the chain of hashes is whole."""
+    """Whether the audit's chain of hashes is intact."""
 
     entries: int
     ok: bool
@@ -288,7 +288,7 @@ class ConfigAnswer(Answer):
 
 
 class Uploaded(Answer):
-    """How much of a file is here."""
+    """How much of a file has arrived."""
 
     offset: int
     complete: bool
@@ -304,7 +304,7 @@ class PackageView(Answer):
 
 
 class Prefetched(Answer):
-    """Where a version is fetched ahead."""
+    """The regions that fetch a version in advance."""
 
     name: str
     version: str
@@ -313,7 +313,7 @@ class Prefetched(Answer):
 
 
 class PackageStatus(Answer):
-    """What agents say of packages."""
+    """What agents report about packages."""
 
     packages: list[dict[str, Any]]
     agents: list[dict[str, Any]]
@@ -321,13 +321,13 @@ class PackageStatus(Answer):
 
 
 class Epoch(Answer):
-    """The epoch that has begun."""
+    """The new epoch."""
 
     epoch: int
 
 
 class Orphans(Answer):
-    """Agents that would match nothing any more."""
+    """Agents that would match nothing."""
 
     agents: int
     names: list[str]
@@ -344,14 +344,14 @@ class DocumentVersion(Answer):
 
 
 class RevisionName(Answer):
-    """Which revision."""
+    """The name of a revision."""
 
     template: str
     revision: str
 
 
 class AssignmentView(Answer):
-    """What is in force of an assignment, and what was taken back of what it asks for."""
+    """The revision of an assignment that is in force, and one that was withdrawn or refused."""
 
     name: str
     kind: str
@@ -402,18 +402,18 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 
 
 def answers(model: Any, tag: str) -> dict[str, Any]:
-    """What a route's decorator takes: the description of its answers, without checking each of them."""
+    """Arguments for a route's decorator: describes its responses, without validating each one."""
     return {"response_model": None, "tags": [tag], "responses": {200: {"model": model}, **_REFUSALS}}
 
 
 def answers_bytes(tag: str) -> dict[str, Any]:
-    """As `answers`, of a route that gives a file."""
-    done = {"description": "The bytes", "content": _BYTES}
-    return {"response_class": Response, "tags": [tag], "responses": {200: done, **_REFUSALS}}
+    """Like `answers`, for a route that returns a file."""
+    success = {"description": "The bytes", "content": _BYTES}
+    return {"response_class": Response, "tags": [tag], "responses": {200: success, **_REFUSALS}}
 
 
 def describe(api: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with what refusals are."""
+    """The OpenAPI document, including the schema of errors."""
     if api.openapi_schema is None:
         document = get_openapi(title=api.title, version=api.version, routes=api.routes)
         schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -1,4 +1,4 @@
-"""Routes of packages: uploads in pieces that can be resumed, versions, and what agents say of them."""
+"""Routes of packages: resumable uploads, versions, and their status at agents."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Digest = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 
 
 class PushRequest(RequestBody):
-    """One file of a version, whose upload is complete."""
+    """One file of a version. Its upload must be complete."""
 
     name: Name
     version: Version
@@ -48,35 +48,35 @@ class PushRequest(RequestBody):
 
 
 class ReasonRequest(RequestBody):
-    """Why."""
+    """Why a version is yanked."""
 
     reason: str = Field(default="", max_length=2000)
 
 
 class PrefetchRequest(RequestBody):
-    """Where to."""
+    """The regions to prefetch to."""
 
-    regions: list[Name] = Field(default_factory=list, max_length=1000, description="none: all that have nodes")
+    regions: list[Name] = Field(default_factory=list, max_length=1000, description="empty for all regions with nodes")
 
 
 def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
-    """Put them into the application."""
+    """Add the routes to the application."""
 
     @api.get("/api/v1/uploads/{sha256}", **answers(Uploaded, "packages"))
     async def get_upload(sha256: Digest) -> dict[str, Any]:
-        """How much of a file is here."""
+        """How much of a file has arrived."""
         offset, complete = await packages.blobs.received(sha256)
         return {"offset": offset, "complete": complete}
 
     @api.patch("/api/v1/uploads/{sha256}", **answers(Uploaded, "packages"))
     async def upload_piece(sha256: Digest, request: Request, offset: Annotated[int, Query(ge=0)]) -> dict[str, Any]:
-        """The next piece of a file; 409 says where it goes on."""
+        """Upload the next piece of a file. The 409 response names the expected offset."""
         content = await request.body()
         return {"offset": await packages.blobs.receive(sha256, offset, content), "complete": False}
 
     @api.get("/api/v1/blobs/{sha256}", **answers_bytes("packages"))
     async def get_blob(sha256: Digest) -> StreamingResponse:
-        """The bytes of a file."""
+        """Download a file."""
         size = await packages.blobs.size(sha256)
         if size is None:
             raise NotFound(f"there is no file {sha256}")
@@ -86,14 +86,14 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
 
     @api.get("/api/v1/packages", **answers(list[PackageView], "packages"))
     async def list_packages(
-        limit: Limit = None, after: Annotated[str, Query(description="the last NAME@VERSION before")] = ""
+        limit: Limit = None, after: Annotated[str, Query(description="the last NAME@VERSION of the page before")] = ""
     ) -> list[dict[str, Any]]:
-        """All versions."""
+        """All versions of all packages."""
         return behind(packages.listing(), after, lambda row: f"{row['name']}@{row['version']}")[:limit]
 
     @api.post("/api/v1/packages", **answers(PackageView, "packages"))
     async def push_package(request: PushRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Add a file to a version; the first makes the version."""
+        """Add a file to a version. The first file creates the version."""
         file = PackageFile(**request.model_dump(exclude={"name", "version", "type"}))
         package = PublishedPackage(name=request.name, version=request.version, type=request.type, files=[file])
         action = await packages.register(package, actor=actor)
@@ -106,7 +106,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
 
     @api.post("/api/v1/packages/{name}/{version}/yank", **answers(PackageView, "packages"))
     async def yank_package(name: str, version: str, request: ReasonRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Refuse a version everywhere."""
+        """Withdraw a version everywhere."""
         await packages.yank(f"{name}@{version}", request.reason, actor=actor)
         return packages.view(f"{name}@{version}")
 
@@ -114,13 +114,13 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
     async def prefetch_package(
         name: str, version: str, request: PrefetchRequest, actor: Actor = ANONYMOUS
     ) -> dict[str, Any]:
-        """Let regions fetch a version before anybody needs it."""
+        """Let regions fetch a version before an agent needs it."""
         regions = request.regions or sorted(fleet.census.live_regions())
         if not regions:
             raise Conflict("no region has connected yet; name the regions that should fetch it")
-        told = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
-        unknown = set(told) - fleet.census.live_regions()
-        return {"name": name, "version": version, "regions": told, "unknown": sorted(unknown)}
+        prefetched = await packages.prefetch(f"{name}@{version}", regions, actor=actor)
+        unknown = set(prefetched) - fleet.census.live_regions()
+        return {"name": name, "version": version, "regions": prefetched, "unknown": sorted(unknown)}
 
     @api.delete("/api/v1/packages/{name}/{version}", **answers(Done, "packages"))
     async def delete_package(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
@@ -130,9 +130,9 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
 
     @api.get("/api/v1/package-status", **answers(PackageStatus, "packages"))
     async def get_package_status(
-        label: Annotated[list[str] | None, Query(description="k=v, several must all match")] = None,
+        label: Annotated[list[str] | None, Query(description="k=v; several must all match")] = None,
     ) -> dict[str, Any]:
-        """What agents say of packages, by package and region, and some of those that are not there yet by name."""
+        """What agents report about packages, by package and region, and the names of some that are not done yet."""
         return await asyncio.to_thread(package_status, fleet.census, query.wanted_labels(label or []))
 
 

@@ -1,4 +1,4 @@
-"""Lists in pieces: at most so many rows, behind one that was seen."""
+"""Paging: the rows after a given one, up to a limit."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fastapi import Query
 
 from relay.errors import NotFound
 
-Limit = Annotated[int | None, Query(ge=1, le=100_000, description="the most that are given")]
-After = Annotated[str, Query(description="the last name before")]
+Limit = Annotated[int | None, Query(ge=1, le=100_000, description="the maximum number of rows")]
+After = Annotated[str, Query(description="the last name of the page before")]
 Row = dict[str, Any]
 _SLICE = 500
 
@@ -22,10 +22,10 @@ def _name(row: Row) -> str:
 
 
 def behind(rows: list[Row], name: str, key: Callable[[Row], str] = _name) -> list[Row]:
-    """The rows behind the one of a name; all where no name is given.
+    """The rows after the one with a name; all rows if the name is empty.
 
     Raises:
-        NotFound: none has it.
+        NotFound: no row has that name.
     """
     if not name:
         return rows
@@ -36,7 +36,7 @@ def behind(rows: list[Row], name: str, key: Callable[[Row], str] = _name) -> lis
 
 
 async def as_json(slices: AsyncIterable[Iterable[Row]]) -> AsyncIterator[bytes]:
-    """A JSON list, a row a line, slice by slice: nodes are answered meanwhile, and no more than one waits to be sent."""
+    """A JSON list with one row per line, slice by slice. Yields to other tasks between slices, and buffers only one."""
     separator = "["
     async for rows in slices:
         part = ""
@@ -49,6 +49,6 @@ async def as_json(slices: AsyncIterable[Iterable[Row]]) -> AsyncIterator[bytes]:
 
 
 async def in_slices(rows: Sequence[Row]) -> AsyncIterator[Sequence[Row]]:
-    """Rows that are there already, for `as_json`."""
+    """Cut a list of rows into slices, for `as_json`."""
     for i in range(0, len(rows), _SLICE):
         yield rows[i : i + _SLICE]

@@ -1,4 +1,4 @@
-"""Errors as answers: problem+json (RFC 9457)."""
+"""Turns errors into responses: problem+json (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ STATUS = {
     Outcome.UNAVAILABLE: 503,
     Outcome.INTERNAL: 500,
 }
-"""The admin API's table."""
+"""Outcome → HTTP status of the admin API."""
 
 
 def add_problem_handlers(api: FastAPI) -> None:
-    """Put them into the application."""
+    """Add the exception handlers to the application."""
 
     @api.exception_handler(RelayError)
     async def relay_error(_: Request, error: RelayError) -> Response:
@@ -40,7 +40,7 @@ def add_problem_handlers(api: FastAPI) -> None:
         return problem(STATUS[error.outcome], str(error), problems=details)
 
     @api.exception_handler(Exception)
-    async def unforeseen(_: Request, error: Exception) -> Response:
+    async def unexpected(_: Request, error: Exception) -> Response:
         return problem(500, f"internal error ({type(error).__name__}); see the log")
 
     @api.exception_handler(HTTPException)
@@ -62,7 +62,7 @@ def add_problem_handlers(api: FastAPI) -> None:
 
 
 def methods_of(api: FastAPI, request: Request) -> list[str]:
-    """What may be done with the path of a request."""
+    """The methods that the path of a request allows."""
     return sorted(
         {
             method
@@ -74,7 +74,7 @@ def methods_of(api: FastAPI, request: Request) -> list[str]:
 
 
 def problem(status: int, detail: str, *, problems: list[dict[str, Any]] | None = None) -> Response:
-    """An RFC 9457 answer; `problems` names each thing that is wrong."""
+    """An RFC 9457 response; `problems` lists every problem."""
     content: dict[str, Any] = {"type": "about:blank", "status": status, "detail": detail}
     if problems:
         content["problems"] = problems

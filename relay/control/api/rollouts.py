@@ -1,4 +1,4 @@
-"""Routes of rollouts, and of the assignments that they change."""
+"""Routes of rollouts and assignments."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from relay.control.review.changes import Changes
 
 
 class UndoRequest(RequestBody):
-    """What to go back to."""
+    """The rollout to go back to."""
 
     to: str = Field(default="", max_length=200, description="a rollout of the assignment; empty for the one before")
 
 
 class ApproveRequest(RequestBody):
-    """An approval of exactly what has this digest."""
+    """An approval of the change with this digest."""
 
-    digest: str = Field(min_length=8, max_length=64, description="of the change, or its first digits")
+    digest: str = Field(min_length=8, max_length=64, description="digest of the change, or its first digits")
 
 
 class ActRequest(RequestBody):
-    """Something that a person does to a rollout."""
+    """An action on a rollout."""
 
     reason: str = Field(default="", max_length=2000)
-    stage: int | None = Field(default=None, ge=0, description="to promote: index of the stage that the person saw")
+    stage: int | None = Field(
+        default=None, ge=0, description="for promote: index of the stage to end, as the person saw it"
+    )
 
 
 def add_rollout_routes(
@@ -47,36 +49,36 @@ def add_rollout_routes(
     history: History,
     ledger: Ledger,
 ) -> None:
-    """Put them into the application."""
+    """Add the routes to the application."""
 
     @api.get("/api/v1/rollouts", **answers(list[RolloutAnswer], "rollouts"))
     async def list_rollouts(limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
-        """What is going on, and the latest rollout of each assignment."""
+        """The active rollouts, and the latest rollout of each assignment."""
         return behind(await status.listing(), after)[:limit]
 
     @api.get("/api/v1/rollouts/{name}", **answers(RolloutAnswer, "rollouts"))
     async def get_rollout(name: str) -> dict[str, Any]:
-        """One rollout; of an assignment's own name the latest."""
+        """One rollout. An assignment's name stands for its latest rollout."""
         return await status.of(name)
 
     @api.get("/api/v1/rollouts/{name}/diff", **answers(RolloutDiff, "rollouts"))
     async def diff_rollout(name: str) -> dict[str, Any]:
-        """What a rollout changes: values, and the configs that are made of them; secrets are masked."""
+        """What a rollout changes: values, and the rendered configs. Secrets are masked."""
         return await changes.of(name)
 
     @api.get("/api/v1/assignments", **answers(list[AssignmentView], "rollouts"))
     async def list_assignments(limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
-        """What is in force of each assignment, and what was taken back or refused."""
+        """The revision in force of each assignment, and one that was withdrawn or refused."""
         return behind(status.assignments(), after)[:limit]
 
     @api.post("/api/v1/rollouts/{name}/approve", **answers(RolloutAnswer, "rollouts"))
     async def approve_rollout(name: str, request: ApproveRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Approve a change."""
+        """Approve a pending change."""
         return await status.of(await actions.approve(name, actor, request.digest))
 
     @api.post("/api/v1/rollouts/{name}/retry", **answers(RolloutAnswer, "rollouts"))
     async def retry_rollout(name: str, request: ActRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Forgive failures and offer again."""
+        """Forgive failures, and offer the revision again."""
         return await status.of(await actions.retry(name, actor))
 
     @api.post("/api/v1/rollouts/{name}/{action}", **answers(RolloutAnswer, "rollouts"))
@@ -88,7 +90,7 @@ def add_rollout_routes(
 
     @api.post("/api/v1/assignments/{name}/undo", **answers(Undone, "rollouts"))
     async def undo_assignment(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
-        """Ask again for what an assignment was before; a new rollout."""
+        """Go back to an earlier revision of an assignment, by a new rollout."""
         earlier = await history.earlier(name, request.to)
         applied = await documents.again(name, earlier.candidate, actor=actor)
         return {
@@ -99,5 +101,5 @@ def add_rollout_routes(
 
     @api.get("/api/v1/assignments/{name}/history", **answers(list[RolloutAnswer], "rollouts"))
     async def list_history(name: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
-        """All rollouts of an assignment that are kept, oldest first."""
+        """All stored rollouts of an assignment, oldest first."""
         return behind(await status.history(name), after)[:limit]

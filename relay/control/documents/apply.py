@@ -1,4 +1,4 @@
-"""Documents that people apply or delete: checked together, in force together, or not at all."""
+"""Applies and deletes documents: all are checked together and take effect together, or none do."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from relay.ids import sha256
 from relay.policy.reading import AnyDocument
 
 ANONYMOUS = "anonymous"
-"""Who does what nobody said that they do."""
+"""The actor of a request that names nobody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A rollout that documents began and that is not over yet."""
+    """A rollout that applied documents began, and that has not ended yet."""
 
     name: str
     assignment: str
@@ -40,7 +40,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of documents, and what they began."""
+    """The result of applying documents, and the rollouts that they began."""
 
     applied: list[Applied]
     rollouts: list[Begun] = field(default_factory=list)
@@ -57,36 +57,36 @@ class Documents:
     async def apply(
         self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False, actor: str = ANONYMOUS
     ) -> Outcomes:
-        """Apply all documents of some texts as one.
+        """Apply all documents in some texts: all of them, or none.
 
         Args:
             texts: (source name, YAML text).
-            dry_run: check and compare, change nothing.
-            actor: who does this.
+            dry_run: check and compare without changing anything.
+            actor: who applies them, for the audit.
 
         Raises:
-            Refused: with every problem; nothing was changed.
+            Refused: with every problem. Nothing has changed.
         """
-        # In a thread: a megabyte of YAML takes seconds, and nodes are answered meanwhile.
+        # In a thread: a megabyte of YAML takes seconds, and nodes need answers meanwhile.
         parsed = await asyncio.to_thread(read, list(texts))
         if dry_run:
-            return Outcomes(self._sound(self._ledger.state, parsed).applied)
+            return Outcomes(self._checked_proposal(self._ledger.state, parsed).applied)
         return await self._ledger.change(actor, lambda state, now_ms: self._change(state, parsed, actor, now_ms))
 
     def _change(
         self, state: State, parsed: list[tuple[Document, AnyDocument]], by: str, now_ms: int
     ) -> Change[Outcomes]:
-        proposal = self._sound(state, parsed)
+        proposal = self._checked_proposal(state, parsed)
         if not proposal.changed:
             return Change(state, Outcomes(proposal.applied))
         entries = [
             Entry("apply", f"{d.kind}/{d.key}", _digest(state.catalog.of(d.kind).get(d.key)), _digest(d))
             for d in proposal.changed
         ]
-        draft = self._revised(state, proposal.after, by, now_ms)
+        draft = self._revise(state, proposal.after, by, now_ms)
         return draft.change(Outcomes(proposal.applied, _begun(draft)), entries)
 
-    def _sound(self, state: State, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
+    def _checked_proposal(self, state: State, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
         proposal = propose(state, parsed, self._checks)
         problems = [*proposal.problems, *proposal.conflicts]
         if self._checks.validation == "enforce":
@@ -95,29 +95,29 @@ class Documents:
             raise Refused(problems)
         return proposal
 
-    def _revised(self, state: State, catalog: Catalog, by: str, now_ms: int) -> Draft:
+    def _revise(self, state: State, catalog: Catalog, by: str, now_ms: int) -> Draft:
         draft = revise(state, catalog, self._terms, by=by, now_ms=now_ms)
         expect_publishable(draft)
         return draft
 
     async def again(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
-        """Make an assignment ask again for what it asked for earlier; its strategy and approvals stay.
+        """Apply an earlier revision of an assignment again. Its strategy and approvals stay as they are now.
 
         Raises:
             NotFound: there is no assignment of that name.
-            Refused: that revision no longer fits (its template is gone).
+            Refused: that revision is no longer valid, for example because its template was deleted.
         """
         now = self.get(earlier.kind, name)
         text = canonical_json({**now, "spec": {**now["spec"], **_spec(earlier)}}).decode()
-        (applied_,) = (await self.apply([(f"{earlier.kind}/{name}", text)], actor=actor)).applied
-        return applied_
+        (result,) = (await self.apply([(f"{earlier.kind}/{name}", text)], actor=actor)).applied
+        return result
 
     async def delete(self, kind: str, key: str, *, actor: str = ANONYMOUS) -> Applied:
         """Delete one document.
 
         Raises:
-            NotFound: there is none of that name.
-            Refused: an assignment uses it.
+            NotFound: there is no such document.
+            Refused: it is in use.
         """
         return await self._ledger.change(actor, lambda state, now_ms: self._deletion(state, kind, key, actor, now_ms))
 
@@ -125,22 +125,22 @@ class Documents:
         document = find(state.catalog, kind, key)
         if problems := obstacles(state, document, self._checks):
             raise Refused(problems, outcome=Outcome.CONFLICT)
-        draft = self._revised(state, state.catalog.without(kind, key), by, now_ms)
+        draft = self._revise(state, state.catalog.without(kind, key), by, now_ms)
         entries = [Entry("delete", f"{kind}/{key}", _digest(document))]
         return draft.change(applied(document, "deleted", document), entries)
 
     # ---- views
 
     def listing(self, kind: str, *, after: str = "") -> list[dict[str, Any]]:
-        """All documents of a kind, by name, from behind one on."""
-        held = self._ledger.state.catalog.of(kind)
-        return [held[key].model_dump(exclude_unset=True) for key in sorted(held) if key > after]
+        """All documents of a kind whose names come after `after`, sorted by name."""
+        documents = self._ledger.state.catalog.of(kind)
+        return [documents[key].model_dump(exclude_unset=True) for key in sorted(documents) if key > after]
 
     def get(self, kind: str, key: str) -> dict[str, Any]:
         """One document.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such document.
         """
         value: dict[str, Any] = find(self._ledger.state.catalog, kind, key).model_dump(exclude_unset=True)
         return value
@@ -151,7 +151,7 @@ def _begun(draft: Draft) -> list[Begun]:
 
 
 def _spec(revision: GlobalRevision) -> dict[str, Any]:
-    """The part of an assignment's spec that a revision is made of."""
+    """The part of an assignment's spec that produces a revision."""
     spec: dict[str, Any] = {
         "target_selector": revision.selector.model_dump(exclude_unset=True),
         "priority": revision.priority,

@@ -1,6 +1,6 @@
-"""What can be wrong with documents that are each well formed: what needs the other documents, or the fleet, to be seen.
+"""Checks of well-formed documents that need the other documents or the fleet.
 
-Templates that exist, values that every region can resolve, assignments that do not contend for the same agents.
+Templates must exist, every region must be able to resolve the values, and assignments must not compete for the same agents.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Known(Protocol):
         """How many agents are known."""
 
     def vectors(self, matcher: Matcher) -> dict[int, str]:
-        """All vectors that agents have by a matcher → the id of an agent that has it."""
+        """Each vector that the matcher gives to some agent → the id of one such agent."""
 
     def live_regions(self) -> Set[str]:
-        """Regions that have agents, or a node that is connected."""
+        """Regions that have agents or a connected node."""
 
 
 class Checks:
-    """Looks at documents in their catalog.
+    """Checks documents in the context of a catalog.
 
     Args:
-        validation: `warn`, `enforce` or `off`: what comes of errors in Collectors' configurations.
-        channels: names of those that notices can be sent to.
-        require_strategy: assignments that may match agents with these labels must name a strategy; None: none must.
+        validation: `warn`, `enforce` or `off`: what to do about errors in Collector configurations.
+        channels: the names of the notification channels.
+        require_strategy: assignments that can match agents with these labels must name a strategy; None to require none.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Checks:
         self._require_strategy = require_strategy
 
     def live(self, region: str) -> Set[str]:
-        """The region, if it has agents or a node that is connected."""
+        """A set of the region, if it has agents or a connected node; else empty."""
         return {region} & self._known.live_regions()
 
     def problems(
@@ -87,8 +87,8 @@ class Checks:
         for document in changed:
             source = sources[document.kind, document.key]
             if isinstance(document, ConfigAssignment) and self._lacks_strategy(document):
-                wanted = ", ".join(f"{k}={v}" for k, v in (self._require_strategy or {}).items())
-                reason = f"is required for agents with {wanted} (policies.config_update.require_strategy)"
+                required = ", ".join(f"{k}={v}" for k, v in (self._require_strategy or {}).items())
+                reason = f"is required for agents with {required} (policies.config_update.require_strategy)"
                 problems.append(source.problem("spec.strategy", reason))
             if isinstance(document, ConfigAssignment | PackageAssignment):
                 problems += [source.problem(path, reason) for path, reason in _assignment_problems(catalog, document)]
@@ -110,38 +110,39 @@ class Checks:
     def unresolved(
         self, catalog: Catalog, assignment: ConfigAssignment, template: ConfigTemplate, also: Set[str] = frozenset()
     ) -> list[tuple[str, str]]:
-        """(path, reason) of values that a region with variables, or the one that is selected, could not resolve.
+        """(path, reason) of each value that some region could not resolve.
 
-        A region that has only nodes is not looked at, unless it is in `also`: one that joins later must not stand in the
-        way of every change. There the node rejects the assignment, and says so.
+        Checks the region that the selector names; otherwise every region with variables. A region that only has nodes is
+        not checked unless it is in `also`: a region that joins later must not block every change. Its node rejects the
+        assignment and reports it.
         """
-        wanted = assignment.spec.target_selector.labels.get("region")
-        # A region without variables of its own, known or not, shows as the empty one.
-        regions = {str(wanted)} if wanted is not None else catalog.variables.keys() | {""} | also
-        found: dict[tuple[str, str], None] = {}
+        selected = assignment.spec.target_selector.labels.get("region")
+        # The empty region stands for any region without variables.
+        regions = {str(selected)} if selected is not None else catalog.variables.keys() | {""} | also
+        unresolved: dict[tuple[str, str], None] = {}
         for region in sorted(regions):
             variables = catalog.variables.get(region)
             _, problems = templates.resolve(
                 template, assignment.spec.values, variables.spec.values if variables else {}
             )
-            # The empty region stands for one that nobody knows yet: it counts only where there is no other.
+            # The empty region may not exist yet: what its variables lack counts only if there is no other region.
             if region == "" and len(regions - {""}) > 0:
                 problems = [(name, reason) for name, reason in problems if name in assignment.spec.values]
             for name, reason in problems:
                 where = f" in region {region}" if region and name not in assignment.spec.values else ""
                 path = f"spec.values.{name}" if name in assignment.spec.values else "spec.values"
-                found[path, reason + where] = None
-        return list(found)
+                unresolved[path, reason + where] = None
+        return list(unresolved)
 
     def conflicts(self, catalog: Catalog, moved: list[AnyAssignment]) -> list[tuple[AnyAssignment, str]]:
-        """Assignments of one kind, priority and slot that contend for the same agents."""
+        """Assignments of the same kind, priority and slot that compete for the same agents."""
         groups: dict[tuple[str, int, str], list[AnyAssignment]] = {}
         for assignment in catalog.all_assignments():
             slot = "" if isinstance(assignment, PackageAssignment) else assignment.spec.slot
             if isinstance(assignment, PackageAssignment) or not assignment.spec.observe_only:
                 groups.setdefault((assignment.kind, assignment.spec.priority, slot), []).append(assignment)
         keys = {a.key for a in moved}
-        found: list[tuple[AnyAssignment, str]] = []
+        conflicts: list[tuple[AnyAssignment, str]] = []
         for (_, priority, slot), group in groups.items():
             if len(group) < 2 or not any(a.key in keys for a in group):
                 continue
@@ -151,23 +152,23 @@ class Checks:
                 for j, other in enumerate(group[:i]):
                     if one.key not in keys and other.key not in keys:
                         continue
-                    blamed, named = (one, other) if one.key in keys else (other, one)
+                    culprit, rival = (one, other) if one.key in keys else (other, one)
                     selectors = one.spec.target_selector, other.spec.target_selector
-                    reason = f"{named.kind} {named.key} has the same priority {priority}"
+                    reason = f"{rival.kind} {rival.key} has the same priority {priority}"
                     if slot:
                         reason += f" and slot {slot}"
                     if implies(*selectors) or implies(*reversed(selectors)):
-                        found.append((blamed, f"{reason}, and agents of the one are agents of the other"))
+                        conflicts.append((culprit, f"{reason}, and one selector includes the other"))
                         continue
                     both = next(
                         (name for v, name in vectors.items() if matcher.matches(i, v) and matcher.matches(j, v)), None
                     )
                     if both is not None:
-                        found.append((blamed, f"{reason}, and agent {both} matches both"))
-        return found
+                        conflicts.append((culprit, f"{reason}, and agent {both} matches both"))
+        return conflicts
 
     def findings(self, source: Document, document: AnyDocument) -> list[tuple[Problem, bool]]:
-        """(what stands in no way of a document by its form and may be wrong all the same, whether it is an error)."""
+        """(problem, whether it is an error) for what may be wrong with a document that is valid in form."""
         if isinstance(document, RolloutStrategy):
             return [
                 (source.problem(f"spec.failure_policy.notification.{i}", f"the settings name no channel {name}"), False)
@@ -176,8 +177,8 @@ class Checks:
             ]
         if (
             isinstance(document, RegionVariables)
-            and (known := self._known.live_regions())
-            and document.key not in known
+            and (regions := self._known.live_regions())
+            and document.key not in regions
         ):
             return [(source.problem("metadata.name", f"no node of region {document.key} has connected"), False)]
         if self.validation == "off" or not isinstance(document, ConfigTemplate):
@@ -190,7 +191,7 @@ class Checks:
         ]
 
     def unmatched(self, assignments: Sequence[AnyAssignment]) -> tuple[set[str], int]:
-        """Keys of assignments that match no agent that is known, and how many agents are; none where nobody is known."""
+        """(keys of assignments that match no known agent, the number of known agents). No keys if no agent is known."""
         matcher = Matcher([assignment.spec.target_selector for assignment in assignments])
         vectors = self._known.vectors(matcher) if assignments else {}
         return {

@@ -1,4 +1,4 @@
-"""What stands in the way of deleting a document."""
+"""Checks whether a document can be deleted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from relay.policy.reading import AnyDocument
 from relay.policy.strategy import RolloutStrategy
 
 _NEEDS_APPROVAL = (
-    "its changes need approval, and deleting it is a change: first get approval for one that ends it for all agents "
+    "its changes need approval, and so does deleting it: first get a change approved that removes it from all agents "
     "(observe_only: true, or a target_selector that matches no agent)"
 )
 
 
 def obstacles(state: State, document: AnyDocument, checks: Checks) -> list[Problem]:
-    """Why a document cannot be deleted; empty where it can."""
+    """Why a document cannot be deleted; empty if it can."""
     match document:
         case ConfigTemplate():
             users = state.users_of_template(document.key)
@@ -26,14 +26,14 @@ def obstacles(state: State, document: AnyDocument, checks: Checks) -> list[Probl
         case RegionVariables():
             reasons = _unresolved_without(state, document.key, checks)
         case RolloutStrategy():
-            named = sorted(
+            strategy_users = sorted(
                 f"{a.kind} {a.key}" for a in state.catalog.all_assignments() if a.spec.strategy == document.key
             )
-            reasons = [f"in use by {', '.join(named)}"] if named else []
+            reasons = [f"in use by {', '.join(strategy_users)}"] if strategy_users else []
         case ConfigAssignment() | PackageAssignment():
-            held = state.assignments[document.key]
-            # Deleting changes what agents run, and nobody could approve it.
-            reasons = [_NEEDS_APPROVAL] if held.asked[0] and held.in_force else []
+            assignment = state.assignments[document.key]
+            # Deleting changes what agents run, but has no rollout that somebody could approve.
+            reasons = [_NEEDS_APPROVAL] if assignment.asked[0] and assignment.in_force else []
         case _:
             reasons = []
     source = Document(f"{document.kind}/{document.key}", None, 0)

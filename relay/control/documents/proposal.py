@@ -1,4 +1,4 @@
-"""What documents would make of the catalog, and all that is wrong with that. Pure, but for what checks know of the fleet."""
+"""What documents would change in the catalog, and every problem with that. Pure, except that checks look at the fleet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from relay.policy.resources import template_resource
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of one document."""
+    """The result of applying or deleting one document."""
 
     kind: str
     name: str
@@ -38,17 +38,17 @@ class Proposal:
     problems: list[Problem] = field(default_factory=list)
     conflicts: list[Problem] = field(default_factory=list)
     findings: list[Problem] = field(default_factory=list)
-    """Errors in Collectors' configurations."""
+    """Errors in Collector configurations."""
 
 
 def propose(state: State, parsed: list[tuple[Document, AnyDocument]], checks: Checks) -> Proposal:
-    """What documents would make of the catalog of a state."""
+    """What documents would change in the catalog of a state."""
     proposal = Proposal(state.catalog)
-    lonely, known = checks.unmatched([d for _, d in parsed if isinstance(d, AnyAssignment)])
+    unmatched, agent_count = checks.unmatched([d for _, d in parsed if isinstance(d, AnyAssignment)])
     for source, document in parsed:
         before = state.catalog.of(document.kind).get(document.key)
         if before == document:
-            proposal.applied.append(applied(document, "unchanged", before, _taken_back(state, document)))
+            proposal.applied.append(applied(document, "unchanged", before, _not_in_force(state, document)))
             continue
         if isinstance(before, ConfigTemplate) and isinstance(document, ConfigTemplate) and not _same(before, document):
             reason = f"{document.key} already exists with different content; a version never changes: use a new one"
@@ -57,9 +57,9 @@ def propose(state: State, parsed: list[tuple[Document, AnyDocument]], checks: Ch
         proposal.changed.append(document)
         findings = checks.findings(source, document)
         proposal.findings += [problem for problem, is_error in findings if is_error]
-        warnings = tuple(str(problem) for problem, _ in findings) + _given_up(before, document)
-        if document.key in lonely and isinstance(document, AnyAssignment):
-            reason = f"matches none of the {known} known agents"
+        warnings = tuple(str(problem) for problem, _ in findings) + _dropped_safeguards(before, document)
+        if document.key in unmatched and isinstance(document, AnyAssignment):
+            reason = f"matches none of the {agent_count} known agents"
             warnings += (str(source.problem("spec.target_selector", reason)),)
         proposal.applied.append(applied(document, "configured" if before else "created", before, warnings))
     proposal.after = state.catalog.put(*proposal.changed)
@@ -73,38 +73,45 @@ def propose(state: State, parsed: list[tuple[Document, AnyDocument]], checks: Ch
     return proposal
 
 
-def _taken_back(state: State, document: AnyDocument) -> tuple[str, ...]:
-    """A warning, where what an assignment asks for is not what goes out, and nothing is under way."""
-    held = state.assignments.get(document.key) if isinstance(document, AnyAssignment) else None
-    if held is None or held.declared == held.stable or held.pending or (held.rollout and held.rollout.active):
+def _not_in_force(state: State, document: AnyDocument) -> tuple[str, ...]:
+    """A warning if what an assignment declares is not in force, and no rollout is in progress."""
+    assignment = state.assignments.get(document.key) if isinstance(document, AnyAssignment) else None
+    if (
+        assignment is None
+        or assignment.declared == assignment.stable
+        or assignment.pending
+        or (assignment.rollout and assignment.rollout.active)
+    ):
         return ()
-    latest = f"{held.name}-{held.number}"
-    if held.declared is not None and (gone := held.declared.versions & state.catalog.yanked):
-        return (f"package {', '.join(sorted(gone))} was yanked; assign another version",)
-    return (f"what it asks for was withdrawn or refused ({latest}); `opampctl rollout retry {latest}` starts again",)
+    latest = f"{assignment.name}-{assignment.number}"
+    if assignment.declared is not None and (yanked := assignment.declared.versions & state.catalog.yanked):
+        return (f"package {', '.join(sorted(yanked))} was yanked; assign another version",)
+    return (f"its last change was withdrawn or refused ({latest}); start again with `opampctl rollout retry {latest}`",)
 
 
-def _given_up(before: AnyDocument | None, after: AnyDocument) -> tuple[str, ...]:
-    """Warnings of an assignment that gives up what made its changes safe."""
+def _dropped_safeguards(before: AnyDocument | None, after: AnyDocument) -> tuple[str, ...]:
+    """Warnings about an assignment that drops its strategy or approval."""
     if not isinstance(before, AnyAssignment) or not isinstance(after, AnyAssignment):
         return ()
-    found = []
+    warnings = []
     if before.spec.strategy and not after.spec.strategy:
-        found.append(
-            f"it names no strategy any more: changes go out by {before.spec.strategy} until one has, later ones at once"
+        warnings.append(
+            f"it has no strategy now: {before.spec.strategy} applies until a change completes; then they go out at once"
         )
     if before.spec.approval is not None and after.spec.approval is None:
-        found.append("it asks for no approval of its own any more: this change still needs those that were asked for")
-    return tuple(found)
+        warnings.append(
+            "it no longer asks for approval: this change still needs the approvals that were required before"
+        )
+    return tuple(warnings)
 
 
 def _same(one: ConfigTemplate, other: ConfigTemplate) -> bool:
-    """Whether two templates of one version say the same; labels of documents are for people."""
+    """Whether two templates of one version have the same content. Document labels do not count."""
     return template_resource(one) == template_resource(other)
 
 
 def applied(document: AnyDocument, action: str, before: AnyDocument | None, warnings: tuple[str, ...] = ()) -> Applied:
-    """What became of a document, as people are told."""
+    """The result for one document, as shown to people."""
     return Applied(
         document.kind,
         document.key,

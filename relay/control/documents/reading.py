@@ -1,4 +1,4 @@
-"""Texts that people write, as documents: each well formed by itself, and none twice."""
+"""Reads documents from the texts that people write: each must be well formed and defined once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from relay.policy.reading import AnyDocument
 
 
 def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]:
-    """The documents of some texts, each with where it stands.
+    """The documents in some texts, each with its source position.
 
     Args:
         texts: (source name, YAML text).
@@ -22,7 +22,7 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
         Refused: with every problem.
     """
     problems: list[Problem] = []
-    found: list[tuple[Document, AnyDocument]] = []
+    results: list[tuple[Document, AnyDocument]] = []
     first: dict[tuple[str, str], Document] = {}
     for source, text in texts:
         try:
@@ -33,20 +33,20 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
         if not documents:
             problems.append(Problem(source, 0, "", "contains no documents"))
         for raw in parts_of(documents):
-            document, wrong = reading.read(raw)
-            problems += wrong
+            document, own_problems = reading.read(raw)
+            problems += own_problems
             if document is None:
                 continue
             identity = (document.kind, document.key)
             if identity in first:
                 other = first[identity]
-                reason = f"{document.kind} {document.key} is also defined in {other.source}:{other.line}"
+                reason = f"{document.kind} {document.key} is defined twice; first at {other.source}:{other.line}"
                 problems.append(raw.problem("", reason))
                 continue
             first[identity] = raw
             if isinstance(document, ConfigTemplate):
                 problems += [raw.problem(p, r) for p, r in templates.problems_of(document)]
-            found.append((raw, document))
+            results.append((raw, document))
     if problems:
         raise Refused(problems)
-    return found
+    return results

@@ -1,1 +1,1 @@
-"""What the control plane holds to be true, and the one door to it."""
+"""The control plane's authoritative state, and the only way to change it."""

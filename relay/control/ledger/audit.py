@@ -1,4 +1,4 @@
-"""Who did what, in the transaction of what was done; each row's hash covers the one before it."""
+"""The audit: who did what, written in the transaction of the change. Each row's hash covers the row before it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_HASH = bytes(32)
 
 
 async def add(connection: AsyncConnection, by: str, entries: Sequence[Entry], now_ms: int) -> None:
-    """Write what somebody did behind the last entry, in the caller's transaction (the database has one writer at a time)."""
+    """Append entries in the caller's transaction. Safe because the database has one writer at a time."""
     if not entries:
         return
     query = sa.select(schema.audit.c.number, schema.audit.c.hash).order_by(schema.audit.c.number.desc()).limit(1)
@@ -57,7 +57,7 @@ def _view(row: sa.RowMapping) -> dict[str, Any]:
 
 
 class Audit:
-    """Reading it."""
+    """Reads the audit."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -72,11 +72,11 @@ class Audit:
         limit: int = 1000,
         after: int | None = None,
     ) -> list[dict[str, Any]]:
-        """The newest entries, or the first behind one; oldest of them first.
+        """The newest entries, or the first ones after an entry; oldest first.
 
         Args:
-            subject: KIND/NAME, or a beginning of it.
-            after: number of an entry.
+            subject: KIND/NAME, or a prefix of it.
+            after: the number of an entry.
         """
         table = schema.audit.c
         query = sa.select(schema.audit)
@@ -99,7 +99,7 @@ class Audit:
         """One entry.
 
         Raises:
-            NotFound: there is none of that number.
+            NotFound: there is no entry with that number.
         """
         query = sa.select(schema.audit).where(schema.audit.c.number == number)
         async with self._database.read() as connection:
@@ -109,11 +109,11 @@ class Audit:
         return _view(row)
 
     async def verify(self) -> dict[str, Any]:
-        """Whether every row is as it was written, and none is missing between the first and the last.
+        """Check that no row was altered, and none is missing between the first and the last.
 
         Returns:
-            `{entries, ok, broken_at, hash}`: the number of the first row that does not fit, else None; the last hash,
-            which tells somebody who noted it down whether rows were cut off the end.
+            `{entries, ok, broken_at, hash}`. `broken_at` is the number of the first row that does not fit, or None. `hash`
+            is the last hash: compare it with one that you noted earlier to see whether rows were cut off the end.
         """
         digest, count, expected = _NO_HASH, 0, 1
         async with self._database.read() as connection:

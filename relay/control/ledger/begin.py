@@ -1,4 +1,4 @@
-"""How a change of an assignment goes out: by which strategy, with whose approval, and whether it is over at once."""
+"""Begins rollouts: which strategy a change uses, which approvals it needs, and whether it completes at once."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from relay.policy.strategy import OnFailure, StrategySpec
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the settings say of changes (`policies.config_update`, `policies.package_update`)."""
+    """The settings for changes (`policies.config_update`, `policies.package_update`)."""
 
     approval_required: bool = False
     approvals_needed: int = 1
     four_eyes: bool = False
     rollback_on_error: bool = True
     strategy: StrategySpec = field(default_factory=at_once)
-    """Of assignments that name none."""
+    """The strategy of assignments that name none."""
     at_once: bool = True
-    """Whether that is none at all."""
+    """Whether `strategy` just means everybody at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms changes begin."""
+    """The terms on which changes begin."""
 
     rules: Mapping[str, Rules]
-    """Kind of assignment → what the settings say of it."""
+    """Kind of assignment → its settings."""
     targets: Callable[[Rollout, State], plan.Targets]
-    """All agents that are known now for which a rollout changes something, in a state."""
+    """(rollout, state) → all known agents for which the rollout changes something."""
 
     def way(
         self, catalog: Catalog, before: Catalog, state: AssignmentState, assignment: AnyAssignment
     ) -> tuple[StrategySpec, bool, Way]:
-        """(strategy, whether that is none, who says so) by which a change goes out.
+        """(strategy, whether it means everybody at once, where it comes from) for a change.
 
-        One that gives up its strategy goes out by it, whatever is edited until one has.
+        An assignment that drops its strategy keeps it until a change has completed.
 
         Args:
-            before: the documents until now.
+            before: the catalog before the change.
         """
         rules = self.rules[assignment.kind]
         if observes(assignment):
@@ -67,7 +67,7 @@ class Terms:
         return rules.strategy, rules.at_once, Way.SETTINGS
 
     def asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
-        """(approvals that a change needs by its own documents, whether its author's does not count)."""
+        """(approvals that the documents require, whether the author's own does not count)."""
         rules, own = self.rules[assignment.kind], assignment.spec.approval
         required = rules.approval_required if own is None or own.required is None else own.required
         needed = (own.needed if own is not None and own.needed else rules.approvals_needed) if required else 0
@@ -75,7 +75,7 @@ class Terms:
 
 
 def observes(assignment: AnyAssignment) -> bool:
-    """Whether an assignment is only compared with what agents run."""
+    """Whether an assignment is only compared with what agents run, never offered."""
     return isinstance(assignment, ConfigAssignment) and assignment.spec.observe_only
 
 
@@ -88,12 +88,12 @@ def begin(
     terms: Terms,
     now_ms: int,
 ) -> Rollout:
-    """Begin the rollout to what `state` declares, in the place of one that waits. Gives it as it is then."""
+    """Begin the rollout to what `state` declares, superseding a pending one. Returns it in its new state."""
     assert state.declared is not None
-    strategy, is_at_once, who = way
-    asked, before = terms.asked(assignment), state.asked
-    # Who may not change something alone may not change alone that they may not.
-    needed, four_eyes = max(asked[0], before[0]), asked[1] or before[1]
+    strategy, is_at_once, source = way
+    asked, previous = terms.asked(assignment), state.asked
+    # Nobody can drop the approval requirement without the approvals that it demands.
+    needed, four_eyes = max(asked[0], previous[0]), asked[1] or previous[1]
     rollback = terms.rules[assignment.kind].rollback_on_error
     rollout = Rollout(
         name=f"{state.name}-{state.number + 1}",
@@ -111,7 +111,7 @@ def begin(
         asked=asked,
         authors=tuple(dict.fromkeys(authors)),
         at_once=is_at_once,
-        way=who,
+        way=source,
     )
     if state.pending is not None:
         draft.take(plan.supersede(state.pending, rollout.name, now_ms), state.pending)
@@ -120,14 +120,14 @@ def begin(
 
 
 def begin_if_approved(draft: Draft, state: AssignmentState, rollout: Rollout, terms: Terms, now_ms: int) -> Rollout:
-    """A rollout that waits goes out if it has the approvals that it needs. Gives it as it is then."""
-    # What is stable may have changed while it waited, and what is only observed is at no agent.
+    """Start a pending rollout if it has the approvals that it needs. Returns it in its new state."""
+    # The stable revision may have changed meanwhile. A revision that was only observed is at no agent.
     rollout = dataclasses.replace(rollout, stable=None if state.observe_only else state.stable)
     state = draft.assignments[state.name] = dataclasses.replace(state, pending=rollout)
     if not plan.approved(rollout):
         draft.take(rollout)
         return rollout
-    begun = _begun(draft, rollout, terms, now_ms)
+    begun = _begin_approved(draft, rollout, terms, now_ms)
     old, after = state.rollout, state.after(begun)
     if old is not None and old.active:
         ended = plan.supersede(old, rollout.name, now_ms)
@@ -138,7 +138,7 @@ def begin_if_approved(draft: Draft, state: AssignmentState, rollout: Rollout, te
     return begun
 
 
-def _begun(draft: Draft, rollout: Rollout, terms: Terms, now_ms: int) -> Rollout:
+def _begin_approved(draft: Draft, rollout: Rollout, terms: Terms, now_ms: int) -> Rollout:
     if rollout.candidate == rollout.stable:
         return plan.complete_at_once(rollout, "back to the stable revision", now_ms)
     if rollout.candidate.observe_only:
@@ -150,13 +150,13 @@ def _begun(draft: Draft, rollout: Rollout, terms: Terms, now_ms: int) -> Rollout
         return plan.complete_at_once(rollout, "it changes nothing for any known agent", now_ms)
     begun = plan.begin(rollout, targets, now_ms)
     if isinstance(rollout.candidate, GlobalPackages) and rollout.candidate.prefetch:
-        # Nobody's turn comes before the files are there: see `engine/loop`.
+        # No agent gets its turn before the files have arrived: see `engine/loop`.
         begun = dataclasses.replace(begun, thresholds={})
     return begun
 
 
 def _same_content(rollout: Rollout) -> bool:
-    """Whether a rollout changes at most who gets something, and with what priority."""
+    """Whether a rollout changes at most the selector and the priority."""
     candidate, stable = rollout.candidate, rollout.stable
     if isinstance(candidate, GlobalConfig) and isinstance(stable, GlobalConfig):
         return dataclasses.replace(candidate, selector=stable.selector, priority=stable.priority) == stable
@@ -166,18 +166,18 @@ def _same_content(rollout: Rollout) -> bool:
 
 
 def forgive(draft: Draft, name: str) -> int:
-    """Raise the retry generation of an assignment; give the new one.
+    """Raise the retry generation of an assignment. Returns the new one.
 
-    Every assignment counts on from the highest of all: content that moves to another one brings its failures along.
+    It is higher than that of any assignment: content that moves to another assignment takes its failures along.
     """
-    known = [*(s.retry for s in draft.assignments.values()), *(retry for _, retry in draft.gone.values())]
-    raised = dataclasses.replace(draft.assignments[name], retry=max(known) + 1)
+    generations = [*(s.retry for s in draft.assignments.values()), *(retry for _, retry in draft.gone.values())]
+    raised = dataclasses.replace(draft.assignments[name], retry=max(generations) + 1)
     draft.assignments[name] = raised
     return raised.retry
 
 
 def again(draft: Draft, name: str, authors: Sequence[str], terms: Terms, now_ms: int) -> Rollout:
-    """A new rollout to what an assignment asks for and did not get, by the rules of today."""
+    """Begin another rollout to what an assignment declares, by the current settings."""
     assignment = next(a for a in draft.catalog.all_assignments() if a.key == name)
     state = draft.assignments[name]
     way = terms.way(draft.catalog, draft.before.catalog, state, assignment)

@@ -1,4 +1,4 @@
-"""All documents in force, and the packages that they may name. A value: what changes it gives another one."""
+"""All documents in force, and the packages that they can name. Immutable: a change returns a new catalog."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ AnyAssignment = ConfigAssignment | PackageAssignment
 
 @dataclass(frozen=True, slots=True)
 class PackageVersion:
-    """One version of a package, and what is known of it beside its files. No document: it comes with bytes."""
+    """One version of a package, and its metadata. It is not a document, because it comes with files."""
 
     package: PublishedPackage
     created_ms: int
     created_by: str
     yanked: str = ""
-    """Why nobody is to have it any more; empty where it was not yanked."""
+    """Why it was yanked; empty if it was not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,51 +49,51 @@ class Catalog:
             NotFound: there is no such kind.
         """
         if kind not in KINDS:
-            raise NotFound(f"there is no kind {kind}; there are {', '.join(KINDS)}")
-        held: Mapping[str, AnyDocument] = getattr(self, KINDS[kind].field)
-        return held
+            raise NotFound(f"there is no kind {kind}; the kinds are {', '.join(KINDS)}")
+        documents: Mapping[str, AnyDocument] = getattr(self, KINDS[kind].field)
+        return documents
 
     def put(self, *documents: AnyDocument) -> Catalog:
-        """With these documents, in the place of those of the same names."""
+        """A catalog with these documents added, replacing those with the same names."""
         changed: dict[str, dict[str, AnyDocument]] = {}
         for document in documents:
             changed.setdefault(document.kind, dict(self.of(document.kind)))[document.key] = document
         return self._with(changed)
 
     def without(self, kind: str, key: str) -> Catalog:
-        """Without one document.
+        """A catalog without one document.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no such document.
         """
-        held = dict(self.of(kind))
-        del held[key]
-        return self._with({kind: held})
+        documents = dict(self.of(kind))
+        del documents[key]
+        return self._with({kind: documents})
 
     def _with(self, changed: Mapping[str, Mapping[str, AnyDocument]]) -> Catalog:
-        fields: dict[str, Any] = {KINDS[kind].field: held for kind, held in changed.items()}
+        fields: dict[str, Any] = {KINDS[kind].field: documents for kind, documents in changed.items()}
         return dataclasses.replace(self, **fields)
 
     def put_packages(self, *versions: PackageVersion) -> Catalog:
-        """With these versions of packages, in the place of themselves as they were."""
+        """A catalog with these package versions added or replaced."""
         return dataclasses.replace(self, packages={**self.packages, **{v.package.key: v for v in versions}})
 
     def without_package(self, key: str) -> Catalog:
-        """Without one version of a package."""
+        """A catalog without one package version."""
         return dataclasses.replace(self, packages={k: v for k, v in self.packages.items() if k != key})
 
     def package_files(self) -> dict[str, int]:
-        """SHA-256 → bytes of every file that some version of a package has."""
+        """SHA-256 → size of every package file."""
         return {file.sha256: file.size for version in self.packages.values() for file in version.package.files}
 
     def all_assignments(self) -> Iterator[AnyAssignment]:
-        """Of both kinds. No two have one name: their rollouts are named after them."""
+        """Assignments of both kinds. Names are unique across both, because rollouts are named after them."""
         yield from self.assignments.values()
         yield from self.package_assignments.values()
 
     @property
     def yanked(self) -> frozenset[str]:
-        """NAME@VERSION of those that nobody is to have any more."""
+        """NAME@VERSION of the yanked package versions."""
         return frozenset(key for key, version in self.packages.items() if version.yanked)
 
 
@@ -101,9 +101,9 @@ def find(catalog: Catalog, kind: str, key: str) -> AnyDocument:
     """One document.
 
     Raises:
-        NotFound: there is none of that kind and name.
+        NotFound: there is no such document.
     """
-    held = catalog.of(kind)
-    if key not in held:
-        raise NotFound(f"there is no {kind} {key}{close_to(key, held)}")
-    return held[key]
+    documents = catalog.of(kind)
+    if key not in documents:
+        raise NotFound(f"there is no {kind} {key}{close_to(key, documents)}")
+    return documents[key]

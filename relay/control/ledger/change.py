@@ -1,4 +1,4 @@
-"""A change: the next state, and what is written down of it in the same transaction."""
+"""A change: the next state, and what is recorded with it in the same transaction."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ T = TypeVar("T", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One thing that was done, for the audit; who did it and when is the ledger's to say."""
+    """One audit entry. The ledger adds who did it and when."""
 
     action: str
     subject: str
     """KIND/NAME."""
     before: str = ""
-    """Digest of what was, empty for nothing."""
+    """Digest of the previous value; empty if there was none."""
     after: str = ""
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A rollout that is new, or that took a step."""
+    """A new rollout, or a rollout that changed state."""
 
     after: Rollout
     before: Rollout | None = None
     action: str = ""
-    """What a person did, in the audit's words; empty: its new state says it."""
+    """The audit action of a person; empty to use the new state's name."""
     reason: str = ""
-    """Why, where it is not the rollout's own reason."""
+    """Why, if other than the rollout's own reason."""
     quiet: bool = False
-    """It is only written down; nobody is told."""
+    """Only store it: no audit entry, no notification."""
 
     @property
     def entry(self) -> Entry:
@@ -58,24 +58,24 @@ def _digest(rollout: Rollout) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Rows of another owner that go in the same transaction."""
+    """Rows of another owner to delete in the same transaction."""
 
     table: sa.Table
     keys: Sequence[Mapping[str, Any]]
-    """Values of the primary key's columns."""
+    """Primary keys: column → value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change(Generic[T]):
-    """What a change is made of. What differs between the state before and the next is found, and written, by the ledger."""
+    """A change to make. The ledger compares the states before and after, and stores the differences."""
 
     state: State
     answer: T
-    """For who asked for the change, once it is in force."""
+    """The result for the caller, once the change is in force."""
     steps: Sequence[Step] = field(default=())
-    """Of rollouts, in their order."""
+    """Steps of rollouts, in order."""
     entries: Sequence[Entry] = field(default=())
-    """For the audit, beside those of the steps."""
+    """Audit entries, in addition to those of the steps."""
     removals: Sequence[Removal] = field(default=())
 
     def is_nothing_to(self, before: State) -> bool:

@@ -1,4 +1,4 @@
-"""The next state while a change is being made."""
+"""The next state, while a change is prepared."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 class Draft:
-    """What follows from a change, gathered; nothing counts before the ledger has it.
+    """Collects the consequences of a change. Nothing takes effect until the ledger has stored it.
 
     Args:
-        before: the state until now.
-        catalog: the documents from now on, where they change.
-        contents: resources that revisions may pin from now on, beside those that are pinned already.
+        before: the state before the change.
+        catalog: the new catalog, if it changes.
+        contents: new resources that revisions can pin, in addition to the pinned ones.
     """
 
     def __init__(
@@ -36,26 +36,26 @@ class Draft:
         self._steps: dict[str, Step] = {}
 
     def take(self, rollout: Rollout, before: Rollout | None = None, *, quiet: bool = False) -> None:
-        """A rollout is new, or took a step."""
-        known = self._steps.get(rollout.name)
-        if known is not None:
-            self._steps[rollout.name] = dataclasses.replace(known, after=rollout)
+        """Add a new rollout, or one that changed state."""
+        earlier = self._steps.get(rollout.name)
+        if earlier is not None:
+            self._steps[rollout.name] = dataclasses.replace(earlier, after=rollout)
         else:
             self._steps[rollout.name] = Step(rollout, before, quiet=quiet)
 
     def say(self, name: str, before: Rollout, action: str, reason: str) -> None:
-        """What a person did to a rollout that took a step, and why. It comes first in the audit."""
+        """Record which action of a person changed a rollout's state, and why. It comes first in the audit."""
         step = dataclasses.replace(self._steps.pop(name), before=before, action=action, reason=reason)
         self._steps = {name: step, **self._steps}
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """Those that are new or took a step, as they are now."""
+        """The rollouts that are new or changed state, in their new state."""
         return [step.after for step in self._steps.values()]
 
     @property
     def state(self) -> State:
-        """The state as it is so far."""
+        """The state so far."""
         return State(
             self.catalog,
             MappingProxyType(self.assignments),
@@ -66,7 +66,7 @@ class Draft:
         )
 
     def change(self, answer: T, entries: Iterable[Entry] = ()) -> Change[T]:
-        """All of it. Contents that no revision pins any more are left out."""
+        """The finished change. Drops contents that no revision pins any more."""
         pins = {pin for state in self.assignments.values() for pin in _pins(state)}
         contents = {name: payload for name, payload in self._contents.items() if name in pins}
         state = dataclasses.replace(self.state, contents=contents)

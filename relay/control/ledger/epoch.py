@@ -1,4 +1,4 @@
-"""The epoch: whatever nodes hold of earlier ones is older than what is published from now on."""
+"""The epoch: manifests of a new epoch replace all manifests of earlier ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from relay.control.ledger.state import State
 
 
 def raise_epoch(state: State, reason: str, *, beyond: int = 0) -> Change[int]:
-    """Begin a new epoch; give its number.
+    """Begin a new epoch. Returns its number.
 
     Args:
-        beyond: an epoch that was seen elsewhere.
+        beyond: an epoch seen at a node; the new one must be higher.
     """
     epoch = max(state.epoch, beyond) + 1
     entry = Entry("raise-epoch", f"Epoch/{epoch}", str(epoch - 1), str(epoch), reason)

@@ -1,4 +1,4 @@
-"""Rollouts by name: those that may still do something are in the state, all others only in the database."""
+"""Finds rollouts by name. Rollouts that can still act are in the state; all others are only in the database."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _log = log.get("opamp-relay.history")
 
 
 def find(state: State, name: str) -> tuple[AssignmentState, Rollout]:
-    """A rollout that is going on, or the last of its assignment; an assignment's own name stands for its newest.
+    """A rollout that is active, or the last of its assignment. An assignment's name stands for its newest rollout.
 
     Raises:
-        Conflict: it is over, and others came after it.
-        NotFound: there is none.
+        Conflict: it has ended, and there are newer ones.
+        NotFound: there is no such rollout.
     """
     if name in state.assignments:
         name = state.assignments[name].latest or name
@@ -36,25 +36,25 @@ def find(state: State, name: str) -> tuple[AssignmentState, Rollout]:
             if rollout is not None and rollout.name == name:
                 return assignment, rollout
     prefix, _, number = name.rpartition("-")
-    known = state.assignments.get(prefix)
-    if known is not None and number.isdigit() and 0 < int(number) <= known.number:
-        latest = known.latest or f"{prefix}-{known.number}"
-        raise Conflict(f"{name} has ended; the latest rollout of {known.kind} {prefix} is {latest}")
+    owner = state.assignments.get(prefix)
+    if owner is not None and number.isdigit() and 0 < int(number) <= owner.number:
+        latest = owner.latest or f"{prefix}-{owner.number}"
+        raise Conflict(f"{name} has ended; the latest rollout of {owner.kind} {prefix} is {latest}")
     raise NotFound(f"there is no rollout {name}{close_to(name, state.assignments)}")
 
 
 class History:
-    """Reads all rollouts that are kept."""
+    """Reads all stored rollouts."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:
         self._database = database
         self._ledger = ledger
 
     async def get(self, name: str) -> Rollout:
-        """One rollout, also one that is over; by the name of an assignment its newest, also one that was rejected.
+        """One rollout, including ended ones. An assignment's name stands for its newest, even if it was rejected.
 
         Raises:
-            NotFound: there never was one of that name.
+            NotFound: there is no such rollout.
         """
         state = self._ledger.state
         if (assignment := state.assignments.get(name)) is not None and assignment.number:
@@ -65,10 +65,10 @@ class History:
             return await self.stored(name)
 
     async def stored(self, name: str) -> Rollout:
-        """One rollout as it is stored.
+        """One rollout, read from the database.
 
         Raises:
-            NotFound: there is none of that name.
+            NotFound: there is no such rollout.
             StoreError: it is damaged.
         """
         async with self._database.read() as connection:
@@ -78,11 +78,11 @@ class History:
         return Rollout.from_plain(json.loads(rows[0].body))
 
     async def of(self, assignment: str) -> list[Rollout]:
-        """All of an assignment, oldest first."""
+        """All stored rollouts of an assignment, oldest first."""
         return await self._all(schema.rollouts.c.assignment == assignment)
 
     async def _all(self, *where: sa.ColumnElement[bool]) -> list[Rollout]:
-        """Oldest first; those that are damaged are left out, and said."""
+        """Oldest first. Leaves out damaged ones, and logs them."""
         async with self._database.read() as connection:
             rows, bad = await read_all(connection, schema.rollouts, *where)
         for name in bad:
@@ -90,41 +90,41 @@ class History:
         return [Rollout.from_plain(json.loads(row.body)) for row in sorted(rows, key=lambda row: row.created_ms)]
 
     async def by_hash(self, digits: str) -> tuple[Rollout, GlobalRevision] | None:
-        """The rollout whose digest or candidate's hash begins so, else one whose stable revision's does; and what does."""
-        known = (await self._all())[::-1]
-        for rollout in known:
+        """The newest rollout whose digest, candidate hash or else stable hash begins with `digits`; and the revision."""
+        newest_first = (await self._all())[::-1]
+        for rollout in newest_first:
             if rollout.digest.startswith(digits) or (revision_hash(rollout.candidate) or "").startswith(digits):
                 return rollout, rollout.candidate
-        stable = ((r, r.stable) for r in known if r.stable is not None)
+        stable = ((r, r.stable) for r in newest_first if r.stable is not None)
         return next(((r, s) for r, s in stable if (revision_hash(s) or "").startswith(digits)), None)
 
     async def earlier(self, assignment: str, rollout: str = "") -> Rollout:
-        """What an assignment was before: the newest completed rollout to something else than now, or the one named.
+        """The rollout that `undo` goes back to: the named one, or else the newest completed one to another revision.
 
         Raises:
-            NotFound: there is none.
+            NotFound: there is no such assignment or rollout.
         """
         state = self._ledger.state.assignments.get(assignment)
         if state is None:
             raise NotFound(f"there is no assignment {assignment}")
-        for kept in (await self.of(assignment))[::-1]:
-            if rollout and kept.name == rollout:
-                return kept
-            if not rollout and kept.state is RolloutState.COMPLETED and kept.candidate != state.declared:
-                return kept
+        for past in (await self.of(assignment))[::-1]:
+            if rollout and past.name == rollout:
+                return past
+            if not rollout and past.state is RolloutState.COMPLETED and past.candidate != state.declared:
+                return past
         if rollout:
             raise NotFound(f"there is no rollout {rollout} of {assignment}")
-        raise NotFound(f"{state.kind} {assignment} has had no other revision")
+        raise NotFound(f"{state.kind} {assignment} has no earlier revision")
 
     async def expire(self, before_ms: int) -> None:
-        """Forget rollouts that began before a time; those that the state holds stay."""
+        """Delete rollouts created before a time, except those in the state."""
         query = sa.select(schema.rollouts.c.name).where(schema.rollouts.c.created_ms < before_ms)
         async with self._database.write() as connection:
-            kept = {
+            needed = {
                 r.name
                 for state in self._ledger.state.assignments.values()
                 for r in (state.rollout, state.pending, *state.layers)
                 if r is not None
             }
-            for name in set((await connection.execute(query)).scalars()) - kept:
+            for name in set((await connection.execute(query)).scalars()) - needed:
                 await connection.execute(sa.delete(schema.rollouts).where(schema.rollouts.c.name == name))

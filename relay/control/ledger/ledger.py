@@ -1,4 +1,4 @@
-"""The truth, and the one door to it: nothing else writes the state."""
+"""The authoritative state. Nothing else changes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """Holds the state in memory and in the database. `load` first."""
+    """Keeps the state in memory and in the database. Call `load` first."""
 
     def __init__(self, database: Database, *, clock: Clock) -> None:
         self._database = database
@@ -25,44 +25,44 @@ class Ledger:
         self._changing = asyncio.Lock()
         self._watchers = Watchers()
         self.state = State()
-        """What is in force; another value after each change."""
+        """The current state; a new value after each change."""
         self.edition = 0
-        """Counts the changes that anybody need look at."""
+        """Counts the changes, except quiet ones."""
 
     async def load(self) -> None:
-        """Read the state.
+        """Load the state.
 
         Raises:
-            StoreError: something of it is damaged.
+            StoreError: it is damaged.
         """
         async with self._database.read() as connection:
             self.state = await rows.load(connection)
 
     async def change(self, by: str, make: Callable[[State, int], Change[T]]) -> T:
-        """Change the state: all of it is stored and in force when this returns, or nothing is.
+        """Change the state. When this returns, the whole change is stored and in force; if it raises, nothing is.
 
-        Of two changes at once the second is made of what the first has left.
+        Concurrent changes run one after the other; each sees the result of the one before.
 
         Args:
             by: who does it, for the audit.
-            make: (state, Unix time in milliseconds) → what follows; what it says may yet fail to be stored, so that it
-                must change nothing itself. It runs in another thread; whatever it raises is raised here.
+            make: (state, Unix time in milliseconds) → the change. Runs in another thread; its exceptions are raised here.
+                It must have no side effects, because storing the change can still fail.
 
         Raises:
             StoreError: it could not be stored.
         """
         async with self._changing:
             before, now_ms = self.state, self._clock.unix_ms()
-            # In a thread: to count a million agents takes seconds, and nodes are answered meanwhile.
+            # In a thread: counting a million agents takes seconds, and nodes need answers meanwhile.
             change = await asyncio.to_thread(make, before, now_ms)
             if change.is_nothing_to(before):
                 return change.answer
-            told = [step for step in change.steps if not step.quiet]
-            entries = [*change.entries, *(step.entry for step in told)]
+            reported = [step for step in change.steps if not step.quiet]
+            entries = [*change.entries, *(step.entry for step in reported)]
             async with self._database.write() as connection:
                 await rows.store(connection, before, change, by, now_ms)
                 await audit.add(connection, by, entries, now_ms)
-                await notices.add(connection, told, now_ms)
+                await notices.add(connection, reported, now_ms)
             self.state = change.state
             self.edition += 1 if entries else 0
         if entries:
@@ -70,7 +70,7 @@ class Ledger:
         return change.answer
 
     def watch(self, event: asyncio.Event) -> None:
-        """Set `event` after every change."""
+        """Set `event` after every change, except quiet ones."""
         self._watchers.add(event)
 
     def unwatch(self, event: asyncio.Event) -> None:

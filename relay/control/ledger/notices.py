@@ -1,4 +1,4 @@
-"""What people are to be told, written with the change that it tells of; `engine/notifier` sends it."""
+"""Notifications, written in the transaction of their change. `engine/notifier` sends them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from relay.control.ledger.change import Step
 from relay.control.rollouts.rollout import RolloutState
 from relay.control.storage import schema
 
-_TOLD = {RolloutState.PAUSED, RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}
+_NOTIFIED_STATES = {RolloutState.PAUSED, RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}
 
 
 async def add(connection: AsyncConnection, steps: Iterable[Step], now_ms: int) -> None:
-    """Write what is to be told of steps, in the caller's transaction."""
+    """Write the notifications for steps, in the caller's transaction."""
     rows = [row for step in steps for row in _rows(step, now_ms)]
     if not rows:
         return
@@ -27,7 +27,7 @@ async def add(connection: AsyncConnection, steps: Iterable[Step], now_ms: int) -
 
 def _rows(step: Step, now_ms: int) -> list[dict[str, Any]]:
     rollout = step.after
-    if rollout.state not in _TOLD or (step.before is not None and step.before.state is rollout.state):
+    if rollout.state not in _NOTIFIED_STATES or (step.before is not None and step.before.state is rollout.state):
         return []
     about = f"{rollout.candidate.kind} {rollout.assignment}, stage {rollout.current.name}"
     return [

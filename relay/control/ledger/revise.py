@@ -1,7 +1,7 @@
-"""What follows from documents.
+"""Derives revisions and rollouts from documents.
 
-A change of any input of an assignment (its template, its values, its selector, a region's variables) makes a new revision,
-and a rollout to it. Without a strategy the rollout has one stage, of everybody.
+A change to any input of an assignment (its template, its values, its selector, a region's variables) creates a new revision
+and a rollout to it. Without a strategy the rollout has one stage with all agents.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from relay.policy.template import RENDERER
 
 
 def revise(before: State, catalog: Catalog, terms: Terms, *, by: str, now_ms: int) -> Draft:
-    """The state that follows from documents.
+    """The state that results from a new catalog.
 
     Args:
-        before: the state until now, with the documents until now.
-        by: who changes them: the author of the rollouts that begin.
+        before: the current state.
+        by: who changed the documents: the author of the rollouts that begin.
     """
     variables = dict(variables_resource(v) for v in catalog.variables.values())
     packages = dict(package_resource(v.package) for v in catalog.packages.values())
@@ -47,11 +47,11 @@ def revise(before: State, catalog: Catalog, terms: Terms, *, by: str, now_ms: in
 
 
 def drop_lost(draft: Draft) -> None:
-    """Forget what agents could only fall back to, and cannot any more: nobody is kept from deleting it."""
+    """Forget fallback revisions whose template or packages were deleted: a fallback does not block deletion."""
     for name, state in draft.assignments.items():
-        kept = tuple(r for r in state.earlier if _is_whole(r, draft.catalog))
-        if kept != state.earlier:
-            draft.assignments[name] = dataclasses.replace(state, earlier=kept)
+        available = tuple(r for r in state.earlier if _is_available(r, draft.catalog))
+        if available != state.earlier:
+            draft.assignments[name] = dataclasses.replace(state, earlier=available)
 
 
 def _delete(draft: Draft, name: str, now_ms: int) -> None:
@@ -65,35 +65,35 @@ def _delete(draft: Draft, name: str, now_ms: int) -> None:
 def _follow(
     draft: Draft, assignment: AnyAssignment, revision: GlobalRevision, terms: Terms, by: str, now_ms: int
 ) -> None:
-    """An assignment asks for a revision: where that is another one than until now, its rollout begins."""
+    """Begin a rollout if an assignment declares another revision than before, or its pending rollout was edited."""
     name = assignment.key
     number, retry = draft.gone.pop(name, (0, 0))
     state = draft.assignments.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
     if state.declared is not None and revision.as_rendered_by(state.declared) == state.declared:
-        revision = state.declared  # a new renderer comes in where something changes anyway
+        revision = state.declared  # a new renderer alone is no change
     draft.assignments[name] = state
     way = terms.way(draft.catalog, draft.before.catalog, state, assignment)
-    edited = state.pending is not None and not _as_pending(state.pending, way, terms.asked(assignment))
-    if state.declared != revision or edited:
+    was_edited = state.pending is not None and not _as_pending(state.pending, way, terms.asked(assignment))
+    if state.declared != revision or was_edited:
         authors = (by, *(state.pending.authors if state.pending is not None else ()))
         begin(draft, dataclasses.replace(state, declared=revision), assignment, way, authors, terms, now_ms)
 
 
 def _as_pending(pending: Rollout, way: tuple[StrategySpec, bool, Way], asked: tuple[int, bool]) -> bool:
-    """Whether what waits for approval is still what the documents say."""
+    """Whether a pending rollout still has the strategy and approvals that the documents require."""
     return pending.strategy == way[0] and pending.asked == asked
 
 
 def _revision(catalog: Catalog, pins: Mapping[str, str], assignment: AnyAssignment) -> GlobalRevision:
-    """What an assignment's document asks for.
+    """The revision that an assignment's document declares.
 
     Args:
-        pins: region → NAME@DIGEST of its variables now.
+        pins: region → NAME@DIGEST of its current variables.
     """
     if isinstance(assignment, PackageAssignment):
-        wanted = (catalog.packages[p.key].package.pin for p in assignment.spec.packages)
+        package_pins = (catalog.packages[p.key].package.pin for p in assignment.spec.packages)
         return GlobalPackages(
-            tuple(sorted(wanted)),
+            tuple(sorted(package_pins)),
             assignment.spec.target_selector,
             assignment.spec.priority,
             assignment.spec.prefetch,
@@ -101,7 +101,7 @@ def _revision(catalog: Catalog, pins: Mapping[str, str], assignment: AnyAssignme
     spec = assignment.spec
     template = catalog.templates[spec.template.key]
     declared = {v.name for v in template.spec.variables}
-    # Variables that the template does not declare cannot change what it renders: they are not pinned.
+    # Do not pin variables that the template does not declare: they cannot change what it renders.
     pinned = {region: pin for region, pin in pins.items() if declared & catalog.variables[region].spec.values.keys()}
     return GlobalConfig(
         template.key,
@@ -117,29 +117,29 @@ def _revision(catalog: Catalog, pins: Mapping[str, str], assignment: AnyAssignme
 
 
 def _end_yanked(draft: Draft, now_ms: int) -> None:
-    """Rollouts to something that was yanked are over; what is stable stays in force, and is offered to nobody."""
+    """End rollouts to yanked packages. A yanked stable revision stays in force, but is offered to nobody."""
     yanked = draft.catalog.yanked
     for state in list(draft.assignments.values()):
         for rollout in (state.rollout, state.pending):
-            gone = sorted(rollout.candidate.versions & yanked) if rollout is not None and rollout.active else []
-            if rollout is not None and gone:
-                ended = plan.abort(rollout, f"package {', '.join(gone)} was yanked", now_ms)
+            withdrawn = sorted(rollout.candidate.versions & yanked) if rollout is not None and rollout.active else []
+            if rollout is not None and withdrawn:
+                ended = plan.abort(rollout, f"package {', '.join(withdrawn)} was yanked", now_ms)
                 draft.assignments[state.name] = draft.assignments[state.name].after(ended)
                 draft.take(ended, rollout)
 
 
-def _is_whole(revision: GlobalRevision, catalog: Catalog) -> bool:
-    """Whether all that a revision is of is still there."""
+def _is_available(revision: GlobalRevision, catalog: Catalog) -> bool:
+    """Whether everything that a revision uses still exists."""
     if isinstance(revision, GlobalConfig):
         return revision.template in catalog.templates
     return revision.versions <= catalog.packages.keys()
 
 
 def expect_publishable(draft: Draft) -> None:
-    """What no region could be told of must not be stored.
+    """Check that every changed assignment can be published, before it is stored.
 
     Raises:
-        Refused: an assignment is of that sort.
+        Refused: an assignment cannot be published.
     """
     problems = []
     for name, state in draft.assignments.items():

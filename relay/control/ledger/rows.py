@@ -1,4 +1,4 @@
-"""The state as rows: all of it read at the start, and of a change what differs."""
+"""The state as database rows: loads all of it at the start, and stores the differences of each change."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ V = TypeVar("V")
 
 
 async def load(connection: AsyncConnection) -> State:
-    """The state that is stored.
+    """Load the stored state.
 
     Raises:
-        StoreError: something of it is damaged.
+        StoreError: it is damaged.
     """
     catalog = Catalog().put(*[_document(row) for row in await read_truth(connection, schema.documents)])
     catalog = catalog.put_packages(*[_package(row) for row in await read_truth(connection, schema.packages)])
     contents = await read_truth(connection, schema.contents)
     assignments, gone = await _assignments(connection, catalog)
-    # A digest says that a value is as it was written, and not that it stands under its own name.
+    # A digest proves that a value is unaltered, but not that it is stored under its own name.
     if misplaced := sorted(f"contents: {row.name}" for row in contents if not is_named_for(row.name, row.payload)):
         raise _damaged(misplaced)
     prefetches: dict[str, frozenset[str]] = {}
@@ -79,13 +79,13 @@ async def _assignments(
     states: dict[str, AssignmentState] = {}
     gone: dict[str, tuple[int, int]] = {}
     for row in rows:
-        held = json.loads(row.body)
-        if lost := {held.get("rollout"), held.get("pending"), *held.get("layers", ())} & set(damaged):
-            raise _damaged([f"rollouts: {', '.join(map(str, lost))}"])
+        body = json.loads(row.body)
+        if unreadable := {body.get("rollout"), body.get("pending"), *body.get("layers", ())} & set(damaged):
+            raise _damaged([f"rollouts: {', '.join(map(str, unreadable))}"])
         if row.name not in kind_of:
-            gone[row.name] = (held["number"], held["retry"])
+            gone[row.name] = (body["number"], body["retry"])
             continue
-        states[row.name] = AssignmentState.from_plain(row.name, kind_of[row.name], held, rollouts)
+        states[row.name] = AssignmentState.from_plain(row.name, kind_of[row.name], body, rollouts)
     if misplaced := [
         *(f"assignments: {name}" for name in kind_of.keys() - states.keys()),
         *(f"rollouts: {name}" for name, rollout in rollouts.items() if rollout.name != name),
@@ -95,10 +95,10 @@ async def _assignments(
 
 
 async def _epoch(connection: AsyncConnection) -> int:
-    """The epoch that was begun last, or that something was published in: whichever is later."""
+    """The stored epoch, or the highest epoch of a published manifest if that is later."""
     facts = await read_truth(connection, schema.facts, schema.facts.c.name == EPOCH)
-    published = [int(json.loads(row.body)["epoch"]) for row in await read_truth(connection, schema.manifests)]
-    return max([int(row.value) for row in facts] + published, default=FIRST_EPOCH)
+    epochs = [int(json.loads(row.body)["epoch"]) for row in await read_truth(connection, schema.manifests)]
+    return max([int(row.value) for row in facts] + epochs, default=FIRST_EPOCH)
 
 
 def _damaged(what: list[str]) -> StoreError:
@@ -109,7 +109,7 @@ def _damaged(what: list[str]) -> StoreError:
 
 
 async def store(connection: AsyncConnection, before: State, change: Change[Any], by: str, now_ms: int) -> None:
-    """Write what a change changes, in the caller's transaction."""
+    """Store the differences that a change makes, in the caller's transaction."""
     after = change.state
     await _store_documents(connection, before.catalog, after.catalog, by, now_ms)
     await _store_packages(connection, before, after)
@@ -158,13 +158,13 @@ async def _store_packages(connection: AsyncConnection, before: State, after: Sta
         for version in fresh.values()
     ]
     await replace(connection, schema.packages, rows)
-    gone = (before.catalog.packages[key].package for key in dropped)
-    await remove(connection, schema.packages, [{"name": p.name, "version": p.version} for p in gone])
-    others, emptied = _differences(before.prefetches, after.prefetches)
-    for region in {*others, *emptied}:
-        had, has = (state.prefetches.get(region, frozenset()) for state in (before, after))
-        await replace(connection, schema.prefetches, [{"region": region, "sha256": file} for file in has - had])
-        await remove(connection, schema.prefetches, [{"region": region, "sha256": file} for file in had - has])
+    removed = (before.catalog.packages[key].package for key in dropped)
+    await remove(connection, schema.packages, [{"name": p.name, "version": p.version} for p in removed])
+    changed, emptied = _differences(before.prefetches, after.prefetches)
+    for region in {*changed, *emptied}:
+        old, new = (state.prefetches.get(region, frozenset()) for state in (before, after))
+        await replace(connection, schema.prefetches, [{"region": region, "sha256": file} for file in new - old])
+        await remove(connection, schema.prefetches, [{"region": region, "sha256": file} for file in old - new])
 
 
 async def _store_assignments(connection: AsyncConnection, before: State, after: State) -> None:
@@ -188,7 +188,7 @@ def _rollout_row(rollout: Rollout) -> dict[str, Any]:
 
 
 def _differences(before: Mapping[str, V], after: Mapping[str, V]) -> tuple[dict[str, V], Iterable[str]]:
-    """(what is new or another, names of what is gone)."""
+    """(new and changed items, names of removed items)."""
     if before is after:
         return {}, ()
     fresh = {key: value for key, value in after.items() if (old := before.get(key)) is not value and old != value}

@@ -1,4 +1,4 @@
-"""Everything that the control plane holds to be true, as one value that never changes."""
+"""The control plane's whole authoritative state, as one immutable value."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from relay.control.storage.schema import FIRST_EPOCH
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is in force. Another truth, what agents report, is the fleet's."""
+    """What is in force. What agents report is not part of it; see `fleet`."""
 
     catalog: Catalog = field(default_factory=Catalog)
     assignments: Mapping[str, AssignmentState] = field(default_factory=dict)
-    """Name → where the assignment is between its revisions."""
+    """Name → state of the assignment between its revisions."""
     gone: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Assignment that was deleted → (number, retry) that it had reached: names and generations are never used twice."""
+    """Deleted assignment → its last (number, retry): rollout names and retry generations are never reused."""
     contents: Mapping[str, bytes] = field(default_factory=dict)
-    """Resource name → payload of every RegionVariables and Package that a revision pins, old ones too."""
+    """Resource name → payload of every RegionVariables and Package that a revision pins, including old ones."""
     prefetches: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Region → SHA-256 of package files that it should have before anybody needs them."""
+    """Region → SHA-256 of the package files that it fetches before an agent needs them."""
     epoch: int = FIRST_EPOCH
-    """Of all that is published from now on."""
+    """The epoch of everything published from now on."""
 
     @property
     def pinned(self) -> Pinned:
@@ -33,14 +33,14 @@ class State:
         return Pinned(self.catalog.templates, self.contents)
 
     def users_of_template(self, key: str) -> set[str]:
-        """Assignments that ask for this NAME@VERSION, or of which a revision pins it."""
-        asking = {a.key for a in self.catalog.assignments.values() if a.spec.template.key == key}
-        return asking | {
+        """Assignments that name this NAME@VERSION, or have a revision that uses it."""
+        naming = {a.key for a in self.catalog.assignments.values() if a.spec.template.key == key}
+        return naming | {
             name
             for name, assignment in self.assignments.items()
             if any(isinstance(r, GlobalConfig) and r.template == key for r in assignment.revisions)
         }
 
     def users_of_package(self, key: str) -> set[str]:
-        """Assignments of which a revision pins this NAME@VERSION."""
-        return {name for name, held in self.assignments.items() if any(key in r.versions for r in held.revisions)}
+        """Assignments that have a revision with this NAME@VERSION."""
+        return {name for name, a in self.assignments.items() if any(key in r.versions for r in a.revisions)}

@@ -1,4 +1,4 @@
-"""Every form that a document ever had: its generations, counted from 1."""
+"""All versions of a document: its generations, counted from 1."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _TABLE = schema.versions
 
 
 async def add(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]], actor: str, now_ms: int) -> None:
-    """Write the next generation of each, in the caller's transaction.
+    """Add the next generation of each document, in the caller's transaction.
 
     Args:
-        rows: `kind` and `key` of documents, and `body` unless they were deleted.
+        rows: `kind` and `key` of each document; also `body`, unless it was deleted.
     """
-    made = []
+    inserts = []
     for row in rows:
         newest = sa.select(sa.func.max(_TABLE.c.generation)).where(
             _TABLE.c.kind == row["kind"], _TABLE.c.key == row["key"]
         )
-        made.append(
+        inserts.append(
             {
                 "kind": row["kind"],
                 "key": row["key"],
@@ -40,12 +40,12 @@ async def add(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]], ac
                 "at_ms": now_ms,
             }
         )
-    if made:
-        await connection.execute(sa.insert(_TABLE), made)
+    if inserts:
+        await connection.execute(sa.insert(_TABLE), inserts)
 
 
 class Versions:
-    """Reading them."""
+    """Reads the generations of documents."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,7 +54,7 @@ class Versions:
         """The generations of a document, oldest first.
 
         Raises:
-            NotFound: there never was one of that name.
+            NotFound: there has never been such a document.
         """
         return [
             {
@@ -64,30 +64,30 @@ class Versions:
                 "deleted": not row.body,
                 "document_digest": sha256(row.body.encode()).hex()[:_DIGITS] if row.body else "",
             }
-            for row in await self._known(kind, key)
+            for row in await self._existing(kind, key)
         ]
 
     async def get(self, kind: str, key: str, generation: int) -> dict[str, Any]:
-        """A document as it was.
+        """A document as it was in one generation.
 
         Raises:
-            NotFound: it has no such generation, or was deleted with it.
+            NotFound: it has no such generation, or that generation deleted it.
         """
-        rows = await self._known(kind, key)
+        rows = await self._existing(kind, key)
         for row in rows:
             if row.generation == generation and row.body:
                 return dict(json.loads(row.body))
         if 1 <= generation <= len(rows):
-            raise NotFound(f"{kind} {key} was deleted with generation {generation}")
-        raise NotFound(f"{kind} {key} has generations 1 to {len(rows)}")
+            raise NotFound(f"generation {generation} deleted {kind} {key}")
+        raise NotFound(f"{kind} {key} has no generation {generation}; it has 1 to {len(rows)}")
 
     async def bodies(self, kind: str, key: str) -> list[dict[str, Any]]:
-        """All that a document ever was, the newest first; empty where there never was one."""
+        """All bodies of a document, newest first; empty if it has never existed."""
         return [dict(json.loads(row.body)) for row in reversed(await self._rows(kind, key)) if row.body]
 
-    async def _known(self, kind: str, key: str) -> list[Any]:
+    async def _existing(self, kind: str, key: str) -> list[Any]:
         if not (rows := await self._rows(kind, key)):
-            raise NotFound(f"there never was a {kind} {key}")
+            raise NotFound(f"there has never been a {kind} {key}")
         return rows
 
     async def _rows(self, kind: str, key: str) -> list[Any]:
@@ -96,7 +96,7 @@ class Versions:
             return list((await connection.execute(query.order_by(_TABLE.c.generation))).all())
 
     async def by_digest(self, digest: str) -> tuple[dict[str, Any], str] | None:
-        """(the document, KIND/NAME@GENERATION) whose digest begins so, the newest; None where none does."""
+        """(document, KIND/NAME@GENERATION) of the newest whose digest begins with `digest`; None if there is none."""
         async with self._database.read() as connection:
             rows = await connection.stream(sa.select(_TABLE).order_by(_TABLE.c.at_ms.desc()))
             async for row in rows:

@@ -1,1 +1,1 @@
-"""Versions of packages, and their bytes."""
+"""Package versions and their files."""

@@ -1,7 +1,7 @@
-"""Package bytes at the control plane: uploads that can be resumed, and whatever store holds them afterwards.
+"""Package files at the control plane: resumable uploads, and the store.
 
-What is uploaded gathers in a folder here, is verified as a whole, and only then goes into the store (a folder, S3, GCS,
-Azure) under its SHA-256. Memory stays small whatever the size: nothing is held but the piece that is on its way.
+An upload collects in a local folder. Once complete it is verified, then put into the store (a folder, S3, GCS, Azure) under
+its SHA-256. Memory use does not depend on the file size: only the current piece is in memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from relay.store.blobs import BlobStore
 
 _log = log.get("opamp-relay.blobs")
 PIECE_BYTES = 1 << 20
-_AT_ONCE = 2
-"""Pieces of one upload to the store under way together."""
+_MAX_CONCURRENCY = 2
+"""Concurrent parts of one upload to the store."""
 
 
 def open_store(settings: PackageStorage, folder: Path) -> ObjectStore:
-    """The store that the settings name; a folder is made.
+    """The store from the settings. Creates the folder of a local store.
 
     Raises:
         StoreError: it cannot be used.
@@ -65,8 +65,8 @@ class Blobs:
     """All package files.
 
     Args:
-        spool: where uploads gather.
-        max_file_bytes: the largest file.
+        spool: the folder for unfinished uploads.
+        max_file_bytes: the largest file that is accepted.
     """
 
     def __init__(self, store: ObjectStore, spool: BlobStore, *, max_file_bytes: int) -> None:
@@ -75,13 +75,13 @@ class Blobs:
         self._max_file_bytes = max_file_bytes
         self._writing: dict[str, asyncio.Lock] = {}
         self.damaged: dict[str, None] = {}
-        """SHA-256 of files that were not what they should be, and are gone until somebody pushes them again."""
+        """SHA-256 of files that were damaged and removed, until somebody pushes them again."""
 
     async def verify(self, sha256: str) -> None:
-        """Read a whole file; one that is not what its name says goes: it helps nobody, and stands in the way of a good one.
+        """Read a whole file, and delete it if it does not match its hash: it would block a new upload.
 
         Raises:
-            StoreError: the store cannot be asked.
+            StoreError: the store cannot be read.
         """
         digest = hashlib.sha256()
         try:
@@ -95,10 +95,10 @@ class Blobs:
             _log.error("package_file_damaged", sha256=sha256, consequence="the file is missing; push it again")
 
     async def size(self, sha256: str) -> int | None:
-        """Bytes of a file in the store; None where it is not there.
+        """The size of a file in the store; None if it is missing.
 
         Raises:
-            StoreError: the store cannot be asked.
+            StoreError: the store cannot be read.
         """
         try:
             return int((await obstore.head_async(self._store, _path(sha256)))["size"])
@@ -108,39 +108,39 @@ class Blobs:
             raise StoreError(f"storage.packages: {_short(error)}") from None
 
     async def received(self, sha256: str) -> tuple[int, bool]:
-        """(bytes of an upload that are here, whether the file is in the store already)."""
+        """(bytes received so far, whether the file is already in the store)."""
         size = await self.size(sha256)
         return (size, True) if size is not None else (self._spool.partial_bytes(sha256), False)
 
     async def receive(self, sha256: str, offset: int, content: bytes) -> int:
-        """Take the next piece of an upload; give how much there is now.
+        """Append the next piece of an upload. Returns the bytes received so far.
 
         Raises:
-            Conflict: another offset is expected; its number is in the message.
-            TooLarge: the file is larger than any may be.
+            Conflict: the offset is wrong, or the file is already stored. The message names the expected offset.
+            TooLarge: the file would exceed the maximum size.
             StoreError: it cannot be written.
         """
         async with self._writing.setdefault(sha256, asyncio.Lock()):
-            held = self._spool.partial_bytes(sha256)
-            if not held and await self.size(sha256) is not None:
+            received = self._spool.partial_bytes(sha256)
+            if not received and await self.size(sha256) is not None:
                 raise Conflict(f"{sha256} has already been uploaded")
-            if offset != held:
-                raise Conflict(f"the upload goes on at byte {held}, not {offset}")
-            if held + len(content) > self._max_file_bytes:
+            if offset != received:
+                raise Conflict(f"the upload continues at byte {received}, not {offset}")
+            if received + len(content) > self._max_file_bytes:
                 raise TooLarge(
                     f"a package file may be at most {self._max_file_bytes} bytes (storage.packages.max_file_bytes)"
                 )
-            # Uploads that nobody goes on with make room, the oldest first.
+            # Abandoned uploads make room, the oldest first.
             if not await asyncio.to_thread(self._spool.make_room, len(content), {sha256}):
                 raise StoreError("no space for uploads (storage.packages.max_bytes, .keep_free)")
             await asyncio.to_thread(self._spool.append, sha256, content)
-            return held + len(content)
+            return received + len(content)
 
     async def finish(self, sha256: str, size: int) -> None:
-        """Verify an upload and put it into the store; nothing happens where it is there.
+        """Verify an upload and put it into the store. Does nothing if it is already there.
 
         Raises:
-            Conflict: it is not whole, or its bytes are not those of the hash (it is gone then).
+            Conflict: it is incomplete, or does not match its hash. On a mismatch the upload is deleted.
             StoreError: it cannot be stored.
         """
         async with self._writing.setdefault(sha256, asyncio.Lock()):
@@ -149,9 +149,9 @@ class Blobs:
                 if stored != size:
                     raise Conflict(f"{sha256} has {stored} bytes, not {size}")
                 return
-            held = self._spool.partial_bytes(sha256)
-            if held != size:
-                raise Conflict(f"only {held} of {size} bytes have arrived")
+            received = self._spool.partial_bytes(sha256)
+            if received != size:
+                raise Conflict(f"only {received} of {size} bytes have arrived")
             if not await asyncio.to_thread(self._spool.finish, sha256):
                 raise Conflict(f"the content does not match {sha256}; upload it again")
             try:
@@ -161,7 +161,7 @@ class Blobs:
                     self._spool.path(sha256),
                     use_multipart=size > 8 * PIECE_BYTES,
                     chunk_size=8 * PIECE_BYTES,
-                    max_concurrency=_AT_ONCE,
+                    max_concurrency=_MAX_CONCURRENCY,
                 )
             except (BaseError, OSError) as error:
                 raise StoreError(f"storage.packages: {_short(error)}") from None
@@ -171,16 +171,16 @@ class Blobs:
         self._writing.pop(sha256, None)
 
     async def read(self, sha256: str, offset: int = 0) -> AsyncIterator[bytes]:
-        """The bytes of a file from an offset on, in pieces.
+        """Read a file from an offset, in pieces.
 
         Raises:
-            NotFound: it is not there.
+            NotFound: it is missing.
             StoreError: it cannot be read.
         """
         try:
             options: obstore.GetOptions = {"range": {"offset": offset}} if offset else {}
-            found = await obstore.get_async(self._store, _path(sha256), options=options)
-            async for piece in found.stream(min_chunk_size=PIECE_BYTES):
+            response = await obstore.get_async(self._store, _path(sha256), options=options)
+            async for piece in response.stream(min_chunk_size=PIECE_BYTES):
                 yield bytes(piece)
         except FileNotFoundError:
             raise NotFound(f"there is no file {sha256}") from None
@@ -206,5 +206,5 @@ def _path(sha256: str) -> str:
 
 
 def _short(error: BaseException) -> str:
-    """The first line of an error of the store; the rest holds addresses and headers."""
+    """The first line of a store error; the rest is addresses and headers."""
     return str(error).partition("\n")[0][:300]

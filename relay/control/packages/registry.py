@@ -1,7 +1,7 @@
-"""The packages: versions and their files, what was yanked, and what regions are to fetch before anybody needs it.
+"""The package registry: push, yank, delete and prefetch versions of packages.
 
-Versions are no documents, since they come with bytes; they live in the same catalog and change through the same door. A
-version may gain files for other agents; a file that it has never changes.
+Versions are not documents, because they come with files; but they live in the same catalog and change through the same
+ledger. A version can gain files for other agents; its existing files never change.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from relay.policy.signatures import problem_with, public_key
 
 
 class Packages:
-    """All versions.
+    """All versions of all packages.
 
     Args:
-        max_bytes: of all files together.
+        max_bytes: the limit for all files together.
     """
 
     def __init__(self, ledger: Ledger, terms: Terms, blobs: Blobs, *, clock: Clock, max_bytes: int) -> None:
@@ -41,7 +41,7 @@ class Packages:
         self._clock = clock
         self._max_bytes = max_bytes
         self._files = asyncio.Lock()
-        """Held from looking which files are used to storing or removing one."""
+        """Held from checking which files are in use until one is stored or removed."""
 
     @property
     def _catalog(self) -> Catalog:
@@ -50,35 +50,35 @@ class Packages:
     # ---- changes
 
     async def register(self, package: PublishedPackage, *, actor: str) -> str:
-        """Add the one file of `package`, whose upload is complete, to its version.
+        """Add the one file of `package` to its version. Its upload must be complete.
 
         Returns:
-            `created`, `added` (to a version that was there) or `unchanged`.
+            `created`, `added` (to an existing version) or `unchanged`.
 
         Raises:
-            Conflict: the version has other bytes for the same agents, is of another type, or was yanked.
-            Refused: its signature is not good.
-            TooLarge: no room.
+            Conflict: the version has a different file for the same agents, has another type, or was yanked.
+            Refused: its signature is not valid.
+            TooLarge: all packages together would exceed the limit.
         """
         (file,) = package.files
         async with self._files:
-            self._expect_welcome(package, file)
+            self._check_acceptable(package, file)
             await self.blobs.finish(file.sha256, file.size)
-            return await self._ledger.change(actor, lambda state, now_ms: self._pushed(state, package, actor, now_ms))
+            return await self._ledger.change(actor, lambda state, now_ms: self._push(state, package, actor, now_ms))
 
-    def _expect_welcome(self, package: PublishedPackage, file: PackageFile) -> None:
-        """What would be refused must not be stored first."""
+    def _check_acceptable(self, package: PublishedPackage, file: PackageFile) -> None:
+        """Raise what `register` would raise, before the file is stored."""
         if (version := self._catalog.packages.get(package.key)) is not None:
             _with_file(version, package)
         if file.signature:
             keys = {name: public_key(k.spec.public_key) for name, k in self._catalog.signing_keys.items()}
             if reason := problem_with(package, file, keys, self._clock.unix_ms()):
                 raise Refused([Problem(f"Package/{package.key}", 0, "signature", reason)])
-        held = self._catalog.package_files()
-        if file.sha256 not in held and sum(held.values()) + file.size > self._max_bytes:
+        files = self._catalog.package_files()
+        if file.sha256 not in files and sum(files.values()) + file.size > self._max_bytes:
             raise TooLarge(f"all packages together may be at most {self._max_bytes} bytes (storage.packages.max_bytes)")
 
-    def _pushed(self, state: State, package: PublishedPackage, by: str, now_ms: int) -> Change[str]:
+    def _push(self, state: State, package: PublishedPackage, by: str, now_ms: int) -> Change[str]:
         version = state.catalog.packages.get(package.key)
         if version is None:
             fresh, action = PackageVersion(package, now_ms, by), "created"
@@ -91,14 +91,14 @@ class Packages:
         return self._put(state, fresh, "push", reason, by, now_ms, action)
 
     async def yank(self, key: str, reason: str, *, actor: str) -> None:
-        """Refuse a version everywhere at once; rollouts to it end, and agents that have it are offered nothing of it.
+        """Withdraw a version everywhere at once. Rollouts to it end, and agents are no longer offered it.
 
         Raises:
             NotFound: there is no such version.
         """
-        await self._ledger.change(actor, lambda state, now_ms: self._yanked(state, key, reason, actor, now_ms))
+        await self._ledger.change(actor, lambda state, now_ms: self._yank(state, key, reason, actor, now_ms))
 
-    def _yanked(self, state: State, key: str, reason: str, by: str, now_ms: int) -> Change[str]:
+    def _yank(self, state: State, key: str, reason: str, by: str, now_ms: int) -> Change[str]:
         version = _find(state.catalog, key)
         if version.yanked:
             return Change(state, "unchanged")
@@ -108,7 +108,7 @@ class Packages:
     def _put(
         self, state: State, version: PackageVersion, action: str, reason: str, by: str, now_ms: int, answer: str
     ) -> Change[str]:
-        """A version is new or another, with what follows for rollouts."""
+        """Put a new or changed version into the catalog, and revise the rollouts."""
         key = version.package.key
         before = state.catalog.packages.get(key)
         entry = Entry(
@@ -118,28 +118,28 @@ class Packages:
         return draft.change(answer, [entry])
 
     async def delete(self, key: str, *, actor: str) -> None:
-        """Forget a version, and its files where no other one has them.
+        """Delete a version, and those of its files that no other version has.
 
         Raises:
             NotFound: there is no such version.
             Conflict: an assignment uses it.
         """
         async with self._files:
-            gone = await self._ledger.change(actor, lambda state, _: _deleted(state, key))
-            kept = self._catalog.package_files()
-            for file in gone.files:
-                if file.sha256 not in kept:
+            package = await self._ledger.change(actor, lambda state, _: _delete(state, key))
+            remaining = self._catalog.package_files()
+            for file in package.files:
+                if file.sha256 not in remaining:
                     await self.blobs.delete(file.sha256)
 
     async def prefetch(self, key: str, regions: Iterable[str], *, actor: str) -> list[str]:
-        """Let regions fetch a version before anybody needs it. Gives the regions.
+        """Let regions fetch a version before an agent needs it. Returns the regions.
 
         Raises:
             NotFound: there is no such version.
             Conflict: it was yanked.
         """
-        wanted = sorted(set(regions))
-        return await self._ledger.change(actor, lambda state, _: _prefetched(state, key, wanted))
+        targets = sorted(set(regions))
+        return await self._ledger.change(actor, lambda state, _: _prefetch(state, key, targets))
 
     # ---- views
 
@@ -170,7 +170,7 @@ def _find(catalog: Catalog, key: str) -> PackageVersion:
     return catalog.packages[key]
 
 
-def _deleted(state: State, key: str) -> Change[PublishedPackage]:
+def _delete(state: State, key: str) -> Change[PublishedPackage]:
     package = _find(state.catalog, key).package
     users = state.users_of_package(key) | {
         a.key for a in state.catalog.package_assignments.values() if any(p.key == key for p in a.spec.packages)
@@ -178,43 +178,43 @@ def _deleted(state: State, key: str) -> Change[PublishedPackage]:
     if users:
         raise Conflict(f"package {key} is in use by PackageAssignment {', '.join(sorted(users))}")
     catalog = state.catalog.without_package(key)
-    kept = catalog.package_files().keys()
-    ahead = {region: files & kept for region, files in state.prefetches.items() if files & kept}
-    draft = Draft(dataclasses.replace(state, prefetches=ahead), catalog=catalog)
+    remaining = catalog.package_files().keys()
+    prefetches = {region: files & remaining for region, files in state.prefetches.items() if files & remaining}
+    draft = Draft(dataclasses.replace(state, prefetches=prefetches), catalog=catalog)
     drop_lost(draft)
     return draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
 
 
-def _prefetched(state: State, key: str, regions: list[str]) -> Change[list[str]]:
+def _prefetch(state: State, key: str, regions: list[str]) -> Change[list[str]]:
     version = _find(state.catalog, key)
     if version.yanked:
         raise Conflict(f"package {key} was yanked")
     files = frozenset(f.sha256 for f in version.package.files)
-    wanted = {region: state.prefetches.get(region, frozenset()) | files for region in regions}
-    after = dataclasses.replace(state, prefetches={**state.prefetches, **wanted})
+    prefetches = {region: state.prefetches.get(region, frozenset()) | files for region in regions}
+    after = dataclasses.replace(state, prefetches={**state.prefetches, **prefetches})
     return Change(after, regions, entries=[Entry("prefetch", f"Package/{key}", reason=" ".join(regions))])
 
 
 def _with_file(version: PackageVersion, package: PublishedPackage) -> PublishedPackage | None:
-    """A version with one more file; None where it has it already."""
-    held, (file,) = version.package, package.files
+    """The version with one more file; None if it already has it."""
+    current, (file,) = version.package, package.files
     if version.yanked:
         raise Conflict(f"package {package.key} was yanked: {version.yanked}")
-    if held.type != package.type:
-        raise Conflict(f"package {package.key} has type {held.type}, not {package.type}")
-    same: PackageFile | None = next((f for f in held.files if f.attributes == file.attributes), None)
+    if current.type != package.type:
+        raise Conflict(f"package {package.key} has type {current.type}, not {package.type}")
+    same: PackageFile | None = next((f for f in current.files if f.attributes == file.attributes), None)
     if same is not None:
         if same.sha256 != file.sha256:
-            who = json.dumps(file.attributes) if file.attributes else "all agents"
+            audience = json.dumps(file.attributes) if file.attributes else "all agents"
             raise Conflict(
-                f"package {package.key} has different content for {who}; a version never changes: push a new one"
+                f"package {package.key} has different content for {audience}; a version never changes: push a new one"
             )
         if same == file or not file.signature:
             return None
-        return held.model_copy(update={"files": [file if f is same else f for f in held.files]})
-    if len(held.files) >= MAX_FILES:
+        return current.model_copy(update={"files": [file if f is same else f for f in current.files]})
+    if len(current.files) >= MAX_FILES:
         raise Conflict(f"package {package.key} has {MAX_FILES} files, which is the maximum")
-    return held.model_copy(update={"files": [*held.files, file]})
+    return current.model_copy(update={"files": [*current.files, file]})
 
 
 def _digest(package: PublishedPackage) -> str:

@@ -1,1 +1,1 @@
-"""What each region is to hold."""
+"""The policy of each region: built, numbered, published and archived."""

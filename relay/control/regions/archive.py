@@ -1,4 +1,4 @@
-"""Every content that was published, by its hash: what exactly ran, long after the policy has moved on."""
+"""All published contents by hash: shows exactly what ran, long after the policy has changed."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from relay.opamp.offer import OfferedSlot
 from relay.policy.snapshot import ConfigContent, Snapshot
 
 _SLOTS = "application/vnd.opamp-relay.slots+json"
-"""Content type of what a config_hash is made of: slot → content hash."""
+"""Content type of the rows that list a config_hash's parts: slot → content hash."""
 _HASH_BYTES = 32
 
 
 class Archive:
-    """The store of published contents, and of what each config_hash that agents had was made of."""
+    """Stores published contents, and the parts of each config_hash that agents were offered."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: set[bytes] = set()
 
     async def load(self) -> None:
-        """Read which are there."""
+        """Load the hashes that are stored."""
         async with self._database.read() as connection:
             self._known = set((await connection.execute(sa.select(schema.configs.c.hash))).scalars())
 
     async def keep(self, snapshot: Snapshot, now_ms: int) -> None:
-        """Store what a policy holds and is not there yet."""
-        found = {c.content_hash: c for c in _contents(snapshot) if c.content_hash not in self._known}
-        rows = [_row(key, c.template.spec.content_type, c.render(), now_ms) for key, c in found.items()]
+        """Store the contents of a policy that are not stored yet."""
+        contents = {c.content_hash: c for c in _contents(snapshot) if c.content_hash not in self._known}
+        rows = [_row(key, c.template.spec.content_type, c.render(), now_ms) for key, c in contents.items()]
         if rows:
             async with self._database.write() as connection:
                 await replace(connection, schema.configs, rows)
-            self._known.update(found)
+            self._known.update(contents)
 
     async def keep_offered(
         self, connection: AsyncConnection, offered: Iterable[tuple[bytes, tuple[OfferedSlot, ...]]], now_ms: int
     ) -> set[bytes]:
-        """Store what config hashes are made of, in the caller's transaction; give those that are new."""
+        """Store the parts of config hashes, in the caller's transaction. Returns the hashes that are new."""
         fresh = {key: slots for key, slots in offered if key and slots and key not in self._known}
         rows = [
             _row(key, _SLOTS, json.dumps({s.slot: s.content_hash.hex() for s in slots}).encode(), now_ms)
@@ -57,17 +57,17 @@ class Archive:
         return set(fresh)
 
     def added(self, hashes: set[bytes]) -> None:
-        """What `keep_offered` wrote is committed."""
+        """Remember the hashes that `keep_offered` wrote. Call it after the commit."""
         self._known |= hashes
 
     async def get(self, prefix: str) -> dict[str, Any]:
-        """One config, by the hash that agents see or by a content hash; the first digits will do.
+        """One config, by the hash that agents see or by a content hash. At least its first 8 digits are needed.
 
         Returns:
             `{hash, kind, name, slots: {SLOT: {hash, content_type, body, published}}}`; the kind is `config` or `content`.
 
         Raises:
-            NotFound: none has that hash, or several begin so.
+            NotFound: no hash begins with `prefix`, or more than one does.
         """
         row = await self._find(prefix)
         if row.content_type != _SLOTS:
@@ -79,25 +79,25 @@ class Archive:
 
     async def _find(self, prefix: str) -> Any:
         if not 8 <= len(prefix) <= 2 * _HASH_BYTES or not set(prefix) <= set("0123456789abcdef"):
-            raise NotFound(f"{prefix} is not a hash, or at least its first 8 digits")
+            raise NotFound(f"{prefix} is not a hash: expected at least its first 8 digits")
         low, high = (bytes.fromhex(prefix.ljust(2 * _HASH_BYTES, digit)) for digit in "0f")
         query = sa.select(schema.configs).where(schema.configs.c.hash >= low, schema.configs.c.hash <= high)
         async with self._database.read() as connection:
             rows = (await connection.execute(query.limit(2))).all()
         if not rows:
-            raise NotFound(f"no config {prefix} was published here")
+            raise NotFound(f"no published config has the hash {prefix}")
         if len(rows) > 1:
-            raise NotFound(f"more than one hash begins with {prefix}")
+            raise NotFound(f"more than one hash begins with {prefix}: give more digits")
         return rows[0]
 
     async def expire(self, used: set[bytes], before_ms: int) -> None:
-        """Forget what was published before a time and nobody uses."""
+        """Delete what was published before a time and is not in `used`."""
         query = sa.select(schema.configs.c.hash).where(schema.configs.c.published_ms < before_ms)
         async with self._database.write() as connection:
-            gone = set((await connection.execute(query)).scalars()) - used
-            for key in gone:
+            expired = set((await connection.execute(query)).scalars()) - used
+            for key in expired:
                 await connection.execute(sa.delete(schema.configs).where(schema.configs.c.hash == key))
-        self._known -= gone
+        self._known -= expired
 
 
 def _contents(snapshot: Snapshot) -> Iterable[ConfigContent]:

@@ -1,4 +1,4 @@
-"""The key that a region's download addresses are signed with: all regions' are derived from one secret."""
+"""The keys that sign each region's download addresses, all derived from one secret."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _KEY_BYTES = 32
 
 
 async def master_key(database: Database) -> bytes:
-    """The secret; made where there is none yet.
+    """The master secret. Creates it on first use.
 
     Raises:
         StoreError: it is damaged, or cannot be stored.
     """
     async with database.write() as connection:
-        held = await read_truth(connection, schema.secrets, schema.secrets.c.name == _MASTER)
-        if held and held[0].value:
-            return bytes(held[0].value)
-        made = os.urandom(_KEY_BYTES)
-        await connection.execute(sa.insert(schema.secrets), [{"name": _MASTER, "value": made}])
-        return made
+        rows = await read_truth(connection, schema.secrets, schema.secrets.c.name == _MASTER)
+        if rows and rows[0].value:
+            return bytes(rows[0].value)
+        secret = os.urandom(_KEY_BYTES)
+        await connection.execute(sa.insert(schema.secrets), [{"name": _MASTER, "value": secret}])
+        return secret
 
 
 def download_key(master: bytes, region: str) -> bytes:

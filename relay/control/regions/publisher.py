@@ -1,7 +1,7 @@
-"""What each region is to hold, under a manifest number that never goes back.
+"""Publishes each region's policy under a manifest number that never decreases.
 
-Watches the ledger. A number is written before anybody is sent it: after a crash the next one is higher, whatever nodes have
-seen.
+Watches the ledger. A number is stored before it is sent, so that after a crash the next one is higher than any that nodes
+have seen.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RETRY_S = 1.0
 
 
 class Publisher:
-    """The policies of all regions that ever asked for one. `load` first, then `run`."""
+    """Holds the policy of every region that has asked for one. Call `load`, then `run`."""
 
     def __init__(self, database: Database, ledger: Ledger, archive: Archive, *, clock: Clock) -> None:
         self._database = database
@@ -52,19 +52,19 @@ class Publisher:
         self._policies: dict[str, RegionPolicy] = {}
         self._digests: dict[str, bytes] = {}
         self._editions: dict[str, int] = {}
-        """Region → edition of the ledger that its policy is of."""
+        """Region → the ledger's edition that its policy was built from."""
         self._states: dict[str, State] = {}
-        """Region → state that its policy is of."""
+        """Region → the state that its policy was built from."""
         self.problems: dict[str, str] = {}
-        """Region → why what it is to hold could not be published."""
+        """Region → why its policy could not be published."""
         self._watchers = Watchers()
         self._publishing = asyncio.Lock()
 
     async def load(self) -> None:
-        """Read the regions' secret, and look whether what was published is whole.
+        """Load the master secret, and check the stored manifests for damage.
 
         Raises:
-            StoreError: something of it is damaged.
+            StoreError: one of them is damaged.
         """
         self._master = await master_key(self._database)
         async with self._database.read() as connection:
@@ -73,7 +73,7 @@ class Publisher:
                     raise StoreError(f"table manifests: {row.region} is damaged: restore a backup")
 
     async def run(self) -> None:
-        """After every change bring all regions up to date and wake the watchers, until cancelled."""
+        """Publish to all regions after every change, until cancelled."""
         changed = asyncio.Event()
         backoff = Backoff(first_s=_RETRY_S, most_s=30.0, chance=random.random)
         self._ledger.watch(changed)
@@ -91,21 +91,21 @@ class Publisher:
             self._ledger.unwatch(changed)
 
     async def publish(self) -> None:
-        """Bring every region that is known up to date and wake the watchers. One that cannot be stops no other one."""
+        """Bring every known region up to date, and wake the watchers. A region that fails does not stop the others."""
         for region in list(self._policies):
             async with self._publishing:
-                await self._tried(region, self._publish)
+                await self._attempt(region, self._publish)
         self._watchers.wake()
-        # After the nodes have it: what can be looked up later must not hold up what is going out now.
+        # Archive after the nodes are woken: it must not delay the policy.
         for region in list(self._policies):
             if region not in self.problems:
                 async with self._publishing:
-                    await self._tried(region, self._keep)
+                    await self._attempt(region, self._archive_policy)
 
-    async def _tried(self, region: str, work: Callable[[str], Awaitable[None]]) -> None:
+    async def _attempt(self, region: str, work: Callable[[str], Awaitable[None]]) -> None:
         try:
             await work(region)
-        except Exception as error:  # whatever it is, all else must go out, and this be tried again
+        except Exception as error:  # other regions must still get theirs; this one is retried
             if self.problems.get(region) != str(error):
                 _log.error("policy_not_published", region=region, error=str(error), kind=type(error).__name__)
             self.problems[region] = str(error)
@@ -113,7 +113,7 @@ class Publisher:
             self.problems.pop(region, None)
 
     async def policy(self, region: str) -> RegionPolicy:
-        """The policy of a region, of the state that is in force; a region that is new gets its first manifest.
+        """The policy of a region for the current state. A new region gets its first manifest.
 
         Raises:
             StoreError: its manifest could not be written.
@@ -123,65 +123,67 @@ class Publisher:
                 is_new = region not in self._policies
                 await self._publish(region)
                 if is_new:
-                    await self._keep(region)
+                    await self._archive_policy(region)
         return self._policies[region]
 
     def _is_current(self, region: str) -> bool:
         return self._editions.get(region) == self._ledger.edition
 
-    async def _keep(self, region: str) -> None:
+    async def _archive_policy(self, region: str) -> None:
         await self._archive.keep(build(self._policies[region].resources), self._clock.unix_ms())
 
     async def _publish(self, region: str) -> None:
         if self._is_current(region):
             return
         edition, state = self._ledger.edition, self._ledger.state
-        held = resources(state, region, self._master)
-        digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in held.items()}))
+        payloads = resources(state, region, self._master)
+        digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in payloads.items()}))
         published = self._policies.get(region)
         if self._digests.get(region) != digest or published is None or published.version[0] < state.epoch:
             epoch, number = await self._number(region, digest, state.epoch)
-            # The state first: who looks from another thread finds one with each policy.
-            self._states[region], self._policies[region] = state, RegionPolicy((epoch, number), held)
+            # Set the state first: other threads expect one for every policy.
+            self._states[region], self._policies[region] = state, RegionPolicy((epoch, number), payloads)
             self._digests[region] = digest
-            _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(held))
+            _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(payloads))
         self._editions[region], self._states[region] = edition, state
 
     async def _number(self, region: str, digest: bytes, least_epoch: int) -> Version:
-        """The number of what a region is to hold: the one that it has, or a new one."""
+        """The version for a policy with this digest: the stored one if it matches, else a new one."""
         async with self._database.write() as connection:
-            known = await _manifest(connection, region)
-            epoch, number = (known["epoch"], known["number"]) if known is not None else (least_epoch, 0)
-            if known is None or known["digest"] != digest.hex() or epoch < least_epoch:
+            stored = await _manifest(connection, region)
+            epoch, number = (stored["epoch"], stored["number"]) if stored is not None else (least_epoch, 0)
+            if stored is None or stored["digest"] != digest.hex() or epoch < least_epoch:
                 epoch, number = max(epoch, least_epoch), number + 1
                 body = json.dumps({"region": region, "epoch": epoch, "number": number, "digest": digest.hex()})
                 await replace(connection, schema.manifests, [{"region": region, "body": body}])
         return epoch, number
 
     def has(self, region: str, version: Version, name: str) -> bool:
-        """Whether who holds a version of a region's policy has what is in force of one assignment.
+        """Whether this version of a region's policy has the current state of one assignment.
 
-        What else has changed since it was published is of no account. True of a region that never asked.
+        Changes to other assignments do not matter. True for a region that has never asked for its policy.
         """
         policy = self._policies.get(region)
         if policy is None:
             return True
-        held, wanted = (state.assignments.get(name) for state in (self._states[region], self._ledger.state))
-        return policy.version == version and (held is wanted or _looks(held, region) == _looks(wanted, region))
+        theirs, current = (state.assignments.get(name) for state in (self._states[region], self._ledger.state))
+        return policy.version == version and (
+            theirs is current or _published(theirs, region) == _published(current, region)
+        )
 
     async def behind(self, region: str, held: Version | None) -> Version | None:
-        """What we have for a region, where a node holds something newer, or of another database; None where not."""
+        """Our manifest version, if the node's is newer or comes from another database; else None."""
         if held is None:
             return None
         async with self._database.read() as connection:
-            known = await _manifest(connection, region)
-        # A region that never was published to has the number 0: a node that holds anything of this epoch is ahead.
+            stored = await _manifest(connection, region)
+        # An unpublished region has the number 0: a node with any manifest of this epoch is ahead.
         epoch = self._ledger.state.epoch
-        ours = (max(known["epoch"], epoch), known["number"]) if known is not None else (epoch, 0)
+        ours = (max(stored["epoch"], epoch), stored["number"]) if stored is not None else (epoch, 0)
         return ours if held > ours else None
 
     def watch(self, event: asyncio.Event) -> None:
-        """Set `event` after every change of a policy."""
+        """Set `event` whenever a policy changes."""
         self._watchers.add(event)
 
     def unwatch(self, event: asyncio.Event) -> None:
@@ -189,7 +191,7 @@ class Publisher:
         self._watchers.discard(event)
 
 
-def _looks(assignment: AssignmentState | None, region: str) -> Published | None:
+def _published(assignment: AssignmentState | None, region: str) -> Published | None:
     return assignment.for_region(region) if assignment is not None else None
 
 

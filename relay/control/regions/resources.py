@@ -1,4 +1,4 @@
-"""What a region is to hold, of a state: a region sees only what can concern it. Pure."""
+"""Builds the policy of a region from a state. A region sees only what can concern it. Pure."""
 
 from __future__ import annotations
 
@@ -23,92 +23,94 @@ from relay.policy.resources import (
 
 
 def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
-    """Everything that a region is to hold: name → payload.
+    """The whole policy of a region: resource name → payload.
 
     Args:
-        master: what the regions' download keys are derived from.
+        master: the secret that the regions' download keys are derived from.
     """
     return {**_policy(state.assignments.values(), state.pinned, region), **_packages(state, region, master)}
 
 
 def aimed(state: State, region: str) -> dict[str, bytes]:
-    """What a region would hold of its policy if every change that is declared were complete."""
+    """The policy of a region as it would be if every declared change were complete."""
     assignments = (
         AssignmentState(
             name,
-            held.kind,
-            held.declared is not None and held.declared.observe_only,
-            stable=held.declared,
-            retry=held.retry,
+            assignment.kind,
+            assignment.declared is not None and assignment.declared.observe_only,
+            stable=assignment.declared,
+            retry=assignment.retry,
         )
-        for name, held in state.assignments.items()
+        for name, assignment in state.assignments.items()
     )
     return _policy(assignments, state.pinned, region)
 
 
 def _policy(assignments: Iterable[AssignmentState], pinned: Pinned, region: str) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    payloads: dict[str, bytes] = {}
     for state in assignments:
         if not state.concerns(region):
             continue
         published = state.for_region(region, lambda revision: renders(pinned, revision, region))
         name, payload = assignment_resource(state.kind, published)
-        found[name] = payload
+        payloads[name] = payload
         for revision in published.revisions:
             if isinstance(revision, PackageRevision):
-                found.update((name, pinned.contents[name]) for name in map(Resource.PACKAGE.name_of, revision.packages))
+                payloads.update(
+                    (name, pinned.contents[name]) for name in map(Resource.PACKAGE.name_of, revision.packages)
+                )
             else:
                 name, payload = template_resource(pinned.templates[revision.template])
-                found[name] = payload
+                payloads[name] = payload
                 if revision.variables:
                     variables = Resource.VARIABLES.name_of(revision.variables)
-                    found[variables] = pinned.contents[variables]
-    return found
+                    payloads[variables] = pinned.contents[variables]
+    return payloads
 
 
 def _packages(state: State, region: str, master: bytes) -> dict[str, bytes]:
-    """What a region is to hold beside its assignments; nothing where no packages concern it."""
+    """The package resources of a region; empty if no packages concern it."""
     pinned = list(_pinned(state, region))
     files = _files(state, region, pinned)
     if not files and not pinned:
         return {}
     yanked = state.catalog.yanked
     signing = {name: document.spec.public_key for name, document in state.catalog.signing_keys.items()}
-    ahead = state.prefetches.get(region, frozenset()) & files.keys()
-    ahead |= {f.sha256 for p in _ahead(state, region) if p.key not in yanked for f in p.files}
+    prefetches = state.prefetches.get(region, frozenset()) & files.keys()
+    prefetches |= {f.sha256 for p in _prefetched(state, region) if p.key not in yanked for f in p.files}
     return dict(
         [
             keys_resource([download_key(master, region)], signing),
             yanked_resource(p.key for p in pinned if p.key in yanked),
-            prefetch_resource(ahead),
+            prefetch_resource(prefetches),
         ]
     )
 
 
 def files_for(state: State, region: str) -> dict[str, int]:
-    """SHA-256 → bytes of every file that a region may fetch: of what is published there, and to be fetched ahead."""
+    """SHA-256 → size of every file that a region may fetch: of its published packages and its prefetches."""
     return _files(state, region, _pinned(state, region))
 
 
 def _files(state: State, region: str, pinned: Iterable[PublishedPackage]) -> dict[str, int]:
     yanked = state.catalog.yanked
-    found = {f.sha256: f.size for p in pinned if p.key not in yanked for f in p.files}
+    sizes = {f.sha256: f.size for p in pinned if p.key not in yanked for f in p.files}
     versions = state.catalog.packages.values()
-    known = {f.sha256: f.size for v in versions if not v.yanked for f in v.package.files}
-    wanted = state.prefetches.get(region, frozenset())
-    return found | {sha256: known[sha256] for sha256 in wanted if sha256 in known}
+    available = {f.sha256: f.size for v in versions if not v.yanked for f in v.package.files}
+    prefetches = state.prefetches.get(region, frozenset())
+    return sizes | {sha256: available[sha256] for sha256 in prefetches if sha256 in available}
 
 
 def _pinned(state: State, region: str) -> Iterator[PublishedPackage]:
-    """Every version that a region is told of."""
+    """All package versions in a region's policy."""
     for assignment in state.assignments.values():
         if assignment.concerns(region):
             for revision in (*assignment.in_force, *assignment.earlier):
                 yield from _versions(state.pinned, revision)
 
 
-def _ahead(state: State, region: str) -> Iterator[PublishedPackage]:
-    """Versions that a region is to fetch before their rollout begins there."""
+def _prefetched(state: State, region: str) -> Iterator[PublishedPackage]:
+    """Package versions that a region fetches before their rollout begins there."""
     for assignment in state.assignments.values():
         rollout = assignment.rollout
         if rollout is not None and rollout.state in GOING and assignment.concerns(region):

@@ -1,7 +1,7 @@
-"""A consistent copy of a control plane's data in one file, taken while it runs or not, and the way back.
+"""Backup and restore: a consistent copy of a control plane's data in one file. The control plane may be running.
 
-The copy is made by SQLite itself: a copy of the file alone would miss what is still in the write-ahead log. The archive is a
-tar with a list of digests; everything is verified before anything is put in place.
+SQLite makes the copy: a plain file copy would miss the write-ahead log. The archive is a tar with a list of digests;
+everything is verified before any file is put in place.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ _CONTENTS = "contents.json"
 _FORMAT = 1
 _PIECE_BYTES = 1 << 20
 _TRAILER_BYTES = 65
-"""Behind the tar, which readers of tars do not look at: the digest of all of it."""
+"""The digest of the whole tar, after its end, where tar readers do not look."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What an archive holds."""
+    """What an archive contains."""
 
     files: int
-    """Package files."""
+    """The number of package files."""
     size: int
     """In bytes."""
     epoch: int = 0
-    """Of what is published after a restore."""
+    """The epoch that a restored control plane publishes in."""
 
 
 def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> Summary:
     """Write an archive of a control plane's data folder.
 
     Args:
-        packages: whether its package files are in the folder too.
-        with_keys: whether what the control plane made for itself goes along.
+        packages: include the package files; false if they are not in the folder.
+        with_keys: include the secrets that the control plane generated.
 
     Raises:
-        StoreError: there are no data, or the archive cannot be written; none is left behind then.
+        StoreError: there is no database, or the archive cannot be written. No partial archive is left behind.
     """
     source = data_dir / FILE
     if not source.is_file():
-        raise StoreError(f"{source}: there is no database")
+        raise StoreError(f"{source}: no database found")
     if target.exists():
-        raise StoreError(f"{target}: exists; a backup never overwrites a file")
+        raise StoreError(f"{target}: already exists; a backup never overwrites a file")
     unfinished = target.with_name(f".{target.name}.unfinished")
     try:
-        with _removed(unfinished), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
+        with _temporary(unfinished), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
             copy = Path(scratch) / FILE
             _copy_database(source, copy, with_keys=with_keys)
-            wanted = _package_files(copy) if packages else {}
+            sizes = _package_files(copy) if packages else {}
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                found = _write(file, copy, data_dir / PACKAGES, wanted)
+                files = _write(file, copy, data_dir / PACKAGES, sizes)
                 file.flush()
                 file.write(f"{_digest_of(unfinished)}\n".encode())
                 file.flush()
@@ -79,25 +79,25 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
             _verify(unfinished)
             _put(unfinished, target)
     except FileExistsError as error:
-        raise StoreError(f"{error.filename2 or error.filename}: exists") from None
+        raise StoreError(f"{error.filename2 or error.filename}: already exists") from None
     except (OSError, sqlite3.Error, tarfile.TarError) as error:
         raise StoreError(f"{target}: {error}") from error
-    return Summary(found, target.stat().st_size)
+    return Summary(files, target.stat().st_size)
 
 
 def _put(unfinished: Path, target: Path) -> None:
-    """Give a file its name. What has that name meanwhile stays: a rename would take its place."""
+    """Move a file to its final name. Never overwrites a file that appeared meanwhile, as a rename would."""
     try:
         os.link(unfinished, target)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links
+    except OSError:  # the file system has no hard links
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         os.replace(unfinished, target)
 
 
 @contextlib.contextmanager
-def _removed(path: Path) -> Iterator[None]:
+def _temporary(path: Path) -> Iterator[None]:
     path.unlink(missing_ok=True)
     try:
         yield
@@ -107,45 +107,45 @@ def _removed(path: Path) -> Iterator[None]:
 
 def _copy_database(source: Path, copy: Path, *, with_keys: bool) -> None:
     with (
-        contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as held,
-        contextlib.closing(sqlite3.connect(copy)) as made,
+        contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as original,
+        contextlib.closing(sqlite3.connect(copy)) as database,
     ):
-        held.backup(made)
-        _check(made, source)
+        original.backup(database)
+        _check(database, source)
     with migrated(copy) as connection:
         if not with_keys:
             connection.execute(sa.delete(schema.secrets))
     if not with_keys:
-        with contextlib.closing(sqlite3.connect(copy)) as made:
-            made.execute("VACUUM")  # what was deleted must not be in the free pages
+        with contextlib.closing(sqlite3.connect(copy)) as database:
+            database.execute("VACUUM")  # else the deleted secrets would remain in free pages
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
-    found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if found != "ok":
-        raise StoreError(f"{path}: damaged ({found})")
+    result = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if result != "ok":
+        raise StoreError(f"{path}: damaged ({result})")
 
 
 def _package_files(copy: Path) -> dict[str, int]:
-    """SHA-256 of the files that versions of packages have → bytes."""
+    """SHA-256 of each registered package file → size in bytes."""
     with migrated(copy) as connection:
         versions = [json.loads(body) for body in connection.execute(sa.select(schema.packages.c.body)).scalars()]
     return {file["sha256"]: file["size"] for version in versions for file in version["files"]}
 
 
-def _write(file: IO[bytes], copy: Path, folder: Path, wanted: dict[str, int]) -> int:
+def _write(file: IO[bytes], copy: Path, folder: Path, sizes: dict[str, int]) -> int:
     digests: dict[str, str] = {}
     with tarfile.open(fileobj=file, mode="w") as archive:
         digests[FILE] = _add(archive, FILE, copy)
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()) if wanted else []:
-            if path.name in wanted:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()) if sizes else []:
+            if path.name in sizes:
                 name = f"{PACKAGES}/{path.relative_to(folder)}"
                 digests[name] = _add(archive, name, path)
                 if digests[name] != path.name:
-                    raise StoreError(f"{path}: damaged; push it again, or delete its version")
-        lost = wanted.keys() - {name.rpartition("/")[2] for name in digests}
-        if lost:
-            raise StoreError(f"{folder}: {len(lost)} package files are missing, for example {sorted(lost)[0]}")
+                    raise StoreError(f"{path}: damaged; push it again, or delete its package version")
+        missing = sizes.keys() - {name.rpartition("/")[2] for name in digests}
+        if missing:
+            raise StoreError(f"{folder}: {len(missing)} package files are missing, for example {sorted(missing)[0]}")
         contents = json.dumps({"format": _FORMAT, "version": __version__, "files": digests}, indent=1).encode()
         entry = tarfile.TarInfo(_CONTENTS)
         entry.size = len(contents)
@@ -168,54 +168,54 @@ def _digest_of(path: Path) -> str:
 
 
 def _verify(path: Path) -> dict[str, str]:
-    """Read a whole archive, and give the names of its files with their digests.
+    """Read and verify a whole archive. Returns file name → digest.
 
     Raises:
-        StoreError: it is none, or damaged.
+        StoreError: it is damaged, or not a backup.
     """
-    found: dict[str, str] = {}
-    contents: Any = None
+    digests: dict[str, str] = {}
+    listing: Any = None
     try:
         if not _is_whole(path):
-            raise StoreError(f"{path}: not a backup, or damaged: its last line is not the digest of the rest")
+            raise StoreError(f"{path}: not a backup, or damaged: the digest at its end does not match")
         with tarfile.open(path, mode="r:") as archive:
             for entry in archive:
                 source = archive.extractfile(entry) if entry.isreg() else None
-                if source is None or entry.name in found:
+                if source is None or entry.name in digests:
                     raise StoreError(f"{path}: {entry.name} is not part of a backup")
                 if entry.name == _CONTENTS:
-                    contents = json.loads(source.read())
+                    listing = json.loads(source.read())
                 else:
-                    found[entry.name] = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
+                    digests[entry.name] = hashlib.file_digest(source, "sha256").hexdigest()  # type: ignore[arg-type]
     except (OSError, tarfile.TarError, ValueError) as error:
         raise StoreError(f"{path}: not a backup, or damaged: {error}") from error
-    if not isinstance(contents, dict) or contents.get("files") != found or FILE not in found:
+    if not isinstance(listing, dict) or listing.get("files") != digests or FILE not in digests:
         raise StoreError(f"{path}: not a backup, or damaged: its list does not match its contents")
-    if contents.get("format") != _FORMAT:
-        raise StoreError(f"{path}: a backup written by a later version; upgrade")
-    return found
+    if listing.get("format") != _FORMAT:
+        raise StoreError(f"{path}: the backup was written by a later version; upgrade first")
+    return digests
 
 
 def _is_whole(path: Path) -> bool:
-    left = path.stat().st_size - _TRAILER_BYTES
-    hashed = hashlib.sha256()
+    remaining = path.stat().st_size - _TRAILER_BYTES
+    hasher = hashlib.sha256()
     with path.open("rb") as file:
-        while left > 0 and (piece := file.read(min(_PIECE_BYTES, left))):
-            hashed.update(piece)
-            left -= len(piece)
-        return file.read() == f"{hashed.hexdigest()}\n".encode()
+        while remaining > 0 and (piece := file.read(min(_PIECE_BYTES, remaining))):
+            hasher.update(piece)
+            remaining -= len(piece)
+        return file.read() == f"{hasher.hexdigest()}\n".encode()
 
 
 def restore(archive: Path, data_dir: Path) -> Summary:
-    """Make a data folder of an archive, in a new epoch: what nodes hold of the time since gives way to it.
+    """Restore a data folder from an archive, in a new epoch: its policy replaces whatever nodes received since the backup.
 
     Raises:
-        StoreError: the folder is not empty, or the archive is damaged; nothing was touched then.
+        StoreError: the folder is not empty, or the archive is damaged. The folder is then unchanged.
     """
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise StoreError(f"{data_dir}: is not empty; a restore never overwrites data")
     if not archive.is_file():
-        raise StoreError(f"{archive}: there is no such file")
+        raise StoreError(f"{archive}: no such file")
     names = _verify(archive)
     scratch: Path | None = None
     try:
@@ -244,14 +244,14 @@ def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     source = archive.extractfile(name)
     assert source is not None
-    hashed = hashlib.sha256()
+    hasher = hashlib.sha256()
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         while piece := source.read(_PIECE_BYTES):
-            hashed.update(piece)
+            hasher.update(piece)
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
-    if hashed.hexdigest() != digest:
+    if hasher.hexdigest() != digest:
         raise StoreError(f"{name} is damaged")
 
 
@@ -259,10 +259,10 @@ def _begin_epoch(path: Path, archive: Path) -> int:
     with contextlib.closing(sqlite3.connect(path)) as database:
         _check(database, archive)
     with migrated(path) as connection:
-        known = connection.execute(sa.select(schema.facts.c.value).where(schema.facts.c.name == EPOCH)).scalar()
-        published = connection.execute(sa.select(schema.manifests.c.body)).scalars()
-        epochs = [int(json.loads(body)["epoch"]) for body in published]
-        epoch = max(int(known or FIRST_EPOCH), FIRST_EPOCH, *epochs) + 1
+        current = connection.execute(sa.select(schema.facts.c.value).where(schema.facts.c.name == EPOCH)).scalar()
+        bodies = connection.execute(sa.select(schema.manifests.c.body)).scalars()
+        epochs = [int(json.loads(body)["epoch"]) for body in bodies]
+        epoch = max(int(current or FIRST_EPOCH), FIRST_EPOCH, *epochs) + 1
         connection.execute(sa.delete(schema.facts).where(schema.facts.c.name == EPOCH))
         connection.execute(sa.insert(schema.facts).values(name=EPOCH, value=str(epoch)))
     return epoch

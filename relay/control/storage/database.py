@@ -24,13 +24,13 @@ from relay.errors import StoreError
 from relay.store.lock import FolderLock
 
 FILE = "control-plane.sqlite3"
-"""Its name in the data folder."""
+"""The file name in the data folder."""
 _PROBE_CHARS = 1 << 18
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class _Connection(AsyncConnection):
-    """Each step of it runs to its end: of one that is cancelled in the midst the driver's thread would keep the lock."""
+    """Runs each step to its end: if one were cancelled midway, the driver's thread would keep the lock."""
 
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
         return await to_its_end(super().execute(*args, **kwargs), name="database-execute")
@@ -39,7 +39,7 @@ class _Connection(AsyncConnection):
         try:
             return await to_its_end(super().start(is_ctxmanager), name="database-start")
         except asyncio.CancelledError:
-            with contextlib.suppress(SQLAlchemyError):  # it never began
+            with contextlib.suppress(SQLAlchemyError):  # the transaction never began
                 await self.close()
             raise
 
@@ -56,68 +56,68 @@ class _Connection(AsyncConnection):
 class Database:
     """The control plane's database.
 
-    Writes are serialised here, so that a transaction on SQLite never meets another one half-way.
+    Serialises writes, so that SQLite transactions never conflict.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = FolderLock(path.parent, path)
         self._files: dict[str, tuple[int, int]] = {}
-        """Device and inode of what is open: the file, and beside it the log of what was written last."""
+        """File name suffix → (device, inode) of the open database and its write-ahead log."""
         self._anchor: sqlite3.Connection | None = None
-        """Never used: while a connection is open the log stays, so that one that is gone was taken away."""
+        """Never used. An open connection keeps the log in place, so a missing log means that somebody removed it."""
         self._probed = 0
         self.problem: str | None = None
-        """Why the last write failed, or why no write may be made; None while all is well."""
+        """Why the last write failed, or why writes are refused; None while all is well."""
         self._engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 10})
         self._writing = asyncio.Lock()
-        self._replaced = (
-            f"{path}, or its -wal, was replaced or deleted while it was open: stop, restore a backup, and start again"
+        self._replaced_message = (
+            f"{path} or its -wal file was replaced or deleted while open: stop, restore a backup, and start again"
         )
         sa.event.listen(self._engine.sync_engine, "connect", _on_connect)
 
     async def open(self) -> None:
-        """Take the folder, look whether the file is whole, and bring its schema up to date.
+        """Lock the folder, check the file for damage, and migrate its schema.
 
         Raises:
-            StoreError: no database, one that is damaged or of a later version, or another process has the folder.
+            StoreError: the file is not a database, is damaged or of a later version, or another process uses the folder.
         """
         self._lock.take()
         try:
             async with self._engine.connect() as connection:
-                found = (await connection.execute(sa.text("PRAGMA quick_check(1)"))).scalar_one()
-            if found != "ok":
-                raise StoreError(f"{self._path}: damaged ({_line(found)}): restore a backup")
+                result = (await connection.execute(sa.text("PRAGMA quick_check(1)"))).scalar_one()
+            if result != "ok":
+                raise StoreError(f"{self._path}: damaged ({_line(result)}): restore a backup")
             async with self._engine.begin() as connection:
                 await connection.run_sync(_migrate)
             self._anchor = sqlite3.connect(self._path, check_same_thread=False)
             self._anchor.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            self._is_another()
+            self._was_replaced()
         except BaseException as error:
             await self.close()
             if isinstance(error, CommandError | SQLAlchemyError | sqlite3.Error):
                 raise StoreError(f"{self._path}: {_reason(error)}") from error
             raise
 
-    def _is_another(self) -> bool:
-        """Whether a file that is open was replaced or deleted."""
+    def _was_replaced(self) -> bool:
+        """Whether an open file was replaced or deleted."""
         for suffix in ("", "-wal"):
-            found: tuple[int, int] | None = None
+            identity: tuple[int, int] | None = None
             with contextlib.suppress(OSError):
                 status = self._path.with_name(self._path.name + suffix).stat()
-                found = status.st_dev, status.st_ino
-            if found is not None:
-                self._files.setdefault(suffix, found)
-            if self._files.get(suffix) != found:
+                identity = status.st_dev, status.st_ino
+            if identity is not None:
+                self._files.setdefault(suffix, identity)
+            if self._files.get(suffix) != identity:
                 return True
         return False
 
     async def probe(self) -> None:
-        """Now and then: whether the file is still the one that was opened, and can be written. Sets `problem`."""
-        if self._is_another():
-            self.problem = self._replaced
+        """Check that the file is still the one that was opened, and is writable. Sets `problem`. Call it periodically."""
+        if self._was_replaced():
+            self.problem = self._replaced_message
             return
-        # Where a write failed, a small one may find room that the next report does not.
+        # After a failed write, probe with a large row: a small one may fit where the next report does not.
         self._probed += 1
         row = {"name": "probe", "value": str(self._probed).ljust(_PROBE_CHARS if self.problem else 0)}
         with contextlib.suppress(StoreError):
@@ -145,8 +145,8 @@ class Database:
             StoreError: the database failed; nothing was written.
         """
         async with self._writing:
-            if self._files and self._is_another():
-                self.problem = self._replaced
+            if self._files and self._was_replaced():
+                self.problem = self._replaced_message
                 raise StoreError(self.problem)
             try:
                 async with _Connection(self._engine) as connection:
@@ -158,7 +158,7 @@ class Database:
                     await connection.commit()
             except SQLAlchemyError as error:
                 self.problem = _line(error.__cause__ or error)
-                # A connection that was opened while the file was read-only stays so for its life: begin with new ones.
+                # A connection opened while the file was read-only stays read-only: start with new ones.
                 await self._engine.dispose()
                 raise StoreError(self.problem) from error
             self.problem = None
@@ -185,10 +185,10 @@ def _on_connect(connection: Any, _: Any) -> None:
 
 @contextlib.contextmanager
 def migrated(path: Path) -> Iterator[sa.Connection]:
-    """A transaction on a file that nobody has open, its schema brought up to date. Blocks.
+    """Migrate a database file that nobody has open, and yield a transaction on it. Blocks.
 
     Raises:
-        StoreError: it is no database of ours, or of a later version.
+        StoreError: it is not our database, or was written by a later version.
     """
     engine = sa.create_engine(f"sqlite:///{path}")
     try:

@@ -1,4 +1,4 @@
-"""Rows by their primary keys, in words that every database knows."""
+"""Replace and delete rows by primary key, in portable SQL."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_AT_ONCE = 1000
-"""Values in one statement; databases bound them."""
+_MAX_VALUES = 1000
+"""The most values in one statement; databases have a limit."""
 
 
 async def replace(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows, taking the place of those with the same primary keys."""
+    """Insert rows, replacing those with the same primary keys."""
     if not rows:
         return
     await remove(connection, table, rows)
@@ -21,12 +21,12 @@ async def replace(connection: AsyncConnection, table: sa.Table, rows: Sequence[M
 
 
 async def remove(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Delete the rows with the primary keys of `rows`."""
+    """Delete the rows that have the primary keys of `rows`."""
     keys = list(table.primary_key.columns)
     if len(keys) == 1:
         values = [row[keys[0].name] for row in rows]
-        for i in range(0, len(values), _AT_ONCE):
-            await connection.execute(sa.delete(table).where(keys[0].in_(values[i : i + _AT_ONCE])))
+        for i in range(0, len(values), _MAX_VALUES):
+            await connection.execute(sa.delete(table).where(keys[0].in_(values[i : i + _MAX_VALUES])))
         return
     for row in rows:
         await connection.execute(sa.delete(table).where(*(key == row[key.name] for key in keys)))

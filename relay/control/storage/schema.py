@@ -1,4 +1,4 @@
-"""Tables. Changed only together with a migration in `migrations/versions`."""
+"""The tables. Change them only together with a migration in `migrations/versions`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from relay.control.storage.sealed import SealedBytes, SealedText
 
 metadata = sa.MetaData()
 EPOCH = "epoch"
-"""The fact that says which epoch it is."""
+"""The name of the fact that stores the current epoch."""
 FIRST_EPOCH = 1
 
 documents = sa.Table(
@@ -31,7 +31,7 @@ versions = sa.Table(
     sa.Column("actor", sa.String(256), nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
 )
-"""Every form that a document ever had, from generation 1 on; a body is empty where it was deleted."""
+"""Every version of every document, from generation 1. The body is empty if that generation deleted it."""
 
 contents = sa.Table(
     "contents",
@@ -39,7 +39,7 @@ contents = sa.Table(
     sa.Column("name", sa.String(320), primary_key=True),
     sa.Column("payload", SealedBytes, nullable=False),
 )
-"""Resources under the names that revisions pin: old contents of region variables stay while they are pinned."""
+"""Resources that revisions pin, by name. Old contents of region variables stay as long as a revision pins them."""
 
 assignments = sa.Table(
     "assignments",
@@ -47,7 +47,7 @@ assignments = sa.Table(
     sa.Column("name", sa.String(128), primary_key=True),
     sa.Column("body", SealedText, nullable=False),
 )
-"""Where each assignment is between its revisions, as JSON."""
+"""The state of each assignment between its revisions, as JSON."""
 
 rollouts = sa.Table(
     "rollouts",
@@ -57,7 +57,7 @@ rollouts = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("body", SealedText, nullable=False),
 )
-"""Every rollout that there was, as JSON: the revisions of an assignment in their order."""
+"""Every rollout, as JSON. In order of creation they are the revisions of an assignment."""
 
 configs = sa.Table(
     "configs",
@@ -96,7 +96,7 @@ notices = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Column("next_ms", sa.BigInteger, nullable=False),
 )
-"""What is to be told and has not been: written with the change that it tells of, gone when it was sent."""
+"""Unsent notifications: written in the transaction of their change, deleted once sent."""
 
 manifests = sa.Table(
     "manifests",
@@ -104,7 +104,7 @@ manifests = sa.Table(
     sa.Column("region", sa.String(64), primary_key=True),
     sa.Column("body", SealedText, nullable=False),
 )
-"""The last manifest that was published to a region: `{epoch, number, digest}`; its number never goes back."""
+"""The last manifest published to each region: `{region, epoch, number, digest}`. The number never decreases."""
 
 packages = sa.Table(
     "packages",
@@ -124,7 +124,7 @@ prefetches = sa.Table(
     sa.Column("region", sa.String(64), primary_key=True),
     sa.Column("sha256", sa.String(64), primary_key=True),
 )
-"""Files that regions are to have before anybody needs them."""
+"""Package files that regions fetch before an agent needs them."""
 
 secrets = sa.Table(
     "secrets",
@@ -132,7 +132,7 @@ secrets = sa.Table(
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("value", SealedBytes, nullable=False),
 )
-"""What this control plane made for itself: what the regions' download keys are derived from."""
+"""Secrets that this control plane generated: the master of the regions' download keys."""
 
 facts = sa.Table(
     "facts",
@@ -140,7 +140,7 @@ facts = sa.Table(
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("value", SealedText, nullable=False),
 )
-"""What the database says of itself."""
+"""Facts about the database itself."""
 
 nodes = sa.Table(
     "nodes",
@@ -170,7 +170,7 @@ agents = sa.Table(
     sa.Column("changed_ms", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("session_started_ms", sa.BigInteger, nullable=False, server_default="0"),
 )
-"""The latest state of every agent, as its node serialised it, and what of it lists are chosen and sorted by."""
+"""The latest state of every agent, as its node serialised it, and the columns that lists filter and sort by."""
 
 effective_configs = sa.Table(
     "effective_configs",

@@ -1,4 +1,4 @@
-"""Columns whose values carry a digest: a database does not notice one bad byte. What is not as written must not count."""
+"""Columns whose values carry a digest. Databases do not notice a flipped byte, and a damaged value must not be used."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.errors import StoreError
 from relay.ids import sha256
 
-_BYTES = 8
+_DIGEST_BYTES = 8
 
 
 class Damaged(StoreError):
-    """A value is not as it was written."""
+    """A value differs from what was written."""
 
 
 def seal_text(value: str) -> str:
-    """The value behind its digest."""
-    return sha256(value.encode()).hex()[: 2 * _BYTES] + value
+    """The value, prefixed with its digest."""
+    return sha256(value.encode()).hex()[: 2 * _DIGEST_BYTES] + value
 
 
 def seal_bytes(value: bytes) -> bytes:
-    """The value behind its digest."""
-    return sha256(value)[:_BYTES] + value
+    """The value, prefixed with its digest."""
+    return sha256(value)[:_DIGEST_BYTES] + value
 
 
 class SealedText(sa.TypeDecorator[str]):
-    """Text behind its digest."""
+    """Text, prefixed with its digest."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
-        """On its way in."""
+        """Add the digest."""
         return None if value is None else seal_text(value)
 
     def process_result_value(self, value: Any, dialect: Any) -> str | None:
-        """On its way out. Raises Damaged."""
+        """Check and strip the digest. Raises Damaged."""
         if value is None:
             return None
-        text = str(value)[2 * _BYTES :]
+        text = str(value)[2 * _DIGEST_BYTES :]
         if seal_text(text) != value:
             raise Damaged("a value has changed since it was written")
         return text
 
 
 class SealedBytes(sa.TypeDecorator[bytes]):
-    """Bytes behind their digest."""
+    """Bytes, prefixed with their digest."""
 
     impl = sa.LargeBinary
     cache_ok = True
 
     def process_bind_param(self, value: bytes | None, dialect: Any) -> bytes | None:
-        """On its way in."""
+        """Add the digest."""
         return None if value is None else seal_bytes(value)
 
     def process_result_value(self, value: Any, dialect: Any) -> bytes | None:
-        """On its way out. Raises Damaged."""
+        """Check and strip the digest. Raises Damaged."""
         if value is None:
             return None
-        content = bytes(value)[_BYTES:]
+        content = bytes(value)[_DIGEST_BYTES:]
         if seal_bytes(content) != value:
             raise Damaged("a value has changed since it was written")
         return content
@@ -74,21 +74,21 @@ async def read_all(
     *where: sa.ColumnElement[bool],
     columns: Sequence[sa.Column[Any]] = (),
 ) -> tuple[list[Any], list[str]]:
-    """All rows that are as they were written, and the keys of the others.
+    """All undamaged rows, and the keys of the damaged ones.
 
     Args:
-        columns: read these alone; empty for all.
+        columns: the columns to read; empty for all.
     """
-    what = sa.select(*columns) if columns else sa.select(table)
+    select = sa.select(*columns) if columns else sa.select(table)
     try:
-        return list((await connection.execute(what.where(*where))).all()), []
+        return list((await connection.execute(select.where(*where))).all()), []
     except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError) as error:
-        if isinstance(error, sa.exc.DBAPIError) and not _is_text(error):
+        if isinstance(error, sa.exc.DBAPIError) and not _is_decode_error(error):
             raise
     keys = list(table.primary_key.columns)
     good, bad = [], []
     for key in (await connection.execute(sa.select(*keys).where(*where))).all():
-        query = what.where(*(column == value for column, value in zip(keys, key, strict=True)))
+        query = select.where(*(column == value for column, value in zip(keys, key, strict=True)))
         try:
             good.append((await connection.execute(query)).one())
         except (Damaged, UnicodeDecodeError, sa.exc.DBAPIError):
@@ -96,16 +96,16 @@ async def read_all(
     return good, bad
 
 
-def _is_text(error: sa.exc.DBAPIError) -> bool:
-    """Whether a text column holds what is no text."""
+def _is_decode_error(error: sa.exc.DBAPIError) -> bool:
+    """Whether a text column contains bytes that are not text."""
     return "decode" in str(error).lower()
 
 
 async def read_truth(connection: AsyncConnection, table: sa.Table, *where: sa.ColumnElement[bool]) -> list[Any]:
-    """All rows of a table, or some, of which none may be missing.
+    """All rows of a table that match `where`; none may be damaged.
 
     Raises:
-        StoreError: one is not as it was written.
+        StoreError: a row is damaged.
     """
     rows, bad = await read_all(connection, table, *where)
     if bad:

@@ -27,7 +27,7 @@ async def test_upload_resumes_and_becomes_a_version(programs: Programs) -> None:
     sha256 = digest(CONTENT)
     assert (await patch(client, sha256, 0, CONTENT[:1000]))[1] == {"offset": 1000, "complete": False}
     status, problem = await patch(client, sha256, 5, b"x")
-    assert (status, problem["detail"]) == (409, "the upload goes on at byte 1000, not 5")
+    assert (status, problem["detail"]) == (409, "the upload continues at byte 1000, not 5")
     assert (await client.call("GET", f"/api/v1/uploads/{sha256}"))[1] == {"offset": 1000, "complete": False}
     await patch(client, sha256, 1000, CONTENT[1000:])
     _, answer = await push(client, CONTENT)

@@ -55,7 +55,7 @@ async def test_refusal_names_all_problems_and_changes_nothing(plane: ControlPlan
 
 async def test_duplicate_document_is_refused(plane: ControlPlane) -> None:
     (problem,) = await refused(plane, TEMPLATE, assignment("a"), assignment("a"))
-    assert "ConfigAssignment a is also defined in f.yaml:" in problem
+    assert "ConfigAssignment a is defined twice; first at f.yaml:" in problem
 
 
 async def test_empty_and_oversized_files_are_refused(plane: ControlPlane) -> None:

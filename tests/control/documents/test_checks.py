@@ -28,7 +28,7 @@ async def test_values_may_come_from_the_region(plane: ControlPlane) -> None:
 )
 async def test_conflicting_assignments_are_refused(plane: ControlPlane, one: str, two: str) -> None:
     (problem,) = await refused(plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two))
-    assert "has the same priority 0, and agents of the one are agents of the other" in problem
+    assert "has the same priority 0, and one selector includes the other" in problem
     await actions(
         plane, TEMPLATE, assignment("a", selector=one), assignment("b", selector=two, priority=1),
         assignment("c", selector=two, slot="other"),

@@ -47,7 +47,7 @@ def test_assignment_that_needs_approval_cannot_be_deleted() -> None:
     state = applied(applied(State(), TEMPLATE, assignment("a")), assignment("a") + NEEDS)
     state = applied(state, assignment("a", rate=2) + NEEDS)
     (reason,) = reasons(state, "ConfigAssignment", "a")
-    assert "first get approval for one that ends it for all agents" in reason
+    assert "first get a change approved that removes it from all agents" in reason
 
 
 def test_unused_documents_can_be_deleted() -> None:

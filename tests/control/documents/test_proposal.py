@@ -62,8 +62,8 @@ def test_assignment_that_matches_no_agent_is_warned_about() -> None:
 def test_removing_strategy_or_approval_is_warned_about() -> None:
     state = applied(BASE, staged(1) + NEEDS)
     one, two = warnings(state, assignment("a"))
-    assert "changes go out by canary until one has" in one
-    assert "asks for no approval of its own any more" in two
+    assert "canary applies until a change completes" in one
+    assert "no longer asks for approval" in two
     assert warnings(state, staged(2) + NEEDS) == ()
 
 
@@ -73,7 +73,7 @@ def test_withdrawn_change_is_warned_about() -> None:
     ended = plan.abort(latest(state), "no", 1)
     over = dataclasses.replace(state, assignments={"a": state.assignments["a"].after(ended)})
     assert warnings(over, staged(2)) == (
-        "what it asks for was withdrawn or refused (a-2); `opampctl rollout retry a-2` starts again",
+        "its last change was withdrawn or refused (a-2); start again with `opampctl rollout retry a-2`",
     )
 
 

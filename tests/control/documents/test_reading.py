@@ -24,7 +24,7 @@ def test_documents_are_read_with_their_source() -> None:
 def test_all_problems_of_all_texts_are_named() -> None:
     assert len(refused("a: [", "", "kind: Nonsense", assignment("a") + assignment("a"))) == 4
     (twice,) = refused(assignment("a"), assignment("a"))
-    assert twice.endswith("ConfigAssignment a is also defined in 0.yaml:2")
+    assert twice.endswith("ConfigAssignment a is defined twice; first at 0.yaml:2")
     (wrong,) = refused(TEMPLATE.replace("{{.rate}}", "{{.speed}}"))
     assert "speed" in wrong
 

@@ -38,7 +38,7 @@ def test_package_versions_are_in_the_catalog() -> None:
 
 
 def test_unknown_kind() -> None:
-    with pytest.raises(NotFound, match="there is no kind Pod; there are ConfigTemplate"):
+    with pytest.raises(NotFound, match="there is no kind Pod; the kinds are ConfigTemplate"):
         Catalog().of("Pod")
 
 

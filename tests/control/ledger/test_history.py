@@ -62,7 +62,7 @@ async def test_earlier_revision_of_an_assignment(history: History) -> None:
 
 async def test_assignment_without_an_earlier_revision(ledger: Ledger, database: Database) -> None:
     await apply(ledger, TEMPLATE + assignment("a"), now_ms=1)
-    with pytest.raises(NotFound, match="has had no other revision"):
+    with pytest.raises(NotFound, match="has no earlier revision"):
         await History(database, ledger).earlier("a")
 
 

@@ -22,11 +22,11 @@ async def test_all_generations_of_a_document_are_available(programs: Programs) -
     assert listed[2]["actor"] == "ann"
     rates = [(await reader.get("ConfigAssignment", "a", n))["spec"]["values"]["rate"] for n in (1, 2, 4)]
     assert rates == [1, 2, 3]
-    with pytest.raises(NotFound, match="was deleted with generation 3"):
+    with pytest.raises(NotFound, match="generation 3 deleted ConfigAssignment a"):
         await reader.get("ConfigAssignment", "a", 3)
-    with pytest.raises(NotFound, match="generations 1 to 4"):
+    with pytest.raises(NotFound, match="no generation 9; it has 1 to 4"):
         await reader.get("ConfigAssignment", "a", 9)
-    with pytest.raises(NotFound, match="never was"):
+    with pytest.raises(NotFound, match="never been"):
         await reader.listing("ConfigAssignment", "b")
     found = await reader.by_digest(listed[1]["document_digest"])
     assert found is not None

@@ -59,7 +59,7 @@ async def test_uploads_must_be_complete_and_correct(plane: ControlPlane) -> None
 
     with pytest.raises(Conflict, match="2 of 4 bytes"):
         await register(b"so", b"some")
-    with pytest.raises(Conflict, match="goes on at byte 2"):
+    with pytest.raises(Conflict, match="continues at byte 2"):
         await plane.packages.blobs.receive(digest(b"some"), 1, b"x")
     with pytest.raises(Conflict, match="the content does not match"):
         await register(b"evil", b"good")

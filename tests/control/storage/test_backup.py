@@ -85,7 +85,7 @@ async def test_damaged_archive_leaves_nothing_behind(programs: Programs) -> None
 
 
 def test_invalid_source_and_target_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="there is no database"):
+    with pytest.raises(StoreError, match="no database found"):
         backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
     sqlite3.connect(tmp_path / FILE).close()
     (tmp_path / FILE).write_bytes(b"no database at all" * 100)

@@ -16,9 +16,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables; what was on its way to everybody has arrived."""
+    """Create the tables. Candidates in progress become stable."""
     connection = op.get_bind()
-    held = connection.execute(sa.text("SELECT name, number, stable, candidate FROM assignments")).all()
+    rows = connection.execute(sa.text("SELECT name, number, stable, candidate FROM assignments")).all()
     bodies = connection.execute(sa.text("SELECT key, body FROM documents WHERE kind = 'ConfigAssignment'")).all()
     specs = {key: json.loads(body)["spec"] for key, body in bodies}
     op.drop_table("assignments")
@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(128), primary_key=True),
         sa.Column("body", sa.Text, nullable=False),
     )
-    for name, number, stable, candidate in held:
+    for name, number, stable, candidate in rows:
         newest: dict[str, Any] = json.loads(candidate or stable)
         spec = specs[name]
         newest |= {"selector": spec.get("target_selector", {}), "slot": spec.get("slot", "")}
@@ -83,5 +83,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """There is no way back: thresholds of stages have no place in the first schema."""
+    """Not possible: the first schema cannot store the thresholds of stages."""
     raise NotImplementedError("restore a copy of the database from before the upgrade")

@@ -1,4 +1,4 @@
-"""Packages; assignments observe only once that went out.
+"""Packages; assignments store whether they only observe, once that has rolled out.
 
 Revision ID: 0003
 """
@@ -18,12 +18,12 @@ def upgrade() -> None:
     """Create the tables."""
     connection = op.get_bind()
     for name, body in connection.execute(sa.text("SELECT name, body FROM assignments")).all():
-        held = json.loads(body)
-        if "declared" in held:  # else it was deleted, and only its counters are kept
-            stable = held["stable"] or {}
-            held["observe_only"] = bool(stable.get("observe_only"))
+        state = json.loads(body)
+        if "declared" in state:  # a deleted assignment keeps only its counters
+            stable = state["stable"] or {}
+            state["observe_only"] = bool(stable.get("observe_only"))
             update = sa.text("UPDATE assignments SET body = :body WHERE name = :name")
-            connection.execute(update, {"name": name, "body": json.dumps(held, sort_keys=True)})
+            connection.execute(update, {"name": name, "body": json.dumps(state, sort_keys=True)})
     op.create_table(
         "packages",
         sa.Column("name", sa.String(128), primary_key=True),

@@ -1,4 +1,4 @@
-"""Digests of what is stored, every form of a document, nodes that said goodbye, agents that their node has forgotten.
+"""Digests of stored values, versions of documents, departed nodes, agents that their node has forgotten.
 
 Revision ID: 0004
 """
@@ -27,11 +27,11 @@ _SEALED = (
     ("effective_configs", "body", ("digest",)),
     ("secrets", "value", ("name",)),
 )
-"""Columns whose values carry a digest from here on."""
+"""Columns whose values carry a digest from this revision on."""
 
 
 def upgrade() -> None:
-    """Add what is new."""
+    """Add the columns and tables, and seal the stored values."""
     op.add_column("nodes", sa.Column("departed", sa.Boolean, nullable=False, server_default=sa.false()))
     op.add_column("agents", sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()))
     op.create_table(

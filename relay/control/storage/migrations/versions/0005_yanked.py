@@ -1,4 +1,4 @@
-"""A digest of why a package was yanked: one bad byte there would take it from everybody.
+"""A digest of the yank reason: a single bad byte there would yank the package for everybody.
 
 Revision ID: 0005
 """
@@ -15,7 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Seal what is there."""
+    """Seal the stored values."""
     connection = op.get_bind()
     for name, version, yanked in connection.execute(sa.text("SELECT name, version, yanked FROM packages")).all():
         statement = sa.text("UPDATE packages SET yanked = :sealed WHERE name = :name AND version = :version")

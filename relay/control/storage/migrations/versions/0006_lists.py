@@ -1,4 +1,4 @@
-"""What lists of agents are chosen and sorted by, beside the state that it is read from. Filled when the agents are read.
+"""Columns that lists of agents filter and sort by. They are copied from the state when the agents are loaded.
 
 Revision ID: 0006
 """

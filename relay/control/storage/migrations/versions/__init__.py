@@ -1,1 +1,1 @@
-"""One module a change of the schema."""
+"""The schema's revisions, one module each."""
