@@ -18,6 +18,9 @@ import yaml
 
 from relay.errors import Problem, Refused
 
+Scalar = str | int | float | bool
+"""A plain value of documents, labels and attributes."""
+
 MAX_DOCUMENT_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000

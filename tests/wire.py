@@ -71,6 +71,10 @@ async def close_what_is_left() -> None:
     _left_open.clear()
 
 
+class Refused(Exception):
+    """The server refused a request; `args` are the status and the head of the answer or its headers."""
+
+
 class RawSocket:
     """A WebSocket connection at the level of bytes."""
 
@@ -85,7 +89,9 @@ class RawSocket:
         socket = cls(reader, writer)
         writer.write(UPGRADE.format(path=path, port=port, extra=extra).encode())
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
-        assert head.startswith(b"HTTP/1.1 101"), head
+        if not head.startswith(b"HTTP/1.1 101"):
+            await socket.close()
+            raise Refused(int(head.split()[1]), head)
         return socket
 
     def write(self, data: bytes) -> None:
@@ -157,14 +163,15 @@ class WebSocketPipe:
 
 
 class HttpPipe:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
         self.url = url
-        self.client = aiohttp.ClientSession(headers={"Content-Type": "application/x-protobuf"})
+        self.client = aiohttp.ClientSession(headers={"Content-Type": "application/x-protobuf", **(headers or {})})
         _left_open[id(self)] = self.close
 
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
         async with self.client.post(self.url, data=message.SerializeToString()) as answer:
-            assert answer.status == 200, await answer.text()
+            if answer.status != 200:
+                raise Refused(answer.status, dict(answer.headers))
             assert answer.headers["Content-Type"] == "application/x-protobuf"
             return pb.ServerToAgent.FromString(await answer.read())
 
@@ -177,9 +184,10 @@ class HttpPipe:
 
 
 class GrpcPipe:
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, headers: dict[str, str] | None = None) -> None:
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        self.call: Any = agents_pb2_grpc.AgentStreamStub(self.channel).Connect()
+        metadata = [(name.lower(), value) for name, value in (headers or {}).items()]
+        self.call: Any = agents_pb2_grpc.AgentStreamStub(self.channel).Connect(metadata=metadata)
         _left_open[id(self)] = self.close
 
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
@@ -188,8 +196,12 @@ class GrpcPipe:
 
     async def pushed(self) -> pb.ServerToAgent:
         async with asyncio.timeout(10):
-            message = await self.call.read()
-        assert isinstance(message, pb.ServerToAgent), message
+            try:
+                message = await self.call.read()
+            except grpc.aio.AioRpcError as error:
+                raise Refused(error.code()) from None
+        if not isinstance(message, pb.ServerToAgent):
+            raise Refused(await self.call.code())
         return message
 
     async def close(self) -> None:
@@ -210,15 +222,23 @@ class TestAgent:
         self.sequence = -1
 
     @classmethod
-    async def over(cls, transport: str, ports: dict[str, int], name: str = "", uid: bytes | None = None) -> TestAgent:
-        """Connect an agent over `websocket`, `http` or `grpc`, without sending a report."""
+    async def over(
+        cls, transport: str, ports: dict[str, int], name: str = "", uid: bytes | None = None, *, token: str = ""
+    ) -> TestAgent:
+        """Connect an agent over `websocket`, `http` or `grpc`, without sending a report.
+
+        Raises:
+            Refused: over WebSocket; elsewhere a refusal comes with the first report.
+        """
         pipe: Pipe
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         if transport == "websocket":
-            pipe = WebSocketPipe(await RawSocket.open(ports["websocket"]))
+            extra = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
+            pipe = WebSocketPipe(await RawSocket.open(ports["websocket"], extra=extra))
         elif transport == "http":
-            pipe = HttpPipe(f"http://127.0.0.1:{ports['http']}/v1/opamp")
+            pipe = HttpPipe(f"http://127.0.0.1:{ports['http']}/v1/opamp", headers)
         else:
-            pipe = GrpcPipe(ports["grpc"])
+            pipe = GrpcPipe(ports["grpc"], headers)
         return cls(pipe, name, uid)
 
     def message(self, **parts: Any) -> pb.AgentToServer:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from relay.auth.principal import Method, Principal, Reason, Scalar, is_subject, label_problem
+from relay.auth.principal import Method, Principal, Reason, is_subject, label_problem
+from relay.documents import Scalar
 
 _AGENT_URI = re.compile(r"spiffe://[^/]+/(?:.*/)?agent/([^/]+)")
 _NODE_URI = re.compile(r"spiffe://[^/]+/region/[^/]+/node/[^/]+")

@@ -42,6 +42,9 @@ class Chain:
     """Admits callers. A credential of a kind that is None here is not looked at.
 
     If several kinds are accepted, an Authorization header decides alone: a certificate is looked at only without one.
+
+    Args:
+        needs_certificate: callers without a certificate are refused, whatever else they bring.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class Chain:
         certificates: CertificateVerifier | None = None,
         revocations: Revocations | None = None,
         addresses: AddressRules | None = None,
+        needs_certificate: bool = False,
     ) -> None:
         self._tokens = tokens
         self._api_keys = api_keys
         self._certificates = certificates
         self._revocations = revocations or Revocations()
         self._addresses = addresses or AddressRules()
+        self._needs_certificate = needs_certificate
 
     def admits(self, ip: str) -> bool:
         """Whether an address may connect at all; for a look before TLS."""
@@ -86,6 +91,8 @@ class Chain:
         return not self._revocations.revokes(principal)
 
     def _credential(self, authorization: str | None, certificate: bytes | None, now: float) -> Principal | Reason:
+        if certificate is None and self._needs_certificate:
+            return Reason.NO_CREDENTIAL
         if authorization is not None and (self._tokens is not None or self._api_keys is not None):
             return self._bearer(authorization, now)
         if certificate is not None and self._certificates is not None:

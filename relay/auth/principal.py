@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Scalar = str | int | float | bool
+from relay.documents import Scalar
 
 MAX_SUBJECT_CHARS = 256
 MAX_LABELS = 32
@@ -62,12 +63,7 @@ class Principal:
     """The agent id that the credential proves; empty for one that many agents share."""
     labels: Mapping[str, Scalar] = field(default_factory=dict)
     expires_at: float | None = None
-    """Unix seconds; None for never."""
-
-    @property
-    def owner(self) -> str:
-        """What a record belongs to. A shared credential's never equals an agent's."""
-        return f"agent:{self.agent_id}" if self.agent_id else f"shared:{self.subject}"
+    """Unix seconds from which the credential is refused, leeway included; None for never."""
 
 
 def is_subject(value: Any) -> bool:
@@ -86,7 +82,7 @@ def label_problem(labels: Any) -> str:
             return f"label {key!r}: a key is printable text of 1 to {MAX_LABEL_KEY_CHARS} characters"
         if key == _REGION:
             return f"label {_REGION} is set by an agent's node"
-        if not isinstance(value, Scalar):
+        if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
             return f"label {key}: a value is text, a number, true or false"
         if len(str(value)) > MAX_LABEL_VALUE_CHARS:
             return f"label {key}: the value is longer than {MAX_LABEL_VALUE_CHARS} characters"

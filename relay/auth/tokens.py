@@ -174,7 +174,8 @@ class TokenVerifier:
         issued_at, not_before = _time(claims.get("iat", now)), _time(claims.get("nbf", 0))
         if expires_at is None or issued_at is None or not_before is None:
             return Reason.CLAIMS
-        if now >= expires_at + rules.leeway_s:
+        refused_from = expires_at + rules.leeway_s
+        if now >= refused_from:
             return Reason.EXPIRED
         if now < max(issued_at, not_before) - rules.leeway_s:
             return Reason.NOT_YET_VALID
@@ -185,9 +186,9 @@ class TokenVerifier:
             return Reason.ISSUER
         if rules.audience and rules.audience not in _texts(claims.get("aud")):
             return Reason.AUDIENCE
-        return self._principal(claims, expires_at)
+        return self._principal(claims, refused_from)
 
-    def _principal(self, claims: Mapping[str, Any], expires_at: float) -> Principal | Reason:
+    def _principal(self, claims: Mapping[str, Any], refused_from: float) -> Principal | Reason:
         rules = self._rules
         subject, jti = claims.get("sub"), claims.get("jti", "")
         agent_id = claims.get(rules.agent_id_claim) if rules.agent_id_claim else ""
@@ -196,7 +197,7 @@ class TokenVerifier:
             return Reason.CLAIMS
         if rules.agent_id_claim and not is_subject(agent_id):
             return Reason.CLAIMS
-        return Principal(str(subject), Method.JWT, str(jti), str(agent_id), dict(labels), expires_at)
+        return Principal(str(subject), Method.JWT, str(jti), str(agent_id), dict(labels), refused_from)
 
 
 def _time(value: Any) -> float | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import ssl
 import sys
 from pathlib import Path
 from typing import Any
 
 from relay.aio.ports import obstacle
 from relay.documents import leaves, parse
-from relay.errors import Refused
+from relay.errors import Refused, SettingsError
+from relay.node.credentials import Credentials
 from relay.settings.load import Loaded
 from relay.settings.parts import split_endpoint
 from relay.settings.programs import ControlPlaneSettings, NodeSettings, StandaloneSettings
@@ -59,13 +59,11 @@ def _environment_problems(settings: NodeSettings | ControlPlaneSettings | Standa
     for path, endpoint in settings.endpoints():
         if reason := _port_obstacle(endpoint):
             problems.append((path, reason))
-    if not isinstance(settings, ControlPlaneSettings) and settings.server.tls.enabled:
+    if not isinstance(settings, ControlPlaneSettings):
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-                settings.server.tls.cert_file, settings.server.tls.key_file
-            )
-        except (OSError, ssl.SSLError) as error:
-            problems.append(("server.tls", f"the certificate and key cannot be loaded: {error}"))
+            Credentials(settings.for_node() if isinstance(settings, StandaloneSettings) else settings)
+        except SettingsError as error:
+            problems += [(problem.path, problem.reason) for problem in error.problems]
     return problems
 
 

@@ -66,6 +66,9 @@ def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event]
     raise_descriptor_limit()
     try:
         status = run(program)
+    except SettingsError as error:
+        log.say(f"{component}: {error}")
+        raise typer.Exit(EXIT_SETTINGS) from None
     except (RelayError, OSError, RuntimeError) as error:
         log.say(f"{component}: {error}")
         raise typer.Exit(EXIT_FAILED) from None
@@ -194,6 +197,9 @@ def simulate(
     prefix: Annotated[str, typer.Option(help="prefix of agent names")] = "agent",
     seed: Annotated[int | None, typer.Option(help="the same seed gives the same instance ids")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="print only counts, at most once a second")] = False,
+    token: Annotated[
+        str, typer.Option("--token", envvar="OPAMP_TOKEN", show_default=False, help="token that all agents send")
+    ] = "",
 ) -> None:
     """Run many agents from one process."""
     from relay.aio.loop import run
@@ -205,7 +211,7 @@ def simulate(
 
     async def program(stop: asyncio.Event) -> int:
         return await run_simulation(
-            stop, agents, endpoint, heartbeat_s=heartbeat, prefix=prefix, seed=seed, quiet=quiet
+            stop, agents, endpoint, heartbeat_s=heartbeat, prefix=prefix, seed=seed, quiet=quiet, token=token
         )
 
     raise typer.Exit(run(program))

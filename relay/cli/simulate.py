@@ -53,13 +53,24 @@ class Narrator:
 
 
 async def run_simulation(
-    stop: asyncio.Event, count: int, endpoint: str, *, heartbeat_s: float, prefix: str, seed: int | None, quiet: bool
+    stop: asyncio.Event,
+    count: int,
+    endpoint: str,
+    *,
+    heartbeat_s: float,
+    prefix: str,
+    seed: int | None,
+    quiet: bool,
+    token: str = "",
 ) -> int:
     """Run agents until `stop`."""
     narrator = Narrator(quiet=quiet)
     chance = random.Random(seed)  # noqa: S311
     simulation = Simulation(
-        fleet(count, prefix=prefix, chance=chance, told=narrator.told), endpoint, heartbeat_s=heartbeat_s
+        fleet(count, prefix=prefix, chance=chance, told=narrator.told),
+        endpoint,
+        heartbeat_s=heartbeat_s,
+        token=token,
     )
     simulation.start()
     last_line = ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from relay.fleet.facts import Trusted, facts_of
+from relay.fleet.facts import Proof, Trusted, facts_of
 from relay.opamp import capabilities
 from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.offering import Offering
@@ -141,7 +141,9 @@ class Cohorts:
     def place(self, record: Record) -> Cohort:
         """Find the cohort of an agent whose description or capabilities changed."""
         keys = self._evaluator.keys
-        facts = facts_of(record.agent_description, record.agent_id, self._region, self._trusted, keys)
+        facts = facts_of(
+            record.agent_description, record.agent_id, self._region, self._trusted, keys, Proof.of_record(record)
+        )
         key = self._evaluator.key(
             facts,
             record.capabilities & capabilities.DECIDING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from relay.fleet.facts import Trusted, facts_of
+from relay.fleet.facts import Proof, Trusted, facts_of
 from relay.fleet.rollup import status_name
 from relay.fleet.view import rfc3339
 from relay.opamp import capabilities
@@ -31,7 +31,7 @@ def explain_agent(
         trusted: attributes that count as labels.
         withheld: SHA-256 of package files that the agent's node cannot serve → why.
     """
-    facts = facts_of(state.agent_description, state.agent_id, region, trusted)
+    facts = facts_of(state.agent_description, state.agent_id, region, trusted, proof=Proof.of(state))
     config, package_offering = state.config, state.packages
     failed = failures_of([*config.failed, *package_offering.failed])
     slots, packages = explain(

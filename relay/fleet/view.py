@@ -102,6 +102,19 @@ def _packages(subject: _Subject) -> dict[str, Any]:
     }
 
 
+def _auth(subject: _Subject) -> dict[str, Any] | None:
+    state = subject.state
+    if not state.auth_method:
+        return None
+    expires_ms = state.credential_expires_unix_ms
+    return {
+        "method": state.auth_method,
+        "subject": state.subject,
+        "credential": state.credential_id,
+        "expires": rfc3339(expires_ms) if expires_ms else None,
+    }
+
+
 _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "instance_uid": lambda s: format_uid(s.state.instance_uid),
     "agent_id": lambda s: s.state.agent_id or format_uid(s.state.instance_uid),
@@ -119,6 +132,7 @@ _FIELDS: dict[str, Callable[[_Subject], Any]] = {
     "config": _config,
     "packages": _packages,
     "withheld": _withheld,
+    "auth": _auth,
     "effective_config_digest": lambda s: s.state.effective_config_digest.hex(),
     "first_seen": lambda s: rfc3339(s.state.first_seen_unix_ms),
     "last_change": lambda s: rfc3339(s.state.last_change_unix_ms),

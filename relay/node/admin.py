@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -13,7 +13,7 @@ from relay import __version__
 from relay.errors import NotFound
 from relay.fleet.cohort import Cohorts
 from relay.fleet.explain import explain_agent
-from relay.fleet.facts import Trusted, facts_of
+from relay.fleet.facts import Proof, Trusted, facts_of
 from relay.fleet.names import HOST, Names, resolve
 from relay.fleet.view import agent_view
 from relay.ids import parse_uid
@@ -24,6 +24,7 @@ from relay.opamp import identity
 from relay.opamp.record import Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
+from relay.transport.authentication import CHALLENGE
 from relay.transport.http import Handler, Route
 
 _SLICE = 100
@@ -43,6 +44,23 @@ def _without_parameters(handler: Handler) -> Handler:
         return await handler(request)
 
     return checked
+
+
+def _brief(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
+    """A probe without details: its word, and its status."""
+
+    async def brief(request: web.Request) -> web.StreamResponse:
+        answer = await handler(request)
+        content = json.loads(answer.text or "{}")
+        return web.json_response(
+            {key: content[key] for key in ("status", "ready") if key in content}, status=answer.status
+        )
+
+    return brief
+
+
+async def _unauthenticated(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=401, headers=dict([CHALLENGE]), text="unauthenticated\n")
 
 
 class Admin:
@@ -69,8 +87,16 @@ class Admin:
         self._node = node
         self._trusted = trusted
 
-    def routes(self) -> list[Route]:
-        """All routes except those for agents."""
+    def routes(self, *, is_open: bool) -> list[Route]:
+        """All routes of the agents' ports except those for agents.
+
+        Args:
+            is_open: False if callers must authenticate. Probes then get one word, and all else is refused.
+        """
+        if not is_open:
+            guarded = ("/metrics", "/api/v1/{path:.*}")
+            probes: list[Route] = [("GET", "/health", _brief(self.health)), ("GET", "/ready", _brief(self.ready))]
+            return [*probes, *(("*", path, _unauthenticated) for path in guarded)]
         api: list[Route] = [
             ("GET", "/api/v1/status", self.status),
             ("GET", "/api/v1/agents", self.agents),
@@ -170,5 +196,7 @@ class Admin:
 
     def _view(self, record: Record) -> dict[str, Any]:
         state = link_pb2.AgentState.FromString(record.state())
-        facts = facts_of(state.agent_description, state.agent_id, self._region, self._trusted)
+        facts = facts_of(
+            state.agent_description, state.agent_id, self._region, self._trusted, proof=Proof.of_record(record)
+        )
         return agent_view(state, facts, region=self._region, node=self._node, connected=record.connected)

@@ -19,6 +19,7 @@ from relay.link.client import Downward, LinkClient, Upward
 from relay.link.health import LinkHealth
 from relay.link.protocol import Peer, ReportSender
 from relay.node.admin import Admin
+from relay.node.credentials import Credentials
 from relay.node.drain import drain
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
@@ -109,6 +110,7 @@ class Node:
             ("upkeep", self.upkeep.run()),
             ("ping", self.upkeep.ping()),
             ("protect", self.upkeep.protect()),
+            ("credentials", self.serving.watch_credentials()),
         ):
             self._tasks.spawn(work, name=name)
         settle_memory()
@@ -182,7 +184,8 @@ class Node:
         )
         started.push_async_callback(self._save)
         started.push_async_callback(self.hub.close)
-        self.serving = Serving(settings, clock=clock, metrics=metrics)
+        self.credentials = Credentials(settings)
+        self.serving = Serving(settings, self.credentials, clock=clock, metrics=metrics)
         parts = Parts(
             store=self.store,
             policy=self.policy,
@@ -195,6 +198,7 @@ class Node:
             link=self.link,
             places=self.serving.places,
             proxies=self.serving.proxies,
+            credentials=self.credentials,
         )
         self.status = Status(
             parts,

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from relay.aio.clock import Clock
+from relay.auth.principal import Principal
+from relay.documents import canonical_json
 from relay.errors import AgentError, Overloaded
 from relay.fleet.cohort import Cohorts
 from relay.fleet.rollup import status_name
@@ -29,7 +31,7 @@ from relay.opamp import body, capabilities, gateway
 from relay.opamp.contest import Verdict
 from relay.opamp.offer import Offer
 from relay.opamp.packages import PackagesOffer
-from relay.opamp.record import Change, Record
+from relay.opamp.record import Change, Credential, Record
 from relay.opamp.session import Reply, Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import Caller, CloseReason, Connection
@@ -158,7 +160,7 @@ class Hub:
         if live is not None and self._registry.get(key) is not live.session.record:
             self._release_uid(key, live)  # its record was dropped after a goodbye, so it starts anew
             live = None
-        if live is not None and self._speaks_alone(key, live, connection):
+        if live is not None and self._speaks_alone(key, live, connection, caller):
             before = live.session.last_seen
             reply = live.session.heartbeat(content, now)
             if reply is not None:
@@ -171,6 +173,10 @@ class Hub:
             return greeting
         message = body.decode(content, self._max_elements)
         uid = message.instance_uid
+        credential = _credential_of(caller.principal)
+        record = self._registry.get(uid)
+        if record is not None and not record.belongs_to(credential):
+            return self._refuse_uid(connection, caller, uid)  # whoever sends this is another agent
         live = self._live.get(uid)
         if live is not None:
             refusal = self._contend(live, message, connection, caller, content)
@@ -179,7 +185,7 @@ class Hub:
             live = self._live.get(uid)  # None if another agent or connection now has the uid
         if live is None:
             live = self._attach(connection, caller, uid)
-        live.caller = caller
+        live.caller, live.session.credential = caller, credential
         live.polled(live.session.last_seen, now)
         if connection.transport_name != "http":
             connection.session = live.session
@@ -197,9 +203,11 @@ class Hub:
             self._undescribed.append((now + _DESCRIBE_WITHIN_S, live))
         return answer.body
 
-    def _speaks_alone(self, uid: bytes, live: Live, connection: Connection) -> bool:
+    def _speaks_alone(self, uid: bytes, live: Live, connection: Connection, caller: Caller) -> bool:
         """Whether a heartbeat can be answered without checking which agent sent it."""
-        return live.connection is connection and not connection.header and not self._contests.has(uid)
+        if live.connection is not connection or live.caller.principal is not caller.principal:
+            return False  # over HTTP all agents share a connection, and each message brings its own credential
+        return not connection.header and not self._contests.has(uid)
 
     def misbehaved(self, connection: Connection, uid: bytes) -> None:
         """See `ports.Agents`."""
@@ -288,7 +296,7 @@ class Hub:
         record = self._registry.get(uid)
         old_uid = self._renames.pop(uid, None)
         if record is None and old_uid is not None:
-            record = self._rename(old_uid, uid)
+            record = self._rename(old_uid, uid, caller)
         if record is None:
             if len(self._registry) >= self._max_agents and not self._registry.make_room(self._max_agents):
                 self._metrics.refused["agents"] += 1
@@ -331,9 +339,9 @@ class Hub:
         if live.connection.session is live.session:
             live.connection.session = None
 
-    def _rename(self, old_uid: bytes, uid: bytes) -> Record | None:
+    def _rename(self, old_uid: bytes, uid: bytes, caller: Caller) -> Record | None:
         record = self._registry.get(old_uid)
-        if record is None:
+        if record is None or not record.belongs_to(_credential_of(caller.principal)):
             return None
         live = self._live.pop(old_uid, None)
         if live is not None:
@@ -355,7 +363,7 @@ class Hub:
         if record.connected:
             record.connected = False
             self._registry.changed(record)
-        self._registry.drop_ghosts(record.agent_id)
+        self._registry.drop_ghosts(record.known_as)
         if self._log_info:
             _log.info("agent_disconnected", agent_id=record.agent_id)
 
@@ -388,7 +396,7 @@ class Hub:
         self._stamp(record)
         self._registry.changed(record)
         if changes & (Change.CONNECT | Change.DESCRIPTION):
-            self._registry.drop_ghosts(record.agent_id)
+            self._registry.drop_ghosts(record.known_as)
 
     def _stamp(self, record: Record) -> None:
         """Add timestamps that the session left out, because it does not know the date."""
@@ -545,3 +553,17 @@ class Hub:
         self._asking.close()
         self._contests.close()
         await self._spreading.close()
+
+
+def _credential_of(principal: Principal | None) -> Credential | None:
+    """What is remembered of a caller in the record of its agent."""
+    if principal is None:
+        return None
+    return Credential(
+        principal.subject,
+        principal.agent_id,
+        principal.method.value,
+        principal.credential_id,
+        canonical_json(dict(principal.labels)).decode() if principal.labels else "",
+        int(principal.expires_at * 1000) if principal.expires_at is not None else 0,
+    )

@@ -56,9 +56,9 @@ class Registry:
         self._timer: asyncio.TimerHandle | None = None
         self._on_hold = False
         self._uid_of: dict[str, bytes] = {}
-        """Agent id → the uid that it used last."""
+        """`Record.known_as` → the uid that it used last."""
         self._ghosts: dict[str, set[bytes]] = {}
-        """Agent id → other uids with a record of the agent."""
+        """`Record.known_as` → other uids with a record of the agent."""
         self._body_of: dict[bytes, bytes] = {}
         """instance_uid → digest of its effective config on disk."""
         self._users: dict[bytes, int] = {}
@@ -84,33 +84,33 @@ class Registry:
 
     def _index_name(self, record: Record) -> None:
         """Remember which uid an agent used last, and which ones before."""
-        if self._uid_of.get(record.agent_id) == record.instance_uid:
+        if self._uid_of.get(record.known_as) == record.instance_uid:
             return
-        before = self._records.get(self._uid_of.get(record.agent_id, b""))
-        if before is not None and before is not record and before.agent_id == record.agent_id:
+        before = self._records.get(self._uid_of.get(record.known_as, b""))
+        if before is not None and before is not record and before.known_as == record.known_as:
             newest, other = (record, before)
             if not record.connected and before.session_started_ms > record.session_started_ms:
                 newest, other = before, record
-            self._ghosts.setdefault(record.agent_id, set()).add(other.instance_uid)
+            self._ghosts.setdefault(record.known_as, set()).add(other.instance_uid)
             record = newest
-        self._uid_of[record.agent_id] = record.instance_uid
+        self._uid_of[record.known_as] = record.instance_uid
 
-    def drop_ghosts(self, agent_id: str) -> None:
+    def drop_ghosts(self, known_as: str) -> None:
         """Remove the records of a connected agent under uids that it no longer uses."""
-        newest = self._records.get(self._uid_of.get(agent_id, b""))
-        if agent_id not in self._ghosts or newest is None or not newest.connected:
+        newest = self._records.get(self._uid_of.get(known_as, b""))
+        if known_as not in self._ghosts or newest is None or not newest.connected:
             return
         still_connected = set()
-        for uid in self._ghosts.pop(agent_id):
+        for uid in self._ghosts.pop(known_as):
             ghost = self._records.get(uid)
-            if ghost is None or ghost is newest or ghost.agent_id != agent_id:
+            if ghost is None or ghost is newest or ghost.known_as != known_as:
                 continue
             if ghost.connected:
                 still_connected.add(uid)
             else:
                 self.remove(uid)
         if still_connected:
-            self._ghosts[agent_id] = still_connected
+            self._ghosts[known_as] = still_connected
 
     def __len__(self) -> int:
         return len(self._records)
@@ -124,9 +124,9 @@ class Registry:
 
     def predecessor(self, record: Record) -> Record | None:
         """Another record of the same agent, under a uid that it no longer uses; None if there is none."""
-        uid = self._uid_of.get(record.agent_id, record.instance_uid)
+        uid = self._uid_of.get(record.known_as, record.instance_uid)
         old = self._records.get(uid)
-        if old is None or old is record or old.connected or old.agent_id != record.agent_id:
+        if old is None or old is record or old.connected or old.known_as != record.known_as:
             return None
         return old
 
@@ -162,12 +162,12 @@ class Registry:
         if record is None:
             return False
         self._dirty.pop(uid, None)
-        if self._uid_of.get(record.agent_id) == uid:
-            del self._uid_of[record.agent_id]
-        if (ghosts := self._ghosts.get(record.agent_id)) is not None:
+        if self._uid_of.get(record.known_as) == uid:
+            del self._uid_of[record.known_as]
+        if (ghosts := self._ghosts.get(record.known_as)) is not None:
             ghosts.discard(uid)
             if not ghosts:
-                del self._ghosts[record.agent_id]
+                del self._ghosts[record.known_as]
         self._use_body(record, removed=True)
         self.rollup.forget(record)
         self.shards.replace(uid, record.digest, 0)
@@ -325,7 +325,7 @@ class Registry:
         for record in self:
             if not record.connected and record.last_seen_ms < limit:
                 self.remove(record.instance_uid)
-        names = {(r.agent_id, uid) for uid, r in self._records.items()}
+        names = {(r.known_as, uid) for uid, r in self._records.items()}
         self._uid_of = {name: uid for name, uid in self._uid_of.items() if (name, uid) in names}
         used = {d for r in self._records.values() for d in (r.effective_config_digest, r.components_digest)}
         for digest in digests:

@@ -6,18 +6,16 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import grpc
 
 from relay.aio.clock import Clock
 from relay.aio.ports import opening
 from relay.node.admin import Admin
+from relay.node.credentials import Credentials
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.settings.parts import split_endpoint
 from relay.settings.programs import NodeSettings
+from relay.transport.authentication import Authenticator
 from relay.transport.door import Door, DoorSettings
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads, DownloadSettings, File
@@ -30,13 +28,18 @@ from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
+_RELOAD_S = 5.0
+_END_SESSIONS_S = 0.5
+"""A credential must not be usable a second after its end or revocation."""
 
 
 class Serving:
     """Everything that listens. Call `open`, then `turn_away`, then close the stack given to `open`."""
 
-    def __init__(self, settings: NodeSettings, *, clock: Clock, metrics: NodeMetrics) -> None:
+    def __init__(self, settings: NodeSettings, credentials: Credentials, *, clock: Clock, metrics: NodeMetrics) -> None:
         self._settings = settings
+        self._credentials = credentials
+        self.authenticator = Authenticator(credentials.current.chain, clock=clock, metrics=metrics)
         self._clock = clock
         self._metrics = metrics
         server, limits = settings.server, settings.server.limits
@@ -71,7 +74,9 @@ class Serving:
         stream = StreamSettings(limits.max_message_bytes, limits.max_send_buffer_bytes, limits.send_stall_timeout)
         self.websockets = WebSocketFactory(agents, stream, budget=budget, metrics=metrics, clock=self._clock)
         places.count(lambda: len(self.websockets.open))
-        self._upgrades = Upgrades(self.websockets, proxies, PATH, retry_after_s=limits.retry_after, metrics=metrics)
+        self._upgrades = Upgrades(
+            self.websockets, proxies, PATH, self.authenticator, retry_after_s=limits.retry_after, metrics=metrics
+        )
         exchange = HttpAgents(
             agents,
             HttpSettings(
@@ -79,12 +84,17 @@ class Serving:
             ),
             proxies,
             self._upgrades,
+            self.authenticator,
             budget=budget,
             metrics=metrics,
         )
         downloads = self._open_downloads(started, find_file)
         routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
-        http_runner, factory = await serve([*routes, *admin.routes()], limits.http_keepalive, limits.max_header_bytes)
+        http_runner, factory = await serve(
+            [*routes, *admin.routes(is_open=not self.authenticator.is_required)],
+            limits.http_keepalive,
+            limits.max_header_bytes,
+        )
         started.push_async_callback(http_runner.cleanup)
         probes_runner, probes = await serve(admin.health_routes(), limits.http_keepalive)
         started.push_async_callback(probes_runner.cleanup)
@@ -92,6 +102,7 @@ class Serving:
             DoorSettings(limits.max_header_bytes, limits.header_timeout, limits.retry_after),
             places,
             proxies,
+            self.authenticator,
             self._upgrades,
             factory,
             probes,
@@ -99,7 +110,7 @@ class Serving:
             metrics=metrics,
         )
         started.push_async_callback(self._door.close)
-        tls = _tls_context(settings) if server.tls.enabled else None
+        tls = self._tls_context if server.tls.enabled else None
         for name, endpoint in (("websocket", server.websocket.endpoint), ("http", server.http.endpoint)):
             host, port = split_endpoint(endpoint)
             with opening(f"server.{name}.endpoint", f"--{name}", host, port):
@@ -130,14 +141,14 @@ class Serving:
             stream,
             places=self.places,
             proxies=self.proxies,
+            authenticator=self.authenticator,
             retry_after_s=server.limits.retry_after,
             metrics=self._metrics,
             clock=self._clock,
         )
         started.push_async_callback(self.grpc.stop)
         with opening("server.grpc.endpoint", "--grpc", *split_endpoint(server.grpc.endpoint)):
-            credentials = _grpc_credentials(self._settings) if server.tls.enabled else None
-            await self.grpc.start(server.grpc.endpoint, credentials)
+            await self.grpc.start(server.grpc.endpoint, self._credentials.grpc_server())
         self.ports["grpc"] = self.grpc.port
 
     async def _open_metrics(self, started: contextlib.AsyncExitStack, admin: Admin) -> None:
@@ -148,6 +159,33 @@ class Serving:
             listening = await asyncio.get_running_loop().create_server(bounded(probes, FOR_PROBES), host, port)
         started.callback(listening.close)
         self.ports["metrics"] = listening.sockets[0].getsockname()[1]
+
+    def _tls_context(self) -> ssl.SSLContext:
+        context = self._credentials.current.tls
+        assert context is not None
+        return context
+
+    async def watch_credentials(self) -> None:
+        """Load credentials that change on disk, and close sessions whose credential has ended. Runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        reload_at = loop.time() + _RELOAD_S
+        while True:
+            await asyncio.sleep(_END_SESSIONS_S)
+            if loop.time() >= reload_at:
+                reload_at = loop.time() + _RELOAD_S
+                self._reload()
+            if self.authenticator.is_required:
+                self._end_sessions()
+
+    def _reload(self) -> None:
+        if self._credentials.refresh() and self._credentials.current.chain is not None:
+            self.authenticator.use(self._credentials.current.chain)
+
+    def _end_sessions(self) -> None:
+        for connection in self.connections:
+            reason = self.authenticator.end_of(connection.caller.principal)
+            if reason is not None:
+                connection.close(reason)
 
     @property
     def connections(self) -> list[Connection]:
@@ -170,16 +208,3 @@ def _count_places(wanted: int) -> Places:
             consequence="further agents are refused with 503; raise the limit of open files (ulimit -n)",
         )
     return places
-
-
-def _tls_context(settings: NodeSettings) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(settings.server.tls.cert_file, settings.server.tls.key_file)
-    return context
-
-
-def _grpc_credentials(settings: NodeSettings) -> Any:
-    key = Path(settings.server.tls.key_file).read_bytes()
-    certificate = Path(settings.server.tls.cert_file).read_bytes()
-    return grpc.ssl_server_credentials([(key, certificate)])

@@ -10,6 +10,7 @@ from relay.aio.clock import Clock
 from relay.fleet.cohort import Cohorts
 from relay.link.health import LinkHealth
 from relay.link.protocol import ReportSender, version_message
+from relay.node.credentials import Credentials
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
 from relay.node.packages.cache import PackageCache
@@ -53,6 +54,7 @@ class Parts:
     link: LinkHealth
     places: Places
     proxies: TrustedProxies
+    credentials: Credentials
 
 
 class Status:
@@ -128,7 +130,7 @@ class Status:
     @property
     def degraded(self) -> list[str]:
         """The node's problems, one message each."""
-        return [*self._of_store(), *self._of_policy(), *self._of_agents(), *self._of_link()]
+        return [*self._of_store(), *self._of_credentials(), *self._of_policy(), *self._of_agents(), *self._of_link()]
 
     def _of_store(self) -> Iterator[str]:
         store = self._parts.store
@@ -137,6 +139,10 @@ class Status:
         if store.damaged:
             listed = [f"{bucket} {key.hex()[:16]}" for bucket, key in list(store.damaged)[:_MAX_LISTED_VALUES]]
             yield f"store: {len(store.damaged)} damaged values were dropped: {', '.join(listed)}"
+
+    def _of_credentials(self) -> Iterator[str]:
+        if self._parts.credentials.problem:
+            yield f"credentials: {self._parts.credentials.problem}; those loaded before stay in force"
 
     def _of_policy(self) -> Iterator[str]:
         policy, receiver = self._parts.policy, self._parts.policy.receiver

@@ -37,6 +37,8 @@ class NodeMetrics:
         self.closed: Counter[str] = Counter()
         """Connections ended, by CloseReason."""
         self.bad_messages: Counter[str] = Counter()
+        self.authentications: Counter[tuple[str, str]] = Counter()
+        """(method, result) of agents that were to prove who they are."""
         self.link_messages: Counter[str] = Counter()
         """Messages on the link, by kind: sync_received, sync_sent, report_sent, report_acked."""
         self.store_failures = 0
@@ -104,6 +106,12 @@ class NodeMetrics:
             for value, count in sorted(counts.items()):
                 family.add_metric([value], count)
             yield family
+        authentications = CounterMetricFamily(
+            "opamp_relay_auth", "Agents that authenticated, or were refused", labels=["method", "result"]
+        )
+        for labels, count in sorted(self.authentications.items()):
+            authentications.add_metric(list(labels), count)
+        yield authentications
         fetches = CounterMetricFamily(
             "opamp_relay_blob_fetches", "Attempts to fetch package files from the control plane", labels=["result"]
         )

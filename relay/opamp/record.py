@@ -7,7 +7,7 @@ small. Code that needs a field parses the bytes.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from relay.ids import AgentId, InstanceUid, format_uid, sha256
 from relay.opamp import body, capabilities, identity
@@ -61,6 +61,25 @@ _SHARED_STATUS_BYTES = 512
 _status_of = functools.lru_cache(maxsize=1024)(pb.RemoteConfigStatus.FromString)
 
 
+class Credential(NamedTuple):
+    """The credential that an agent came with, as its node verified it."""
+
+    subject: str
+    agent_id: str
+    """The agent id that it proves; empty for a credential that many agents share."""
+    method: str
+    id: str
+    labels: str
+    """Its trusted labels, a canonical JSON object; empty for none."""
+    expires_ms: int
+    """Unix milliseconds; 0 for never."""
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """What a record belongs to. A shared credential's never equals an agent's."""
+        return ("agent", self.agent_id) if self.agent_id else ("shared", self.subject)
+
+
 class Merged(NamedTuple):
     """What a report changed, and its new bodies: the record keeps only their digests."""
 
@@ -86,6 +105,7 @@ class Record:
         "connected",
         "connection_settings_status",
         "counted",
+        "credential",
         "custom_capabilities",
         "digest",
         "effective_config_digest",
@@ -125,6 +145,8 @@ class Record:
         self.components_digest = b""
         """Digest of the component list; `available_components` has only its hash. Empty until the agent sends the list."""
         self.unknown_fields = b""
+        self.credential: Credential | None = None
+        """None while the node asks for none."""
         self.config = Offering()
         """The config that the agent was offered."""
         self.packages: PackageOffering | None = None
@@ -150,6 +172,32 @@ class Record:
             self.agent_id = AgentId(format_uid(self.instance_uid))
             self.cohort = None
 
+    @property
+    def known_as(self) -> str:
+        """What its records under other uids are found by. An agent id that is not proved counts within its subject only."""
+        if self.credential is None or self.credential.agent_id:
+            return self.agent_id
+        return f"{self.credential.subject}\0{self.agent_id}"
+
+    def belongs_to(self, credential: Credential | None) -> bool:
+        """Whether somebody with this credential may use the record. One without a credential goes to the first."""
+        return credential is None or self.credential is None or self.credential.owner == credential.owner
+
+    def adopt(self, credential: Credential | None) -> int:
+        """Take over the credential that the agent came with. Returns bits of `Change`."""
+        if credential == self.credential:
+            return Change.NONE
+        self.credential = credential
+        if credential is not None and credential.agent_id:
+            self.agent_id = AgentId(credential.agent_id)
+        self.cohort = None
+        return Change.OTHER
+
+    @property
+    def id_proved(self) -> bool:
+        """Whether its credential proves its agent id."""
+        return self.credential is not None and bool(self.credential.agent_id)
+
     def merge(self, message: pb.AgentToServer, *, full: bool) -> Merged:
         """Merge a report into the record; with `full`, also clear what the report omits."""
         effective_config = components = None
@@ -161,7 +209,8 @@ class Record:
             description = message.agent_description.SerializeToString(deterministic=True)
             if description != self.agent_description:
                 self.agent_description = description
-                self.agent_id = identity.agent_id(message.agent_description, self.instance_uid)
+                if not self.id_proved:
+                    self.agent_id = identity.agent_id(message.agent_description, self.instance_uid)
                 changes |= Change.DESCRIPTION
         for name, change in _RAW_FIELDS:
             if message.HasField(name):
@@ -323,6 +372,19 @@ class Record:
         """The agent's own health; None if not reported."""
         return None if self.health is None else pb.ComponentHealth.FromString(self.health).healthy
 
+    def _credential_fields(self) -> dict[str, Any]:
+        credential = self.credential
+        if credential is None:
+            return {}
+        return {
+            "subject": credential.subject,
+            "id_proved": bool(credential.agent_id),
+            "auth_method": credential.method,
+            "credential_id": credential.id,
+            "labels": credential.labels,
+            "credential_expires_unix_ms": credential.expires_ms,
+        }
+
     def state(self) -> bytes:
         """A serialised AgentState, as reported and stored. The sequence and `last_seen` are not part of it."""
         return link_pb2.AgentState(
@@ -346,6 +408,7 @@ class Record:
             unknown_fields=self.unknown_fields,
             config=self.config.message(),
             packages=self.packages.message() if self.packages is not None else None,
+            **self._credential_fields(),
         ).SerializeToString(deterministic=True)
 
     def stored(self, state: bytes, *, sequence_exact: bool) -> bytes:
@@ -387,6 +450,15 @@ class Record:
         record.components_digest = state.components_digest
         record.available_components = state.available_components if state.HasField("available_components") else None
         record.unknown_fields = state.unknown_fields
+        if state.auth_method:
+            record.credential = Credential(
+                state.subject,
+                state.agent_id if state.id_proved else "",
+                state.auth_method,
+                state.credential_id,
+                state.labels,
+                state.credential_expires_unix_ms,
+            )
         for name, _ in _RAW_FIELDS:
             setattr(record, name, getattr(state, name) if state.HasField(name) else None)
         if state.HasField("packages"):

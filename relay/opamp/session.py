@@ -24,7 +24,7 @@ from relay.opamp import body, capabilities
 from relay.opamp.offer import Offer, WithheldSlot
 from relay.opamp.outbox import Outbox
 from relay.opamp.packages import PackagesOffer
-from relay.opamp.record import Change, Record
+from relay.opamp.record import Change, Credential, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 ASK_AGAIN_S = 30.0
@@ -132,6 +132,7 @@ class Session:
         "_repeats",
         "_reported_before",
         "_services",
+        "credential",
         "disconnected",
         "last_seen",
         "needs_full",
@@ -148,6 +149,8 @@ class Session:
         self._header = header
         self.outbox = Outbox()
         self._services = services
+        self.credential: Credential | None = None
+        """What the sender of the next report proved to be; None while the node asks for no credentials."""
         self._first = True
         """No message has been received in this session yet."""
         self._asked = False
@@ -235,6 +238,7 @@ class Session:
         full = described and (self._asked or self._first or restarted)
         changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
         self.disconnected = False
+        changes |= record.adopt(self.credential)
         merged = record.merge(message, full=full)
         changes |= merged.changes
         old = self._services.predecessor(record) if record.agent_id != previous_id else None

@@ -222,9 +222,9 @@ def _terms(selector: Selector, facts: Facts) -> list[tuple[str, str, bool]]:
             mismatch = f"{source} {name} {state}, must be {_short(value)}"
             terms.append((f"{source} {name} = {_short(value)}", mismatch, matches))
     if selector.agent_ids:
-        text = f"agent id {facts.agent_id}"
+        text = f"agent id {facts.agent_id}{'' if facts.id_counts else ' (not proved by its credential)'}"
         terms.append((f"{text} is listed", f"{text} is not one of the {len(selector.agent_ids)} listed",
-                      facts.agent_id in selector.agent_ids))  # fmt: skip
+                      facts.id_counts and facts.agent_id in selector.agent_ids))  # fmt: skip
     return terms
 
 

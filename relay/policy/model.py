@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from relay.documents import canonical_json
+from relay.documents import Scalar, canonical_json
 from relay.ids import sha256
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -25,7 +25,6 @@ def _text(value: Any) -> Any:
 _MEDIA_TYPE = r"""^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_.+-]+=("[^"]*"|[^\s;"]+))*$"""
 """RFC 9110, section 8.3.1."""
 Version = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
-Scalar = str | int | float | bool
 Term = tuple[str, str, bytes]
 """(`label` or `attribute`, key, canonical value)."""
 

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from relay.documents import canonical_json
+from relay.documents import Scalar, canonical_json
 from relay.ids import sha256
-from relay.policy.model import Approval, Metadata, Model, Name, Scalar, Selector, Version, VersionRef
+from relay.policy.model import Approval, Metadata, Model, Name, Selector, Version, VersionRef
 
 MAX_FILES = 64
 """Files of one version."""

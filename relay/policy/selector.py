@@ -21,6 +21,8 @@ class Facts:
     agent_id: str
     labels: Mapping[str, Any]
     attributes: Mapping[str, Any]
+    id_counts: bool = True
+    """Whether selectors may go by the agent id: it is proved, or the agent's word is trusted."""
 
 
 class Matcher:
@@ -70,7 +72,7 @@ class Matcher:
 
     def vector(self, facts: Facts) -> int:
         """The outcomes of all terms for one agent."""
-        bits = self._any_id | self._by_id.get(facts.agent_id, 0)
+        bits = self._any_id | (self._by_id.get(facts.agent_id, 0) if facts.id_counts else 0)
         for source, key, values in self._by_key:
             actual = (facts.labels if source == "label" else facts.attributes).get(key)
             if actual is not None:

@@ -6,7 +6,6 @@ Refusing a key is better than silently ignoring it: whoever wrote it relies on i
 from __future__ import annotations
 
 REFUSED: dict[str, str] = {
-    "server.tls.client_ca_file": "this version does not check client certificates; remove it",
     "server.caching": "configs are cached while they are current and states are pushed, so there is no TTL to set",
     "database": "this version keeps everything in SQLite below data_dir; PostgreSQL is not supported yet",
     "storage.config": "configs are rendered from templates and kept in the database; there is no object store for them",
@@ -16,4 +15,7 @@ REFUSED: dict[str, str] = {
 }
 """Dotted path → why it, with everything below it, is refused."""
 
-AUTH_REASON = "this version cannot authenticate agents; only `none` is supported"
+AUTH_REFUSED: dict[str, str] = {
+    "api_key": "this version has no API keys; use `jwt`, `mtls` or `any`",
+}
+"""`auth.type` → why it is refused."""

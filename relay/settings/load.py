@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from relay.documents import Document, core_scalar, leaves, parse
 from relay.errors import Problem, Refused, SettingsError
 from relay.settings import guide
+from relay.settings.checks import cross_check
 from relay.settings.parts import Part
-from relay.settings.programs import cross_check
 from relay.words import close_to, fields_at
 
 ENVIRONMENT_PREFIX = "OPAMP_RELAY_"
@@ -122,8 +122,8 @@ def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
             if parents and not section and parents[-1] in ("storage", "policies"):
                 values.pop(parents[-1], None)
     auth = values.get("auth")
-    if isinstance(auth, dict) and auth.get("type") not in (None, "none"):
-        problems.append(problem("auth.type", f"{auth['type']}: {guide.AUTH_REASON}"))
+    if isinstance(auth, dict) and auth.get("type") in guide.AUTH_REFUSED:
+        problems.append(problem("auth.type", f"{auth['type']}: {guide.AUTH_REFUSED[auth['type']]}"))
         values["auth"] = {"type": "none"}
     return problems
 

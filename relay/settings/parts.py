@@ -110,6 +110,21 @@ class Tls(Part):
     """PEM, the full chain. Read at start-up."""
     key_file: str = ""
     """PEM."""
+    client_ca_file: str = ""
+    """PEM: CAs whose client certificates are trusted. Agents must then present one, unless `client_auth` says otherwise."""
+    client_auth: Literal["none", "optional", "required"] | None = None
+    """`required`: agents without a certificate are refused, after the handshake. Default: `required` with a
+    `client_ca_file`, else `none`. On the gRPC port `optional` means `none`: gRPC can only require certificates."""
+    crl_file: str = ""
+    """PEM: certificates that their CA has revoked."""
+    min_version: Literal["1.2", "1.3"] = "1.3"
+    terminated: bool = False
+    """A proxy in front ends TLS: tokens may be accepted without TLS beyond loopback."""
+
+    @property
+    def asks_for_certificates(self) -> Literal["none", "optional", "required"]:
+        """`client_auth`, or its default."""
+        return self.client_auth or ("required" if self.client_ca_file else "none")
 
 
 class Limits(Part):
@@ -186,11 +201,12 @@ class Identity(Part):
     """What a node trusts of what agents report."""
 
     labels_from_attributes: Literal["all"] | tuple[str, ...] | None = None
-    """Attributes that count as labels. Default: all if only this machine can connect, else none."""
+    """Attributes that count as labels. Default: all if only this machine can connect, without
+    credentials, else none."""
 
 
 class Auth(Part):
-    """Who may connect. `none` must be set explicitly to listen beyond loopback."""
+    """Who may connect to a control plane. `none` must be set explicitly to listen beyond loopback."""
 
     type: Literal["none"]
 

@@ -1,4 +1,4 @@
-"""The settings of each program, and the rules between fields."""
+"""The settings of each program. Rules between fields are in `checks`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from relay.settings import parts
+from relay.settings.auth import NodeAuth
 from relay.settings.parts import Part
 
 
@@ -46,13 +47,15 @@ class NodeSettings(Part):
     identity: parts.Identity = parts.Identity()
     packages: parts.NodePackages = parts.NodePackages()
     drain: parts.Drain = parts.Drain()
-    auth: parts.Auth | None = None
+    auth: NodeAuth | None = None
 
     @property
     def trusted_attributes(self) -> Literal["all"] | tuple[str, ...]:
         """Attributes of an agent that count as labels."""
         if self.identity.labels_from_attributes is not None:
             return self.identity.labels_from_attributes
+        if self.auth is not None and self.auth.type != "none":
+            return ()  # labels come with the credentials
         return "all" if all(parts.is_loopback(e) for _, e in self.agent_endpoints()) else ()
 
     def agent_endpoints(self) -> list[tuple[str, str]]:
@@ -128,7 +131,7 @@ class StandaloneSettings(Part):
     retention: parts.Retention = parts.Retention()
     packages: parts.NodePackages = parts.NodePackages()
     drain: parts.Drain = parts.Drain(seconds=0)
-    auth: parts.Auth | None = None
+    auth: NodeAuth | None = None
 
     def endpoints(self) -> list[tuple[str, str]]:
         """(settings path, endpoint) of everything that listens."""
@@ -162,35 +165,8 @@ class StandaloneSettings(Part):
             storage=self.storage,
             notifications=self.notifications,
             retention=self.retention,
-            auth=self.auth,
+            auth=parts.Auth(type="none") if self.auth is not None and self.auth.type == "none" else None,
         )
 
 
 Settings = NodeSettings | ControlPlaneSettings | StandaloneSettings
-
-
-def cross_check(settings: Part) -> list[tuple[str, str]]:
-    """Check rules between fields, and files that the settings name: (path, reason) of each violation."""
-    assert isinstance(settings, Settings)
-    problems: list[tuple[str, str]] = []
-    if settings.auth is None:
-        for path, endpoint in settings.endpoints():
-            if not parts.is_loopback(endpoint):
-                problems.append(
-                    (
-                        path,
-                        f"{endpoint} accepts other machines without authentication; set `auth: {{type: none}}` to allow it",
-                    )
-                )
-    if not isinstance(settings, ControlPlaneSettings) and settings.server.tls.enabled:
-        for key in ("cert_file", "key_file"):
-            name = getattr(settings.server.tls, key)
-            if not name:
-                problems.append((f"server.tls.{key}", "is required when TLS is enabled"))
-            elif not Path(name).is_file():
-                problems.append((f"server.tls.{key}", f"{name}: no such file"))
-    path_of: dict[str, str] = {}
-    for path, endpoint in settings.endpoints():
-        if not endpoint.endswith(":0") and path_of.setdefault(endpoint, path) != path:
-            problems.append((path, f"{endpoint} is already used by {path_of[endpoint]}"))
-    return problems

@@ -254,6 +254,7 @@ class Simulation:
         endpoint: ws://, wss://, http:// or https:// URL.
         heartbeat_s: interval of heartbeats, or of polls.
         together: the most connections opened at once.
+        token: sent by all agents, as `Authorization: Bearer`; empty for none.
     """
 
     def __init__(
@@ -265,6 +266,7 @@ class Simulation:
         together: int = 100,
         chance: random.Random | None = None,
         ssl_context: Any = None,
+        token: str = "",
     ) -> None:
         self.agents = agents
         self.endpoint = endpoint
@@ -273,6 +275,7 @@ class Simulation:
         self._gate = asyncio.Semaphore(together)
         self._tasks = Tasks()
         self._ssl = ssl_context
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def start(self) -> None:
         """Start all agents, each in its own task."""
@@ -293,6 +296,7 @@ class Simulation:
                         lambda: self._socket(agent),
                         self.endpoint,
                         ssl_context=self._ssl,
+                        extra_headers=self._headers,
                         use_aiofastnet=False,
                         read_buffer_init_size=4096,
                     )
@@ -350,7 +354,7 @@ class Simulation:
             await asyncio.wait([ended], timeout=self._heartbeat_s * self._rng.uniform(0.9, 1.1))
 
     async def _over_http(self, agent: SimulatedAgent) -> None:
-        headers = {"Content-Type": "application/x-protobuf"}
+        headers = {"Content-Type": "application/x-protobuf", **self._headers}
         async with aiohttp.ClientSession(headers=headers) as client:
             while True:
                 outgoing = [agent.full() if agent.sequence < 0 else agent.report()]

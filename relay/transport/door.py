@@ -16,11 +16,13 @@ import contextlib
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from relay.aio.tasks import Tasks
 from relay.observe.metrics import NodeMetrics
+from relay.transport.authentication import Authenticator
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Downloads
 from relay.transport.head import Head, Refusal, full, parse_head
@@ -40,6 +42,8 @@ _GRACE_TICKS = 20
 be read: when ten thousand agents connect at once, all are accepted before the first is read."""
 _PEEK_BYTES = 4096
 _PEEK_AGAIN_S = 0.01
+TlsContexts = Callable[[], ssl.SSLContext]
+"""Returns the context of the next handshake: the certificate may have changed."""
 _PLAIN_ON_TLS = frozenset({"/health", "/ready"})
 
 
@@ -60,6 +64,7 @@ class Door:
         settings: DoorSettings,
         places: Places,
         proxies: TrustedProxies,
+        authenticator: Authenticator,
         upgrades: Upgrades,
         http: Any,
         probes: Any,
@@ -70,6 +75,7 @@ class Door:
         self.settings = settings
         self.places = places
         self.proxies = proxies
+        self.authenticator = authenticator
         self.upgrades = upgrades
         self.metrics = metrics
         self.http = http
@@ -106,7 +112,7 @@ class Door:
         self._tick += 1
         self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._advance) if self.waiting else None
 
-    async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+    async def listen(self, host: str, port: int, tls: TlsContexts | None) -> int:
         """Open a port and return its number.
 
         Raises:
@@ -134,7 +140,7 @@ class Door:
         bound: int = listening.getsockname()[1]
         return bound
 
-    def _accept(self, listening: socket.socket, tls: ssl.SSLContext) -> None:
+    def _accept(self, listening: socket.socket, tls: TlsContexts) -> None:
         for _ in range(64):
             try:
                 connection, _ = listening.accept()
@@ -150,9 +156,13 @@ class Door:
             connection.setblocking(False)
             _Sniffer(self, connection, tls).start(self._tasks)
 
-    def _accept_again(self, listening: socket.socket, tls: ssl.SSLContext) -> None:
+    def _accept_again(self, listening: socket.socket, tls: TlsContexts) -> None:
         if listening in self._listening:
             asyncio.get_running_loop().add_reader(listening.fileno(), self._accept, listening, tls)
+
+    def admits(self, address: Address) -> bool:
+        """Whether an address may connect. A proxy speaks for others, whose addresses are known later."""
+        return self.proxies.trusts(address[0]) or self.authenticator.admits(address[0])
 
     def stop_listening(self) -> None:
         """Accept no more connections. Open ones stay."""
@@ -193,7 +203,7 @@ class _Newcomer(Protocol):
 class _Sniffer:
     """A connection on a TLS port until its first byte has arrived, after a PROXY header if there is one."""
 
-    def __init__(self, door: Door, connection: socket.socket, tls: ssl.SSLContext) -> None:
+    def __init__(self, door: Door, connection: socket.socket, tls: TlsContexts) -> None:
         self._door = door
         self._connection = connection
         self._tls = tls
@@ -222,10 +232,12 @@ class _Sniffer:
         try:
             async with asyncio.timeout(door.settings.header_timeout_s):
                 address = await self._address(loop)
+                if not door.admits(address or self._connection.getpeername()):
+                    raise ValueError("the address is not allowed")
                 is_tls = (await self._peek(loop, 1))[:1] == b"\x16"
                 paths = None if is_tls else _PLAIN_ON_TLS
                 await loop.connect_accepted_socket(
-                    lambda: _Entrance(door, paths, address), connection, ssl=self._tls if is_tls else None
+                    lambda: _Entrance(door, paths, address), connection, ssl=self._tls() if is_tls else None
                 )
         except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
             door.metrics.refused["tls"] += 1
@@ -371,10 +383,15 @@ class _Entrance(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         address = self._address or address_of(transport)
+        if not door.admits(address):
+            self._refuse(Refusal(403, "address"))
+            return
         if head.is_upgrade:
             self._leave()
             refusal = door.upgrades.take(head, transport, rest, address)
-            if refusal is not None:
+            if refusal is not None and refusal.delay_s:
+                asyncio.get_running_loop().call_later(refusal.delay_s, self._answer_late, refusal)
+            elif refusal is not None:
                 self._answer(refusal)
             return
         if head.path.startswith(DOWNLOADS) and scheme_of(transport) == "http":
@@ -392,6 +409,10 @@ class _Entrance(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         self._door.metrics.refused[refusal.reason] += 1
         self._leave()
+        self._answer(refusal)
+
+    def _answer_late(self, refusal: Refusal) -> None:
+        self._door.authenticator.delayed()
         self._answer(refusal)
 
     def _answer(self, refusal: Refusal) -> None:

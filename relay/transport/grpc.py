@@ -7,6 +7,7 @@ agent has not read yet. A task beside it reads.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -18,11 +19,13 @@ import grpc.aio
 from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
 from relay.aio.tasks import beside
+from relay.auth.principal import Reason
 from relay.errors import AgentError, Overloaded
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
 from relay.pb.relay.v1 import agents_pb2
+from relay.transport.authentication import Authenticator
 from relay.transport.peers import TrustedProxies
 from relay.transport.places import Places
 from relay.transport.ports import Agents, Caller, CloseReason, StreamSettings
@@ -38,6 +41,8 @@ STATUS = {
     CloseReason.DUPLICATE_UID: grpc.StatusCode.ALREADY_EXISTS,
     CloseReason.SLOW_AGENT: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CloseReason.REPLACED: grpc.StatusCode.ABORTED,
+    CloseReason.CREDENTIAL_EXPIRED: grpc.StatusCode.UNAUTHENTICATED,
+    CloseReason.REVOKED: grpc.StatusCode.UNAUTHENTICATED,
 }
 """Why a stream was closed → its gRPC status. Everything else is INTERNAL."""
 
@@ -118,6 +123,7 @@ class GrpcAgents:
         *,
         places: Places,
         proxies: TrustedProxies,
+        authenticator: Authenticator,
         retry_after_s: float,
         metrics: NodeMetrics,
         clock: Clock,
@@ -126,6 +132,7 @@ class GrpcAgents:
         self._settings = settings
         self._places = places
         self._proxies = proxies
+        self._authenticator = authenticator
         places.count(lambda: len(self.open))
         self._retry_after_s = retry_after_s
         self._metrics = metrics
@@ -177,7 +184,7 @@ class GrpcAgents:
             self._metrics.refused["draining" if self.draining else "connections"] += 1
             context.set_trailing_metadata((("retry-after", str(round(self._retry_after_s))),))
             await context.abort(grpc.StatusCode.UNAVAILABLE, "too many connections; try again later")
-        stream = AgentStream(self._caller(context), self._settings, self._clock)
+        stream = AgentStream(await self._caller(context), self._settings, self._clock)
         stream.writer = asyncio.current_task()
         self.open[stream] = None
         try:
@@ -195,13 +202,26 @@ class GrpcAgents:
             self._metrics.closed[(stream.reason or CloseReason.LOST).value] += 1
             self._agents.disconnected(stream)
 
-    def _caller(self, context: Any) -> Caller:
-        """Who sends on a stream. It has no `base_url`: the gRPC port serves no downloads."""
+    async def _caller(self, context: Any) -> Caller:
+        """The other end; ends the call if it is not admitted. The gRPC port serves no downloads, so there is no base URL."""
         peer = context.peer().removeprefix("ipv4:").removeprefix("ipv6:")
         host, _, port = unquote(peer).rpartition(":")
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
         address = (host.strip("[]"), int(port) if port.isdigit() else None)
-        return Caller(self._proxies.peer(address, metadata, scheme="http").remote)
+        origin = self._proxies.peer(address, dict(pairs), scheme="http")
+        credentials = [value for key, value in pairs if key == "authorization"]
+        # Two of them are none: whoever stands between may have read the other one.
+        headers = {"authorization": ", ".join(credentials)} if credentials else {}
+        ip = origin.address[0]
+        found = self._authenticator.authenticate(headers, _certificate(context), ip, origin.remote)
+        if isinstance(found, Reason):
+            refusal = self._authenticator.refusal(found, ip)
+            self._metrics.refused[refusal.reason] += 1
+            await self._authenticator.wait(refusal)
+            code = grpc.StatusCode.PERMISSION_DENIED if found is Reason.ADDRESS else grpc.StatusCode.UNAUTHENTICATED
+            await context.abort(code, refusal.reason)
+            raise AssertionError("abort always raises")
+        return Caller(origin.remote, principal=found)
 
     async def _read(self, stream: AgentStream, requests: Any) -> None:
         try:
@@ -224,3 +244,9 @@ class GrpcAgents:
         except Exception:
             stream.close(CloseReason.INTERNAL)
             raise
+
+
+def _certificate(context: Any) -> bytes | None:
+    """The client's certificate, DER, whose chain TLS has verified; None if there is none."""
+    found = context.auth_context().get("x509_pem_cert", ())
+    return ssl.PEM_cert_to_DER_cert(found[0].decode("ascii")) if found else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -14,8 +15,13 @@ _VERSION = "13"
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 """RFC 6455, 1.3."""
 _KEY_BYTES = 16
+_SINGLE = frozenset({"authorization", "content-length", "host", "upgrade"})
+"""Headers that two parties could read differently if they came twice."""
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
+"""Characters that no head may contain, and line ends that are not whole."""
 _PHRASES = {
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     408: "Request Timeout",
@@ -54,6 +60,8 @@ class Refusal:
     reason: str
     """The metric's label and the response's text."""
     headers: tuple[tuple[str, str], ...] = ()
+    delay_s: float = 0.0
+    """How much later it is to be sent."""
 
     def answer(self) -> bytes:
         """The serialised response. It announces that the connection is closed."""
@@ -81,11 +89,15 @@ def parse_head(raw: bytes) -> Head | None:
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         return None
     headers: dict[str, str] = {}
+    if _CONTROL.search(raw, 0) is not None:
+        return None
     for line in lines[1:]:
         name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
             return None
         name, value = name.lower(), value.strip()
+        if name in _SINGLE and name in headers:
+            return None
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     target = parts[1]
     if target.lower().startswith(("http://", "https://")):
@@ -111,6 +123,8 @@ def upgrade_refusal(head: Head, path: str, host: str) -> Refusal | None:
     """
     if head.path != path:
         return Refusal(404, "path")
+    if head.headers.get("content-length", "0").strip("0") or "transfer-encoding" in head.headers:
+        return Refusal(400, "upgrade_with_body")
     if _is_foreign_origin(head.headers.get("origin", ""), host):
         return Refusal(403, "origin")
     if head.headers.get("sec-websocket-version") != _VERSION:

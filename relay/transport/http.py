@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from aiohttp import web, web_response
 from aiohttp.web_server import Server
 
+from relay.auth.principal import Principal, Reason
 from relay.errors import AgentError, Outcome, Overloaded, RelayError, TooLarge
 from relay.ids import parse_uid
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
 from relay.opamp.session import Session
-from relay.transport.head import SERVER, Head
-from relay.transport.peers import TrustedProxies, address_of, scheme_of
-from relay.transport.ports import Agents, AssemblyBudget, CloseReason
+from relay.transport.authentication import Authenticator
+from relay.transport.head import SERVER, Head, Refusal
+from relay.transport.peers import Origin, TrustedProxies, address_of, certificate_of, scheme_of
+from relay.transport.ports import Agents, AssemblyBudget, Caller, CloseReason
 from relay.transport.upgrade import Upgrades
 
 _log = log.get("opamp-relay.http")
@@ -50,6 +52,7 @@ class Polling:
     header = b""
     writable = False
     session: Session | None = None
+    caller = Caller("")
 
     def send(self, content: bytes) -> None:
         """Never called: the connection is not writable."""
@@ -84,6 +87,7 @@ class HttpAgents:
         settings: HttpSettings,
         proxies: TrustedProxies,
         upgrades: Upgrades,
+        authenticator: Authenticator,
         *,
         budget: AssemblyBudget,
         metrics: NodeMetrics,
@@ -91,6 +95,7 @@ class HttpAgents:
         self.polling = Polling()
         self._proxies = proxies
         self._upgrades = upgrades
+        self._authenticator = authenticator
         self._agents = agents
         self._settings = settings
         self._budget = budget
@@ -101,7 +106,7 @@ class HttpAgents:
         if request.method == "GET":
             head = Head(request.method, request.path, _joined(request.headers))
             if head.is_upgrade:
-                return self._upgrades.take_from(request, head)
+                return await self._upgrades.take_from(request, head)
         if request.method != "POST":
             self._metrics.refused["method"] += 1
             if request.method == "GET":
@@ -109,6 +114,32 @@ class HttpAgents:
                     status=426, headers={"Upgrade": "websocket"}, text="upgrade to WebSocket, or use POST\n"
                 )
             return web.Response(status=405, headers={"Allow": "POST"}, text="the method must be POST\n")
+        origin = self._origin(request)
+        found = self._authenticate(request, origin)
+        if isinstance(found, Refusal):
+            self._metrics.refused[found.reason] += 1
+            await self._authenticator.wait(found)
+            headers = {**dict(found.headers), "Connection": "close"}
+            return web.Response(status=found.status, headers=headers, text=f"{found.reason}\n")
+        return await self._exchange(request, origin.caller._replace(principal=found))
+
+    def _origin(self, request: web.Request) -> Origin:
+        transport = request.transport
+        return self._proxies.peer(address_of(transport), _joined(request.headers), scheme=scheme_of(transport))
+
+    def _authenticate(self, request: web.Request, origin: Origin) -> Principal | Refusal | None:
+        """Whose request this is. A connection may carry requests of many agents, so each one is asked."""
+        if not self._authenticator.is_required:
+            return None
+        authorizations = request.headers.getall("Authorization", [])
+        if len(authorizations) > 1:
+            return Refusal(400, "authorization_twice")
+        headers = {"authorization": authorizations[0]} if authorizations else {}
+        ip = origin.address[0]
+        found = self._authenticator.authenticate(headers, certificate_of(request.transport), ip, origin.remote)
+        return self._authenticator.refusal(found, ip) if isinstance(found, Reason) else found
+
+    async def _exchange(self, request: web.Request, caller: Caller) -> web.Response:
         if request.content_type != CONTENT_TYPE:
             self._metrics.refused["content_type"] += 1
             return web.Response(status=415, text=f"Content-Type must be {CONTENT_TYPE}\n")
@@ -130,9 +161,7 @@ class HttpAgents:
             if encoding == "gzip":
                 content = body.inflate(content, self._settings.max_message_bytes)
             uid = body.uid_of_malformed(content) or _header_uid(request)
-            transport = request.transport
-            peer = self._proxies.peer(address_of(transport), _joined(request.headers), scheme=scheme_of(transport))
-            reply = self._agents.receive(self.polling, peer.caller, content)
+            reply = self._agents.receive(self.polling, caller, content)
         except (TooLarge, Overloaded) as error:
             self._metrics.refused[error.outcome.value] += 1
             return _refusal(error)

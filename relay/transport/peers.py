@@ -151,6 +151,13 @@ def address_of(transport: asyncio.BaseTransport | None) -> Address:
     return (str(peer[0]), int(peer[1])) if peer else ("", None)
 
 
+def certificate_of(transport: asyncio.BaseTransport | None) -> bytes | None:
+    """The client's certificate, DER, whose chain TLS has verified; None if there is none."""
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    certificate: bytes | None = tls.getpeercert(binary_form=True) if tls is not None else None
+    return certificate or None
+
+
 def scheme_of(transport: asyncio.BaseTransport | None) -> str:
     """`https` if the connection uses TLS, else `http`."""
     has_tls = transport is not None and transport.get_extra_info("ssl_object") is not None

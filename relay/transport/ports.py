@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from relay.auth.principal import Principal
 from relay.errors import Overloaded
 from relay.opamp.session import Session
 
@@ -27,6 +28,8 @@ class CloseReason(enum.Enum):
     OVER_BUDGET = "over_budget"
     RELEASED = "released"
     DRAINING = "draining"
+    CREDENTIAL_EXPIRED = "credential_expired"
+    REVOKED = "revoked"
     INTERNAL = "internal"
 
 
@@ -37,6 +40,8 @@ class Caller(NamedTuple):
     """`IP:PORT` or `IP`."""
     base_url: str = ""
     """The URL under which the caller reached this node, such as `http://HOST:PORT`; empty if unknown."""
+    principal: Principal | None = None
+    """Whose credential it came with; None if agents need no credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Connection(Protocol):
 
     session: Session | None
     """The session of the agent that spoke last. Its heartbeats are answered without `Agents`."""
+    caller: Caller
+    """Who opened it. Over HTTP each message has its own."""
     transport_name: str
     """`websocket`, `http` or `grpc`."""
     header: bytes

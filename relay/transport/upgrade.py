@@ -12,9 +12,11 @@ from typing import Any
 
 from aiohttp import web
 
+from relay.auth.principal import Reason
 from relay.observe.metrics import NodeMetrics
+from relay.transport.authentication import Authenticator
 from relay.transport.head import Head, Refusal, full, upgrade_answer, upgrade_refusal
-from relay.transport.peers import Address, TrustedProxies, address_of, scheme_of
+from relay.transport.peers import Address, TrustedProxies, address_of, certificate_of, scheme_of
 from relay.transport.websocket import WebSocketFactory
 
 
@@ -46,6 +48,7 @@ class Upgrades:
         websockets: WebSocketFactory,
         proxies: TrustedProxies,
         path: str,
+        authenticator: Authenticator,
         *,
         retry_after_s: float,
         metrics: NodeMetrics,
@@ -53,6 +56,7 @@ class Upgrades:
         self._websockets = websockets
         self._proxies = proxies
         self._path = path
+        self._authenticator = authenticator
         self._retry_after_s = retry_after_s
         self._metrics = metrics
         self.accepting = True
@@ -71,11 +75,16 @@ class Upgrades:
         if refusal is not None:
             self._metrics.refused[refusal.reason] += 1
             return refusal
+        ip = peer.address[0]
+        found = self._authenticator.authenticate(head.headers, certificate_of(transport), ip, peer.remote)
+        if isinstance(found, Reason):
+            self._metrics.refused["unauthenticated"] += 1
+            return self._authenticator.refusal(found, ip)
         transport.write(upgrade_answer(head))
-        self._websockets.take_over(transport, rest, peer.caller)
+        self._websockets.take_over(transport, rest, peer.caller._replace(principal=found))
         return None
 
-    def take_from(self, request: web.Request, head: Head) -> web.Response:
+    async def take_from(self, request: web.Request, head: Head) -> web.Response:
         """Like `take`, for a connection that aiohttp owns.
 
         The response is for aiohttp. After an upgrade it is never sent.
@@ -89,6 +98,7 @@ class Upgrades:
         refusal = self.take(head, transport, bytes(protocol._message_tail), address_of(wrapped))
         if refusal is not None:
             protocol.transport = wrapped
+            await self._authenticator.wait(refusal)
             headers = dict([*refusal.headers, ("Connection", "close")])
             return web.Response(status=refusal.status, headers=headers, text=f"{refusal.reason}\n")
         protocol.connection_lost(None)

@@ -26,6 +26,8 @@ _CODES = {
     CloseReason.TOO_LARGE: WSCloseCode.MESSAGE_TOO_BIG,
     CloseReason.BAD_MESSAGES: WSCloseCode.POLICY_VIOLATION,
     CloseReason.DUPLICATE_UID: WSCloseCode.POLICY_VIOLATION,
+    CloseReason.CREDENTIAL_EXPIRED: WSCloseCode.POLICY_VIOLATION,
+    CloseReason.REVOKED: WSCloseCode.POLICY_VIOLATION,
     CloseReason.OVER_BUDGET: WSCloseCode.TRY_AGAIN_LATER,
     CloseReason.DRAINING: WSCloseCode.GOING_AWAY,
     CloseReason.RELEASED: WSCloseCode.GOING_AWAY,

@@ -74,6 +74,12 @@ def test_only_what_is_accepted_counts() -> None:
         assert tuple(subject(chain.authenticate(header, der, IP, NOW)) for header, der in calls) == outcomes
 
 
+def test_certificate_besides_a_token() -> None:
+    chain = Chain(tokens=TOKENS, needs_certificate=True)
+    assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.NO_CREDENTIAL
+    assert subject(chain.authenticate(bearer(token()), certificate(["x"]), IP, NOW)) == "agent-001"
+
+
 def test_addresses_come_first() -> None:
     chain = Chain(tokens=TOKENS, addresses=AddressRules(deny=["192.0.2.0/24"]))
     assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.ADDRESS

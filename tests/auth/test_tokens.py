@@ -27,7 +27,7 @@ def jwk(key: Any, **more: Any) -> dict[str, Any]:
 
 def test_principal_of_a_token() -> None:
     principal = HMAC.verify(token(jti="t-1", labels={"team": "a"}), NOW)
-    assert principal == Principal("agent-001", Method.JWT, "t-1", "agent-001", {"team": "a"}, NOW + 600)
+    assert principal == Principal("agent-001", Method.JWT, "t-1", "agent-001", {"team": "a"}, NOW + 660)
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE_KEYS)
@@ -144,7 +144,7 @@ def test_token_without_iat_counts_as_made_now() -> None:
 def test_shared_tokens_prove_no_agent_id() -> None:
     verifier = TokenVerifier([secret_key(SECRET)], TokenRules(agent_id_claim="", labels_claim=""))
     principal = verifier.verify(token(sub="web", labels=7), NOW)
-    assert principal == Principal("web", Method.JWT, "", "", {}, NOW + 600)
+    assert principal == Principal("web", Method.JWT, "", "", {}, NOW + 660)
 
 
 def test_agent_id_from_another_claim() -> None:

@@ -4,6 +4,7 @@ from relay.fleet.facts import facts_of
 from relay.fleet.rollup import Rollup
 from relay.fleet.view import agent_view, rfc3339
 from relay.opamp.offer import OfferedSlot, WithheldSlot
+from relay.opamp.record import Credential
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.selector import Facts
@@ -92,3 +93,18 @@ def test_package_states() -> None:
         "offered_hash": b"h".hex(), "status": "FAILED", "error_message": "q: no", "assignments": ["tools"],
         "installed": {"p": "1.2"},
     }  # fmt: skip
+
+
+def test_view_of_a_credential() -> None:
+    agent = record("a1")
+    shown = []
+    for credential in (None, Credential("s", "", "jwt", "t-1", "", 0), Credential("s", "a1", "mtls", "abc", "", 1000)):
+        agent.adopt(credential)
+        state = link_pb2.AgentState.FromString(agent.state())
+        view = agent_view(state, facts(state), region="eu", node="n", connected=True, fields=frozenset({"auth"}))
+        shown.append(view["auth"])
+    assert shown == [
+        None,
+        {"method": "jwt", "subject": "s", "credential": "t-1", "expires": None},
+        {"method": "mtls", "subject": "s", "credential": "abc", "expires": "1970-01-01T00:00:01.000Z"},
+    ]

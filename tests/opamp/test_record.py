@@ -3,7 +3,7 @@ from typing import Any
 from relay.ids import AgentId, InstanceUid, format_uid
 from relay.opamp.offer import Failure, OfferedSlot
 from relay.opamp.packages import PackagesOffer
-from relay.opamp.record import Change, Record
+from relay.opamp.record import Change, Credential, Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 UID = InstanceUid(bytes(range(16)))
@@ -340,3 +340,47 @@ def test_repeated_offers_and_reports_change_nothing() -> None:
     offer = PackagesOffer(b"set", (), (OfferedSlot("", "p", b"e"),), ())
     record.offer_packages(offer)
     assert not record.offer_packages(offer)
+
+
+OWN = Credential("s", "agent-001", "jwt", "t-1", '{"team":"a"}', 7000)
+SHARED = Credential("web", "", "api_key", "key-1", "", 0)
+
+
+def test_credential_of_one_agent_proves_its_id() -> None:
+    record = Record(UID, 0)
+    record.cohort = object()
+    assert record.adopt(OWN) == Change.OTHER
+    assert (record.agent_id, record.id_proved) == ("agent-001", True)
+    assert not record.cohort, "its labels are others now"
+    assert record.merge(report(agent_description=described("its-own-word")), full=True).changes == Change.DESCRIPTION
+    assert (record.agent_id, record.known_as) == ("agent-001", "agent-001")
+    assert record.adopt(OWN) == Change.NONE
+
+
+def test_agent_id_beside_a_shared_credential_counts_within_its_subject() -> None:
+    record, other = Record(UID, 0), Record(UID, 0)
+    for one, credential in ((record, SHARED), (other, SHARED._replace(subject="db"))):
+        one.adopt(credential)
+        one.merge(report(agent_description=described("agent-001")), full=True)
+    assert (record.agent_id, record.id_proved) == ("agent-001", False)
+    assert len({record.known_as, other.known_as, "agent-001"}) == 3
+
+
+def test_record_belongs_to_its_first_owner() -> None:
+    record = Record(UID, 0)
+    assert record.belongs_to(OWN)
+    assert record.belongs_to(None)
+    record.adopt(OWN)
+    assert record.belongs_to(OWN._replace(subject="renewed", id="t-2"))
+    assert record.belongs_to(None), "the node asks for no credentials"
+    assert not record.belongs_to(OWN._replace(agent_id="other"))
+    assert not record.belongs_to(Credential("agent-001", "", "api_key", "k", "", 0)), "shared, though of that name"
+
+
+def test_credential_is_stored_and_reported() -> None:
+    for credential in (OWN, SHARED, None):
+        record = Record(UID, 0)
+        record.adopt(credential)
+        back = Record.from_stored(record.stored(record.state(), sequence_exact=True))
+        assert back.credential == credential
+        assert back.state() == record.state()

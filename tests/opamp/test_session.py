@@ -11,7 +11,7 @@ from relay.opamp import session as sessions
 from relay.opamp.offer import Offer, OfferedSlot, WithheldSlot, encode
 from relay.opamp.packages import OfferedPackage, PackagesOffer
 from relay.opamp.packages import encode as encode_packages
-from relay.opamp.record import Change, Record
+from relay.opamp.record import Change, Credential, Record
 from relay.opamp.session import Services, Session
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 
@@ -636,3 +636,16 @@ def test_packages_are_sent_before_they_are_recorded() -> None:
     pushed = world.session.push(2.0)
     assert pushed is not None
     assert pb.ServerToAgent.FromString(pushed).packages_available.all_packages_hash == b"set"
+
+
+def test_credential_names_the_agent_before_its_predecessor_is_sought() -> None:
+    world = World()
+    world.old = Record(InstanceUid(b"o" * 16), 0)
+    world.session.credential = Credential("s", "agent-001", "jwt", "", "", 0)
+    world.hello()
+    assert world.record.agent_id == "agent-001"
+    assert world.predecessor is world.old
+    world.session.credential = Credential("s", "agent-001", "jwt", "renewed", "", 0)
+    world.report()
+    assert world.changes == Change.OTHER
+    assert world.predecessor is None

@@ -65,3 +65,9 @@ def test_everything_implies_itself_and_the_empty_selector(one: Selector) -> None
 
 def test_agent_ids_of_selectors() -> None:
     assert set(Matcher([Selector(agent_ids=["a", "b"]), Selector(), Selector(agent_ids=["b"])]).agent_ids) == {"a", "b"}
+
+
+def test_agent_id_that_does_not_count_matches_no_list() -> None:
+    claimed = Facts("a", {}, {}, id_counts=False)
+    assert not matches(Selector(agent_ids=["a"]), claimed)
+    assert matches(Selector(), claimed)

@@ -51,12 +51,20 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
 """
     found = refused(StandaloneSettings, text, tmp_path)
     assert [line.split(": ")[1] for line in found] == [
-        "server.tls.client_ca_file",
         "database",
         "storage.config",
         "telemetry.traces",
-        "auth.type",
+        "auth.secret_key_file",
     ]
+
+
+def test_authentication_that_is_not_supported(tmp_path: Path) -> None:
+    assert refused(NodeSettings, "auth: {type: api_key, api_key: {storage: redis}}", tmp_path) == [
+        "s.yaml:1: auth.type: api_key: this version has no API keys; use `jwt`, `mtls` or `any`"
+    ]
+    found = refused(NodeSettings, "auth: {type: jwt, jwt: {refresh_enabled: true}}", tmp_path)
+    assert len(found) == 1
+    assert "auth.jwt.refresh_enabled: agents renew their tokens by their own" in found[0]
 
 
 @pytest.mark.parametrize(

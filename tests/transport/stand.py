@@ -10,9 +10,11 @@ from typing import Any
 from aiohttp import web
 
 from relay.aio.clock import SystemClock
+from relay.auth.chain import Chain
 from relay.errors import RelayError
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import body
+from relay.transport.authentication import Authenticator
 from relay.transport.door import Door, DoorSettings
 from relay.transport.downloads import PATH as DOWNLOADS
 from relay.transport.downloads import Denied, Downloads, DownloadSettings, File
@@ -97,6 +99,7 @@ async def stand(
     downloads: Downloads | None = None,
     trusted: tuple[str, ...] = (),
     descriptors: int = 10_000,
+    chain: Chain | None = None,
 ) -> AsyncIterator[Stand]:
     agents, metrics, budget = Echo(), NodeMetrics("local"), AssemblyBudget(budget_bytes)
     websockets = WebSocketFactory(
@@ -106,14 +109,16 @@ async def stand(
         metrics=metrics,
         clock=SystemClock(),
     )
+    authenticator = Authenticator(chain, clock=SystemClock(), metrics=metrics)
     places, proxies = Places(max_connections, descriptors), TrustedProxies(trusted)
     places.count(lambda: len(websockets.open))
-    upgrades = Upgrades(websockets, proxies, PATH, retry_after_s=30, metrics=metrics)
+    upgrades = Upgrades(websockets, proxies, PATH, authenticator, retry_after_s=30, metrics=metrics)
     exchange = HttpAgents(
         agents,
         HttpSettings(max_message_bytes, body_timeout_s, 60, True),
         proxies,
         upgrades,
+        authenticator,
         budget=budget,
         metrics=metrics,
     )
@@ -127,8 +132,8 @@ async def stand(
     runner, factory = await serve([*routes, ("GET", "/health", health)], 60)
     probes_runner, probes = await serve([("GET", "/health", health)], 60)
     limits = DoorSettings(max_header_bytes, header_timeout_s, 7)
-    door = Door(limits, places, proxies, upgrades, factory, probes, downloads, metrics=metrics)
-    port = await door.listen("127.0.0.1", 0, tls)
+    door = Door(limits, places, proxies, authenticator, upgrades, factory, probes, downloads, metrics=metrics)
+    port = await door.listen("127.0.0.1", 0, (lambda: tls) if tls is not None else None)
     try:
         yield Stand(agents, door, websockets, port, metrics, budget)
     finally:

@@ -231,7 +231,7 @@ async def test_connection_aborted_before_sniffing_is_closed() -> None:
     async with stand() as it:
         ours, theirs = socket_module.socketpair()
         theirs.setblocking(False)
-        sniffer = _Sniffer(it.door, theirs, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        sniffer = _Sniffer(it.door, theirs, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         sniffer.start(it.door._tasks)
         sniffer.abort()
         await eventually(lambda: theirs.fileno() < 0)

@@ -9,6 +9,7 @@ from relay.aio.clock import SystemClock
 from relay.errors import Malformed
 from relay.observe.metrics import NodeMetrics
 from relay.pb.opamp.v1 import opamp_pb2 as pb
+from relay.transport.authentication import Authenticator
 from relay.transport.grpc import SERVICE, GrpcAgents
 from relay.transport.peers import TrustedProxies
 from relay.transport.places import Places
@@ -32,6 +33,7 @@ async def server(
         settings,
         places=Places(max_connections, 10_000),
         proxies=TrustedProxies(),
+        authenticator=Authenticator(None, clock=SystemClock(), metrics=metrics),
         retry_after_s=30,
         metrics=metrics,
         clock=SystemClock(),
@@ -140,11 +142,17 @@ async def test_oversized_message_ends_the_stream() -> None:
 
 async def test_port_in_use_is_an_error() -> None:
     async with server() as (_, running, _metrics):
+        clock, metrics = SystemClock(), NodeMetrics("x")
         second = GrpcAgents(
-            Echo(), StreamSettings(1, 1, 1), places=Places(1, 10_000), proxies=TrustedProxies(), retry_after_s=1,
-                metrics=NodeMetrics("x"),
-            clock=SystemClock(),
-        )  # fmt: skip
+            Echo(),
+            StreamSettings(1, 1, 1),
+            places=Places(1, 10_000),
+            proxies=TrustedProxies(),
+            authenticator=Authenticator(None, clock=clock, metrics=metrics),
+            retry_after_s=1,
+            metrics=metrics,
+            clock=clock,
+        )
         with pytest.raises(OSError, match="cannot be opened"):
             await second.start(f"127.0.0.1:{running.port}", None)
         await second.stop()

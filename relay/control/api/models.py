@@ -171,6 +171,15 @@ class AgentConfig(Answer):
     assignments: list[str]
 
 
+class AgentCredential(Answer):
+    """The credential that an agent came with; null where its node asks for none."""
+
+    method: str
+    subject: str
+    credential: str
+    expires: str | None
+
+
 class AgentView(Answer):
     """An agent. Lists contain only the requested fields."""
 
@@ -190,6 +199,7 @@ class AgentView(Answer):
     config: AgentConfig
     packages: dict[str, Any]
     withheld: list[dict[str, Any]]
+    auth: AgentCredential | None
     effective_config_digest: str
     first_seen: str
     last_change: str

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from relay.control.fleet.nodes import NodeState
 from relay.control.fleet.profiles import Own, Profile, Profiles
+from relay.fleet.facts import Proof
 from relay.fleet.rollup import status_name
 from relay.fleet.shards import state_digest
 from relay.opamp import capabilities
@@ -121,7 +122,7 @@ class Reader:
         try:
             message = link_pb2.AgentState.FromString(state)
             health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
-            profile, own = self._profiles.split(message.agent_description, node.region, node.trusted)
+            profile, own = self._profiles.split(message.agent_description, node.region, node.trusted, Proof.of(message))
             status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
             _check(message)
         except (DecodeError, RecursionError) as error:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from relay.fleet.facts import REGION, Trusted, labels_of
+from relay.documents import Scalar
+from relay.fleet.facts import NO_PROOF, Proof, Trusted, labels_of
 from relay.opamp.identity import value_of
 from relay.pb.opamp.v1 import anyvalue_pb2
 from relay.pb.opamp.v1 import opamp_pb2 as pb
-from relay.policy.model import Scalar
 from relay.policy.selector import Facts
 
 _MAX_SHARED = 256
@@ -35,6 +35,7 @@ class _Identity(NamedTuple):
 
     region: str
     trusted: Trusted
+    proof: Proof
     shared: tuple[bytes, ...]
     """Serialised attributes, one per key."""
     own: tuple[tuple[str, type], ...]
@@ -52,15 +53,17 @@ class Profile:
     """Keys of the attributes whose values are not shared."""
     own_labels: frozenset[str]
     """Those of them that are also labels."""
+    id_counts: bool
+    """Whether selectors may go by agent ids; see `Facts`."""
     identity: _Identity
 
     def facts(self, agent_id: str, own: Own) -> Facts:
         """What selectors match against for an agent of this profile."""
         if not self.own:
-            return Facts(agent_id, self.labels, self.attributes)
+            return Facts(agent_id, self.labels, self.attributes, self.id_counts)
         values = dict(zip(self.own, own, strict=True))
         labels = {key: values[key] for key in self.own_labels}
-        return Facts(agent_id, {**labels, **self.labels}, {**self.attributes, **values})
+        return Facts(agent_id, {**labels, **self.labels}, {**self.attributes, **values}, self.id_counts)
 
     def shared(self) -> Facts:
         """The facts that all agents of this profile share."""
@@ -87,13 +90,14 @@ class Profiles:
         """Keys that identify single agents."""
         self._profiles: dict[_Identity, Profile] = {}
 
-    def split(self, description: bytes, region: str, trusted: Trusted) -> tuple[Profile, Own]:
+    def split(self, description: bytes, region: str, trusted: Trusted, proof: Proof = NO_PROOF) -> tuple[Profile, Own]:
         """Split a description into a profile and the agent's own values.
 
         Args:
             description: a serialised AgentDescription.
             region: the region of its node.
             trusted: attributes that its node accepts as labels.
+            proof: what its credential proves.
 
         Raises:
             DecodeError: it cannot be read.
@@ -106,7 +110,7 @@ class Profiles:
         # Sorted, because an agent may send its attributes in a different order each time.
         own_items = sorted(own.items(), key=itemgetter(0))
         kinds = tuple([(key, type(value)) for key, value in own_items])
-        identity = _Identity(region, trusted, tuple(sorted(shared.values())), kinds)
+        identity = _Identity(region, trusted, proof, tuple(sorted(shared.values())), kinds)
         return self._profile(identity), tuple([value for _, value in own_items])
 
     def trusting(self, profile: Profile, trusted: Trusted) -> Profile:
@@ -150,10 +154,11 @@ class Profiles:
             attributes = map(anyvalue_pb2.KeyValue.FromString, identity.shared)
             common = {attribute.key: value_of(attribute.value) for attribute in attributes}
             own = tuple(key for key, _ in identity.own)
-            labels = labels_of(common, identity.region, identity.trusted)
+            labels = labels_of(common, identity.region, identity.trusted, identity.proof)
             plain = {key: kind() for key, kind in identity.own if issubclass(kind, Scalar)}
-            own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - {REGION}
-            profile = Profile(identity.region, labels, common, own, own_labels, identity)
+            own_labels = frozenset(labels_of(plain, identity.region, identity.trusted)) - set(labels)
+            id_counts = identity.proof.id_counts(identity.trusted)
+            profile = Profile(identity.region, labels, common, own, own_labels, id_counts, identity)
             if len(self._profiles) >= _MAX_PROFILES:
                 self._profiles.clear()
             self._profiles[identity] = profile

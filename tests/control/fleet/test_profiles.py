@@ -6,7 +6,7 @@ import pytest
 
 from relay.control.fleet import profiles as module
 from relay.control.fleet.profiles import Own, Profile, Profiles
-from relay.fleet.facts import Trusted, facts_of, labels_of
+from relay.fleet.facts import Proof, Trusted, facts_of, labels_of
 from relay.opamp import identity
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.selector import Facts
@@ -127,3 +127,14 @@ def test_attribute_order_does_not_matter() -> None:
     said = {"a": "1", "b": [1], "c": "2", "d": [2], "e": "3"}
     one = split(profiles, said, "eu", "all")
     assert split(profiles, dict(reversed(said.items())), "eu", "all") == one
+
+
+def test_labels_of_a_credential_are_shared_and_win() -> None:
+    profiles = Profiles()
+    proof = Proof(is_required=True, labels='{"host.name":"given","team":"a"}')
+    profile, own = profiles.split(described({"host.name": "h", "tier": "x"}), "eu", "all", proof)
+    facts = profile.facts("a", own)
+    assert (facts.labels["host.name"], facts.labels["team"], facts.labels["tier"]) == ("given", "a", "x")
+    assert facts.id_counts
+    assert not profiles.trusting(profile, ("tier",)).facts("a", own).id_counts
+    assert profiles.split(described({"host.name": "h", "tier": "x"}), "eu", "all")[0] is not profile

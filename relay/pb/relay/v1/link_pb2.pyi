@@ -298,7 +298,7 @@ class ReportAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., window: _Optional[int] = ..., want_effective_configs: _Optional[_Iterable[bytes]] = ..., list_shards: _Optional[_Iterable[int]] = ..., want_agents: _Optional[_Iterable[bytes]] = ..., released: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class AgentState(_message.Message):
-    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "components_digest", "config", "packages")
+    __slots__ = ("instance_uid", "agent_id", "connected", "transport", "session_started_unix_ms", "first_seen_unix_ms", "last_change_unix_ms", "capabilities", "agent_description", "health", "remote_config_status", "effective_config_digest", "package_statuses", "custom_capabilities", "available_components", "connection_settings_status", "unknown_fields", "components_digest", "config", "packages", "subject", "id_proved", "auth_method", "credential_id", "labels", "credential_expires_unix_ms")
     INSTANCE_UID_FIELD_NUMBER: _ClassVar[int]
     AGENT_ID_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +319,12 @@ class AgentState(_message.Message):
     COMPONENTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ID_PROVED_FIELD_NUMBER: _ClassVar[int]
+    AUTH_METHOD_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_EXPIRES_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     instance_uid: bytes
     agent_id: str
     connected: bool
@@ -339,7 +345,13 @@ class AgentState(_message.Message):
     components_digest: bytes
     config: Offering
     packages: Offering
-    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., components_digest: _Optional[bytes] = ..., config: _Optional[_Union[Offering, _Mapping]] = ..., packages: _Optional[_Union[Offering, _Mapping]] = ...) -> None: ...
+    subject: str
+    id_proved: bool
+    auth_method: str
+    credential_id: str
+    labels: str
+    credential_expires_unix_ms: int
+    def __init__(self, instance_uid: _Optional[bytes] = ..., agent_id: _Optional[str] = ..., connected: _Optional[bool] = ..., transport: _Optional[str] = ..., session_started_unix_ms: _Optional[int] = ..., first_seen_unix_ms: _Optional[int] = ..., last_change_unix_ms: _Optional[int] = ..., capabilities: _Optional[int] = ..., agent_description: _Optional[bytes] = ..., health: _Optional[bytes] = ..., remote_config_status: _Optional[bytes] = ..., effective_config_digest: _Optional[bytes] = ..., package_statuses: _Optional[bytes] = ..., custom_capabilities: _Optional[bytes] = ..., available_components: _Optional[bytes] = ..., connection_settings_status: _Optional[bytes] = ..., unknown_fields: _Optional[bytes] = ..., components_digest: _Optional[bytes] = ..., config: _Optional[_Union[Offering, _Mapping]] = ..., packages: _Optional[_Union[Offering, _Mapping]] = ..., subject: _Optional[str] = ..., id_proved: _Optional[bool] = ..., auth_method: _Optional[str] = ..., credential_id: _Optional[str] = ..., labels: _Optional[str] = ..., credential_expires_unix_ms: _Optional[int] = ...) -> None: ...
 
 class Offering(_message.Message):
     __slots__ = ("hash", "slots", "offered_at_unix_ms", "failed", "applied", "status", "reason", "packages", "withheld")

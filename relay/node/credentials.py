@@ -1,0 +1,194 @@
+"""The files that say who may connect: keys of tokens, certificates, revocation lists. Read at start, and when they change.
+
+Files that cannot be read are reported, and what was read before stays in force.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from relay.auth.addresses import AddressRules
+from relay.auth.certificates import CertificateVerifier, revoked_by
+from relay.auth.chain import Chain
+from relay.auth.tokens import TokenRules, TokenVerifier, VerificationKey, public_key, secret_key
+from relay.errors import Problem, SettingsError
+from relay.observe import log
+from relay.settings.auth import Jwt, NodeAuth
+from relay.settings.parts import Tls
+from relay.settings.programs import NodeSettings
+
+_log = log.get("opamp-relay.auth")
+_MIN_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_Stamp = tuple[int, int, int]
+"""(inode, size, time of change in ns) of a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the files say."""
+
+    chain: Chain | None
+    """None where agents need no credentials."""
+    tls: ssl.SSLContext | None
+    grpc: grpc.ServerCertificateConfiguration | None
+
+
+class Credentials:
+    """The files of a node's credentials.
+
+    Raises:
+        SettingsError: one cannot be read, or is not what it should be.
+    """
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self._auth = settings.auth or NodeAuth()
+        self._tls = settings.server.tls
+        self._stamps = self._look()
+        self.current = self._load()
+        self.problem = ""
+        """Why the files as they are now could not be loaded; empty while all is well."""
+
+    def refresh(self) -> bool:
+        """Load the files again if one of them has changed. Returns whether something new is in force."""
+        stamps = self._look()
+        if stamps == self._stamps:
+            return False
+        self._stamps = stamps
+        try:
+            self.current = self._load()
+        except SettingsError as error:
+            self.problem = str(error.problems[0])
+            _log.error("tls_reload_failed", problem=self.problem, consequence="what was loaded before stays in force")
+            return False
+        self.problem = ""
+        _log.info("tls_reloaded")
+        return True
+
+    def grpc_server(self) -> grpc.ServerCredentials | None:
+        """The credentials of the gRPC server, which asks for newer ones with each connection; None without TLS."""
+        first = self.current.grpc
+        if first is None:
+            return None
+        required = self._tls.asks_for_certificates == "required"
+        credentials: grpc.ServerCredentials = grpc.dynamic_ssl_server_credentials(
+            first, lambda: self.current.grpc or first, required
+        )
+        return credentials
+
+    def _look(self) -> dict[str, _Stamp | None]:
+        rules = self._auth.token_rules
+        names = {self._tls.cert_file, self._tls.key_file, self._tls.client_ca_file, self._tls.crl_file}
+        if rules is not None:
+            names |= {rules.secret_key_file, rules.public_key_file}
+        return {name: _stamp(name) for name in sorted(names - {""})}
+
+    def _load(self) -> Loaded:
+        tls = self._context()  # first: it tells best what is wrong with a CA
+        return Loaded(self._chain(), tls, self._grpc())
+
+    def _chain(self) -> Chain | None:
+        auth, tls = self._auth, self._tls
+        if auth.type == "none":
+            return None
+        rules = auth.token_rules
+        return Chain(
+            tokens=_tokens(rules) if rules is not None else None,
+            certificates=_certificates(tls) if auth.accepts_certificates and tls.enabled else None,
+            addresses=AddressRules(map(str, auth.allow), map(str, auth.deny)),
+            needs_certificate=tls.enabled and tls.asks_for_certificates == "required",
+        )
+
+    def _context(self) -> ssl.SSLContext | None:
+        tls = self._tls
+        if not tls.enabled:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = _MIN_VERSIONS[tls.min_version]
+        # A resumed session would bring back a certificate that has expired, or was revoked, since.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+        try:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise _problem(
+                "server.tls.cert_file", f"{tls.cert_file}, {tls.key_file}: cannot be loaded: {error}"
+            ) from None
+        if tls.asks_for_certificates != "none":
+            # Agents download packages without their certificate: who must have one is decided after the handshake.
+            is_decided_later = self._auth.type != "none" or tls.asks_for_certificates == "optional"
+            context.verify_mode = ssl.CERT_OPTIONAL if is_decided_later else ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(tls.client_ca_file)
+            except (OSError, ssl.SSLError) as error:
+                raise _problem(
+                    "server.tls.client_ca_file", f"{tls.client_ca_file}: cannot be loaded: {error}"
+                ) from None
+        return context
+
+    def _grpc(self) -> grpc.ServerCertificateConfiguration | None:
+        tls = self._tls
+        if not tls.enabled:
+            return None
+        pair = _read("server.tls.key_file", tls.key_file), _read("server.tls.cert_file", tls.cert_file)
+        authorities = _read("server.tls.client_ca_file", tls.client_ca_file) if tls.client_ca_file else None
+        return grpc.ssl_server_certificate_configuration([pair], authorities)
+
+
+def _tokens(rules: Jwt) -> TokenVerifier:
+    return TokenVerifier(
+        [_key(rules)],
+        TokenRules(
+            issuer=rules.issuer,
+            audience=rules.audience,
+            lifetime_s=rules.expiration,
+            leeway_s=rules.leeway,
+            required=rules.required_claims,
+            agent_id_claim=rules.agent_id_claim,
+            labels_claim=rules.labels_claim,
+        ),
+    )
+
+
+def _key(rules: Jwt) -> VerificationKey:
+    if rules.secret_key_file:
+        path, name = "auth.jwt.secret_key_file", rules.secret_key_file
+    else:
+        path, name = "auth.jwt.public_key_file", rules.public_key_file
+    content = _read(path, name)
+    try:
+        return secret_key(content) if rules.secret_key_file else public_key(content)
+    except ValueError as error:
+        raise _problem(path, f"{name}: {error}") from None
+
+
+def _certificates(tls: Tls) -> CertificateVerifier:
+    if not tls.crl_file:
+        return CertificateVerifier()
+    crls = _read("server.tls.crl_file", tls.crl_file)
+    try:
+        return CertificateVerifier(revoked_by(crls, _read("server.tls.client_ca_file", tls.client_ca_file)))
+    except ValueError as error:
+        raise _problem("server.tls.crl_file", f"{tls.crl_file}: {error}") from None
+
+
+def _read(path: str, name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise _problem(path, f"{name}: {error.strerror}") from None
+
+
+def _stamp(name: str) -> _Stamp | None:
+    try:
+        status = Path(name).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _problem(path: str, reason: str) -> SettingsError:
+    return SettingsError([Problem("settings", 0, path, reason)])

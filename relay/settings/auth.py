@@ -1,0 +1,72 @@
+"""Settings of authentication. Secrets are never in a settings file: it names the files that have them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from relay.settings.parts import Duration, Network, Part
+
+
+class Jwt(Part):
+    """Tokens that agents bring (the guide's `auth.jwt`). One of the three keys is required."""
+
+    secret_key_file: str = ""
+    """HS256: 32 bytes or more; one newline at the end is not part of it. Whoever has it can make tokens."""
+    public_key_file: str = ""
+    """PEM: RSA (RS256, PS256), P-256 (ES256) or Ed25519 (EdDSA)."""
+    issuer: str = ""
+    """`iss` must be this; empty accepts any."""
+    audience: str = ""
+    """`aud` must contain this; empty accepts any."""
+    expiration: Duration = Field(default=86400.0, gt=0)
+    """The longest lifetime of a token, from `iat` to `exp`."""
+    required_claims: tuple[str, ...] = ("sub", "exp", "iat")
+    leeway: Duration = Field(default=60.0, le=600)
+    """How far the clocks of issuer and node may be apart."""
+    agent_id_claim: str = "sub"
+    """The claim that names the one agent a token is for; empty if tokens are shared by many agents."""
+    labels_claim: str = "labels"
+    """The claim with the agent's trusted labels; empty for none."""
+    refresh_enabled: bool = False
+    refresh_before_expiry: Duration = 3600.0
+    """Accepted with `refresh_enabled: false`, and then has no effect."""
+
+    @field_validator("refresh_enabled")
+    @classmethod
+    def _no_refresh(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "agents renew their tokens by their own authentication extension; a token sent by the server would turn"
+                " off TLS verification in opampsupervisor 0.149. Set it to false"
+            )
+        return value
+
+
+class NodeAuth(Part):
+    """Who may connect to a node. `none` must be set explicitly to listen beyond loopback."""
+
+    type: Literal["none", "jwt", "mtls", "any"] = "none"
+    """`mtls` needs `server.tls.client_ca_file`. `any` accepts both; an Authorization header then decides alone."""
+    secret_key_file: str = ""
+    """The guide's short form of `jwt.secret_key_file`."""
+    jwt: Jwt | None = None
+    allow: tuple[Network, ...] = ()
+    """Addresses that may connect; empty for all."""
+    deny: tuple[Network, ...] = ()
+    """Addresses that may not connect; wins over `allow`."""
+
+    @property
+    def token_rules(self) -> Jwt | None:
+        """The rules for tokens, from either form; None if tokens are not accepted."""
+        if self.type not in ("jwt", "any"):
+            return None
+        if self.secret_key_file:
+            return (self.jwt or Jwt()).model_copy(update={"secret_key_file": self.secret_key_file})
+        return self.jwt
+
+    @property
+    def accepts_certificates(self) -> bool:
+        """Whether client certificates authenticate agents."""
+        return self.type in ("mtls", "any")

@@ -1,0 +1,93 @@
+"""Rules between fields of settings, and the files that settings name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from relay.settings import parts
+from relay.settings.auth import Jwt, NodeAuth
+from relay.settings.parts import Part
+from relay.settings.programs import NodeSettings, Settings, StandaloneSettings
+
+
+def cross_check(settings: Part) -> list[tuple[str, str]]:
+    """Check rules between fields, and files that the settings name: (path, reason) of each violation."""
+    assert isinstance(settings, Settings)
+    node = settings.for_node() if isinstance(settings, StandaloneSettings) else settings
+    problems = _open_endpoints(
+        settings, [path for path, _ in node.agent_endpoints()] if isinstance(node, NodeSettings) else []
+    )
+    if isinstance(node, NodeSettings):
+        problems += _tls_problems(node.server.tls)
+        problems += _auth_problems(node)
+    path_of: dict[str, str] = {}
+    for path, endpoint in settings.endpoints():
+        if not endpoint.endswith(":0") and path_of.setdefault(endpoint, path) != path:
+            problems.append((path, f"{endpoint} is already used by {path_of[endpoint]}"))
+    return problems
+
+
+def _open_endpoints(settings: Settings, agent_paths: Collection[str]) -> list[tuple[str, str]]:
+    """Endpoints that accept other machines although nothing says who may connect. Metrics are open to all."""
+    auth = settings.auth
+    if auth is not None and auth.type == "none":
+        return []
+    hint = "set `auth: {type: none}` to allow it"
+    return [
+        (path, f"{endpoint} accepts other machines without authentication; {hint}")
+        for path, endpoint in settings.endpoints()
+        if not parts.is_loopback(endpoint)
+        and not path.startswith("telemetry.")
+        and not (auth is not None and path in agent_paths)
+    ]
+
+
+def _tls_problems(tls: parts.Tls) -> list[tuple[str, str]]:
+    required = ("cert_file", "key_file") if tls.enabled else ()
+    problems = [(f"server.tls.{key}", "is required when TLS is enabled") for key in required if not getattr(tls, key)]
+    files = ("cert_file", "key_file", "client_ca_file", "crl_file") if tls.enabled else ()
+    named = [(key, getattr(tls, key)) for key in files if getattr(tls, key)]
+    problems += [(f"server.tls.{key}", f"{name}: no such file") for key, name in named if not Path(name).is_file()]
+    if tls.asks_for_certificates != "none" and not tls.client_ca_file:
+        problems.append(("server.tls.client_auth", f"{tls.client_auth} needs client_ca_file"))
+    if tls.crl_file and not tls.client_ca_file:
+        problems.append(("server.tls.crl_file", "needs client_ca_file"))
+    return problems
+
+
+def _auth_problems(settings: NodeSettings) -> list[tuple[str, str]]:
+    """Credentials that could not be verified, or would be sent in the clear."""
+    auth, tls = settings.auth, settings.server.tls
+    if auth is None or auth.type == "none":
+        return []
+    problems = []
+    has_certificates = auth.accepts_certificates and tls.enabled and tls.asks_for_certificates != "none"
+    rules = auth.token_rules
+    if auth.type == "mtls" and not has_certificates:
+        problems.append(("auth.type", "mtls needs server.tls.enabled and server.tls.client_ca_file"))
+    if auth.type == "any" and not has_certificates and rules is None:
+        problems.append(("auth.type", "any needs auth.jwt or server.tls.client_ca_file"))
+    if auth.type == "jwt" and rules is None:
+        problems.append(("auth.jwt", "is required with type jwt"))
+    if rules is not None:
+        problems += _key_problems(auth, rules)
+        is_open = not all(parts.is_loopback(endpoint) for _, endpoint in settings.agent_endpoints())
+        if is_open and not tls.enabled and not tls.terminated:
+            hint = "set server.tls.enabled, or server.tls.terminated if a proxy ends TLS"
+            problems.append(("auth.type", f"tokens would be sent in the clear; {hint}"))
+    return problems
+
+
+def _key_problems(auth: NodeAuth, rules: Jwt) -> list[tuple[str, str]]:
+    short = "auth.secret_key_file" if auth.secret_key_file else "auth.jwt.secret_key_file"
+    if auth.secret_key_file and auth.jwt is not None and auth.jwt.secret_key_file:
+        return [(short, "stands for auth.jwt.secret_key_file; set only one of them")]
+    files = [(short, rules.secret_key_file), ("auth.jwt.public_key_file", rules.public_key_file)]
+    named = [(path, name) for path, name in files if name]
+    if not named:
+        return [("auth.jwt", "needs secret_key_file or public_key_file")]
+    if len(named) > 1:
+        return [(short, "a secret key and a public key exclude each other; set only one of them")]
+    path, name = named[0]
+    return [] if Path(name).is_file() else [(path, f"{name}: no such file")]

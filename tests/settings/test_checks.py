@@ -1,0 +1,112 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay.settings.checks import cross_check
+from relay.settings.programs import ControlPlaneSettings, NodeSettings, StandaloneSettings
+
+
+def test_defaults_are_safe() -> None:
+    for settings in (NodeSettings(), ControlPlaneSettings(), StandaloneSettings()):
+        assert cross_check(settings) == []
+        assert all(endpoint.startswith("127.0.0.1:") for _, endpoint in settings.endpoints())
+
+
+def test_listening_beyond_loopback_needs_explicit_settings() -> None:
+    open_port = {"server": {"http": {"endpoint": "0.0.0.0:4321"}}}
+    ((path, reason),) = cross_check(NodeSettings.model_validate(open_port))
+    assert path == "server.http.endpoint"
+    assert "auth: {type: none}" in reason
+    assert cross_check(NodeSettings.model_validate({**open_port, "auth": {"type": "none"}})) == []
+
+
+def test_tls_needs_its_files(tmp_path: Path) -> None:
+    tls = {"enabled": True, "cert_file": str(tmp_path / "none"), "key_file": ""}
+    found = dict(cross_check(NodeSettings.model_validate({"server": {"tls": tls}})))
+    assert "no such file" in found["server.tls.cert_file"]
+    assert "is required" in found["server.tls.key_file"]
+
+
+def test_two_listeners_cannot_share_a_port() -> None:
+    twice = {"server": {"http": {"endpoint": "127.0.0.1:4320"}}}
+    assert cross_check(NodeSettings.model_validate(twice)) == [
+        ("server.http.endpoint", "127.0.0.1:4320 is already used by server.websocket.endpoint")
+    ]
+
+
+def node(auth: dict[str, Any], tls: dict[str, Any] | None = None, **server: Any) -> NodeSettings:
+    return NodeSettings.model_validate({"auth": auth, "server": {"tls": tls or {}, **server}})
+
+
+def test_authenticated_ports_may_be_open(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch()
+    everywhere = {"http": {"endpoint": "0.0.0.0:4321"}}
+    tls = {"enabled": True, "cert_file": str(key), "key_file": str(key)}
+    for form in ({"secret_key_file": str(key)}, {"jwt": {"public_key_file": str(key)}}):
+        auth = {"type": "jwt", **form}
+        assert cross_check(node(auth)) == []
+        assert cross_check(node(auth, tls, **everywhere)) == []
+        assert cross_check(node(auth, {"terminated": True}, **everywhere)) == []
+        assert cross_check(node(auth, **everywhere)) == [
+            (
+                "auth.type",
+                "tokens would be sent in the clear; set server.tls.enabled, or server.tls.terminated if a proxy ends TLS",
+            )
+        ]
+
+
+def test_authentication_of_agents_does_not_open_other_ports(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.touch()
+    settings = {
+        "auth": {"type": "jwt", "secret_key_file": str(key)},
+        "server": {"link": {"endpoint": "0.0.0.0:4330"}, "api": {"endpoint": "0.0.0.0:4340"}},
+        "telemetry": {"metrics": {"endpoint": "0.0.0.0:8888"}},
+    }
+    found = cross_check(StandaloneSettings.model_validate(settings))
+    assert [path for path, _ in found] == ["server.link.endpoint", "server.api.endpoint"]
+    assert cross_check(StandaloneSettings.model_validate({**settings, "auth": {"type": "none"}})) == []
+
+
+def test_client_certificates(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    tls = {"enabled": True, "cert_file": str(file), "key_file": str(file), "client_ca_file": str(file)}
+    for kind in ("mtls", "any"):
+        assert cross_check(node({"type": kind}, tls)) == []
+    assert cross_check(node({"type": "none"}, tls)) == []
+    assert cross_check(node({"type": "mtls"}, {**tls, "client_auth": "optional", "crl_file": str(file)})) == []
+
+
+@pytest.mark.parametrize(
+    ("auth", "tls", "path", "reason"),
+    [
+        ({"type": "jwt"}, {}, "auth.jwt", "is required with type jwt"),
+        ({"type": "jwt", "jwt": {}}, {}, "auth.jwt", "needs secret_key_file or public_key_file"),
+        ({"type": "jwt", "secret_key_file": "none"}, {}, "auth.secret_key_file", "none: no such file"),
+        ({"type": "jwt", "jwt": {"secret_key_file": "none"}}, {}, "auth.jwt.secret_key_file", "none: no such file"),
+        ({"type": "jwt", "jwt": {"public_key_file": "none"}}, {}, "auth.jwt.public_key_file", "none: no such file"),
+        (
+            {"type": "jwt", "secret_key_file": "a", "jwt": {"secret_key_file": "b"}},
+            {},
+            "auth.secret_key_file",
+            "stands for auth.jwt.secret_key_file; set only one of them",
+        ),
+        (
+            {"type": "any", "jwt": {"secret_key_file": "a", "public_key_file": "b"}},
+            {},
+            "auth.jwt.secret_key_file",
+            "a secret key and a public key exclude each other; set only one of them",
+        ),
+        ({"type": "mtls"}, {}, "auth.type", "mtls needs server.tls.enabled and server.tls.client_ca_file"),
+        ({"type": "any"}, {}, "auth.type", "any needs auth.jwt or server.tls.client_ca_file"),
+        ({"type": "none"}, {"client_auth": "optional"}, "server.tls.client_auth", "optional needs client_ca_file"),
+        ({"type": "none"}, {"crl_file": "a"}, "server.tls.crl_file", "needs client_ca_file"),
+    ],
+)
+def test_credentials_that_could_not_be_verified(
+    auth: dict[str, Any], tls: dict[str, Any], path: str, reason: str
+) -> None:
+    assert cross_check(node(auth, tls)) == [(path, reason)]
