@@ -69,7 +69,7 @@ class StoreError(RelayError):
     outcome = Outcome.UNAVAILABLE
 
 
-class Unopened(RelayError):
+class PortError(RelayError):
     """A listening port cannot be opened."""
 
     outcome = Outcome.INTERNAL

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from relay.policy.model import ConfigAssignment
 from relay.settings.programs import NodeSettings
-from relay.words import close_to, fields_at
+from relay.words import fields_at, suggestion
 
 
 def test_close_to_suggests_similar_words() -> None:
-    assert close_to("configtemplat", ["ConfigTemplate", "RolloutStrategy"]) == "; did you mean ConfigTemplate?"
-    assert close_to("zebra", ["ConfigTemplate"]) == ""
-    assert close_to("x", []) == ""
+    assert suggestion("configtemplat", ["ConfigTemplate", "RolloutStrategy"]) == "; did you mean ConfigTemplate?"
+    assert suggestion("zebra", ["ConfigTemplate"]) == ""
+    assert suggestion("x", []) == ""
 
 
 def test_fields_at_a_path() -> None:

@@ -8,28 +8,28 @@ import os
 import socket
 from collections.abc import Iterator
 
-from relay.errors import Unopened
+from relay.errors import PortError
 
 _COLLECTOR_METRICS_PORT = 8888
 """The default metrics port both of a node and of an OpenTelemetry Collector."""
 
 
 @contextlib.contextmanager
-def opening(key: str, flag: str, host: str, port: int) -> Iterator[None]:
+def explain_bind_errors(key: str, flag: str, host: str, port: int) -> Iterator[None]:
     """Explain why a port cannot be opened in this block, and which setting and flag change it.
 
     Raises:
-        Unopened: replaces the error that the block raised.
+        PortError: replaces the error that the block raised.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = obstacle(host, port) or str(error)
+        reason = bind_problem(host, port) or str(error)
         hint = " (an OpenTelemetry Collector takes 8888 for its own metrics)" if port == _COLLECTOR_METRICS_PORT else ""
-        raise Unopened(f"{host}:{port}: {reason}{hint}: set {key}, or {flag} HOST:PORT") from error
+        raise PortError(f"{host}:{port}: {reason}{hint}: set {key}, or {flag} HOST:PORT") from error
 
 
-def obstacle(host: str, port: int) -> str | None:
+def bind_problem(host: str, port: int) -> str | None:
     """Why a port cannot be opened now; None if it can."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -24,7 +24,7 @@ async def beside(work: Coroutine[Any, Any, T], *, name: str) -> AsyncIterator[as
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def to_its_end(work: Coroutine[Any, Any, T], *, name: str) -> T:
+async def run_to_completion(work: Coroutine[Any, Any, T], *, name: str) -> T:
     """Run `work` to completion even if the caller is cancelled; the cancellation is raised afterwards."""
     task = asyncio.create_task(work, name=name)
     try:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from relay.aio.ports import obstacle
+from relay.aio.ports import bind_problem
 from relay.documents import leaves, parse
 from relay.errors import Refused, SettingsError
 from relay.node.credentials import Credentials
@@ -16,7 +16,7 @@ from relay.settings.parts import split_endpoint
 from relay.settings.programs import ControlPlaneSettings, NodeSettings, StandaloneSettings
 
 
-def program_of(file: Path) -> str:
+def detect_program(file: Path) -> str:
     """Tell which program a settings file is for by the keys unique to one; standalone if none is decisive."""
     try:
         documents = parse(file.read_bytes(), str(file))
@@ -77,5 +77,5 @@ def _write_obstacle(folder: Path) -> str | None:
 
 
 def _port_obstacle(endpoint: str) -> str | None:
-    reason = obstacle(*split_endpoint(endpoint))
+    reason = bind_problem(*split_endpoint(endpoint))
     return f"{endpoint}: {reason}" if reason else None

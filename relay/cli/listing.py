@@ -9,7 +9,7 @@ from relay.cli.output import counts_of, table
 from relay.policy.kinds import KINDS
 
 
-def table_of(resource: str, items: list[dict[str, Any]]) -> None:
+def print_table(resource: str, items: list[dict[str, Any]]) -> None:
     """Print nodes, regions or drift."""
     columns: tuple[str, ...]
     if resource == "drift":
@@ -55,7 +55,7 @@ COLUMNS = {
 }
 
 
-def table_of_documents(kind: str, items: list[dict[str, Any]], in_force: dict[str, Any]) -> None:
+def print_documents(kind: str, items: list[dict[str, Any]], in_force: dict[str, Any]) -> None:
     """Print documents.
 
     Args:

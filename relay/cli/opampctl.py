@@ -15,13 +15,13 @@ import typer
 
 from relay.cli import agents, applying, package, records, review, rollout
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, version_mismatch
-from relay.cli.listing import table_of, table_of_documents
+from relay.cli.listing import print_documents, print_table
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
 from relay.cli.pruning import DocumentRef, refuse_orphaning
 from relay.cli.resources import kind_of, plural_of
 from relay.policy.kinds import BY_PLURAL, BY_WORD
-from relay.words import close_to
+from relay.words import suggestion
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 agent_app = typer.Typer(no_args_is_help=True, help="Work with one agent.")
@@ -127,7 +127,7 @@ def delete(
         print(f"Node/{name} deleted")
         return
     if (kind_to_delete := kind_of(resource)) is None:
-        hint = close_to(resource, (*BY_WORD, "node"))
+        hint = suggestion(resource, (*BY_WORD, "node"))
         raise usage(f"{resource} cannot be deleted{hint}; only {', '.join(BY_PLURAL)} and nodes can")
     plural, kind = kind_to_delete.plural, kind_to_delete.name
     if not yes:
@@ -206,7 +206,7 @@ def get(
     if label and resource not in ("agents", "agent", "package-status"):
         raise usage(f"-l applies to agents and package-status, not to {resource}")
     if status and status.upper() not in _STATUSES:
-        raise usage(f"--status {status}: expected one of {', '.join(_STATUSES)}{close_to(status, _STATUSES)}")
+        raise usage(f"--status {status}: expected one of {', '.join(_STATUSES)}{suggestion(status, _STATUSES)}")
     labels = label_terms(label or [])
     api = Api(server)
     document_kind = kind_of(resource)
@@ -233,7 +233,9 @@ def get(
             raise RefusedByServer(404, [f"there is no {resource.removesuffix('s')} {name}"])
     else:
         hint = "; `opampctl package list` lists packages" if resource.startswith("package") else ""
-        hint = hint or close_to(resource, (*BY_WORD, "agents", "nodes", "regions", "drift", "package-status", "config"))
+        hint = hint or suggestion(
+            resource, (*BY_WORD, "agents", "nodes", "regions", "drift", "package-status", "config")
+        )
         raise usage(f"{resource} is not one of {_RESOURCES}{hint}")
     if form == "table" and name and document_kind is not None and _generation(resource, name):
         form = "yaml"  # a table shows what is in force now
@@ -241,10 +243,10 @@ def get(
         show(items[0] if name else items, form)
         return
     if document_kind is None:
-        table_of(resource, items)
+        print_table(resource, items)
         return
     in_force = {a["name"]: a for a in api.get("assignments")} if document_kind.is_assignment else {}
-    table_of_documents(document_kind.name, items, in_force)
+    print_documents(document_kind.name, items, in_force)
 
 
 def _document(api: Api, plural: str, name: str) -> Any:

@@ -225,14 +225,14 @@ def check(
     ] = None,
 ) -> None:
     """Print every value of a settings file with its origin, then every problem, including unusable folders and ports."""
-    from relay.cli.check import check_settings, program_of
+    from relay.cli.check import check_settings, detect_program
 
     kinds: dict[str, type[Part]] = {
         "node": NodeSettings,
         "control-plane": ControlPlaneSettings,
         "standalone": StandaloneSettings,
     }
-    name = program or program_of(Path(config))
+    name = program or detect_program(Path(config))
     if name not in kinds:
         print(f"--for: {name} is not one of {', '.join(kinds)}", file=sys.stderr)
         raise typer.Exit(EXIT_SETTINGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from relay.cli.options import usage
 from relay.policy.kinds import BY_WORD, Kind
-from relay.words import close_to
+from relay.words import suggestion
 
 
 def kind_of(word: str) -> Kind | None:
@@ -15,5 +15,5 @@ def kind_of(word: str) -> Kind | None:
 def plural_of(word: str) -> str:
     """The API's name for a document kind. An unknown kind ends the command with status 2."""
     if (kind := kind_of(word)) is None:
-        raise usage(f"{word} is not a kind of document{close_to(word, BY_WORD)}")
+        raise usage(f"{word} is not a kind of document{suggestion(word, BY_WORD)}")
     return kind.plural

@@ -200,7 +200,7 @@ def _server_problems(server: str, names: list[str]) -> list[str]:
 def _missing_references(valid: list[tuple[Document, AnyDocument]]) -> list[str]:
     """Problems with references to templates and strategies that are not among the documents."""
     from relay.policy.model import ConfigAssignment
-    from relay.words import close_to
+    from relay.words import suggestion
 
     keys: dict[str, set[str]] = {}
     for _, document in valid:
@@ -216,7 +216,7 @@ def _missing_references(valid: list[tuple[Document, AnyDocument]]) -> list[str]:
             candidates = keys.get(kind, set())
             if name not in candidates:
                 problems.append(
-                    str(raw.problem(path, f"{kind} {name} is not defined here{close_to(name, candidates)}"))
+                    str(raw.problem(path, f"{kind} {name} is not defined here{suggestion(name, candidates)}"))
                 )
     return problems
 

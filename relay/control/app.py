@@ -7,7 +7,7 @@ from pathlib import Path
 
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
-from relay.aio.ports import opening
+from relay.aio.ports import explain_bind_errors
 from relay.aio.tasks import Tasks
 from relay.control.api.app import Services, build_api
 from relay.control.condition import Condition
@@ -98,7 +98,7 @@ class ControlPlane:
             Upstream(self.ledger, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock), clock
         )
         started.push_async_callback(link.stop)
-        with opening("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
+        with explain_bind_errors("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
             await link.start(settings.server.link.endpoint)
         self.ports["link"] = link.port
         # Background tasks stop before the links: a region must not hold a rollout because our own shutdown made it dark.

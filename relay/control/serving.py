@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from relay import __version__
-from relay.aio.ports import opening
+from relay.aio.ports import explain_bind_errors
 from relay.aio.tasks import Tasks
 from relay.settings.parts import split_endpoint
 
@@ -53,7 +53,7 @@ class Serving:
         task = self._tasks.spawn(server.serve(), name=f"http-{name}")
         while not server.started:
             if task.done():
-                with opening(key, f"--{name}", host, port):
+                with explain_bind_errors(key, f"--{name}", host, port):
                     raise OSError("cannot be opened")
             await asyncio.sleep(0.005)
         self._servers.append(server)

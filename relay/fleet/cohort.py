@@ -148,7 +148,7 @@ class Cohorts:
             facts,
             record.capabilities & capabilities.DECIDING,
             failed=tuple(f.attempt for f in record.failures),
-            held=[slot.content_hash for slot in record.held],
+            held=[slot.content_hash for slot in record.offered_slots],
             applied=applied_of(record.config.applied, record.installed),
         )
         cohort = self._cohorts.get(key)
@@ -163,24 +163,24 @@ class Cohorts:
         used = {record.cohort for record in records}
         self._cohorts = {key: cohort for key, cohort in self._cohorts.items() if cohort in used}
 
-    def of(self, record: Record) -> Cohort:
+    def cohort_of(self, record: Record) -> Cohort:
         """The current cohort of an agent."""
         cohort = record.cohort
         if (
             not isinstance(cohort, Cohort)
             or cohort.generation != self._generation
-            or self._evaluator.looks_back(cohort.key.failed)
+            or self._evaluator.uses_history(cohort.key.failed)
         ):
             return self.place(record)
         return cohort
 
     def offer(self, record: Record) -> Offer | None:
         """The config that policy selects for an agent; None for none."""
-        return None if self._may_lack_assignment(record.config) else self.of(record).offer
+        return None if self._may_lack_assignment(record.config) else self.cohort_of(record).offer
 
     def packages(self, record: Record) -> PackagesOffer | None:
         """The packages that policy selects for an agent; None for none."""
-        return None if self._may_lack_assignment(record.packages) else self.of(record).packages
+        return None if self._may_lack_assignment(record.packages) else self.cohort_of(record).packages
 
     def _may_lack_assignment(self, offering: Offering | None) -> bool:
         """Whether the agent may belong to an assignment that is missing here, judging by its last offer."""
@@ -192,13 +192,13 @@ class Cohorts:
 
     def withheld(self, record: Record) -> tuple[tuple[WithheldSlot, ...], tuple[WithheldSlot, ...]]:
         """(configs, packages) that an agent should have but is not offered."""
-        return self.of(record).withheld
+        return self.cohort_of(record).withheld
 
     def hash_of(self, content: Content, record: Record) -> bytes | None:
         """The hash of a content for an agent; None if the content has no files for it."""
         if isinstance(content, ConfigContent):
             return content.content_hash
-        return self._evaluator.hash_of(content, self.of(record).key.vector)
+        return self._evaluator.hash_of(content, self.cohort_of(record).key.vector)
 
     def contents_with(self, sha256: str) -> frozenset[bytes]:
         """Content hashes of all package sets that contain a file."""
@@ -211,7 +211,7 @@ class Cohorts:
             if choice.files is not None and any(file.sha256 == sha256 for _, file in choice.files.files)
         )
 
-    def wanted(self) -> Iterator[PackagesOffer]:
+    def package_offers(self) -> Iterator[PackagesOffer]:
         """The package offers of all cohorts, including those whose files are not here yet."""
         return (cohort.packages for cohort in self._cohorts.values() if cohort.packages is not None)
 

@@ -10,7 +10,7 @@ from relay.ids import format_uid
 
 HOST = "host.name"
 VERSION = "service.version"
-LEAST_PREFIX = 4
+MIN_PREFIX_CHARS = 4
 """The least number of characters of a prefix."""
 _MAX_LISTED = 5
 """Agents to list when a prefix is ambiguous."""
@@ -42,10 +42,10 @@ def resolve(name: str, known: Iterable[tuple[Names, T]]) -> T:
         if names.agent_id == name:
             return agent
     matches = [(names, agent) for names, agent in known if names.host == name]
-    if not matches and len(name) >= LEAST_PREFIX:
+    if not matches and len(name) >= MIN_PREFIX_CHARS:
         matches = [(names, agent) for names, agent in known if names.begin_with(name)]
     if not matches:
-        hint = f"; a prefix needs at least {LEAST_PREFIX} characters" if len(name) < LEAST_PREFIX else ""
+        hint = f"; a prefix needs at least {MIN_PREFIX_CHARS} characters" if len(name) < MIN_PREFIX_CHARS else ""
         raise NotFound(f"no agent matches {name}{hint}")
     if len(matches) > 1:
         listed = ", ".join(sorted(names.agent_id for names, _ in matches)[:_MAX_LISTED])

@@ -187,7 +187,7 @@ class LinkClient:
                         if report is not None:
                             await call.write(report)
                             self._metrics.link_messages["report_sent"] += 1
-                            if sender.hurries:
+                            if sender.is_urgent:
                                 continue
                         await self._pause(acks)
                     await acks
@@ -200,7 +200,7 @@ class LinkClient:
         """Wait for something to report, then briefly for more."""
         async with beside(self._wake.wait(), name="link-wake") as waker:
             await asyncio.wait([waker, acks], return_when=asyncio.FIRST_COMPLETED)
-        if not self._up.sender.hurries and not self._up.sender.in_flight:
+        if not self._up.sender.is_urgent and not self._up.sender.in_flight:
             await asyncio.sleep(self._up.gather_s)
 
     async def _acks(self, call: Any) -> None:
@@ -209,7 +209,7 @@ class LinkClient:
             self._health.acknowledged()
             sender = self._up.sender
             sender.acknowledged(ack)
-            if not (sender.tell or len(sender) or sender.in_flight):
+            if not (sender.send_status or len(sender) or sender.in_flight):
                 self._flushed.set()
             for uid in ack.released:
                 self._up.released(uid)

@@ -316,7 +316,7 @@ class ReportSender:
     """Both ends were found to hold the same state since the stream began."""
     disagreements: int = 0
     """How often in a row the two ends were found to differ."""
-    tell: bool = True
+    send_status: bool = True
     """The node's own status should be sent, even if nothing else is waiting."""
     _flights: dict[int, _Flight] = field(default_factory=dict)
     _sequence: int = 0
@@ -327,7 +327,7 @@ class ReportSender:
         return len(self.changed) + len(self.removed) + len(self.forgotten)
 
     @property
-    def hurries(self) -> bool:
+    def is_urgent(self) -> bool:
         """Whether to send as fast as the link allows: there is a backlog, or the two ends differ."""
         is_catching_up = not self.agreed and self.disagreements < _MAX_FAST_ROUNDS
         return len(self) >= self.max_agents or is_catching_up
@@ -378,7 +378,7 @@ class ReportSender:
         self.listings.clear()
         self._sequence = 0
         self._window = 1
-        self.verify = self.tell = True
+        self.verify = self.send_status = True
         self.agreed, self.disagreements = False, 0
 
     def next(
@@ -441,9 +441,9 @@ class ReportSender:
             # Reports are processed in order: once this one is, both ends should have the same sums.
             report.shards.extend(shards())
             flight.verifies, self.verify = True, False
-        if not report.ListFields() and not self.tell:
+        if not report.ListFields() and not self.send_status:
             return None
-        self.tell = False
+        self.send_status = False
         self._sequence += 1
         report.sequence = self._sequence
         self._flights[self._sequence] = flight

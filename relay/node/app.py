@@ -128,10 +128,10 @@ class Node:
         started.push_async_callback(self._close_store)
         if store.problem is not None:
             _log.error("store_degraded", problem=store.problem, consequence="starting with the readable part")
-        if store.set_aside is not None:
+        if store.corrupt_copy is not None:
             _log.error(
                 "store_corrupt",
-                set_aside=str(store.set_aside),
+                set_aside=str(store.corrupt_copy),
                 consequence="starting empty; everything will be fetched again",
             )
         # The data of another region are meaningless here: both its policy and its sequence numbers.
@@ -229,7 +229,7 @@ class Node:
             PackageRules(settings.public_url, settings.require_signature, settings.fetches),
             clock=self._clock,
             metrics=self.metrics,
-            wanted=self.cohorts.wanted,
+            wanted=self.cohorts.package_offers,
             ready=self._package_arrived,
             damaged=lambda sha256: self.hub.package_damaged(sha256),
         )
@@ -241,18 +241,18 @@ class Node:
             self._link.wake()
 
     def _policy_changed(self, answers_changed: bool) -> None:
-        self.sender.tell = True
+        self.sender.send_status = True
         self._wake()
         self.packages.policy_changed(self.cohorts.snapshot)
         if answers_changed:
             self.hub.policy_changed()
 
     def _policy_confirmed(self) -> None:
-        if self.freshness.confirmed():
+        if self.freshness.confirm():
             self.hub.policy_changed()
 
     def _package_arrived(self) -> None:
-        self.sender.tell = True
+        self.sender.send_status = True
         self._wake()
         self.hub.policy_changed()
 
@@ -269,7 +269,7 @@ class Node:
             Whether everything was written, so that no answered message is lost.
         """
         self.status.draining = True
-        self.serving.turn_away()
+        self.serving.refuse_new()
         connections = self.serving.connections
         _log.info("node_draining", connections=len(connections), seconds=self._settings.drain.seconds)
         await drain(connections, self._settings.drain.seconds, self._clock)
@@ -285,8 +285,8 @@ class Node:
         """Send the last changes to the control plane, and tell it not to wait for this node."""
         if not self.link.connected:
             return
-        self.registry.work_off()
-        self.status.leaving = self.sender.tell = True
+        self.registry.flush()
+        self.status.leaving = self.sender.send_status = True
         try:
             async with asyncio.timeout(_GOODBYE_S):
                 await self._link.flush()

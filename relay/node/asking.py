@@ -56,7 +56,7 @@ class Asking:
 
     def later(self, live: Live) -> None:
         """Ask an agent when its turn comes. An HTTP agent is asked when it polls."""
-        if live.connection.transport_name == "http" or live.session.asked or live.asking:
+        if live.connection.transport_name == "http" or live.session.full_state_requested or live.asking:
             return
         live.asking = True
         self._waiting.append(live)
@@ -69,10 +69,10 @@ class Asking:
             live = self._waiting.popleft()
             live.asking = False
             session = live.session
-            if not self._is_live(live) or not session.needs_full or session.asked:
+            if not self._is_live(live) or not session.needs_full or session.full_state_requested:
                 continue
             self._push(live, now)
-            if not session.asked:
+            if not session.full_state_requested:
                 live.asking = True
                 self._waiting.append(live)
                 if self._tokens < 1:

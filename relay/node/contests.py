@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from relay.node.live import Live
 from relay.opamp import identity
-from relay.opamp.contest import Contest, Speaker, Verdict, goes_on_alone
+from relay.opamp.contest import Contest, Speaker, Verdict, continues_sequence
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.transport.ports import Caller, Connection
 
@@ -64,7 +64,7 @@ class Contests:
         """Decide who sent a message with a uid that `holder` has. The caller acts on the verdict."""
         contest = self._contests.get(uid)
         last = holder.session.record.sequence_num
-        if contest is None and holder.connection is connection and goes_on_alone(message.sequence_num, last):
+        if contest is None and holder.connection is connection and continues_sequence(message.sequence_num, last):
             self.heard(holder)
             return Verdict.SAME
         speaker = holder.speaker
@@ -123,7 +123,7 @@ class Contests:
         challenge.timer.cancel()
         return challenge
 
-    def gone(self, uid: bytes, holder: Live) -> None:
+    def holder_left(self, uid: bytes, holder: Live) -> None:
         """Record that the holder has left. Its challenger need not wait."""
         challenge = self._challenges.get(uid)
         if challenge is not None and challenge.holder is holder:

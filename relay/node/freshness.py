@@ -22,7 +22,7 @@ class Freshness:
         self._withheld = False
         """Offers were withheld because the policy was too old."""
 
-    def confirmed(self) -> bool:
+    def confirm(self) -> bool:
         """Record that the policy in force is the newest. Return whether offers were withheld until now."""
         self._confirmed_at = self._clock.monotonic()
         was_withheld, self._withheld = self._withheld, False

@@ -66,7 +66,7 @@ class PackageSource(Protocol):
         """Whether an agent that reached this node at `base_url` can download from it. Empty means unknown."""
         ...
 
-    def doubt(self, sha256: str) -> None:
+    def recheck(self, sha256: str) -> None:
         """Check a file that an agent could not install."""
         ...
 
@@ -253,7 +253,7 @@ class Hub:
         if verdict is Verdict.EITHER and not is_elsewhere:
             return body.uid_field(uid) + (body.FULL_STATE if self._asking.may_ask(self._clock.monotonic()) else b"")
         if verdict in (Verdict.UNKNOWN, Verdict.RETURNED) and not is_elsewhere and self._contests.has(uid):
-            live.session.ask_at_once()
+            live.session.request_full_state_now()
         if verdict is Verdict.RETURNED and is_elsewhere:
             self._release_uid(uid, live)
             self._newcomer_lost(uid, live.connection, live.caller)
@@ -354,7 +354,7 @@ class Hub:
         self._renames.pop(live.new_uid or b"", None)
         if live.connection.session is live.session:
             live.connection.session = None
-        self._contests.gone(uid, live)
+        self._contests.holder_left(uid, live)
         record = live.session.record
         if not record.agent_id:
             # It never said who it is, so its record is not worth a place.
@@ -401,14 +401,14 @@ class Hub:
     def _stamp(self, record: Record) -> None:
         """Add timestamps that the session left out, because it does not know the date."""
         for offering in (record.config, record.packages):
-            if offering is not None and offering.undated:
+            if offering is not None and offering.needs_stamp:
                 offering.stamp(self._clock.unix_ms())
 
     def _config_status(self, live: Live, now: float) -> None:
         record = live.session.record
         status = record.config_status()
         name = status_name(status.status)
-        just_failed = bool(record.config.failed) and not record.config.failed[-1].at_ms
+        just_failed = bool(record.config.failures) and not record.config.failures[-1].at_ms
         about_offer = status.last_remote_config_hash == live.session.sent_hash or just_failed
         if name not in ("APPLIED", "FAILED") or not about_offer:
             return
@@ -428,19 +428,21 @@ class Hub:
         offering = record.packages
         if offering is None:
             return
-        suspects, offering.doubted = offering.doubted, frozenset()
+        suspects, offering.unverified = offering.unverified, frozenset()
         for package in live.packages.packages if live.packages is not None else ():
             sha256 = package.sha256.hex()
             if package.name in suspects or "" in suspects:
-                self._packages.doubt(sha256)
+                self._packages.recheck(sha256)
             damaged_since_offer = self._damaged_at.get(sha256, -1.0) >= live.session.packages_offered_at
-            if damaged_since_offer and offering.failed and self._forgive(record, self._cohorts.contents_with(sha256)):
+            if damaged_since_offer and offering.failures and self._forgive(record, self._cohorts.contents_with(sha256)):
                 self._offer_if_changed(live, now)
                 return
         common = {"agent_id": record.agent_id, "packages_hash": offering.hash.hex()}
-        if offering.failed and not offering.failed[-1].at_ms:  # a new failure; the hash may be the next offer's already
+        if (
+            offering.failures and not offering.failures[-1].at_ms
+        ):  # a new failure; the hash may be the next offer's already
             self._metrics.package_updates["failure"] += 1
-            _log.error("packages_not_installed", error=offering.failed[-1].error_message[:_LOGGED_CHARS], **common)
+            _log.error("packages_not_installed", error=offering.failures[-1].error_message[:_LOGGED_CHARS], **common)
         elif offering.status == "APPLIED" and live.installed_hash != offering.hash:
             live.installed_hash = offering.hash
             self._metrics.package_updates["success"] += 1
@@ -481,7 +483,7 @@ class Hub:
             self._forgive(record, contents)
 
     def _forgive(self, record: Record, contents: frozenset[bytes]) -> bool:
-        if record.packages is None or not record.packages.failed or not record.packages.forgive(contents):
+        if record.packages is None or not record.packages.failures or not record.packages.forgive(contents):
             return False
         record.cohort = None
         self._registry.changed(record)
@@ -515,7 +517,7 @@ class Hub:
             live.awaits_description = False
             record = live.session.record
             if self._live.get(record.instance_uid) is live and not record.agent_description:
-                record.call_by_uid()
+                record.use_uid_as_id()
                 self._registry.changed(record)
                 self._offer_if_changed(live, now)
 

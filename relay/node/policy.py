@@ -66,7 +66,7 @@ class PolicyHolder:
             # At the next start, the lost resources leave no trace. If the manifest is lost then, so are their names.
             doubted = True
             store.put(_BUCKET, _DOUBT_KEY, b"1")
-        self.doubted = doubted
+        self.is_incomplete = doubted
         """Parts of the policy in force are lost, perhaps more than `missing` names."""
         self.receiver = SyncReceiver(region, stored, version)
         self.halts: Halts = {
@@ -141,8 +141,8 @@ class PolicyHolder:
         writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
         writes[_DOUBT_KEY] = None
         await self._store.commit(_BUCKET, writes)
-        self.missing, self.doubted = frozenset(), False
-        self._store.forgive(_BUCKET)
+        self.missing, self.is_incomplete = frozenset(), False
+        self._store.clear_damaged(_BUCKET)
         changed = self._cohorts.change(snapshot, rendered, missing=self._unusable(snapshot))
         self._forget_halts()
         changed |= self._restrict(frozenset())

@@ -198,12 +198,12 @@ class Registry:
         self._marks += 1
         self._work_off_soon()
 
-    def hold(self) -> None:
-        """Only mark changes until `go_on`: while a policy spreads, processing can wait."""
+    def pause(self) -> None:
+        """Only mark changes until `resume`: while a policy spreads, processing can wait."""
         self._on_hold = True
 
-    def go_on(self) -> None:
-        """Undo `hold`."""
+    def resume(self) -> None:
+        """Undo `pause`."""
         self._on_hold = False
         if self._dirty:
             self._work_off_soon()
@@ -239,7 +239,7 @@ class Registry:
             self._timer = loop.call_later(0, self._work_off)
         self._wake()
 
-    def work_off(self) -> None:
+    def flush(self) -> None:
         """Process all changes now. Used when the node stops."""
         self._on_hold = False
         while self._dirty:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 
 from relay.aio.clock import Clock
-from relay.aio.ports import opening
+from relay.aio.ports import explain_bind_errors
 from relay.node.admin import Admin
 from relay.node.credentials import Credentials
 from relay.observe import log
@@ -34,7 +34,7 @@ _END_SESSIONS_S = 0.5
 
 
 class Serving:
-    """Everything that listens. Call `open`, then `turn_away`, then close the stack given to `open`."""
+    """Everything that listens. Call `open`, then `refuse_new`, then close the stack given to `open`."""
 
     def __init__(self, settings: NodeSettings, credentials: Credentials, *, clock: Clock, metrics: NodeMetrics) -> None:
         self._settings = settings
@@ -113,7 +113,7 @@ class Serving:
         tls = self._tls_context if server.tls.enabled else None
         for name, endpoint in (("websocket", server.websocket.endpoint), ("http", server.http.endpoint)):
             host, port = split_endpoint(endpoint)
-            with opening(f"server.{name}.endpoint", f"--{name}", host, port):
+            with explain_bind_errors(f"server.{name}.endpoint", f"--{name}", host, port):
                 self.ports[name] = await self._door.listen(host, port, tls)
         await self._open_grpc(started, agents, stream)
         await self._open_metrics(started, admin)
@@ -147,7 +147,7 @@ class Serving:
             clock=self._clock,
         )
         started.push_async_callback(self.grpc.stop)
-        with opening("server.grpc.endpoint", "--grpc", *split_endpoint(server.grpc.endpoint)):
+        with explain_bind_errors("server.grpc.endpoint", "--grpc", *split_endpoint(server.grpc.endpoint)):
             await self.grpc.start(server.grpc.endpoint, self._credentials.grpc_server())
         self.ports["grpc"] = self.grpc.port
 
@@ -155,7 +155,7 @@ class Serving:
         runner, probes = await serve(admin.probe_routes(), self._settings.server.limits.http_keepalive)
         started.push_async_callback(runner.cleanup)
         host, port = split_endpoint(self._settings.telemetry.metrics.endpoint)
-        with opening("telemetry.metrics.endpoint", "--metrics", host, port):
+        with explain_bind_errors("telemetry.metrics.endpoint", "--metrics", host, port):
             listening = await asyncio.get_running_loop().create_server(bounded(probes, FOR_PROBES), host, port)
         started.callback(listening.close)
         self.ports["metrics"] = listening.sockets[0].getsockname()[1]
@@ -192,7 +192,7 @@ class Serving:
         """All connections that allow pushes, also those on which no agent has spoken yet."""
         return [*self.websockets.open, *self.grpc.open]
 
-    def turn_away(self) -> None:
+    def refuse_new(self) -> None:
         """Refuse new connections from now on."""
         self._door.draining = self.grpc.draining = True
         self._upgrades.accepting = False
@@ -200,11 +200,11 @@ class Serving:
 
 def _count_places(wanted: int) -> Places:
     places = Places(wanted, raise_descriptor_limit())
-    if places.most < wanted:
+    if places.limit < wanted:
         _log.warning(
             "few_descriptors",
             max_connections=wanted,
-            places=places.most,
+            places=places.limit,
             consequence="further agents are refused with 503; raise the limit of open files (ulimit -n)",
         )
     return places

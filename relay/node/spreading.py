@@ -49,7 +49,7 @@ class Spreading:
         clock = self._clock
         began = clock.monotonic()
         slice_end = began + _SLICE_S
-        self._registry.hold()
+        self._registry.pause()
         try:
             for live in list(self._everybody()):
                 now = clock.monotonic()
@@ -59,7 +59,7 @@ class Spreading:
                     slice_end = now + _SLICE_S
                 self._offer(live, now)
         finally:
-            self._registry.go_on()
+            self._registry.resume()
         self.last_s = clock.monotonic() - began
 
     async def close(self) -> None:

@@ -90,7 +90,7 @@ class Status:
             rejected=list(parts.policy.rejected.values()),
             leaving=self.leaving,
         )
-        status.blobs.extend(bytes.fromhex(sha256) for sha256 in parts.packages.held)
+        status.blobs.extend(bytes.fromhex(sha256) for sha256 in parts.packages.available_files)
         for sha256, reason in parts.packages.problems.items():
             status.blob_problems.add(sha256=bytes.fromhex(sha256), reason=reason)
         for rollout, reason in parts.policy.halted().items():
@@ -146,7 +146,7 @@ class Status:
 
     def _of_policy(self) -> Iterator[str]:
         policy, receiver = self._parts.policy, self._parts.policy.receiver
-        if policy.doubted and not policy.missing:
+        if policy.is_incomplete and not policy.missing:
             yield "policy: damaged parts are missing until they are fetched again"
         if policy.missing:
             yield f"policy: {', '.join(sorted(policy.missing)[:_MAX_LISTED])} was damaged and will be fetched again"
@@ -166,15 +166,15 @@ class Status:
 
     def _of_agents(self) -> Iterator[str]:
         proxies, places, known = self._parts.proxies, self._parts.places, len(self._parts.registry)
-        if proxies.unbelieved and not self._public_url:
+        if proxies.first_untrusted and not self._public_url:
             yield (
-                f"proxies: {proxies.unbelieved} sends forwarding headers but is not in server.trusted_proxies;"
+                f"proxies: {proxies.first_untrusted} sends forwarding headers but is not in server.trusted_proxies;"
                 " the addresses of packages and agents may be the proxy's"
             )
         if known >= _NEARLY_FULL * self._max_agents:
             yield f"agents: {known} of {self._max_agents} (server.limits.max_agents) are in use"
-        if places.most < places.wanted:
-            yield f"connections: there are file descriptors for only {places.most} of {places.wanted}"
+        if places.limit < places.configured:
+            yield f"connections: there are file descriptors for only {places.limit} of {places.configured}"
 
     def _of_link(self) -> Iterator[str]:
         link = self._parts.link

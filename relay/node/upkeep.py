@@ -79,7 +79,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(_PROTECT_S)
             self._hub.settle()
-            self._sender.tell = True
+            self._sender.send_status = True
             self._wake()
             if self._policy.protect(self._registry, self._freshness.age_or_unknown_s()):
                 self._hub.policy_changed()
@@ -103,7 +103,7 @@ class Upkeep:
             self._registry.forget_goodbyes(self._goodbye_ttl_s)
             self._packages.tick()
             now = self._clock.monotonic()
-            self._sender.tell = True
+            self._sender.send_status = True
             if now >= verify_at:
                 verify_at = now + _VERIFY_S
                 self._sender.verify = True

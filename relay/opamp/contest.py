@@ -95,7 +95,7 @@ class Contest:
         self._other, self.settled = newcomer, True
 
 
-def goes_on_alone(sequence: int, last: int) -> bool:
+def continues_sequence(sequence: int, last: int) -> bool:
     """Whether a message continues the sequence `last`. If no other agent was ever heard, the same agent sent it."""
     return sequence > _MAX_START_SEQUENCE and _follows(sequence, last)
 

@@ -24,11 +24,11 @@ class Offering:
     __slots__ = (
         "applied",
         "baseline",
-        "before",
-        "failed",
         "failed_hash",
+        "failures",
         "hash",
         "offered_at_ms",
+        "previous",
         "restarts",
         "slots",
         "status",
@@ -38,7 +38,7 @@ class Offering:
     def __init__(self) -> None:
         self.hash = b""
         self.slots: tuple[OfferedSlot, ...] = ()
-        self.before: tuple[bytes, tuple[OfferedSlot, ...]] = (b"", ())
+        self.previous: tuple[bytes, tuple[OfferedSlot, ...]] = (b"", ())
         """Hash and slots of the previous offer: a status for it may arrive late."""
         self.offered_at_ms = 0
         """0 until the owner calls `stamp`."""
@@ -48,7 +48,7 @@ class Offering:
         """How often the agent's process restarted while the offer was undecided."""
         self.applied: tuple[OfferedSlot, ...] = ()
         """The slots of the offer that the agent last reported as APPLIED."""
-        self.failed: tuple[Failure, ...] = ()
+        self.failures: tuple[Failure, ...] = ()
         """Contents that the agent could not apply, the newest last."""
         self.failed_hash = b""
         """The last hash that the agent reported as FAILED; it is not offered again."""
@@ -63,7 +63,7 @@ class Offering:
         if not self.withheld:
             return None
         keys = {(w.slot, w.content_hash) for w in self.withheld if w.content_hash}
-        return next((f for f in reversed(self.failed) if (f.slot, f.content_hash) in keys), None)
+        return next((f for f in reversed(self.failures) if (f.slot, f.content_hash) in keys), None)
 
     def offer(self, hash_: bytes, slots: tuple[OfferedSlot, ...], healthy: bool | None, *, held: bool = False) -> bool:
         """Record an offer, or that the agent already has it. Returns False if nothing changed.
@@ -81,12 +81,12 @@ class Offering:
         baselines = {slot[:3]: health for slot, health in zip(self.slots, self.baseline, strict=True)}
         self.baseline = tuple(baselines.get(slot[:3], None if held else healthy) for slot in slots)
         if self.hash != hash_:
-            self.before = (self.hash, self.slots)
+            self.previous = (self.hash, self.slots)
             self.offered_at_ms, self.restarts, self.status = 0, 0, ""
         self.hash, self.slots = hash_, slots
         return True
 
-    def said(self, hash_: bytes, status: str, reason: str) -> None:
+    def take_status(self, hash_: bytes, status: str, reason: str) -> None:
         """Process the agent's status for an offer.
 
         A later APPLIED for the same hash does not clear a failure: opampsupervisor sends one for a config that failed
@@ -97,8 +97,8 @@ class Offering:
             self.status = FAILED if hash_ == self.hash else ""
             if hash_ == self.hash:
                 self.fail(self.slots, reason)
-            elif hash_ == self.before[0]:
-                self.fail(self.before[1], reason)
+            elif hash_ == self.previous[0]:
+                self.fail(self.previous[1], reason)
         else:
             self.update_status(hash_, status)
 
@@ -122,15 +122,15 @@ class Offering:
     def _blame(self, slots: tuple[OfferedSlot, ...], reason: str) -> None:
         fresh = [Failure(s.slot, s.content_hash, s.retry, reason[:_REASON_CHARS], 0) for s in slots]
         keys = {failure[:2] for failure in fresh}
-        self.failed = (*(f for f in self.failed if f[:2] not in keys), *fresh)[-_MAX_FAILURES:]
+        self.failures = (*(f for f in self.failures if f[:2] not in keys), *fresh)[-_MAX_FAILURES:]
         self.restarts = 0
 
     def forgive(self, contents: Collection[bytes]) -> bool:
         """Mark failures of these contents as not the contents' fault. Returns whether there were any."""
-        failed = tuple(f._replace(forgiven=True) if f.content_hash in contents else f for f in self.failed)
-        if failed == self.failed:
+        failed = tuple(f._replace(forgiven=True) if f.content_hash in contents else f for f in self.failures)
+        if failed == self.failures:
             return False
-        self.failed, self.failed_hash = failed, b""
+        self.failures, self.failed_hash = failed, b""
         return True
 
     @property
@@ -138,7 +138,7 @@ class Offering:
         """Whether the agent has neither applied the current offer nor failed to."""
         return bool(self.slots) and self.failed_hash != self.hash and self.status not in (APPLIED, FAILED)
 
-    def began_anew(self) -> bool:
+    def note_restart(self) -> bool:
         """Record a restart of the agent's process. A second restart with the offer undecided makes the offer a failure.
 
         Returns:
@@ -169,22 +169,22 @@ class Offering:
         )
 
     @property
-    def undated(self) -> bool:
+    def needs_stamp(self) -> bool:
         """Whether `stamp` has something to date."""
-        return bool((self.slots and not self.offered_at_ms) or (self.failed and not self.failed[-1].at_ms))
+        return bool((self.slots and not self.offered_at_ms) or (self.failures and not self.failures[-1].at_ms))
 
     def stamp(self, now_ms: int) -> None:
         """Set the missing times of the offer and the failures."""
         if self.slots and not self.offered_at_ms:
             self.offered_at_ms = now_ms
-        self.failed = tuple(f if f.at_ms else f._replace(at_ms=now_ms) for f in self.failed)
+        self.failures = tuple(f if f.at_ms else f._replace(at_ms=now_ms) for f in self.failures)
 
     def message(self) -> link_pb2.Offering:
         """The message that is reported and stored."""
         message = link_pb2.Offering()
         message.CopyFrom(_common(self.hash, self.slots, self.baseline, self.status, self.applied))
         message.offered_at_unix_ms = self.offered_at_ms
-        for f in self.failed:
+        for f in self.failures:
             message.failed.add(
                 slot=f.slot,
                 content_hash=f.content_hash,
@@ -205,7 +205,7 @@ class Offering:
         self.applied = slots_of(message.applied)
         self.offered_at_ms = message.offered_at_unix_ms
         self.baseline = tuple(m.healthy_before if m.HasField("healthy_before") else None for m in message.slots)
-        self.failed = failures_of(message.failed)
+        self.failures = failures_of(message.failed)
         self.withheld = tuple(WithheldSlot(w.slot, w.assignment, w.content_hash, w.reason) for w in message.withheld)
 
 

@@ -69,18 +69,18 @@ def encode(offer: PackagesOffer, url_of: Callable[[bytes], str]) -> bytes:
 class PackageOffering(Offering):
     """The last offer of packages, and its outcome by the agent's reports."""
 
-    __slots__ = ("_failing", "_failures", "_stale", "again", "doubted", "hashes", "reason", "reported")
+    __slots__ = ("_failing", "_failures", "_stale", "hashes", "reason", "reported_hash", "should_retry", "unverified")
 
     def __init__(self) -> None:
         super().__init__()
         self.hashes: tuple[tuple[str, bytes], ...] = ()
-        self.reported = b""
+        self.reported_hash = b""
         """The all_packages_hash that the agent last reported."""
         self.reason = ""
         """The agent's explanation of a failure."""
-        self.doubted: frozenset[str] = frozenset()
+        self.unverified: frozenset[str] = frozenset()
         """Packages that failed to install and that nobody has checked since; the empty name stands for all of them."""
-        self.again = False
+        self.should_retry = False
         """A package of `hash` failed for the first time: the same set should be offered once more."""
         self._stale: bytes | None = None
         """The statuses when `hash` was sent: an agent repeats them under the new hash before it has done anything."""
@@ -99,44 +99,44 @@ class PackageOffering(Offering):
             held: see `offer`.
         """
         if offer.hash != self.hash:
-            self.again, self._failures, self._failing = False, {}, frozenset()
+            self.should_retry, self._failures, self._failing = False, {}, frozenset()
         changed = self.offer(offer.hash, offer.slots, healthy, held=held)
         self.hashes = offer.hashes
         if changed:
             self.report(statuses)
         return changed
 
-    def sent(self, statuses: bytes | None) -> None:
+    def mark_sent(self, statuses: bytes | None) -> None:
         """The offer is being sent."""
-        self.again = False
+        self.should_retry = False
         self._stale = _without_hash(statuses) if statuses else None
 
     def report(self, statuses: bytes | None) -> None:
         """Process the agent's PackageStatuses; None if it has sent none."""
         message = pb.PackageStatuses.FromString(statuses or b"")
-        self.reported = message.server_provided_all_packages_hash
+        self.reported_hash = message.server_provided_all_packages_hash
         if (
             self._stale is not None
             and _without_hash(statuses or b"") == self._stale
             and self._current_failures(message)
         ):
             return
-        if self.reported != self.hash:
-            self.said(self.reported, "", "")
+        if self.reported_hash != self.hash:
+            self.take_status(self.reported_hash, "", "")
             return
         self._stale = None
         failing = self._current_failures(message)
-        self.doubted |= failing.keys() - self._failing
+        self.unverified |= failing.keys() - self._failing
         for name in failing.keys() - self._failing:
             self._failures[name] = self._failures.get(name, 0) + 1
-            self.again |= self._failures[name] < _MAX_TRIES
+            self.should_retry |= self._failures[name] < _MAX_TRIES
         self._failing = frozenset(failing)
         self.reason = "; ".join(f"{name}: {reason}" if name else reason for name, reason in sorted(failing.items()))
         if any(self._failures[name] >= _MAX_TRIES for name in failing):
-            self.again = False
-            self.said(self.hash, FAILED, self.reason)
+            self.should_retry = False
+            self.take_status(self.hash, FAILED, self.reason)
         else:
-            self.said(self.hash, APPLIED if self._is_installed(message) else APPLYING, "")
+            self.take_status(self.hash, APPLIED if self._is_installed(message) else APPLYING, "")
 
     def _is_installed(self, message: pb.PackageStatuses) -> bool:
         return bool(self.hashes) and all(
@@ -162,7 +162,7 @@ class PackageOffering(Offering):
         """See `Offering.forgive`."""
         if not super().forgive(contents):
             return False
-        self.again, self._failures, self._failing = False, {}, frozenset()
+        self.should_retry, self._failures, self._failing = False, {}, frozenset()
         return True
 
     def inherit(self, old: Offering) -> None:

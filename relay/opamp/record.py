@@ -128,7 +128,7 @@ class Record:
     def __init__(self, instance_uid: InstanceUid, first_seen_ms: int) -> None:
         self.instance_uid = instance_uid
         self.agent_id = AgentId("")
-        """Empty until a description arrives or is no longer waited for; see `call_by_uid`."""
+        """Empty until a description arrives or is no longer waited for; see `use_uid_as_id`."""
         self.sequence_num = -1
         self.sequence_exact = True
         """False for a record from disk if the sequence may have advanced since it was written."""
@@ -166,7 +166,7 @@ class Record:
         self.cohort: object = None
         """Set by `relay.fleet.cohort`; None if it must be computed again."""
 
-    def call_by_uid(self) -> None:
+    def use_uid_as_id(self) -> None:
         """Use the uid as the agent id, for an agent that sends no description (Java clients over WebSocket never do)."""
         if not self.agent_id:
             self.agent_id = AgentId(format_uid(self.instance_uid))
@@ -266,10 +266,10 @@ class Record:
         return changes | Change.COMPONENTS, body_
 
     def _take_status(self) -> None:
-        before = self.config.failed
+        before = self.config.failures
         hash_, status, reason = self._last_status()
-        self.config.said(hash_, status, reason)
-        if self.config.failed != before:
+        self.config.take_status(hash_, status, reason)
+        if self.config.failures != before:
             self.cohort = None
 
     def _last_status(self) -> tuple[bytes, str, str]:
@@ -278,9 +278,9 @@ class Record:
         return status.last_remote_config_hash, _STATUS_NAMES.get(status.status, ""), status.error_message
 
     def _take_packages(self, packages: PackageOffering) -> None:
-        before = packages.failed
+        before = packages.failures
         packages.report(self.package_statuses)
-        if packages.failed != before:
+        if packages.failures != before:
             self.cohort = None
 
     def offer_config(self, hash_: bytes, slots: tuple[OfferedSlot, ...], *, held: bool = False) -> bool:
@@ -291,9 +291,9 @@ class Record:
             self.config.update_status(last_hash, status)
         return changed
 
-    def failed_elsewhere(self, hash_: bytes, slots: tuple[OfferedSlot, ...]) -> bool:
+    def note_earlier_failure(self, hash_: bytes, slots: tuple[OfferedSlot, ...]) -> bool:
         """Record a failure that was reported before this node knew the config. Returns False if it is already recorded."""
-        recorded = {(failure.slot, failure.content_hash) for failure in self.config.failed}
+        recorded = {(failure.slot, failure.content_hash) for failure in self.config.failures}
         if self.config.hash == hash_ or any((slot.slot, slot.content_hash) in recorded for slot in slots):
             return False
         self.config.offer(hash_, slots, self.healthy(), held=True)
@@ -310,10 +310,10 @@ class Record:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """Everything that the agent could not apply, configs and packages."""
-        return self.config.failed if self.packages is None else (*self.config.failed, *self.packages.failed)
+        return self.config.failures if self.packages is None else (*self.config.failures, *self.packages.failures)
 
     @property
-    def held(self) -> tuple[OfferedSlot, ...]:
+    def offered_slots(self) -> tuple[OfferedSlot, ...]:
         """The slots last offered to the agent, configs and packages."""
         return self.config.slots if self.packages is None else (*self.config.slots, *self.packages.slots)
 
@@ -325,7 +325,7 @@ class Record:
     def packages_reported(self) -> bytes:
         """The all_packages_hash that the agent last reported; empty for none."""
         if self.packages is not None:
-            return self.packages.reported
+            return self.packages.reported_hash
         return reported_hash(self.package_statuses)
 
     def runs(self, content_hash: bytes) -> bool:
@@ -342,10 +342,10 @@ class Record:
                         return health
         return None
 
-    def began_anew(self) -> None:
-        """Record a restart of the agent's process; see `Offering.began_anew`."""
+    def note_restart(self) -> None:
+        """Record a restart of the agent's process; see `Offering.note_restart`."""
         # If the agent never reports config status, silence means nothing.
-        if self.capabilities & capabilities.REPORTS_REMOTE_CONFIG and self.config.began_anew():
+        if self.capabilities & capabilities.REPORTS_REMOTE_CONFIG and self.config.note_restart():
             self.cohort = None
 
     def inherit(self, old: Record) -> None:
@@ -465,5 +465,5 @@ class Record:
             packages = record.packages = PackageOffering()
             packages.take(state.packages)
             packages.failed_hash = stored.failed_packages
-            packages.reported = reported_hash(record.package_statuses)
+            packages.reported_hash = reported_hash(record.package_statuses)
         return record

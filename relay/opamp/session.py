@@ -29,7 +29,7 @@ from relay.pb.opamp.v1 import opamp_pb2 as pb
 
 ASK_AGAIN_S = 30.0
 """The shortest time between two requests for full state; doubles with each unanswered request."""
-ASK_AGAIN_MOST_S = 600.0
+MAX_ASK_DELAY_S = 600.0
 OFFER_AGAIN_S = 30.0
 """An agent that keeps reporting another hash is offered the config again after this time."""
 
@@ -187,7 +187,7 @@ class Session:
             self._expected = self._framed_uid + _sequence_field(following) + self._capabilities
 
     @property
-    def asked(self) -> bool:
+    def full_state_requested(self) -> bool:
         """Whether full state was requested in this session and has not arrived."""
         return self._asked
 
@@ -245,7 +245,7 @@ class Session:
         if old is not None:
             record.inherit(old)
         if restarted and self._first:
-            record.began_anew()
+            record.note_restart()
         record.sequence_num = message.sequence_num
         record.sequence_exact = True
         self.last_seen = now
@@ -329,7 +329,7 @@ class Session:
             reported = record.config_status().last_remote_config_hash
             if record.config.failed_hash == selected:
                 self._withdraw()
-                if not record.failed_elsewhere(selected, offer.slots):
+                if not record.note_earlier_failure(selected, offer.slots):
                     return Change.NONE
                 # The agent arrived with a failure of this config: decide again, knowing that.
                 record.config.withheld, _ = self._services.withheld(record)
@@ -365,7 +365,7 @@ class Session:
             self._withdraw_packages()
             return Change.NONE
         selected, offering = offer.hash, record.packages
-        again = offering is not None and offering.again and offering.hash == selected
+        again = offering is not None and offering.should_retry and offering.hash == selected
         if record.capabilities & capabilities.REPORTS_PACKAGE_STATUSES and not again:
             if offering is not None and offering.failed_hash == selected:
                 self._withdraw_packages()
@@ -397,7 +397,7 @@ class Session:
     def _packages_field(self, offer: PackagesOffer) -> bytes:
         record = self.record
         if record.packages is not None:
-            record.packages.sent(record.package_statuses)
+            record.packages.mark_sent(record.package_statuses)
         return self._services.packages_field(record, offer)
 
     def _withdraw(self) -> None:
@@ -420,7 +420,7 @@ class Session:
         self._expect()
         return content
 
-    def ask_at_once(self) -> None:
+    def request_full_state_now(self) -> None:
         """Request full state without delay: the next message may come from a different agent."""
         self.needs_full, self._ask_after = True, 0.0
 
@@ -429,4 +429,4 @@ class Session:
             self.outbox.full_state = True
             self._asked = True
             self._ask_after = now + self._ask_delay_s
-            self._ask_delay_s = min(2 * self._ask_delay_s, ASK_AGAIN_MOST_S)
+            self._ask_delay_s = min(2 * self._ask_delay_s, MAX_ASK_DELAY_S)

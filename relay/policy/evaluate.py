@@ -202,7 +202,7 @@ class Evaluator:
         return self._matcher.agent_ids
 
     @property
-    def splits(self) -> bool:
+    def is_partial(self) -> bool:
         """Whether any rollout includes only some of its agents: then decisions also depend on agent ids."""
         return bool(self._splitting)
 
@@ -233,7 +233,7 @@ class Evaluator:
             vector, deciding_capabilities, sides, failed, applied if failed or self._needs_fallback else ()
         )
 
-    def looks_back(self, failed: Failed) -> bool:
+    def uses_history(self, failed: Failed) -> bool:
         """Whether the key also depends on what the agent has or last applied."""
         return bool(failed) or self._needs_fallback or bool(self.frozen)
 
@@ -332,7 +332,7 @@ class Evaluator:
         """What a cohort may get from an assignment, best first; nothing if the assignment does not match."""
         vector, sides = key.vector, key.sides
         for change, content in assignment.branches:
-            if self.is_on(change, vector, sides):
+            if self.is_on_candidate(change, vector, sides):
                 if not self.matches(content.revision.selector, vector):
                     return  # the candidate no longer selects these agents
                 if (choice := self._choice(assignment, content, change.id, vector)) is not None:
@@ -378,7 +378,7 @@ class Evaluator:
         files = self.files(content, vector)
         return files.content_hash if files is not None else None
 
-    def is_on(self, change: PublishedRollout, vector: int, sides: int) -> bool:
+    def is_on_candidate(self, change: PublishedRollout, vector: int, sides: int) -> bool:
         """Whether a cohort is on the candidate of a rollout."""
         if change.id in self.halted or not self.matches(change.selector, vector):
             return False

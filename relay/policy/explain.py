@@ -163,7 +163,7 @@ def _side(subject: _Subject, change: PublishedRollout) -> str:
     missing = [text for _, text, matches in _terms(change.selector, facts) if not matches]
     if missing:
         return f"rollout {change.id} does not include this agent yet: {'; '.join(missing)}"
-    bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on(change, key.vector, key.sides)
+    bucket, on = rollout.bucket(change.id, facts.agent_id), evaluator.is_on_candidate(change, key.vector, key.sides)
     if change.threshold >= rollout.EVERYONE and on:
         return f"rollout {change.id}{stage} includes every agent"
     relation = "within" if bucket < change.threshold else "beyond"

@@ -13,7 +13,7 @@ from relay.policy.model import NAME, ConfigAssignment, ConfigTemplate, RegionVar
 from relay.policy.packages import PackageAssignment
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
-from relay.words import close_to, fields_at
+from relay.words import fields_at, suggestion
 
 AnyDocument = (
     ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy | PackageAssignment | PackageSigningKey
@@ -37,7 +37,7 @@ def read(document: Document) -> tuple[AnyDocument | None, list[Problem]]:
     model = MODELS.get(kind) if isinstance(kind, str) else None
     if model is None:
         return None, [
-            document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}{close_to(str(kind), KINDS)}")
+            document.problem("kind", f"{kind!r} is not one of {', '.join(KINDS)}{suggestion(str(kind), KINDS)}")
         ]
     try:
         return model.model_validate(value), []
@@ -50,7 +50,7 @@ def _problem(document: Document, model: type[AnyDocument], item: Any) -> Problem
     reason = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         *parents, key = item["loc"]
-        reason = f"unknown key{close_to(str(key), fields_at(model, parents))}"
+        reason = f"unknown key{suggestion(str(key), fields_at(model, parents))}"
     elif item["type"] == "missing":
         reason = "is missing"
     elif item["type"] == "string_pattern_mismatch":

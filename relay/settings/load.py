@@ -14,7 +14,7 @@ from relay.errors import Problem, Refused, SettingsError
 from relay.settings import guide
 from relay.settings.checks import cross_check
 from relay.settings.parts import Part
-from relay.words import close_to, fields_at
+from relay.words import fields_at, suggestion
 
 ENVIRONMENT_PREFIX = "OPAMP_RELAY_"
 S = TypeVar("S", bound=Part)
@@ -134,7 +134,7 @@ def _pydantic_problems(kind: type[Part], error: ValidationError, problem: Any) -
         path = ".".join(str(part) for part in item["loc"] if not str(part).startswith(("literal", "tuple", "function")))
         if item["type"] == "extra_forbidden":
             *parents, key = item["loc"]
-            reason = f"unknown key{close_to(str(key), fields_at(kind, parents))}"
+            reason = f"unknown key{suggestion(str(key), fields_at(kind, parents))}"
         else:
             reason = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             if reason[:1].islower() and item["type"] != "value_error":

@@ -60,7 +60,7 @@ class BlobStore:
             return sum(self._sizes.values())
 
     @property
-    def held(self) -> list[str]:
+    def verified(self) -> list[str]:
         """SHA-256 of all verified files."""
         with self._guard:
             return sorted(self._verified)
@@ -69,7 +69,7 @@ class BlobStore:
         """Where a file is, or would be."""
         return self._folder / sha256
 
-    def holds(self, sha256: str) -> bool:
+    def is_verified(self, sha256: str) -> bool:
         """Whether a file is complete and verified."""
         return sha256 in self._verified
 
@@ -77,7 +77,7 @@ class BlobStore:
         """Whether a file is complete, verified or not."""
         return sha256 in self._sizes
 
-    def used(self, sha256: str) -> None:
+    def touch(self, sha256: str) -> None:
         """Mark a file as the most recently used."""
         with self._guard:
             if sha256 in self._sizes:

@@ -52,7 +52,7 @@ class LocalStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self.set_aside: Path | None = None
+        self.corrupt_copy: Path | None = None
         """Where a corrupt file was moved when the store was opened; None if there was none."""
         self.problem: str | None = None
         """Why the last write failed; None if it succeeded."""
@@ -108,11 +108,11 @@ class LocalStore:
             if isinstance(error, sqlite3.OperationalError) and not str(error).startswith("no such column"):
                 raise  # locked or unreadable: the content is not to blame
         # Keep the corrupt file under another name and start empty: the control plane and the agents will send it all again.
-        self.set_aside = path.with_name(f"{path.name}.corrupt-{time.time_ns() // 1_000_000}")
+        self.corrupt_copy = path.with_name(f"{path.name}.corrupt-{time.time_ns() // 1_000_000}")
         for suffix in ("", "-wal", "-shm"):
             part = path.with_name(path.name + suffix)
             if part.exists():
-                os.replace(part, self.set_aside.with_name(self.set_aside.name + suffix))
+                os.replace(part, self.corrupt_copy.with_name(self.corrupt_copy.name + suffix))
         return _connect(path)
 
     # ---- reading
@@ -183,7 +183,7 @@ class LocalStore:
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
 
-    def forgive(self, bucket: str) -> None:
+    def clear_damaged(self, bucket: str) -> None:
         """Clear the bucket's `damaged` entries, after the whole bucket was written again."""
         for entry in [entry for entry in self.damaged if entry[0] == bucket]:
             del self.damaged[entry]

@@ -99,7 +99,7 @@ class Door:
         self.waiting[newcomer] = self._tick
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._advance)
-        soft_limit, most = max(_MIN_WAITING, self.places.most // 8), self.places.most_waiting
+        soft_limit, most = max(_MIN_WAITING, self.places.limit // 8), self.places.waiting_limit
         while len(self.waiting) > min(soft_limit, most):
             oldest, entered_at = next(iter(self.waiting.items()))
             if len(self.waiting) <= most and self._tick - entered_at <= _GRACE_TICKS:
@@ -376,7 +376,7 @@ class _Entrance(asyncio.Protocol):
             self._refuse(Refusal(400, "plain_http_on_tls"))
             return
         # Probes, metrics and people get a few extra connections: otherwise nobody could inspect a full node.
-        room = door.places.most + (0 if head.path == PATH else FOR_PROBES)
+        room = door.places.limit + (0 if head.path == PATH else FOR_PROBES)
         if door.places.used >= room or (door.draining and head.path == PATH):
             self._refuse(full("draining" if door.draining else "connections", door.settings.retry_after_s))
             return

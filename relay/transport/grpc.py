@@ -180,7 +180,7 @@ class GrpcAgents:
         await self._server.stop(0.5)
 
     async def _connect(self, requests: Any, context: Any) -> None:
-        if self.draining or self._places.used >= self._places.most:
+        if self.draining or self._places.used >= self._places.limit:
             self._metrics.refused["draining" if self.draining else "connections"] += 1
             context.set_trailing_metadata((("retry-after", str(round(self._retry_after_s))),))
             await context.abort(grpc.StatusCode.UNAVAILABLE, "too many connections; try again later")

@@ -81,7 +81,7 @@ class TrustedProxies:
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks = [ipaddress.ip_network(text, strict=False) for text in networks]
         self._contradicted = False
-        self.unbelieved = ""
+        self.first_untrusted = ""
         """IP of the first untrusted peer that sent forwarding headers; empty if none did."""
 
     def trusts(self, ip: str) -> bool:
@@ -108,8 +108,8 @@ class TrustedProxies:
         if any(name in headers for name in _FORWARDING):
             if self.trusts(address[0]):
                 hops = self._agreed(_forwarded(headers), _x_forwarded(headers), address)
-            elif not self.unbelieved:
-                self.unbelieved = address[0]
+            elif not self.first_untrusted:
+                self.first_untrusted = address[0]
                 _log.warning(
                     "forwarding_not_believed",
                     remote_addr=address[0],

@@ -50,8 +50,8 @@ class Places:
     """
 
     def __init__(self, wanted: int, descriptors: int) -> None:
-        self.most = max(1, min(wanted, descriptors - RESERVED))
-        self.wanted = wanted
+        self.limit = max(1, min(wanted, descriptors - RESERVED))
+        self.configured = wanted
         self._descriptors = descriptors
         self._sources: list[Callable[[], int]] = []
 
@@ -65,7 +65,7 @@ class Places:
         return sum(source() for source in self._sources)
 
     @property
-    def most_waiting(self) -> int:
+    def waiting_limit(self) -> int:
         """The limit of connections without a whole request head: they may use free places."""
         free = self._descriptors - self.used - (RESERVED - _FOR_HEADS)
-        return max(1, min(max(self.most, _CROWD), free))
+        return max(1, min(max(self.limit, _CROWD), free))

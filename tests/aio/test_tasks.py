@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from relay.aio.tasks import Tasks, beside, to_its_end
+from relay.aio.tasks import Tasks, beside, run_to_completion
 
 
 async def test_close_cancels_running_tasks() -> None:
@@ -61,7 +61,7 @@ async def test_to_its_end_finishes_despite_cancellation() -> None:
         done.append(1)
         return "done"
 
-    waiting = asyncio.ensure_future(to_its_end(work(), name="work"))
+    waiting = asyncio.ensure_future(run_to_completion(work(), name="work"))
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.sleep(0)
@@ -70,7 +70,7 @@ async def test_to_its_end_finishes_despite_cancellation() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert done == [1]
-    assert await to_its_end(work(), name="work") == "done"
+    assert await run_to_completion(work(), name="work") == "done"
 
 
 async def test_to_its_end_raises_the_error_or_an_earlier_cancellation() -> None:
@@ -79,8 +79,8 @@ async def test_to_its_end_raises_the_error_or_an_earlier_cancellation() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await to_its_end(work(), name="work")
-    waiting = asyncio.ensure_future(to_its_end(work(), name="work"))
+        await run_to_completion(work(), name="work")
+    waiting = asyncio.ensure_future(run_to_completion(work(), name="work"))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -56,7 +56,7 @@ def make_offer(decision: Decision, now_ms: int) -> AgentOffer:
         return AgentOffer(offering.message(), None)
     slots = tuple(OfferedSlot(c.slot, c.assignment.published.name, c.content_hash) for c in decision.choices)
     offering.offer(decision.config_hash, slots, True)
-    offering.said(decision.config_hash, APPLIED, "")
+    offering.take_status(decision.config_hash, APPLIED, "")
     offering.stamp(now_ms)
     status = pb.RemoteConfigStatus(
         last_remote_config_hash=decision.config_hash, status=pb.RemoteConfigStatuses_APPLIED
@@ -206,7 +206,7 @@ class Region:
         """Send the node's status every second."""
         while True:
             await asyncio.sleep(TELL_S)
-            self.sender.tell = True
+            self.sender.send_status = True
             self.link.wake()
             if self.sender.agreed and not len(self.sender):
                 self.taken.set()

@@ -1,7 +1,7 @@
 import asyncio
 from pathlib import Path
 
-from relay.cli.check import program_of
+from relay.cli.check import detect_program
 from tests.cli.run import run
 
 SHIPPED = Path(__file__).parent.parent.parent / "config"
@@ -50,4 +50,4 @@ def test_program_is_detected_from_its_keys(tmp_path: Path) -> None:
         ("", "standalone"),
     ):
         file.write_text(text)
-        assert program_of(file) == program
+        assert detect_program(file) == program

@@ -1,22 +1,22 @@
 import pytest
 
-from relay.cli.listing import COLUMNS, table_of, table_of_documents
+from relay.cli.listing import COLUMNS, print_documents, print_table
 from relay.policy.kinds import KINDS
 
 
 def test_table_of_documents_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    table_of_documents("ConfigTemplate", [{"metadata": {"name": "t", "version": "v1"}}], {})
-    table_of_documents(
+    print_documents("ConfigTemplate", [{"metadata": {"name": "t", "version": "v1"}}], {})
+    print_documents(
         "RolloutStrategy", [{"metadata": {"name": "s"}, "spec": {"stages": [{"name": "one"}, {"name": "two"}]}}], {}
     )
-    table_of_documents("RegionVariables", [{"metadata": {"name": "eu"}, "spec": {"values": {"b": 1, "a": 2}}}], {})
+    print_documents("RegionVariables", [{"metadata": {"name": "eu"}, "spec": {"values": {"b": 1, "a": 2}}}], {})
     spec = {
         "template": {"name": "t", "version": "v1"},
         "target_selector": {"agent_ids": ["x"], "attributes": {"os": "l"}},
     }
-    table_of_documents("ConfigAssignment", [{"metadata": {"name": "a"}, "spec": spec}], {})
+    print_documents("ConfigAssignment", [{"metadata": {"name": "a"}, "spec": spec}], {})
     drifting = {"agent": "x", "region": "eu", "assignment": "a", "slot": "", "state": "different"}
-    table_of("drift", [{**drifting, "differences": [{"path": "a.b"}]}])
+    print_table("drift", [{**drifting, "differences": [{"path": "a.b"}]}])
     out = capsys.readouterr().out
     for part in ("one,two", "a,b", "attribute os=l, 1 agent ids", "a.b"):
         assert part in out

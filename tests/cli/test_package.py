@@ -65,7 +65,7 @@ async def test_diff_and_prefetch(desk: Desk) -> None:
     assert "1 agents would change" in changed.out
     told = await desk.ctl("prefetch", "otelcol@2", "--region", "local")
     assert told.out == "Package/otelcol@2: local will fetch it\n"
-    await eventually(lambda: digest(b"two") in desk.node.packages.held)
+    await eventually(lambda: digest(b"two") in desk.node.packages.available_files)
     await agent.close()
 
 

@@ -1,15 +1,15 @@
 import pytest
 
-from relay.errors import StoreError, Unopened
+from relay.errors import PortError, StoreError
 from tests.conftest import Programs
 
 
 async def test_port_in_use_is_an_error(programs: Programs) -> None:
     first = await programs.control_plane()
     programs.folder = programs.folder / "other"
-    with pytest.raises(Unopened, match=r"set server\.api\.endpoint, or --api HOST:PORT"):
+    with pytest.raises(PortError, match=r"set server\.api\.endpoint, or --api HOST:PORT"):
         await programs.control_plane(api=first.ports["api"])
-    with pytest.raises(Unopened, match=r"set server\.link\.endpoint, or --link HOST:PORT"):
+    with pytest.raises(PortError, match=r"set server\.link\.endpoint, or --link HOST:PORT"):
         await programs.control_plane(link=first.ports["link"])
 
 

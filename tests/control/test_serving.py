@@ -6,7 +6,7 @@ from fastapi import FastAPI
 
 from relay.aio.tasks import Tasks
 from relay.control.serving import Serving
-from relay.errors import Unopened
+from relay.errors import PortError
 
 
 async def test_app_is_served_on_several_ports_until_stopped() -> None:
@@ -23,7 +23,7 @@ async def test_app_is_served_on_several_ports_until_stopped() -> None:
         for port in ports:
             async with client.get(f"http://127.0.0.1:{port}/") as answer:
                 assert (await answer.json(), answer.headers["Server"]) == ("here", "opamp-relay")
-    with pytest.raises(Unopened, match=r"set server\.api\.endpoint, or --api HOST:PORT"):
+    with pytest.raises(PortError, match=r"set server\.api\.endpoint, or --api HOST:PORT"):
         await serving.open(api, "api", "server.api.endpoint", f"127.0.0.1:{ports[0]}")
     await serving.stop()
     await tasks.close()

@@ -50,7 +50,7 @@ def test_content_change_touches_cohorts_not_agents() -> None:
 def test_change_that_concerns_no_agent_is_reported() -> None:
     cohorts = Cohorts("local", "all")
     policy = snapshot(published("a", stable=revision(1)))
-    cohorts.of(record("early"))
+    cohorts.cohort_of(record("early"))
     assert cohorts.change(policy)
     offer = cohorts.offer(record())
     assert not cohorts.change(snapshot(published("a", stable=revision(1))))
@@ -124,7 +124,7 @@ def test_packages_of_a_cohort() -> None:
     offer = cohorts.packages(agent)
     assert offer is not None
     assert [(p.name, p.sha256) for p in offer.packages] == [("agent", bytes.fromhex("1" * 64))]
-    assert list(cohorts.wanted()) == [offer]
+    assert list(cohorts.package_offers()) == [offer]
     assert cohorts.offer(agent) is None
     assert cohorts.packages(record("b", os__type="plan9")) is None
     (assignment,) = cohorts.snapshot.assignments
@@ -146,9 +146,9 @@ def test_applied_content_decides_after_a_failure() -> None:
     agent.offer_config(offer.config_hash, offer.slots)
     agent.config.fail(offer.slots, "no")
     agent.cohort = None
-    assert cohorts.of(agent).key[4] == ()
+    assert cohorts.cohort_of(agent).key[4] == ()
     agent.config.applied = offer.slots
-    assert [slot for _, _, slot in cohorts.of(agent).key[4]] == [offer.slots[0].content_hash]
+    assert [slot for _, _, slot in cohorts.cohort_of(agent).key[4]] == [offer.slots[0].content_hash]
 
 
 def test_agents_with_the_candidate_keep_it_in_a_frozen_rollout() -> None:
@@ -160,9 +160,9 @@ def test_agents_with_the_candidate_keep_it_in_a_frozen_rollout() -> None:
         assert offer is not None
         agent.offer_config(offer.config_hash, offer.slots)
     cohorts.restrict(frozenset(), frozenset({"a-1"}))
-    assert cohorts.of(had) is cohorts.of(has)
+    assert cohorts.cohort_of(had) is cohorts.cohort_of(has)
     had.config.slots = ()
-    assert cohorts.of(had) is not cohorts.of(has)
+    assert cohorts.cohort_of(had) is not cohorts.cohort_of(has)
 
 
 def test_repeated_restrictions_change_nothing() -> None:
@@ -175,8 +175,8 @@ def test_empty_cohorts_are_dropped() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(snapshot(published("p", stable=revision(2), selector=PROD), published("d", stable=revision(1))))
     one, other = record("1", tier="prod"), record("2", tier="dev")
-    cohorts.of(one)
-    cohorts.of(other)
+    cohorts.cohort_of(one)
+    cohorts.cohort_of(other)
     cohorts.drop_unused([one])
     assert len(cohorts) == 1
 
@@ -218,6 +218,6 @@ def test_content_hash_for_an_agent() -> None:
 def test_package_sets_that_contain_a_file() -> None:
     cohorts = Cohorts("local", "all")
     cohorts.change(filled(package("agent", "1", ("1", {}))))
-    cohorts.of(record())
+    cohorts.cohort_of(record())
     assert len(cohorts.contents_with("1" * 64)) == 1
     assert cohorts.contents_with("2" * 64) == frozenset()

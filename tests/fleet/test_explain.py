@@ -18,7 +18,7 @@ def test_decision_and_outcome() -> None:
     assert offer is not None
     agent.offer_config(offer.config_hash, offer.slots)
     agent.config.offered_at_ms = 1000
-    agent.config.failed = (Failure("", b"old", 0, "no such receiver", 500),)
+    agent.config.failures = (Failure("", b"old", 0, "no such receiver", 500),)
 
     def explained() -> dict[str, object]:
         state = link_pb2.AgentState.FromString(agent.state())

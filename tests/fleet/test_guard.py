@@ -35,7 +35,7 @@ def agents(policy: Snapshot, failed: int = 0, applied: int = 0, unhealthy: int =
         if i < applied:
             agent.config.applied = slots
         else:
-            agent.config.failed = (Failure("", content, 0, "no", 1),)
+            agent.config.failures = (Failure("", content, 0, "no", 1),)
     return found
 
 
@@ -91,6 +91,6 @@ def test_packages_are_guarded_too() -> None:
     assert judge(policy, agents, {}, cohorts.hash_of) == {}
     assert agents[0].packages is not None
     agents[0].packages.baseline = (True,)
-    agents[0].packages.said(offer.hash, "APPLIED", "")
+    agents[0].packages.take_status(offer.hash, "APPLIED", "")
     assert agents[0].runs(offer.slots[0].content_hash)
     assert judge(policy, agents, {}, cohorts.hash_of) == {"p-1/0": "1 of 1 agents failed or are unhealthy on it"}

@@ -317,7 +317,7 @@ def test_node_status_is_sent_when_idle() -> None:
     node.next()
     node.sender.acknowledged(link_pb2.ReportAck(sequence=1))
     assert node.next() is None
-    node.sender.tell = True
+    node.sender.send_status = True
     report = node.next()
     assert report is not None
     assert report.sequence == 2
@@ -325,22 +325,22 @@ def test_node_status_is_sent_when_idle() -> None:
 
 def test_reports_are_not_delayed_until_both_ends_agree() -> None:
     node = Node()
-    assert node.sender.hurries
+    assert node.sender.is_urgent
     assert node.next() is not None
     node.sender.acknowledged(link_pb2.ReportAck(sequence=1, list_shards=[1]))
-    assert node.sender.hurries
+    assert node.sender.is_urgent
     again = node.next()
     assert again is not None
     assert (len(again.listings), len(again.shards)) == (1, 256)
     node.sender.acknowledged(link_pb2.ReportAck(sequence=2))
-    assert (node.sender.agreed, node.sender.hurries) == (True, False)
+    assert (node.sender.agreed, node.sender.is_urgent) == (True, False)
     node.sender.restart()
     assert not node.sender.agreed
     for number in range(1, 7):
         node.sender.verify = True
         assert node.next() is not None
         node.sender.acknowledged(link_pb2.ReportAck(sequence=number, list_shards=[1]))
-    assert not node.sender.hurries, "what differs for ever is no reason to hurry for ever"
+    assert not node.sender.is_urgent, "what differs for ever is no reason to hurry for ever"
 
 
 def test_listings_are_bounded_in_bytes() -> None:

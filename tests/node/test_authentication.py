@@ -183,11 +183,11 @@ async def test_attack_agent_id_of_another_subject_inherits_nothing(programs: Pro
     assert node.registry.get(first.uid) is record, "it was not taken for the other's earlier uid"
     new = node.registry.get(other.uid)
     assert new is not None
-    assert (record.config.failed != (), new.config.failed) == (True, ())
+    assert (record.config.failures != (), new.config.failures) == (True, ())
     same, _ = await joined(node, "websocket", "agent-001", token("web"))
     inherited = node.registry.get(same.uid)
     assert inherited is not None
-    assert inherited.config.failed == record.config.failed
+    assert inherited.config.failures == record.config.failures
 
 
 async def test_record_without_a_subject_goes_to_the_first_that_uses_it(programs: Programs) -> None:

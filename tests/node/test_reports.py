@@ -14,6 +14,6 @@ async def test_report_carries_sums_and_node_status(programs: Programs) -> None:
     assert [entry.instance_uid for entry in report.agents] == [agent.uid]
     assert report.rollup.connected == 1
     assert (report.status.policy_age_s, report.status.leaving) == (-1.0, False)
-    node.sender.tell = False
+    node.sender.send_status = False
     assert node.reports.next() is None
     await agent.close()

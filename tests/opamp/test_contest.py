@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.opamp.contest import Contest, Speaker, Verdict, goes_on_alone
+from relay.opamp.contest import Contest, Speaker, Verdict, continues_sequence
 
 
 class Uid:
@@ -161,7 +161,7 @@ def test_returned_agent_keeps_its_name() -> None:
 
 @pytest.mark.parametrize(("sequence", "alone"), [(6, True), (7, False), (1, False)])
 def test_next_sequence_number_suffices_without_a_rival(sequence: int, alone: bool) -> None:
-    assert goes_on_alone(sequence, sequence - 1 if alone or sequence == 1 else 5) is alone
+    assert continues_sequence(sequence, sequence - 1 if alone or sequence == 1 else 5) is alone
 
 
 def test_returned_agent_may_change_its_name() -> None:

@@ -32,7 +32,7 @@ def statuses(hash_: bytes = b"set", error: str = "", **packages: Any) -> bytes:
 def offered() -> PackageOffering:
     offering = PackageOffering()
     offering.offer_packages(OFFER, None, True, held=False)
-    offering.sent(None)
+    offering.mark_sent(None)
     return offering
 
 
@@ -64,16 +64,16 @@ def test_first_failed_download_is_reoffered_and_second_counts() -> None:
     offering.report(statuses(agent=(INSTALLING, b"")))
     failed = statuses(agent=(FAILED, b""))
     offering.report(failed)
-    assert (offering.again, offering.status, offering.failed) == (True, "APPLYING", ())
+    assert (offering.should_retry, offering.status, offering.failures) == (True, "APPLYING", ())
     offering.report(statuses(agent=(FAILED, b""), plugin=(INSTALLING, b"")))
     assert offering.status == "APPLYING", "the same failure, told once more"
-    offering.sent(failed)
-    assert not offering.again
+    offering.mark_sent(failed)
+    assert not offering.should_retry
     offering.report(statuses(agent=(INSTALLING, b"")))
     offering.report(failed)
-    assert (offering.again, offering.status) == (False, "FAILED")
+    assert (offering.should_retry, offering.status) == (False, "FAILED")
     assert offering.reason == "agent: no room for agent"
-    assert [f.content_hash for f in offering.failed] == [b"c"]
+    assert [f.content_hash for f in offering.failures] == [b"c"]
     assert offering.failed_hash == b"set"
 
 
@@ -81,16 +81,16 @@ def test_failures_of_two_packages_are_counted_separately() -> None:
     offering = offered()
     offering.report(statuses(agent=(FAILED, b"")))
     offering.report(statuses(agent=(FAILED, b""), plugin=(FAILED, b"")))
-    assert (offering.again, offering.status) == (True, "APPLYING")
+    assert (offering.should_retry, offering.status) == (True, "APPLYING")
 
 
 def test_stale_statuses_under_a_new_hash_are_ignored() -> None:
     old = statuses(b"old", agent=(FAILED, b""))
     offering = PackageOffering()
     offering.offer_packages(OFFER, old, True, held=False)
-    offering.sent(old)
+    offering.mark_sent(old)
     offering.report(statuses(agent=(FAILED, b"")))
-    assert (offering.status, offering.again, offering.reported) == ("", False, b"set")
+    assert (offering.status, offering.should_retry, offering.reported_hash) == ("", False, b"set")
     offering.report(statuses(agent=(INSTALLING, b"")))
     assert offering.status == "APPLYING"
 
@@ -117,7 +117,7 @@ def test_offering_survives_the_link_and_a_new_uid() -> None:
 def test_matching_hash_means_installed() -> None:
     offering = offered()
     offering.report(statuses(agent=(FAILED, AGENT.hash), plugin=(INSTALLED, PLUGIN.hash)))
-    assert (offering.status, offering.again) == ("APPLIED", False)
+    assert (offering.status, offering.should_retry) == ("APPLIED", False)
 
 
 def test_packages_not_offered_are_ignored() -> None:
@@ -126,7 +126,7 @@ def test_packages_not_offered_are_ignored() -> None:
         message = pb.PackageStatuses(server_provided_all_packages_hash=b"set")
         message.packages[f"other-{number}"].status = FAILED
         offering.report(message.SerializeToString())
-    assert (offering.status, offering.again, offering._failures) == ("APPLYING", False, {})
+    assert (offering.status, offering.should_retry, offering._failures) == ("APPLYING", False, {})
 
 
 def test_repeated_set_changes_nothing() -> None:
@@ -137,7 +137,7 @@ def test_repeated_set_changes_nothing() -> None:
 def test_statuses_of_another_set_are_ignored() -> None:
     offering = offered()
     offering.report(statuses(b"other"))
-    assert (offering.reported, offering.status) == (b"other", "")
+    assert (offering.reported_hash, offering.status) == (b"other", "")
 
 
 def test_forgiven_failures_are_counted_afresh() -> None:
@@ -145,10 +145,10 @@ def test_forgiven_failures_are_counted_afresh() -> None:
     for _ in range(3):
         offering.report(statuses(agent=(INSTALLING, b"")))
         offering.report(statuses(agent=(FAILED, b"")))
-    assert offering.failed
+    assert offering.failures
     assert not offering.forgive([b"other"])
     assert offering.forgive([b"c"])
-    assert offering.failed[0].forgiven
+    assert offering.failures[0].forgiven
 
 
 def test_attempts_move_to_another_uid() -> None:

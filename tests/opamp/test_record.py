@@ -114,40 +114,40 @@ def test_failure_blames_the_slots_that_changed() -> None:
     record.cohort = object()
     offered(record, A2, B1, config_hash=b"i")
     says(record, FAILED, b"i", "no such receiver")
-    assert record.config.failed == (Failure("", b"2", 3, "no such receiver", 0),)
+    assert record.config.failures == (Failure("", b"2", 3, "no such receiver", 0),)
     assert record.cohort is None
     offered(record, A1, B1, config_hash=b"h")
     says(record, APPLIED, b"h")
-    assert record.config.failed[0].content_hash == b"2", "remembered whatever is applied afterwards"
+    assert record.config.failures[0].content_hash == b"2", "remembered whatever is applied afterwards"
 
 
 def test_failure_of_all_slots_blames_all_and_memory_is_bounded() -> None:
     record = Record(UID, 0)
     offered(record, A1, B1)
     says(record, FAILED, error="x" * 5000)
-    assert [f.slot for f in record.config.failed] == ["", "b"]
-    assert len(record.config.failed[0].error_message) == 1000
+    assert [f.slot for f in record.config.failures] == ["", "b"]
+    assert len(record.config.failures[0].error_message) == 1000
     for number in range(20):
         offered(record, OfferedSlot("", "a", bytes([number])), config_hash=bytes([number]))
         says(record, FAILED, bytes([number]))
-    assert len(record.config.failed) == 22
+    assert len(record.config.failures) == 22
     says(record, APPLIED, b"other")
     says(record, FAILED, b"another")
-    assert len(record.config.failed) == 22, "of something that was not the offer: nobody knows what it was made of"
+    assert len(record.config.failures) == 22, "of something that was not the offer: nobody knows what it was made of"
 
 
 def test_two_undecided_restarts_are_a_failure() -> None:
     record = Record(UID, 0)
     record.capabilities = 0x1002
     offered(record, A1)
-    record.began_anew()
-    assert not record.config.failed
+    record.note_restart()
+    assert not record.config.failures
     says(record, APPLYING)
-    record.began_anew()
-    assert record.config.failed[0].error_message == "restarted 2 times without applying it"
+    record.note_restart()
+    assert record.config.failures[0].error_message == "restarted 2 times without applying it"
     assert not record.config.undecided
-    record.began_anew()
-    assert len(record.config.failed) == 1
+    record.note_restart()
+    assert len(record.config.failures) == 1
 
 
 def test_agents_without_status_or_change_may_restart() -> None:
@@ -161,8 +161,8 @@ def test_agents_without_status_or_change_may_restart() -> None:
     says(forgetful, pb.RemoteConfigStatuses_UNSET, b"")
     for record in (mute, forgetful):
         for _ in range(3):
-            record.began_anew()
-        assert not record.config.failed
+            record.note_restart()
+        assert not record.config.failures
 
 
 def test_late_failure_of_the_previous_offer() -> None:
@@ -170,19 +170,19 @@ def test_late_failure_of_the_previous_offer() -> None:
     offered(record, A1)
     offered(record, A2, config_hash=b"i")
     says(record, FAILED, b"h", "too late")
-    assert [f.content_hash for f in record.config.failed] == [b"1"]
+    assert [f.content_hash for f in record.config.failures] == [b"1"]
 
 
 def test_decided_agent_may_restart() -> None:
     record = Record(UID, 0)
     record.capabilities = 0x1002
-    record.began_anew()
+    record.note_restart()
     offered(record, A1)
-    record.began_anew()
+    record.note_restart()
     says(record, APPLIED)
-    record.began_anew()
-    record.began_anew()
-    assert not record.config.failed
+    record.note_restart()
+    record.note_restart()
+    assert not record.config.failures
 
 
 def test_failures_survive_a_new_uid_and_a_node_restart() -> None:
@@ -193,9 +193,9 @@ def test_failures_survive_a_new_uid_and_a_node_restart() -> None:
     old.config.baseline = (True,)
     new = Record(UID, 0)
     new.inherit(old)
-    assert (new.config.failed, new.config.slots, new.config.hash) == (old.config.failed, (A1,), b"h")
+    assert (new.config.failures, new.config.slots, new.config.hash) == (old.config.failures, (A1,), b"h")
     back = Record.from_stored(new.stored(new.state(), sequence_exact=True))
-    assert (back.config.failed, back.config.slots, back.config.applied) == (new.config.failed, (A1,), ())
+    assert (back.config.failures, back.config.slots, back.config.applied) == (new.config.failures, (A1,), ())
     assert (back.config.baseline, back.config.offered_at_ms, back.config.restarts) == ((True,), 1, 0)
 
 
@@ -215,7 +215,7 @@ def test_packages_are_remembered_beside_configs() -> None:
     offered(record, A1)
     record.offer_packages(SET)
     assert record.packages_reported() == b""
-    assert record.held == (A1, *SET.slots)
+    assert record.offered_slots == (A1, *SET.slots)
     says_of_packages(record, pb.PackageStatusEnum_InstallFailed)
     says_of_packages(record, pb.PackageStatusEnum_Installing)
     record.cohort = object()
@@ -245,10 +245,10 @@ def test_preinstalled_packages() -> None:
 def test_agent_without_instance_id_is_known_by_its_uid() -> None:
     record = Record(UID, 0)
     record.cohort = object()
-    record.call_by_uid()
+    record.use_uid_as_id()
     assert (record.agent_id, record.cohort) == (format_uid(UID), None)
     record.agent_id = AgentId("a")
-    record.call_by_uid()
+    record.use_uid_as_id()
     assert record.agent_id == "a"
 
 
@@ -278,10 +278,10 @@ def test_failure_reported_before_the_offer_is_known() -> None:
     failed = pb.RemoteConfigStatus(last_remote_config_hash=b"h", status=pb.RemoteConfigStatuses_FAILED)
     record.merge(report(remote_config_status=failed), full=True)
     slots = (OfferedSlot("", "a", b"c"),)
-    assert record.failed_elsewhere(b"h", slots)
+    assert record.note_earlier_failure(b"h", slots)
     assert [failure.content_hash for failure in record.failures] == [b"c"]
-    assert not record.failed_elsewhere(b"h", slots), "it is known now"
-    assert not record.failed_elsewhere(b"other", slots)
+    assert not record.note_earlier_failure(b"h", slots), "it is known now"
+    assert not record.note_earlier_failure(b"other", slots)
 
 
 def test_last_reported_packages() -> None:
@@ -309,8 +309,8 @@ def test_agent_without_config_reports_is_not_judged_by_silence() -> None:
     for record in (silent, telling):
         record.offer_config(b"h", (OfferedSlot("", "a", b"c"),))
         record.cohort = object()
-        record.began_anew()
-        record.began_anew()
+        record.note_restart()
+        record.note_restart()
     assert (len(silent.failures), silent.cohort is None) == (0, False)
     assert (len(telling.failures), telling.cohort is None) == (1, True)
 

@@ -152,9 +152,9 @@ def test_sequence_gap_requests_full_state_once() -> None:
     world = World()
     world.hello()
     assert wants_full(world.report(skip=1))
-    assert world.session.asked
+    assert world.session.full_state_requested
     assert not wants_full(world.hello())
-    assert not world.session.asked
+    assert not world.session.full_state_requested
 
 
 def test_client_that_answers_with_gaps_causes_no_loop() -> None:
@@ -399,7 +399,7 @@ def test_two_crashes_on_a_config_lead_to_another_one() -> None:
         again = World(world.record)
         again.offer = ONE
         again.hello()
-    assert [f.content_hash for f in world.record.config.failed] == [b"1" * 32]
+    assert [f.content_hash for f in world.record.config.failures] == [b"1" * 32]
     assert world.record.config.failed_hash == ONE.config_hash
     last = World(world.record)
     last.offer = TWO
@@ -415,7 +415,7 @@ def test_restart_with_the_config_applied_is_no_failure() -> None:
         again = World(world.record)
         again.offer = ONE
         again.hello(remote_config_status=applied(ONE))
-    assert not world.record.config.failed
+    assert not world.record.config.failures
     assert world.record.config.applied == ONE.slots
 
 
@@ -430,7 +430,7 @@ def test_failures_survive_a_new_uid() -> None:
     after.old = before.record
     after.offer = ONE
     assert not after.hello().HasField("remote_config"), "it failed at this under its old uid"
-    assert after.record.config.failed == before.record.config.failed
+    assert after.record.config.failures == before.record.config.failures
     assert after.predecessor is before.record
 
 
@@ -591,7 +591,7 @@ def test_failure_from_another_node_is_adopted() -> None:
     failed = Status(last_remote_config_hash=ONE.config_hash, status=pb.RemoteConfigStatuses_FAILED, error_message="no")
     answer = world.hello(remote_config_status=failed)
     assert not answer.HasField("remote_config")
-    (failure,) = world.record.config.failed
+    (failure,) = world.record.config.failures
     assert (failure.content_hash, failure.error_message) == (ONE.slots[0].content_hash, "no")
     assert [slot.assignment for slot in world.record.config.slots] == ["a"]
     world.offer = TWO
@@ -615,7 +615,7 @@ def test_failed_packages_are_withdrawn_and_not_offered_again() -> None:
     world.session.consider(1.0)
     world.record.offer_packages(world.packages)
     assert world.record.packages is not None
-    world.record.packages.said(b"set", "FAILED", "no")
+    world.record.packages.take_status(b"set", "FAILED", "no")
     world.session.consider(2.0)
     assert world.session.push(3.0) is None
 
@@ -623,7 +623,7 @@ def test_failed_packages_are_withdrawn_and_not_offered_again() -> None:
 def test_ask_at_once_requests_full_state_with_the_next_answer() -> None:
     world = World()
     world.hello()
-    world.session.ask_at_once()
+    world.session.request_full_state_now()
     assert wants_full(world.report())
 
 

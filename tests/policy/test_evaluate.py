@@ -379,10 +379,10 @@ def test_earlier_revision_is_not_given_to_agents_that_never_had_it() -> None:
 def test_inputs_of_a_cohort() -> None:
     subject = evaluator(published("a", stable=revision(1), selector=Selector(labels={"tier": "prod"})))
     assert subject.keys == {"tier"}
-    assert not subject.looks_back(())
-    assert subject.looks_back((("", b"c", 0),))
+    assert not subject.uses_history(())
+    assert subject.uses_history((("", b"c", 0),))
     frozen = Evaluator(subject.snapshot, frozen={"a-1"})
-    assert frozen.looks_back(())
+    assert frozen.uses_history(())
 
 
 def test_decisions_are_cached() -> None:
@@ -417,6 +417,6 @@ def test_fallback_needs_an_applied_revision() -> None:
 
 def test_agent_ids_and_splits() -> None:
     named = evaluator(published("a", stable=revision(), selector=Selector(agent_ids=["x"])))
-    assert (set(named.agent_ids), named.splits) == ({"x"}, False)
+    assert (set(named.agent_ids), named.is_partial) == ({"x"}, False)
     going = published("a", stable=revision(1), candidate=revision(2), threshold=BUCKETS // 2)
-    assert (set(evaluator(going).agent_ids), evaluator(going).splits) == (set(), True)
+    assert (set(evaluator(going).agent_ids), evaluator(going).is_partial) == (set(), True)

@@ -23,12 +23,12 @@ def put(store: BlobStore, content: bytes) -> str:
 def test_file_is_available_once_complete_and_verified(tmp_path: Path) -> None:
     store = BlobStore(tmp_path / "blobs", 1 << 20)
     store.append(NAME, CONTENT[:100])
-    assert (store.holds(NAME), store.partial_bytes(NAME)) == (False, 100)
+    assert (store.is_verified(NAME), store.partial_bytes(NAME)) == (False, 100)
     again = BlobStore(tmp_path / "blobs", 1 << 20)
     assert again.partial_bytes(NAME) == 100, "a killed process goes on where it was"
     again.append(NAME, CONTENT[100:])
     assert again.finish(NAME)
-    assert (again.holds(NAME), again.held, again.partial_bytes(NAME)) == (True, [NAME], 0)
+    assert (again.is_verified(NAME), again.verified, again.partial_bytes(NAME)) == (True, [NAME], 0)
     assert again.path(NAME).read_bytes() == CONTENT
 
 
@@ -42,36 +42,36 @@ def test_file_with_a_wrong_hash_is_removed(tmp_path: Path) -> None:
 def test_files_are_verified_again_after_a_restart(tmp_path: Path) -> None:
     put(BlobStore(tmp_path, 1 << 20), CONTENT)
     again = BlobStore(tmp_path, 1 << 20)
-    assert (again.has_file(NAME), again.holds(NAME)) == (True, False)
+    assert (again.has_file(NAME), again.is_verified(NAME)) == (True, False)
     assert again.verify(NAME)
-    assert again.holds(NAME)
+    assert again.is_verified(NAME)
     flipped = bytearray(CONTENT)
     flipped[5] ^= 1
     (tmp_path / NAME).write_bytes(flipped)
     assert not again.verify(NAME)
-    assert (again.has_file(NAME), again.holds(NAME)) == (False, False)
+    assert (again.has_file(NAME), again.is_verified(NAME)) == (False, False)
     assert not again.verify("0" * 64)
 
 
 def test_least_recently_used_files_go_and_pinned_ones_stay(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, 3000)
     one, two, three = (put(store, bytes([i]) * 1000) for i in range(3))
-    store.used(one)
+    store.touch(one)
     assert store.make_room(1000, pinned={three})
-    assert store.held == sorted([one, three])
+    assert store.verified == sorted([one, three])
     assert store.make_room(1500, pinned={three})
-    assert store.held == [three]
+    assert store.verified == [three]
     assert not store.make_room(2500, pinned={three})
     assert not store.drop_oldest({three})
     assert store.drop_oldest(set())
-    assert two not in store.held
+    assert two not in store.verified
 
 
 def test_empty_file(tmp_path: Path) -> None:
     store = BlobStore(tmp_path, 10)
     empty = hashlib.sha256(b"").hexdigest()
     assert store.finish(empty)
-    assert store.holds(empty)
+    assert store.is_verified(empty)
 
 
 def test_failed_write_leaves_earlier_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +109,9 @@ def test_keep_free_is_respected(tmp_path: Path) -> None:
     assert not store.make_room(1, set())
     name = put(store, CONTENT)
     assert not store.make_room(1, {name})
-    assert store.holds(name)
+    assert store.is_verified(name)
     assert not store.make_room(1, set())
-    assert not store.holds(name), "what nobody needs went first"
+    assert not store.is_verified(name), "what nobody needs went first"
 
 
 def test_removed_folder_is_recreated(tmp_path: Path) -> None:

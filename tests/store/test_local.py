@@ -44,8 +44,8 @@ async def test_corrupt_file_is_renamed_and_logged(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_bytes(b"this is not a database, but long enough to look like a file that was one" * 100)
     store = LocalStore(path)
-    assert store.set_aside is not None
-    assert store.set_aside.read_bytes().startswith(b"this is not")
+    assert store.corrupt_copy is not None
+    assert store.corrupt_copy.read_bytes().startswith(b"this is not")
     assert store.load("a") == []
     store.put("a", b"k", b"v")
     await store.flush()
@@ -60,7 +60,7 @@ async def test_half_written_file_is_detected_on_open(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     again = LocalStore(path)
-    assert again.set_aside is not None
+    assert again.corrupt_copy is not None
     again.close()
 
 
@@ -117,7 +117,7 @@ async def test_file_with_other_tables_is_renamed(tmp_path: Path) -> None:
     database.commit()
     database.close()
     store = LocalStore(tmp_path / "s")
-    assert store.set_aside is not None
+    assert store.corrupt_copy is not None
     assert store.load("a") == []
     store.put("a", b"k", b"v")
     await store.flush()

@@ -79,7 +79,7 @@ def test_headers_from_elsewhere_are_ignored_and_the_first_recorded() -> None:
             (ip, 1), {"x-forwarded-for": "1.1.1.1", "host": "h", "x-forwarded-proto": "https"}, scheme="http"
         )
         assert (found.remote, found.base_url) == (f"{ip}:1", "http://h")
-    assert proxies.unbelieved == "192.0.2.1"
+    assert proxies.first_untrusted == "192.0.2.1"
 
 
 def test_trusted_networks() -> None:

@@ -7,14 +7,14 @@ from relay.transport.places import RESERVED, Places
 
 
 def test_places_are_limited_by_settings_and_descriptors() -> None:
-    assert Places(1000, 1_000_000).most == 1000
+    assert Places(1000, 1_000_000).limit == 1000
     few = Places(1000, 300)
-    assert (few.most, few.wanted) == (300 - RESERVED, 1000)
-    assert few.most_waiting >= few.most, "who comes first of all may come in a crowd"
-    assert Places(10, 1_000_000).most_waiting > 1000, "and be told that there is no room"
-    few.count(lambda: few.most)
-    assert few.most_waiting <= RESERVED - 64
-    assert Places(1000, 0).most == 1
+    assert (few.limit, few.configured) == (300 - RESERVED, 1000)
+    assert few.waiting_limit >= few.limit, "who comes first of all may come in a crowd"
+    assert Places(10, 1_000_000).waiting_limit > 1000, "and be told that there is no room"
+    few.count(lambda: few.limit)
+    assert few.waiting_limit <= RESERVED - 64
+    assert Places(1000, 0).limit == 1
 
 
 def test_all_connection_kinds_are_counted() -> None:

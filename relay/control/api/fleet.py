@@ -75,7 +75,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
             region=region,
             node=node,
             version=version,
-            labels=query.wanted_labels(label or []),
+            labels=query.parse_labels(label or []),
             sort=sort,
             limit=limit,
             after=after,

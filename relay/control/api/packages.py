@@ -133,7 +133,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         label: Annotated[list[str] | None, Query(description="k=v; several must all match")] = None,
     ) -> dict[str, Any]:
         """What agents report about packages, by package and region, and the names of some that are not done yet."""
-        return await asyncio.to_thread(package_status, fleet.census, query.wanted_labels(label or []))
+        return await asyncio.to_thread(package_status, fleet.census, query.parse_labels(label or []))
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

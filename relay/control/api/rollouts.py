@@ -91,8 +91,8 @@ def add_rollout_routes(
     @api.post("/api/v1/assignments/{name}/undo", **answers(Undone, "rollouts"))
     async def undo_assignment(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Go back to an earlier revision of an assignment, by a new rollout."""
-        earlier = await history.earlier(name, request.to)
-        applied = await documents.again(name, earlier.candidate, actor=actor)
+        earlier = await history.undo_target(name, request.to)
+        applied = await documents.apply_revision(name, earlier.candidate, actor=actor)
         return {
             **applied_view(applied),
             "rollout": ledger.state.assignments[name].latest,

@@ -16,7 +16,7 @@ from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.draft import Draft
 from relay.control.ledger.ledger import Ledger
-from relay.control.ledger.revise import expect_publishable, revise
+from relay.control.ledger.revise import check_publishable, revise
 from relay.control.ledger.state import State
 from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
 from relay.documents import Document, canonical_json
@@ -97,10 +97,10 @@ class Documents:
 
     def _revise(self, state: State, catalog: Catalog, by: str, now_ms: int) -> Draft:
         draft = revise(state, catalog, self._terms, by=by, now_ms=now_ms)
-        expect_publishable(draft)
+        check_publishable(draft)
         return draft
 
-    async def again(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
+    async def apply_revision(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
         """Apply an earlier revision of an assignment again. Its strategy and approvals stay as they are now.
 
         Raises:

@@ -19,7 +19,7 @@ from relay.policy.packages import PackageAssignment
 from relay.policy.reading import AnyDocument
 from relay.policy.selector import Matcher, implies
 from relay.policy.strategy import RolloutStrategy
-from relay.words import close_to
+from relay.words import suggestion
 
 
 class Known(Protocol):
@@ -76,7 +76,7 @@ class Checks:
             reference = assignment.spec.template
             template = catalog.templates.get(reference.key)
             if template is None:
-                reason = f"there is no ConfigTemplate {reference.key}{close_to(reference.key, catalog.templates)}"
+                reason = f"there is no ConfigTemplate {reference.key}{suggestion(reference.key, catalog.templates)}"
                 problems.append(blamed.problem("spec.template", reason))
                 continue
             for path, reason in self.unresolved(catalog, assignment, template):
@@ -204,7 +204,7 @@ class Checks:
 def _assignment_problems(catalog: Catalog, assignment: AnyAssignment) -> Iterator[tuple[str, str]]:
     strategy = assignment.spec.strategy
     if strategy is not None and strategy not in catalog.strategies:
-        yield "spec.strategy", f"there is no RolloutStrategy {strategy}{close_to(strategy, catalog.strategies)}"
+        yield "spec.strategy", f"there is no RolloutStrategy {strategy}{suggestion(strategy, catalog.strategies)}"
     other = catalog.assignments if isinstance(assignment, PackageAssignment) else catalog.package_assignments
     if assignment.key in other:
         yield (

@@ -140,7 +140,7 @@ class Actions:
             after = plan.try_again(before, now_ms) if before.state in GOING else before
             forgiven = draft.assignments[assignment.name]
             draft.assignments[assignment.name] = dataclasses.replace(forgiven, rollout=after)
-            draft.take(after, before)
+            draft.add_step(after, before)
         else:
             _check_restart(state, assignment, before)
             after = again(draft, assignment.name, (actor, *before.authors), self._terms, now_ms)

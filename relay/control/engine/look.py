@@ -8,14 +8,14 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from relay.aio.clock import Clock
-from relay.control.engine.tally import MOST_TROUBLED, Tally
+from relay.control.engine.tally import MAX_TROUBLED, Tally
 from relay.control.fleet.census import Census
 from relay.control.fleet.nodes import NodeState
 from relay.control.fleet.targets import Targets
 from relay.control.ledger.state import State
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.contents import Contents
-from relay.control.rollouts.counts import Goals, Look, RegionView, Trouble, Troubled
+from relay.control.rollouts.counts import Goals, Look, RegionView, Trouble, TroubledAgent
 from relay.control.rollouts.revision import GlobalPackages
 from relay.control.rollouts.rollout import Rollout
 
@@ -99,19 +99,21 @@ class Survey:
         """Drop the cached looks at all rollouts but these."""
         self._cache = {name: cached for name, cached in list(self._cache.items()) if name in names}
 
-    def failed(self, rollout: Rollout, state: State) -> list[Troubled]:
-        """Return agents that could not apply the candidate of a rollout, at most `MOST_TROUBLED`.
+    def failed(self, rollout: Rollout, state: State) -> list[TroubledAgent]:
+        """Return agents that could not apply the candidate of a rollout, at most `MAX_TROUBLED`.
 
         Args:
             state: the state of the ledger.
         """
         kind, contents = rollout.candidate.kind, Contents(rollout, state.pinned)
-        agents: list[Troubled] = []
+        agents: list[TroubledAgent] = []
         for agent in list(self._census.agents.values()):
-            for failure in agent.offering(kind).failed:
+            for failure in agent.offering(kind).failures:
                 given = contents.candidate(agent.profile.region, agent.facts)
-                if (failure.slot, failure.content_hash) == given and len(agents) < MOST_TROUBLED:
-                    agents.append(Troubled(agent.agent_id, agent.profile.region, Trouble.FAILED, failure.error_message))
+                if (failure.slot, failure.content_hash) == given and len(agents) < MAX_TROUBLED:
+                    agents.append(
+                        TroubledAgent(agent.agent_id, agent.profile.region, Trouble.FAILED, failure.error_message)
+                    )
         return agents
 
     def nodes_of(self, region: str) -> list[NodeState]:
@@ -134,7 +136,7 @@ class Survey:
     def _region_view(self, region: str, rollout: Rollout, contents: Contents) -> RegionView:
         """The state of a region, without counts."""
         nodes = self.nodes_of(region)
-        silent = [n for n in nodes if not self._census.is_heard(n)]
+        silent = [n for n in nodes if not self._census.is_reporting(n)]
         resource = f"{rollout.candidate.kind}/{rollout.assignment}"
         refused = [r["reason"] for n in nodes for r in n.refusals if r["name"] in (resource, "policy")]
         if not contents.renders(region):

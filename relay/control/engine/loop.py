@@ -141,7 +141,7 @@ class Loop:
         if self._soak.is_due(before.name):
             draft = Draft(state)
             draft.assignments[name] = assignment.after(before)
-            draft.take(before, stored, quiet=True)
+            draft.add_step(before, stored, quiet=True)
             return draft.change(before)
         return nothing
 

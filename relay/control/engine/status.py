@@ -14,7 +14,7 @@ from relay.control.ledger.history import History
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.control.rollouts import plan
-from relay.control.rollouts.counts import Gate, Troubled, Verdict
+from relay.control.rollouts.counts import Gate, TroubledAgent, Verdict
 from relay.control.rollouts.rollout import GOING, Rollout, RolloutState
 from relay.control.rollouts.soak import Soak
 from relay.control.rollouts.view import assignment_view, rollout_view
@@ -65,7 +65,7 @@ class Status:
         )
         return rollout_view(rollout, look.regions, gate, look.troubled)
 
-    async def _failed(self, rollout: Rollout, state: State) -> list[Troubled]:
+    async def _failed(self, rollout: Rollout, state: State) -> list[TroubledAgent]:
         return await self._in_thread(self._survey.failed, rollout, state)
 
     async def _in_thread(self, function: Callable[[Rollout, State], T], rollout: Rollout, state: State) -> T:

@@ -32,8 +32,8 @@ class Taken(NamedTuple):
         if draft is None:
             draft = Draft(state)
             draft.assignments[self.after.assignment] = state.assignments[self.after.assignment].after(self.after)
-            draft.take(self.after, self.before)
-        draft.say(self.after.name, self.before, self.action, self.reason)
+            draft.add_step(self.after, self.before)
+        draft.record_action(self.after.name, self.before, self.action, self.reason)
         return draft.change(self)
 
     def tell(self, by: str, metrics: ControlPlaneMetrics) -> None:

@@ -7,11 +7,11 @@ from relay.control.fleet.census import Census
 from relay.control.fleet.targets import Group
 from relay.control.ledger.state import State
 from relay.control.rollouts import gates
-from relay.control.rollouts.counts import Counts, Troubled
+from relay.control.rollouts.counts import Counts, TroubledAgent
 from relay.control.rollouts.rollout import GOING, Rollout
 from relay.policy import rollout as buckets
 
-MOST_TROUBLED = 20
+MAX_TROUBLED = 20
 """How many agents with problems a rollout lists."""
 
 
@@ -35,7 +35,7 @@ class Tally:
         """Node → the same moment by its clock, which dates the events of its agents."""
         self._gone = {node.key for node in nodes if census.is_gone(node)}
         self._regions: dict[str, list[tuple[Counts, int]]] = {}
-        self.troubled: list[Troubled] = []
+        self.troubled: list[TroubledAgent] = []
         """Some of the agents with problems on the candidate's side."""
 
     @property
@@ -101,8 +101,8 @@ class Tally:
             is_last=rollout.stage + 1 == len(rollout.strategy.stages),
         )
         one = gates.count(gates.Subject(connected, agent.healthy), agent.offering(kind), case)
-        for troubled in agents[: MOST_TROUBLED - len(self.troubled)]:
+        for troubled in agents[: MAX_TROUBLED - len(self.troubled)]:
             if (trouble := gates.trouble(troubled.last_error, troubled.offering(kind), case, one)) is None:
                 break
-            self.troubled.append(Troubled(troubled.agent_id, group.target.region, *trouble))
+            self.troubled.append(TroubledAgent(troubled.agent_id, group.target.region, *trouble))
         return one

@@ -168,7 +168,7 @@ class Reader:
             pooled = self._bytes[value] = value
         return pooled
 
-    def again(self, agent: Agent, node: NodeState) -> None:
+    def update_trust(self, agent: Agent, node: NodeState) -> None:
         """Update the profile of an agent after its node changed its trusted attributes."""
         agent.profile = self._profiles.trusting(agent.profile, node.trusted)
 

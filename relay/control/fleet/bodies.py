@@ -39,7 +39,7 @@ class Bodies:
         async with self._database.read() as connection:
             self._digests = set((await connection.execute(sa.select(schema.effective_configs.c.digest))).scalars())
 
-    def fresh(self, sent: Iterable[link_pb2.EffectiveConfigBody]) -> list[dict[str, Any]]:
+    def new_rows(self, sent: Iterable[link_pb2.EffectiveConfigBody]) -> list[dict[str, Any]]:
         """Return rows for the bodies that are not stored yet."""
         return [{"digest": item.digest, "body": item.body} for item in sent if item.digest not in self._digests]
 
@@ -47,7 +47,7 @@ class Bodies:
         """Write rows in the caller's transaction. Call `added` after the commit."""
         await replace(connection, schema.effective_configs, rows)
 
-    def added(self, rows: Iterable[dict[str, Any]]) -> None:
+    def mark_added(self, rows: Iterable[dict[str, Any]]) -> None:
         """Record that the rows from `store` are committed."""
         self._digests.update(row["digest"] for row in rows)
 
@@ -64,7 +64,7 @@ class Bodies:
         """Delete bodies in the caller's transaction. Call `removed` after the commit."""
         await remove(connection, schema.effective_configs, [{"digest": digest} for digest in digests])
 
-    def removed(self, digests: set[bytes]) -> None:
+    def mark_removed(self, digests: set[bytes]) -> None:
         """Record that the deletion by `remove` is committed."""
         self._digests -= digests
 

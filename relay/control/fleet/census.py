@@ -87,7 +87,7 @@ class Census:
         """Number of agents per cell, without hidden ones."""
         self._named: dict[str, Agent] = {}
         """Agent id → an agent with this id."""
-        self.several: dict[str, _Namesakes] = {}
+        self.duplicates: dict[str, _Namesakes] = {}
         """Agent id → its agents, for ids that several agents have."""
         self._by_profile: dict[Profile, set[bytes]] = {}
 
@@ -117,9 +117,9 @@ class Census:
         name = agent.agent_id
         if not name or self._named.setdefault(name, agent) is agent:
             return
-        if name not in self.several:
-            self.several[name] = _Namesakes(self._named[name])
-        self._flip(self.several[name].put(agent))
+        if name not in self.duplicates:
+            self.duplicates[name] = _Namesakes(self._named[name])
+        self._flip(self.duplicates[name].put(agent))
 
     def drop(self, uid: bytes) -> Agent | None:
         """Remove an agent and return it."""
@@ -134,12 +134,12 @@ class Census:
         if not old.hidden:
             self._count(old, -1)
         name = old.agent_id
-        if name in self.several:
-            namesakes = self.several[name]
+        if name in self.duplicates:
+            namesakes = self.duplicates[name]
             self._flip(namesakes.drop(old))
             self._named[name] = next(iter(namesakes.agents.values()))
             if len(namesakes.agents) == 1:
-                del self.several[name]
+                del self.duplicates[name]
         elif self._named.get(name) is old:
             del self._named[name]
         return old
@@ -172,8 +172,8 @@ class Census:
 
     def named(self, agent_id: str) -> tuple[Agent, ...]:
         """All agents with this agent id."""
-        if agent_id in self.several:
-            return tuple(self.several[agent_id].agents.values())
+        if agent_id in self.duplicates:
+            return tuple(self.duplicates[agent_id].agents.values())
         return (self._named[agent_id],) if agent_id in self._named else ()
 
     def shown(self) -> Iterator[Agent]:
@@ -222,7 +222,7 @@ class Census:
             return None
         return node.policy_age_s + self._clock.monotonic() - node.status_at
 
-    def is_heard(self, node: NodeState) -> bool:
+    def is_reporting(self, node: NodeState) -> bool:
         """Whether a node reports, did so lately, and has the same agents as this census.
 
         A node sends its status every few seconds. Both ends are compared after its Report stream comes up.

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from relay.aio.clock import Clock
-from relay.aio.tasks import to_its_end
+from relay.aio.tasks import run_to_completion
 from relay.control.fleet.agents import Misplaced
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
@@ -166,7 +166,7 @@ class Fleet:
         for uid in list(node.agents):
             agent = self.census.agents[uid]
             self.census.drop(uid)
-            self._intake.reader.again(agent, node)
+            self._intake.reader.update_trust(agent, node)
             self.census.put(agent)
 
     def node_gone(self, peer: Peer) -> None:
@@ -225,7 +225,7 @@ class Fleet:
             async with self._reporting:
                 if mine.ack is None and mine.error is None:
                     # Finish even if this stream ends meanwhile: the batch has reports of other nodes.
-                    await to_its_end(self._process(self._next(mine)), name="take-in")
+                    await run_to_completion(self._process(self._next(mine)), name="take-in")
         finally:
             if mine in self._queue:
                 self._queue.remove(mine)
@@ -310,8 +310,8 @@ class Fleet:
             await self.bodies.store(connection, list(bodies.values()))
             configs = ((agent.config.hash, agent.config.slots) for agent, _ in accepted)
             fresh = await self._archive.keep_offered(connection, configs, self._clock.unix_ms())
-        self._archive.added(fresh)
-        self.bodies.added(bodies.values())
+        self._archive.mark_stored(fresh)
+        self.bodies.mark_added(bodies.values())
 
     async def _status(self, node: NodeState, report: link_pb2.StatusReport) -> None:
         node.last_seen_ms = self._clock.unix_ms()
@@ -344,7 +344,7 @@ class Fleet:
                 await self.bodies.remove(connection, unused)
             for uid in expired:
                 self.census.drop(uid)
-            self.bodies.removed(unused)
+            self.bodies.mark_removed(unused)
 
     def _expired(self, limit_ms: int) -> tuple[list[bytes], set[bytes]]:
         """Return (agents that were last reported too long ago, digests of bodies that no other agent uses)."""

@@ -63,7 +63,7 @@ class Intake:
         agents = self._census.agents
         reading.removed = [uid for uid in report.removed if uid in agents and agents[uid].node == node.key]
         reading.forgotten = [uid for uid in report.forgotten if uid in node.agents]
-        reading.bodies = self._bodies.fresh(report.effective_configs)
+        reading.bodies = self._bodies.new_rows(report.effective_configs)
         by_shard = self._by_shard(node, {listing.shard for listing in report.listings})
         removing = set(reading.removed)
         for listing in report.listings:
@@ -97,7 +97,7 @@ class Intake:
         node, report, ack, census = reading.node, reading.report, reading.ack, self._census
         for agent, _ in reading.accepted.values():
             if node.trusted != reading.trusted:
-                self.reader.again(agent, node)
+                self.reader.update_trust(agent, node)
             self._put_agent(node, agent)
         for uid in reading.removed:
             census.drop(uid)

@@ -10,7 +10,7 @@ from relay.control.fleet.census import Census
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.published import PACKAGES
 
-MOST_NAMED = 1_000
+MAX_NAMED = 1_000
 """An answer counts all agents, and lists at most this many."""
 _PACKAGE_STATES = {
     pb.PackageStatusEnum_Installed: "installed",
@@ -40,7 +40,7 @@ def package_status(census: Census, labels: frozenset[tuple[str, str]]) -> dict[s
 
     Returns:
         `{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
-        package, version, offered, state, percent, error_message}], agents_total}`; `agents` has up to `MOST_NAMED` entries.
+        package, version, offered, state, percent, error_message}], agents_total}`; `agents` has up to `MAX_NAMED` entries.
     """
     sums: dict[tuple[str, str, str], Counter[str]] = {}
     unfinished: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def package_status(census: Census, labels: frozenset[tuple[str, str]]) -> dict[s
             sums.setdefault((one.package, one.version, region), Counter())[one.state] += 1
             if one.state != "installed":
                 total += 1
-                if len(unfinished) < MOST_NAMED:
+                if len(unfinished) < MAX_NAMED:
                     unfinished.append(
                         {"agent": agent.agent_id, "region": region, "package": one.package, **one.details}
                     )

@@ -19,7 +19,7 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.records import TEXT_CHARS, as_text, text_of
 from relay.control.storage import schema
 from relay.errors import NotFound, Problem, Refused
-from relay.fleet.names import HOST, LEAST_PREFIX, VERSION, Names, resolve
+from relay.fleet.names import HOST, MIN_PREFIX_CHARS, VERSION, Names, resolve
 from relay.ids import parse_uid
 
 _AGENTS = schema.agents.c
@@ -72,7 +72,7 @@ SORTS: dict[str, _Columns] = {
 """Order → columns to sort by before the agent id."""
 
 
-def wanted_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
+def parse_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
     """Parse `k=v` terms. All must match, so two values for one key match no agent.
 
     Raises:
@@ -246,7 +246,7 @@ async def find(fleet: Fleet, name: str) -> Agent:
     if named := [agent for agent in census.named(name) if not agent.hidden]:
         return named[0]
     conditions = [_AGENTS.host == name[:TEXT_CHARS]]
-    if LEAST_PREFIX <= len(name) <= TEXT_CHARS:
+    if MIN_PREFIX_CHARS <= len(name) <= TEXT_CHARS:
         conditions += [
             _AGENTS.agent_id.startswith(name, autoescape=True),
             _AGENTS.host.startswith(name, autoescape=True),

@@ -81,7 +81,7 @@ class Targets:
 
     def _eligible(self, kind: str, agents: Iterable[Agent]) -> Iterator[Agent]:
         """Filter agents that accept assignments of a kind; of several with one id, only the newest."""
-        oldest_ms, several = self._clock.unix_ms() - TARGET_AGE_MS, self._census.several
+        oldest_ms, several = self._clock.unix_ms() - TARGET_AGE_MS, self._census.duplicates
 
         def is_eligible(agent: Agent) -> bool:
             return agent.accepts(kind) and (agent.connected or agent.changed_ms >= oldest_ms)

@@ -42,7 +42,7 @@ class Terms:
     targets: Callable[[Rollout, State], plan.Targets]
     """(rollout, state) → all known agents for which the rollout changes something."""
 
-    def way(
+    def strategy_for(
         self, catalog: Catalog, before: Catalog, state: AssignmentState, assignment: AnyAssignment
     ) -> tuple[StrategySpec, bool, Way]:
         """(strategy, whether it means everybody at once, where it comes from) for a change.
@@ -66,7 +66,7 @@ class Terms:
             return last.strategy, False, Way.KEPT
         return rules.strategy, rules.at_once, Way.SETTINGS
 
-    def asked(self, assignment: AnyAssignment) -> tuple[int, bool]:
+    def required_approvals(self, assignment: AnyAssignment) -> tuple[int, bool]:
         """(approvals that the documents require, whether the author's own does not count)."""
         rules, own = self.rules[assignment.kind], assignment.spec.approval
         required = rules.approval_required if own is None or own.required is None else own.required
@@ -91,7 +91,7 @@ def begin(
     """Begin the rollout to what `state` declares, superseding a pending one. Returns it in its new state."""
     assert state.declared is not None
     strategy, is_at_once, source = way
-    asked, previous = terms.asked(assignment), state.asked
+    asked, previous = terms.required_approvals(assignment), state.asked
     # Nobody can drop the approval requirement without the approvals that it demands.
     needed, four_eyes = max(asked[0], previous[0]), asked[1] or previous[1]
     rollback = terms.rules[assignment.kind].rollback_on_error
@@ -114,7 +114,7 @@ def begin(
         way=source,
     )
     if state.pending is not None:
-        draft.take(plan.supersede(state.pending, rollout.name, now_ms), state.pending)
+        draft.add_step(plan.supersede(state.pending, rollout.name, now_ms), state.pending)
     state = dataclasses.replace(state, number=state.number + 1, pending=rollout)
     return begin_if_approved(draft, state, rollout, terms, now_ms)
 
@@ -125,16 +125,16 @@ def begin_if_approved(draft: Draft, state: AssignmentState, rollout: Rollout, te
     rollout = dataclasses.replace(rollout, stable=None if state.observe_only else state.stable)
     state = draft.assignments[state.name] = dataclasses.replace(state, pending=rollout)
     if not plan.approved(rollout):
-        draft.take(rollout)
+        draft.add_step(rollout)
         return rollout
     begun = _begin_approved(draft, rollout, terms, now_ms)
     old, after = state.rollout, state.after(begun)
     if old is not None and old.active:
         ended = plan.supersede(old, rollout.name, now_ms)
-        draft.take(ended, old)
+        draft.add_step(ended, old)
         after = dataclasses.replace(after, layers=tuple(ended if r.name == old.name else r for r in after.layers))
     draft.assignments[state.name] = after
-    draft.take(begun)
+    draft.add_step(begun)
     return begun
 
 
@@ -170,7 +170,10 @@ def forgive(draft: Draft, name: str) -> int:
 
     It is higher than that of any assignment: content that moves to another assignment takes its failures along.
     """
-    generations = [*(s.retry for s in draft.assignments.values()), *(retry for _, retry in draft.gone.values())]
+    generations = [
+        *(s.retry for s in draft.assignments.values()),
+        *(retry for _, retry in draft.deleted_assignments.values()),
+    ]
     raised = dataclasses.replace(draft.assignments[name], retry=max(generations) + 1)
     draft.assignments[name] = raised
     return raised.retry
@@ -180,5 +183,5 @@ def again(draft: Draft, name: str, authors: Sequence[str], terms: Terms, now_ms:
     """Begin another rollout to what an assignment declares, by the current settings."""
     assignment = next(a for a in draft.catalog.all_assignments() if a.key == name)
     state = draft.assignments[name]
-    way = terms.way(draft.catalog, draft.before.catalog, state, assignment)
+    way = terms.strategy_for(draft.catalog, draft.before.catalog, state, assignment)
     return begin(draft, state, assignment, way, authors, terms, now_ms)

@@ -14,7 +14,7 @@ from relay.policy.packages import PackageAssignment, PublishedPackage
 from relay.policy.reading import AnyDocument
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
-from relay.words import close_to
+from relay.words import suggestion
 
 AnyAssignment = ConfigAssignment | PackageAssignment
 
@@ -105,5 +105,5 @@ def find(catalog: Catalog, kind: str, key: str) -> AnyDocument:
     """
     documents = catalog.of(kind)
     if key not in documents:
-        raise NotFound(f"there is no {kind} {key}{close_to(key, documents)}")
+        raise NotFound(f"there is no {kind} {key}{suggestion(key, documents)}")
     return documents[key]

@@ -31,11 +31,11 @@ class Draft:
         self.before = before
         self.catalog = catalog or before.catalog
         self.assignments = dict(before.assignments)
-        self.gone = dict(before.gone)
+        self.deleted_assignments = dict(before.deleted_assignments)
         self._contents = {**before.contents, **(contents or {})}
         self._steps: dict[str, Step] = {}
 
-    def take(self, rollout: Rollout, before: Rollout | None = None, *, quiet: bool = False) -> None:
+    def add_step(self, rollout: Rollout, before: Rollout | None = None, *, quiet: bool = False) -> None:
         """Add a new rollout, or one that changed state."""
         earlier = self._steps.get(rollout.name)
         if earlier is not None:
@@ -43,7 +43,7 @@ class Draft:
         else:
             self._steps[rollout.name] = Step(rollout, before, quiet=quiet)
 
-    def say(self, name: str, before: Rollout, action: str, reason: str) -> None:
+    def record_action(self, name: str, before: Rollout, action: str, reason: str) -> None:
         """Record which action of a person changed a rollout's state, and why. It comes first in the audit."""
         step = dataclasses.replace(self._steps.pop(name), before=before, action=action, reason=reason)
         self._steps = {name: step, **self._steps}
@@ -59,7 +59,7 @@ class Draft:
         return State(
             self.catalog,
             MappingProxyType(self.assignments),
-            MappingProxyType(self.gone),
+            MappingProxyType(self.deleted_assignments),
             MappingProxyType(self._contents),
             self.before.prefetches,
             self.before.epoch,

@@ -14,10 +14,10 @@ from relay.control.rollouts.rollout import Rollout, RolloutState
 from relay.control.rollouts.view import revision_hash
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.control.storage.sealed import read_all, read_truth
+from relay.control.storage.sealed import read_all, read_undamaged
 from relay.errors import Conflict, NotFound
 from relay.observe import log
-from relay.words import close_to
+from relay.words import suggestion
 
 _log = log.get("opamp-relay.history")
 
@@ -40,7 +40,7 @@ def find(state: State, name: str) -> tuple[AssignmentState, Rollout]:
     if owner is not None and number.isdigit() and 0 < int(number) <= owner.number:
         latest = owner.latest or f"{prefix}-{owner.number}"
         raise Conflict(f"{name} has ended; the latest rollout of {owner.kind} {prefix} is {latest}")
-    raise NotFound(f"there is no rollout {name}{close_to(name, state.assignments)}")
+    raise NotFound(f"there is no rollout {name}{suggestion(name, state.assignments)}")
 
 
 class History:
@@ -72,7 +72,7 @@ class History:
             StoreError: it is damaged.
         """
         async with self._database.read() as connection:
-            rows = await read_truth(connection, schema.rollouts, schema.rollouts.c.name == name)
+            rows = await read_undamaged(connection, schema.rollouts, schema.rollouts.c.name == name)
         if not rows:
             raise NotFound(f"there is no rollout {name}")
         return Rollout.from_plain(json.loads(rows[0].body))
@@ -98,7 +98,7 @@ class History:
         stable = ((r, r.stable) for r in newest_first if r.stable is not None)
         return next(((r, s) for r, s in stable if (revision_hash(s) or "").startswith(digits)), None)
 
-    async def earlier(self, assignment: str, rollout: str = "") -> Rollout:
+    async def undo_target(self, assignment: str, rollout: str = "") -> Rollout:
         """The rollout that `undo` goes back to: the named one, or else the newest completed one to another revision.
 
         Raises:

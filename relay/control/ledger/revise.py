@@ -42,11 +42,11 @@ def revise(before: State, catalog: Catalog, terms: Terms, *, by: str, now_ms: in
     for assignment in assignments.values():
         _follow(draft, assignment, _revision(catalog, pins, assignment), terms, by, now_ms)
     _end_yanked(draft, now_ms)
-    drop_lost(draft)
+    drop_unavailable_fallbacks(draft)
     return draft
 
 
-def drop_lost(draft: Draft) -> None:
+def drop_unavailable_fallbacks(draft: Draft) -> None:
     """Forget fallback revisions whose template or packages were deleted: a fallback does not block deletion."""
     for name, state in draft.assignments.items():
         available = tuple(r for r in state.earlier if _is_available(r, draft.catalog))
@@ -56,10 +56,10 @@ def drop_lost(draft: Draft) -> None:
 
 def _delete(draft: Draft, name: str, now_ms: int) -> None:
     state = draft.assignments.pop(name)
-    draft.gone[name] = (state.number, state.retry)
+    draft.deleted_assignments[name] = (state.number, state.retry)
     for rollout in (state.rollout, state.pending):
         if rollout is not None and rollout.active:
-            draft.take(plan.abort(rollout, "its assignment was deleted", now_ms), rollout)
+            draft.add_step(plan.abort(rollout, "its assignment was deleted", now_ms), rollout)
 
 
 def _follow(
@@ -67,13 +67,13 @@ def _follow(
 ) -> None:
     """Begin a rollout if an assignment declares another revision than before, or its pending rollout was edited."""
     name = assignment.key
-    number, retry = draft.gone.pop(name, (0, 0))
+    number, retry = draft.deleted_assignments.pop(name, (0, 0))
     state = draft.assignments.get(name) or AssignmentState(name, assignment.kind, number=number, retry=retry)
     if state.declared is not None and revision.as_rendered_by(state.declared) == state.declared:
         revision = state.declared  # a new renderer alone is no change
     draft.assignments[name] = state
-    way = terms.way(draft.catalog, draft.before.catalog, state, assignment)
-    was_edited = state.pending is not None and not _as_pending(state.pending, way, terms.asked(assignment))
+    way = terms.strategy_for(draft.catalog, draft.before.catalog, state, assignment)
+    was_edited = state.pending is not None and not _as_pending(state.pending, way, terms.required_approvals(assignment))
     if state.declared != revision or was_edited:
         authors = (by, *(state.pending.authors if state.pending is not None else ()))
         begin(draft, dataclasses.replace(state, declared=revision), assignment, way, authors, terms, now_ms)
@@ -125,7 +125,7 @@ def _end_yanked(draft: Draft, now_ms: int) -> None:
             if rollout is not None and withdrawn:
                 ended = plan.abort(rollout, f"package {', '.join(withdrawn)} was yanked", now_ms)
                 draft.assignments[state.name] = draft.assignments[state.name].after(ended)
-                draft.take(ended, rollout)
+                draft.add_step(ended, rollout)
 
 
 def _is_available(revision: GlobalRevision, catalog: Catalog) -> bool:
@@ -135,7 +135,7 @@ def _is_available(revision: GlobalRevision, catalog: Catalog) -> bool:
     return revision.versions <= catalog.packages.keys()
 
 
-def expect_publishable(draft: Draft) -> None:
+def check_publishable(draft: Draft) -> None:
     """Check that every changed assignment can be published, before it is stored.
 
     Raises:

@@ -18,7 +18,7 @@ from relay.control.rollouts.rollout import Rollout
 from relay.control.storage import schema
 from relay.control.storage.rows import remove, replace
 from relay.control.storage.schema import EPOCH, FIRST_EPOCH
-from relay.control.storage.sealed import read_all, read_truth
+from relay.control.storage.sealed import read_all, read_undamaged
 from relay.documents import canonical_json
 from relay.errors import StoreError
 from relay.policy.kinds import KINDS
@@ -38,9 +38,9 @@ async def load(connection: AsyncConnection) -> State:
     Raises:
         StoreError: it is damaged.
     """
-    catalog = Catalog().put(*[_document(row) for row in await read_truth(connection, schema.documents)])
-    catalog = catalog.put_packages(*[_package(row) for row in await read_truth(connection, schema.packages)])
-    contents = await read_truth(connection, schema.contents)
+    catalog = Catalog().put(*[_document(row) for row in await read_undamaged(connection, schema.documents)])
+    catalog = catalog.put_packages(*[_package(row) for row in await read_undamaged(connection, schema.packages)])
+    contents = await read_undamaged(connection, schema.contents)
     assignments, gone = await _assignments(connection, catalog)
     # A digest proves that a value is unaltered, but not that it is stored under its own name.
     if misplaced := sorted(f"contents: {row.name}" for row in contents if not is_named_for(row.name, row.payload)):
@@ -72,7 +72,7 @@ def _package(row: Any) -> PackageVersion:
 async def _assignments(
     connection: AsyncConnection, catalog: Catalog
 ) -> tuple[dict[str, AssignmentState], dict[str, tuple[int, int]]]:
-    rows = await read_truth(connection, schema.assignments)
+    rows = await read_undamaged(connection, schema.assignments)
     bodies, damaged = await read_all(connection, schema.rollouts)
     rollouts = {row.name: Rollout.from_plain(json.loads(row.body)) for row in bodies}
     kind_of = {a.key: a.kind for a in catalog.all_assignments()}
@@ -96,8 +96,8 @@ async def _assignments(
 
 async def _epoch(connection: AsyncConnection) -> int:
     """The stored epoch, or the highest epoch of a published manifest if that is later."""
-    facts = await read_truth(connection, schema.facts, schema.facts.c.name == EPOCH)
-    epochs = [int(json.loads(row.body)["epoch"]) for row in await read_truth(connection, schema.manifests)]
+    facts = await read_undamaged(connection, schema.facts, schema.facts.c.name == EPOCH)
+    epochs = [int(json.loads(row.body)["epoch"]) for row in await read_undamaged(connection, schema.manifests)]
     return max([int(row.value) for row in facts] + epochs, default=FIRST_EPOCH)
 
 
@@ -172,8 +172,8 @@ async def _store_assignments(connection: AsyncConnection, before: State, after: 
     rows = [{"name": s.name, "body": canonical_json(s.plain()).decode()} for s in fresh.values()]
     rows += [
         {"name": name, "body": canonical_json({"number": number, "retry": retry}).decode()}
-        for name, (number, retry) in after.gone.items()
-        if name not in before.gone
+        for name, (number, retry) in after.deleted_assignments.items()
+        if name not in before.deleted_assignments
     ]
     await replace(connection, schema.assignments, rows)
 

@@ -18,7 +18,7 @@ class State:
     catalog: Catalog = field(default_factory=Catalog)
     assignments: Mapping[str, AssignmentState] = field(default_factory=dict)
     """Name → state of the assignment between its revisions."""
-    gone: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    deleted_assignments: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Deleted assignment → its last (number, retry): rollout names and retry generations are never reused."""
     contents: Mapping[str, bytes] = field(default_factory=dict)
     """Resource name → payload of every RegionVariables and Package that a revision pins, including old ones."""

@@ -18,7 +18,7 @@ from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.draft import Draft
 from relay.control.ledger.ledger import Ledger
-from relay.control.ledger.revise import drop_lost, revise
+from relay.control.ledger.revise import drop_unavailable_fallbacks, revise
 from relay.control.ledger.state import State
 from relay.control.packages.blobs import Blobs
 from relay.errors import Conflict, NotFound, Problem, Refused, TooLarge
@@ -181,7 +181,7 @@ def _delete(state: State, key: str) -> Change[PublishedPackage]:
     remaining = catalog.package_files().keys()
     prefetches = {region: files & remaining for region, files in state.prefetches.items() if files & remaining}
     draft = Draft(dataclasses.replace(state, prefetches=prefetches), catalog=catalog)
-    drop_lost(draft)
+    drop_unavailable_fallbacks(draft)
     return draft.change(package, [Entry("delete", f"Package/{key}", _digest(package))])
 
 

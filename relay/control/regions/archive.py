@@ -56,7 +56,7 @@ class Archive:
             await replace(connection, schema.configs, rows)
         return set(fresh)
 
-    def added(self, hashes: set[bytes]) -> None:
+    def mark_stored(self, hashes: set[bytes]) -> None:
         """Remember the hashes that `keep_offered` wrote. Call it after the commit."""
         self._known |= hashes
 

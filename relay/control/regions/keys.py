@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.control.storage.sealed import read_truth
+from relay.control.storage.sealed import read_undamaged
 
 _MASTER = "download-keys"
 _KEY_BYTES = 32
@@ -23,7 +23,7 @@ async def master_key(database: Database) -> bytes:
         StoreError: it is damaged, or cannot be stored.
     """
     async with database.write() as connection:
-        rows = await read_truth(connection, schema.secrets, schema.secrets.c.name == _MASTER)
+        rows = await read_undamaged(connection, schema.secrets, schema.secrets.c.name == _MASTER)
         if rows and rows[0].value:
             return bytes(rows[0].value)
         secret = os.urandom(_KEY_BYTES)

@@ -27,7 +27,7 @@ from relay.control.rollouts.assignment import AssignmentState
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.control.storage.rows import replace
-from relay.control.storage.sealed import read_truth
+from relay.control.storage.sealed import read_undamaged
 from relay.documents import canonical_json
 from relay.errors import StoreError
 from relay.ids import sha256
@@ -68,7 +68,7 @@ class Publisher:
         """
         self._master = await master_key(self._database)
         async with self._database.read() as connection:
-            for row in await read_truth(connection, schema.manifests):
+            for row in await read_undamaged(connection, schema.manifests):
                 if json.loads(row.body)["region"] != row.region:
                     raise StoreError(f"table manifests: {row.region} is damaged: restore a backup")
 

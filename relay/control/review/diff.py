@@ -17,7 +17,7 @@ from relay.control.documents.proposal import Proposal, propose
 from relay.control.documents.reading import read
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
-from relay.control.fleet.package_status import MOST_NAMED
+from relay.control.fleet.package_status import MAX_NAMED
 from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.ledger import Ledger
@@ -64,7 +64,7 @@ class _Decider:
         self._evaluators = before, after
         self._keys = before.keys | after.keys
         self._named = {*before.agent_ids, *after.agent_ids}
-        self._splits = before.splits or after.splits
+        self._splits = before.is_partial or after.is_partial
         self._cache: dict[object, tuple[Decision, Decision]] = {}
 
     def decide(self, agent: Agent) -> tuple[Decision, Decision]:
@@ -84,7 +84,7 @@ class _Decider:
         if not agent.agent_id or not (takes_config or takes_packages):
             return NOTHING, NOTHING
         packages = agent.packages
-        failures = (*agent.config.failed, *(packages.failed if packages is not None else ()))
+        failures = (*agent.config.failures, *(packages.failures if packages is not None else ()))
         failed = tuple(f.attempt for f in failures)
         applied = applied_of(agent.config.applied, packages.applied if packages is not None else ())
 
@@ -155,7 +155,7 @@ class Diffs:
         self._clock = clock
 
     async def diff(self, texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
-        """Compare without changing anything. At most `MOST_NAMED` agents are listed in each place.
+        """Compare without changing anything. At most `MAX_NAMED` agents are listed in each place.
 
         Raises:
             Refused: the documents are invalid.
@@ -176,7 +176,7 @@ class Diffs:
         return proposal, comparison
 
     async def orphans(self, kind: str, key: str) -> dict[str, Any]:
-        """Agents that would match nothing without a document: `{agents, names}`, with at most `MOST_NAMED` names.
+        """Agents that would match nothing without a document: `{agents, names}`, with at most `MAX_NAMED` names.
 
         Raises:
             NotFound: there is no such document.
@@ -192,7 +192,7 @@ class Diffs:
                 had, has = (d.packages if kind == PACKAGES else d.choices for d in (old, new))
                 if had and not has:
                     names.append(agent.agent_id)
-        return {"agents": len(names), "names": nsmallest(MOST_NAMED, names)}
+        return {"agents": len(names), "names": nsmallest(MAX_NAMED, names)}
 
     def _decided(self, before: State, catalog: Catalog) -> Iterator[tuple[Agent, Decision, Decision]]:
         """Each agent with its decision as declared, and its decision by another catalog."""
@@ -227,9 +227,9 @@ def _answer(
         "by_assignment": dict(comparison.by_assignment),
         "diffs": [_view(pair, mask) for pair in sorted(comparison.pairs.values(), key=lambda p: -len(p.agents))],
         "conflicts": [str(problem) for problem in proposal.conflicts],
-        "orphans": nsmallest(MOST_NAMED, comparison.orphans),
+        "orphans": nsmallest(MAX_NAMED, comparison.orphans),
         "orphans_total": len(comparison.orphans),
-        "missing_components": list(islice(entries, MOST_NAMED)),
+        "missing_components": list(islice(entries, MAX_NAMED)),
         "missing_components_total": sum(len(names) for names, _ in missing),
         "warnings": [f"{a.kind}/{a.name}: {warning}" for a in proposal.applied for warning in a.warnings],
     }
@@ -302,7 +302,7 @@ def _view(pair: _Pair, mask: Mask) -> dict[str, Any]:
         "from": _hash(pair.before),
         "to": _hash(pair.after),
         "agents": len(pair.agents),
-        "names": nsmallest(MOST_NAMED, pair.agents),
+        "names": nsmallest(MAX_NAMED, pair.agents),
         "text": "".join(lines),
     }
 

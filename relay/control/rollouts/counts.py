@@ -91,7 +91,7 @@ class Trouble(enum.StrEnum):
     SILENT = "silent"
 
 
-class Troubled(NamedTuple):
+class TroubledAgent(NamedTuple):
     """An agent that has a problem with a candidate."""
 
     agent: str
@@ -123,7 +123,7 @@ class Look:
     regions: dict[str, RegionView]
     """Regions with agents on the candidate's side."""
     goals: Goals
-    troubled: list[Troubled]
+    troubled: list[TroubledAgent]
     """Some of the agents with problems on the candidate's side."""
     heard_at: tuple[float, ...] = ()
     """When each relevant node had last reported before its agents were counted, by the monotonic clock."""

@@ -58,7 +58,7 @@ class Case:
 
     def failures(self, offering: Offering) -> set[Given]:
         """Contents that the agent could not apply, without forgiven failures."""
-        return {(f.slot, f.content_hash) for f in offering.failed if f.retry >= self.retry and not f.forgiven}
+        return {(f.slot, f.content_hash) for f in offering.failures if f.retry >= self.retry and not f.forgiven}
 
     def is_in(self, slots: Iterable[OfferedSlot], given: Given | None) -> bool:
         """Whether the slots have this content from the rollout's assignment."""
@@ -143,7 +143,7 @@ def trouble(last_error: str, offering: Offering, case: Case, counts: Counts) -> 
         counts: how the agent was counted.
     """
     if counts.failed:
-        messages = [f.error_message for f in offering.failed if case.candidate in (None, (f.slot, f.content_hash))]
+        messages = [f.error_message for f in offering.failures if case.candidate in (None, (f.slot, f.content_hash))]
         return Trouble.FAILED, messages[-1] if messages else ""
     if counts.unhealthy:
         return Trouble.UNHEALTHY, last_error

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from relay.control.rollouts.assignment import AssignmentState
-from relay.control.rollouts.counts import Counts, Gate, RegionView, Troubled
+from relay.control.rollouts.counts import Counts, Gate, RegionView, TroubledAgent
 from relay.control.rollouts.gates import total_of
 from relay.control.rollouts.revision import GlobalRevision
 from relay.control.rollouts.rollout import GOING, Rollout, RolloutState
@@ -18,7 +18,7 @@ _PREFIX = 12
 
 
 def rollout_view(
-    rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None, troubled: Iterable[Troubled]
+    rollout: Rollout, regions: Mapping[str, RegionView], gate: Gate | None, troubled: Iterable[TroubledAgent]
 ) -> dict[str, Any]:
     """The JSON of a rollout.
 

@@ -17,7 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from relay.aio.tasks import to_its_end
+from relay.aio.tasks import run_to_completion
 from relay.control.storage import schema
 from relay.control.storage.rows import replace
 from relay.errors import StoreError
@@ -33,24 +33,24 @@ class _Connection(AsyncConnection):
     """Runs each step to its end: if one were cancelled midway, the driver's thread would keep the lock."""
 
     async def execute(self, *args: Any, **kwargs: Any) -> Any:
-        return await to_its_end(super().execute(*args, **kwargs), name="database-execute")
+        return await run_to_completion(super().execute(*args, **kwargs), name="database-execute")
 
     async def start(self, is_ctxmanager: bool = False) -> AsyncConnection:
         try:
-            return await to_its_end(super().start(is_ctxmanager), name="database-start")
+            return await run_to_completion(super().start(is_ctxmanager), name="database-start")
         except asyncio.CancelledError:
             with contextlib.suppress(SQLAlchemyError):  # the transaction never began
                 await self.close()
             raise
 
     async def commit(self) -> None:
-        await to_its_end(super().commit(), name="database-commit")
+        await run_to_completion(super().commit(), name="database-commit")
 
     async def rollback(self) -> None:
-        await to_its_end(super().rollback(), name="database-rollback")
+        await run_to_completion(super().rollback(), name="database-rollback")
 
     async def close(self) -> None:
-        await to_its_end(super().close(), name="database-close")
+        await run_to_completion(super().close(), name="database-close")
 
 
 class Database:

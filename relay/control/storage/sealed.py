@@ -101,7 +101,7 @@ def _is_decode_error(error: sa.exc.DBAPIError) -> bool:
     return "decode" in str(error).lower()
 
 
-async def read_truth(connection: AsyncConnection, table: sa.Table, *where: sa.ColumnElement[bool]) -> list[Any]:
+async def read_undamaged(connection: AsyncConnection, table: sa.Table, *where: sa.ColumnElement[bool]) -> list[Any]:
     """All rows of a table that match `where`; none may be damaged.
 
     Raises:

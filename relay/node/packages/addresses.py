@@ -30,7 +30,7 @@ class Addresses:
         self._fields.clear()
 
     @property
-    def can_be_made(self) -> bool:
+    def has_key(self) -> bool:
         """Whether there is a key to sign with."""
         return bool(self._keys)
 
@@ -49,7 +49,7 @@ class Addresses:
         signature = _sign(self._keys[0], sha256, expires_s)
         return f"{base.rstrip('/')}{PATH}{sha256}?expires={expires_s}&signature={signature}"
 
-    def expect_good(self, sha256: str, query: Mapping[str, str]) -> None:
+    def verify(self, sha256: str, query: Mapping[str, str]) -> None:
         """Verify the address in a request.
 
         Raises:

@@ -113,7 +113,7 @@ class PackageCache:
 
     def available(self, offer: PackagesOffer) -> bool:
         """See `hub.PackageSource`."""
-        if not self._addresses.can_be_made:
+        if not self._addresses.has_key:
             return False
         missing = False
         for package in offer.packages:
@@ -121,7 +121,7 @@ class PackageCache:
             if reason := self._denials.get(sha256, "it is not in the policy in force"):
                 self.problems[sha256] = reason
                 missing = True
-            elif not self._blobs.holds(sha256):
+            elif not self._blobs.is_verified(sha256):
                 self._fetching.want(sha256)
                 missing = True
         return not missing
@@ -147,23 +147,23 @@ class PackageCache:
         return file
 
     def _find(self, sha256: str, query: dict[str, str]) -> File:
-        self._addresses.expect_good(sha256, query)
+        self._addresses.verify(sha256, query)
         reason = self._denials.get(sha256)
         if reason is None:
             raise Denied(404, "no package in the policy has this file")
         if reason:
             raise Denied(410, reason)
-        if self._blobs.holds(sha256) and not self._blobs.path(sha256).exists():
+        if self._blobs.is_verified(sha256) and not self._blobs.path(sha256).exists():
             self._blobs.remove(sha256)  # somebody deleted the file; forget it too
-        if not self._blobs.holds(sha256):
+        if not self._blobs.is_verified(sha256):
             self._fetching.want(sha256)
             raise Denied(503, "the node does not have the file yet", retry_after_s=30)
-        self._blobs.used(sha256)
+        self._blobs.touch(sha256)
         return File(self._blobs.path(sha256), sha256)
 
-    def doubt(self, sha256: str) -> None:
+    def recheck(self, sha256: str) -> None:
         """Check a file that an agent could not install, as it may be damaged. At most once a minute for each file."""
-        if self._blobs.holds(sha256) and sha256 not in self._doubted:
+        if self._blobs.is_verified(sha256) and sha256 not in self._doubted:
             self._doubted.add(sha256)
             self._tasks.spawn(self._check(sha256), name="package-check")
 
@@ -180,9 +180,9 @@ class PackageCache:
                     self._fetching.want(sha256)
 
     @property
-    def held(self) -> list[str]:
+    def available_files(self) -> list[str]:
         """SHA-256 of all files that can be downloaded."""
-        return self._blobs.held
+        return self._blobs.verified
 
     @property
     def used_bytes(self) -> int:

@@ -69,7 +69,7 @@ class Fetching:
 
     def want(self, sha256: str) -> None:
         """Start to fetch a file unless it is here already."""
-        if sha256 not in self._fetching and not self._blobs.holds(sha256):
+        if sha256 not in self._fetching and not self._blobs.is_verified(sha256):
             task = self._tasks.spawn(self._fetch_until_done(sha256), name="package-fetch")
             self._fetching[sha256] = task
             task.add_done_callback(lambda _: self._fetching.pop(sha256, None))

@@ -153,7 +153,7 @@ async def test_failures_roll_back_and_are_remembered_until_retry(programs: Progr
     assert fleet.running(1) == 20
     again = (await plane.documents.apply([("f", staged(2))])).applied[0]
     assert (again.action, "opampctl rollout retry a-2" in again.warnings[0]) == ("unchanged", True)
-    assert sum(bool(r.config.failed) for r in node.registry) == 2
+    assert sum(bool(r.config.failures) for r in node.registry) == 2
     offers = fleet.offers
     await change(plane, staged(1))
     await state_is(plane, "a-3", "completed")

@@ -24,8 +24,8 @@ def test_step_is_in_the_next_state() -> None:
 def test_step_already_in_the_draft_includes_other_steps() -> None:
     draft = Draft(HELD)
     other = rollout(name="b-1", assignment="b")
-    draft.take(other)
-    draft.take(PAUSED)
+    draft.add_step(other)
+    draft.add_step(PAUSED)
     assert [step.after.name for step in Taken(BEFORE, PAUSED, "pause").change(HELD, draft).steps] == ["a-2", "b-1"]
 
 

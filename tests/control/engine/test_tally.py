@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from relay.control.engine.tally import MOST_TROUBLED, Tally
+from relay.control.engine.tally import MAX_TROUBLED, Tally
 from relay.control.fleet.targets import Targets
 from relay.control.rollouts.counts import Counts
 from relay.control.rollouts.rollout import ALL, Rollout
@@ -57,18 +57,18 @@ def test_some_troubled_agents_are_named_with_their_messages() -> None:
     one = going()
     (group,) = [*_groups(stand, one)] or [None]
     assert group is None
-    for number in range(MOST_TROUBLED + 5):
+    for number in range(MAX_TROUBLED + 5):
         agent = stand.put(f"a{number}")
         (group, *_) = _groups(stand, one)
         assert group.contents is not None
         slot, content = group.contents[0] or ("", b"")
         offering = type(agent.config)()
         offering.hash, offering.slots, offering.baseline = b"h", (OfferedSlot(slot, "a", content),), (True,)
-        offering.failed = (Failure(slot, content, 0, f"words of {number}", 1),)
+        offering.failures = (Failure(slot, content, 0, f"words of {number}", 1),)
         agent.config = offering
     seen = tally(stand, one)
     assert seen.counts()["eu"] == Counts(targets=25, offered=25, failed=25)
-    assert len(seen.troubled) == MOST_TROUBLED
+    assert len(seen.troubled) == MAX_TROUBLED
     assert all(t.message == f"words of {t.agent[1:]}" for t in seen.troubled)
 
 

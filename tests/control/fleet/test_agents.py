@@ -76,7 +76,7 @@ def test_trusted_attributes_of_the_node_become_labels() -> None:
     agent = reader.read(made.instance_uid, made.state(), node)
     assert agent.facts.labels == {"region": "eu"}
     node.trusted = "all"
-    reader.again(agent, node)
+    reader.update_trust(agent, node)
     assert agent.facts.labels == {"tier": "prod", "service.instance.id": "a", "region": "eu"}
 
 

@@ -132,7 +132,7 @@ def test_forgetting_a_node_drops_its_agents(stand: Stand) -> None:
 def test_updating_one_of_many_namesakes_does_not_scan_all(stand: Stand) -> None:
     for number in range(300):
         stand.put("clone", uid=number.to_bytes(16, "big"), started=number)
-    namesakes = stand.census.several["clone"]
+    namesakes = stand.census.duplicates["clone"]
     with patch.object(namesakes, "_to_flip", side_effect=AssertionError("all of them were looked at")):
         stand.put("clone", uid=(7).to_bytes(16, "big"), healthy=False)
         stand.census.drop((8).to_bytes(16, "big"))

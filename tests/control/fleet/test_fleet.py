@@ -182,14 +182,14 @@ async def test_node_is_heard_once_both_ends_agree(fleet: Fleet) -> None:
     node = fleet.census.nodes["eu/one"]
     status = link_pb2.NodeStatus(unix_ms=1)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")], status=status))
-    assert not fleet.census.is_heard(node)
+    assert not fleet.census.is_reporting(node)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, shards=sums_of(entry("a"), entry("b"))))
-    assert not fleet.census.is_heard(node)
+    assert not fleet.census.is_reporting(node)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=3, shards=sums_of(entry("a"))))
-    assert fleet.census.is_heard(node)
+    assert fleet.census.is_reporting(node)
     fleet.node_gone(ONE)
     await up(fleet, ONE)
-    assert not fleet.census.is_heard(node), "what it told before the break may be old"
+    assert not fleet.census.is_reporting(node), "what it told before the break may be old"
 
 
 async def test_connected_is_unknown_until_both_ends_agree(fleet: Fleet) -> None:
@@ -362,13 +362,13 @@ async def test_node_without_a_report_stream_is_not_heard(fleet: Fleet) -> None:
     status = link_pb2.NodeStatus(policy_age_s=0)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[made], shards=sums.sums(), status=status))
     node = fleet.census.nodes["eu/one"]
-    assert fleet.census.is_heard(node)
+    assert fleet.census.is_reporting(node)
     fleet.node_gone(ONE)
     fleet.node_synced(ONE, SyncSender(link_pb2.SyncHello(node=ONE.message())), True)
-    assert not fleet.census.is_heard(node), "its Sync stream is up first"
+    assert not fleet.census.is_reporting(node), "its Sync stream is up first"
     assert fleet.census.connected(await query.find(fleet, "a")) is None
     await fleet.node_reporting(ONE)
-    assert not fleet.census.is_heard(node)
+    assert not fleet.census.is_reporting(node)
 
 
 async def test_forgetting_a_node_happens_once_and_is_audited(programs: Programs) -> None:

@@ -45,7 +45,7 @@ def test_status_counts_agents_and_names_unfinished_ones() -> None:
 
 
 def test_many_agents_are_counted_and_some_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_NAMED", 2)
+    monkeypatch.setattr(module, "MAX_NAMED", 2)
     stand = Stand()
     for number in range(5):
         said(stand, f"a{number}", pb.PackageStatusEnum_Installing)

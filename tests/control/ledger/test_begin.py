@@ -6,7 +6,7 @@ import pytest
 
 from relay.control.ledger.begin import again, begin_if_approved, forgive, observes
 from relay.control.ledger.draft import Draft
-from relay.control.ledger.revise import expect_publishable
+from relay.control.ledger.revise import check_publishable
 from relay.control.ledger.state import State
 from relay.control.rollouts import plan
 from relay.control.rollouts.rollout import RolloutState, Way, at_once
@@ -172,7 +172,7 @@ def test_change_that_removes_its_strategy_keeps_using_it() -> None:
 
 def test_retry_numbers_continue_across_deleted_assignments() -> None:
     state = applied(BASE, assignment("a"), assignment("b", priority=1))
-    made = Draft(dataclasses.replace(state, gone={"c": (3, 4)}))
+    made = Draft(dataclasses.replace(state, deleted_assignments={"c": (3, 4)}))
     assert (forgive(made, "a"), forgive(made, "b")) == (5, 6)
     assert {name: held.retry for name, held in made.assignments.items()} == {"a": 5, "b": 6}
 
@@ -196,5 +196,5 @@ def test_strategy_from_settings() -> None:
 def test_longest_name_can_be_rolled_out() -> None:
     name = "n" * 128
     made = draft(BASE, staged(1, name=name))
-    expect_publishable(made)
+    check_publishable(made)
     assert shown(made.change(None).state, name)[0] == f"{name}-1"

@@ -30,12 +30,12 @@ def test_earlier_revisions_are_pinned() -> None:
 def test_rollout_appears_once_in_its_last_state_with_the_person_s_action_first() -> None:
     draft = Draft(State())
     other, first = rollout(name="b-1", assignment="b"), rollout()
-    draft.take(other)
-    draft.take(first)
+    draft.add_step(other)
+    draft.add_step(first)
     last = dataclasses.replace(first, state=RolloutState.COMPLETED)
-    draft.take(last)
+    draft.add_step(last)
     assert draft.rollouts == [other, last]
-    draft.say("a-2", first, "promote", "ann said so")
+    draft.record_action("a-2", first, "promote", "ann said so")
     step, rest = draft.change(None).steps
     assert (step.before, step.after, step.action, step.reason) == (first, last, "promote", "ann said so")
     assert (rest.after, rest.action) == (other, "")
@@ -43,5 +43,5 @@ def test_rollout_appears_once_in_its_last_state_with_the_person_s_action_first()
 
 def test_quiet_step_stays_quiet() -> None:
     draft = Draft(State())
-    draft.take(rollout(), quiet=True)
+    draft.add_step(rollout(), quiet=True)
     assert [step.quiet for step in draft.change(None).steps] == [True]

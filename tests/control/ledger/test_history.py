@@ -52,18 +52,18 @@ async def test_all_stored_rollouts_are_available(history: History) -> None:
 
 
 async def test_earlier_revision_of_an_assignment(history: History) -> None:
-    assert (await history.earlier("a")).name == "a-3", "what is asked for has yet to come"
-    assert (await history.earlier("a", "a-1")).name == "a-1"
+    assert (await history.undo_target("a")).name == "a-3", "what is asked for has yet to come"
+    assert (await history.undo_target("a", "a-1")).name == "a-1"
     with pytest.raises(NotFound, match="there is no assignment b"):
-        await history.earlier("b")
+        await history.undo_target("b")
     with pytest.raises(NotFound, match="there is no rollout a-9 of a"):
-        await history.earlier("a", "a-9")
+        await history.undo_target("a", "a-9")
 
 
 async def test_assignment_without_an_earlier_revision(ledger: Ledger, database: Database) -> None:
     await apply(ledger, TEMPLATE + assignment("a"), now_ms=1)
     with pytest.raises(NotFound, match="has no earlier revision"):
-        await History(database, ledger).earlier("a")
+        await History(database, ledger).undo_target("a")
 
 
 async def test_rollout_is_found_by_any_of_its_hashes(history: History) -> None:

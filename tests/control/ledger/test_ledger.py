@@ -82,7 +82,7 @@ async def test_quiet_step_wakes_no_watcher(ledger: Ledger, database: Database) -
         assert held.rollout is not None
         looked_at = dataclasses.replace(held.rollout, observed_s=5.0)
         made.assignments["a"] = dataclasses.replace(held, rollout=looked_at)
-        made.take(looked_at, quiet=True)
+        made.add_step(looked_at, quiet=True)
         return made.change(None)
 
     await ledger.change("system", observed)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from relay.control.ledger.revise import expect_publishable, revise
+from relay.control.ledger.revise import check_publishable, revise
 from relay.control.ledger.state import State
 from relay.control.rollouts.revision import GlobalConfig
 from relay.control.rollouts.rollout import RolloutState
@@ -65,14 +65,14 @@ def test_names_and_generations_are_never_reused() -> None:
         ("a-1", RolloutState.ABORTED, "its assignment was deleted")
     ]
     gone = made.change(None).state
-    assert (dict(gone.assignments), gone.gone) == ({}, {"a": (1, 0)})
+    assert (dict(gone.assignments), gone.deleted_assignments) == ({}, {"a": (1, 0)})
     back = applied(gone, staged(2))
-    assert (shown(back)[0], back.gone) == ("a-2", {})
+    assert (shown(back)[0], back.deleted_assignments) == ("a-2", {})
 
 
 def test_deletion_does_not_end_an_ended_rollout_again() -> None:
     state = applied(BASE, assignment("a"))
-    assert without(state).gone == {"a": (1, 0)}
+    assert without(state).deleted_assignments == {"a": (1, 0)}
 
 
 def test_rollout_to_a_yanked_package_ends() -> None:
@@ -110,10 +110,10 @@ def test_earlier_revisions_do_not_prevent_deletion() -> None:
 
 def test_unpublishable_resource_is_refused() -> None:
     fine = draft(BASE, assignment("a"))
-    expect_publishable(fine)
+    check_publishable(fine)
     state = fine.change(None).state
     made = draft(state, assignment("b", priority=1))
     broken = dataclasses.replace(made.assignments["b"], name="x" * 500)
     made.assignments["b"] = broken
     with pytest.raises(Refused, match="ConfigAssignment/b"):
-        expect_publishable(made)
+        check_publishable(made)

@@ -59,9 +59,9 @@ async def test_deleted_assignment_keeps_its_numbers(database: Database) -> None:
     after = revise(state, catalog, terms(), by="ann", now_ms=8).change(None)
     read = await stored(database, state, after)
     assert read == after.state
-    assert read.gone == {"a": (1, 0)}
+    assert read.deleted_assignments == {"a": (1, 0)}
     again = revise(read, read.catalog.without("ConfigTemplate", "basic@v1"), terms(), by="ann", now_ms=9).change(None)
-    assert (await stored(database, read, again)).gone == {"a": (1, 0)}
+    assert (await stored(database, read, again)).deleted_assignments == {"a": (1, 0)}
     packages = again.state.catalog.without("PackageAssignment", "agents").without_package("otelcol@1")
     last = revise(again.state, packages, terms(), by="ann", now_ms=9).change(None)
     assert not (await stored(database, again.state, last)).catalog.packages

@@ -64,19 +64,19 @@ async def test_assignment_can_be_undone(programs: Programs) -> None:
     plane = await programs.opened()
     await apply(plane, TEMPLATE, assignment("a", rate=5, selector="{labels: {tier: x}}"))
     await apply(plane, assignment("a", rate=6))
-    earlier = await plane.history.earlier("a")
+    earlier = await plane.history.undo_target("a")
     assert earlier.name == "a-1"
     await apply(plane, assignment("a", rate=6, priority=4) + "  observe_only: true\n")
-    applied = await plane.documents.again("a", earlier.candidate, actor="ann")
+    applied = await plane.documents.apply_revision("a", earlier.candidate, actor="ann")
     assert applied.action == "configured"
     spec = plane.ledger.state.catalog.assignments["a"].spec
     assert (spec.values, spec.target_selector.labels) == ({"rate": 5}, {"tier": "x"})
     assert (spec.priority, spec.observe_only) == (0, False)
     assert plane.ledger.state.assignments["a"].latest == "a-4"
-    assert (await plane.history.earlier("a")).name == "a-3"
-    assert (await plane.history.earlier("a", "a-1")).name == "a-1"
+    assert (await plane.history.undo_target("a")).name == "a-3"
+    assert (await plane.history.undo_target("a", "a-1")).name == "a-1"
     for name, rollout in (("b", ""), ("a", "a-9")):
         with pytest.raises(NotFound):
-            await plane.history.earlier(name, rollout)
+            await plane.history.undo_target(name, rollout)
     state = plane.ledger.state.assignments["a"]
     assert dataclasses.replace(state, number=0).declared == earlier.candidate

@@ -27,7 +27,7 @@ class Agent:
         offering.offered_at_ms = NOW
         offering.applied = more.pop("applied", ())
         offering.status = more.pop("status", "")
-        offering.failed = more.pop("failed", ())
+        offering.failures = more.pop("failed", ())
         vars(self).update(more)
 
 

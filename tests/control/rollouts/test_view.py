@@ -2,7 +2,7 @@ import dataclasses
 
 from relay.control.rollouts import plan
 from relay.control.rollouts.assignment import AssignmentState
-from relay.control.rollouts.counts import Counts, Gate, RegionView, Trouble, Troubled, Verdict
+from relay.control.rollouts.counts import Counts, Gate, RegionView, Trouble, TroubledAgent, Verdict
 from relay.control.rollouts.rollout import RolloutState
 from relay.control.rollouts.view import assignment_view, revision_hash, rollout_view
 from relay.policy.published import CONFIG
@@ -19,7 +19,7 @@ GATE = Gate(Verdict.WAITING, "5m left")
 def test_view_of_a_running_rollout() -> None:
     first = plan.begin(rollout(), [("eu", "x")], 1000)
     second = plan.advance(first, Gate(Verdict.PASS, "all well"), REGIONS, [("eu", "x")], 2000)
-    view = rollout_view(second, REGIONS, GATE, [Troubled("x", "eu", Trouble.FAILED, "no")])
+    view = rollout_view(second, REGIONS, GATE, [TroubledAgent("x", "eu", Trouble.FAILED, "no")])
     assert view["troubled"] == [{"agent": "x", "region": "eu", "state": "failed", "message": "no"}]
     assert (view["state"], view["stage"]) == ("running", 1)
     assert [s["state"] for s in view["stages"]] == ["passed", "current", "waiting"]

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.control.storage.sealed import Damaged, SealedBytes, SealedText, read_all, read_truth, seal_text
+from relay.control.storage.sealed import Damaged, SealedBytes, SealedText, read_all, read_undamaged, seal_text
 from relay.errors import StoreError
 
 ROWS = [{"kind": "K", "key": name, "body": f'{{"name": "{name}"}}', "updated_ms": 1} for name in ("a", "b")]
@@ -29,7 +29,7 @@ async def test_intact_value_is_read(tmp_path: Path) -> None:
         rows, damaged = await read_all(connection, schema.documents)
         assert [(r.key, r.body) for r in rows] == [(r["key"], r["body"]) for r in ROWS]
         assert damaged == []
-        assert (await read_truth(connection, schema.contents))[0].payload == b"bytes"
+        assert (await read_undamaged(connection, schema.contents))[0].payload == b"bytes"
     await database.close()
 
 
@@ -48,9 +48,9 @@ async def test_bad_byte_is_detected_with_table_and_key(tmp_path: Path, damage: s
         rows, damaged = await read_all(connection, schema.documents)
         assert ([r.key for r in rows], damaged) == (["a"], ["K b"])
         with pytest.raises(StoreError, match="table documents: K b is damaged: restore a backup"):
-            await read_truth(connection, schema.documents)
+            await read_undamaged(connection, schema.documents)
         with pytest.raises(StoreError, match="table contents: c is damaged"):
-            await read_truth(connection, schema.contents)
+            await read_undamaged(connection, schema.contents)
     await again.close()
 
 

@@ -30,17 +30,17 @@ def query_of(addresses: Addresses) -> dict[str, str]:
 
 def refusal(addresses: Addresses, query: dict[str, str], sha256: str = SHA256.hex()) -> str:
     with pytest.raises(Denied) as caught:
-        addresses.expect_good(sha256, query)
+        addresses.verify(sha256, query)
     return str(caught.value)
 
 
 def test_address_is_valid_for_a_day_and_one_file() -> None:
     addresses, clock = made(b"1" * 32)
     query = query_of(addresses)
-    addresses.expect_good(SHA256.hex(), query)
+    addresses.verify(SHA256.hex(), query)
     assert "signature of the address is wrong" in refusal(addresses, query, "0" * 64)
     clock.advance(VALID_S - 1)
-    addresses.expect_good(SHA256.hex(), query)
+    addresses.verify(SHA256.hex(), query)
     clock.advance(3602)
     assert "has expired" in refusal(addresses, query)
 
@@ -58,11 +58,11 @@ def test_addresses_of_the_previous_key_stay_valid() -> None:
     addresses, _ = made(b"1" * 32)
     query = query_of(addresses)
     addresses.use((b"2" * 32, b"1" * 32))
-    addresses.expect_good(SHA256.hex(), query)
+    addresses.verify(SHA256.hex(), query)
     addresses.use((b"2" * 32,))
     assert "signature of the address is wrong" in refusal(addresses, query)
     addresses.use(())
-    assert not addresses.can_be_made
+    assert not addresses.has_key
 
 
 @pytest.mark.parametrize("expires", ["", "x", "١", "9" * 13])

@@ -47,7 +47,7 @@ async def test_file_is_fetched_once_and_served_to_many(programs: Programs, agent
     polling.last = await polling.agent.report(capabilities=0x381F)
     await polling.install(await polling.wait())
     assert node.metrics.blob_fetch_bytes == len(CONTENT), "once, however many ask"
-    assert node.packages.held == [sha256]
+    assert node.packages.available_files == [sha256]
     assert node.serving.downloads.sent_bytes == 6 * len(CONTENT)
     await eventually(lambda: sum(a.packages is not None and a.packages.status == "APPLIED"
                                  for a in plane.fleet.census.agents.values()) == 6)  # fmt: skip
@@ -99,7 +99,7 @@ async def test_failed_download_is_offered_once_more_then_remembered(
     assert not (await agent.say(again, FAILED, "cut")).HasField("packages_available")
     status = await plane.status.of("agents-1")
     await eventually(
-        lambda: any(a.packages is not None and a.packages.failed for a in plane.fleet.census.agents.values())
+        lambda: any(a.packages is not None and a.packages.failures for a in plane.fleet.census.agents.values())
     )
     assert status["state"] == "completed"
     retried = await plane.status.of(await plane.actions.retry("agents-1", "ann"))
@@ -136,10 +136,10 @@ async def test_cached_file_is_served_offline_and_after_a_restart(
     await programs.stop(plane)
     await programs.stop(node)
     again = await programs.node(1)
-    assert again.packages.held == [], "nothing counts before it was verified again"
+    assert again.packages.available_files == [], "nothing counts before it was verified again"
     agents.append(await PackageAgent.join(again))
     await agents[1].install(await agents[1].wait())
-    assert again.packages.held == [sha256]
+    assert again.packages.available_files == [sha256]
     path = Path(again._settings.node.data_dir) / "packages" / sha256
     flipped = bytearray(path.read_bytes())
     flipped[1000] ^= 1
@@ -162,7 +162,7 @@ async def test_removed_file_is_fetched_again(programs: Programs, agents: list[Pa
     url = (await agents[0].wait()).packages["otelcol"].file.download_url
     (Path(node._settings.node.data_dir) / "packages" / sha256).unlink()
     assert (await download(url))[0] == 503
-    await eventually(lambda: node.packages.held == [sha256])
+    await eventually(lambda: node.packages.available_files == [sha256])
     assert (await download(url))[1] == CONTENT
 
 
@@ -327,9 +327,9 @@ async def test_offered_files_stay_and_others_are_evicted(programs: Programs, age
     tell(upstream, old, new, number=2)
     await eventually(lambda: node.packages.problems)
     assert "no space" in node.packages.problems[digest(new)]
-    assert node.packages.held == [digest(old)]
+    assert node.packages.available_files == [digest(old)]
     tell(upstream, new, number=3)
-    await eventually(lambda: node.packages.held == [digest(new)], within_s=20)
+    await eventually(lambda: node.packages.available_files == [digest(new)], within_s=20)
     await programs.stop(node)
     await upstream.stop()
 
@@ -338,7 +338,7 @@ async def test_files_are_prefetched_on_request(programs: Programs) -> None:
     upstream, node = await scripted(programs)
     upstream.blobs[digest(CONTENT)] = CONTENT
     tell(upstream, number=2, prefetch=(digest(CONTENT),))
-    await eventually(lambda: node.packages.held == [digest(CONTENT)])
+    await eventually(lambda: node.packages.available_files == [digest(CONTENT)])
     await eventually(lambda: any(digest(CONTENT) in [b.hex() for b in r.status.blobs] for r in upstream.reports))
     await programs.stop(node)
     await upstream.stop()

@@ -75,7 +75,7 @@ async def test_wrong_bytes_are_refused(tmp_path: Path) -> None:
     desk = Desk(tmp_path, content=CONTENT[::-1])
     desk.fetching.want(SHA256)
     await eventually(lambda: desk.fetching.problems.get(SHA256) == "what arrived is not the file")
-    assert (desk.ready, desk.metrics.verification_failures, desk.blobs.holds(SHA256)) == (0, 1, False)
+    assert (desk.ready, desk.metrics.verification_failures, desk.blobs.is_verified(SHA256)) == (0, 1, False)
     await desk.fetching.close()
 
 
