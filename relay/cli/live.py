@@ -25,7 +25,7 @@ class LiveView:
         self.is_drawn = False
         """Whether events appear in the picture instead of as lines."""
 
-    def tell(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Report an event."""
         self._events.append(line.strip())
         if not self.is_drawn:
@@ -54,7 +54,7 @@ class LiveView:
         while not stop.is_set():
             rollouts = await self._control_plane.status.listing()
             self._tell_rollouts(rollouts)
-            draw(self.picture(rollouts))
+            draw(self.render(rollouts))
             try:
                 async with asyncio.timeout(_POLL_S):
                     await stop.wait()
@@ -66,9 +66,9 @@ class LiveView:
             line = f"  rollout {headline(rollout)}"
             if self._last_lines.get(rollout["name"]) != line:
                 self._last_lines[rollout["name"]] = line
-                self.tell(line)
+                self.report(line)
 
-    def picture(self, rollouts: list[dict[str, Any]]) -> list[str]:
+    def render(self, rollouts: list[dict[str, Any]]) -> list[str]:
         """Format regions, agents by state, rollouts and the latest events as lines of text."""
         fleet = self._control_plane.fleet
         lines = [""]

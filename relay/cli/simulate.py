@@ -39,7 +39,7 @@ class Narrator:
         self._tell = tell or _print
         self.counts: Counter[str] = Counter()
 
-    def told(self, agent: SimulatedAgent, event: str, detail: str) -> None:
+    def on_event(self, agent: SimulatedAgent, event: str, detail: str) -> None:
         """Handle an event of a simulated agent."""
         self.counts[event] += 1
         if not self._quiet:
@@ -47,7 +47,7 @@ class Narrator:
             kind = agent.attributes.get("role", "")
             self._tell(f"  {agent.name:<12} {kind:<8} {_EVENT_LABELS[event]} {text}".rstrip())
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """Format all counts as one line."""
         return "  ".join(f"{event} {self.counts[event]}" for event in _EVENT_LABELS)
 
@@ -67,7 +67,7 @@ async def run_simulation(
     narrator = Narrator(quiet=quiet)
     chance = random.Random(seed)  # noqa: S311
     simulation = Simulation(
-        fleet(count, prefix=prefix, chance=chance, told=narrator.told),
+        fleet(count, prefix=prefix, chance=chance, on_event=narrator.on_event),
         endpoint,
         heartbeat_s=heartbeat_s,
         token=token,
@@ -79,7 +79,7 @@ async def run_simulation(
             async with asyncio.timeout(1):
                 await stop.wait()
         except TimeoutError:
-            if quiet and (line := narrator.line()) != last_line:
+            if quiet and (line := narrator.summary()) != last_line:
                 last_line = line
                 print(line, file=sys.stderr, flush=True)
     await simulation.stop()

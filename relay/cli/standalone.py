@@ -62,10 +62,10 @@ async def _demo(control_plane: ControlPlane, node: Node, stop: asyncio.Event, fa
     else:
         print("The policy of an earlier run is in force.")
     view = LiveView(control_plane)
-    narrator = Narrator(tell=view.tell)
+    narrator = Narrator(tell=view.report)
     print(f"Starting {_AGENTS} simulated agents of two kinds:\n")
     chance = random.Random(1)  # noqa: S311
-    agents = fleet(_AGENTS, prefix="demo", chance=chance, told=narrator.told)
+    agents = fleet(_AGENTS, prefix="demo", chance=chance, on_event=narrator.on_event)
     simulation = Simulation(agents, f"ws://127.0.0.1:{node.ports['websocket']}/v1/opamp", together=2)
     simulation.start()
     try:

@@ -141,7 +141,7 @@ class LinkClient:
             self._metrics.link_messages["sync_sent"] += 1
             async for response in _until_silent(call, _FRESH_S):
                 self._metrics.link_messages["sync_received"] += 1
-                if self._health.heard():
+                if self._health.record_message():
                     _log.info("link_up", control_plane=self._endpoint)
                 if response.HasField("freshness"):
                     self._freshness(response.freshness)
@@ -165,7 +165,7 @@ class LinkClient:
                 await call.write(answer)
                 self._metrics.link_messages["sync_sent"] += 1
         finally:
-            self._health.went_down()
+            self._health.record_down()
             call.cancel()
 
     def _freshness(self, freshness: link_pb2.Freshness) -> None:
@@ -206,7 +206,7 @@ class LinkClient:
     async def _acks(self, call: Any) -> None:
         async for ack in call:
             self._metrics.link_messages["report_acked"] += 1
-            self._health.acknowledged()
+            self._health.record_ack()
             sender = self._up.sender
             sender.acknowledged(ack)
             if not (sender.send_status or len(sender) or sender.in_flight):

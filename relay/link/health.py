@@ -32,11 +32,11 @@ class LinkHealth:
         """Seconds since the control plane was last heard; 0 while it is connected."""
         return 0.0 if self.connected else self._clock.monotonic() - self._heard_at
 
-    def unheard_s(self) -> float:
+    def unacknowledged_s(self) -> float:
         """Seconds without an acknowledged report while the control plane is connected."""
         return self._clock.monotonic() - self._acked_at if self.connected else 0.0
 
-    def heard(self) -> bool:
+    def record_message(self) -> bool:
         """Record a message from the control plane. Returns whether it is the first since the link came up."""
         is_first = self._up_since is None
         self._heard_at = self._clock.monotonic()
@@ -44,12 +44,12 @@ class LinkHealth:
             self._up_since = self._acked_at = self._heard_at
         return is_first
 
-    def acknowledged(self) -> None:
+    def record_ack(self) -> None:
         """Record that a report was acknowledged."""
         self.refusal = ""
         self._acked_at = self._clock.monotonic()
 
-    def went_down(self) -> None:
+    def record_down(self) -> None:
         """Record that the Sync stream has ended."""
         if self._up_since is not None:
             self._heard_at = self._clock.monotonic()

@@ -226,7 +226,7 @@ class SyncSender:
         self._offered: Version | None = None
 
     @property
-    def waiting(self) -> bool:
+    def in_flight(self) -> bool:
         """Whether an update is unacknowledged."""
         return self._sent is not None
 

@@ -73,7 +73,7 @@ class Contests:
         verdict = (contest or Contest()).hear(speaker, instance_id, message.sequence_num)
         if holder.connection is connection:
             if verdict is Verdict.STRANGER:
-                self._contest(uid).replaced(speaker)
+                self._contest(uid).replace_holder(speaker)
             elif verdict is Verdict.SAME:
                 self.heard(holder)
         return verdict
@@ -115,7 +115,7 @@ class Contests:
 
     def _give_up_holder(self, uid: bytes) -> None:
         challenge = self._end(uid)
-        self._contest(uid).replaced(challenge.holder.speaker)
+        self._contest(uid).replace_holder(challenge.holder.speaker)
         self._won(uid, challenge.holder, challenge.arrival)
 
     def _end(self, uid: bytes) -> _Challenge:

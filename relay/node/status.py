@@ -178,8 +178,8 @@ class Status:
 
     def _of_link(self) -> Iterator[str]:
         link = self._parts.link
-        if link.unheard_s() > _UNHEARD_S:
-            yield f"link: no report has been acknowledged for {link.unheard_s():.0f} s"
+        if link.unacknowledged_s() > _UNHEARD_S:
+            yield f"link: no report has been acknowledged for {link.unacknowledged_s():.0f} s"
         if link.refusal:
             yield f"link: reports are refused: {link.refusal}"
 

@@ -86,7 +86,7 @@ class Contest:
             return Verdict.NEWCOMER
         return Verdict.STRANGER if instance_id else Verdict.UNKNOWN
 
-    def replaced(self, holder: Speaker) -> None:
+    def replace_holder(self, holder: Speaker) -> None:
         """A stranger takes over the uid from `holder`."""
         self._other, self.settled, self._name = holder, False, None
 

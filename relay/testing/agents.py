@@ -59,7 +59,7 @@ class SimulatedAgent:
     capabilities: int = CAPABILITIES
     check: bool = True
     """Check configs and refuse bad ones, as a Collector does."""
-    told: EventHandler = _ignore
+    on_event: EventHandler = _ignore
     sequence: int = -1
     applied: bytes | None = None
     """The config in force (in slot "")."""
@@ -76,7 +76,7 @@ class SimulatedAgent:
             instance_uid=self.uid, sequence_num=self.sequence, capabilities=self.capabilities, **parts
         ).SerializeToString()
 
-    def full(self) -> bytes:
+    def full_report(self) -> bytes:
         """A report of everything."""
         description = pb.AgentDescription()
         for key, value in self.attributes.items():
@@ -111,14 +111,14 @@ class SimulatedAgent:
             self.uid = answer.agent_identification.new_instance_uid
         if answer.flags & pb.ServerToAgentFlags_ReportFullState:
             self.full_requests += 1
-            out.append(self.full())
+            out.append(self.full_report())
         if answer.HasField("remote_config"):
             out += self._apply_config(answer.remote_config)
         if answer.HasField("packages_available"):
             self.offer = answer.packages_available
         return out
 
-    def lacking(self, offer: pb.PackagesAvailable) -> list[str]:
+    def missing_packages(self, offer: pb.PackagesAvailable) -> list[str]:
         """Names of the offered packages that the agent does not have."""
         packages = self.packages.packages
         return [
@@ -127,25 +127,25 @@ class SimulatedAgent:
             if name not in packages or packages[name].agent_has_hash != p.hash
         ]
 
-    def installing(self, offer: pb.PackagesAvailable) -> bytes:
+    def begin_install(self, offer: pb.PackagesAvailable) -> bytes:
         """Start on an offer, drop packages that are not in it, and return the report."""
         statuses = self.packages
         statuses.server_provided_all_packages_hash = offer.all_packages_hash
         for name in [name for name in statuses.packages if name not in offer.packages]:
             del statuses.packages[name]
-        for name in self.lacking(offer):
+        for name in self.missing_packages(offer):
             entry, package = statuses.packages[name], offer.packages[name]
             entry.name, entry.status, entry.error_message = name, pb.PackageStatusEnum_Downloading, ""
             entry.server_offered_version, entry.server_offered_hash = package.version, package.hash
         return self.report(package_statuses=statuses)
 
-    def installed(self, offer: pb.PackagesAvailable, problems: dict[str, str]) -> bytes:
+    def finish_install(self, offer: pb.PackagesAvailable, problems: dict[str, str]) -> bytes:
         """Finish an offer and return the report.
 
         Args:
             problems: package → why it was not installed.
         """
-        for name in self.lacking(offer):
+        for name in self.missing_packages(offer):
             entry, package = self.packages.packages[name], offer.packages[name]
             if name in problems:
                 entry.status, entry.error_message = pb.PackageStatusEnum_InstallFailed, problems[name]
@@ -153,15 +153,15 @@ class SimulatedAgent:
                 entry.status = pb.PackageStatusEnum_Installed
                 entry.agent_has_version, entry.agent_has_hash = package.version, package.hash
         for name, reason in problems.items():
-            self.told(self, "not_installed", f"{name}: {reason}")
+            self.on_event(self, "not_installed", f"{name}: {reason}")
         if not problems:
-            self.told(self, "installed", ", ".join(f"{n} {p.version}" for n, p in sorted(offer.packages.items())))
+            self.on_event(self, "installed", ", ".join(f"{n} {p.version}" for n, p in sorted(offer.packages.items())))
         return self.report(package_statuses=self.packages)
 
     def _apply_config(self, remote: pb.AgentRemoteConfig) -> list[bytes]:
         if remote.config_hash == self.status.last_remote_config_hash:
             return []
-        self.told(self, "received", remote.config_hash.hex())
+        self.on_event(self, "received", remote.config_hash.hex())
         status = self.status = pb.RemoteConfigStatus(
             last_remote_config_hash=remote.config_hash, status=pb.RemoteConfigStatuses_APPLYING
         )
@@ -172,12 +172,12 @@ class SimulatedAgent:
             self.applied = body
             status.status = pb.RemoteConfigStatuses_APPLIED
             out.append(self.report(remote_config_status=status, effective_config=self._effective()))
-            self.told(self, "applied", remote.config_hash.hex())
+            self.on_event(self, "applied", remote.config_hash.hex())
         else:
             status.status = pb.RemoteConfigStatuses_FAILED
             status.error_message = reason
             out.append(self.report(remote_config_status=status))
-            self.told(self, "failed", reason)
+            self.on_event(self, "failed", reason)
         return out
 
 
@@ -199,7 +199,7 @@ def problem_with(config: bytes) -> str | None:
 
 
 def fleet(
-    count: int, *, prefix: str = "agent", chance: random.Random, told: EventHandler = _ignore
+    count: int, *, prefix: str = "agent", chance: random.Random, on_event: EventHandler = _ignore
 ) -> list[SimulatedAgent]:
     """Make agents, alternating between the kinds, named `prefix-0001` and so on."""
     agents = []
@@ -216,7 +216,7 @@ def fleet(
             "cloud.availability_zone": f"zone-{i % 3}",
         }
         uid = new_instance_uid(1_760_000_000_000 + i, chance.randbytes(10))
-        agents.append(SimulatedAgent(name, {**attributes, **extra}, uid, told=told))
+        agents.append(SimulatedAgent(name, {**attributes, **extra}, uid, on_event=on_event))
     return agents
 
 
@@ -229,8 +229,8 @@ class _Socket(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
         # The first connection reports the full state; later ones continue from there (spec: status compression).
-        self.send(self._agent.full() if self._agent.sequence < 0 else self._agent.report())
-        self._agent.told(self._agent, "connected", "")
+        self.send(self._agent.full_report() if self._agent.sequence < 0 else self._agent.report())
+        self._agent.on_event(self._agent, "connected", "")
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type is WSMsgType.CLOSE:
@@ -302,7 +302,7 @@ class Simulation:
                     )
             except Exception as error:
                 if failures == 0:
-                    agent.told(agent, "unreachable", str(error) or type(error).__name__)
+                    agent.on_event(agent, "unreachable", str(error) or type(error).__name__)
                 failures += 1
                 await asyncio.sleep(self._rng.uniform(0.2, min(5.0, 0.5 * failures)))
                 continue
@@ -314,7 +314,7 @@ class Simulation:
                         listener.send(agent.report())  # type: ignore[attr-defined]
             finally:
                 transport.disconnect(False)
-            agent.told(agent, "disconnected", "")
+            agent.on_event(agent, "disconnected", "")
             await asyncio.sleep(self._rng.uniform(0.1, 1.0))
 
     def _socket(self, agent: SimulatedAgent) -> _Socket:
@@ -328,13 +328,13 @@ class Simulation:
         offer, agent.offer = agent.offer, None
         if offer is None:
             return
-        send(agent.installing(offer))
+        send(agent.begin_install(offer))
         problems: dict[str, str] = {}
         async with self._gate, aiohttp.ClientSession() as client:
-            for name in agent.lacking(offer):
+            for name in agent.missing_packages(offer):
                 if reason := await self._download(client, offer.packages[name].file):
                     problems[name] = reason
-        send(agent.installed(offer, problems))
+        send(agent.finish_install(offer, problems))
 
     async def _download(self, client: aiohttp.ClientSession, file: pb.DownloadableFile) -> str:
         """Download a file; return why it cannot be used, or "" if it can."""
@@ -357,7 +357,7 @@ class Simulation:
         headers = {"Content-Type": "application/x-protobuf", **self._headers}
         async with aiohttp.ClientSession(headers=headers) as client:
             while True:
-                outgoing = [agent.full() if agent.sequence < 0 else agent.report()]
+                outgoing = [agent.full_report() if agent.sequence < 0 else agent.report()]
                 try:
                     while outgoing:
                         async with (
@@ -369,5 +369,5 @@ class Simulation:
                         if agent.offer is not None:
                             await self._install(agent, outgoing.append)
                 except (aiohttp.ClientError, OSError):
-                    agent.told(agent, "disconnected", "")
+                    agent.on_event(agent, "disconnected", "")
                 await asyncio.sleep(self._heartbeat_s * self._rng.uniform(0.9, 1.1))

@@ -18,13 +18,13 @@ async def test_live_view_on_a_terminal_and_as_lines(programs: Programs, capsys: 
     await agent.hello()
     await eventually(lambda: any(a.config.slots for a in plane.fleet.census.agents.values()))
     view = LiveView(plane)
-    view.tell("  x connected")
+    view.report("  x connected")
     stop = asyncio.Event()
     running = asyncio.create_task(view.run(stop))
     await eventually(lambda: any("rollout a-1" in line for line in view._events))
     stop.set()
     await running
-    lines = view.picture(await plane.status.listing())
+    lines = view.render(await plane.status.listing())
     assert any(line.startswith("region local      nodes 1 of 1  agents 1 of 1") for line in lines)
     assert "assignment a                1 agents" in lines
     assert any(line.startswith("rollout a-1 ") for line in lines)

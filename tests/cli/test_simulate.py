@@ -11,15 +11,15 @@ from tests.conftest import Programs, eventually
 def test_narrator_prints_one_line_per_event(capsys: pytest.CaptureFixture[str]) -> None:
     narrator = Narrator()
     (agent,) = fleet(1, prefix="demo", chance=random.Random(1))
-    narrator.told(agent, "received", "abcdef" * 10)
-    narrator.told(agent, "failed", "no such receiver")
+    narrator.on_event(agent, "received", "abcdef" * 10)
+    narrator.on_event(agent, "failed", "no such receiver")
     out = capsys.readouterr().out
     assert (
         out
         == "  demo-0001    gateway  received config abcdefabcdef\n  demo-0001    gateway  FAILED: no such receiver\n"
     )
     assert (
-        narrator.line()
+        narrator.summary()
         == "connected 0  received 1  applied 0  failed 1  installed 0  not_installed 0  disconnected 0  unreachable 0"
     )
 

@@ -143,7 +143,7 @@ async def test_opamp_go_failure_message_arrives(programs: Programs) -> None:
         await theirs.says("config")
 
         async def failed() -> bool:
-            if not plane.fleet.census.named("theirs"):
+            if not plane.fleet.census.by_id("theirs"):
                 return False
             view = await shown(plane.fleet, "theirs")
             return bool(view["config"]["error_message"] == "thirteen is not a rate")

@@ -133,7 +133,7 @@ def test_both_ends_agree_and_only_differences_are_sent(held: dict[str, bytes], w
     assert receiver.held == wanted
     assert sent == sum(held.get(name) != payload for name, payload in wanted.items())
     assert sender.acked == (1, 2)
-    assert not sender.waiting
+    assert not sender.in_flight
 
 
 def test_only_missing_resources_are_sent() -> None:
@@ -157,7 +157,7 @@ def test_one_update_at_a_time_and_no_resend_after_refusal() -> None:
     sender = SyncSender(SyncReceiver("eu", {}, None).hello(NODE, frozenset()).hello)
     policy = RegionPolicy((1, 1), {"a": b"1"})
     (response,) = sender.next(policy)
-    assert sender.waiting
+    assert sender.in_flight
     assert sender.next(RegionPolicy((1, 2), {})) == []
     assert not sender.acknowledged(link_pb2.SyncAck(nonce="other"))
     assert sender.acknowledged(link_pb2.SyncAck(nonce=response.update.nonce, refused="no"))

@@ -136,7 +136,7 @@ async def test_agents_of_a_node_without_link_have_unknown_connection(programs: P
     assert (await shown(control_plane.fleet, "a"))["connected"] is True
     await programs.stop(node)
     census = control_plane.fleet.census
-    await eventually(lambda: [census.connected(a) for a in census.shown()] == [None])
+    await eventually(lambda: [census.connected(a) for a in census.visible()] == [None])
     (region,) = views.regions(census)
     assert (region["unknown"], region["connected"]) == (1, 0)
     await agent.close()

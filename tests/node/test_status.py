@@ -24,7 +24,7 @@ async def test_condition_over_the_life_of_a_node(programs: Programs) -> None:
 async def test_problems_are_named(programs: Programs) -> None:
     node = await programs.node(server={"limits": {"max_agents": 1}})
     assert node.status.degraded == []
-    node.link.heard()
+    node.link.record_message()
     node.link.refusal = "another node has this name"
     node.packages.problems["1" * 64] = "damaged upstream"
     node.store.damaged[("records", b"x")] = None

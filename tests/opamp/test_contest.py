@@ -19,7 +19,7 @@ class Uid:
     def hear(self, instance_id: str | None, sequence: int) -> str:
         verdict = self.contest.hear(self.holder, instance_id, sequence)
         if verdict is Verdict.STRANGER:
-            self.contest.replaced(self.holder)
+            self.contest.replace_holder(self.holder)
         if verdict in (Verdict.STRANGER, Verdict.RETURNED):
             self.holder = Speaker(instance_id if instance_id is not None else "?", sequence)
         elif verdict not in (Verdict.NEWCOMER, Verdict.EITHER):
@@ -146,7 +146,7 @@ def test_second_agent_gets_another_uid_in_any_order(at_once: bool, order: list[b
 
 def test_continuing_sequence_under_a_new_name_is_the_same_agent() -> None:
     uid = Uid("a", 5)
-    uid.contest.replaced(Speaker("z", 40))
+    uid.contest.replace_holder(Speaker("z", 40))
     uid.contest.settle(Speaker("b", 9))
     assert uid.hear("a", 6) == "same"
 

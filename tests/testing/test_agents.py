@@ -27,8 +27,8 @@ def test_configs_are_checked_like_a_collector(config: bytes, reason: str | None)
 
 def test_agent_follows_the_protocol() -> None:
     told: list[str] = []
-    (agent,) = fleet(1, chance=random.Random(1), told=lambda _, event, detail: told.append(event))
-    first = pb.AgentToServer.FromString(agent.full())
+    (agent,) = fleet(1, chance=random.Random(1), on_event=lambda _, event, detail: told.append(event))
+    first = pb.AgentToServer.FromString(agent.full_report())
     assert first.sequence_num == 0
     assert first.agent_description.identifying_attributes
     offer = pb.ServerToAgent(instance_uid=agent.uid, flags=1)
@@ -83,7 +83,7 @@ async def test_packages_are_downloaded_and_reported(programs: Programs, scheme: 
     await push(plane, b"package" * 1000)
     await apply(plane, package_assignment())
     told: list[tuple[str, str]] = []
-    agents = fleet(2, chance=random.Random(1), told=lambda _, event, detail: told.append((event, detail)))
+    agents = fleet(2, chance=random.Random(1), on_event=lambda _, event, detail: told.append((event, detail)))
     url = f"{scheme}://127.0.0.1:{node.ports['websocket']}/v1/opamp"
     simulation = Simulation(agents, url, heartbeat_s=0.1)
     simulation.start()
@@ -100,10 +100,10 @@ def test_failed_package_install_is_reported() -> None:
     offer.packages["a"].hash = b"h"
     agent.receive(pb.ServerToAgent(packages_available=offer).SerializeToString())
     assert agent.offer is not None
-    assert agent.lacking(offer) == ["a"]
-    assert pb.AgentToServer.FromString(agent.installing(offer)).package_statuses.packages["a"].status == 4
-    said = pb.AgentToServer.FromString(agent.installed(offer, {"a": "no room"})).package_statuses.packages["a"]
+    assert agent.missing_packages(offer) == ["a"]
+    assert pb.AgentToServer.FromString(agent.begin_install(offer)).package_statuses.packages["a"].status == 4
+    said = pb.AgentToServer.FromString(agent.finish_install(offer, {"a": "no room"})).package_statuses.packages["a"]
     assert (said.status, said.error_message) == (pb.PackageStatusEnum_InstallFailed, "no room")
-    agent.installed(offer, {})
-    assert agent.lacking(offer) == []
-    assert pb.AgentToServer.FromString(agent.full()).package_statuses.server_provided_all_packages_hash == b"set"
+    agent.finish_install(offer, {})
+    assert agent.missing_packages(offer) == []
+    assert pb.AgentToServer.FromString(agent.full_report()).package_statuses.server_provided_all_packages_hash == b"set"

@@ -38,6 +38,6 @@ def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: F
             if not re.fullmatch("[0-9a-f]{8,64}", config_hash):
                 raise
             try:
-                return await changes.stands_for(config_hash)
+                return await changes.resolve_hash(config_hash)
             except NotFound:
                 raise error from None

@@ -15,7 +15,7 @@ from relay.control.fleet.targets import Targets
 from relay.control.ledger.state import State
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.contents import Contents
-from relay.control.rollouts.counts import Goals, Look, RegionView, Trouble, TroubledAgent
+from relay.control.rollouts.counts import Look, RegionView, TargetList, Trouble, TroubledAgent
 from relay.control.rollouts.revision import GlobalPackages
 from relay.control.rollouts.rollout import Rollout
 
@@ -82,7 +82,7 @@ class Survey:
         tally = Tally(self._census, rollout, state, now_ms=self._clock.unix_ms())
         for group in self._targets.groups(rollout, state):
             tally.add(group)
-        goals = Goals(tally.regions, lambda: self._targets.each(rollout, state))
+        goals = TargetList(tally.regions, lambda: self._targets.each(rollout, state))
         regions = {
             region: dataclasses.replace(views.get(region) or RegionView(connected=False), counts=total)
             for region, total in tally.counts().items()
@@ -121,7 +121,7 @@ class Survey:
         nodes = list(self._census.nodes.values())
         return [n for n in nodes if n.region == region and (n.agents or n.connected) and not self._census.is_gone(n)]
 
-    def yet_to_fetch(self, rollout: Rollout, look: Look, state: State) -> str:
+    def prefetch_obstacle(self, rollout: Rollout, look: Look, state: State) -> str:
         """Why a rollout that prefetches its files cannot begin yet; empty if it can."""
         candidate = rollout.candidate
         if not isinstance(candidate, GlobalPackages) or not candidate.prefetch or any(rollout.thresholds.values()):

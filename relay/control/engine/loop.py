@@ -112,7 +112,7 @@ class Loop:
         if isinstance(result, Taken):
             result.tell(audit.SYSTEM, self._metrics)
         elif result is not None:
-            self._soak.kept(result.name)
+            self._soak.mark_stored(result.name)
 
     def _stepped(
         self, state: State, name: str, rollout: Rollout, look: Look, at: float, now_ms: int
@@ -132,7 +132,7 @@ class Loop:
         before = self._observed(stored, at)
         if self._clock.monotonic() - self._began < _SETTLE_S and not all(r.connected for r in look.regions.values()):
             return nothing  # just after the start, healthy regions have yet to reconnect
-        hold_reason = self._survey.yet_to_fetch(before, look, state)
+        hold_reason = self._survey.prefetch_obstacle(before, look, state)
         after = plan.hold(before, hold_reason) if hold_reason else plan.step(before, look.regions, look.goals, now_ms)
         if self._lacks_confirmation(before, after, look):
             return nothing

@@ -55,7 +55,7 @@ class Status:
         look = await self._in_thread(self._survey.last_look, rollout, state)
         if rollout.state not in GOING:
             return rollout_view(rollout, look.regions, None, await self._failed(rollout, state))
-        hold_reason = self._survey.yet_to_fetch(rollout, look, state)
+        hold_reason = self._survey.prefetch_obstacle(rollout, look, state)
         observed_s = self._soak.observed_s(rollout.name, rollout.stage_started_ms, rollout.observed_s)
         rollout = dataclasses.replace(rollout, observed_s=observed_s)
         gate = (

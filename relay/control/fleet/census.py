@@ -170,19 +170,19 @@ class Census:
 
     # ---- lookups
 
-    def named(self, agent_id: str) -> tuple[Agent, ...]:
+    def by_id(self, agent_id: str) -> tuple[Agent, ...]:
         """All agents with this agent id."""
         if agent_id in self.duplicates:
             return tuple(self.duplicates[agent_id].agents.values())
         return (self._named[agent_id],) if agent_id in self._named else ()
 
-    def shown(self) -> Iterator[Agent]:
+    def visible(self) -> Iterator[Agent]:
         """The agents that lists show: of several with one id the connected ones, or the newest if none is connected."""
         return (agent for agent in list(self.agents.values()) if not agent.hidden)
 
     def partition(self, matcher: Matcher) -> Iterator[tuple[str, int, Iterator[Agent]]]:
         """Partition all agents into few groups of (region, outcomes of the matcher's terms, agents)."""
-        named = {agent.uid: agent for name in matcher.agent_ids for agent in self.named(name)}
+        named = {agent.uid: agent for name in matcher.agent_ids for agent in self.by_id(name)}
         single: dict[tuple[str, int], list[Agent]] = {}
         for agent in named.values():
             single.setdefault((agent.profile.region, matcher.vector(agent.facts)), []).append(agent)

@@ -46,7 +46,7 @@ def package_status(census: Census, labels: frozenset[tuple[str, str]]) -> dict[s
     unfinished: list[dict[str, Any]] = []
     total = 0
     parsed: dict[bytes, list[_Package]] = {}
-    for agent in census.shown():
+    for agent in census.visible():
         if not agent.reports(PACKAGES) or (labels and not query.has_labels(agent, labels)):
             continue
         if agent.package_statuses not in parsed:  # many agents report the same

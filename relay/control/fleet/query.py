@@ -155,7 +155,7 @@ def _after(sort: str, row: Any) -> list[sa.ColumnElement[bool]]:
 def _last(census: Census, name: str) -> Agent:
     uid = parse_uid(name)
     agent = census.agents.get(uid) if uid is not None else None
-    shown = [a for a in census.named(name) if not a.hidden]
+    shown = [a for a in census.by_id(name) if not a.hidden]
     last = agent or max(shown, key=lambda a: a.uid, default=None)  # the last in most orders
     if last is None:
         raise NotFound(f"after: no agent {name} is in this list")
@@ -227,7 +227,7 @@ def _total(census: Census, query: Query) -> int:
         if has_version and _includes(profile.labels, query.labels):
             total += number
     if unshared:
-        total += sum(agent.profile in unshared and _matches(census, agent, query) for agent in census.shown())
+        total += sum(agent.profile in unshared and _matches(census, agent, query) for agent in census.visible())
     return total
 
 
@@ -243,7 +243,7 @@ async def find(fleet: Fleet, name: str) -> Agent:
     uid = parse_uid(name)
     if uid is not None and uid in census.agents:
         return census.agents[uid]
-    if named := [agent for agent in census.named(name) if not agent.hidden]:
+    if named := [agent for agent in census.by_id(name) if not agent.hidden]:
         return named[0]
     conditions = [_AGENTS.host == name[:TEXT_CHARS]]
     if MIN_PREFIX_CHARS <= len(name) <= TEXT_CHARS:

@@ -12,7 +12,7 @@ from relay.control.fleet.agents import Agent
 from relay.control.fleet.census import Census
 from relay.control.ledger.state import State
 from relay.control.rollouts.contents import Contents, Given
-from relay.control.rollouts.counts import Goals
+from relay.control.rollouts.counts import TargetList
 from relay.control.rollouts.rollout import Rollout
 from relay.control.rollouts.targets import Contender, Selection, Target
 from relay.policy import rollout as buckets
@@ -38,11 +38,11 @@ class Targets:
         self._census = census
         self._clock = clock
 
-    def of(self, rollout: Rollout, state: State) -> Goals:
+    def of(self, rollout: Rollout, state: State) -> TargetList:
         """The targets of a rollout: every agent for which it changes something, given `state`."""
         groups = self.groups(rollout, state)
         regions = {group.target.region for group in groups if next(group.agents, None) is not None}
-        return Goals(frozenset(regions), lambda: self.each(rollout, state))
+        return TargetList(frozenset(regions), lambda: self.each(rollout, state))
 
     def each(self, rollout: Rollout, state: State) -> Iterator[tuple[str, str]]:
         """(region, agent id) of each target."""
@@ -94,7 +94,7 @@ class Targets:
             if name in several:
                 if name not in newest:
                     newest[name] = max(
-                        filter(is_eligible, self._census.named(name)), key=attrgetter("age"), default=agent
+                        filter(is_eligible, self._census.by_id(name)), key=attrgetter("age"), default=agent
                     ).uid
                 if agent.uid != newest[name]:
                     continue

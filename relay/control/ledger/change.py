@@ -70,7 +70,7 @@ class Change(Generic[T]):
     """A change to make. The ledger compares the states before and after, and stores the differences."""
 
     state: State
-    answer: T
+    result: T
     """The result for the caller, once the change is in force."""
     steps: Sequence[Step] = field(default=())
     """Steps of rollouts, in order."""

@@ -56,7 +56,7 @@ class Ledger:
             # In a thread: counting a million agents takes seconds, and nodes need answers meanwhile.
             change = await asyncio.to_thread(make, before, now_ms)
             if change.is_nothing_to(before):
-                return change.answer
+                return change.result
             reported = [step for step in change.steps if not step.quiet]
             entries = [*change.entries, *(step.entry for step in reported)]
             async with self._database.write() as connection:
@@ -67,7 +67,7 @@ class Ledger:
             self.edition += 1 if entries else 0
         if entries:
             self._watchers.wake()
-        return change.answer
+        return change.result
 
     def watch(self, event: asyncio.Event) -> None:
         """Set `event` after every change, except quiet ones."""

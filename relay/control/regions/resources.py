@@ -31,7 +31,7 @@ def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
     return {**_policy(state.assignments.values(), state.pinned, region), **_packages(state, region, master)}
 
 
-def aimed(state: State, region: str) -> dict[str, bytes]:
+def declared_policy(state: State, region: str) -> dict[str, bytes]:
     """The policy of a region as it would be if every declared change were complete."""
     assignments = (
         AssignmentState(

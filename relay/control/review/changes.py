@@ -84,7 +84,7 @@ class Changes:
             {"regions": [name for name in names if name], "text": _diff(*texts)} for texts, names in regions.items()
         ], list(notes)
 
-    async def stands_for(self, digits: str) -> dict[str, Any]:
+    async def resolve_hash(self, digits: str) -> dict[str, Any]:
         """Find what a hash that is not a config hash stands for: a change, a revision, a document, and so on.
 
         Returns:

@@ -23,7 +23,7 @@ from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.revise import revise
 from relay.control.ledger.state import State
-from relay.control.regions.resources import aimed
+from relay.control.regions.resources import declared_policy
 from relay.errors import Refused
 from relay.opamp import capabilities
 from relay.pb.opamp.v1 import opamp_pb2 as pb
@@ -198,10 +198,12 @@ class Diffs:
         """Each agent with its decision as declared, and its decision by another catalog."""
         after = revise(before, catalog, self._terms, by="", now_ms=self._clock.unix_ms()).state
         deciders: dict[str, _Decider] = {}
-        for agent in self._fleet.census.shown():
+        for agent in self._fleet.census.visible():
             region = agent.profile.region
             if region not in deciders:
-                deciders[region] = _Decider(*(Evaluator(build(aimed(state, region))) for state in (before, after)))
+                deciders[region] = _Decider(
+                    *(Evaluator(build(declared_policy(state, region))) for state in (before, after))
+                )
             yield agent, *deciders[region].decide(agent)
 
 

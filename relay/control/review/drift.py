@@ -32,7 +32,7 @@ async def drift(fleet: Fleet, state: State) -> list[dict[str, Any]]:
         if assignment.observe_only and isinstance(assignment.stable, GlobalConfig)
     ]
     configs: dict[tuple[str, str], Mapping[str, Any] | None] = {}
-    for i, agent in enumerate(fleet.census.shown() if observing else []):
+    for i, agent in enumerate(fleet.census.visible() if observing else []):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
         region = agent.profile.region

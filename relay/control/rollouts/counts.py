@@ -102,7 +102,7 @@ class TroubledAgent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Goals:
+class TargetList:
     """(region, agent id) of all targets of a rollout, listed lazily."""
 
     regions: frozenset[str]
@@ -122,7 +122,7 @@ class Look:
 
     regions: dict[str, RegionView]
     """Regions with agents on the candidate's side."""
-    goals: Goals
+    goals: TargetList
     troubled: list[TroubledAgent]
     """Some of the agents with problems on the candidate's side."""
     heard_at: tuple[float, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from relay.control.rollouts.counts import Gate, Goals, RegionView, Verdict
+from relay.control.rollouts.counts import Gate, RegionView, TargetList, Verdict
 from relay.control.rollouts.gates import judge, total_of
 from relay.control.rollouts.rollout import ACTIVE, ALL, GOING, ApprovalGiven, Passed, Rollout, RolloutState
 from relay.errors import Conflict
@@ -16,7 +16,7 @@ from relay.policy.strategy import DAYS, OnFailure, StrategySpec, Window
 
 _DIGEST_CHARS = 8
 """The fewest digits that an approval must give."""
-Targets = Goals | Collection[tuple[str, str]]
+Targets = TargetList | Collection[tuple[str, str]]
 """(region, agent id) of every target of a rollout."""
 
 

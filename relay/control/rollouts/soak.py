@@ -58,7 +58,7 @@ class Soak:
         stage = self._stages.get(rollout)
         return stage is not None and stage.observed_s - stage.stored_s >= KEEP_S
 
-    def kept(self, rollout: str) -> None:
+    def mark_stored(self, rollout: str) -> None:
         """Record that the observed time is stored."""
         if (stage := self._stages.get(rollout)) is not None:
             stage.stored_s = stage.observed_s

@@ -164,7 +164,7 @@ async def test_everything_survives_a_restart(programs: Programs) -> None:
     again = await programs.opened()
     assert again.fleet.census.nodes["eu/one"].shards.sums() == sums
     assert (await shown(again.fleet, "a"))["labels"]["tier"] == "x"
-    assert {a.agent_id for a in again.fleet.census.shown()} == {"a", "b"}
+    assert {a.agent_id for a in again.fleet.census.visible()} == {"a", "b"}
 
 
 # ---- knowledge about a node, and its age
@@ -410,7 +410,7 @@ async def test_waiting_reports_are_stored_together(fleet: Fleet) -> None:
     )
     assert [ack.sequence for ack in acks] == [1, 1, 1, 1]
     assert {ack.window for ack in acks} == {16}
-    assert fleet.census.named("a1")[0].node == "eu/n3"
+    assert fleet.census.by_id("a1")[0].node == "eu/n3"
 
 
 async def test_report_window_shrinks_with_many_nodes(fleet: Fleet) -> None:
@@ -438,7 +438,7 @@ async def test_failed_batch_is_retried_one_report_at_a_time(fleet: Fleet) -> Non
             *(fleet.report(*pair) for pair in zip(nodes, reports, strict=True)), return_exceptions=True
         )
     assert [type(one) for one in done] == [link_pb2.ReportAck, link_pb2.ReportAck, StoreError]
-    assert sorted(agent.agent_id for agent in fleet.census.shown()) == ["a0", "a2"]
+    assert sorted(agent.agent_id for agent in fleet.census.visible()) == ["a0", "a2"]
     assert [node.unstored is None for node in fleet.census.nodes.values()] == [True, True, False]
 
 
@@ -465,4 +465,4 @@ async def test_cancelled_stream_does_not_affect_other_reports(fleet: Fleet) -> N
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(one) for one in done[1::2]] == [link_pb2.ReportAck] * 3
     assert not fleet._queue
-    assert len(fleet.census) == len(await fleet.records.states([agent.uid for agent in fleet.census.shown()]))
+    assert len(fleet.census) == len(await fleet.records.states([agent.uid for agent in fleet.census.visible()]))

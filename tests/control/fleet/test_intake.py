@@ -47,7 +47,7 @@ def test_report_has_no_effect_until_taken() -> None:
 def test_last_entry_for_an_agent_wins() -> None:
     desk = Desk()
     desk.report("one", entry("a", healthy=True), entry("a", healthy=False))
-    assert [agent.healthy for agent in desk.census.shown()] == [False]
+    assert [agent.healthy for agent in desk.census.visible()] == [False]
 
 
 def test_previous_node_is_told_once_to_release_an_agent() -> None:
@@ -83,7 +83,7 @@ def test_agent_is_reread_when_trusted_attributes_change() -> None:
     reading = desk.intake.read(node, link_pb2.StatusReport(sequence=1, agents=[entry("a", tier="prod")]))
     node.trusted = ("tier",)
     desk.intake.take(reading)
-    (agent,) = desk.census.shown()
+    (agent,) = desk.census.visible()
     assert agent.facts.labels == {"tier": "prod", "region": "eu"}
 
 

@@ -30,7 +30,7 @@ async def test_all_agents_are_read_in_batches(fleet: Fleet, monkeypatch: pytest.
         [3, 3, 2],
         [f"a{number}" for number in range(8)],
     )
-    states = await fleet.records.states([agent.uid for agent in fleet.census.shown()])
+    states = await fleet.records.states([agent.uid for agent in fleet.census.visible()])
     assert states == {agent.instance_uid: agent.state for agent in agents}
 
 
@@ -39,7 +39,7 @@ async def test_damaged_row_is_skipped_and_named(fleet: Fleet, database: Database
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a"), entry("b")]))
     async with database.write() as connection:
         await connection.execute(sa.text("UPDATE agents SET state = x'00' WHERE agent_id = 'a'"))
-    assert len(await fleet.records.states([agent.uid for agent in fleet.census.shown()])) == 1
+    assert len(await fleet.records.states([agent.uid for agent in fleet.census.visible()])) == 1
     with pytest.raises(NotFound, match="a no longer exists"):
         await shown(fleet, "a")
     assert (await shown(fleet, "b"))["agent_id"] == "b"
@@ -75,5 +75,5 @@ async def test_row_under_another_uid_is_deleted(programs: Programs) -> None:
         await connection.execute(sa.text("UPDATE agents SET instance_uid = x'00' WHERE agent_id = 'a'"))
     await programs.stop(plane)
     again = await programs.opened()
-    assert [agent.agent_id for agent in again.fleet.census.shown()] == ["b"]
+    assert [agent.agent_id for agent in again.fleet.census.visible()] == ["b"]
     assert [row.agent_id async for rows in again.fleet.records.agents() for row in rows] == ["b"]

@@ -11,9 +11,9 @@ async def test_uids_of_one_agent_are_one_row_unless_both_are_live(fleet: Fleet) 
     old = entry("a", started=1, connected=False, uid=b"1" * 16)
     new = entry("a", started=2, uid=b"2" * 16)
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[old, new]))
-    assert [a.uid for a in fleet.census.shown()] == [b"2" * 16]
+    assert [a.uid for a in fleet.census.visible()] == [b"2" * 16]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=2, agents=[entry("a", started=1, uid=b"1" * 16)]))
-    assert len(list(fleet.census.shown())) == 2
+    assert len(list(fleet.census.visible())) == 2
 
 
 async def test_nodes_and_regions(fleet: Fleet) -> None:

@@ -16,7 +16,7 @@ def test_draft_takes_effect_only_in_its_change() -> None:
     assert (before.assignments, draft.state.assignments["a"]) == ({}, pinned)
     assert set(draft.state.contents) == {"RegionVariables/eu@1", "RegionVariables/eu@2", "RegionVariables/us@1"}
     change = draft.change("done")
-    assert change.answer == "done"
+    assert change.result == "done"
     assert change.state.contents == {"RegionVariables/eu@2": b"2"}, "what nobody pins is left out"
     assert change.state.catalog is before.catalog
 

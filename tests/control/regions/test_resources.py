@@ -3,7 +3,7 @@
 import dataclasses
 
 from relay.control.ledger.state import State
-from relay.control.regions.resources import aimed, files_for, resources
+from relay.control.regions.resources import declared_policy, files_for, resources
 from relay.policy.snapshot import build
 from tests.conftest import TEMPLATE, assignment
 from tests.control.ledger.made import ONE_AGENT, applied, terms, with_package
@@ -38,10 +38,10 @@ def test_resources_compile() -> None:
 
 def test_aimed_policy_is_the_declared_one() -> None:
     state = applied(applied(BASE, assignment("a")), staged(2), on=terms(ONE_AGENT))
-    (compiled,) = build(aimed(state, "eu")).assignments
+    (compiled,) = build(declared_policy(state, "eu")).assignments
     assert (len(compiled.branches), compiled.published.rollout) == (0, None)
     watching = applied(BASE, assignment("a") + "  observe_only: true\n")
-    assert aimed(watching, "eu") == {}
+    assert declared_policy(watching, "eu") == {}
 
 
 def test_packages_include_key_and_prefetches() -> None:

@@ -89,18 +89,20 @@ async def test_lookup_by_any_hash(programs: Programs) -> None:
     await apply(plane, TEMPLATE, assignment("a", rate=33))
     await over(plane, "a-1")
     status = await plane.status.of("a-1")
-    found = await changes(plane).stands_for(status["candidate"])
+    found = await changes(plane).resolve_hash(status["candidate"])
     assert (found["kind"], found["name"]) == ("revision", "basic@v1 of a-1")
     assert "rate: 33" in found["slots"][""]["body"]
     await apply(plane, assignment("a", rate=44))
     await over(plane, "a-2")
-    assert (await changes(plane).stands_for(status["candidate"]))["name"] == "basic@v1 of a-1", "whose candidate it was"
-    assert (await changes(plane).stands_for(status["digest"][:16]))["kind"] == "change"
+    assert (await changes(plane).resolve_hash(status["candidate"]))["name"] == "basic@v1 of a-1", (
+        "whose candidate it was"
+    )
+    assert (await changes(plane).resolve_hash(status["digest"][:16]))["kind"] == "change"
     generation, _ = await plane.versions.listing("ConfigAssignment", "a")
-    document = await changes(plane).stands_for(generation["document_digest"])
+    document = await changes(plane).resolve_hash(generation["document_digest"])
     assert (document["kind"], document["name"]) == ("document", "ConfigAssignment/a@1")
     with pytest.raises(NotFound):
-        await changes(plane).stands_for("0" * 16)
+        await changes(plane).resolve_hash("0" * 16)
 
 
 async def test_lookup_of_pinned_and_reported_hashes(programs: Programs) -> None:
@@ -108,12 +110,12 @@ async def test_lookup_of_pinned_and_reported_hashes(programs: Programs) -> None:
     variables = VARIABLES.replace("name: local", "name: eu, labels: {team: x}")
     await apply(plane, TEMPLATE, variables)
     pin = variables_resource(plane.ledger.state.catalog.variables["eu"])[0].rpartition("@")[2]
-    found = await changes(plane).stands_for(pin)
+    found = await changes(plane).resolve_hash(pin)
     assert (found["kind"], "WORD" in found["slots"][""]["body"]) == ("variables", True)
     await push(plane, b"linux")
     (version,) = plane.ledger.state.catalog.packages.values()
-    assert (await changes(plane).stands_for(version.package.pin.rpartition("@")[2]))["kind"] == "package"
-    file = await changes(plane).stands_for(digest(b"linux")[:12])
+    assert (await changes(plane).resolve_hash(version.package.pin.rpartition("@")[2]))["kind"] == "package"
+    file = await changes(plane).resolve_hash(digest(b"linux")[:12])
     assert (file["kind"], file["name"]) == ("file", "of otelcol@1")
     effective = pb.EffectiveConfig()
     effective.config_map.config_map[""].body = b"rate: 8"
@@ -123,5 +125,5 @@ async def test_lookup_of_pinned_and_reported_hashes(programs: Programs) -> None:
     body = link_pb2.EffectiveConfigBody(digest=made.effective_config_digest, body=effective.SerializeToString())
     await up(plane.fleet, ONE)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[agent], effective_configs=[body]))
-    shown = await changes(plane).stands_for(made.effective_config_digest.hex()[:16])
+    shown = await changes(plane).resolve_hash(made.effective_config_digest.hex()[:16])
     assert (shown["kind"], shown["slots"][""]["body"]) == ("effective config", "rate: 8")

@@ -1,4 +1,4 @@
-from relay.control.rollouts.counts import Counts, Goals
+from relay.control.rollouts.counts import Counts, TargetList
 
 
 def test_counts_add_up() -> None:
@@ -16,6 +16,6 @@ def test_targets_are_looked_up_lazily() -> None:
         asked.append(1)
         return [("eu", "a")]
 
-    goals = Goals(frozenset({"eu"}), each)
-    assert (bool(goals), bool(Goals(frozenset(), list)), asked) == (True, False, [])
+    goals = TargetList(frozenset({"eu"}), each)
+    assert (bool(goals), bool(TargetList(frozenset(), list)), asked) == (True, False, [])
     assert (list(goals), asked) == ([("eu", "a")], [1])

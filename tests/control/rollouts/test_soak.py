@@ -35,8 +35,8 @@ def test_soak_is_stored_periodically() -> None:
     for now in range(12):
         looked(soak, now)
     assert soak.is_due("a-1")
-    soak.kept("a-1")
-    soak.kept("nobody")
+    soak.mark_stored("a-1")
+    soak.mark_stored("nobody")
     assert not soak.is_due("a-1")
     assert KEEP_S == 10
     soak.forget_others([])
