@@ -191,7 +191,10 @@ class GrpcPipe:
         _left_open[id(self)] = self.close
 
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
-        await self.call.write(message)
+        try:
+            await self.call.write(message)
+        except grpc.aio.AioRpcError as error:  # it was refused before this was on its way
+            raise Refused(error.code()) from None
         return await self.pushed()
 
     async def pushed(self) -> pb.ServerToAgent:

@@ -14,6 +14,7 @@ import grpc
 from relay.auth.addresses import AddressRules
 from relay.auth.certificates import CertificateVerifier, revoked_by
 from relay.auth.chain import Chain
+from relay.auth.revocations import Revocations, read_revocations
 from relay.auth.tokens import TokenRules, TokenVerifier, VerificationKey, public_key, secret_key
 from relay.errors import Problem, SettingsError
 from relay.observe import log
@@ -81,7 +82,8 @@ class Credentials:
 
     def _look(self) -> dict[str, _Stamp | None]:
         rules = self._auth.token_rules
-        names = {self._tls.cert_file, self._tls.key_file, self._tls.client_ca_file, self._tls.crl_file}
+        tls = self._tls
+        names = {tls.cert_file, tls.key_file, tls.client_ca_file, tls.crl_file, self._auth.revocations_file}
         if rules is not None:
             names |= {rules.secret_key_file, rules.public_key_file}
         return {name: _stamp(name) for name in sorted(names - {""})}
@@ -98,6 +100,7 @@ class Credentials:
         return Chain(
             tokens=_tokens(rules) if rules is not None else None,
             certificates=_certificates(tls) if auth.accepts_certificates and tls.enabled else None,
+            revocations=_revocations(auth.revocations_file) if auth.revocations_file else None,
             addresses=AddressRules(map(str, auth.allow), map(str, auth.deny)),
             needs_certificate=tls.enabled and tls.asks_for_certificates == "required",
         )
@@ -163,6 +166,14 @@ def _key(rules: Jwt) -> VerificationKey:
         return secret_key(content) if rules.secret_key_file else public_key(content)
     except ValueError as error:
         raise _problem(path, f"{name}: {error}") from None
+
+
+def _revocations(name: str) -> Revocations:
+    content = _read("auth.revocations_file", name)
+    try:
+        return read_revocations(content)
+    except ValueError as error:
+        raise _problem("auth.revocations_file", f"{name}: {error}") from None
 
 
 def _certificates(tls: Tls) -> CertificateVerifier:

@@ -28,8 +28,7 @@ from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
-_RELOAD_S = 5.0
-_END_SESSIONS_S = 0.5
+_WATCH_S = 0.5
 """A credential must not be usable a second after its end or revocation."""
 
 
@@ -167,13 +166,9 @@ class Serving:
 
     async def watch_credentials(self) -> None:
         """Load credentials that change on disk, and close sessions whose credential has ended. Runs until cancelled."""
-        loop = asyncio.get_running_loop()
-        reload_at = loop.time() + _RELOAD_S
         while True:
-            await asyncio.sleep(_END_SESSIONS_S)
-            if loop.time() >= reload_at:
-                reload_at = loop.time() + _RELOAD_S
-                self._reload()
+            await asyncio.sleep(_WATCH_S)
+            self._reload()
             if self.authenticator.is_required:
                 self._end_sessions()
 

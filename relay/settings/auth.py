@@ -56,6 +56,8 @@ class NodeAuth(Part):
     """Addresses that may connect; empty for all."""
     deny: tuple[Network, ...] = ()
     """Addresses that may not connect; wins over `allow`."""
+    revocations_file: str = ""
+    """JSON list of `{"kind": …, "value": …}`: credentials that are refused from now on, also on open connections."""
 
     @property
     def token_rules(self) -> Jwt | None:

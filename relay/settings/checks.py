@@ -62,6 +62,8 @@ def _auth_problems(settings: NodeSettings) -> list[tuple[str, str]]:
     if auth is None or auth.type == "none":
         return []
     problems = []
+    if auth.revocations_file and not Path(auth.revocations_file).is_file():
+        problems.append(("auth.revocations_file", f"{auth.revocations_file}: no such file"))
     has_certificates = auth.accepts_certificates and tls.enabled and tls.asks_for_certificates != "none"
     rules = auth.token_rules
     if auth.type == "mtls" and not has_certificates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import Any
 
@@ -290,8 +291,7 @@ async def test_attack_two_tokens_over_http(programs: Programs) -> None:
     writer.close()
 
 
-async def test_keys_are_replaced_without_a_restart(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relay.node.serving._RELOAD_S", 0.2)
+async def test_keys_are_replaced_without_a_restart(programs: Programs) -> None:
     node = await node_with_tokens(programs)
     key, new = programs.folder / "jwt-key", b"z" * 40
     key.write_bytes(b"too short")
@@ -303,6 +303,34 @@ async def test_keys_are_replaced_without_a_restart(programs: Programs, monkeypat
     await joined(node, "http", "", token("b", secret=new))
     with pytest.raises(Refused):
         await joined(node, "http", "", token("c"))
+
+
+@pytest.mark.parametrize(
+    "revocation", [{"kind": "jti", "value": "t-1"}, {"kind": "subject", "value": "a"}, {"kind": "agent", "value": "a"}]
+)
+async def test_revoked_credential_ends_open_sessions_within_a_second(
+    programs: Programs, revocation: dict[str, str]
+) -> None:
+    key, revoked = programs.folder / "jwt-key", programs.folder / "revoked.json"
+    key.write_bytes(SECRET)
+    revoked.write_text("[]")
+    auth = {"type": "jwt", "secret_key_file": str(key), "revocations_file": str(revoked)}
+    node = await programs.node(auth=auth)
+    agents = {kind: (await joined(node, kind, "", token("a", jti="t-1")))[0] for kind in TRANSPORTS}
+    other, _ = await joined(node, "websocket", "", token("b", jti="t-2"))
+    revoked.write_text(json.dumps([revocation]))
+    async with asyncio.timeout(1.5):
+        assert await agents["websocket"].pipe.socket.close_code() == 1008  # type: ignore[attr-defined]
+    with pytest.raises(Refused) as caught:
+        await agents["grpc"].pipe.pushed()
+    assert caught.value.args[0] == grpc.StatusCode.UNAUTHENTICATED
+    for transport in TRANSPORTS:
+        with pytest.raises(Refused):
+            await joined(node, transport, "", token("a", jti="t-1"))
+    with pytest.raises(Refused):
+        await agents["http"].heartbeat()
+    assert (await other.heartbeat()).instance_uid == other.uid
+    await eventually(lambda: node.metrics.closed[CloseReason.REVOKED.value] == 2)
 
 
 async def test_addresses(programs: Programs) -> None:

@@ -119,10 +119,7 @@ async def test_attack_resumed_session_of_an_expired_certificate(programs: Progra
         assert not tls.session_reused
 
 
-async def test_revoked_certificate_and_a_list_that_changes(
-    programs: Programs, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("relay.node.serving._RELOAD_S", 0.2)
+async def test_revoked_certificate_and_a_list_that_changes(programs: Programs, place: Place) -> None:
     crl = place.folder / "crl.pem"
     pair = place.authority.issue("agent-001")
     crl.write_bytes(place.authority.revocation_list())
@@ -136,10 +133,7 @@ async def test_revoked_certificate_and_a_list_that_changes(
     assert caught.value.args[0] == 401
 
 
-async def test_renewed_server_certificate_needs_no_restart(
-    programs: Programs, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("relay.node.serving._RELOAD_S", 0.2)
+async def test_renewed_server_certificate_needs_no_restart(programs: Programs, place: Place) -> None:
     node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
     context = place.context(place.authority.issue("agent-001"))
     open_before, _ = await joined(node, context)
