@@ -44,7 +44,7 @@ class Chain:
     If several kinds are accepted, an Authorization header decides alone: a certificate is looked at only without one.
 
     Args:
-        needs_certificate: callers without a certificate are refused, whatever else they bring.
+        required_certificates: callers without a certificate that it accepts are refused, whatever else they bring.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Chain:
         certificates: CertificateVerifier | None = None,
         revocations: Revocations | None = None,
         addresses: AddressRules | None = None,
-        needs_certificate: bool = False,
+        required_certificates: CertificateVerifier | None = None,
     ) -> None:
         self._tokens = tokens
         self._api_keys = api_keys
         self._certificates = certificates
         self._revocations = revocations or Revocations()
         self._addresses = addresses or AddressRules()
-        self._needs_certificate = needs_certificate
+        self._required_certificates = required_certificates
 
     def admits(self, ip: str) -> bool:
         """Whether an address may connect at all; for a look before TLS."""
@@ -91,8 +91,12 @@ class Chain:
         return not self._revocations.revokes(principal)
 
     def _credential(self, authorization: str | None, certificate: bytes | None, now: float) -> Principal | Reason:
-        if certificate is None and self._needs_certificate:
-            return Reason.NO_CREDENTIAL
+        if self._required_certificates is not None:
+            if certificate is None:
+                return Reason.NO_CREDENTIAL
+            outcome = self._required_certificates.verify(certificate, now)
+            if isinstance(outcome, Reason):
+                return outcome
         if authorization is not None and (self._tokens is not None or self._api_keys is not None):
             return self._bearer(authorization, now)
         if certificate is not None and self._certificates is not None:

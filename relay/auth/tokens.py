@@ -68,6 +68,8 @@ def secret_key(content: bytes) -> VerificationKey:
         ValueError: it is too short.
     """
     secret = content.removesuffix(b"\n").removesuffix(b"\r") if content.endswith(b"\n") else content
+    if secret.lstrip().startswith((b"-----BEGIN", b"ssh-")):
+        raise ValueError("this is a key of another kind, not a secret: anybody may know a public key")
     if len(secret) < MIN_SECRET_BYTES:
         raise ValueError(f"the secret has {len(secret)} bytes, must have at least {MIN_SECRET_BYTES}")
     return VerificationKey("", secret, ("HS256",))

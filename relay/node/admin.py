@@ -95,8 +95,7 @@ class Admin:
         """
         if not is_open:
             guarded = ("/metrics", "/api/v1/{path:.*}")
-            probes: list[Route] = [("GET", "/health", _brief(self.health)), ("GET", "/ready", _brief(self.ready))]
-            return [*probes, *(("*", path, _unauthenticated) for path in guarded)]
+            return [*self.health_routes(is_open=False), *(("*", path, _unauthenticated) for path in guarded)]
         api: list[Route] = [
             ("GET", "/api/v1/status", self.status),
             ("GET", "/api/v1/agents", self.agents),
@@ -106,8 +105,14 @@ class Admin:
         ]
         return [*self.probe_routes(), *((method, path, _without_parameters(handler)) for method, path, handler in api)]
 
-    def health_routes(self) -> list[Route]:
-        """The routes for probes."""
+    def health_routes(self, *, is_open: bool = True) -> list[Route]:
+        """The routes for probes.
+
+        Args:
+            is_open: False to answer without details.
+        """
+        if not is_open:
+            return [("GET", "/health", _brief(self.health)), ("GET", "/ready", _brief(self.ready))]
         return [("GET", "/health", self.health), ("GET", "/ready", self.ready)]
 
     def probe_routes(self) -> list[Route]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from relay.auth.addresses import AddressRules
 from relay.auth.certificates import CertificateVerifier, revoked_by
@@ -58,14 +59,16 @@ class Credentials:
         stamps = self._look()
         if stamps == self._stamps:
             return False
-        self._stamps = stamps
         try:
             self.current = self._load()
         except SettingsError as error:
-            self.problem = str(error.problems[0])
-            _log.error("tls_reload_failed", problem=self.problem, consequence="what was loaded before stays in force")
+            # The stamps stay: it is tried again, for the reason may pass.
+            problem = str(error.problems[0])
+            if problem != self.problem:
+                self.problem = problem
+                _log.error("tls_reload_failed", problem=problem, consequence="what was loaded before stays in force")
             return False
-        self.problem = ""
+        self._stamps, self.problem = stamps, ""
         _log.info("tls_reloaded")
         return True
 
@@ -97,12 +100,13 @@ class Credentials:
         if auth.type == "none":
             return None
         rules = auth.token_rules
+        certificates = _certificates(tls) if tls.enabled and tls.asks_for_certificates != "none" else None
         return Chain(
             tokens=_tokens(rules) if rules is not None else None,
-            certificates=_certificates(tls) if auth.accepts_certificates and tls.enabled else None,
+            certificates=certificates if auth.accepts_certificates else None,
             revocations=_revocations(auth.revocations_file) if auth.revocations_file else None,
             addresses=AddressRules(map(str, auth.allow), map(str, auth.deny)),
-            needs_certificate=tls.enabled and tls.asks_for_certificates == "required",
+            required_certificates=certificates if tls.asks_for_certificates == "required" else None,
         )
 
     def _context(self) -> ssl.SSLContext | None:
@@ -115,7 +119,7 @@ class Credentials:
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
         try:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: "")  # never asks on a terminal
         except (OSError, ssl.SSLError) as error:
             raise _problem(
                 "server.tls.cert_file", f"{tls.cert_file}, {tls.key_file}: cannot be loaded: {error}"
@@ -164,7 +168,7 @@ def _key(rules: Jwt) -> VerificationKey:
     content = _read(path, name)
     try:
         return secret_key(content) if rules.secret_key_file else public_key(content)
-    except ValueError as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _problem(path, f"{name}: {error}") from None
 
 
@@ -182,7 +186,7 @@ def _certificates(tls: Tls) -> CertificateVerifier:
     crls = _read("server.tls.crl_file", tls.crl_file)
     try:
         return CertificateVerifier(revoked_by(crls, _read("server.tls.client_ca_file", tls.client_ca_file)))
-    except ValueError as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _problem("server.tls.crl_file", f"{tls.crl_file}: {error}") from None
 
 

@@ -178,6 +178,9 @@ class Hub:
         if record is not None and not record.belongs_to(credential):
             return self._refuse_uid(connection, caller, uid)  # whoever sends this is another agent
         live = self._live.get(uid)
+        if live is not None and live.session.record is not record:
+            self._release_uid(uid, live)  # as above, where the uid is not the first field
+            live = None
         if live is not None:
             refusal = self._contend(live, message, connection, caller, content)
             if refusal is not None:

@@ -95,7 +95,9 @@ class Serving:
             limits.max_header_bytes,
         )
         started.push_async_callback(http_runner.cleanup)
-        probes_runner, probes = await serve(admin.health_routes(), limits.http_keepalive)
+        probes_runner, probes = await serve(
+            admin.health_routes(is_open=not self.authenticator.is_required), limits.http_keepalive
+        )
         started.push_async_callback(probes_runner.cleanup)
         self._door = Door(
             DoorSettings(limits.max_header_bytes, limits.header_timeout, limits.retry_after),
@@ -141,6 +143,7 @@ class Serving:
             places=self.places,
             proxies=self.proxies,
             authenticator=self.authenticator,
+            min_tls=server.tls.min_version,
             retry_after_s=server.limits.retry_after,
             metrics=self._metrics,
             clock=self._clock,

@@ -59,9 +59,14 @@ def _tls_problems(tls: parts.Tls) -> list[tuple[str, str]]:
 def _auth_problems(settings: NodeSettings) -> list[tuple[str, str]]:
     """Credentials that could not be verified, or would be sent in the clear."""
     auth, tls = settings.auth, settings.server.tls
-    if auth is None or auth.type == "none":
+    if auth is None:
         return []
+    if auth.type == "none":
+        idle = [name for name in ("allow", "deny", "revocations_file", "jwt", "secret_key_file") if getattr(auth, name)]
+        return [(f"auth.{name}", "has no effect with type none") for name in idle]
     problems = []
+    if auth.type == "mtls" and (auth.jwt is not None or auth.secret_key_file):
+        problems.append(("auth.type", "tokens are not accepted with type mtls; use any"))
     if auth.revocations_file and not Path(auth.revocations_file).is_file():
         problems.append(("auth.revocations_file", f"{auth.revocations_file}: no such file"))
     has_certificates = auth.accepts_certificates and tls.enabled and tls.asks_for_certificates != "none"

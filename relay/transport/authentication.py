@@ -14,6 +14,7 @@ from relay.aio.clock import Clock
 from relay.auth.chain import Chain
 from relay.auth.failures import Failures
 from relay.auth.principal import Principal, Reason
+from relay.auth.tokens import MAX_TOKEN_BYTES
 from relay.ids import sha256
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
@@ -101,9 +102,10 @@ class Authenticator:
 
     def _find(self, chain: Chain, authorization: str | None, certificate: bytes | None, ip: str) -> Principal | Reason:
         now = self._clock.unix_ms() / 1000
-        if authorization is None:
-            return chain.authenticate(None, certificate, ip, now)
-        key = sha256(authorization.encode())
+        if authorization is None or certificate is not None or len(authorization) > MAX_TOKEN_BYTES:
+            # A certificate is part of the decision, and may be all of it: only a header alone is remembered.
+            return chain.authenticate(authorization, certificate, ip, now)
+        key = sha256(authorization.encode("utf-8", "surrogateescape"))
         known = self._remembered.get(key)
         if known is not None and (known.expires_at is None or now < known.expires_at) and chain.admits(ip):
             self._remembered.move_to_end(key)

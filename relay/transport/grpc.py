@@ -124,6 +124,7 @@ class GrpcAgents:
         places: Places,
         proxies: TrustedProxies,
         authenticator: Authenticator,
+        min_tls: str = "1.2",
         retry_after_s: float,
         metrics: NodeMetrics,
         clock: Clock,
@@ -133,6 +134,7 @@ class GrpcAgents:
         self._places = places
         self._proxies = proxies
         self._authenticator = authenticator
+        self._min_tls = min_tls
         places.count(lambda: len(self.open))
         self._retry_after_s = retry_after_s
         self._metrics = metrics
@@ -209,6 +211,10 @@ class GrpcAgents:
         pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
         address = (host.strip("[]"), int(port) if port.isdigit() else None)
         origin = self._proxies.peer(address, dict(pairs), scheme="http")
+        version = context.auth_context().get("ssl_tls_version", (b"",))[0].decode("ascii", "replace")
+        if version and version.removeprefix("TLSv") < self._min_tls:  # gRPC itself has no such setting
+            self._metrics.refused["tls"] += 1
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"TLS {self._min_tls} or later is required")
         credentials = [value for key, value in pairs if key == "authorization"]
         # Two of them are none: whoever stands between may have read the other one.
         headers = {"authorization": ", ".join(credentials)} if credentials else {}

@@ -75,9 +75,10 @@ def test_only_what_is_accepted_counts() -> None:
 
 
 def test_certificate_besides_a_token() -> None:
-    chain = Chain(tokens=TOKENS, needs_certificate=True)
+    chain = Chain(tokens=TOKENS, required_certificates=CERTIFICATES)
     assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.NO_CREDENTIAL
     assert subject(chain.authenticate(bearer(token()), certificate(["x"]), IP, NOW)) == "agent-001"
+    assert chain.authenticate(bearer(token()), certificate(["x"], valid=(1, NOW)), IP, NOW) is Reason.EXPIRED
 
 
 def test_addresses_come_first() -> None:

@@ -190,6 +190,8 @@ def test_secret() -> None:
     assert secret_key(b"x" * 32 + b"\n\n").key == b"x" * 32 + b"\n", "one newline is the file's"
     with pytest.raises(ValueError, match="the secret has 31 bytes, must have at least 32"):
         secret_key(b"x" * 31 + b"\n")
+    with pytest.raises(ValueError, match="a key of another kind"):
+        secret_key(public_pem(RSA_KEY))
 
 
 @pytest.mark.parametrize(

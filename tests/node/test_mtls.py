@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from pathlib import Path
@@ -108,15 +109,24 @@ async def test_session_ends_with_its_certificate(programs: Programs, place: Plac
     assert await socket.close_code() == 1008
 
 
-async def test_attack_resumed_session_of_an_expired_certificate(programs: Programs, place: Place) -> None:
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_attack_resumed_session(programs: Programs, place: Place, version: ssl.TLSVersion) -> None:
     node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls(min_version="1.2")})
-    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        context = place.context(place.authority.issue("agent-001"))
-        context.maximum_version = version
-        socket, _ = await joined(node, context)
-        tls = socket.writer.get_extra_info("ssl_object")
-        assert tls.session is None or not tls.session.has_ticket
-        assert not tls.session_reused
+    context = place.context(place.authority.issue("agent-001"))
+    context.minimum_version = context.maximum_version = version
+
+    def connect(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool]:
+        with (
+            socket.create_connection(("127.0.0.1", node.ports["websocket"])) as plain,
+            context.wrap_socket(plain, session=session) as tls,
+        ):
+            tls.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert tls.recv(4096).startswith(b"HTTP/1.1 200")  # tickets of TLS 1.3 come with the first data
+            return tls.session, bool(tls.session_reused)
+
+    session, _ = await asyncio.to_thread(connect, None)
+    _, was_reused = await asyncio.to_thread(connect, session)
+    assert not was_reused
 
 
 async def test_revoked_certificate_and_a_list_that_changes(programs: Programs, place: Place) -> None:

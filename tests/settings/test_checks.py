@@ -100,6 +100,7 @@ def test_client_certificates(tmp_path: Path) -> None:
             "auth.jwt.secret_key_file",
             "a secret key and a public key exclude each other; set only one of them",
         ),
+        ({"type": "none", "deny": ["10.0.0.0/8"]}, {}, "auth.deny", "has no effect with type none"),
         ({"type": "mtls"}, {}, "auth.type", "mtls needs server.tls.enabled and server.tls.client_ca_file"),
         ({"type": "any"}, {}, "auth.type", "any needs auth.jwt or server.tls.client_ca_file"),
         ({"type": "none"}, {"client_auth": "optional"}, "server.tls.client_auth", "optional needs client_ca_file"),

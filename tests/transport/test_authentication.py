@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from relay.auth.addresses import AddressRules
+from relay.auth.certificates import CertificateVerifier
 from relay.auth.chain import Chain
 from relay.auth.principal import Method, Principal, Reason
 from relay.auth.revocations import Kind, Revocations
@@ -83,6 +84,30 @@ def test_remembered_headers_are_good_only_from_addresses_that_are_allowed() -> N
     assert isinstance(bench.ask(header), Principal)
     assert bench.authenticator.authenticate(header, None, "198.51.100.7", "198.51.100.7:1") is Reason.ADDRESS
     assert not bench.authenticator.admits("198.51.100.7")
+
+
+def test_attack_header_that_came_beside_a_certificate() -> None:
+    bench = Bench()
+    header = {"authorization": "Bearer x"}
+    bench.authenticator.use(Chain(certificates=CertificateVerifier()))
+    der = certificate(["victim"], valid=(bench.now - 60, bench.now + 3600))
+    for _ in range(2):
+        assert isinstance(bench.ask(header, der), Principal)
+        assert bench.ask(header) is Reason.NO_CREDENTIAL, "the certificate was the proof, not the header"
+
+
+def test_attack_token_without_the_certificate_that_is_required() -> None:
+    bench = Bench()
+    bench.authenticator.use(Chain(tokens=bench.tokens, required_certificates=CertificateVerifier()))
+    header = bench.header()
+    der = certificate(["any"], valid=(bench.now - 60, bench.now + 3600))
+    assert isinstance(bench.ask(header, der), Principal)
+    assert bench.ask(header) is Reason.NO_CREDENTIAL
+
+
+@pytest.mark.parametrize("value", ["Bearer \udcff", "Bearer é", "x" * 100_000])
+def test_attack_header_that_is_no_text(value: str) -> None:
+    assert Bench().ask({"authorization": value}) is Reason.MALFORMED
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ It is kept small, because a fleet has millions of them. The database holds its f
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from relay.auth.principal import label_problem
 from relay.control.fleet.nodes import NodeState
 from relay.control.fleet.profiles import Own, Profile, Profiles
 from relay.fleet.facts import Proof
@@ -121,6 +123,7 @@ class Reader:
         """
         try:
             message = link_pb2.AgentState.FromString(state)
+            _check_labels(message.labels)
             health = pb.ComponentHealth.FromString(message.health) if message.HasField("health") else None
             profile, own = self._profiles.split(message.agent_description, node.region, node.trusted, Proof.of(message))
             status = pb.RemoteConfigStatus.FromString(message.remote_config_status)
@@ -212,6 +215,18 @@ def _check(message: link_pb2.AgentState) -> None:
     ):
         if part:
             kind.FromString(part)
+
+
+def _check_labels(text: str) -> None:
+    """Raises ValueError if these are not labels that a credential may have. A node may be hostile."""
+    if not text:
+        return
+    try:
+        labels = json.loads(text)
+    except RecursionError:
+        labels = None
+    if problem := label_problem(labels):
+        raise ValueError(problem)
 
 
 def _make_room(pool: dict[Any, Any]) -> None:

@@ -6,7 +6,7 @@ from relay.control.fleet import agents as module
 from relay.control.fleet.agents import Agent, Reader
 from relay.control.fleet.nodes import NodeState
 from relay.opamp.offer import OfferedSlot
-from relay.opamp.record import Record
+from relay.opamp.record import Credential, Record
 from relay.policy.published import CONFIG, PACKAGES
 from tests.fleet.agents import record
 
@@ -88,3 +88,19 @@ def test_shared_offerings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         made.offer_config(bytes([number]) * 32, (OfferedSlot("", "a", bytes([number]) * 32),))
         assert read(reader, made).config.hash == bytes([number]) * 32
     assert len(reader._offerings) <= 2
+
+
+@pytest.mark.parametrize(
+    "labels", ["[1]", "1", "{", "[" * 100_000, '{"region":"us"}', '{"a":{"b":1}}', '{"a":NaN}', "null"]
+)
+def test_attack_labels_of_a_hostile_node(labels: str) -> None:
+    made = record("a")
+    made.adopt(Credential("s", "a", "jwt", "", labels, 0))
+    with pytest.raises(ValueError, match=r"."):
+        read(Reader(), made)
+
+
+def test_labels_of_a_credential() -> None:
+    made = record("a")
+    made.adopt(Credential("s", "a", "jwt", "", '{"team":"a"}', 0))
+    assert read(Reader(), made).facts.labels["team"] == "a"
