@@ -16,7 +16,6 @@ from relay.auth.principal import Method, Principal, Reason, is_subject, label_pr
 from relay.documents import Scalar
 
 _AGENT_URI = re.compile(r"spiffe://[^/]+/(?:.*/)?agent/([^/]+)")
-_NODE_URI = re.compile(r"spiffe://[^/]+/region/[^/]+/node/[^/]+")
 _END = b"-----END X509 CRL-----"
 
 
@@ -75,7 +74,7 @@ class CertificateVerifier:
         try:
             certificate = x509.load_der_x509_certificate(der)
             return self._principal(certificate, now)
-        except ValueError:  # cryptography parses some parts when they are first looked at
+        except Exception:  # parts are parsed when first looked at, and strange ones raise many kinds of errors
             return Reason.CERTIFICATE
 
     def _principal(self, certificate: x509.Certificate, now: float) -> Principal | Reason:
@@ -101,10 +100,11 @@ def _name(certificate: x509.Certificate) -> str:
     else:
         assert isinstance(names, x509.SubjectAlternativeName)
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) > 1 or any(_NODE_URI.fullmatch(uri) for uri in uris):
+    if len(uris) > 1:
         return ""
-    if uris and (match := _AGENT_URI.fullmatch(uris[0])) is not None:
-        return match[1]
+    if uris and uris[0].lower().startswith("spiffe:"):
+        match = _AGENT_URI.fullmatch(uris[0])
+        return match[1] if match is not None else ""  # another workload's, or a node's
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(common[0].value) if len(common) == 1 else ""
 

@@ -84,6 +84,6 @@ def label_problem(labels: Any) -> str:
             return f"label {_REGION} is set by an agent's node"
         if not isinstance(value, Scalar) or (isinstance(value, float) and not math.isfinite(value)):
             return f"label {key}: a value is text, a number, true or false"
-        if len(str(value)) > MAX_LABEL_VALUE_CHARS:
-            return f"label {key}: the value is longer than {MAX_LABEL_VALUE_CHARS} characters"
+        if len(str(value)) > MAX_LABEL_VALUE_CHARS or not str(value).isprintable():
+            return f"label {key}: the value must be printable and have at most {MAX_LABEL_VALUE_CHARS} characters"
     return ""

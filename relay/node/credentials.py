@@ -25,6 +25,7 @@ from relay.settings.programs import NodeSettings
 
 _log = log.get("opamp-relay.auth")
 _MIN_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_MAX_FILE_BYTES = 16 << 20
 _Stamp = tuple[int, int, int]
 """(inode, size, time of change in ns) of a file."""
 
@@ -61,9 +62,9 @@ class Credentials:
             return False
         try:
             self.current = self._load()
-        except SettingsError as error:
+        except Exception as error:  # whatever a file contains: sessions must go on being watched
             # The stamps stay: it is tried again, for the reason may pass.
-            problem = str(error.problems[0])
+            problem = str(error.problems[0]) if isinstance(error, SettingsError) else repr(error)
             if problem != self.problem:
                 self.problem = problem
                 _log.error("tls_reload_failed", problem=problem, consequence="what was loaded before stays in force")
@@ -191,8 +192,13 @@ def _certificates(tls: Tls) -> CertificateVerifier:
 
 
 def _read(path: str, name: str) -> bytes:
+    file = Path(name)
+    if file.exists() and not file.is_file():
+        raise _problem(path, f"{name}: not a regular file")
     try:
-        return Path(name).read_bytes()
+        if file.stat().st_size > _MAX_FILE_BYTES:
+            raise _problem(path, f"{name}: larger than {_MAX_FILE_BYTES} bytes")
+        return file.read_bytes()
     except OSError as error:
         raise _problem(path, f"{name}: {error.strerror}") from None
 

@@ -45,6 +45,8 @@ _OFFLINE_AFTER_S = 90.0
 _LOGGED_CHARS = 500
 """How much of an agent's error text is logged; its record has all of it."""
 _DUPLICATE_LOG_S = 10.0
+_MAX_UIDS_OF_ONE = 16
+"""Records of one proved agent id: an agent that draws a new uid with each start leaves some behind."""
 _ALIVE_S = 60.0
 """Two heartbeats. An agent that was silent for longer may have lost its connection unnoticed."""
 _MAX_IGNORED_UIDS = 2
@@ -301,6 +303,12 @@ class Hub:
         if record is None and old_uid is not None:
             record = self._rename(old_uid, uid, caller)
         if record is None:
+            proved_id = caller.principal.agent_id if caller.principal is not None else ""
+            if proved_id and self._registry.uids_of(proved_id) >= _MAX_UIDS_OF_ONE:
+                # One credential must not take the places of all others.
+                self._metrics.refused["uids_of_one_agent"] += 1
+                message = f"{proved_id} already has {_MAX_UIDS_OF_ONE} instance_uids, the maximum"
+                raise Overloaded(message, retry_after_s=self._retry_after_s)
             if len(self._registry) >= self._max_agents and not self._registry.make_room(self._max_agents):
                 self._metrics.refused["agents"] += 1
                 message = f"this node already has {self._max_agents} agents, the maximum"

@@ -122,6 +122,10 @@ class Registry:
         """The record of an agent; None if it is unknown."""
         return self._records.get(uid)
 
+    def uids_of(self, known_as: str) -> int:
+        """How many records there are of one agent, or of several that cannot be told apart."""
+        return (known_as in self._uid_of) + len(self._ghosts.get(known_as, ()))
+
     def predecessor(self, record: Record) -> Record | None:
         """Another record of the same agent, under a uid that it no longer uses; None if there is none."""
         uid = self._uid_of.get(record.known_as, record.instance_uid)

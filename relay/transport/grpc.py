@@ -153,6 +153,7 @@ class GrpcAgents:
                 ("grpc.http2.ping_timeout_ms", 20_000),
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_connection_idle_ms", 30_000),  # one without a stream counts in no limit
             ]
         )
         # Without (de)serialisers, gRPC passes bytes.

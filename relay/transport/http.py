@@ -119,8 +119,9 @@ class HttpAgents:
         if isinstance(found, Refusal):
             self._metrics.refused[found.reason] += 1
             await self._authenticator.wait(found)
-            headers = {**dict(found.headers), "Connection": "close"}
-            return web.Response(status=found.status, headers=headers, text=f"{found.reason}\n")
+            response = web.Response(status=found.status, headers=dict(found.headers), text=f"{found.reason}\n")
+            response.force_close()
+            return response
         return await self._exchange(request, origin.caller._replace(principal=found))
 
     def _origin(self, request: web.Request) -> Origin:

@@ -95,7 +95,11 @@ class Upgrades:
             raise ConnectionResetError("the connection is closed")
         transport = wrapped.transport if isinstance(wrapped, Proxied) else wrapped
         protocol.transport = None  # otherwise it would close the transport
-        refusal = self.take(head, transport, bytes(protocol._message_tail), address_of(wrapped))
+        try:
+            refusal = self.take(head, transport, bytes(protocol._message_tail), address_of(wrapped))
+        except BaseException:
+            protocol.transport = wrapped  # it goes on being aiohttp's, with aiohttp's timeouts
+            raise
         if refusal is not None:
             protocol.transport = wrapped
             await self._authenticator.wait(refusal)

@@ -45,6 +45,12 @@ def test_labels_are_organizational_units() -> None:
         certificate(["a", "b"]),
         certificate(["a\x07"]),
         certificate(uris=[NODE]),
+        certificate(uris=["spiffe://acme/agent/x/"]),
+        certificate(uris=["SPIFFE://acme/ns/x/sa/y"]),
+        certificate(
+            extensions=[x509.TLSFeature([x509.TLSFeatureType.status_request])] * 1
+            + [x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.37"), b"x")]
+        ),
         certificate(uris=["spiffe://acme/agent/a", "spiffe://acme/agent/b"]),
         certificate(units=["region=us"]),
         certificate(units=["=us"]),

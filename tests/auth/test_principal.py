@@ -35,7 +35,9 @@ def test_labels() -> None:
         ({"a": None}, "label a: a value is text"),
         ({"a": float("nan")}, "label a: a value is text, a number"),
         ({"a": ["b"]}, "label a: a value is text"),
-        ({"a": "v" * 257}, "label a: the value is longer than 256 characters"),
+        ({"a": "v" * 257}, "label a: the value must be printable and have at most 256"),
+        ({"a": "\ud800"}, "label a: the value must be printable"),
+        ({"a": "b\nc"}, "label a: the value must be printable"),
     ],
 )
 def test_label_problem(labels: Any, problem: str) -> None:

@@ -340,3 +340,32 @@ async def test_addresses(programs: Programs) -> None:
             await joined(node, transport, "", token())
         assert caught.value.args[0] == status
     assert (await get(node, "/health"))[0] == 403
+
+
+async def test_attack_one_credential_takes_all_places(programs: Programs) -> None:
+    node = await node_with_tokens(programs)
+    for _ in range(16):
+        await joined(node, "http", "", token("greedy"))
+    with pytest.raises(Refused) as caught:
+        await joined(node, "http", "", token("greedy"))
+    assert caught.value.args[0] == 503
+    assert len(node.registry) == 16
+    await joined(node, "http", "", token("other"))
+
+
+async def test_attack_uid_of_another_subject_on_another_node(programs: Programs) -> None:
+    key = programs.folder / "jwt-key"
+    key.write_bytes(SECRET)
+    control_plane = await programs.control_plane()
+    auth = {"type": "jwt", "secret_key_file": str(key)}
+    one = await programs.node(control_plane.ports["link"], name="one", auth=auth)
+    two = await programs.node(control_plane.ports["link"], name="two", auth=auth)
+    victim, _ = await joined(one, "websocket", "", token("victim"))
+    agents = control_plane.fleet.census.agents
+    await eventually(lambda: victim.uid in agents)
+    thief = await TestAgent.over("websocket", two.ports, "", victim.uid, token=token("thief"))
+    await thief.hello()
+    assert await thief.pipe.socket.close_code() == 1001  # type: ignore[attr-defined]
+    await eventually(lambda: two.registry.get(victim.uid) is None)
+    assert (agents[victim.uid].node, agents[victim.uid].agent_id) == ("local/one", "victim")
+    assert (await victim.heartbeat()).instance_uid == victim.uid

@@ -19,7 +19,7 @@ from relay.testing.certificates import Authority, CertificateFiles
 from tests.auth.builders import SECRET
 from tests.conftest import Programs, eventually
 from tests.node.test_authentication import token
-from tests.wire import BINARY, RawSocket, Refused, describe, frame, new_uid
+from tests.wire import BINARY, UPGRADE, RawSocket, Refused, describe, frame, new_uid
 
 
 class Place:
@@ -110,23 +110,31 @@ async def test_session_ends_with_its_certificate(programs: Programs, place: Plac
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_attack_resumed_session(programs: Programs, place: Place, version: ssl.TLSVersion) -> None:
+async def test_attack_resumed_session_of_an_expired_certificate(
+    programs: Programs, place: Place, version: ssl.TLSVersion
+) -> None:
     node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls(min_version="1.2")})
-    context = place.context(place.authority.issue("agent-001"))
+    now = time.time()
+    context = place.context(place.authority.issue("agent-001", valid=(now - 60, now + 3)))
     context.minimum_version = context.maximum_version = version
+    head = UPGRADE.format(path="/v1/opamp", port=1, extra="").encode()
 
-    def connect(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool]:
+    def connect(session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bytes]:
         with (
             socket.create_connection(("127.0.0.1", node.ports["websocket"])) as plain,
             context.wrap_socket(plain, session=session) as tls,
         ):
-            tls.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            assert tls.recv(4096).startswith(b"HTTP/1.1 200")  # tickets of TLS 1.3 come with the first data
-            return tls.session, bool(tls.session_reused)
+            tls.sendall(head)
+            return tls.session, tls.recv(4096)  # tickets of TLS 1.3 come with the first data
 
-    session, _ = await asyncio.to_thread(connect, None)
-    _, was_reused = await asyncio.to_thread(connect, session)
-    assert not was_reused
+    session, answer = await asyncio.to_thread(connect, None)
+    assert answer.startswith(b"HTTP/1.1 101")
+    await asyncio.sleep(max(0.0, now + 4 - time.time()))
+    try:
+        _, answer = await asyncio.to_thread(connect, session)
+    except OSError:
+        return  # the handshake was a full one, and TLS refused the certificate
+    assert answer.startswith(b"HTTP/1.1 401") or not answer
 
 
 async def test_revoked_certificate_and_a_list_that_changes(programs: Programs, place: Place) -> None:

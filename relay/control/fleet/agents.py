@@ -17,6 +17,7 @@ from relay.control.fleet.profiles import Own, Profile, Profiles
 from relay.fleet.facts import Proof
 from relay.fleet.rollup import status_name
 from relay.fleet.shards import state_digest
+from relay.ids import digest64
 from relay.opamp import capabilities
 from relay.opamp.offering import FAILED, Offering
 from relay.opamp.packages import PackageOffering
@@ -67,6 +68,8 @@ class Agent:
     """The config status that users see."""
     effective_config_digest: bytes = b""
     components_digest: bytes = b""
+    owner: int = 0
+    """Digest of whose credential it came with; 0 where its node asks for none."""
     forgotten: bool = False
     """It has left, and its node no longer has a record of it."""
     hidden: bool = False
@@ -159,6 +162,7 @@ class Reader:
             status=FAILED if config.failure is not None else status_name(status.status),
             effective_config_digest=self._shared(message.effective_config_digest),
             components_digest=self._shared(message.components_digest),
+            owner=_owner_of(message),
         )
 
     def _shared(self, value: bytes) -> bytes:
@@ -215,6 +219,13 @@ def _check(message: link_pb2.AgentState) -> None:
     ):
         if part:
             kind.FromString(part)
+
+
+def _owner_of(message: link_pb2.AgentState) -> int:
+    if not message.auth_method:
+        return 0
+    owner = f"agent\0{message.agent_id}" if message.id_proved else f"shared\0{message.subject}"
+    return digest64(owner.encode())
 
 
 def _check_labels(text: str) -> None:

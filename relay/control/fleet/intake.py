@@ -156,9 +156,13 @@ class Intake:
         existing = self._census.agents.get(agent.uid)
         if existing is None:
             return True
-        owner = self._census.nodes[existing.node]
+        is_elsewhere = existing.node != node.key and not existing.forgotten
+        if is_elsewhere and existing.owner and existing.owner != agent.owner:
+            ack.released.append(agent.uid)  # another subject's agent, under a uid that is taken
+            return False
+        holder = self._census.nodes[existing.node]
         current = Holding(
-            existing.node, existing.started_ms, existing.connected and not existing.forgotten and owner.connected
+            existing.node, existing.started_ms, existing.connected and not existing.forgotten and holder.connected
         )
         if winner(current, Holding(node.key, agent.started_ms, agent.connected)).node == node.key:
             return True
