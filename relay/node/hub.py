@@ -304,7 +304,7 @@ class Hub:
             record = self._rename(old_uid, uid, caller)
         if record is None:
             proved_id = caller.principal.agent_id if caller.principal is not None else ""
-            if proved_id and self._registry.uids_of(proved_id) >= _MAX_UIDS_OF_ONE:
+            if proved_id and not self._registry.has_room_for(proved_id, _MAX_UIDS_OF_ONE):
                 # One credential must not take the places of all others.
                 self._metrics.refused["uids_of_one_agent"] += 1
                 message = f"{proved_id} already has {_MAX_UIDS_OF_ONE} instance_uids, the maximum"

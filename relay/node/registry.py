@@ -122,9 +122,16 @@ class Registry:
         """The record of an agent; None if it is unknown."""
         return self._records.get(uid)
 
-    def uids_of(self, known_as: str) -> int:
-        """How many records there are of one agent, or of several that cannot be told apart."""
-        return (known_as in self._uid_of) + len(self._ghosts.get(known_as, ()))
+    def has_room_for(self, known_as: str, limit: int) -> bool:
+        """Whether an agent may have one more record. At the limit, the one that has been away longest makes room."""
+        uids = {self._uid_of.get(known_as, b""), *self._ghosts.get(known_as, ())}
+        records = [record for uid in uids if (record := self._records.get(uid)) is not None]
+        if len(records) < limit:
+            return True
+        away = [record for record in records if not record.connected]
+        if away:
+            self.remove(min(away, key=lambda record: record.last_seen_ms).instance_uid)
+        return bool(away)
 
     def predecessor(self, record: Record) -> Record | None:
         """Another record of the same agent, under a uid that it no longer uses; None if there is none."""

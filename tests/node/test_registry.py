@@ -222,3 +222,20 @@ async def test_unused_names_are_forgotten(tmp_path: Path) -> None:
     assert not desk.registry._uid_of
     assert not desk.registry._ghosts
     desk.store.close()
+
+
+async def test_one_agent_has_a_limited_number_of_records(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    agents = [desk.add(str(number)) for number in range(3)]
+    for made in agents:
+        made.agent_id = AgentId("one")
+        desk.registry.changed(made)
+        desk.clock.advance(1)
+    assert desk.registry.has_room_for("other", 1)
+    assert desk.registry.has_room_for("one", 4)
+    assert not desk.registry.has_room_for("one", 3), "all are connected"
+    for made in agents[1:]:
+        made.connected = False
+    assert desk.registry.has_room_for("one", 3)
+    assert [desk.registry.get(made.instance_uid) is not None for made in agents] == [True, False, True]
+    desk.store.close()
