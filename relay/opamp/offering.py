@@ -157,7 +157,7 @@ class Offering:
     def inherit(self, old: Offering) -> None:
         """Take over the memory of the same agent under another instance_uid."""
         for name in Offering.__slots__:
-            if name != "before":
+            if name != "previous":
                 setattr(self, name, getattr(old, name))
 
     def keep_baseline(self, old: Offering) -> None:
