@@ -11,7 +11,7 @@ from tests.conftest import eventually
 
 
 def agent(transport: str = "websocket", **more: Any) -> Any:
-    session = SimpleNamespace(asked=False, needs_full=True)
+    session = SimpleNamespace(full_state_requested=False, needs_full=True)
     return SimpleNamespace(connection=SimpleNamespace(transport_name=transport), session=session, asking=False, **more)
 
 

@@ -23,11 +23,11 @@ class Desk:
             offer=self.offer,
         )
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         self.held += 1
         self.begun += 1
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.held -= 1
 
     def offer(self, live: Any, now: float) -> None:
