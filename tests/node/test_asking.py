@@ -36,7 +36,7 @@ class Desk:
 
     def push(self, live: Any, now: float) -> None:
         if self.asking.may_ask(now):
-            live.session.asked = True
+            live.session.full_state_requested = True
             self.asked.append(live)
 
 
