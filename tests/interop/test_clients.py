@@ -186,7 +186,7 @@ async def test_opamp_go_package_syncer_installs_fails_and_goes_back(programs: Pr
             return bool((await plane.status.of("agents-3"))["state"] == "rolled_back")
 
         await eventually(rolled_back, 60)
-        assert offering().failed[0].error_message.endswith("poison is not for me")
+        assert offering().failures[0].error_message.endswith("poison is not for me")
         await eventually(lambda: offering().status == "APPLIED", 40)
         assert (folder / "otelcol").read_bytes() == content
         assert node.metrics.package_updates["failure"] == 1
