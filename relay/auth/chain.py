@@ -34,8 +34,7 @@ class ApiKeys:
         principal = self._find(digest_of(key))
         if principal is None:
             return Reason.UNKNOWN_KEY
-        is_over = principal.expires_at is not None and now >= principal.expires_at
-        return Reason.EXPIRED if is_over else principal
+        return Reason.EXPIRED if principal.has_ended(now) else principal
 
 
 class Chain:
@@ -91,17 +90,18 @@ class Chain:
         return not self._revocations.revokes(principal)
 
     def _credential(self, authorization: str | None, certificate: bytes | None, now: float) -> Principal | Reason:
-        if self._required_certificates is not None:
-            if certificate is None:
-                return Reason.NO_CREDENTIAL
-            outcome = self._required_certificates.verify(certificate, now)
-            if isinstance(outcome, Reason):
-                return outcome
+        required, holder = self._required_certificates, None
+        if required is not None:
+            holder = Reason.NO_CREDENTIAL if certificate is None else required.verify(certificate, now)
+            if isinstance(holder, Reason):
+                return holder
         if authorization is not None and (self._tokens is not None or self._api_keys is not None):
             return self._bearer(authorization, now)
-        if certificate is not None and self._certificates is not None:
-            return self._certificates.verify(certificate, now)
-        return Reason.NO_CREDENTIAL
+        if certificate is None or self._certificates is None:
+            return Reason.NO_CREDENTIAL
+        if holder is not None and required is self._certificates:
+            return holder  # verified a moment ago
+        return self._certificates.verify(certificate, now)
 
     def _bearer(self, authorization: str, now: float) -> Principal | Reason:
         if len(authorization) > MAX_TOKEN_BYTES:

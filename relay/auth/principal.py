@@ -65,6 +65,10 @@ class Principal:
     expires_at: float | None = None
     """Unix seconds from which the credential is refused, leeway included; None for never."""
 
+    def has_ended(self, now: float) -> bool:
+        """Whether the credential is refused at `now`, Unix seconds."""
+        return self.expires_at is not None and now >= self.expires_at
+
 
 def is_subject(value: Any) -> bool:
     """Whether a value can be a subject: printable text of 1 to 256 characters."""

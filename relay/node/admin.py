@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -46,17 +46,12 @@ def _without_parameters(handler: Handler) -> Handler:
     return checked
 
 
-def _brief(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Handler:
-    """A probe without details: its word, and its status."""
+def _word(degraded: list[str]) -> str:
+    return "degraded" if degraded else "ok"
 
-    async def brief(request: web.Request) -> web.StreamResponse:
-        answer = await handler(request)
-        content = json.loads(answer.text or "{}")
-        return web.json_response(
-            {key: content[key] for key in ("status", "ready") if key in content}, status=answer.status
-        )
 
-    return brief
+def _ready_status(condition: Condition) -> int:
+    return 200 if condition.ready else 503
 
 
 async def _unauthenticated(_: web.Request) -> web.StreamResponse:
@@ -112,7 +107,7 @@ class Admin:
             is_open: False to answer without details.
         """
         if not is_open:
-            return [("GET", "/health", _brief(self.health)), ("GET", "/ready", _brief(self.ready))]
+            return [("GET", "/health", self.health_word), ("GET", "/ready", self.ready_word)]
         return [("GET", "/health", self.health), ("GET", "/ready", self.ready)]
 
     def probe_routes(self) -> list[Route]:
@@ -121,16 +116,23 @@ class Admin:
 
     async def health(self, _: web.Request) -> web.Response:
         """200 while the process works; `degraded` lists the problems."""
-        condition = self._condition()
-        degraded = condition.status["degraded"]
-        return web.json_response({"status": "degraded" if degraded else "ok", "degraded": degraded})
+        degraded = self._condition().status["degraded"]
+        return web.json_response({"status": _word(degraded), "degraded": degraded})
+
+    async def health_word(self, _: web.Request) -> web.Response:
+        """Like `health`, without the problems."""
+        return web.json_response({"status": _word(self._condition().status["degraded"])})
 
     async def ready(self, _: web.Request) -> web.Response:
         """200 if agents may be sent here, else 503 with the reason."""
         condition = self._condition()
-        return web.json_response(
-            {"ready": condition.ready, "reason": condition.reason}, status=200 if condition.ready else 503
-        )
+        content = {"ready": condition.ready, "reason": condition.reason}
+        return web.json_response(content, status=_ready_status(condition))
+
+    async def ready_word(self, _: web.Request) -> web.Response:
+        """Like `ready`, without the reason."""
+        condition = self._condition()
+        return web.json_response({"ready": condition.ready}, status=_ready_status(condition))
 
     async def metrics(self, _: web.Request) -> web.Response:
         """Prometheus text format."""

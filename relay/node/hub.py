@@ -189,12 +189,12 @@ class Hub:
                 return refusal
             live = self._live.get(uid)  # None if another agent or connection now has the uid
         if live is None:
-            live = self._attach(connection, caller, uid)
-        live.caller, live.session.credential = caller, credential
+            live = self._attach(connection, caller, uid, credential)
+        live.caller = caller
         live.polled(live.session.last_seen, now)
         if connection.transport_name != "http":
             connection.session = live.session
-        answer = live.session.report(message, now)
+        answer = live.session.report(message, now, credential)
         if answer.new_uid is not None:
             self._renames.pop(live.new_uid or b"", None)
             live.new_uid = answer.new_uid
@@ -289,7 +289,7 @@ class Hub:
         if connection.writable:  # an HTTP agent is told when it polls next
             connection.send(self._refuse_uid(connection, caller, uid))
 
-    def _attach(self, connection: Connection, caller: Caller, uid: bytes) -> Live:
+    def _attach(self, connection: Connection, caller: Caller, uid: bytes, credential: Credential | None) -> Live:
         """Begin a session."""
         attached = self._by_connection.setdefault(connection, {})
         if connection.transport_name != "http":
@@ -301,9 +301,9 @@ class Hub:
         record = self._registry.get(uid)
         old_uid = self._renames.pop(uid, None)
         if record is None and old_uid is not None:
-            record = self._rename(old_uid, uid, caller)
+            record = self._rename(old_uid, uid, credential)
         if record is None:
-            proved_id = caller.principal.agent_id if caller.principal is not None else ""
+            proved_id = credential.agent_id if credential is not None else ""
             if proved_id and not self._registry.has_room_for(proved_id, _MAX_UIDS_OF_ONE):
                 # One credential must not take the places of all others.
                 self._metrics.refused["uids_of_one_agent"] += 1
@@ -350,9 +350,9 @@ class Hub:
         if live.connection.session is live.session:
             live.connection.session = None
 
-    def _rename(self, old_uid: bytes, uid: bytes, caller: Caller) -> Record | None:
+    def _rename(self, old_uid: bytes, uid: bytes, credential: Credential | None) -> Record | None:
         record = self._registry.get(old_uid)
-        if record is None or not record.belongs_to(_credential_of(caller.principal)):
+        if record is None or not record.belongs_to(credential):
             return None
         live = self._live.pop(old_uid, None)
         if live is not None:

@@ -28,6 +28,7 @@ from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
 _log = log.get("opamp-relay.node")
+_SLICE = 200
 _WATCH_S = 0.5
 """A credential must not be usable a second after its end or revocation."""
 
@@ -173,14 +174,16 @@ class Serving:
             await asyncio.sleep(_WATCH_S)
             self._reload()
             if self.authenticator.is_required:
-                self._end_sessions()
+                await self._end_sessions()
 
     def _reload(self) -> None:
         if self._credentials.refresh() and self._credentials.current.chain is not None:
             self.authenticator.use(self._credentials.current.chain)
 
-    def _end_sessions(self) -> None:
-        for connection in self.connections:
+    async def _end_sessions(self) -> None:
+        for i, connection in enumerate(self.connections):
+            if i % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)  # heartbeats pass between
             reason = self.authenticator.end_of(connection.caller.principal)
             if reason is not None:
                 connection.close(reason)

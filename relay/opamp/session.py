@@ -132,7 +132,6 @@ class Session:
         "_repeats",
         "_reported_before",
         "_services",
-        "credential",
         "disconnected",
         "last_seen",
         "needs_full",
@@ -149,8 +148,6 @@ class Session:
         self._header = header
         self.outbox = Outbox()
         self._services = services
-        self.credential: Credential | None = None
-        """What the sender of the next report proved to be; None while the node asks for no credentials."""
         self._first = True
         """No message has been received in this session yet."""
         self._asked = False
@@ -214,18 +211,19 @@ class Session:
         self._expected = self._framed_uid + field + self._capabilities
         return self._framed_ack
 
-    def report(self, message: pb.AgentToServer, now: float) -> Reply:
+    def report(self, message: pb.AgentToServer, now: float, credential: Credential | None = None) -> Reply:
         """Process one report and return its answer.
 
         Args:
             message: decoded by `body.decode`; its uid is this session's.
             now: monotonic seconds.
+            credential: what the sender proved to be; None while the node asks for no credentials.
         """
-        reply = self._report(message, now)
+        reply = self._report(message, now, credential)
         self._expect()
         return reply
 
-    def _report(self, message: pb.AgentToServer, now: float) -> Reply:
+    def _report(self, message: pb.AgentToServer, now: float, credential: Credential | None) -> Reply:
         record = self.record
         described = message.HasField("agent_description")
         if self.disconnected and not described:
@@ -238,7 +236,7 @@ class Session:
         full = described and (self._asked or self._first or restarted)
         changes = Change.CONNECT if self._first or self.disconnected else Change.NONE
         self.disconnected = False
-        changes |= record.adopt(self.credential)
+        changes |= record.adopt(credential)
         merged = record.merge(message, full=full)
         changes |= merged.changes
         old = self._services.predecessor(record) if record.agent_id != previous_id else None

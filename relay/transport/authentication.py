@@ -1,13 +1,12 @@
 """Authentication of agents, the same on every transport: asks `relay.auth.chain`, remembers, counts, logs.
 
-Callers get no detail. Reasons go to the log, the metrics and the node's status page.
+Callers get no detail. Reasons go to the log and the metrics.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relay.aio.clock import Clock
@@ -77,19 +76,18 @@ class Authenticator:
         return self._chain is None or self._chain.admits(ip)
 
     def authenticate(
-        self, headers: Mapping[str, str], certificate: bytes | None, ip: str, remote: str
+        self, authorization: str | None, certificate: bytes | None, ip: str, remote: str
     ) -> Principal | Reason | None:
         """Find out who sends a request; None where agents need no credentials.
 
         Args:
-            headers: lower-case names.
+            authorization: value of the header; None if there was none.
             certificate: the client's, DER, whose chain TLS has verified; None if it sent none.
             ip: where it comes from, behind trusted proxies.
             remote: the same for people, with the port.
         """
         if self._chain is None:
             return None
-        authorization = headers.get("authorization")
         found = self._find(self._chain, authorization, certificate, ip)
         if isinstance(found, Principal):
             self._metrics.authentications[found.method.value, "ok"] += 1
@@ -107,7 +105,7 @@ class Authenticator:
             return chain.authenticate(authorization, certificate, ip, now)
         key = sha256(authorization.encode("utf-8", "surrogateescape"))
         known = self._remembered.get(key)
-        if known is not None and (known.expires_at is None or now < known.expires_at) and chain.admits(ip):
+        if known is not None and not known.has_ended(now) and chain.admits(ip):
             self._remembered.move_to_end(key)
             return known
         found = chain.authenticate(authorization, certificate, ip, now)
@@ -121,7 +119,7 @@ class Authenticator:
         """Why a session that was opened with a credential must end now; None if it may go on."""
         if principal is None or self._chain is None:
             return None
-        if principal.expires_at is not None and self._clock.unix_ms() / 1000 >= principal.expires_at:
+        if principal.has_ended(self._clock.unix_ms() / 1000):
             return CloseReason.CREDENTIAL_EXPIRED
         return None if self._chain.still_admits(principal) else CloseReason.REVOKED
 

@@ -218,9 +218,9 @@ class GrpcAgents:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, f"TLS {self._min_tls} or later is required")
         credentials = [value for key, value in pairs if key == "authorization"]
         # Two of them are none: whoever stands between may have read the other one.
-        headers = {"authorization": ", ".join(credentials)} if credentials else {}
+        authorization = ", ".join(credentials) if credentials else None
         ip = origin.address[0]
-        found = self._authenticator.authenticate(headers, _certificate(context), ip, origin.remote)
+        found = self._authenticator.authenticate(authorization, _certificate(context), ip, origin.remote)
         if isinstance(found, Reason):
             refusal = self._authenticator.refusal(found, ip)
             self._metrics.refused[refusal.reason] += 1

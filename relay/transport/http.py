@@ -135,9 +135,9 @@ class HttpAgents:
         authorizations = request.headers.getall("Authorization", [])
         if len(authorizations) > 1:
             return Refusal(400, "authorization_twice")
-        headers = {"authorization": authorizations[0]} if authorizations else {}
+        authorization = authorizations[0] if authorizations else None
         ip = origin.address[0]
-        found = self._authenticator.authenticate(headers, certificate_of(request.transport), ip, origin.remote)
+        found = self._authenticator.authenticate(authorization, certificate_of(request.transport), ip, origin.remote)
         return self._authenticator.refusal(found, ip) if isinstance(found, Reason) else found
 
     async def _exchange(self, request: web.Request, caller: Caller) -> web.Response:

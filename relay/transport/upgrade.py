@@ -76,7 +76,9 @@ class Upgrades:
             self._metrics.refused[refusal.reason] += 1
             return refusal
         ip = peer.address[0]
-        found = self._authenticator.authenticate(head.headers, certificate_of(transport), ip, peer.remote)
+        found = self._authenticator.authenticate(
+            head.headers.get("authorization"), certificate_of(transport), ip, peer.remote
+        )
         if isinstance(found, Reason):
             self._metrics.refused["unauthenticated"] += 1
             return self._authenticator.refusal(found, ip)

@@ -81,6 +81,21 @@ def test_certificate_besides_a_token() -> None:
     assert chain.authenticate(bearer(token()), certificate(["x"], valid=(1, NOW)), IP, NOW) is Reason.EXPIRED
 
 
+class CountingVerifier(CertificateVerifier):
+    calls = 0
+
+    def verify(self, der: bytes, now: float) -> Principal | Reason:
+        self.calls += 1
+        return super().verify(der, now)
+
+
+def test_required_certificate_that_names_the_agent_is_verified_once() -> None:
+    verifier = CountingVerifier()
+    chain = Chain(certificates=verifier, required_certificates=verifier)
+    assert subject(chain.authenticate(None, certificate(["a-7"]), IP, NOW)) == "a-7"
+    assert verifier.calls == 1
+
+
 def test_addresses_come_first() -> None:
     chain = Chain(tokens=TOKENS, addresses=AddressRules(deny=["192.0.2.0/24"]))
     assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.ADDRESS

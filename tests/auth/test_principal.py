@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from relay.auth.principal import is_subject, label_problem
+from relay.auth.principal import Method, Principal, is_subject, label_problem
 
 
 @pytest.mark.parametrize("value", ["a", "agent-001", "é" * 256])
@@ -42,3 +42,9 @@ def test_labels() -> None:
 )
 def test_label_problem(labels: Any, problem: str) -> None:
     assert problem in label_problem(labels)
+
+
+def test_end_of_a_credential() -> None:
+    ending = Principal("s", Method.JWT, "", expires_at=100.0)
+    assert [ending.has_ended(now) for now in (99.9, 100.0)] == [False, True]
+    assert not Principal("s", Method.API_KEY, "key-1").has_ended(1e12)

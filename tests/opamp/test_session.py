@@ -44,6 +44,7 @@ class World:
         self.sequence = -1
         self.changes = Change.NONE
         self.predecessor: Record | None = None
+        self.credential: Credential | None = None
 
     def may_ask(self, now: float) -> bool:
         self.permits -= 1
@@ -53,7 +54,7 @@ class World:
         self.sequence += 1 + skip
         parts.setdefault("capabilities", ALL)
         message = pb.AgentToServer(instance_uid=UID, sequence_num=self.sequence, **parts)
-        reply = self.session.report(message, now)
+        reply = self.session.report(message, now, self.credential)
         self.changes, self.predecessor = reply.changes, reply.predecessor
         answer = pb.ServerToAgent.FromString(reply.body)
         assert answer.instance_uid == UID
@@ -641,11 +642,11 @@ def test_packages_are_sent_before_they_are_recorded() -> None:
 def test_credential_names_the_agent_before_its_predecessor_is_sought() -> None:
     world = World()
     world.old = Record(InstanceUid(b"o" * 16), 0)
-    world.session.credential = Credential("s", "agent-001", "jwt", "", "", 0)
+    world.credential = Credential("s", "agent-001", "jwt", "", "", 0)
     world.hello()
     assert world.record.agent_id == "agent-001"
     assert world.predecessor is world.old
-    world.session.credential = Credential("s", "agent-001", "jwt", "renewed", "", 0)
+    world.credential = Credential("s", "agent-001", "jwt", "renewed", "", 0)
     world.report()
     assert world.changes == Change.OTHER
     assert world.predecessor is None
