@@ -87,6 +87,18 @@ class Duplicate(RelayError):
     outcome = Outcome.CONFLICT
 
 
+class Unauthenticated(RelayError):
+    """The caller has not proved who it is."""
+
+    outcome = Outcome.UNAUTHENTICATED
+
+
+class Forbidden(RelayError):
+    """The caller may not do this."""
+
+    outcome = Outcome.DENIED
+
+
 class Conflict(RelayError):
     """The request conflicts with the current state."""
 

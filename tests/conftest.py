@@ -135,6 +135,13 @@ class Programs:
         self._running.append(program)
         return program
 
+    async def node_with_policy(self, **more: Any) -> Node:
+        """Start a node, and a control plane whose policy, an empty one, it has accepted."""
+        control_plane = await self.control_plane()
+        node = await self.node(control_plane.ports["link"], **more)
+        await eventually(lambda: node.policy.accepted)
+        return node
+
     async def stop(self, program: ControlPlane | Node) -> None:
         self._running.remove(program)
         await program.stop()

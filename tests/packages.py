@@ -11,6 +11,7 @@ from relay.control.app import ControlPlane
 from relay.node.app import Node
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.policy.packages import PackageFile, PublishedPackage
+from tests.control.actors import ANN
 from tests.wire import TestAgent
 
 ACCEPTS = 0x3807 | 0x18
@@ -34,7 +35,7 @@ async def push(
     while not complete and offset < len(content):
         offset = await plane.packages.blobs.receive(sha256, offset, content[offset : offset + piece])
     file = PackageFile(sha256=sha256, size=len(content), **more)
-    await plane.packages.register(PublishedPackage(name=name, version=version, files=[file]), actor="ann")
+    await plane.packages.register(PublishedPackage(name=name, version=version, files=[file]), actor=ANN)
     return sha256
 
 

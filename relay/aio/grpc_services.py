@@ -7,9 +7,15 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 
-def add_standard_services(server: grpc.aio.Server, service: str) -> health.aio.HealthServicer:
-    """Add health (SERVING from the start) and reflection for `service`; return the health servicer for the shutdown."""
+def add_standard_services(server: grpc.aio.Server, service: str, *, reflects: bool = True) -> health.aio.HealthServicer:
+    """Add health (SERVING from the start) and reflection for `service`; return the health servicer for the shutdown.
+
+    Args:
+        reflects: False to leave out reflection, where callers must authenticate.
+    """
     servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection((service, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+    if reflects:
+        names = (service, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
     return servicer

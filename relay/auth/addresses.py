@@ -1,11 +1,22 @@
-"""Which addresses may connect."""
+"""Which addresses may connect, and under which names we may be called."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+_PORT = re.compile(r":[0-9]*$")
+_OWN_HOSTS = frozenset({"", "localhost", "127.0.0.1", "[::1]"})
+"""No browser leaves it out."""
+
+
+def is_own_host(host: str) -> bool:
+    """Whether a Host header names this machine. A page of another site has that site's name there (DNS rebinding)."""
+    return _PORT.sub("", host).lower() in _OWN_HOSTS
 
 
 class AddressRules:

@@ -7,23 +7,23 @@ from collections.abc import Callable
 
 from relay.auth.addresses import AddressRules
 from relay.auth.certificates import CertificateVerifier
-from relay.auth.principal import Principal, Reason
+from relay.auth.principal import Method, Principal, Reason
 from relay.auth.revocations import Revocations
-from relay.auth.secrets import SecretForm, digest_of
+from relay.auth.secrets import SecretForm, digest_of, id_of
 from relay.auth.tokens import MAX_TOKEN_BYTES, TokenVerifier
 
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
 """RFC 6750, section 2.1."""
 
 
-class ApiKeys:
+class KeyVerifier:
     """API keys of one form.
 
     Args:
-        find: SHA-256 of a key → whose it is; None for an unknown key.
+        find: the id of a key → its SHA-256, and whose it is; None for an unknown key.
     """
 
-    def __init__(self, form: SecretForm, find: Callable[[bytes], Principal | None]) -> None:
+    def __init__(self, form: SecretForm, find: Callable[[str], tuple[bytes, Principal] | None]) -> None:
         self.form = form
         self._find = find
 
@@ -31,10 +31,18 @@ class ApiKeys:
         """Find out whose key this is."""
         if not self.form.fits(key):
             return Reason.MALFORMED
-        principal = self._find(digest_of(key))
-        if principal is None:
+        digest = digest_of(key)
+        found = self._find(id_of(digest))
+        if found is None or found[0] != digest:
             return Reason.UNKNOWN_KEY
-        return Reason.EXPIRED if principal.has_ended(now) else principal
+        return Reason.EXPIRED if found[1].has_ended(now) else found[1]
+
+    def end_of(self, key_id: str, now: float) -> Reason | None:
+        """Why a key is no longer accepted; None if it is. It may have been deleted or replaced since it was verified."""
+        found = self._find(key_id)
+        if found is None:
+            return Reason.REVOKED
+        return Reason.EXPIRED if found[1].has_ended(now) else None
 
 
 class Chain:
@@ -50,7 +58,7 @@ class Chain:
         self,
         *,
         tokens: TokenVerifier | None = None,
-        api_keys: ApiKeys | None = None,
+        api_keys: KeyVerifier | None = None,
         certificates: CertificateVerifier | None = None,
         revocations: Revocations | None = None,
         addresses: AddressRules | None = None,
@@ -85,9 +93,19 @@ class Chain:
             return Reason.REVOKED
         return found
 
-    def still_admits(self, principal: Principal) -> bool:
-        """Whether an open session may go on, as far as revocations say."""
-        return not self._revocations.revokes(principal)
+    def end_of(self, principal: Principal, now: float) -> Reason | None:
+        """Why a session that was opened with a credential must end; None if it may go on.
+
+        Args:
+            now: Unix seconds.
+        """
+        if principal.has_ended(now):
+            return Reason.EXPIRED
+        if self._revocations.revokes(principal):
+            return Reason.REVOKED
+        if principal.method is Method.API_KEY and self._api_keys is not None:
+            return self._api_keys.end_of(principal.credential_id, now)
+        return None
 
     def _credential(self, authorization: str | None, certificate: bytes | None, now: float) -> Principal | Reason:
         required, holder = self._required_certificates, None

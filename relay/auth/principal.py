@@ -48,6 +48,8 @@ class Reason(enum.StrEnum):
     CERTIFICATE = "certificate"
     """Not a client certificate of an agent."""
     REVOKED = "revoked"
+    NO_POLICY = "no_policy"
+    """This node has no policy yet, so it knows neither keys nor revocations."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,10 @@ class Revocations:
     def __init__(self, revoked: Iterable[tuple[Kind, str]] = ()) -> None:
         self._revoked = frozenset(revoked)
 
+    def __or__(self, other: Revocations) -> Revocations:
+        """Those of either."""
+        return Revocations(self._revoked | other._revoked)
+
     def revokes(self, principal: Principal) -> bool:
         """Whether a caller may no longer connect as what it is."""
         if not self._revoked:

@@ -63,6 +63,10 @@ class SecretForm:
         return _checksum(body) == text[-_CHECK_CHARS:]
 
 
+TOKEN_FORM = SecretForm("opampt_", 43)
+"""Tokens of people."""
+
+
 def digest_of(secret: str) -> bytes:
     """The SHA-256 that a credential is looked up by."""
     return sha256(secret.encode())

@@ -6,14 +6,18 @@ import contextlib
 import getpass
 import http.client
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from relay import __version__
+from relay.cli.output import EXIT_USAGE
+from relay.cli.saved import TokenFileError, token_for
 
 _TIMEOUT_S = 15.0
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 VERSION_HEADER = "X-OpAMP-Relay-Version"
 _STALE = "X-OpAMP-Relay-Stale"
 _TOTAL = "X-Total-Count"
@@ -46,10 +50,21 @@ class Page(NamedTuple):
 
 def api_of(server: str, actor: str) -> Api:
     """The API as used by `actor`, or else by the current user of this machine."""
+    api = Api(server)
+    if api.is_authenticated:
+        if actor:
+            print("--as: the token says who you are", file=sys.stderr)
+            raise SystemExit(EXIT_USAGE)
+        return api
     who = actor or getpass.getuser().encode("ascii", "replace").decode()
     if not (who.isascii() and who.isprintable()):
         raise RefusedByServer(0, [f"--as {who!r}: expected printable ASCII"])
     return Api(server, who)
+
+
+def revealed(reveal: bool) -> dict[str, str]:
+    """The query that asks for secrets, if they are wanted. Servers where nobody authenticates show them anyway."""
+    return {"reveal": "true"} if reveal else {}
 
 
 def version_mismatch() -> str:
@@ -60,6 +75,27 @@ def version_mismatch() -> str:
     return "" if theirs == __version__ else f": the server has version {theirs}, this opampctl has {__version__}"
 
 
+def _token_for(origin: str) -> str:
+    try:
+        return token_for(origin)
+    except TokenFileError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def _trust(scheme: str) -> dict[str, Any]:
+    """How to verify the server: by the CAs of this machine, or by those in the file OPAMPCTL_CA_FILE."""
+    if scheme != "https":
+        return {}
+    import ssl  # plain HTTP does not need it
+
+    name = os.environ.get("OPAMPCTL_CA_FILE") or None
+    try:
+        return {"context": ssl.create_default_context(cafile=name)}
+    except OSError as error:
+        raise Unreachable(f"OPAMPCTL_CA_FILE: {name}: {error}") from None
+
+
 class Api:
     """The admin API of one server.
 
@@ -68,16 +104,24 @@ class Api:
     """
 
     def __init__(self, server: str, actor: str = "") -> None:
-        self._actor = {"X-OpAMP-Actor": actor} if actor else {}
         parts = urlsplit(server if "://" in server else f"http://{server}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unreachable(f"{server} is not an http URL")
         self._server = server
+        default_port = 443 if parts.scheme == "https" else 80
+        self.origin = f"{parts.scheme}://{parts.hostname}:{parts.port or default_port}"
+        token = _token_for(self.origin)
+        self.is_authenticated = bool(token)
+        if token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            raise Unreachable(f"{server}: a token is never sent over plain HTTP to another machine; use https")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if actor:
+            self._headers["X-OpAMP-Actor"] = actor
         self._total: int | None = None
         """The total that the last response reported; None if it reported none."""
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
-            self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S)
+            self._connection = kind(parts.hostname, parts.port, timeout=_TIMEOUT_S, **_trust(parts.scheme))
         except ValueError as error:
             raise Unreachable(f"{server}: {error}") from None
 
@@ -152,7 +196,7 @@ class Api:
         if query:
             target += "?" + urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
         try:
-            self._connection.request(method, target, content, {**(headers or {}), **self._actor})
+            self._connection.request(method, target, content, {**(headers or {}), **self._headers})
             return self._connection.getresponse()
         except TimeoutError:
             self._connection.close()  # a late response must not be taken for that of the next request
@@ -182,5 +226,7 @@ class Api:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""
             lines = [p["text"] for p in problems] or [detail or f"status {response.status}"]
+            if response.status == http.client.UNAUTHORIZED:
+                lines.append("set OPAMPCTL_TOKEN or OPAMPCTL_TOKEN_FILE, or use `opampctl login`")
             raise RefusedByServer(response.status, [*lines, *filter(None, [version_mismatch().removeprefix(": ")])])
         return value

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from relay.cli import agents, applying, package, records, review, rollout
-from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, version_mismatch
+from relay.cli import agents, applying, credentials, login, package, records, review, rollout
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, revealed, version_mismatch
 from relay.cli.listing import print_documents, print_table
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
 from relay.cli.output import EXIT_REFUSED, EXIT_UNREACHABLE, form_of, print_version, show
@@ -36,6 +36,14 @@ app.command()(applying.apply)
 app.command()(review.diff)
 app.command()(review.validate)
 app.command()(package.prefetch)
+app.add_typer(credentials.key_app, name="key")
+app.add_typer(credentials.token_app, name="token")
+app.command()(credentials.revoke)
+app.command()(credentials.unrevoke)
+app.command()(login.login)
+app.command()(login.logout)
+app.command()(login.whoami)
+app.command("can-i")(login.can_i)
 app.command("import")(review.import_agent)
 
 _NOT_FOUND = 404
@@ -45,7 +53,7 @@ _STATUSES = ("APPLIED", "APPLYING", "FAILED", "UNSET")
 
 _RESOURCES = (
     "templates, assignments, packageassignments, strategies, regionvariables, signingkeys, regions, nodes, agents, "
-    "package-status, drift, config HASH"
+    "package-status, drift, revocations, config HASH"
 )
 
 
@@ -75,13 +83,16 @@ def main() -> None:
 def _options(
     server: Annotated[str, typer.Option(help="URL of the control plane's admin API")] = "",
     who: Annotated[str, typer.Option("--as", help="your name; recorded as unverified")] = "",
+    token_file: Annotated[
+        str, typer.Option("--token-file", help="file with your token; OPAMPCTL_TOKEN has precedence")
+    ] = "",
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
     """The command-line client of the control plane."""
     # Commands take both options too: they mean the same before and after the command.
-    for name, value in (("OPAMPCTL_SERVER", server), ("OPAMPCTL_AS", who)):
+    for name, value in (("OPAMPCTL_SERVER", server), ("OPAMPCTL_AS", who), ("OPAMPCTL_TOKEN_FILE", token_file)):
         if value:
             os.environ[name] = value
 
@@ -181,6 +192,7 @@ def get(
     limit: Annotated[int | None, typer.Option(min=1, help=f"show at most this many agents; default: {PAGE}")] = None,
     everything: Annotated[bool, typer.Option("--all", help="show all agents")] = False,
     watch: Annotated[bool, typer.Option("-w", "--watch", help="print agents again after each change")] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="show secrets in documents and configs")] = False,
     output: Annotated[
         str, typer.Option("-o", "--output", help="table, json or yaml; for agents also wide or name")
     ] = "table",
@@ -211,14 +223,21 @@ def get(
     api = Api(server)
     document_kind = kind_of(resource)
     if document_kind is not None:
-        items = [_document(api, plural_of(resource), name)] if name else api.get("documents", plural_of(resource))
+        items = (
+            [_document(api, plural_of(resource), name, reveal)]
+            if name
+            else api.get("documents", plural_of(resource), **revealed(reveal))
+        )
     elif resource in ("package-status", "packagestatus"):
         package.package_status(api, labels or None, form)
+        return
+    elif resource in ("revocations", "revocation"):
+        credentials.list_revocations(api, form)
         return
     elif resource == "drift":
         items = [entry for entry in api.get("drift") if name in (None, entry["agent"], entry["assignment"])]
     elif resource in ("config", "configs"):
-        _config(api, name, form)
+        _config(api, name, form, reveal)
         return
     elif of_agents:
         if filters.pop("all") and limit is not None:
@@ -249,11 +268,11 @@ def get(
     print_documents(document_kind.name, items, in_force)
 
 
-def _document(api: Api, plural: str, name: str) -> Any:
+def _document(api: Api, plural: str, name: str, reveal: bool) -> Any:
     """The current document; for NAME@GENERATION, the document at that generation."""
     if generation := _generation(plural, name):
-        return api.get("documents", plural, name.rpartition("@")[0], "versions", generation)
-    return api.get("documents", plural, name)
+        return api.get("documents", plural, name.rpartition("@")[0], "versions", generation, **revealed(reveal))
+    return api.get("documents", plural, name, **revealed(reveal))
 
 
 def _generation(resource: str, name: str) -> str:
@@ -262,10 +281,10 @@ def _generation(resource: str, name: str) -> str:
     return generation if at and generation.isdigit() and plural_of(resource) != "templates" else ""
 
 
-def _config(api: Api, name: str | None, form: str) -> None:
+def _config(api: Api, name: str | None, form: str, reveal: bool) -> None:
     if not name:
         raise usage("expected the hash of a config")
-    config = api.get("configs", name.lower())
+    config = api.get("configs", name.lower(), **revealed(reveal))
     if form != "table":
         show(config, form)
         return
@@ -324,11 +343,12 @@ def explain(
 @agent_app.command("config")
 def agent_config(
     name: Annotated[str, typer.Argument(help="instance_uid or agent id")],
+    reveal: Annotated[bool, typer.Option("--reveal", help="show secrets")] = False,
     output: Annotated[str, typer.Option("-o", "--output", help="text, json or yaml")] = "text",
     server: Server = DEFAULT_SERVER,
 ) -> None:
     """Print the effective config an agent reported."""
-    config = Api(server).get("agents", name, "config")
+    config = Api(server).get("agents", name, "config", **revealed(reveal))
     if output != "text":
         show(config, form_of(output))
         return

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.client import Api, RefusedByServer, api_of
+from relay.cli.client import Api, RefusedByServer, api_of, revealed
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, usage
 from relay.cli.output import form_of, show, table
 from relay.policy.kinds import BY_PLURAL
@@ -285,7 +285,9 @@ def import_packages(archive: Archive, who: As = "", server: Server = DEFAULT_SER
 def export_bundle(archive: Archive, server: Server = DEFAULT_SERVER) -> None:
     """Write all documents, and all packages that are not yanked, to one archive."""
     api = Api(server)
-    documents = [document for plural in BY_PLURAL for document in api.get("documents", plural)]
+    documents = [
+        document for plural in BY_PLURAL for document in api.get("documents", plural, **revealed(api.is_authenticated))
+    ]
     _export(api, archive, api.get("packages"), documents)
 
 

@@ -31,6 +31,7 @@ EXIT_FAILED = 1
 
 def main() -> None:
     """Run the command line."""
+    os.umask(0o077)  # every file that we write may contain secrets
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's log lines tell users nothing that our errors do not
     app()
 
@@ -51,6 +52,12 @@ def _load(kind: type[S], file: str | None, **flags: Any) -> Loaded[S]:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         raise typer.Exit(EXIT_SETTINGS) from None
+
+
+def _program_of(file: str | None) -> str:
+    from relay.cli.check import detect_program
+
+    return detect_program(Path(file)) if file is not None else "control-plane"
 
 
 def _serve(settings: Settings, component: str, program: Callable[[asyncio.Event], Coroutine[Any, Any, int]]) -> None:
@@ -241,6 +248,27 @@ def check(
 
 
 app.add_typer(database.app, name="database")
+
+
+@app.command("admin-token")
+def admin_token(
+    config: ConfigFile = None, data: Annotated[str | None, typer.Option(help="data folder of the control plane")] = None
+) -> None:
+    """Make an admin's token for 24 hours, on the machine of the control plane. It may be running."""
+    from relay.control.credentials.admin_token import FILE, write_admin_token
+
+    name = _program_of(config)
+    if name == "standalone":
+        folder = Path(_load(StandaloneSettings, config, data_dir=data).settings.data_dir) / "control-plane"
+    else:
+        folder = Path(_load(ControlPlaneSettings, config, data_dir=data).settings.data_dir)
+    try:
+        token = write_admin_token(folder / FILE)
+    except OSError as error:
+        print(f"{folder / FILE}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+    print(f"in {folder / FILE}; a running control plane accepts it within 2 s, for 24 h:", file=sys.stderr)
+    print(token)
 
 
 @app.command()

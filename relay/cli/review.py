@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relay.cli.client import Api, RefusedByServer, Unreachable, api_of
+from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, revealed
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, read_files, usage
 from relay.cli.output import EXIT_DIFF_REFUSED, EXIT_REFUSED, as_yaml, counts_of, form_of, show
 from relay.cli.records import lines
@@ -237,7 +237,7 @@ def import_agent(
     if apply_it and any(d["metadata"]["name"] == template for d in api.get("documents", "assignments")):
         raise RefusedByServer(409, [f"ConfigAssignment {template} already exists; choose another --name"])
     agent = api.get("agents", name)
-    config = api.get("agents", name, "config")
+    config = api.get("agents", name, "config", **revealed(api.is_authenticated))
     if slot not in config:
         raise usage(
             f"{name} has no slot {slot or '(default)'}; it has {', '.join(config) or 'none'}: choose one with --slot"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from relay.cli.live import LiveView
 from relay.cli.simulate import Narrator
+from relay.control.access.actor import Actor
 from relay.control.app import ControlPlane
 from relay.node.app import Node
 from relay.settings.programs import StandaloneSettings
@@ -87,7 +88,7 @@ async def _apply_failure(control_plane: ControlPlane) -> None:
     if not (texts := _texts(FAILURE)):
         print(f"{FAILURE} does not exist: run this in the project's folder.")
         return
-    outcomes = await control_plane.documents.apply(texts, actor="demo")
+    outcomes = await control_plane.documents.apply(texts, actor=Actor("demo"))
     await control_plane.publisher.publish()
     print(f"Applied {FAILURE}: no Collector starts with this template. Strategy: canary (30 %, then everyone).")
     for applied in outcomes.applied:

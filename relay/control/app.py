@@ -9,8 +9,16 @@ from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
 from relay.aio.ports import explain_bind_errors
 from relay.aio.tasks import Tasks
-from relay.control.api.app import Services, build_api
+from relay.auth.addresses import AddressRules
+from relay.auth.secrets import SecretForm
+from relay.control.api.app import Services, build_api, build_probes
+from relay.control.api.people import People
 from relay.control.condition import Condition
+from relay.control.credentials import admin_token
+from relay.control.credentials.credentials import Credentials
+from relay.control.credentials.keys import KeyRegistry
+from relay.control.credentials.revocations import RevocationRegistry
+from relay.control.credentials.tokens import TokenRegistry
 from relay.control.documents.apply import Documents
 from relay.control.documents.checks import Checks
 from relay.control.engine.actions import Actions
@@ -44,9 +52,11 @@ from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
+from relay.settings.auth import AdminAuth
 from relay.settings.parts import Policies, is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings
 from relay.store.blobs import BlobStore
+from relay.store.private import make_private
 
 _log = log.get("opamp-relay.control-plane")
 _LOOK_S = 0.5
@@ -72,6 +82,7 @@ class ControlPlane:
             StoreError: the database cannot be used.
         """
         async with contextlib.AsyncExitStack() as opened:
+            make_private(Path(self._settings.data_dir))
             self.database = Database(Path(self._settings.data_dir) / FILE)
             opened.push_async_callback(self.database.close)
             await self.database.open()
@@ -111,11 +122,14 @@ class ControlPlane:
             ("notifier", notifier.run()),
             ("upkeep", self.upkeep.run()),
             ("probe", self.upkeep.probe()),
+            *([("admin-token", self.first_token.run())] if self.people.required else []),
         ):
             self._tasks.spawn(job, name=name)
         serving = Serving(self._tasks)
         started.push_async_callback(serving.stop)
         await self._serve(serving)
+        if self.people.required:
+            await self.first_token.begin()
         settle_memory()
         _log.info(
             "control_plane_started",
@@ -161,12 +175,30 @@ class ControlPlane:
         self.status = Status(self.ledger, self.history, survey, soak, clock=clock)
         self.diffs = Diffs(self.ledger, checks, terms, self.fleet, clock=clock)
         self.changes = Changes(self.ledger, self.history, self.fleet, self.versions)
+        rules = settings.auth.api_key
+        self.credentials = Credentials(
+            KeyRegistry(self.ledger, SecretForm(rules.prefix, rules.length), expires_s=rules.expiration),
+            TokenRegistry(self.ledger),
+            RevocationRegistry(self.ledger, self.fleet, self.publisher),
+        )
+        admin = settings.admin.auth or AdminAuth()
+        self.people = People(
+            self.ledger,
+            required=admin.type == "token",
+            addresses=AddressRules(map(str, admin.allow)),
+            clock=clock,
+            metrics=self.metrics,
+        )
+        self.first_token = admin_token.AdminToken(
+            data_dir / admin_token.FILE, database, self.ledger, self.credentials.tokens, clock=clock
+        )
         self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs)
         self.upkeep = Upkeep(
             database,
             self.fleet,
             self.archive,
             self.history,
+            self.credentials,
             clock=clock,
             history_s=settings.retention.history,
         )
@@ -179,6 +211,11 @@ class ControlPlane:
             (node.region, node.name): node.behind_ms / 1000 for node in census.nodes.values() if node.connected
         }
         metrics.agents = lambda: views.agents_by_class(census)
+        warning_ms = int(self._settings.auth.api_key.rotation_warning * 1000)
+        metrics.sources["opamp_control_plane_api_keys_expiring"] = (
+            "API keys that end soon and were not rotated",
+            lambda: self.credentials.keys.expiring(self._clock.unix_ms(), warning_ms),
+        )
         metrics.sources["opamp_control_plane_nodes_connected"] = (
             "Nodes whose link is up",
             lambda: sum(node.connected for node in census.nodes.values()),
@@ -203,20 +240,16 @@ class ControlPlane:
             previews=Previews(self.publisher, self.fleet),
             condition=self.condition,
             metrics=self.metrics,
+            people=self.people,
+            credentials=self.credentials,
         )
-        api = build_api(
-            services,
-            max_body_bytes=settings.server.limits.max_body_bytes,
-            hosts=self._hosts if is_loopback(endpoint) else None,
-        )
-        self.ports["api"] = await serving.open(api, "api", "server.api.endpoint", endpoint)
+        own_host = is_loopback(endpoint) and not self.people.required
+        api = self.api = build_api(services, max_body_bytes=settings.server.limits.max_body_bytes, own_host=own_host)
+        self.ports["api"] = await serving.open(api, "api", "server.api.endpoint", endpoint, tls=settings.server.api.tls)
+        probes = build_probes(self.condition, self.metrics)
         self.ports["metrics"] = await serving.open(
-            api, "metrics", "telemetry.metrics.endpoint", settings.telemetry.metrics.endpoint
+            probes, "metrics", "telemetry.metrics.endpoint", settings.telemetry.metrics.endpoint
         )
-
-    def _hosts(self) -> frozenset[str]:
-        names = ("127.0.0.1", "localhost", "[::1]")
-        return frozenset(f"{name}:{port}" for name in names for port in self.ports.values())
 
     async def stop(self) -> None:
         """Finish open requests, end the streams and close the database."""

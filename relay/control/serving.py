@@ -13,10 +13,11 @@ from fastapi import FastAPI
 from relay import __version__
 from relay.aio.ports import explain_bind_errors
 from relay.aio.tasks import Tasks
-from relay.settings.parts import split_endpoint
+from relay.settings.parts import ApiTls, split_endpoint
 
 SERVER = "opamp-relay"
 _STOP_S = 3.0
+NO_TLS = ApiTls()
 
 
 class Serving:
@@ -27,7 +28,7 @@ class Serving:
         self._servers: list[uvicorn.Server] = []
         self._serving: list[asyncio.Task[None]] = []
 
-    async def open(self, api: FastAPI, name: str, key: str, endpoint: str) -> int:
+    async def open(self, api: FastAPI, name: str, key: str, endpoint: str, *, tls: ApiTls = NO_TLS) -> int:
         """Serve an application on one more port. Returns the port number.
 
         Args:
@@ -48,6 +49,8 @@ class Serving:
             server_header=False,
             headers=[("Server", SERVER), ("X-OpAMP-Relay-Version", __version__)],
             timeout_graceful_shutdown=2,
+            ssl_certfile=tls.cert_file if tls.enabled else None,
+            ssl_keyfile=tls.key_file if tls.enabled else None,
         )
         server = _Server(config)
         task = self._tasks.spawn(server.serve(), name=f"http-{name}")

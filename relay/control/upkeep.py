@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from relay.aio.clock import Clock
+from relay.control.credentials.credentials import Credentials
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.history import History
 from relay.control.regions.archive import Archive
@@ -26,12 +27,21 @@ class Upkeep:
     """
 
     def __init__(
-        self, database: Database, fleet: Fleet, archive: Archive, history: History, *, clock: Clock, history_s: float
+        self,
+        database: Database,
+        fleet: Fleet,
+        archive: Archive,
+        history: History,
+        credentials: Credentials,
+        *,
+        clock: Clock,
+        history_s: float,
     ) -> None:
         self._database = database
         self._fleet = fleet
         self._archive = archive
         self._history = history
+        self._credentials = credentials
         self._clock = clock
         self._history_s = history_s
 
@@ -53,6 +63,7 @@ class Upkeep:
                 await self._fleet.save_seen()
                 await self._fleet.expire()
                 await self.expire_history()
+                await self._credentials.forget_expired(self._clock.unix_ms())
             except StoreError as error:
                 _log.error("expiry_failed", error=str(error))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -15,8 +15,9 @@ from relay.fleet.cohort import Cohorts
 from relay.fleet.explain import explain_agent
 from relay.fleet.facts import Proof, Trusted, facts_of
 from relay.fleet.names import HOST, Names, resolve
-from relay.fleet.view import agent_view
+from relay.fleet.view import agent_view, rfc3339
 from relay.ids import parse_uid
+from relay.node.readers import READER, may_see
 from relay.node.registry import Registry
 from relay.node.status import Condition
 from relay.observe.metrics import CONTENT_TYPE, NodeMetrics
@@ -24,7 +25,8 @@ from relay.opamp import identity
 from relay.opamp.record import Record
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
-from relay.transport.authentication import CHALLENGE
+from relay.policy.mask import Mask
+from relay.transport.authentication import Rejection
 from relay.transport.http import Handler, Route
 
 _SLICE = 100
@@ -54,8 +56,9 @@ def _ready_status(condition: Condition) -> int:
     return 200 if condition.ready else 503
 
 
-async def _unauthenticated(_: web.Request) -> web.StreamResponse:
-    return web.Response(status=401, headers=dict([CHALLENGE]), text="unauthenticated\n")
+async def not_found(_: web.Request) -> web.StreamResponse:
+    """There is no such path."""
+    return web.Response(status=404, text="not found\n")
 
 
 class Admin:
@@ -68,6 +71,7 @@ class Admin:
         condition: Callable[[], Condition],
         cohorts: Cohorts,
         withheld: Callable[[], Mapping[str, str]],
+        rejections: Callable[[], Iterable[Rejection]],
         *,
         region: str,
         node: str,
@@ -78,19 +82,13 @@ class Admin:
         self._condition = condition
         self._cohorts = cohorts
         self._withheld = withheld
+        self._rejections = rejections
         self._region = region
         self._node = node
         self._trusted = trusted
 
-    def routes(self, *, is_open: bool) -> list[Route]:
-        """All routes of the agents' ports except those for agents.
-
-        Args:
-            is_open: False if callers must authenticate. Probes then get one word, and all else is refused.
-        """
-        if not is_open:
-            guarded = ("/metrics", "/api/v1/{path:.*}")
-            return [*self.health_routes(is_open=False), *(("*", path, _unauthenticated) for path in guarded)]
+    def api_routes(self) -> list[Route]:
+        """The routes for people."""
         api: list[Route] = [
             ("GET", "/api/v1/status", self.status),
             ("GET", "/api/v1/agents", self.agents),
@@ -98,7 +96,7 @@ class Admin:
             ("GET", "/api/v1/agents/{id}/config", self.agent_config),
             ("GET", "/api/v1/agents/{id}/explain", self.explain),
         ]
-        return [*self.probe_routes(), *((method, path, _without_parameters(handler)) for method, path, handler in api)]
+        return [(method, path, _without_parameters(handler)) for method, path, handler in api]
 
     def health_routes(self, *, is_open: bool = True) -> list[Route]:
         """The routes for probes.
@@ -110,9 +108,13 @@ class Admin:
             return [("GET", "/health", self.health_word), ("GET", "/ready", self.ready_word)]
         return [("GET", "/health", self.health), ("GET", "/ready", self.ready)]
 
-    def probe_routes(self) -> list[Route]:
-        """The routes for probes and Prometheus."""
-        return [*self.health_routes(), ("GET", "/metrics", self.metrics)]
+    def metrics_route(self) -> Route:
+        """The route for Prometheus."""
+        return ("GET", "/metrics", self.metrics)
+
+    def probe_routes(self, *, is_open: bool = True) -> list[Route]:
+        """The routes for probes and Prometheus. See `health_routes`."""
+        return [*self.health_routes(is_open=is_open), self.metrics_route()]
 
     async def health(self, _: web.Request) -> web.Response:
         """200 while the process works; `degraded` lists the problems."""
@@ -141,7 +143,12 @@ class Admin:
     async def status(self, _: web.Request) -> web.Response:
         """The node's own state."""
         condition = self._condition()
-        return web.json_response({"version": __version__, "ready": condition.ready, **condition.status})
+        rejections = [
+            {"at": rfc3339(r.at_unix_ms), "remote": r.remote, "reason": r.reason.value} for r in self._rejections()
+        ]
+        return web.json_response(
+            {"version": __version__, "ready": condition.ready, **condition.status, "refused_callers": rejections}
+        )
 
     async def agents(self, request: web.Request) -> web.StreamResponse:
         """All agents as a JSON list, written in slices so that the node keeps answering agents."""
@@ -149,8 +156,10 @@ class Admin:
         await response.prepare(request)
         part, separator = "[", ""
         for i, record in enumerate(self._registry):
-            part += separator + json.dumps(self._view(record))
-            separator = ",\n"
+            view = self._view(record)
+            if may_see(request, view["labels"]):
+                part += separator + json.dumps(view)
+                separator = ",\n"
             if i % _SLICE == _SLICE - 1:
                 await response.write(part.encode())
                 part = ""
@@ -161,25 +170,31 @@ class Admin:
 
     async def agent(self, request: web.Request) -> web.Response:
         """One agent, by instance_uid or agent id."""
-        return web.json_response(self._view(await self._find(request.match_info["id"])))
+        return web.json_response(self._view(await self._find(request)))
 
     async def agent_config(self, request: web.Request) -> web.Response:
         """An agent's reported effective config, by slot."""
-        record = await self._find(request.match_info["id"])
+        record = await self._find(request)
         effective_config = self._registry.effective_config(record.effective_config_digest)
         if effective_config is None:
             raise NotFound(f"{record.agent_id} has not reported an effective config")
         config = pb.EffectiveConfig.FromString(effective_config).config_map.config_map
+        # Where people must say who they are, only the control plane shows secrets: here are no roles.
+        masked = Mask() if READER in request else None
+        bodies = {slot: item.body.decode("utf-8", "replace") for slot, item in sorted(config.items())}
         return web.json_response(
             {
-                slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
-                for slot, item in sorted(config.items())
+                slot: {
+                    "content_type": config[slot].content_type,
+                    "body": masked.text(body) if masked is not None else body,
+                }
+                for slot, body in bodies.items()
             }
         )
 
     async def explain(self, request: web.Request) -> web.Response:
         """Why an agent gets its config and packages."""
-        record = await self._find(request.match_info["id"])
+        record = await self._find(request)
         state = link_pb2.AgentState.FromString(record.state())
         return web.json_response(
             explain_agent(
@@ -187,7 +202,13 @@ class Admin:
             )
         )
 
-    async def _find(self, name: str) -> Record:
+    async def _find(self, request: web.Request) -> Record:
+        record = await self._named(request.match_info["id"])
+        if not may_see(request, self._view(record)["labels"]):
+            raise NotFound(f"there is no agent {request.match_info['id']}")
+        return record
+
+    async def _named(self, name: str) -> Record:
         uid = parse_uid(name)
         record = self._registry.get(uid) if uid else None
         record = record or next((r for r in self._registry if r.agent_id == name), None)

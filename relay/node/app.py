@@ -32,10 +32,12 @@ from relay.node.status import Condition, Parts, Status
 from relay.node.upkeep import Upkeep
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
+from relay.policy.access import Access
 from relay.policy.snapshot import RENDERERS
 from relay.settings.programs import NodeSettings
 from relay.store.blobs import BlobStore
 from relay.store.local import LocalStore
+from relay.store.private import make_private
 
 _log = log.get("opamp-relay.node")
 _SELF_BUCKET = "self"
@@ -78,6 +80,7 @@ class Node:
             self.status.condition,
             self.cohorts,
             lambda: self.packages.problems,
+            lambda: self.serving.authenticator.rejections,
             region=settings.node.region,
             node=settings.node.name,
             trusted=settings.trusted_attributes,
@@ -124,6 +127,7 @@ class Node:
         )
 
     def _open_store(self, started: contextlib.AsyncExitStack) -> None:
+        make_private(Path(self._settings.node.data_dir))
         store = self.store = LocalStore(Path(self._settings.node.data_dir) / "node.sqlite3")
         started.push_async_callback(self._close_store)
         if store.problem is not None:
@@ -164,7 +168,11 @@ class Node:
         started.push_async_callback(self.blob_source.close)
         self.packages = self._make_packages()
         started.push_async_callback(self.packages.close)
-        self.policy = PolicyHolder(region, self.store, self.cohorts, changed=self._policy_changed)
+        self.credentials = Credentials(settings)
+        self.policy = PolicyHolder(
+            region, self.store, self.cohorts, changed=self._policy_changed, admit=self._access_changed
+        )
+        self.credentials.admit(self.policy.access)
         self.packages.policy_changed(self.cohorts.snapshot)
         self.hub = Hub(
             self.registry,
@@ -184,8 +192,7 @@ class Node:
         )
         started.push_async_callback(self._save)
         started.push_async_callback(self.hub.close)
-        self.credentials = Credentials(settings)
-        self.serving = Serving(settings, self.credentials, clock=clock, metrics=metrics)
+        self.serving = Serving(settings, self.credentials, self.policy, clock=clock, metrics=metrics)
         parts = Parts(
             store=self.store,
             policy=self.policy,
@@ -246,6 +253,10 @@ class Node:
         self.packages.policy_changed(self.cohorts.snapshot)
         if answers_changed:
             self.hub.policy_changed()
+
+    def _access_changed(self, access: Access) -> None:
+        self.credentials.admit(access)
+        self.serving.credentials_changed()
 
     def _policy_confirmed(self) -> None:
         if self.freshness.confirm():

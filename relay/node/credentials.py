@@ -1,6 +1,6 @@
-"""The files that say who may connect: keys of tokens, certificates, revocation lists. Read at start, and when they change.
+"""What says who may connect: files (keys of tokens, certificates, revocation lists) and the policy (API keys, revocations).
 
-Files that cannot be read are reported, and what was read before stays in force.
+Files are read at start, and when they change. What was read before stays in force if they then cannot be read.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from relay.auth.addresses import AddressRules
 from relay.auth.certificates import CertificateVerifier, revoked_by
-from relay.auth.chain import Chain
-from relay.auth.revocations import Revocations, read_revocations
+from relay.auth.chain import Chain, KeyVerifier
+from relay.auth.principal import Method, Principal
+from relay.auth.revocations import Kind, Revocations, read_revocations
+from relay.auth.secrets import SecretForm
 from relay.auth.tokens import TokenRules, TokenVerifier, VerificationKey, public_key, secret_key
 from relay.errors import Problem, SettingsError
 from relay.observe import log
+from relay.policy.access import Access
 from relay.settings.auth import Jwt, NodeAuth
 from relay.settings.parts import Tls
 from relay.settings.programs import NodeSettings
@@ -31,17 +34,28 @@ _Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class FileRules:
+    """What the files say about who may connect."""
+
+    tokens: TokenVerifier | None
+    certificates: CertificateVerifier | None
+    required_certificates: CertificateVerifier | None
+    revocations: Revocations
+    addresses: AddressRules
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """What the files say."""
 
-    chain: Chain | None
+    rules: FileRules | None
     """None where agents need no credentials."""
     tls: ssl.SSLContext | None
     grpc: grpc.ServerCertificateConfiguration | None
 
 
 class Credentials:
-    """The files of a node's credentials.
+    """What a node knows about credentials, from files and from policy.
 
     Raises:
         SettingsError: one cannot be read, or is not what it should be.
@@ -50,10 +64,39 @@ class Credentials:
     def __init__(self, settings: NodeSettings) -> None:
         self._auth = settings.auth or NodeAuth()
         self._tls = settings.server.tls
+        self._access = Access()
         self._stamps = self._look()
         self.current = self._load()
         self.problem = ""
         """Why the files as they are now could not be loaded; empty while all is well."""
+
+    @property
+    def chain(self) -> Chain | None:
+        """Decides who may connect, by what is known now; None where agents need no credentials."""
+        rules, keys = self.current.rules, self._auth.key_rules
+        if rules is None:
+            return None
+        revoked = Revocations((Kind(kind), value) for kind, value in self._access.revoked if kind in set(Kind))
+        return Chain(
+            tokens=rules.tokens,
+            api_keys=KeyVerifier(SecretForm(keys.prefix, keys.length), self._find_key) if keys is not None else None,
+            certificates=rules.certificates,
+            required_certificates=rules.required_certificates,
+            revocations=rules.revocations | revoked,
+            addresses=rules.addresses,
+        )
+
+    def _find_key(self, key_id: str) -> tuple[bytes, Principal] | None:
+        """(SHA-256, whose it is) of the API key with an id; None for an unknown one."""
+        key = self._access.key(bytes.fromhex(key_id.rpartition("-")[2]))
+        if key is None:
+            return None
+        agent_id, ends_at = key.subject if key.is_single else "", key.refused_from_ms / 1000
+        return key.digest, Principal(key.subject, Method.API_KEY, key_id, agent_id, key.labels, ends_at)
+
+    def admit(self, access: Access) -> None:
+        """Go by the keys and revocations of another policy from now on. `chain` is then another one."""
+        self._access = access
 
     def refresh(self) -> bool:
         """Load the files again if one of them has changed. Returns whether something new is in force."""
@@ -94,20 +137,20 @@ class Credentials:
 
     def _load(self) -> Loaded:
         tls = self._context()  # first: it tells best what is wrong with a CA
-        return Loaded(self._chain(), tls, self._grpc())
+        return Loaded(self._rules(), tls, self._grpc())
 
-    def _chain(self) -> Chain | None:
+    def _rules(self) -> FileRules | None:
         auth, tls = self._auth, self._tls
         if auth.type == "none":
             return None
         rules = auth.token_rules
         certificates = _certificates(tls) if tls.enabled and tls.asks_for_certificates != "none" else None
-        return Chain(
+        return FileRules(
             tokens=_tokens(rules) if rules is not None else None,
             certificates=certificates if auth.accepts_certificates else None,
-            revocations=_revocations(auth.revocations_file) if auth.revocations_file else None,
-            addresses=AddressRules(map(str, auth.allow), map(str, auth.deny)),
             required_certificates=certificates if tls.asks_for_certificates == "required" else None,
+            revocations=_revocations(auth.revocations_file) if auth.revocations_file else Revocations(),
+            addresses=AddressRules(map(str, auth.allow), map(str, auth.deny)),
         )
 
     def _context(self) -> ssl.SSLContext | None:
@@ -174,6 +217,8 @@ def _key(rules: Jwt) -> VerificationKey:
 
 
 def _revocations(name: str) -> Revocations:
+    if not Path(name).exists():
+        return Revocations()
     content = _read("auth.revocations_file", name)
     try:
         return read_revocations(content)

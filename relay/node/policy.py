@@ -12,6 +12,7 @@ from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.access import Access, read_access
 from relay.policy.resources import is_assignment, split
 from relay.policy.snapshot import Snapshot, build
 from relay.store.local import LocalStore
@@ -30,9 +31,19 @@ class PolicyHolder:
 
     Args:
         changed: called after each change, with whether any agent's answer may have changed.
+        admit: called with who may connect, whenever that has changed.
     """
 
-    def __init__(self, region: str, store: LocalStore, cohorts: Cohorts, *, changed: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        region: str,
+        store: LocalStore,
+        cohorts: Cohorts,
+        *,
+        changed: Callable[[bool], None],
+        admit: Callable[[Access], None] = lambda _: None,
+    ) -> None:
+        self._admit = admit
         self._store = store
         self._cohorts = cohorts
         self._changed = changed
@@ -76,6 +87,10 @@ class PolicyHolder:
         """What this node took back on its own; see `relay.fleet.guard`."""
         self.rejected: dict[str, link_pb2.Rejection] = {}
         """Resources of the manifest in force that could not be used."""
+        self.access, refused = read_access(stored, Access())
+        """Who may connect."""
+        for name, reason in refused.items():
+            _log.error("resource_rejected", resource=name, reason=reason)
         if self.accepted:
             snapshot = build(stored)
             for name, reason in snapshot.rejected.items():
@@ -133,10 +148,13 @@ class PolicyHolder:
         Raises:
             StoreError: the candidate could not be stored; the old policy stays in force.
         """
+        # Before all else, and whatever happens to the rest: a revocation must not wait for it.
+        self.access, refused = await asyncio.to_thread(read_access, candidate.resources, self.access)
+        self._admit(self.access)
         # In a thread, to keep answering agents: checking a thousand documents takes a tenth of a second.
         snapshot = await asyncio.to_thread(build, candidate.resources, self._cohorts.snapshot)
         rendered = await asyncio.to_thread(self._cohorts.prepare, snapshot)
-        outcome = self.receiver.outcome(candidate, snapshot.rejected, snapshot.needed, snapshot.salvaged)
+        outcome = self.receiver.outcome(candidate, {**snapshot.rejected, **refused}, snapshot.needed, snapshot.salvaged)
         writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
         writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
         writes[_DOUBT_KEY] = None

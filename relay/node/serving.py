@@ -9,11 +9,13 @@ from collections.abc import Callable
 
 from relay.aio.clock import Clock
 from relay.aio.ports import explain_bind_errors
-from relay.node.admin import Admin
+from relay.node.admin import Admin, not_found
 from relay.node.credentials import Credentials
+from relay.node.policy import PolicyHolder
+from relay.node.readers import Readers
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
-from relay.settings.parts import split_endpoint
+from relay.settings.parts import is_loopback, split_endpoint
 from relay.settings.programs import NodeSettings
 from relay.transport.authentication import Authenticator
 from relay.transport.door import Door, DoorSettings
@@ -23,7 +25,7 @@ from relay.transport.grpc import GrpcAgents
 from relay.transport.http import PATH, HttpAgents, HttpSettings, Route, bounded, serve
 from relay.transport.peers import TrustedProxies
 from relay.transport.places import FOR_PROBES, Places, raise_descriptor_limit
-from relay.transport.ports import Agents, AssemblyBudget, Connection, StreamSettings
+from relay.transport.ports import Agents, AssemblyBudget, CloseReason, Connection, StreamSettings
 from relay.transport.upgrade import Upgrades
 from relay.transport.websocket import WebSocketFactory
 
@@ -36,10 +38,26 @@ _WATCH_S = 0.5
 class Serving:
     """Everything that listens. Call `open`, then `refuse_new`, then close the stack given to `open`."""
 
-    def __init__(self, settings: NodeSettings, credentials: Credentials, *, clock: Clock, metrics: NodeMetrics) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        credentials: Credentials,
+        policy: PolicyHolder,
+        *,
+        clock: Clock,
+        metrics: NodeMetrics,
+    ) -> None:
         self._settings = settings
         self._credentials = credentials
-        self.authenticator = Authenticator(credentials.current.chain, clock=clock, metrics=metrics)
+        self._policy = policy
+        self._changed = asyncio.Event()
+        self.authenticator = Authenticator(
+            credentials.chain,
+            clock=clock,
+            metrics=metrics,
+            has_policy=lambda: policy.accepted,
+            retry_after_s=settings.server.limits.retry_after,
+        )
         self._clock = clock
         self._metrics = metrics
         server, limits = settings.server, settings.server.limits
@@ -47,6 +65,11 @@ class Serving:
             min(server.websocket.max_connections, server.max_connections or server.websocket.max_connections)
         )
         self.proxies = TrustedProxies(server.trusted_proxies)
+        endpoints = (server.websocket.endpoint, server.http.endpoint)
+        # Where nobody needs a credential, a browser on this machine must not be talked into reaching us.
+        self._own_host = (
+            not self.authenticator.is_required and not server.trusted_proxies and all(map(is_loopback, endpoints))
+        )
         self._budget = AssemblyBudget(limits.assembly_budget_bytes)
         self.ports: dict[str, int] = {}
         """`websocket`, `http`, `grpc`, `metrics` → the open port."""
@@ -91,9 +114,10 @@ class Serving:
         downloads = self._open_downloads(started, find_file)
         routes: list[Route] = [("*", PATH, exchange.handle), ("*", DOWNLOADS + "{sha256}", downloads.handle)]
         http_runner, factory = await serve(
-            [*routes, *admin.routes(is_open=not self.authenticator.is_required)],
+            [*routes, *self._people(admin)],
             limits.http_keepalive,
             limits.max_header_bytes,
+            own_host=self._own_host,
         )
         started.push_async_callback(http_runner.cleanup)
         probes_runner, probes = await serve(
@@ -101,7 +125,7 @@ class Serving:
         )
         started.push_async_callback(probes_runner.cleanup)
         self._door = Door(
-            DoorSettings(limits.max_header_bytes, limits.header_timeout, limits.retry_after),
+            DoorSettings(limits.max_header_bytes, limits.header_timeout, limits.retry_after, own_host=self._own_host),
             places,
             proxies,
             self.authenticator,
@@ -120,6 +144,19 @@ class Serving:
         await self._open_grpc(started, agents, stream)
         await self._open_metrics(started, admin)
         metrics.sources["opamp_relay_assembly_bytes"] = ("Bytes of unfinished messages", lambda: budget.used)
+
+    def _people(self, admin: Admin) -> list[Route]:
+        """The routes for people and probes."""
+        if not self.authenticator.is_required:
+            return [*admin.probe_routes(), *admin.api_routes()]
+        policy = self._policy
+        readers = Readers(lambda: policy.access.readers, self.authenticator, self.proxies, clock=self._clock)
+        guarded = [admin.metrics_route(), *admin.api_routes()]
+        return [
+            *admin.health_routes(is_open=False),
+            *((method, path, readers.guarded(handler)) for method, path, handler in guarded),
+            ("*", "/api/v1/{path:.*}", readers.guarded(not_found)),
+        ]
 
     def _open_downloads(
         self, started: contextlib.AsyncExitStack, find_file: Callable[[str, dict[str, str]], File]
@@ -155,7 +192,8 @@ class Serving:
         self.ports["grpc"] = self.grpc.port
 
     async def _open_metrics(self, started: contextlib.AsyncExitStack, admin: Admin) -> None:
-        runner, probes = await serve(admin.probe_routes(), self._settings.server.limits.http_keepalive)
+        is_open = not self.authenticator.is_required
+        runner, probes = await serve(admin.probe_routes(is_open=is_open), self._settings.server.limits.http_keepalive)
         started.push_async_callback(runner.cleanup)
         host, port = split_endpoint(self._settings.telemetry.metrics.endpoint)
         with explain_bind_errors("telemetry.metrics.endpoint", "--metrics", host, port):
@@ -171,14 +209,27 @@ class Serving:
     async def watch_credentials(self) -> None:
         """Load credentials that change on disk, and close sessions whose credential has ended. Runs until cancelled."""
         while True:
-            await asyncio.sleep(_WATCH_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_S):
+                    await self._changed.wait()
+            self._changed.clear()
             self._reload()
             if self.authenticator.is_required:
                 await self._end_sessions()
 
     def _reload(self) -> None:
-        if self._credentials.refresh() and self._credentials.current.chain is not None:
-            self.authenticator.use(self._credentials.current.chain)
+        if self._credentials.refresh():
+            self._use_credentials()
+
+    def _use_credentials(self) -> None:
+        chain = self._credentials.chain
+        if chain is not None:
+            self.authenticator.use(chain)
+
+    def credentials_changed(self) -> None:
+        """Go by other credentials at once, and close the sessions of those that are no longer accepted."""
+        self._use_credentials()
+        self._changed.set()
 
     async def _end_sessions(self) -> None:
         for i, connection in enumerate(self.connections):
@@ -186,7 +237,19 @@ class Serving:
                 await asyncio.sleep(0)  # heartbeats pass between
             reason = self.authenticator.end_of(connection.caller.principal)
             if reason is not None:
+                self._log_end(connection, reason)
                 connection.close(reason)
+
+    def _log_end(self, connection: Connection, reason: CloseReason) -> None:
+        caller = connection.caller
+        if caller.principal is not None:
+            event = "credential_revoked" if reason is CloseReason.REVOKED else "credential_expired"
+            _log.info(
+                event,
+                subject=caller.principal.subject,
+                credential=caller.principal.credential_id,
+                remote_addr=caller.remote,
+            )
 
     @property
     def connections(self) -> list[Connection]:

@@ -58,7 +58,7 @@ def configure(
         readable = out.isatty()
     close()
     _Output.component = component
-    _Output.readable = structlog.dev.ConsoleRenderer(colors=out.isatty()) if readable else None
+    _Output.readable = _console(out) if readable else None
     _Output.lines = Lines(out, max_bytes=max_bytes)
     root = logging.getLogger()
     root.handlers[:] = [_LibraryHandler()]
@@ -73,6 +73,11 @@ def configure(
         logger_factory=lambda *_: _LineLogger(),
         cache_logger_on_first_use=True,
     )
+
+
+def _console(out: TextIO) -> structlog.dev.ConsoleRenderer:
+    # The formatter that it prefers shows local variables, and so secrets.
+    return structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 def say(text: str) -> None:

@@ -163,6 +163,8 @@ class ControlPlaneMetrics:
 
     def __init__(self) -> None:
         self.reports = 0
+        self.denied: Counter[str] = Counter(no_credential=0, credential=0, role=0)
+        """Requests that were refused, by reason."""
         self.applies: Counter[str] = Counter(done=0, refused=0)
         self.notices: Counter[str] = Counter(sent=0, failed=0)
         """Notifications to people, by result."""
@@ -219,6 +221,12 @@ class ControlPlaneMetrics:
         for outcome, count in sorted(self.applies.items()):
             applies.add_metric([outcome], count)
         yield applies
+        denied = CounterMetricFamily(
+            "opamp_control_plane_requests_denied", "Requests of people that were refused", labels=["reason"]
+        )
+        for reason, count in sorted(self.denied.items()):
+            denied.add_metric([reason], count)
+        yield denied
         notices = CounterMetricFamily("opamp_control_plane_notices", "Notifications to people", labels=["outcome"])
         for outcome, count in sorted(self.notices.items()):
             notices.add_metric([outcome], count)

@@ -10,7 +10,8 @@ import dataclasses
 import re
 from typing import Any
 
-from relay.documents import canonical_json
+from relay.documents import canonical_json, parse
+from relay.errors import Refused
 from relay.policy import template as templates
 from relay.policy.model import ConfigTemplate
 from relay.policy.template import Resolved
@@ -22,6 +23,8 @@ _SECRET_KEY = re.compile(
 )
 _REFERENCE = re.compile(r"\s*((Bearer|Basic|Token)\s+)?(\$\{[^}]*\}|\{\{[^}]*\}\})?\s*", re.IGNORECASE)
 """A reference to a secret, which is not secret itself."""
+MASKED = re.compile(r"\[secret \d+\]")
+"""What stands for a secret."""
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -43,12 +46,29 @@ class Mask:
             return _USER_INFO.sub(lambda match: self._masked(match.group()), value) if "://" in value else value
         return self._masked(value) if is_secret and value is not None and not isinstance(value, bool) else value
 
+    def document(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Copy a document's spec and mask its secrets. The text of a template is masked as the config that it is."""
+        masked: dict[str, Any] = self.tree(spec)
+        if isinstance(spec.get("text"), str):
+            masked["text"] = self.text(spec["text"])
+        return masked
+
     def config(self, template: ConfigTemplate, resolved: Resolved) -> str:
         """Render a config with its secrets masked."""
         if template.spec.text is not None:  # in text, only the names of the variables tell what is secret
             resolved = dataclasses.replace(resolved, values=self.tree(resolved.values))
         tree = self.tree(templates.substituted(template, resolved))
         return templates.as_bytes(tree, template.spec.content_type).decode()
+
+    def text(self, text: str, content_type: str = "text/yaml") -> str:
+        """Mask the secrets in YAML or JSON. Text that is neither is hidden as a whole."""
+        try:
+            documents = parse(text, "config")
+        except Refused:
+            documents = []
+        if len(documents) != 1 or not isinstance(documents[0].value, dict):
+            return f"{self._masked(text)}\n" if text.strip() else text
+        return templates.as_bytes(self.tree(documents[0].value), content_type).decode()
 
     def _masked(self, value: Any) -> str:
         return f"[secret {self._numbers.setdefault(canonical_json(value), len(self._numbers) + 1)}]"

@@ -7,6 +7,7 @@
 - `Yanked/packages`: versions that agents must no longer get.
 - `Keys/packages`: keys for signing download addresses, and for verifying packages' signatures.
 - `Prefetch/packages`: SHA-256 of files to fetch before they are needed.
+- `ApiKeys/…`, `Revocations/agents`, `Access/readers`: who may connect; see `relay.policy.access`.
 """
 
 from __future__ import annotations

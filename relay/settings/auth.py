@@ -44,14 +44,64 @@ class Jwt(Part):
         return value
 
 
+class ApiKeyRules(Part):
+    """API keys of agents (the guide's `auth.api_key`). The control plane makes them, nodes accept them."""
+
+    storage: Literal["policy", "redis"] = "policy"
+    """`policy`: the control plane keeps them, and sends their hashes to nodes as policy."""
+    prefix: str = Field(default="opamp_", pattern=r"^[A-Za-z0-9_]{1,32}$")
+    length: int = Field(default=32, ge=28, le=128)
+    """Characters after the prefix; the last six are a checksum."""
+    expiration: Duration = Field(default=90 * 86400.0, gt=0)
+    """The lifetime of keys that are made without one."""
+    rotation_warning: Duration = 30 * 86400.0
+    """Keys that end within this time are counted in `opamp_control_plane_api_keys_expiring`."""
+
+    @field_validator("storage")
+    @classmethod
+    def _no_redis(cls, value: str) -> str:
+        if value == "redis":
+            raise ValueError(
+                "keys are not kept in Redis: the control plane keeps them, and each node has their hashes on its own"
+                " disk, so that it authenticates agents while everything else is away. Set it to policy"
+            )
+        return value
+
+
+class ControlPlaneAuth(Part):
+    """What the control plane knows about agents' credentials; and whether nodes need none."""
+
+    type: Literal["none"] | None = None
+    """`none`: nodes and people need no credentials, also beyond loopback, unless `admin.auth` says otherwise."""
+    api_key: ApiKeyRules = ApiKeyRules()
+
+
+class AdminAuth(Part):
+    """How people authenticate to the admin API."""
+
+    type: Literal["none", "token"] = "none"
+    """`token`: `Authorization: Bearer`, made by `opampctl token create`; the first one is in `DATA_DIR/admin-token`."""
+    allow: tuple[Network, ...] = ()
+    """Addresses that may call; empty for all."""
+
+
+class Admin(Part):
+    """The admin API."""
+
+    auth: AdminAuth | None = None
+    """None: no authentication, on loopback only."""
+
+
 class NodeAuth(Part):
     """Who may connect to a node. `none` must be set explicitly to listen beyond loopback."""
 
-    type: Literal["none", "jwt", "mtls", "any"] = "none"
-    """`mtls` needs `server.tls.client_ca_file`. `any` accepts both; an Authorization header then decides alone."""
+    type: Literal["none", "jwt", "api_key", "mtls", "any"] = "none"
+    """`mtls` needs `server.tls.client_ca_file`. `any` accepts all kinds; an Authorization header then decides alone."""
     secret_key_file: str = ""
     """The guide's short form of `jwt.secret_key_file`."""
     jwt: Jwt | None = None
+    api_key: ApiKeyRules | None = None
+    """What API keys look like, if not as by default."""
     allow: tuple[Network, ...] = ()
     """Addresses that may connect; empty for all."""
     deny: tuple[Network, ...] = ()
@@ -67,6 +117,11 @@ class NodeAuth(Part):
         if self.secret_key_file:
             return (self.jwt or Jwt()).model_copy(update={"secret_key_file": self.secret_key_file})
         return self.jwt
+
+    @property
+    def key_rules(self) -> ApiKeyRules | None:
+        """The rules for API keys; None if they are not accepted."""
+        return self.api_key or ApiKeyRules() if self.type in ("api_key", "any") else None
 
     @property
     def accepts_certificates(self) -> bool:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from relay.settings import parts
 from relay.settings.auth import Jwt, NodeAuth
 from relay.settings.parts import Part
-from relay.settings.programs import NodeSettings, Settings, StandaloneSettings
+from relay.settings.programs import ControlPlaneSettings, NodeSettings, Settings, StandaloneSettings
 
 
 def cross_check(settings: Part) -> list[tuple[str, str]]:
     """Check rules between fields, and files that the settings name: (path, reason) of each violation."""
     assert isinstance(settings, Settings)
     node = settings.for_node() if isinstance(settings, StandaloneSettings) else settings
-    problems = _open_endpoints(
-        settings, [path for path, _ in node.agent_endpoints()] if isinstance(node, NodeSettings) else []
-    )
+    problems = _open_endpoints(settings, node)
     if isinstance(node, NodeSettings):
         problems += _tls_problems(node.server.tls)
         problems += _auth_problems(node)
+    if not isinstance(settings, NodeSettings):
+        problems += _admin_problems(settings)
     path_of: dict[str, str] = {}
     for path, endpoint in settings.endpoints():
         if not endpoint.endswith(":0") and path_of.setdefault(endpoint, path) != path:
@@ -28,19 +27,45 @@ def cross_check(settings: Part) -> list[tuple[str, str]]:
     return problems
 
 
-def _open_endpoints(settings: Settings, agent_paths: Collection[str]) -> list[tuple[str, str]]:
+def _open_endpoints(settings: Settings, node: Settings) -> list[tuple[str, str]]:
     """Endpoints that accept other machines although nothing says who may connect. Metrics are open to all."""
-    auth = settings.auth
-    if auth is not None and auth.type == "none":
+    if settings.auth is not None and settings.auth.type == "none":
         return []
-    hint = "set `auth: {type: none}` to allow it"
+    decided = set()
+    if isinstance(node, NodeSettings) and node.auth is not None:
+        decided = {path for path, _ in node.agent_endpoints()}
+    if not isinstance(settings, NodeSettings) and settings.admin.auth is not None:
+        decided.add("server.api.endpoint")
     return [
-        (path, f"{endpoint} accepts other machines without authentication; {hint}")
+        (path, f"{endpoint} accepts other machines without authentication; {_hint(path)}")
         for path, endpoint in settings.endpoints()
-        if not parts.is_loopback(endpoint)
-        and not path.startswith("telemetry.")
-        and not (auth is not None and path in agent_paths)
+        if not parts.is_loopback(endpoint) and not path.startswith("telemetry.") and path not in decided
     ]
+
+
+def _hint(path: str) -> str:
+    if path == "server.api.endpoint":
+        return "set `admin: {auth: {type: token}}` to ask for tokens, or `type: none` to allow it"
+    if path == "server.link.endpoint":
+        return "set `auth: {type: none}` to allow it"
+    return "set `auth` to the credentials that agents need, or to `{type: none}` to allow it"
+
+
+def _admin_problems(settings: ControlPlaneSettings | StandaloneSettings) -> list[tuple[str, str]]:
+    """Tokens of people that would be sent in the clear, and TLS files that are missing."""
+    api, auth = settings.server.api, settings.admin.auth
+    problems = []
+    if api.tls.enabled:
+        for key, name in (("cert_file", api.tls.cert_file), ("key_file", api.tls.key_file)):
+            if not name:
+                problems.append((f"server.api.tls.{key}", "is required when TLS is enabled"))
+            elif not Path(name).is_file():
+                problems.append((f"server.api.tls.{key}", f"{name}: no such file"))
+    has_tokens = auth is not None and auth.type == "token"
+    if has_tokens and not parts.is_loopback(api.endpoint) and not api.tls.enabled and not api.tls.terminated:
+        hint = "set server.api.tls.enabled, or server.api.tls.terminated if a proxy ends TLS"
+        problems.append(("server.api.tls.enabled", f"tokens would be sent in the clear; {hint}"))
+    return problems
 
 
 def _tls_problems(tls: parts.Tls) -> list[tuple[str, str]]:
@@ -62,27 +87,27 @@ def _auth_problems(settings: NodeSettings) -> list[tuple[str, str]]:
     if auth is None:
         return []
     if auth.type == "none":
-        idle = [name for name in ("allow", "deny", "revocations_file", "jwt", "secret_key_file") if getattr(auth, name)]
+        names = ("allow", "deny", "revocations_file", "jwt", "secret_key_file")
+        idle = [name for name in names if getattr(auth, name)]
         return [(f"auth.{name}", "has no effect with type none") for name in idle]
     problems = []
     if auth.type == "mtls" and (auth.jwt is not None or auth.secret_key_file):
         problems.append(("auth.type", "tokens are not accepted with type mtls; use any"))
-    if auth.revocations_file and not Path(auth.revocations_file).is_file():
-        problems.append(("auth.revocations_file", f"{auth.revocations_file}: no such file"))
     has_certificates = auth.accepts_certificates and tls.enabled and tls.asks_for_certificates != "none"
     rules = auth.token_rules
     if auth.type == "mtls" and not has_certificates:
         problems.append(("auth.type", "mtls needs server.tls.enabled and server.tls.client_ca_file"))
-    if auth.type == "any" and not has_certificates and rules is None:
-        problems.append(("auth.type", "any needs auth.jwt or server.tls.client_ca_file"))
+    if auth.type == "api_key" and (auth.jwt is not None or auth.secret_key_file):
+        problems.append(("auth.type", "tokens are not accepted with type api_key; use any"))
     if auth.type == "jwt" and rules is None:
         problems.append(("auth.jwt", "is required with type jwt"))
     if rules is not None:
         problems += _key_problems(auth, rules)
+    if rules is not None or auth.key_rules is not None:
         is_open = not all(parts.is_loopback(endpoint) for _, endpoint in settings.agent_endpoints())
         if is_open and not tls.enabled and not tls.terminated:
             hint = "set server.tls.enabled, or server.tls.terminated if a proxy ends TLS"
-            problems.append(("auth.type", f"tokens would be sent in the clear; {hint}"))
+            problems.append(("auth.type", f"credentials would be in the clear; {hint}"))
     return problems
 
 

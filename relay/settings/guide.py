@@ -11,11 +11,7 @@ REFUSED: dict[str, str] = {
     "storage.config": "configs are rendered from templates and kept in the database; there is no object store for them",
     "telemetry.traces": "traces are not exported by this version",
     "extensions": "belongs in the agents' configuration, not in the server's",
+    "auth.api_key.redis": "API keys are kept by the control plane and sent to nodes as policy; remove it",
     "certificate_rotation": "certificates are not issued by this version",
 }
 """Dotted path → why it, with everything below it, is refused."""
-
-AUTH_REFUSED: dict[str, str] = {
-    "api_key": "this version has no API keys; use `jwt`, `mtls` or `any`",
-}
-"""`auth.type` → why it is refused."""

@@ -121,10 +121,6 @@ def _guide_problems(values: dict[str, Any], problem: Any) -> list[Problem]:
             del section[last]
             if parents and not section and parents[-1] in ("storage", "policies"):
                 values.pop(parents[-1], None)
-    auth = values.get("auth")
-    if isinstance(auth, dict) and isinstance(auth.get("type"), str) and auth["type"] in guide.AUTH_REFUSED:
-        problems.append(problem("auth.type", f"{auth['type']}: {guide.AUTH_REFUSED[auth['type']]}"))
-        values["auth"] = {"type": "none"}
     return problems
 
 

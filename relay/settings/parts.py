@@ -94,6 +94,25 @@ class Listener(Part):
     endpoint: Endpoint
 
 
+class ApiTls(Part):
+    """TLS on the admin API."""
+
+    enabled: bool = False
+    cert_file: str = ""
+    """PEM, the full chain."""
+    key_file: str = ""
+    """PEM."""
+    terminated: bool = False
+    """A proxy in front ends TLS: tokens may be accepted without TLS beyond loopback."""
+
+
+class ApiListener(Listener):
+    """Where the admin API listens."""
+
+    endpoint: Endpoint = "127.0.0.1:4340"
+    tls: ApiTls = ApiTls()
+
+
 class WebSocketListener(Part):
     """The main port for agents; it serves plain HTTP too."""
 
@@ -205,12 +224,6 @@ class Identity(Part):
     credentials, else none."""
 
 
-class Auth(Part):
-    """Who may connect to a control plane. `none` must be set explicitly to listen beyond loopback."""
-
-    type: Literal["none"]
-
-
 class Drain(Part):
     """The orderly shutdown of a node."""
 
@@ -306,7 +319,7 @@ class PackageStorage(Part):
     """S3 region."""
     endpoint: str = ""
     """URL of an S3-compatible store other than Amazon's."""
-    options: dict[str, str] = Field(default_factory=dict, repr=False)
+    options: dict[str, SecretStr] = Field(default_factory=dict)
     """More options of the client, by its own names (`access_key_id`, …). Credentials are best left to the environment."""
     max_bytes: Size = 100 << 30
     """Size of all packages together."""

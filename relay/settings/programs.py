@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from relay.settings import parts
-from relay.settings.auth import NodeAuth
+from relay.settings.auth import Admin, ApiKeyRules, ControlPlaneAuth, NodeAuth
 from relay.settings.parts import Part
 
 
@@ -76,7 +76,7 @@ class ControlPlaneServer(Part):
 
     link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
     """gRPC, for nodes."""
-    api: parts.Listener = parts.Listener(endpoint="127.0.0.1:4340")
+    api: parts.ApiListener = parts.ApiListener()
     """HTTP, for people."""
     limits: parts.ApiLimits = parts.ApiLimits()
 
@@ -98,7 +98,8 @@ class ControlPlaneSettings(Part):
     storage: parts.Storage = parts.Storage()
     notifications: parts.Notifications = parts.Notifications()
     retention: parts.Retention = parts.Retention()
-    auth: parts.Auth | None = None
+    auth: ControlPlaneAuth = ControlPlaneAuth()
+    admin: Admin = Admin()
 
     def endpoints(self) -> list[tuple[str, str]]:
         """(settings path, endpoint) of everything that listens."""
@@ -113,7 +114,7 @@ class StandaloneServer(NodeServer):
     """The listeners of both programs."""
 
     link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
-    api: parts.Listener = parts.Listener(endpoint="127.0.0.1:4340")
+    api: parts.ApiListener = parts.ApiListener()
     api_limits: parts.ApiLimits = parts.ApiLimits()
 
 
@@ -132,6 +133,7 @@ class StandaloneSettings(Part):
     packages: parts.NodePackages = parts.NodePackages()
     drain: parts.Drain = parts.Drain(seconds=0)
     auth: NodeAuth | None = None
+    admin: Admin = Admin()
 
     def endpoints(self) -> list[tuple[str, str]]:
         """(settings path, endpoint) of everything that listens."""
@@ -165,8 +167,14 @@ class StandaloneSettings(Part):
             storage=self.storage,
             notifications=self.notifications,
             retention=self.retention,
-            auth=parts.Auth(type="none") if self.auth is not None and self.auth.type == "none" else None,
+            auth=self._control_plane_auth(),
+            admin=self.admin,
         )
+
+    def _control_plane_auth(self) -> ControlPlaneAuth:
+        auth = self.auth or NodeAuth()
+        is_open = self.auth is not None and auth.type == "none"
+        return ControlPlaneAuth(type="none" if is_open else None, api_key=auth.api_key or ApiKeyRules())
 
 
 Settings = NodeSettings | ControlPlaneSettings | StandaloneSettings

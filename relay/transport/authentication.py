@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from relay.aio.clock import Clock
@@ -17,7 +18,7 @@ from relay.auth.tokens import MAX_TOKEN_BYTES
 from relay.ids import sha256
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
-from relay.transport.head import Refusal
+from relay.transport.head import Refusal, full
 from relay.transport.ports import CloseReason
 
 _log = log.get("opamp-relay.auth")
@@ -46,9 +47,21 @@ class Authenticator:
 
     Args:
         chain: None while agents need no credentials.
+        has_policy: whether keys and revocations have ever arrived.
+        retry_after_s: when callers should try again who came before that.
     """
 
-    def __init__(self, chain: Chain | None, *, clock: Clock, metrics: NodeMetrics) -> None:
+    def __init__(
+        self,
+        chain: Chain | None,
+        *,
+        clock: Clock,
+        metrics: NodeMetrics,
+        has_policy: Callable[[], bool] = lambda: True,
+        retry_after_s: float = 30.0,
+    ) -> None:
+        self._has_policy = has_policy
+        self._retry_after_s = retry_after_s
         self._chain = chain
         self._clock = clock
         self._metrics = metrics
@@ -99,6 +112,8 @@ class Authenticator:
         return found
 
     def _find(self, chain: Chain, authorization: str | None, certificate: bytes | None, ip: str) -> Principal | Reason:
+        if not self._has_policy():
+            return Reason.NO_POLICY if chain.admits(ip) else Reason.ADDRESS
         now = self._clock.unix_ms() / 1000
         if authorization is None or certificate is not None or len(authorization) > MAX_TOKEN_BYTES:
             # A certificate is part of the decision, and may be all of it: only a header alone is remembered.
@@ -119,9 +134,10 @@ class Authenticator:
         """Why a session that was opened with a credential must end now; None if it may go on."""
         if principal is None or self._chain is None:
             return None
-        if principal.has_ended(self._clock.unix_ms() / 1000):
-            return CloseReason.CREDENTIAL_EXPIRED
-        return None if self._chain.still_admits(principal) else CloseReason.REVOKED
+        reason = self._chain.end_of(principal, self._clock.unix_ms() / 1000)
+        if reason is None:
+            return None
+        return CloseReason.CREDENTIAL_EXPIRED if reason is Reason.EXPIRED else CloseReason.REVOKED
 
     # ---- refusals
 
@@ -129,6 +145,8 @@ class Authenticator:
         """The answer to a refused caller. If it has a delay, `delayed` must be called at the end of it."""
         if reason is Reason.ADDRESS:
             return Refusal(403, "address")
+        if reason is Reason.NO_POLICY:
+            return full(reason.value, self._retry_after_s)
         return Refusal(401, "unauthenticated", (CHALLENGE,), self._delay(ip))
 
     def _delay(self, ip: str) -> float:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from relay.aio.tasks import Tasks
+from relay.auth.addresses import is_own_host
 from relay.observe.metrics import NodeMetrics
 from relay.transport.authentication import Authenticator
 from relay.transport.downloads import PATH as DOWNLOADS
@@ -54,6 +55,8 @@ class DoorSettings:
     max_header_bytes: int
     header_timeout_s: float
     retry_after_s: float
+    own_host: bool = False
+    """Whether requests must name this machine as their host."""
 
 
 class Door:
@@ -374,6 +377,9 @@ class _Entrance(asyncio.Protocol):
         door = self._door
         if self._allowed_paths is not None and head.path not in self._allowed_paths:
             self._refuse(Refusal(400, "plain_http_on_tls"))
+            return
+        if door.settings.own_host and not is_own_host(head.headers.get("host", "")):
+            self._refuse(Refusal(403, "host"))
             return
         # Probes, metrics and people get a few extra connections: otherwise nobody could inspect a full node.
         room = door.places.limit + (0 if head.path == PATH else FOR_PROBES)

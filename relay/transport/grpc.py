@@ -45,6 +45,8 @@ STATUS = {
     CloseReason.REVOKED: grpc.StatusCode.UNAUTHENTICATED,
 }
 """Why a stream was closed → its gRPC status. Everything else is INTERNAL."""
+REFUSED = {Reason.ADDRESS: grpc.StatusCode.PERMISSION_DENIED, Reason.NO_POLICY: grpc.StatusCode.UNAVAILABLE}
+"""Why a caller is refused → its gRPC status. Everything else is UNAUTHENTICATED."""
 
 
 class AgentStream:
@@ -159,7 +161,7 @@ class GrpcAgents:
         # Without (de)serialisers, gRPC passes bytes.
         handler: Any = grpc.stream_stream_rpc_method_handler(self._connect)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Connect": handler}),))
-        self._health = add_standard_services(self._server, SERVICE)
+        self._health = add_standard_services(self._server, SERVICE, reflects=not authenticator.is_required)
 
     async def start(self, endpoint: str, credentials: grpc.ServerCredentials | None) -> None:
         """Listen.
@@ -225,8 +227,7 @@ class GrpcAgents:
             refusal = self._authenticator.refusal(found, ip)
             self._metrics.refused[refusal.reason] += 1
             await self._authenticator.wait(refusal)
-            code = grpc.StatusCode.PERMISSION_DENIED if found is Reason.ADDRESS else grpc.StatusCode.UNAUTHENTICATED
-            await context.abort(code, refusal.reason)
+            await context.abort(REFUSED.get(found, grpc.StatusCode.UNAUTHENTICATED), refusal.reason)
             raise AssertionError("abort always raises")
         return Caller(origin.remote, principal=found)
 

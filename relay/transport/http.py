@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web, web_response
 from aiohttp.web_server import Server
 
+from relay.auth.addresses import is_own_host
 from relay.auth.principal import Principal, Reason
 from relay.errors import AgentError, Outcome, Overloaded, RelayError, TooLarge
 from relay.ids import parse_uid
@@ -18,7 +19,7 @@ from relay.opamp import body
 from relay.opamp.session import Session
 from relay.transport.authentication import Authenticator
 from relay.transport.head import SERVER, Head, Refusal
-from relay.transport.peers import Origin, TrustedProxies, address_of, certificate_of, scheme_of
+from relay.transport.peers import Origin, TrustedProxies, address_of, certificate_of, joined, scheme_of
 from relay.transport.ports import Agents, AssemblyBudget, Caller, CloseReason
 from relay.transport.upgrade import Upgrades
 
@@ -104,7 +105,7 @@ class HttpAgents:
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one poll. Only reading the body waits; the answer comes from memory."""
         if request.method == "GET":
-            head = Head(request.method, request.path, _joined(request.headers))
+            head = Head(request.method, request.path, joined(request.headers))
             if head.is_upgrade:
                 return await self._upgrades.take_from(request, head)
         if request.method != "POST":
@@ -126,7 +127,7 @@ class HttpAgents:
 
     def _origin(self, request: web.Request) -> Origin:
         transport = request.transport
-        return self._proxies.peer(address_of(transport), _joined(request.headers), scheme=scheme_of(transport))
+        return self._proxies.peer(address_of(transport), joined(request.headers), scheme=scheme_of(transport))
 
     def _authenticate(self, request: web.Request, origin: Origin) -> Principal | Refusal | None:
         """Whose request this is. A connection may carry requests of many agents, so each one is asked."""
@@ -206,15 +207,6 @@ def _refusal(error: RelayError) -> web.Response:
     return web.Response(status=STATUS[error.outcome], headers=headers, text=f"{error}\n")
 
 
-def _joined(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers in the form of `Head.headers`."""
-    joined: dict[str, str] = {}
-    for name, value in headers.items():
-        key = name.lower()
-        joined[key] = f"{joined[key]}, {value}" if key in joined else value
-    return joined
-
-
 def _header_uid(request: web.Request) -> bytes:
     return parse_uid(request.headers.get("OpAMP-Instance-UID", "")) or b""
 
@@ -233,17 +225,18 @@ Route = tuple[str, str, Handler]
 
 
 async def serve(
-    routes: list[Route], keepalive_s: float, max_header_bytes: int = 16 << 10
+    routes: list[Route], keepalive_s: float, max_header_bytes: int = 16 << 10, *, own_host: bool = False
 ) -> tuple[web.AppRunner, Server]:
     """Set up an aiohttp server that does not listen; the door hands it connections.
 
     Args:
+        own_host: whether requests must name this machine as their host.
         max_header_bytes: limit for each line of a head, the request line included.
 
     Returns:
         (a runner that the caller cleans up, the protocol factory).
     """
-    app = web.Application(middlewares=[_errors])
+    app = web.Application(middlewares=[_errors, _only_own_host] if own_host else [_errors])
     for method, path, handler in routes:
         app.router.add_route(method, path, handler)
     app.on_response_prepare.append(_set_server)
@@ -271,6 +264,14 @@ def bounded(server: Server, most: int) -> Callable[[], asyncio.Protocol]:
         return server()
 
     return make
+
+
+@web.middleware
+async def _only_own_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    # The door looks at the first request of a connection alone.
+    if not is_own_host(request.headers.get("Host", "")):
+        return web.Response(status=403, text="host\n")
+    return await handler(request)
 
 
 async def _set_server(_: web.Request, response: web.StreamResponse) -> None:

@@ -273,3 +273,12 @@ def _address(text: str) -> Address | None:
     except ValueError:
         return None
     return ip, int(port) if _PORT.fullmatch(port) else None
+
+
+def joined(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers in the form of `Head.headers`."""
+    joined: dict[str, str] = {}
+    for name, value in headers.items():
+        key = name.lower()
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return joined

@@ -80,8 +80,9 @@ class Upgrades:
             head.headers.get("authorization"), certificate_of(transport), ip, peer.remote
         )
         if isinstance(found, Reason):
-            self._metrics.refused["unauthenticated"] += 1
-            return self._authenticator.refusal(found, ip)
+            refusal = self._authenticator.refusal(found, ip)
+            self._metrics.refused[refusal.reason] += 1
+            return refusal
         transport.write(upgrade_answer(head))
         self._websockets.take_over(transport, rest, peer.caller._replace(principal=found))
         return None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay.auth.addresses import AddressRules
+from relay.auth.addresses import AddressRules, is_own_host
 
 
 def test_no_rules_admit_all() -> None:
@@ -42,3 +42,24 @@ def test_mapped_networks() -> None:
 def test_bad_network() -> None:
     with pytest.raises(ValueError, match=r"10\.0\.0\.0/33"):
         AddressRules(["10.0.0.0/33"])
+
+
+@pytest.mark.parametrize(
+    ("host", "is_own"),
+    [
+        ("localhost", True),
+        ("LocalHost:4320", True),
+        ("127.0.0.1:1", True),
+        ("[::1]:4320", True),
+        ("[::1]", True),
+        ("", True),
+        ("evil.example", False),
+        ("localhost.evil.example:4320", False),
+        ("127.0.0.1.evil.example", False),
+        ("[::1].evil.example", False),
+        ("[::2]:4320", False),
+        ("[", False),
+    ],
+)
+def test_attack_dns_rebinding(host: str, is_own: bool) -> None:
+    assert is_own_host(host) is is_own

@@ -6,20 +6,23 @@ import pytest
 
 from relay.auth.addresses import AddressRules
 from relay.auth.certificates import CertificateVerifier
-from relay.auth.chain import ApiKeys, Chain
+from relay.auth.chain import Chain, KeyVerifier
 from relay.auth.principal import Method, Principal, Reason
 from relay.auth.revocations import Kind, Revocations
-from relay.auth.secrets import SecretForm, digest_of
+from relay.auth.secrets import SecretForm, digest_of, id_of
 from relay.auth.tokens import TokenRules, TokenVerifier, secret_key
 from tests.auth.builders import NOW, SECRET, certificate, token
 
 IP = "192.0.2.1"
 FORM = SecretForm("opamp_")
 KEY, OLD, OTHER = (FORM.make(bytes([n] * FORM.chance_bytes)) for n in (50, 100, 150))
-OWNER = Principal("web", Method.API_KEY, "key-1", labels={"team": "a"}, expires_at=NOW + 1)
-STORED = {digest_of(KEY): OWNER, digest_of(OLD): replace(OWNER, expires_at=NOW)}
+OWNER = Principal("web", Method.API_KEY, id_of(digest_of(KEY)), labels={"team": "a"}, expires_at=NOW + 1)
+STORED = {
+    id_of(digest_of(KEY)): (digest_of(KEY), OWNER),
+    id_of(digest_of(OLD)): (digest_of(OLD), replace(OWNER, expires_at=NOW)),
+}
 TOKENS = TokenVerifier([secret_key(SECRET)], TokenRules())
-API_KEYS = ApiKeys(FORM, STORED.get)
+API_KEYS = KeyVerifier(FORM, STORED.get)
 CERTIFICATES = CertificateVerifier()
 ANY = Chain(tokens=TOKENS, api_keys=API_KEYS, certificates=CERTIFICATES)
 
@@ -60,7 +63,22 @@ def test_any_credential(authorization: str | None, der: bytes | None, outcome: s
 def test_api_key_that_never_ends() -> None:
     forever = replace(OWNER, expires_at=None)
     assert API_KEYS.verify(KEY, NOW) == OWNER
-    assert ApiKeys(FORM, lambda _: forever).verify(KEY, NOW * 2) == forever
+    assert KeyVerifier(FORM, lambda _: (digest_of(KEY), forever)).verify(KEY, NOW * 2) == forever
+
+
+def test_api_key_is_more_than_its_id() -> None:
+    alike = KeyVerifier(FORM, lambda _: (digest_of(OTHER), OWNER))
+    assert alike.verify(KEY, NOW) is Reason.UNKNOWN_KEY
+
+
+def test_session_ends_with_its_credential() -> None:
+    chain = Chain(tokens=TOKENS, api_keys=API_KEYS)
+    assert chain.end_of(OWNER, NOW) is None
+    assert chain.end_of(OWNER, NOW + 1) is Reason.EXPIRED
+    assert chain.end_of(replace(OWNER, credential_id=id_of(digest_of(OTHER))), NOW) is Reason.REVOKED
+    shortened = replace(OWNER, credential_id=id_of(digest_of(OLD)), expires_at=NOW + 9)
+    assert chain.end_of(shortened, NOW) is Reason.EXPIRED, "it was replaced since"
+    assert Chain(tokens=TOKENS).end_of(OWNER, NOW) is None
 
 
 def test_only_what_is_accepted_counts() -> None:
@@ -108,5 +126,5 @@ def test_revocation() -> None:
     assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.REVOKED
     other = chain.authenticate(bearer(token(sub="agent-002")), None, IP, NOW)
     assert isinstance(other, Principal)
-    assert chain.still_admits(other)
-    assert not chain.still_admits(replace(other, agent_id="agent-001"))
+    assert chain.end_of(other, NOW) is None
+    assert chain.end_of(replace(other, agent_id="agent-001"), NOW) is Reason.REVOKED

@@ -63,3 +63,10 @@ def test_read_revocations() -> None:
 def test_bad_revocations(content: bytes, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         read_revocations(content)
+
+
+def test_those_of_either() -> None:
+    both = Revocations([(Kind.JTI, "a")]) | Revocations([(Kind.SUBJECT, "b")])
+    assert both.revokes(Principal("x", Method.JWT, "a"))
+    assert both.revokes(Principal("b", Method.JWT, "y"))
+    assert not both.revokes(Principal("x", Method.JWT, "y"))

@@ -54,7 +54,7 @@ def control_plane(folder: Path, core: str = LOAD_CORE) -> subprocess.Popen[str]:
 
 
 def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300  # a control plane with a million agents takes its time
     while True:
         try:
             urllib.request.urlopen(url, timeout=5).read()

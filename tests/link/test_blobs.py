@@ -6,6 +6,7 @@ from relay.errors import NotFound, UpstreamError
 from relay.link.blobs import BlobSource
 from relay.link.protocol import Peer
 from tests.conftest import Programs, apply
+from tests.control.actors import ANN
 from tests.packages import package_assignment, push
 
 CONTENT = bytes(range(256)) * 8000
@@ -42,7 +43,7 @@ async def test_region_gets_only_its_files(programs: Programs) -> None:
     elsewhere = source(plane.ports["link"], "us")
     with pytest.raises(NotFound, match="is not a file of this region"):
         await read(elsewhere, sha256)
-    await plane.packages.prefetch("otelcol@1", ["us"], actor="ann")
+    await plane.packages.prefetch("otelcol@1", ["us"], actor=ANN)
     assert (await read(elsewhere, sha256))[1] == CONTENT
     await elsewhere.close()
 

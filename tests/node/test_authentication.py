@@ -231,7 +231,8 @@ async def test_other_paths_need_a_person(programs: Programs) -> None:
         assert (await get(node, path))[0] == 401
     assert await get(node, "/health") == (200, {"status": "ok"})
     assert await get(node, "/ready") == (200, {"ready": True})
-    assert (await get(node, "/health", "metrics"))[1] == {"status": "ok", "degraded": []}
+    assert (await get(node, "/health", "metrics"))[1] == {"status": "ok"}
+    assert (await get(node, "/metrics", "metrics"))[0] == 200
 
 
 async def test_what_the_control_plane_shows(programs: Programs) -> None:
@@ -313,7 +314,7 @@ async def test_revoked_credential_ends_open_sessions(programs: Programs, revocat
     key.write_bytes(SECRET)
     revoked.write_text("[]")
     auth = {"type": "jwt", "secret_key_file": str(key), "revocations_file": str(revoked)}
-    node = await programs.node(auth=auth)
+    node = await programs.node_with_policy(auth=auth)
     agents = {kind: (await joined(node, kind, "", token("a", jti="t-1")))[0] for kind in TRANSPORTS}
     other, _ = await joined(node, "websocket", "", token("b", jti="t-2"))
     revoked.write_text(json.dumps([revocation]))
@@ -334,12 +335,23 @@ async def test_addresses(programs: Programs) -> None:
     key = programs.folder / "jwt-key"
     key.write_bytes(SECRET)
     auth = {"type": "jwt", "secret_key_file": str(key), "deny": ["127.0.0.0/8"]}
-    node = await programs.node(auth=auth)
+    node = await programs.node_with_policy(auth=auth)
     for transport, status in (("websocket", 403), ("http", 403), ("grpc", grpc.StatusCode.PERMISSION_DENIED)):
         with pytest.raises(Refused) as caught:
             await joined(node, transport, "", token())
         assert caught.value.args[0] == status
     assert (await get(node, "/health"))[0] == 403
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_nobody_is_judged_before_a_policy_has_arrived(programs: Programs, transport: str) -> None:
+    key = programs.folder / "jwt-key"
+    key.write_bytes(SECRET)
+    node = await programs.node(auth={"type": "jwt", "secret_key_file": str(key)})
+    for credential in (token(), ""):
+        with pytest.raises(Refused) as caught:
+            await joined(node, transport, "", credential)
+        assert caught.value.args[0] == (grpc.StatusCode.UNAVAILABLE if transport == "grpc" else 503)
 
 
 async def test_attack_one_credential_takes_all_places(programs: Programs) -> None:
@@ -360,6 +372,7 @@ async def test_attack_uid_of_another_subject_on_another_node(programs: Programs)
     auth = {"type": "jwt", "secret_key_file": str(key)}
     one = await programs.node(control_plane.ports["link"], name="one", auth=auth)
     two = await programs.node(control_plane.ports["link"], name="two", auth=auth)
+    await eventually(lambda: one.policy.accepted and two.policy.accepted)
     victim, _ = await joined(one, "websocket", "", token("victim"))
     agents = control_plane.fleet.census.agents
     await eventually(lambda: victim.uid in agents)

@@ -19,7 +19,7 @@ def credentials(auth: dict[str, Any] | None = None, tls: dict[str, Any] | None =
 def test_nothing_is_needed_without_authentication() -> None:
     for auth in (None, {"type": "none"}):
         made = credentials(auth)
-        assert (made.current.chain, made.current.tls, made.current.grpc, made.grpc_server()) == (None,) * 4
+        assert (made.chain, made.current.tls, made.current.grpc, made.grpc_server()) == (None,) * 4
         assert not made.refresh()
 
 
@@ -27,11 +27,11 @@ def test_files_are_loaded_again_when_they_change(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_bytes(SECRET)
     made = credentials({"type": "jwt", "secret_key_file": str(key)})
-    first = made.current.chain
+    first = made.current
     assert not made.refresh()
     key.write_bytes(SECRET + b"more")
     assert made.refresh()
-    assert made.current.chain is not first
+    assert made.current is not first
 
 
 def test_files_that_cannot_be_loaded_leave_the_earlier_ones_in_force(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def joined(node: Node, context: ssl.SSLContext, extra: str = "") -> tuple[
 
 
 async def test_certificate_names_the_agent(programs: Programs, place: Place) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
     _, message = await joined(node, place.context(place.authority.issue("agent-001")))
     record = node.registry.get(message.instance_uid)
     assert record is not None
@@ -77,7 +77,7 @@ async def test_certificate_names_the_agent(programs: Programs, place: Place) -> 
 
 
 async def test_agent_without_a_certificate_is_refused_after_the_handshake(programs: Programs, place: Place) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
     with pytest.raises(Refused) as caught:
         await joined(node, place.context())
     assert caught.value.args[0] == 401
@@ -85,7 +85,7 @@ async def test_agent_without_a_certificate_is_refused_after_the_handshake(progra
 
 @pytest.mark.parametrize("kind", ["of another CA", "expired", "not yet valid", "for servers only"])
 async def test_attack_bad_certificate(programs: Programs, place: Place, tmp_path: Path, kind: str) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
     now = time.time()
     if kind == "of another CA":
         other = tmp_path / "other"
@@ -103,7 +103,7 @@ async def test_attack_bad_certificate(programs: Programs, place: Place, tmp_path
 
 
 async def test_session_ends_with_its_certificate(programs: Programs, place: Place) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
     now = time.time()
     socket, _ = await joined(node, place.context(place.authority.issue("a", valid=(now - 60, now + 2))))
     assert await socket.close_code() == 1008
@@ -113,7 +113,7 @@ async def test_session_ends_with_its_certificate(programs: Programs, place: Plac
 async def test_attack_resumed_session_of_an_expired_certificate(
     programs: Programs, place: Place, version: ssl.TLSVersion
 ) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls(min_version="1.2")})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls(min_version="1.2")})
     now = time.time()
     context = place.context(place.authority.issue("agent-001", valid=(now - 60, now + 3)))
     context.minimum_version = context.maximum_version = version
@@ -141,7 +141,7 @@ async def test_revoked_certificate_and_a_list_that_changes(programs: Programs, p
     crl = place.folder / "crl.pem"
     pair = place.authority.issue("agent-001")
     crl.write_bytes(place.authority.revocation_list())
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls(crl_file=str(crl))})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls(crl_file=str(crl))})
     before = node.credentials.current
     await joined(node, place.context(pair))
     crl.write_bytes(place.authority.revocation_list(pair))
@@ -152,7 +152,7 @@ async def test_revoked_certificate_and_a_list_that_changes(programs: Programs, p
 
 
 async def test_renewed_server_certificate_needs_no_restart(programs: Programs, place: Place) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
     context = place.context(place.authority.issue("agent-001"))
     open_before, _ = await joined(node, context)
 
@@ -175,7 +175,7 @@ async def test_token_decides_alone_beside_a_certificate(programs: Programs, plac
     key = place.folder / "jwt-key"
     key.write_bytes(SECRET)
     auth = {"type": "any", "secret_key_file": str(key)}
-    node = await programs.node(auth=auth, server={"tls": place.tls(client_auth="optional")})
+    node = await programs.node_with_policy(auth=auth, server={"tls": place.tls(client_auth="optional")})
     context = place.context(place.authority.issue("by-certificate"))
     for header, name in (("", "by-certificate"), (f"Authorization: Bearer {token('by-token')}\r\n", "by-token")):
         _, message = await joined(node, context, header)
@@ -187,7 +187,7 @@ async def test_token_decides_alone_beside_a_certificate(programs: Programs, plac
 
 
 async def test_grpc(programs: Programs, place: Place) -> None:
-    node = await programs.node(auth={"type": "mtls"}, server={"tls": place.tls()})
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
     pair = place.authority.issue("agent-001")
     for certificate, is_served in ((pair, True), (None, False)):
         credentials = grpc.ssl_channel_credentials(

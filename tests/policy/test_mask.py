@@ -54,3 +54,17 @@ def test_text_config_is_masked_by_variable_name() -> None:
     text = ConfigTemplate.model_validate({**template({"a": 1}).model_dump(), "spec": spec})
     resolved, _ = templates.resolve(text, {"password": "x"}, {})
     assert Mask().config(text, resolved) == "login [secret 1]"
+
+
+def test_text_is_masked_as_the_config_that_it_is() -> None:
+    assert Mask().text("password: a\nuser: b\n") == "password: '[secret 1]'\nuser: b\n"
+    assert Mask().text('{"token": "a"}', "application/json") == '{\n  "token": "[secret 1]"\n}\n'
+    for hidden in ("hello", "- a", "a: 1\n---\nb: 2", "a: [", "a: 1\na: 2"):
+        assert Mask().text(hidden) == "[secret 1]\n"
+    assert Mask().text("\n") == "\n"
+
+
+def test_document_is_masked() -> None:
+    spec = {"values": {"password": "a"}, "text": "token: b\n"}
+    assert Mask().document(spec) == {"values": {"password": "[secret 1]"}, "text": "token: '[secret 2]'\n"}
+    assert Mask().document({"config": {"a": 1}}) == {"config": {"a": 1}}

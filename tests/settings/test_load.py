@@ -59,9 +59,13 @@ telemetry: {metrics: {endpoint: "127.0.0.1:8888"}, traces: {endpoint: "jaeger:43
 
 
 def test_authentication_that_is_not_supported(tmp_path: Path) -> None:
-    assert refused(NodeSettings, "auth: {type: api_key, api_key: {storage: redis}}", tmp_path) == [
-        "s.yaml:1: auth.type: api_key: this version has no API keys; use `jwt`, `mtls` or `any`"
-    ]
+    guide = (
+        "auth: {type: api_key, api_key: {storage: redis, redis: {endpoint: 'redis:6379'}, prefix: opamp_, length: 32}}"
+    )
+    of_redis, of_storage = refused(NodeSettings, guide, tmp_path)
+    assert "auth.api_key.redis: API keys are kept by the control plane" in of_redis
+    assert "auth.api_key.storage: keys are not kept in Redis" in of_storage
+    assert "each node has their hashes on its own disk" in of_storage
     found = refused(NodeSettings, "auth: {type: jwt, jwt: {refresh_enabled: true}}", tmp_path)
     assert len(found) == 1
     assert "auth.jwt.refresh_enabled: agents renew their tokens by their own" in found[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +11,18 @@ from fastapi.responses import JSONResponse
 from relay import __version__
 from relay.control.api import models
 from relay.control.api.audit import add_audit_routes
+from relay.control.api.auth import add_auth_routes
 from relay.control.api.configs import add_config_routes
+from relay.control.api.credentials import add_credential_routes
 from relay.control.api.documents import add_document_routes
 from relay.control.api.fleet import add_fleet_routes
 from relay.control.api.guards import add_guards, only_known_parameters
 from relay.control.api.packages import add_package_routes
+from relay.control.api.people import People
 from relay.control.api.problems import add_problem_handlers
 from relay.control.api.rollouts import add_rollout_routes
 from relay.control.condition import Condition
+from relay.control.credentials.credentials import Credentials
 from relay.control.documents.apply import Documents
 from relay.control.engine.actions import Actions
 from relay.control.engine.status import Status
@@ -55,13 +58,15 @@ class Services:
     previews: Previews
     condition: Condition
     metrics: ControlPlaneMetrics
+    people: People
+    credentials: Credentials
 
 
-def build_api(services: Services, *, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None) -> FastAPI:
-    """Build the ASGI application.
+def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> FastAPI:
+    """Build the ASGI application of the admin API.
 
     Args:
-        hosts: returns the accepted values of the Host header; None to accept any.
+        own_host: whether requests must name this machine as their host.
     """
     api = FastAPI(
         title="OpAMP relay control plane",
@@ -73,7 +78,7 @@ def build_api(services: Services, *, max_body_bytes: int, hosts: Callable[[], fr
         generate_unique_id_function=lambda route: route.name,
     )
     api.openapi = lambda: models.describe(api)  # type: ignore[method-assign]
-    add_guards(api, max_body_bytes, hosts, services.condition)
+    add_guards(api, services.people, max_body_bytes, own_host, services.condition)
     add_problem_handlers(api)
     add_document_routes(api, services.documents, services.versions, services.diffs, services.metrics)
     add_fleet_routes(api, services.fleet, services.previews)
@@ -83,21 +88,39 @@ def build_api(services: Services, *, max_body_bytes: int, hosts: Callable[[], fr
     add_audit_routes(api, services.audit, services.ledger, services.fleet)
     add_package_routes(api, services.packages, services.fleet)
     add_config_routes(api, services.archive, services.changes, services.fleet, services.ledger)
-    _add_probes(api, services.condition, services.metrics)
+    add_credential_routes(api, services.credentials, services.ledger)
+    add_auth_routes(api, services.people, services.ledger)
+    _add_probes(api, services.condition, services.metrics, is_open=not services.people.required)
     return api
 
 
-def _add_probes(api: FastAPI, condition: Condition, metrics: ControlPlaneMetrics) -> None:
+def build_probes(condition: Condition, metrics: ControlPlaneMetrics) -> FastAPI:
+    """Build the ASGI application of the metrics port: probes and metrics, and nothing else."""
+    probes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    add_problem_handlers(probes)
+    _add_probes(probes, condition, metrics, is_open=True)
+    return probes
+
+
+def _add_probes(api: FastAPI, condition: Condition, metrics: ControlPlaneMetrics, *, is_open: bool) -> None:
+    """Add the routes for probes and Prometheus.
+
+    Args:
+        is_open: False if callers must authenticate: probes then get one word.
+    """
+
     @api.get("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
         degraded = condition.degraded
+        if not is_open:
+            return {"status": "degraded" if degraded else "ok"}
         return {"status": "degraded", "degraded": degraded} if degraded else {"status": "ok"}
 
     @api.get("/ready", include_in_schema=False)
     async def ready() -> Response:
         reason = condition.unwritable
         return (
-            JSONResponse({"ready": False, "reason": reason}, status_code=503)
+            JSONResponse({"ready": False, **({"reason": reason} if is_open else {})}, status_code=503)
             if reason
             else JSONResponse({"ready": True})
         )

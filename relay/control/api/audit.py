@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Path, Query
 from pydantic import Field
 
-from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.api.caller import Actor
 from relay.control.api.models import AuditCheck, AuditEntry, Epoch, RequestBody, answers
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.audit import Audit
@@ -58,10 +58,10 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
         return await audit.get(number)
 
     @api.post("/api/v1/epoch", **answers(Epoch, "audit"))
-    async def raise_epoch(request: EpochRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def raise_epoch(request: EpochRequest, actor: Actor) -> dict[str, Any]:
         """Begin a new epoch: nodes replace the policy of earlier epochs with that of this control plane."""
         epochs = [node.ahead[0] for node in fleet.census.nodes.values() if node.ahead is not None]
         highest = max(epochs, default=0)
         epoch = await ledger.change(actor, lambda state, _: begin_epoch(state, request.reason, beyond=highest))
-        _log.warning("epoch_raised", epoch=epoch, reason=request.reason, actor=actor)
+        _log.warning("epoch_raised", epoch=epoch, reason=request.reason, actor=actor.name)
         return {"epoch": epoch}

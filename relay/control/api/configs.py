@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
+from relay.control.api.caller import Actor, Reveal, is_masked
 from relay.control.api.models import ConfigAnswer, DriftEntry, answers
 from relay.control.api.pages import Limit, as_json, behind, in_slices
 from relay.control.fleet.fleet import Fleet
@@ -16,6 +17,7 @@ from relay.control.regions.archive import Archive
 from relay.control.review.changes import Changes
 from relay.control.review.drift import drift
 from relay.errors import NotFound
+from relay.policy.mask import Mask
 
 
 def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: Fleet, ledger: Ledger) -> None:
@@ -30,14 +32,18 @@ def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: F
         return StreamingResponse(as_json(in_slices(rows)), media_type="application/json")
 
     @api.get("/api/v1/configs/{config_hash}", **answers(ConfigAnswer, "rollouts"))
-    async def get_config(config_hash: str) -> dict[str, Any]:
+    async def get_config(config_hash: str, actor: Actor, reveal: Reveal = False) -> dict[str, Any]:
         """What a hash stands for: a config or content by slot, a revision by region, or a document."""
+        masked = is_masked(actor, reveal)
         try:
-            return await archive.get(config_hash)
+            found = await archive.get(config_hash)
         except NotFound as error:
             if not re.fullmatch("[0-9a-f]{8,64}", config_hash):
                 raise
             try:
-                return await changes.resolve_hash(config_hash)
+                found = await changes.resolve_hash(config_hash)
             except NotFound:
                 raise error from None
+        mask = Mask()
+        slots = {slot: {**item, "body": mask.text(item["body"])} for slot, item in found["slots"].items()}
+        return {**found, "slots": slots} if masked else found

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Query
 from pydantic import Field
 
 from relay.control.api import models
-from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.api.caller import Actor, Reveal, is_masked
 from relay.control.api.models import (
     ApplyAnswer,
     DiffAnswer,
@@ -27,6 +27,7 @@ from relay.control.review.diff import Diffs
 from relay.errors import NotFound, Refused
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy.kinds import BY_PLURAL
+from relay.policy.mask import Mask
 
 
 class SourceText(RequestBody):
@@ -49,7 +50,7 @@ def add_document_routes(
     """Add the routes to the application."""
 
     @api.post("/api/v1/apply", **answers(ApplyAnswer, "documents"))
-    async def apply_documents(request: ApplyRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def apply_documents(request: ApplyRequest, actor: Actor) -> dict[str, Any]:
         """Apply documents: all or none. With dry_run, only check them."""
         try:
             texts = [(s.source, s.text) for s in request.sources]
@@ -65,14 +66,18 @@ def add_document_routes(
         }
 
     @api.get("/api/v1/documents/{plural}", **answers(list[StoredDocument], "documents"))
-    async def list_documents(plural: str, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
+    async def list_documents(
+        plural: str, actor: Actor, limit: Limit = None, after: After = "", reveal: Reveal = False
+    ) -> list[dict[str, Any]]:
         """All documents of a kind (templates, assignments, regionvariables, ...), sorted by name."""
-        return documents.listing(_kind(plural), after=after)[:limit]
+        mask = Mask() if is_masked(actor, reveal) else None
+        return [_shown(document, mask) for document in documents.listing(_kind(plural), after=after)[:limit]]
 
     @api.get("/api/v1/documents/{plural}/{name}", **answers(StoredDocument, "documents"))
-    async def get_document(plural: str, name: str) -> dict[str, Any]:
+    async def get_document(plural: str, name: str, actor: Actor, reveal: Reveal = False) -> dict[str, Any]:
         """One document. A template's name is NAME@VERSION."""
-        return documents.get(_kind(plural), name)
+        mask = Mask() if is_masked(actor, reveal) else None
+        return _shown(documents.get(_kind(plural), name), mask)
 
     @api.get("/api/v1/documents/{plural}/{name}/versions", **answers(list[DocumentVersion], "documents"))
     async def list_document_versions(
@@ -85,12 +90,15 @@ def add_document_routes(
         return [row for row in await versions.listing(_kind(plural), name) if row["generation"] > after][:limit]
 
     @api.get("/api/v1/documents/{plural}/{name}/versions/{generation}", **answers(StoredDocument, "documents"))
-    async def get_document_version(plural: str, name: str, generation: int) -> dict[str, Any]:
+    async def get_document_version(
+        plural: str, name: str, generation: int, actor: Actor, reveal: Reveal = False
+    ) -> dict[str, Any]:
         """A document as it was in one generation."""
-        return await versions.get(_kind(plural), name, generation)
+        mask = Mask() if is_masked(actor, reveal) else None
+        return _shown(await versions.get(_kind(plural), name, generation), mask)
 
     @api.delete("/api/v1/documents/{plural}/{name}", **answers(models.Applied, "documents"))
-    async def delete_document(plural: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def delete_document(plural: str, name: str, actor: Actor) -> dict[str, Any]:
         """Delete one document. It must not be in use."""
         applied = await documents.delete(_kind(plural), name, actor=actor)
         return applied_view(applied)
@@ -104,6 +112,12 @@ def add_document_routes(
     async def list_orphans(plural: str, name: str) -> dict[str, Any]:
         """Agents that would match nothing if a document were deleted. They would keep their config."""
         return await diffs.orphans(_kind(plural), name)
+
+
+def _shown(document: dict[str, Any], mask: Mask | None) -> dict[str, Any]:
+    if mask is None or "spec" not in document:
+        return document
+    return {**document, "spec": mask.document(document["spec"])}
 
 
 def _kind(plural: str) -> str:

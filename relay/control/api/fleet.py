@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
-from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.access import actor as access
+from relay.control.api.caller import Actor, Reveal, is_masked
 from relay.control.api.models import (
     AgentView,
     ConfigBody,
@@ -24,7 +25,9 @@ from relay.control.fleet import query, views
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.review.preview import Previews
+from relay.errors import NotFound
 from relay.ids import format_uid
+from relay.policy.mask import Mask
 
 _SLICE = 200
 NEXT = "X-Next-After"
@@ -48,13 +51,14 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         return views.nodes(fleet.census)
 
     @api.delete("/api/v1/nodes/{region}/{name}", **answers(Done, "fleet"))
-    async def forget_node(region: str, name: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
+    async def forget_node(region: str, name: str, actor: Actor) -> dict[str, str]:
         """Forget a disconnected node and its agents."""
         await fleet.forget_node(region, name, actor=actor)
         return {"kind": "Node", "name": f"{region}/{name}", "action": "deleted"}
 
     @api.get("/api/v1/agents", **answers(list[AgentView], "fleet"))
     async def list_agents(
+        actor: Actor,
         status: Annotated[Status | None, Query(description="status of the config")] = None,
         healthy: Annotated[bool | None, Query(description="connected agents only")] = None,
         connected: Annotated[bool | None, Query()] = None,
@@ -75,7 +79,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
             region=region,
             node=node,
             version=version,
-            labels=query.parse_labels(label or []),
+            labels=_within_scope(query.parse_labels(label or []), actor),
             sort=sort,
             limit=limit,
             after=after,
@@ -90,23 +94,46 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
         )
 
     @api.get("/api/v1/agents/{agent_id}", **answers(WholeAgent, "fleet"))
-    async def get_agent(agent_id: str) -> dict[str, Any]:
+    async def get_agent(agent_id: str, actor: Actor) -> dict[str, Any]:
         """One agent, with its full health and components."""
-        return await views.whole(fleet, await query.find(fleet, agent_id))
+        return await views.whole(fleet, await _visible(fleet, agent_id, actor))
 
     @api.get("/api/v1/agents/{agent_id}/explain", **answers(Explanation, "fleet"))
-    async def explain_agent(agent_id: str) -> dict[str, Any]:
+    async def explain_agent(agent_id: str, actor: Actor) -> dict[str, Any]:
         """Why an agent gets what it gets."""
-        return await previews.explain(await query.find(fleet, agent_id))
+        return await previews.explain(await _visible(fleet, agent_id, actor))
 
     @api.get("/api/v1/agents/{agent_id}/config", **answers(dict[str, ConfigBody], "fleet"))
-    async def get_agent_config(agent_id: str) -> dict[str, dict[str, str]]:
+    async def get_agent_config(agent_id: str, actor: Actor, reveal: Reveal = False) -> dict[str, dict[str, str]]:
         """The effective config that an agent reported, by slot."""
-        config = await fleet.bodies.effective_config(await query.find(fleet, agent_id))
+        mask = Mask() if is_masked(actor, reveal) else None
+        config = await fleet.bodies.effective_config(await _visible(fleet, agent_id, actor))
+        slots = config.config_map.config_map
+        bodies = {slot: slots[slot].body.decode("utf-8", "replace") for slot in sorted(slots)}
         return {
-            slot: {"content_type": item.content_type, "body": item.body.decode("utf-8", "replace")}
-            for slot, item in sorted(config.config_map.config_map.items())
+            slot: {
+                "content_type": slots[slot].content_type,
+                "body": mask.text(body) if mask is not None else body,
+            }
+            for slot, body in bodies.items()
         }
+
+
+def _within_scope(labels: frozenset[tuple[str, str]], actor: access.Actor) -> frozenset[tuple[str, str]]:
+    """The labels that agents must have, those of the scope of the person who asks included."""
+    return labels | frozenset(actor.grant.scope.items()) if actor.grant is not None else labels
+
+
+async def _visible(fleet: Fleet, name: str, actor: access.Actor) -> Agent:
+    """The agent with a name, if it is in the scope of the person who asks.
+
+    Raises:
+        NotFound: there is none, or it is outside the scope.
+    """
+    agent = await query.find(fleet, name)
+    if actor.grant is not None and not actor.grant.has(agent.facts.labels):
+        raise NotFound(f"there is no agent {name}")
+    return agent
 
 
 async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[list[dict[str, Any]]]:

@@ -1,7 +1,8 @@
-"""Checks that every request passes before it reaches its route.
+"""Checks that every request passes before it reaches its route: who it is, whether they may, whether it is well formed.
 
-People cannot be authenticated yet, so the API serves loopback only, and these checks keep out browser pages of other sites:
-writes must be application/json, which such a page cannot send without a preflight, and the Host must be one of ours.
+Credentials are only taken from the Authorization header, so no page of another site can use somebody's. Where nobody needs
+one, these checks keep such pages out: writes must be application/json, which they cannot send without a preflight, and the
+Host must be one of ours.
 """
 
 from __future__ import annotations
@@ -10,31 +11,37 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 
-from relay.control.api.problems import methods_of, problem
+from relay.auth.addresses import is_own_host
+from relay.control.access.actor import Actor
+from relay.control.api.people import People
+from relay.control.api.problems import methods_of, problem, route_of
+from relay.control.api.verbs import ANYBODY, verb_of
 from relay.control.condition import Condition
-from relay.errors import Problem, Refused
+from relay.errors import Forbidden, Problem, Refused
 
 _STALE = "X-OpAMP-Relay-Stale"
 """The header on all responses while the database cannot be written: why the data may be out of date."""
 _NO_CHANGE_PATHS = frozenset({"/api/v1/diff", "/api/v1/epoch"})
 """Paths of POST requests that do not change policy."""
+_PROBES = frozenset({"/health", "/ready"})
 _NO_CHANGE_PREFIXES = ("/api/v1/nodes/", "/api/v1/uploads/")
 """Prefixes of paths that do not change policy."""
 
 
-def add_guards(
-    api: FastAPI, max_body_bytes: int, hosts: Callable[[], frozenset[str]] | None, condition: Condition
-) -> None:
+def add_guards(api: FastAPI, people: People, max_body_bytes: int, own_host: bool, condition: Condition) -> None:
     """Add the checks to the application.
 
     Args:
-        hosts: returns the accepted values of the Host header; None to accept any.
+        own_host: whether requests must name this machine as their host.
     """
 
     @api.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        if hosts is not None and request.headers.get("host", "") not in hosts():
+        if own_host and not is_own_host(request.headers.get("host", "")):
             return problem(403, "Host is not one of this server's")
+        refusal = await _identify(api, people, request)
+        if refusal is not None:
+            return refusal
         if request.method in ("POST", "PUT", "PATCH") and (
             not (methods := methods_of(api, request)) or request.method in methods
         ):
@@ -56,6 +63,45 @@ def add_guards(
         if condition.unwritable:  # reports are not stored either
             answer.headers[_STALE] = condition.unwritable.encode("ascii", "replace").decode()
         return answer
+
+    @api.exception_handler(Forbidden)
+    async def forbidden(request: Request, error: Forbidden) -> Response:
+        actor = getattr(request.state, "actor", None)
+        if isinstance(actor, Actor):
+            await people.deny(actor, f"{request.method} {request.url.path}", str(error))
+        return problem(403, str(error))
+
+
+async def _identify(api: FastAPI, people: People, request: Request) -> Response | None:
+    """Find out who makes a request and whether they may. Returns the refusal; None if there is none."""
+    ip = request.client.host if request.client is not None else ""
+    if not people.admits(ip):
+        return problem(403, "this address may not call")
+    route = route_of(api, request)
+    template = route.path if route is not None else ""
+    if not people.required or template in _PROBES or (request.method, template) in ANYBODY:
+        return None
+    actor = await people.find(request.headers.getlist("authorization"), ip)
+    if actor is None:
+        refusal = problem(401, "a valid token is required: Authorization: Bearer TOKEN")
+        refusal.headers["WWW-Authenticate"] = "Bearer"
+        return refusal
+    if "x-opamp-actor" in request.headers:
+        return problem(400, "X-OpAMP-Actor is not accepted: the credential says who you are")
+    request.state.actor = actor
+    if people.is_too_fast(actor):
+        refusal = problem(429, "too many requests with this credential; try again in a second")
+        refusal.headers["Retry-After"] = "1"
+        return refusal
+    if route is None or actor.grant is None:
+        return None
+    verb = verb_of(request.method, template, request.url.path)
+    if verb is None or not actor.grant.allows(verb):
+        needed = f"it needs the verb {verb.value}" if verb is not None else "no role may"
+        reason = f"the role {actor.grant.role.value} may not do this: {needed}"
+        await people.deny(actor, f"{request.method} {request.url.path}", reason)
+        return problem(403, reason)
+    return None
 
 
 async def only_known_parameters(request: Request) -> None:

@@ -171,6 +171,89 @@ class AgentConfig(Answer):
     assignments: list[str]
 
 
+class ApiKeyView(Answer):
+    """An agent's API key, without the secret."""
+
+    id: str
+    subject: str
+    kind: str
+    labels: dict[str, Any]
+    regions: list[str]
+    created: str
+    created_by: str
+    expires: str
+    replaced_by: str
+
+
+class NewKey(ApiKeyView):
+    """A new API key, with the secret: the only place where it is ever shown."""
+
+    key: str
+
+
+class TokenView(Answer):
+    """A person's token, without the secret."""
+
+    id: str
+    name: str
+    owner: str
+    role: str
+    scope: dict[str, str]
+    on_nodes: bool
+    created: str
+    created_by: str
+    expires: str
+
+
+class NewToken(TokenView):
+    """A new token, with the secret: the only place where it is ever shown."""
+
+    token: str
+
+
+class RevocationReach(Answer):
+    """How far a revocation has come in a region."""
+
+    region: str
+    in_force: bool
+    not_heard_since: str
+
+
+class RevocationView(Answer):
+    """Credentials of agents that are refused."""
+
+    id: str
+    kind: str
+    value: str
+    reason: str
+    by: str
+    at: str
+    regions: list[RevocationReach] | None = None
+
+
+class AuthConfig(Answer):
+    """How people authenticate."""
+
+    type: str
+
+
+class WhoAmI(Answer):
+    """Whom the server takes the caller for."""
+
+    user: str
+    role: str
+    scope: dict[str, str]
+    credential: str
+    expires: str | None
+
+
+class Answered(Answer):
+    """Whether the caller may do something."""
+
+    allowed: bool
+    reason: str
+
+
 class AgentCredential(Answer):
     """The credential that an agent came with; null where its node asks for none."""
 

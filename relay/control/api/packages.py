@@ -10,7 +10,7 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.api.caller import Actor
 from relay.control.api.models import (
     Done,
     PackageStatus,
@@ -92,7 +92,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         return behind(packages.listing(), after, lambda row: f"{row['name']}@{row['version']}")[:limit]
 
     @api.post("/api/v1/packages", **answers(PackageView, "packages"))
-    async def push_package(request: PushRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def push_package(request: PushRequest, actor: Actor) -> dict[str, Any]:
         """Add a file to a version. The first file creates the version."""
         file = PackageFile(**request.model_dump(exclude={"name", "version", "type"}))
         package = PublishedPackage(name=request.name, version=request.version, type=request.type, files=[file])
@@ -105,15 +105,13 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         return packages.view(f"{name}@{version}")
 
     @api.post("/api/v1/packages/{name}/{version}/yank", **answers(PackageView, "packages"))
-    async def yank_package(name: str, version: str, request: ReasonRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def yank_package(name: str, version: str, request: ReasonRequest, actor: Actor) -> dict[str, Any]:
         """Withdraw a version everywhere."""
         await packages.yank(f"{name}@{version}", request.reason, actor=actor)
         return packages.view(f"{name}@{version}")
 
     @api.post("/api/v1/packages/{name}/{version}/prefetch", **answers(Prefetched, "packages"))
-    async def prefetch_package(
-        name: str, version: str, request: PrefetchRequest, actor: Actor = ANONYMOUS
-    ) -> dict[str, Any]:
+    async def prefetch_package(name: str, version: str, request: PrefetchRequest, actor: Actor) -> dict[str, Any]:
         """Let regions fetch a version before an agent needs it."""
         regions = request.regions or sorted(fleet.census.live_regions())
         if not regions:
@@ -123,7 +121,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         return {"name": name, "version": version, "regions": prefetched, "unknown": sorted(unknown)}
 
     @api.delete("/api/v1/packages/{name}/{version}", **answers(Done, "packages"))
-    async def delete_package(name: str, version: str, actor: Actor = ANONYMOUS) -> dict[str, str]:
+    async def delete_package(name: str, version: str, actor: Actor) -> dict[str, str]:
         """Delete a version that no assignment uses."""
         await packages.delete(f"{name}@{version}", actor=actor)
         return {"kind": "Package", "name": f"{name}@{version}", "action": "deleted"}

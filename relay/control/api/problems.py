@@ -73,6 +73,12 @@ def methods_of(api: FastAPI, request: Request) -> list[str]:
     )
 
 
+def route_of(api: FastAPI, request: Request) -> Route | None:
+    """The route that will answer a request; None if there is none."""
+    routes = (route for route in api.routes if isinstance(route, Route) and request.method in (route.methods or ()))
+    return next((route for route in routes if route.path_regex.match(request.url.path)), None)
+
+
 def problem(status: int, detail: str, *, problems: list[dict[str, Any]] | None = None) -> Response:
     """An RFC 9457 response; `problems` lists every problem."""
     content: dict[str, Any] = {"type": "about:blank", "status": status, "detail": detail}

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import Field
 
-from relay.control.api.caller import ANONYMOUS, Actor
+from relay.control.api.caller import Actor
 from relay.control.api.documents import applied_view
 from relay.control.api.models import AssignmentView, RequestBody, RolloutAnswer, RolloutDiff, Undone, answers
 from relay.control.api.pages import After, Limit, behind
@@ -72,24 +72,22 @@ def add_rollout_routes(
         return behind(status.assignments(), after)[:limit]
 
     @api.post("/api/v1/rollouts/{name}/approve", **answers(RolloutAnswer, "rollouts"))
-    async def approve_rollout(name: str, request: ApproveRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def approve_rollout(name: str, request: ApproveRequest, actor: Actor) -> dict[str, Any]:
         """Approve a pending change."""
         return await status.of(await actions.approve(name, actor, request.digest))
 
     @api.post("/api/v1/rollouts/{name}/retry", **answers(RolloutAnswer, "rollouts"))
-    async def retry_rollout(name: str, request: ActRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def retry_rollout(name: str, request: ActRequest, actor: Actor) -> dict[str, Any]:
         """Forgive failures, and offer the revision again."""
         return await status.of(await actions.retry(name, actor))
 
     @api.post("/api/v1/rollouts/{name}/{action}", **answers(RolloutAnswer, "rollouts"))
-    async def act_on_rollout(
-        name: str, action: Action, request: ActRequest, actor: Actor = ANONYMOUS
-    ) -> dict[str, Any]:
+    async def act_on_rollout(name: str, action: Action, request: ActRequest, actor: Actor) -> dict[str, Any]:
         """Reject, pause, resume, promote, rollback or abort."""
         return await status.of(await actions.act(name, action, actor, reason=request.reason, stage=request.stage))
 
     @api.post("/api/v1/assignments/{name}/undo", **answers(Undone, "rollouts"))
-    async def undo_assignment(name: str, request: UndoRequest, actor: Actor = ANONYMOUS) -> dict[str, Any]:
+    async def undo_assignment(name: str, request: UndoRequest, actor: Actor) -> dict[str, Any]:
         """Go back to an earlier revision of an assignment, by a new rollout."""
         earlier = await history.undo_target(name, request.to)
         applied = await documents.apply_revision(name, earlier.candidate, actor=actor)

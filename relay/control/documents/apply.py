@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.control.access.actor import ANONYMOUS, Actor
 from relay.control.documents.checks import Checks
 from relay.control.documents.deletion import obstacles
 from relay.control.documents.proposal import Applied, Proposal, applied, propose
@@ -16,6 +17,7 @@ from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.draft import Draft
 from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.permission import check_documents
 from relay.control.ledger.revise import check_publishable, revise
 from relay.control.ledger.state import State
 from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
@@ -23,9 +25,6 @@ from relay.documents import Document, canonical_json
 from relay.errors import Outcome, Refused
 from relay.ids import sha256
 from relay.policy.reading import AnyDocument
-
-ANONYMOUS = "anonymous"
-"""The actor of a request that names nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Documents:
         self._terms = terms
 
     async def apply(
-        self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False, actor: str = ANONYMOUS
+        self, texts: Iterable[tuple[str, str]], *, dry_run: bool = False, actor: Actor = ANONYMOUS
     ) -> Outcomes:
         """Apply all documents in some texts: all of them, or none.
 
@@ -74,8 +73,9 @@ class Documents:
         return await self._ledger.change(actor, lambda state, now_ms: self._change(state, parsed, actor, now_ms))
 
     def _change(
-        self, state: State, parsed: list[tuple[Document, AnyDocument]], by: str, now_ms: int
+        self, state: State, parsed: list[tuple[Document, AnyDocument]], by: Actor, now_ms: int
     ) -> Change[Outcomes]:
+        check_documents(by, state, state.catalog.put(*(document for _, document in parsed)))
         proposal = self._checked_proposal(state, parsed)
         if not proposal.changed:
             return Change(state, Outcomes(proposal.applied))
@@ -83,7 +83,7 @@ class Documents:
             Entry("apply", f"{d.kind}/{d.key}", _digest(state.catalog.of(d.kind).get(d.key)), _digest(d))
             for d in proposal.changed
         ]
-        draft = self._revise(state, proposal.after, by, now_ms)
+        draft = self._revise(state, proposal.after, by.name, now_ms)
         return draft.change(Outcomes(proposal.applied, _begun(draft)), entries)
 
     def _checked_proposal(self, state: State, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
@@ -100,7 +100,7 @@ class Documents:
         check_publishable(draft)
         return draft
 
-    async def apply_revision(self, name: str, earlier: GlobalRevision, *, actor: str) -> Applied:
+    async def apply_revision(self, name: str, earlier: GlobalRevision, *, actor: Actor) -> Applied:
         """Apply an earlier revision of an assignment again. Its strategy and approvals stay as they are now.
 
         Raises:
@@ -112,7 +112,7 @@ class Documents:
         (result,) = (await self.apply([(f"{earlier.kind}/{name}", text)], actor=actor)).applied
         return result
 
-    async def delete(self, kind: str, key: str, *, actor: str = ANONYMOUS) -> Applied:
+    async def delete(self, kind: str, key: str, *, actor: Actor = ANONYMOUS) -> Applied:
         """Delete one document.
 
         Raises:
@@ -121,11 +121,12 @@ class Documents:
         """
         return await self._ledger.change(actor, lambda state, now_ms: self._deletion(state, kind, key, actor, now_ms))
 
-    def _deletion(self, state: State, kind: str, key: str, by: str, now_ms: int) -> Change[Applied]:
+    def _deletion(self, state: State, kind: str, key: str, by: Actor, now_ms: int) -> Change[Applied]:
         document = find(state.catalog, kind, key)
+        check_documents(by, state, state.catalog.without(kind, key))
         if problems := obstacles(state, document, self._checks):
             raise Refused(problems, outcome=Outcome.CONFLICT)
-        draft = self._revise(state, state.catalog.without(kind, key), by, now_ms)
+        draft = self._revise(state, state.catalog.without(kind, key), by.name, now_ms)
         entries = [Entry("delete", f"{kind}/{key}", _digest(document))]
         return draft.change(applied(document, "deleted", document), entries)
 

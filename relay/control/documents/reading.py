@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relay.documents import Document, parse, parts_of
+from relay.documents import Document, leaves, parse, parts_of
 from relay.errors import Problem, Refused
 from relay.policy import reading
 from relay.policy import template as templates
+from relay.policy.mask import MASKED
 from relay.policy.model import ConfigTemplate
 from relay.policy.reading import AnyDocument
 
@@ -44,9 +45,16 @@ def read(texts: Iterable[tuple[str, str]]) -> list[tuple[Document, AnyDocument]]
                 problems.append(raw.problem("", reason))
                 continue
             first[identity] = raw
+            problems += _masked(raw)
             if isinstance(document, ConfigTemplate):
                 problems += [raw.problem(p, r) for p, r in templates.problems_of(document)]
             results.append((raw, document))
     if problems:
         raise Refused(problems)
     return results
+
+
+def _masked(raw: Document) -> list[Problem]:
+    """Values that were masked when the document was read, and would now be stored like that."""
+    reason = "is a masked secret: get the document with --reveal before you change it"
+    return [raw.problem(path, reason) for path, value in leaves(raw.value) if MASKED.search(str(value))]

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from enum import StrEnum
 
+from relay.control.access.actor import Actor
 from relay.control.engine.look import Survey
 from relay.control.engine.taken import Taken
 from relay.control.ledger.begin import Terms, again, begin_if_approved, forgive
@@ -45,7 +46,7 @@ class Actions:
         self._terms = terms
         self._metrics = metrics
 
-    async def approve(self, name: str, actor: str, digest: str) -> str:
+    async def approve(self, name: str, actor: Actor, digest: str) -> str:
         """Approve a change. It begins once it has all approvals it needs.
 
         Raises:
@@ -53,7 +54,7 @@ class Actions:
             Conflict: it needs no approval, or this one is not accepted.
         """
         taken = await self._ledger.change(
-            actor, lambda state, now_ms: self._approved(state, name, actor, digest, now_ms)
+            actor, lambda state, now_ms: self._approved(state, name, actor.name, digest, now_ms)
         )
         taken.tell(actor, self._metrics)
         return taken.before.name
@@ -67,7 +68,7 @@ class Actions:
         return Taken(before, after, "approve", reason).change(state, draft)
 
     async def act(
-        self, name: str, action: Action | str, actor: str, *, reason: str = "", stage: int | None = None
+        self, name: str, action: Action | str, actor: Actor, *, reason: str = "", stage: int | None = None
     ) -> str:
         """Reject, pause, resume, promote, roll back or abort.
 
@@ -79,7 +80,7 @@ class Actions:
 
         def make(state: State, now_ms: int) -> Change[Taken]:
             _, before = find(state, name)
-            after = self._after(state, before, Action(action), actor, why, stage, now_ms)
+            after = self._after(state, before, Action(action), actor.name, why, stage, now_ms)
             return Taken(before, after, action, why).change(state)
 
         taken = await self._ledger.change(actor, make)
@@ -114,7 +115,7 @@ class Actions:
         look = self._survey.last_look(rollout, state, math.inf)
         return plan.recorded(rollout, Gate(Verdict.FAIL, why), look.regions, now_ms)
 
-    async def retry(self, name: str, actor: str) -> str:
+    async def retry(self, name: str, actor: Actor) -> str:
         """Forgive failures: offer the candidate again to agents that failed, or start a new rollout of it.
 
         Raises:
@@ -123,7 +124,7 @@ class Actions:
         """
         # It may end, or its assignment may be deleted, before the ledger is locked, so it is looked up again then.
         stored = await self._history.get(name)
-        taken = await self._ledger.change(actor, lambda state, now_ms: self._retried(state, stored, actor, now_ms))
+        taken = await self._ledger.change(actor, lambda state, now_ms: self._retried(state, stored, actor.name, now_ms))
         taken.tell(actor, self._metrics)
         return taken.after.name
 

@@ -10,9 +10,9 @@ import asyncio
 import dataclasses
 
 from relay.aio.clock import Clock
+from relay.control.access.actor import SYSTEM
 from relay.control.engine.look import Survey, position
 from relay.control.engine.taken import Taken
-from relay.control.ledger import audit
 from relay.control.ledger.change import Change
 from relay.control.ledger.draft import Draft
 from relay.control.ledger.ledger import Ledger
@@ -108,9 +108,9 @@ class Loop:
         def make(state: State, now_ms: int) -> Change[Taken | Rollout | None]:
             return self._stepped(state, name, rollout, look, began, now_ms)
 
-        result = await self._ledger.change(audit.SYSTEM, make)
+        result = await self._ledger.change(SYSTEM, make)
         if isinstance(result, Taken):
-            result.tell(audit.SYSTEM, self._metrics)
+            result.tell(SYSTEM, self._metrics)
         elif result is not None:
             self._soak.mark_stored(result.name)
 

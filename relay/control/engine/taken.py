@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from relay.control.access.actor import Actor
 from relay.control.ledger.change import Change
 from relay.control.ledger.draft import Draft
 from relay.control.ledger.state import State
@@ -36,7 +37,7 @@ class Taken(NamedTuple):
         draft.record_action(self.after.name, self.before, self.action, self.reason)
         return draft.change(self)
 
-    def tell(self, by: str, metrics: ControlPlaneMetrics) -> None:
+    def tell(self, by: Actor, metrics: ControlPlaneMetrics) -> None:
         """Log and count the step, once it is stored."""
         if self.after.state is not self.before.state:
             metrics.rollout_steps[self.after.state.value] += 1
@@ -45,6 +46,6 @@ class Taken(NamedTuple):
             rollout=self.after.name,
             state=self.after.state.value,
             stage=self.after.stage,
-            actor=by,
+            actor=by.name,
             reason=self.reason,
         )

@@ -14,6 +14,7 @@ from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.control.storage.rows import remove, replace
 from relay.errors import NotFound, StoreError
+from relay.ids import sha256
 from relay.observe import log
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
@@ -40,8 +41,12 @@ class Bodies:
             self._digests = set((await connection.execute(sa.select(schema.effective_configs.c.digest))).scalars())
 
     def new_rows(self, sent: Iterable[link_pb2.EffectiveConfigBody]) -> list[dict[str, Any]]:
-        """Return rows for the bodies that are not stored yet."""
-        return [{"digest": item.digest, "body": item.body} for item in sent if item.digest not in self._digests]
+        """Return rows for the bodies that are not stored yet. One that is not what its digest says is left out."""
+        fresh = [item for item in sent if item.digest not in self._digests]
+        for item in fresh:
+            if sha256(item.body) != item.digest:
+                _log.error("body_refused", digest=item.digest.hex(), bytes=len(item.body))
+        return [{"digest": i.digest, "body": i.body} for i in fresh if sha256(i.body) == i.digest]
 
     async def store(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
         """Write rows in the caller's transaction. Call `added` after the commit."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from relay.aio.clock import Clock
 from relay.aio.tasks import run_to_completion
+from relay.control.access.actor import Actor
 from relay.control.fleet.agents import Misplaced
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
@@ -183,7 +184,7 @@ class Fleet:
         """Store when each node was last seen. Called periodically and at shutdown."""
         await self.records.store_nodes(list(self.census.nodes.values()))
 
-    async def forget_node(self, region: str, name: str, *, actor: str) -> None:
+    async def forget_node(self, region: str, name: str, *, actor: Actor) -> None:
         """Forget an absent node and its agents. This is no state of the ledger, but an operator's action, so it is audited.
 
         Raises:

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.control.access.actor import Actor
 from relay.control.ledger.change import Entry
 from relay.control.storage import schema
 from relay.control.storage.database import Database
@@ -16,12 +17,10 @@ from relay.errors import NotFound
 from relay.fleet.view import rfc3339
 from relay.ids import sha256
 
-SYSTEM = "system"
-"""The actor of automatic decisions."""
 _NO_HASH = bytes(32)
 
 
-async def add(connection: AsyncConnection, by: str, entries: Sequence[Entry], now_ms: int) -> None:
+async def add(connection: AsyncConnection, by: Actor, entries: Sequence[Entry], now_ms: int) -> None:
     """Append entries in the caller's transaction. Safe because the database has one writer at a time."""
     if not entries:
         return
@@ -34,13 +33,15 @@ async def add(connection: AsyncConnection, by: str, entries: Sequence[Entry], no
         row = {
             "number": number,
             "at_ms": now_ms,
-            "actor": by[:256],
-            "verified": False,
+            "actor": by.name[:256],
+            "verified": by.verified,
             "action": entry.action,
             "subject": entry.subject[:320],
             "before": entry.before,
             "after": entry.after,
             "reason": entry.reason[:4000],
+            "address": by.address[:64],
+            "credential": by.credential[:64],
         }
         digest = _hash(row, digest)
         rows.append({**row, "hash": digest})
@@ -48,7 +49,9 @@ async def add(connection: AsyncConnection, by: str, entries: Sequence[Entry], no
 
 
 def _hash(row: dict[str, Any], before: bytes) -> bytes:
-    return sha256(before + canonical_json(row))
+    # Rows of earlier releases have neither of these columns.
+    hashed = {name: value for name, value in row.items() if value or name not in ("address", "credential")}
+    return sha256(before + canonical_json(hashed))
 
 
 def _view(row: sa.RowMapping) -> dict[str, Any]:

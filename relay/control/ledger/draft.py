@@ -56,13 +56,12 @@ class Draft:
     @property
     def state(self) -> State:
         """The state so far."""
-        return State(
-            self.catalog,
-            MappingProxyType(self.assignments),
-            MappingProxyType(self.deleted_assignments),
-            MappingProxyType(self._contents),
-            self.before.prefetches,
-            self.before.epoch,
+        return dataclasses.replace(
+            self.before,
+            catalog=self.catalog,
+            assignments=MappingProxyType(self.assignments),
+            deleted_assignments=MappingProxyType(self.deleted_assignments),
+            contents=MappingProxyType(self._contents),
         )
 
     def change(self, answer: T, entries: Iterable[Entry] = ()) -> Change[T]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.control.ledger import versions
+from relay.control.ledger import access_rows, versions
 from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change
 from relay.control.ledger.state import State
@@ -49,7 +49,8 @@ async def load(connection: AsyncConnection) -> State:
     for row in (await connection.execute(sa.select(schema.prefetches))).all():
         prefetches[row.region] = prefetches.get(row.region, frozenset()) | {row.sha256}
     payloads = {row.name: row.payload for row in contents}
-    return State(catalog, assignments, gone, payloads, prefetches, await _epoch(connection))
+    access = await access_rows.load(connection)
+    return State(catalog, assignments, gone, payloads, prefetches, await _epoch(connection), *access)
 
 
 def _document(row: Any) -> AnyDocument:
@@ -118,6 +119,7 @@ async def store(connection: AsyncConnection, before: State, change: Change[Any],
     fresh, dropped = _differences(before.contents, after.contents)
     await replace(connection, schema.contents, [{"name": name, "payload": fresh[name]} for name in fresh])
     await remove(connection, schema.contents, [{"name": name} for name in dropped])
+    await access_rows.store(connection, before, after)
     if after.epoch != before.epoch:
         await replace(connection, schema.facts, [{"name": EPOCH, "value": str(after.epoch)}])
     for removal in change.removals:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from relay.control.access.keys import ApiKeys
+from relay.control.access.revocations import Revocation
+from relay.control.access.tokens import Token
 from relay.control.ledger.catalog import Catalog
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.revision import GlobalConfig, Pinned
@@ -26,6 +29,12 @@ class State:
     """Region → SHA-256 of the package files that it fetches before an agent needs them."""
     epoch: int = FIRST_EPOCH
     """The epoch of everything published from now on."""
+    api_keys: ApiKeys = field(default_factory=ApiKeys)
+    """Keys of agents."""
+    tokens: Mapping[str, Token] = field(default_factory=dict)
+    """Tokens of people, by id."""
+    revocations: Mapping[str, Revocation] = field(default_factory=dict)
+    """Credentials of agents that are refused, by id."""
 
     @property
     def pinned(self) -> Pinned:

@@ -34,7 +34,7 @@ def open_store(settings: PackageStorage, folder: Path) -> ObjectStore:
     Raises:
         StoreError: it cannot be used.
     """
-    config: dict[str, Any] = dict(settings.options)
+    config: dict[str, Any] = {name: value.get_secret_value() for name, value in settings.options.items()}
     if settings.region:
         config["region"] = settings.region
     client: Any = {}

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from relay.aio.clock import Clock
+from relay.control.access.actor import Actor
 from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change, Entry
@@ -49,7 +50,7 @@ class Packages:
 
     # ---- changes
 
-    async def register(self, package: PublishedPackage, *, actor: str) -> str:
+    async def register(self, package: PublishedPackage, *, actor: Actor) -> str:
         """Add the one file of `package` to its version. Its upload must be complete.
 
         Returns:
@@ -64,7 +65,9 @@ class Packages:
         async with self._files:
             self._check_acceptable(package, file)
             await self.blobs.finish(file.sha256, file.size)
-            return await self._ledger.change(actor, lambda state, now_ms: self._push(state, package, actor, now_ms))
+            return await self._ledger.change(
+                actor, lambda state, now_ms: self._push(state, package, actor.name, now_ms)
+            )
 
     def _check_acceptable(self, package: PublishedPackage, file: PackageFile) -> None:
         """Raise what `register` would raise, before the file is stored."""
@@ -90,13 +93,13 @@ class Packages:
         reason = f"{file.sha256[:16]} {json.dumps(file.attributes)}"
         return self._put(state, fresh, "push", reason, by, now_ms, action)
 
-    async def yank(self, key: str, reason: str, *, actor: str) -> None:
+    async def yank(self, key: str, reason: str, *, actor: Actor) -> None:
         """Withdraw a version everywhere at once. Rollouts to it end, and agents are no longer offered it.
 
         Raises:
             NotFound: there is no such version.
         """
-        await self._ledger.change(actor, lambda state, now_ms: self._yank(state, key, reason, actor, now_ms))
+        await self._ledger.change(actor, lambda state, now_ms: self._yank(state, key, reason, actor.name, now_ms))
 
     def _yank(self, state: State, key: str, reason: str, by: str, now_ms: int) -> Change[str]:
         version = _find(state.catalog, key)
@@ -117,7 +120,7 @@ class Packages:
         draft = revise(state, state.catalog.put_packages(version), self._terms, by=by, now_ms=now_ms)
         return draft.change(answer, [entry])
 
-    async def delete(self, key: str, *, actor: str) -> None:
+    async def delete(self, key: str, *, actor: Actor) -> None:
         """Delete a version, and those of its files that no other version has.
 
         Raises:
@@ -131,7 +134,7 @@ class Packages:
                 if file.sha256 not in remaining:
                     await self.blobs.delete(file.sha256)
 
-    async def prefetch(self, key: str, regions: Iterable[str], *, actor: str) -> list[str]:
+    async def prefetch(self, key: str, regions: Iterable[str], *, actor: Actor) -> list[str]:
         """Let regions fetch a version before an agent needs it. Returns the regions.
 
         Raises:

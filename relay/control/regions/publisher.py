@@ -171,6 +171,11 @@ class Publisher:
             theirs is current or _published(theirs, region) == _published(current, region)
         )
 
+    def is_held(self, region: str, version: Version | None) -> bool:
+        """Whether this version of a region's policy has everything that was changed until now."""
+        policy = self._policies.get(region)
+        return policy is not None and self._is_current(region) and version is not None and version >= policy.version
+
     async def behind(self, region: str, held: Version | None) -> Version | None:
         """Our manifest version, if the node's is newer or comes from another database; else None."""
         if held is None:

@@ -10,6 +10,7 @@ from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.contents import renders
 from relay.control.rollouts.revision import GlobalPackages, GlobalRevision, Pinned
 from relay.control.rollouts.rollout import GOING
+from relay.policy.access import Reader, readers_resource, revocations_resource
 from relay.policy.packages import PublishedPackage
 from relay.policy.published import PackageRevision
 from relay.policy.resources import (
@@ -28,7 +29,24 @@ def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
     Args:
         master: the secret that the regions' download keys are derived from.
     """
-    return {**_policy(state.assignments.values(), state.pinned, region), **_packages(state, region, master)}
+    return {
+        **_policy(state.assignments.values(), state.pinned, region),
+        **_packages(state, region, master),
+        **_access(state, region),
+    }
+
+
+def _access(state: State, region: str) -> dict[str, bytes]:
+    """Who may connect in a region."""
+    payloads = state.api_keys.resources(region)
+    if state.revocations:
+        payloads |= [revocations_resource((r.kind.value, r.value) for r in state.revocations.values())]
+    readers = {
+        token.digest.hex(): Reader(owner=token.owner, scope=dict(token.grant.scope), expires_ms=token.expires_ms)
+        for token in state.tokens.values()
+        if token.on_nodes
+    }
+    return payloads | dict([readers_resource(readers)] if readers else [])
 
 
 def declared_policy(state: State, region: str) -> dict[str, bytes]:

@@ -82,6 +82,8 @@ audit = sa.Table(
     sa.Column("after", sa.String(64), nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("hash", sa.LargeBinary(32), nullable=False),
+    sa.Column("address", sa.String(64), nullable=False, server_default=""),
+    sa.Column("credential", sa.String(64), nullable=False, server_default=""),
 )
 """Who did what: each row's hash covers the row and the hash before it."""
 
@@ -133,6 +135,30 @@ secrets = sa.Table(
     sa.Column("value", SealedBytes, nullable=False),
 )
 """Secrets that this control plane generated: the master of the regions' download keys."""
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("body", SealedText, nullable=False),
+)
+"""Agents' API keys, without the secrets, as JSON."""
+
+tokens = sa.Table(
+    "tokens",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("body", SealedText, nullable=False),
+)
+"""People's tokens, without the secrets, as JSON."""
+
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("body", SealedText, nullable=False),
+)
+"""Credentials of agents that are refused, as JSON."""
 
 facts = sa.Table(
     "facts",

@@ -19,6 +19,7 @@ from relay.pb.relay.v1 import link_pb2
 from relay.testing.clock import ManualClock, MovableClock
 from relay.testing.fault_proxy import FaultProxy
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.actors import ANN, BOB
 from tests.control.changing import change
 from tests.control.reports import ONE, entry, shown, up
 from tests.control.texts import TWO_STAGES, staged, strategy
@@ -129,15 +130,15 @@ async def test_change_goes_out_in_stages_and_completes(programs: Programs, fleet
     assert "manual promotion" in status["stages"][0]["gate"]["reason"]
     assert status["regions"] == {"local": {**status["stages"][0]["counts"], "state": "following"}}
     with pytest.raises(Conflict, match="is now in stage canary"):
-        await plane.actions.act("a-2", "promote", "ann", stage=1)
-    await plane.actions.act("a-2", "promote", "ann", stage=0)
+        await plane.actions.act("a-2", "promote", ANN, stage=1)
+    await plane.actions.act("a-2", "promote", ANN, stage=0)
     with pytest.raises(Conflict, match="is now in stage all"):
-        await plane.actions.act("a-2", "promote", "bob", stage=0)
+        await plane.actions.act("a-2", "promote", BOB, stage=0)
     await state_is(plane, "a-2", "completed")
     assert fleet.running(2) == 20
     assert [r["state"] for r in await plane.status.history("a")] == ["completed", "completed"]
     with pytest.raises(Conflict, match="it cannot be rolled back"):
-        await plane.actions.act("a-2", "rollback", "ann")
+        await plane.actions.act("a-2", "rollback", ANN)
     with pytest.raises(NotFound):
         await plane.status.of("a-9")
 
@@ -162,7 +163,7 @@ async def test_failures_roll_back_and_are_remembered_until_retry(programs: Progr
     await eventually(lambda: fleet.running(2) >= 1)
     await state_is(plane, "a-4", "completed")
     assert fleet.running(2) == 18, "those that failed once are not asked again"
-    await plane.actions.retry("a-4", "ann")
+    await plane.actions.retry("a-4", ANN)
     await eventually(lambda: fleet.running(2) == 20)
     assert fleet.offers > offers
 
@@ -187,7 +188,7 @@ async def test_silent_agents_hold_the_rollout(programs: Programs, fleet: Fleet) 
     status = await state_is(plane, "a-2", "held")
     assert status["stages"][0]["counts"]["silent"] == 2
     assert fleet.running(1) == 20
-    await plane.actions.act("a-2", "rollback", "ann", reason="enough")
+    await plane.actions.act("a-2", "rollback", ANN, reason="enough")
     assert (await state_is(plane, "a-2", "rolling_back"))["reason"] == "enough"
 
 
@@ -202,20 +203,20 @@ async def test_change_waits_for_approval_by_another_person(programs: Programs, f
     await fleet.join(node, 3)
     assert not fleet.rates
     with pytest.raises(Conflict, match="ann made this change"):
-        await plane.actions.approve("a-1", "ann", status["digest"])
+        await plane.actions.approve("a-1", ANN, status["digest"])
     with pytest.raises(Conflict, match="review it again"):
-        await plane.actions.approve("a-1", "bob", "0" * 64)
+        await plane.actions.approve("a-1", BOB, "0" * 64)
     await change(plane, staged(3), actor="ann")
     with pytest.raises(Conflict, match="a-1 has ended; the latest rollout of ConfigAssignment a is a-2"):
-        await plane.actions.approve("a-1", "bob", status["digest"])
+        await plane.actions.approve("a-1", BOB, status["digest"])
     assert (await plane.status.of("a-1"))["state"] == "superseded"
     newer = await plane.status.of("a-2")
-    approved = await plane.status.of(await plane.actions.approve("a-2", "bob", newer["digest"]))
+    approved = await plane.status.of(await plane.actions.approve("a-2", BOB, newer["digest"]))
     assert approved["approvals"][0]["actor"] == "bob"
     await state_is(plane, "a-2", "completed")
     await eventually(lambda: fleet.running(3) == 3)
     await change(plane, staged(4), actor="ann")
-    rejected = await plane.status.of(await plane.actions.act("a-3", "reject", "bob", reason="not on a Friday"))
+    rejected = await plane.status.of(await plane.actions.act("a-3", "reject", BOB, reason="not on a Friday"))
     assert (rejected["state"], rejected["reason"]) == ("rejected", "not on a Friday")
     assert fleet.running(3) == 3
 
@@ -233,7 +234,7 @@ async def test_killed_control_plane_resumes_the_rollout(programs: Programs, flee
     await eventually(lambda: again.fleet.census.nodes["local/one"].connected)
     await asyncio.sleep(1)
     assert fleet.running(2) == 2
-    await again.actions.act("a-2", "promote", "ann", stage=0)
+    await again.actions.act("a-2", "promote", ANN, stage=0)
     await state_is(again, "a-2", "completed")
     assert fleet.running(2) == 20
 
@@ -249,7 +250,7 @@ async def test_newer_change_supersedes_and_no_agent_goes_back(programs: Programs
     ones, twos = fleet.running(1), fleet.running(2)
     assert ones + twos == 10
     assert twos > 0, "half of those that had the older candidate still do"
-    await plane.actions.act("a-3", "promote", "ann", stage=0)
+    await plane.actions.act("a-3", "promote", ANN, stage=0)
     await state_is(plane, "a-3", "completed")
     assert fleet.running(3) == 20
 
@@ -265,7 +266,7 @@ async def test_selector_change_goes_out_in_stages(programs: Programs, fleet: Fle
     await eventually(lambda: fleet.running(7) > 0)
     await asyncio.sleep(1)
     assert 0 < fleet.running(7) < 10, "only those of the first stage were taken off it"
-    await plane.actions.act("a-2", "promote", "ann", stage=0)
+    await plane.actions.act("a-2", "promote", ANN, stage=0)
     await eventually(lambda: (fleet.running(1), fleet.running(7)) == (10, 10))
 
 
@@ -277,7 +278,7 @@ async def test_rollback_completes_for_agents_without_a_previous_revision(program
     await change(plane, assignment("b", rate=5, priority=9, selector="{labels: {tier: none}}"))
     await change(plane, staged(6, "b", priority=9))
     await eventually(lambda: fleet.running(6) == 2)
-    await plane.actions.act("b-2", "rollback", "ann")
+    await plane.actions.act("b-2", "rollback", ANN)
     await state_is(plane, "b-2", "rolled_back")
     await eventually(lambda: fleet.running(1) == 4)
 
@@ -311,7 +312,7 @@ async def test_documents_needed_by_a_rollback_cannot_be_deleted(programs: Progra
     fleet.silent = {1}
     await change(plane, staged(2, version="v2"))
     await eventually(lambda: fleet.running(2) == 2)
-    await plane.actions.act("a-2", "rollback", "ann")
+    await plane.actions.act("a-2", "rollback", ANN)
     assert (await plane.status.of("a-2"))["state"] == "rolling_back"
     with pytest.raises(Refused, match="in use by ConfigAssignment a"):
         await plane.documents.delete("ConfigTemplate", "basic@v2")
@@ -353,9 +354,9 @@ async def test_old_rollout_cannot_be_retried_over_the_current_one(programs: Prog
     plane, _ = await ready(programs, fleet, MANUAL, count=4)
     await change(plane, staged(2))
     with pytest.raises(Conflict, match="a-1 is no longer what ConfigAssignment a asks for"):
-        await plane.actions.retry("a-1", "ann")
+        await plane.actions.retry("a-1", ANN)
     assert (await plane.status.of("a-2"))["state"] in ("running", "held")
-    await plane.actions.act("a-2", "promote", "ann", stage=0)
+    await plane.actions.act("a-2", "promote", ANN, stage=0)
 
 
 async def test_broken_rollout_does_not_stop_others(
@@ -396,7 +397,7 @@ async def test_offline_region_holds_and_shows_divergent_until_it_returns(program
     assert "is offline" in status["stages"][0]["gate"]["reason"]
     state.sender = sender
     state.reporting += 1
-    await plane.actions.act("a-2", "rollback", "ann")
+    await plane.actions.act("a-2", "rollback", ANN)
     await state_is(plane, "a-2", "rolled_back")
     await eventually(lambda: fleet.running(1) == 20)
 
@@ -485,7 +486,7 @@ async def test_refused_change_moves_no_agent_to_another_assignment(programs: Pro
     assert (config["error_message"], config["assignments"]) == ("9 is not for me", ["a"])
     await eventually(lambda: views.regions(plane.fleet.census)[0]["config_status"].get("FAILED") == 10)
     fleet.refuses = set()
-    await plane.actions.retry("a-2", "ann")
+    await plane.actions.retry("a-2", ANN)
     await all_say(plane, fleet, "APPLIED")
     assert fleet.running(9) == 10
 
@@ -588,14 +589,14 @@ async def _promotes(plane: ControlPlane, name: str) -> bool:
     status = await plane.status.of(name)
     if status["state"] != "running" or "manual promotion" not in status["stages"][0]["gate"]["reason"]:
         return False
-    await plane.actions.act(name, "promote", "ann", stage=0)
+    await plane.actions.act(name, "promote", ANN, stage=0)
     return True
 
 
 async def test_rollout_names_and_retry_numbers_are_unique(programs: Programs, fleet: Fleet) -> None:
     plane, _ = await ready(programs, fleet, MANUAL, count=2)
     await change(plane, staged(2))
-    await plane.actions.retry("a-2", "ann")
+    await plane.actions.retry("a-2", ANN)
     await plane.documents.delete("ConfigAssignment", "a")
     await change(plane, staged(3))
     assert (plane.ledger.state.assignments["a"].latest, plane.ledger.state.assignments["a"].retry) == ("a-3", 1)

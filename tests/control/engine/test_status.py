@@ -7,6 +7,7 @@ from relay.control.app import ControlPlane
 from relay.errors import NotFound
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, assignment
+from tests.control.actors import BOB
 from tests.control.changing import change
 from tests.control.ledger.made import NEEDS
 from tests.control.reports import ONE, entry, up
@@ -24,14 +25,14 @@ async def test_listing_shows_active_and_latest_rollouts(plane: ControlPlane) -> 
     assert plane.status.counts() == {"running": 2, "pending_approval": 1}
     assert [view["name"] for view in plane.status.assignments()] == ["a", "b"]
     assert (await plane.status.of("a-2"))["stages"][0]["gate"]["verdict"] == "hold"
-    await plane.actions.act("a-2", "rollback", "bob")
+    await plane.actions.act("a-2", "rollback", BOB)
     assert (await plane.status.of("a-2"))["state"] == "rolling_back"
 
 
 async def test_rejected_rollouts_and_history(plane: ControlPlane) -> None:
     await change(plane, TEMPLATE + TWO_STAGES + assignment("a"))
     await change(plane, staged(2) + NEEDS, actor="eve")
-    await plane.actions.act("a-2", "reject", "bob", reason="not on a Friday")
+    await plane.actions.act("a-2", "reject", BOB, reason="not on a Friday")
     assert [(r["name"], r["state"]) for r in await plane.status.listing()] == [
         ("a-1", "completed"),
         ("a-2", "rejected"),
@@ -49,7 +50,7 @@ async def test_rejected_rollouts_and_history(plane: ControlPlane) -> None:
 async def test_rollouts_in_memory_are_listed_despite_lost_rows(plane: ControlPlane, loss: str) -> None:
     await change(plane, TEMPLATE + assignment("a", rate=1))
     await change(plane, assignment("a", rate=2) + NEEDS, actor="eve")
-    await plane.actions.act("a-2", "reject", "bob")
+    await plane.actions.act("a-2", "reject", BOB)
     async with plane.database.write() as connection:
         await connection.execute(sa.text(loss))
     assert [r["name"] for r in await plane.status.listing()] == ["a-1"]

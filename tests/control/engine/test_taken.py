@@ -7,6 +7,7 @@ from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.rollout import RolloutState
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy.published import CONFIG
+from tests.control.actors import ANN
 from tests.control.rollouts.made import revision, rollout
 
 BEFORE = rollout()
@@ -31,6 +32,6 @@ def test_step_already_in_the_draft_includes_other_steps() -> None:
 
 def test_only_state_changes_are_counted() -> None:
     metrics = ControlPlaneMetrics()
-    Taken(BEFORE, PAUSED).tell("ann", metrics)
-    Taken(BEFORE, dataclasses.replace(BEFORE, stage=1)).tell("ann", metrics)
+    Taken(BEFORE, PAUSED).tell(ANN, metrics)
+    Taken(BEFORE, dataclasses.replace(BEFORE, stage=1)).tell(ANN, metrics)
     assert metrics.rollout_steps == {"paused": 1}

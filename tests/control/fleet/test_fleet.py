@@ -24,6 +24,7 @@ from relay.link.protocol import Peer, SyncSender
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import Programs
+from tests.control.actors import ANN
 from tests.control.reports import ONE, TWO, entry, shown, up
 from tests.fleet.agents import record
 
@@ -118,11 +119,11 @@ async def test_disconnected_node_can_be_forgotten(programs: Programs) -> None:
     await up(plane.fleet, ONE, TWO)
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     with pytest.raises(Conflict, match="is connected"):
-        await plane.fleet.forget_node("eu", "one", actor="ann")
+        await plane.fleet.forget_node("eu", "one", actor=ANN)
     with pytest.raises(NotFound):
-        await plane.fleet.forget_node("eu", "three", actor="ann")
+        await plane.fleet.forget_node("eu", "three", actor=ANN)
     plane.fleet.node_gone(ONE)
-    await plane.fleet.forget_node("eu", "one", actor="ann")
+    await plane.fleet.forget_node("eu", "one", actor=ANN)
     assert set(plane.fleet.census.nodes) == {"eu/two"}
     await programs.stop(plane)
     again = await programs.opened()
@@ -343,7 +344,7 @@ async def test_damaged_rows_do_not_stop_others(programs: Programs) -> None:
 async def test_database_facts_are_verified(programs: Programs, table: str) -> None:
     plane = await programs.opened()
     await plane.publisher.policy("eu")
-    await plane.ledger.change("ann", lambda state, _: raise_epoch(state, "test"))
+    await plane.ledger.change(ANN, lambda state, _: raise_epoch(state, "test"))
     await programs.stop(plane)
     column = "body" if table == "manifests" else "value"
     file = sqlite3.connect(programs.folder / "control-plane" / FILE)
@@ -375,7 +376,7 @@ async def test_forgetting_a_node_happens_once_and_is_audited(programs: Programs)
     plane = await programs.opened()
     await up(plane.fleet, ONE)
     plane.fleet.node_gone(ONE)
-    twice = [plane.fleet.forget_node("eu", "one", actor="ann") for _ in range(2)]
+    twice = [plane.fleet.forget_node("eu", "one", actor=ANN) for _ in range(2)]
     first, second = await asyncio.gather(*twice, return_exceptions=True)
     assert (first, type(second)) == (None, NotFound)
     (entry_,) = await plane.audit.listing()
@@ -388,7 +389,7 @@ async def test_node_that_returns_while_being_forgotten_is_new(programs: Programs
     await plane.fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=[entry("a")]))
     plane.fleet.node_gone(ONE)
     sender = SyncSender(link_pb2.SyncHello(node=ONE.message()))
-    forgetting = asyncio.ensure_future(plane.fleet.forget_node("eu", "one", actor="ann"))
+    forgetting = asyncio.ensure_future(plane.fleet.forget_node("eu", "one", actor=ANN))
     await asyncio.sleep(0)
     plane.fleet.node_synced(ONE, sender, True)
     await asyncio.gather(forgetting, plane.fleet.node_reporting(ONE))

@@ -3,12 +3,14 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from relay.control.access.actor import Actor
 from relay.control.ledger import audit
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.change import Entry
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import NotFound
+from tests.control.actors import ANN
 
 
 async def written(folder: Path) -> Database:
@@ -16,9 +18,9 @@ async def written(folder: Path) -> Database:
     await database.open()
     for i, actor in enumerate(("ann", "bob", "ann")):
         async with database.write() as connection:
-            await audit.add(connection, actor, [Entry("apply", f"ConfigAssignment/{i}", after="x")], 1000 * i)
+            await audit.add(connection, Actor(actor), [Entry("apply", f"ConfigAssignment/{i}", after="x")], 1000 * i)
     async with database.write() as connection:
-        await audit.add(connection, "ann", [], 9000)
+        await audit.add(connection, ANN, [], 9000)
     return database
 
 

@@ -12,6 +12,7 @@ from relay.control.rollouts.view import revision_hash
 from relay.control.storage.database import Database
 from relay.errors import Conflict, NotFound, StoreError
 from tests.conftest import TEMPLATE, assignment
+from tests.control.actors import ANN
 from tests.control.ledger.made import NEEDS, draft
 
 
@@ -25,7 +26,7 @@ async def history(ledger: Ledger, database: Database) -> History:
 
 
 async def apply(ledger: Ledger, text: str, now_ms: int) -> None:
-    await ledger.change("ann", lambda state, _: draft(state, text, now_ms=now_ms).change(None))
+    await ledger.change(ANN, lambda state, _: draft(state, text, now_ms=now_ms).change(None))
 
 
 async def damage(database: Database, name: str) -> None:

@@ -7,6 +7,7 @@ from relay.control.ledger.versions import Versions
 from relay.control.storage.database import Database
 from relay.errors import NotFound
 from tests.conftest import TEMPLATE, Programs, apply, assignment
+from tests.control.actors import ANN
 
 
 async def test_all_generations_of_a_document_are_available(programs: Programs) -> None:
@@ -14,7 +15,7 @@ async def test_all_generations_of_a_document_are_available(programs: Programs) -
     await apply(plane, TEMPLATE, assignment("a", rate=1))
     await apply(plane, assignment("a", rate=2))
     await apply(plane, assignment("a", rate=2))
-    await plane.documents.delete("ConfigAssignment", "a", actor="ann")
+    await plane.documents.delete("ConfigAssignment", "a", actor=ANN)
     await apply(plane, assignment("a", rate=3))
     reader = Versions(plane.database)
     listed = await reader.listing("ConfigAssignment", "a")

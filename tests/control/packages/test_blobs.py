@@ -11,6 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
 
 from relay.control.packages.blobs import PIECE_BYTES, Blobs, open_store
 from relay.errors import Conflict, NotFound, StoreError
@@ -44,7 +45,7 @@ def settings(kind: str, url: str) -> PackageStorage:
         prefix="relay/blobs",
         region="us-east-1",
         endpoint=url,
-        options={"access_key_id": "a", "secret_access_key": "b"},
+        options={"access_key_id": SecretStr("a"), "secret_access_key": SecretStr("b")},
     )
 
 
@@ -85,7 +86,7 @@ async def test_unreachable_store_is_one_line_error(tmp_path: Path) -> None:
 
 def test_unknown_store_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"^storage\.packages: .*colour"):
-        open_store(settings("s3", "").model_copy(update={"options": {"colour": "red"}}), tmp_path)
+        open_store(settings("s3", "").model_copy(update={"options": {"colour": SecretStr("red")}}), tmp_path)
 
 
 _LARGE = """

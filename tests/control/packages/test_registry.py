@@ -11,6 +11,7 @@ from relay.errors import Conflict, NotFound, Refused, TooLarge
 from relay.policy.packages import PackageFile, PublishedPackage
 from relay.policy.snapshot import build
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.actors import ANN, BOB
 from tests.control.texts import strategy
 from tests.packages import PackageAgent, digest, package_assignment, push
 
@@ -35,7 +36,7 @@ async def test_version_gains_files_but_never_changes_one(plane: ControlPlane) ->
         name="otelcol", version="1", type="addon", files=[PackageFile(sha256=digest(b"linux"), size=5)]
     )
     with pytest.raises(Conflict, match="has type top-level, not addon"):
-        await plane.packages.register(addon, actor="ann")
+        await plane.packages.register(addon, actor=ANN)
     actions = [(e["action"], e["subject"]) for e in await plane.audit.listing()]
     assert actions == [("push", "Package/otelcol@1")] * 2
 
@@ -43,9 +44,9 @@ async def test_version_gains_files_but_never_changes_one(plane: ControlPlane) ->
 async def test_two_versions_may_share_bytes(plane: ControlPlane) -> None:
     await push(plane, b"same")
     await push(plane, b"same", version="2")
-    await plane.packages.delete("otelcol@1", actor="ann")
+    await plane.packages.delete("otelcol@1", actor=ANN)
     assert await plane.packages.blobs.size(digest(b"same")) == 4
-    await plane.packages.delete("otelcol@2", actor="ann")
+    await plane.packages.delete("otelcol@2", actor=ANN)
     assert await plane.packages.blobs.size(digest(b"same")) is None
     with pytest.raises(NotFound):
         plane.packages.view("otelcol@2")
@@ -55,7 +56,7 @@ async def test_uploads_must_be_complete_and_correct(plane: ControlPlane) -> None
     async def register(content: bytes, said: bytes) -> None:
         await plane.packages.blobs.receive(digest(said), 0, content)
         file = PackageFile(sha256=digest(said), size=len(said))
-        await plane.packages.register(PublishedPackage(name="x", version="1", files=[file]), actor="ann")
+        await plane.packages.register(PublishedPackage(name="x", version="1", files=[file]), actor=ANN)
 
     with pytest.raises(Conflict, match="2 of 4 bytes"):
         await register(b"so", b"some")
@@ -83,7 +84,7 @@ async def test_assignments_must_name_existing_versions(plane: ControlPlane) -> N
         await apply(plane, package_assignment("2"))
     await apply(plane, package_assignment())
     with pytest.raises(Conflict, match="in use by PackageAssignment agents"):
-        await plane.packages.delete("otelcol@1", actor="ann")
+        await plane.packages.delete("otelcol@1", actor=ANN)
     assert plane.packages.view("otelcol@1")["used_by"] == ["agents"]
     with pytest.raises(Refused, match="already has this name, and rollouts are named after it"):
         await apply(plane, TEMPLATE, assignment("agents"))
@@ -98,20 +99,20 @@ async def test_yank_ends_rollouts_and_is_published(plane: ControlPlane) -> None:
     await apply(plane, held, package_assignment())
     await apply(plane, package_assignment("2", strategy="canary"))
     assert (await plane.status.of("agents-2"))["state"] == "running"
-    await plane.packages.yank("otelcol@2", "crashes", actor="ann")
+    await plane.packages.yank("otelcol@2", "crashes", actor=ANN)
     status = await plane.status.of("agents-2")
     assert (status["state"], status["reason"]) == ("aborted", "package otelcol@2 was yanked")
     with pytest.raises(Refused, match="was yanked"):
         await apply(plane, package_assignment("2", priority="3"))
     with pytest.raises(Conflict, match="assign another version"):
-        await plane.actions.retry("agents-2", "ann")
+        await plane.actions.retry("agents-2", ANN)
     again = (await plane.documents.apply([("f", package_assignment("2", strategy="canary"))])).applied[0]
     assert again.warnings == ("package otelcol@2 was yanked; assign another version",)
     with pytest.raises(Conflict, match="was yanked"):
-        await plane.packages.prefetch("otelcol@2", ["eu"], actor="ann")
+        await plane.packages.prefetch("otelcol@2", ["eu"], actor=ANN)
     with pytest.raises(Conflict, match="was yanked: crashes"):
         await push(plane, b"more", version="2", attributes=LINUX)
-    await plane.packages.yank("otelcol@1", "", actor="ann")
+    await plane.packages.yank("otelcol@1", "", actor=ANN)
     policy = await plane.publisher.policy("eu")
     assert build(policy.resources).yanked == {"otelcol@1"}
     assert files_for(plane.ledger.state, "eu") == {}
@@ -121,7 +122,7 @@ async def test_packages_survive_a_restart(programs: Programs) -> None:
     first = await programs.opened()
     sha256 = await push(first, b"one")
     await apply(first, package_assignment())
-    await first.packages.prefetch("otelcol@1", ["us"], actor="ann")
+    await first.packages.prefetch("otelcol@1", ["us"], actor=ANN)
     keys = {n: p for n, p in (await first.publisher.policy("eu")).resources.items() if n.startswith("Keys/")}
     before = first.packages.listing()
     await programs.stop(first)
@@ -172,7 +173,7 @@ async def test_package_goes_out_in_stages_and_back(programs: Programs) -> None:
         await canary.install(await canary.wait())
         await eventually(lambda c=canary: plane.fleet.census.agents[c.agent.uid].packages.status == "APPLIED")  # type: ignore[misc,union-attr]
     assert sorted(a.content["otelcol"] for a in agents) == [b"one", b"one", b"two", b"two"]
-    await plane.actions.act("agents-2", "rollback", "ann")
+    await plane.actions.act("agents-2", "rollback", ANN)
     for agent in (a for a in agents if a.content["otelcol"] == b"two"):
         agent.last = await agent.agent.pipe.pushed()
         await agent.install(await agent.wait())
@@ -224,7 +225,7 @@ async def test_canary_of_the_settings_applies_without_a_strategy(programs: Progr
     waiting = await plane.status.of("agents-1")
     assert waiting["state"] == "pending_approval"
     assert [(s["name"], s["percentage"]) for s in waiting["stages"]] == [("canary", 5), ("all", 100)]
-    assert (await plane.status.of(await plane.actions.approve("agents-1", "bob", waiting["digest"])))[
+    assert (await plane.status.of(await plane.actions.approve("agents-1", BOB, waiting["digest"])))[
         "state"
     ] == "running"
 
@@ -242,7 +243,7 @@ async def test_deletion_keeps_bytes_of_a_concurrent_push(plane: ControlPlane) ->
         content = f"same {round_}".encode()
         await push(plane, content, version="a")
         done = await asyncio.gather(
-            plane.packages.delete("otelcol@a", actor="ann"),
+            plane.packages.delete("otelcol@a", actor=ANN),
             push(plane, content, version=f"b{round_}"),
             return_exceptions=True,
         )
@@ -257,12 +258,12 @@ async def test_deletion_ends_the_prefetch_of_its_bytes(plane: ControlPlane) -> N
     await push(plane, b"one")
     await push(plane, b"two", version="2")
     for key in ("otelcol@1", "otelcol@2"):
-        await plane.packages.prefetch(key, ["us"], actor="ann")
-    await plane.packages.delete("otelcol@1", actor="ann")
+        await plane.packages.prefetch(key, ["us"], actor=ANN)
+    await plane.packages.delete("otelcol@1", actor=ANN)
     assert plane.ledger.state.prefetches == {"us": {digest(b"two")}}
     await push(plane, b"one", version="3")
     assert plane.ledger.state.prefetches == {"us": {digest(b"two")}}
-    await plane.packages.delete("otelcol@2", actor="ann")
+    await plane.packages.delete("otelcol@2", actor=ANN)
     assert plane.ledger.state.prefetches == {}
 
 

@@ -8,6 +8,7 @@ from relay.control.regions.archive import Archive
 from relay.control.storage.database import Database
 from relay.errors import NotFound
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
+from tests.control.actors import ANN
 from tests.wire import TestAgent
 
 
@@ -67,7 +68,7 @@ async def test_assignment_can_be_undone(programs: Programs) -> None:
     earlier = await plane.history.undo_target("a")
     assert earlier.name == "a-1"
     await apply(plane, assignment("a", rate=6, priority=4) + "  observe_only: true\n")
-    applied = await plane.documents.apply_revision("a", earlier.candidate, actor="ann")
+    applied = await plane.documents.apply_revision("a", earlier.candidate, actor=ANN)
     assert applied.action == "configured"
     spec = plane.ledger.state.catalog.assignments["a"].spec
     assert (spec.values, spec.target_selector.labels) == ({"rate": 5}, {"tier": "x"})

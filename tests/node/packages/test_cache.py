@@ -20,6 +20,7 @@ from relay.policy.resources import assignment_resource, keys_resource, package_r
 from relay.policy.signatures import statement
 from relay.testing.control_plane import ScriptedControlPlane
 from tests.conftest import Programs, apply, eventually
+from tests.control.actors import ANN
 from tests.packages import FAILED, INSTALLING, PackageAgent, digest, download, package_assignment, push
 
 CONTENT = os.urandom(3_000_000)
@@ -102,7 +103,7 @@ async def test_failed_download_is_offered_once_more_then_remembered(
         lambda: any(a.packages is not None and a.packages.failures for a in plane.fleet.census.agents.values())
     )
     assert status["state"] == "completed"
-    retried = await plane.status.of(await plane.actions.retry("agents-1", "ann"))
+    retried = await plane.status.of(await plane.actions.retry("agents-1", ANN))
     assert retried["troubled"] == [
         {"agent": agent.agent.name, "region": "local", "state": "failed", "message": "otelcol: cut"}
     ]
@@ -174,7 +175,7 @@ async def test_yanked_version_is_refused_at_once(programs: Programs, agents: lis
     agents.append(await PackageAgent.join(node))
     url = (await agents[0].wait()).packages["otelcol"].file.download_url
     assert (await download(url, "HEAD"))[0] == 200
-    await plane.packages.yank("otelcol@1", "CVE", actor="ann")
+    await plane.packages.yank("otelcol@1", "CVE", actor=ANN)
     await eventually(lambda: node.cohorts.snapshot.yanked)
     status, content, _ = await download(url)
     assert (status, content) == (410, b"package otelcol@1 was yanked\n")

@@ -1,0 +1,110 @@
+"""Who calls the admin API: people, by their tokens. Callers are told nothing about why a token is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from relay.aio.clock import Clock
+from relay.auth.addresses import AddressRules
+from relay.auth.failures import Failures
+from relay.auth.secrets import TOKEN_FORM, digest_of, id_of
+from relay.control.access.actor import Actor
+from relay.control.access.tokens import Token
+from relay.control.ledger.change import Entry
+from relay.control.ledger.ledger import Ledger
+from relay.errors import StoreError
+from relay.observe import log
+from relay.observe.metrics import ControlPlaneMetrics
+
+_log = log.get("opamp-relay.admin")
+_LATE_S = 1.0
+_MAX_LATE = 1_000
+_REQUESTS_PER_S = 50
+_MAX_HEADER_CHARS = 8 << 10
+_AUDIT_PERIOD_S = 1.0
+
+
+@dataclass(slots=True)
+class _Second:
+    began: float
+    requests: int = 0
+
+
+class People:
+    """Finds out who makes a request.
+
+    Args:
+        required: whether people need a token; without, everybody may do everything.
+        addresses: from where people may call.
+    """
+
+    def __init__(
+        self, ledger: Ledger, *, required: bool, addresses: AddressRules, clock: Clock, metrics: ControlPlaneMetrics
+    ) -> None:
+        self._ledger = ledger
+        self.required = required
+        self._addresses = addresses
+        self._clock = clock
+        self._metrics = metrics
+        self._failures = Failures()
+        self._late = 0
+        self._seconds: dict[str, _Second] = {}
+        """Credential → its requests in the current second."""
+        self._denied: dict[str, tuple[float, int]] = {}
+        """Credential → (when its last denial was audited, how many were not since)."""
+
+    def admits(self, ip: str) -> bool:
+        """Whether an address may call at all."""
+        return self._addresses.admits(ip)
+
+    async def find(self, authorizations: list[str], ip: str) -> Actor | None:
+        """Who makes a request; None if its credential is not one. From an address that fails often, None comes late."""
+        token = self._token(authorizations)
+        if token is not None:
+            return Actor(token.owner, verified=True, credential=token.id, address=ip, grant=token.grant)
+        self._metrics.denied["credential" if authorizations else "no_credential"] += 1
+        if self._failures.add(ip, self._clock.monotonic()) and self._late < _MAX_LATE:
+            self._late += 1
+            try:
+                await asyncio.sleep(_LATE_S)
+            finally:
+                self._late -= 1
+        return None
+
+    def _token(self, authorizations: list[str]) -> Token | None:
+        if len(authorizations) != 1 or len(authorizations[0]) > _MAX_HEADER_CHARS:
+            return None
+        scheme, _, secret = authorizations[0].partition(" ")
+        if scheme.lower() != "bearer" or not TOKEN_FORM.fits(secret.strip()):
+            return None
+        digest = digest_of(secret.strip())
+        token = self._ledger.state.tokens.get(id_of(digest, "token"))
+        if token is None or token.digest != digest or self._clock.unix_ms() >= token.expires_ms:
+            return None
+        return token
+
+    def is_too_fast(self, actor: Actor) -> bool:
+        """Count a request. Whether its credential made too many in this second."""
+        now = self._clock.monotonic()
+        second = self._seconds.get(actor.credential)
+        if second is None or now - second.began >= 1:
+            second = self._seconds[actor.credential] = _Second(now)
+        second.requests += 1
+        return second.requests > _REQUESTS_PER_S
+
+    async def deny(self, actor: Actor, what: str, reason: str) -> None:
+        """Record that somebody tried what they may not: in the audit at most once a second, with a count."""
+        self._metrics.denied["role"] += 1
+        now = self._clock.monotonic()
+        last, suppressed = self._denied.get(actor.credential, (now - _AUDIT_PERIOD_S, 0))
+        if now - last < _AUDIT_PERIOD_S:
+            self._denied[actor.credential] = last, suppressed + 1
+            return
+        self._denied[actor.credential] = now, 0
+        more = f" (and {suppressed} more)" if suppressed else ""
+        _log.warning("request_denied", actor=actor.name, credential=actor.credential, what=what, reason=reason)
+        try:
+            await self._ledger.record(actor, [Entry("denied", what, reason=f"{reason}{more}")])
+        except StoreError as error:
+            _log.error("denial_not_audited", error=str(error))

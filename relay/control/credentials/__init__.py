@@ -1,0 +1,1 @@
+"""Makes credentials and takes them away: agents' keys, people's tokens, revocations."""

@@ -1,0 +1,142 @@
+"""The file `admin-token` in the data folder: the first token, and the way back in when all others are lost.
+
+Whoever can write to that folder owns the control plane, so a token in the file is accepted as an admin's. The control plane
+writes one at its first start; `opamp-relay admin-token` writes another one, also while the control plane runs. The file goes
+when its token ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from relay.aio.clock import Clock
+from relay.auth.secrets import TOKEN_FORM, digest_of, id_of
+from relay.control.access.actor import SYSTEM
+from relay.control.access.roles import Grant, Role
+from relay.control.access.tokens import Token
+from relay.control.credentials.tokens import TokenRegistry, TokenRequest
+from relay.control.ledger.ledger import Ledger
+from relay.control.storage import schema
+from relay.control.storage.database import Database
+from relay.control.storage.rows import replace
+from relay.errors import RelayError
+from relay.observe import log
+
+_log = log.get("opamp-relay.admin")
+_LOOK_S = 1.0
+_LIFETIME_S = 86_400.0
+FILE = "admin-token"
+OWNER = "admin"
+_STARTED = "admin-token"
+"""The name of the fact that the first token was written."""
+
+
+def write_admin_token(file: Path) -> str:
+    """Write a new token to the file, which only its owner can read. Returns the token.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    secret = TOKEN_FORM.make(os.urandom(TOKEN_FORM.chance_bytes))
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(f"{secret}\n")
+    fresh.replace(file)
+    return secret
+
+
+class AdminToken:
+    """Accepts the token in the file, and removes the file when it has ended."""
+
+    def __init__(self, file: Path, database: Database, ledger: Ledger, tokens: TokenRegistry, *, clock: Clock) -> None:
+        self._file = file
+        self._database = database
+        self._ledger = ledger
+        self._tokens = tokens
+        self._clock = clock
+        self._refused = ""
+        """The content that was not accepted last, so that it is said once."""
+        self._adopted: set[str] = set()
+        """Ids of tokens that were accepted. One that was deleted since must not come back."""
+
+    async def begin(self) -> None:
+        """At the start: accept what is in the file; at the very first start, write it before.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        if not self._file.exists() and await self._is_first_start():
+            try:
+                write_admin_token(self._file)
+            except OSError as error:
+                _log.error("admin_token_not_written", file=str(self._file), error=error.strerror)
+            else:
+                _log.info("admin_token_written", file=str(self._file), valid_for="24h")
+        await self.look()
+
+    async def _is_first_start(self) -> bool:
+        """Whether people never needed a token before. It is not the first start any more after that."""
+        table = schema.facts
+        async with self._database.write() as connection:
+            if (await connection.execute(sa.select(table).where(table.c.name == _STARTED))).first() is not None:
+                return False
+            await replace(connection, table, [{"name": _STARTED, "value": str(self._clock.unix_ms())}])
+        return True
+
+    async def run(self) -> None:
+        """Look at the file again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Accept a token that is new; remove the file if its token has ended or was deleted."""
+        try:
+            secret = self._file.read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return
+        if secret == self._refused:
+            return
+        if not TOKEN_FORM.fits(secret):
+            self._refuse(secret, "it does not hold a token")
+            return
+        token_id = id_of(digest_of(secret), "token")
+        token = self._ledger.state.tokens.get(token_id)
+        if token is not None:
+            self._adopted.add(token_id)
+        if token is None and token_id not in self._adopted and not self._is_old():
+            await self._adopt(secret)
+        elif token is None or self._has_ended(token):
+            with contextlib.suppress(OSError):
+                self._file.unlink()
+
+    def _has_ended(self, token: Token) -> bool:
+        return self._clock.unix_ms() >= token.expires_ms
+
+    def _is_old(self) -> bool:
+        """Whether the file is older than its token can be: the token was deleted since."""
+        try:
+            return self._clock.unix_ms() / 1000 - self._file.stat().st_mtime > _LIFETIME_S
+        except OSError:
+            return True
+
+    async def _adopt(self, secret: str) -> None:
+        request = TokenRequest("admin-token", Grant(Role.ADMIN), _LIFETIME_S, OWNER)
+        try:
+            token = await self._tokens.adopt(secret, request, actor=SYSTEM)
+        except RelayError as error:
+            self._refuse(secret, str(error))
+        else:
+            self._adopted.add(token.id)
+            _log.warning("admin_token_accepted", file=str(self._file), credential=token.id)
+
+    def _refuse(self, secret: str, reason: str) -> None:
+        self._refused = secret
+        _log.error("admin_token_refused", file=str(self._file), reason=reason)

@@ -1,0 +1,124 @@
+"""Whether a person may make a change: what the role allows, and for which agents.
+
+Templates and pushed packages move no agent, so they need no scope; what names them does. Variables of a region need that
+region, although they change what assignments for everybody render there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from relay.control.access.actor import Actor
+from relay.control.access.roles import Grant, Verb
+from relay.control.ledger.catalog import AnyAssignment, Catalog
+from relay.control.ledger.change import Change
+from relay.control.ledger.state import State
+from relay.errors import Forbidden
+from relay.policy.kinds import KINDS
+from relay.policy.model import RegionVariables, Selector
+from relay.policy.reading import AnyDocument
+from relay.policy.signatures import PackageSigningKey
+from relay.policy.strategy import RolloutStrategy
+
+
+def check_change(by: Actor, before: State, change: Change[Any]) -> None:
+    """Check a whole change.
+
+    Raises:
+        Forbidden: it is not allowed; the message says why.
+    """
+    if by.grant is None:
+        return
+    after = change.state
+    check_documents(by, before, after.catalog)
+    acted_on = {step.after.assignment for step in change.steps if step.action}
+    for package in after.catalog.yanked - before.catalog.yanked:
+        acted_on |= before.users_of_package(package)
+    for name in sorted(acted_on):
+        _check_assignment(by.grant, name, before, after.catalog)
+    for old, new in before.api_keys.changed_shards(after.api_keys):
+        for key in _differing(old, new):
+            if not by.grant.has(key.labels):
+                raise Forbidden(f"API key {key.id} is for agents outside {_scope(by.grant)}")
+
+
+def check_documents(by: Actor, before: State, after: Catalog) -> None:
+    """Check a change of documents, before anything else is known of it.
+
+    Raises:
+        Forbidden: it is not allowed; the message says why.
+    """
+    grant = by.grant
+    if grant is None or before.catalog is after:
+        return
+    for kind in KINDS:
+        old, new = before.catalog.of(kind), after.of(kind)
+        if old is not new:
+            for document in _differing(old, new):
+                _check_document(grant, document, before, after)
+
+
+def check_name(by: Actor, state: State, kind: str, name: str) -> None:
+    """Check whether somebody could change one document. One that does not exist yet is in nobody's way.
+
+    Raises:
+        Forbidden: they could not; the message says why.
+    """
+    document = state.catalog.of(kind).get(name) if kind in KINDS else None
+    if by.grant is not None and document is not None:
+        _check_document(by.grant, document, state, state.catalog)
+
+
+def _check_document(grant: Grant, document: AnyDocument, before: State, after: Catalog) -> None:
+    name = f"{document.kind}/{document.key}"
+    if isinstance(document, PackageSigningKey):
+        if not grant.allows(Verb.ADMIN):
+            raise Forbidden(f"{name}: the role {grant.role.value} may not change signing keys; admin may")
+    elif isinstance(document, RegionVariables):
+        if not grant.covers(Selector(labels={"region": document.key})):
+            raise Forbidden(f"{name} is outside {_scope(grant)}")
+    elif isinstance(document, RolloutStrategy):
+        users = [a for catalog in (before.catalog, after) for a in catalog.all_assignments()]
+        for assignment in users:
+            if assignment.spec.strategy == document.key:
+                _check_selectors(grant, f"{name}, which {assignment.key} uses,", [assignment.spec.target_selector])
+    elif isinstance(document, AnyAssignment):
+        _check_assignment(grant, document.key, before, after)
+
+
+def _check_assignment(grant: Grant, name: str, before: State, after: Catalog) -> None:
+    """An assignment's old and new selector, and those of all its revisions in force, must be in the scope."""
+    selectors = [a.spec.target_selector for catalog in (before.catalog, after) for a in _named(catalog, name)]
+    if name in before.assignments:
+        selectors += [revision.selector for revision in before.assignments[name].in_force]
+    _check_selectors(grant, f"assignment {name}", selectors)
+
+
+def _named(catalog: Catalog, name: str) -> Iterator[AnyAssignment]:
+    if name in catalog.assignments:
+        yield catalog.assignments[name]
+    if name in catalog.package_assignments:
+        yield catalog.package_assignments[name]
+
+
+def _check_selectors(grant: Grant, what: str, selectors: Iterable[Selector]) -> None:
+    for selector in selectors:
+        if not grant.covers(selector):
+            raise Forbidden(f"{what} is for agents outside {_scope(grant)}; its target_selector must have these labels")
+
+
+def _scope(grant: Grant) -> str:
+    return f"the scope {', '.join(f'{key}={value}' for key, value in sorted(grant.scope.items()))}"
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Any]:
+    """Values that were added, removed or changed; of the changed ones, both."""
+    for key, value in after.items():
+        old = before.get(key)
+        if old is not value and old != value:
+            yield value
+            if old is not None:
+                yield old
+    for key in before.keys() - after.keys():
+        yield before[key]

@@ -1,0 +1,149 @@
+"""What people may change: by role and by scope."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from relay.control.access.actor import SYSTEM, Actor
+from relay.control.access.roles import Grant, Role
+from relay.control.ledger.change import Change, Step
+from relay.control.ledger.permission import check_change, check_documents, check_name
+from relay.control.ledger.state import State
+from relay.errors import Forbidden
+from tests.conftest import TEMPLATE, assignment
+from tests.control.access.test_keys import ONE, OTHER
+from tests.control.ledger.made import ONE_AGENT, applied, documents, draft, latest, terms, with_package
+from tests.control.texts import TWO_STAGES, staged, variables
+from tests.packages import package_assignment
+
+TEAM_A = Actor("ann", verified=True, grant=Grant(Role.AUTHOR, {"team": "a"}))
+ANYBODYS = Actor("bob", verified=True, grant=Grant(Role.AUTHOR))
+OURS, THEIRS = "{labels: {team: a}}", "{labels: {team: b}}"
+BASE = applied(
+    State(),
+    TEMPLATE,
+    TWO_STAGES,
+    assignment("ours", selector=OURS),
+    assignment("theirs", selector=THEIRS, slot="b"),
+)
+SIGNING_KEY = """---
+apiVersion: opamp.io/v1
+kind: PackageSigningKey
+metadata: {name: release}
+spec:
+  public_key: |
+    -----BEGIN PUBLIC KEY-----
+    MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+    -----END PUBLIC KEY-----
+"""
+
+
+def allowed(by: Actor, change: Change[Any], before: State = BASE) -> str:
+    """Empty if a change is allowed, else why not."""
+    try:
+        check_change(by, before, change)
+    except Forbidden as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (assignment("ours", selector=OURS, rate=2), ""),
+        (assignment("new", selector=OURS, slot="c"), ""),
+        (TEMPLATE.replace("version: v1", "version: v2"), ""),
+        (assignment("ours", selector="{}"), "assignment ours is for agents outside the scope team=a"),
+        (assignment("ours", selector=THEIRS), "assignment ours is for agents outside the scope team=a"),
+        (assignment("theirs", selector=OURS, slot="b"), "assignment theirs is for agents outside the scope team=a"),
+        (assignment("theirs", selector=THEIRS, slot="b", rate=2), "assignment theirs is for agents outside"),
+        (variables("eu", "{level: warn}"), "RegionVariables/eu is outside the scope team=a"),
+        (SIGNING_KEY, "PackageSigningKey/release: the role author may not change signing keys; admin may"),
+    ],
+)
+def test_documents(text: str, reason: str) -> None:
+    change = draft(BASE, text).change(None)
+    assert allowed(TEAM_A, change).startswith(reason)
+    assert bool(allowed(TEAM_A, change)) is bool(reason)
+    assert allowed(SYSTEM, change) == ""
+
+
+def test_without_a_scope_only_the_role_counts() -> None:
+    assert allowed(ANYBODYS, draft(BASE, assignment("theirs", selector=THEIRS, slot="b", rate=2)).change(None)) == ""
+    assert "signing keys" in allowed(ANYBODYS, draft(BASE, SIGNING_KEY).change(None))
+    admin = Actor("root", grant=Grant(Role.ADMIN))
+    assert allowed(admin, draft(BASE, SIGNING_KEY).change(None)) == ""
+
+
+def test_strategy_is_as_wide_as_the_assignments_that_name_it() -> None:
+    changed = TWO_STAGES.replace("percentage: 10,", "percentage: 20,")
+    unused = draft(BASE, changed).change(None)
+    assert allowed(TEAM_A, unused) == ""
+    ours = applied(BASE, staged(1, "ours", selector=OURS))
+    assert allowed(TEAM_A, draft(ours, changed).change(None), ours) == ""
+    both = applied(ours, staged(1, "theirs", selector=THEIRS, slot="b"))
+    reason = allowed(TEAM_A, draft(both, changed).change(None), both)
+    assert reason.startswith("RolloutStrategy/canary, which theirs uses, is for agents outside the scope team=a")
+
+
+def test_region_variables_by_region() -> None:
+    eu = Actor("eve", grant=Grant(Role.AUTHOR, {"region": "eu"}))
+    assert allowed(eu, draft(BASE, variables("eu", "{level: warn}")).change(None)) == ""
+    assert "RegionVariables/us" in allowed(eu, draft(BASE, variables("us", "{level: warn}")).change(None))
+
+
+def test_packages_count_where_they_are_assigned() -> None:
+    state = with_package(BASE)
+    assert allowed(TEAM_A, Change(state, None)) == ""
+    assigned = draft(state, package_assignment()).change(None)
+    assert "outside the scope" in allowed(TEAM_A, assigned, state)
+    assert allowed(TEAM_A, Change(with_package(state, yanked="CVE"), None), state) == "", "nobody has it"
+    named = assigned.state
+    assert "outside the scope" in allowed(TEAM_A, Change(with_package(named, yanked="CVE"), None), named)
+
+
+def test_deletion() -> None:
+    for name, is_allowed in (("ours", True), ("theirs", False)):
+        after = BASE.catalog.without("ConfigAssignment", name)
+        if is_allowed:
+            check_documents(TEAM_A, BASE, after)
+        else:
+            with pytest.raises(Forbidden):
+                check_documents(TEAM_A, BASE, after)
+    check_documents(TEAM_A, BASE, BASE.catalog)
+
+
+def test_steps_of_rollouts() -> None:
+    on = terms(ONE_AGENT)
+    state = applied(BASE, assignment("theirs", selector=THEIRS, slot="b", rate=3), on=on)
+    rollout = latest(state, "theirs")
+    by_hand, by_itself = Change(state, None, [Step(rollout, action="pause")]), Change(state, None, [Step(rollout)])
+    assert "assignment theirs" in allowed(TEAM_A, by_hand, state)
+    assert allowed(TEAM_A, by_itself, state) == ""
+    assert allowed(ANYBODYS, by_hand, state) == ""
+
+
+def test_keys_by_their_labels() -> None:
+    state = dataclasses.replace(BASE, api_keys=BASE.api_keys.put([ONE]))
+    assert allowed(TEAM_A, Change(state, None)) == ""
+    stolen = dataclasses.replace(ONE, labels={"team": "b"})
+    other = dataclasses.replace(BASE, api_keys=BASE.api_keys.put([dataclasses.replace(OTHER, labels={})]))
+    changed = dataclasses.replace(state, api_keys=state.api_keys.put([stolen]))
+    for change, before in ((Change(other, None), BASE), (Change(changed, None), state), (Change(state, None), changed)):
+        assert "is for agents outside the scope team=a" in allowed(TEAM_A, change, before)
+
+
+def test_one_document_by_name() -> None:
+    check_name(TEAM_A, BASE, "ConfigAssignment", "ours")
+    check_name(TEAM_A, BASE, "ConfigAssignment", "unknown")
+    check_name(TEAM_A, BASE, "", "")
+    check_name(SYSTEM, BASE, "ConfigAssignment", "theirs")
+    with pytest.raises(Forbidden):
+        check_name(TEAM_A, BASE, "ConfigAssignment", "theirs")
+
+
+def test_documents_are_named_once() -> None:
+    assert [d.key for d in documents(TEMPLATE)] == ["basic@v1"]
