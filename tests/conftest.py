@@ -16,6 +16,7 @@ from hypothesis import settings
 from relay.aio.clock import Clock
 from relay.control.app import ControlPlane
 from relay.node.app import Node
+from relay.node.joining import identified
 from relay.settings.programs import ControlPlaneSettings, NodeSettings
 from tests.wire import close_what_is_left
 
@@ -103,9 +104,10 @@ class Programs:
         region: str = "local",
         ports: dict[str, int] | None = None,
         clock: Clock | None = None,
+        join: str | None = None,
         **more: Any,
     ) -> Node:
-        """Start a node; `upstream` is the port of its control plane (1: none)."""
+        """Start a node; `upstream` is the port of its control plane (1: none). With `join`, a token or nothing, it joins."""
         fixed = ports or {}
         server: dict[str, Any] = {
             "websocket": {"endpoint": f"127.0.0.1:{fixed.get('websocket', 0)}"},
@@ -123,14 +125,17 @@ class Programs:
                     "data_dir": str(self.folder / f"node-{region}-{name}"),
                     **more.pop("node", {}),
                 },
-                "control_plane": {"endpoint": f"127.0.0.1:{upstream}"},
+                "control_plane": more.pop("control_plane", {"endpoint": f"127.0.0.1:{upstream}"}),
                 "server": server,
                 "telemetry": {"metrics": {"endpoint": "127.0.0.1:0"}},
                 "drain": {"seconds": 0},
                 **more,
             }
         )
-        program = Node(told, clock)
+        identity = None
+        if join is not None:
+            told, identity = await identified(told, join, frozenset({"node.name"}))
+        program = Node(told, clock, identity=identity)
         await program.start()
         self._running.append(program)
         return program

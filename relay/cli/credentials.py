@@ -1,4 +1,4 @@
-"""`opampctl key`, `token`, `revoke` and `unrevoke`: credentials of agents and of people.
+"""`opampctl key`, `token`, `node token`, `revoke` and `unrevoke`: credentials of agents, people and nodes.
 
 A command that makes a secret prints it alone on standard output, so that it can be piped into a file; all else goes to
 standard error.
@@ -18,10 +18,14 @@ from relay.cli.output import EXIT_REFUSED, form_of, show, table
 
 key_app = typer.Typer(no_args_is_help=True, help="Manage agents' API keys.")
 token_app = typer.Typer(no_args_is_help=True, help="Manage people's tokens.")
+node_app = typer.Typer(no_args_is_help=True, help="Manage nodes' identities.")
+join_app = typer.Typer(no_args_is_help=True, help="Manage join tokens.")
+node_app.add_typer(join_app, name="token")
+trust_app = typer.Typer(no_args_is_help=True, help="Show what nodes trust.")
 Expires = Annotated[str, typer.Option("--expires", help="lifetime, such as 90d")]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="k=v; give it again for more")]
 
-REVOCABLE = ("subject", "agent", "jti", "certificate", "key", "token")
+REVOCABLE = ("subject", "agent", "jti", "certificate", "key", "token", "node")
 _WAIT_S = 5.0
 _POLL_S = 0.1
 
@@ -135,9 +139,65 @@ def delete_token(
     print(f"{token_id} deleted")
 
 
+@join_app.command("create")
+def create_join_token(
+    region: Annotated[str, typer.Option(help="region that nodes join")],
+    name: Annotated[str, typer.Option(help="name that the node must have; default: its own choice")] = "",
+    uses: Annotated[int, typer.Option(min=1, help="how many nodes may join")] = 1,
+    ttl: Annotated[str, typer.Option(help="how long nodes may join, such as 1h")] = "1h",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="a node may take the name of one that joined before")
+    ] = False,
+    output: Output = "table",
+    who: As = "",
+    server: Server = DEFAULT_SERVER,
+) -> None:
+    """Make a token by which nodes join a region: opamp-relay node --join TOKEN."""
+    form = form_of(output)
+    body = {"region": region, "name": name, "uses": uses, "ttl_s": _seconds("--ttl", ttl), "replace": replace}
+    _print_secret(api_of(server, who).post("join-tokens", body=body), "token", form)
+
+
+@join_app.command("list")
+def list_join_tokens(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
+    """List join tokens, without their secrets."""
+    form = form_of(output)
+    tokens = Api(server).get("join-tokens")
+    if form != "table":
+        show(tokens, form)
+        return
+    columns = ("id", "region", "name", "uses", "used_by", "expires")
+    table(columns, [[token[c] for c in columns] for token in tokens])
+
+
+@join_app.command("delete")
+def delete_join_token(
+    token_id: Annotated[str, typer.Argument(help="id of the join token")], who: As = "", server: Server = DEFAULT_SERVER
+) -> None:
+    """Delete a join token. Nodes that joined by it stay."""
+    api_of(server, who).delete("join-tokens", token_id)
+    print(f"{token_id} deleted")
+
+
+@trust_app.command("show")
+def show_trust(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
+    """Show what nodes trust: roots and CAs."""
+    form = form_of(output)
+    trust = Api(server).get("trust")
+    if form != "table":
+        show(trust, form)
+        return
+    print(f"key set {trust['version']} of {trust['trust_domain']}")
+    for root in trust["roots"]:
+        print(f"root {root}")
+    table(("ca", "serial", "not_after"), [[ca["subject"], ca["serial"], ca["not_after"]] for ca in trust["ca"]])
+
+
 def revoke(
     kind: Annotated[str, typer.Argument(help=", ".join(REVOCABLE))],
-    value: Annotated[str, typer.Argument(help="id of a key or token, serial of a certificate in hex, else the name")],
+    value: Annotated[
+        str, typer.Argument(help="id of a key or token, serial of a certificate in hex, REGION/NAME, else the name")
+    ],
     reason: Annotated[str, typer.Option(help="why; it is recorded")],
     who: As = "",
     server: Server = DEFAULT_SERVER,
@@ -149,6 +209,13 @@ def revoke(
     if kind == "token":
         api.delete("tokens", value)
         print(f"{value}: refused from now on")
+        return
+    if kind == "node":
+        region, slash, name = value.partition("/")
+        if not slash:
+            raise usage(f"{value}: expected a node as REGION/NAME")
+        api.post("nodes", region, name, "revoke", body={"reason": reason})
+        print(f"{value}: refused from now on; it must join again")
         return
     began = time.monotonic()
     body = {"kind": kind, "value": value, "reason": reason}

@@ -18,7 +18,7 @@ def print_table(resource: str, items: list[dict[str, Any]]) -> None:
             entry["differences"] = [d["path"] for d in entry["differences"]]
         table(columns, [[entry[c] for c in columns] for entry in items])
     elif resource == "nodes":
-        columns = ("name", "region", "connected", "agents", "manifest", "policy_age_s", "problems")
+        columns = ("name", "region", "connected", "identity", "agents", "manifest", "policy_age_s", "problems")
         for node in items:
             node["policy_age_s"] = None if node["policy_age_s"] is None else round(node["policy_age_s"], 1)
             refusals = [f"{r['name']}: {r['reason']}"[:100] for r in node["rejected"]]

@@ -95,6 +95,7 @@ def node(
     http: Annotated[str | None, typer.Option(help="HOST:PORT for agents over HTTP")] = None,
     grpc: Annotated[str | None, typer.Option(help="HOST:PORT for agents over gRPC")] = None,
     metrics: Annotated[str | None, typer.Option(help="HOST:PORT for Prometheus")] = None,
+    join: Annotated[str, typer.Option(help="join token; not looked at by a node that has joined")] = "",
     log_level: LogLevel = None,
 ) -> None:
     """Run a regional relay node."""
@@ -113,9 +114,17 @@ def node(
     )
 
     async def program(stop: asyncio.Event) -> int:
+        from relay.aio.tasks import beside
         from relay.node.app import Node
+        from relay.node.joining import identified
 
-        running = Node(loaded.settings)
+        identifying = identified(loaded.settings, join, frozenset(loaded.origins))
+        async with beside(identifying, name="join") as joining, beside(stop.wait(), name="stop") as stopping:
+            await asyncio.wait([joining, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not joining.done():
+                return 0
+            settings, identity = await joining
+        running = Node(settings, identity=identity)
         await running.start()
         await stop.wait()
         return 0 if await running.stop() else EXIT_FAILED

@@ -12,6 +12,7 @@ from relay.aio.tasks import Tasks
 from relay.auth.addresses import AddressRules
 from relay.auth.secrets import SecretForm
 from relay.control.api.app import Services, build_api, build_probes
+from relay.control.api.join import build_join
 from relay.control.api.people import People
 from relay.control.condition import Condition
 from relay.control.credentials import admin_token
@@ -29,6 +30,7 @@ from relay.control.engine.status import Status
 from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.targets import Targets
+from relay.control.identity import Identities
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.begin import Rules, Terms
 from relay.control.ledger.history import History
@@ -53,7 +55,7 @@ from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
 from relay.settings.auth import AdminAuth
-from relay.settings.parts import Policies, is_loopback, split_endpoint
+from relay.settings.parts import ApiTls, Policies, is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings
 from relay.store.blobs import BlobStore
 from relay.store.private import make_private
@@ -73,7 +75,7 @@ class ControlPlane:
         self._started = contextlib.AsyncExitStack()
         self.metrics = ControlPlaneMetrics()
         self.ports: dict[str, int] = {}
-        """`link`, `api`, `metrics` → port number."""
+        """`link`, `join`, `api`, `metrics` → port number."""
 
     async def open(self) -> None:
         """Open the database and load everything.
@@ -106,11 +108,14 @@ class ControlPlane:
         started.push_async_callback(self.upkeep.save)
         self._measure()
         link = LinkServer(
-            Upstream(self.ledger, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock), clock
+            Upstream(self.ledger, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock),
+            clock,
+            self.identities.identify if self.identities is not None else None,
         )
         started.push_async_callback(link.stop)
         with explain_bind_errors("server.link.endpoint", "--link", *split_endpoint(settings.server.link.endpoint)):
-            await link.start(settings.server.link.endpoint)
+            credentials = self.identities.grpc_server() if self.identities is not None else None
+            await link.start(settings.server.link.endpoint, credentials)
         self.ports["link"] = link.port
         # Background tasks stop before the links: a region must not hold a rollout because our own shutdown made it dark.
         started.push_async_callback(self._tasks.close)
@@ -122,12 +127,14 @@ class ControlPlane:
             ("notifier", notifier.run()),
             ("upkeep", self.upkeep.run()),
             ("probe", self.upkeep.probe()),
+            *([("identities", self.identities.run(link))] if self.identities is not None else []),
             *([("admin-token", self.first_token.run())] if self.people.required else []),
         ):
             self._tasks.spawn(job, name=name)
         serving = Serving(self._tasks)
         started.push_async_callback(serving.stop)
         await self._serve(serving)
+        await self._serve_join(serving)
         if self.people.required:
             await self.first_token.begin()
         settle_memory()
@@ -192,6 +199,10 @@ class ControlPlane:
         self.first_token = admin_token.AdminToken(
             data_dir / admin_token.FILE, database, self.ledger, self.credentials.tokens, clock=clock
         )
+        self.identities: Identities | None = None
+        if settings.link_has_tls:
+            self.identities = Identities(settings, database, self.ledger, clock=clock)
+            await self.identities.load()
         self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs)
         self.upkeep = Upkeep(
             database,
@@ -242,6 +253,7 @@ class ControlPlane:
             metrics=self.metrics,
             people=self.people,
             credentials=self.credentials,
+            identities=self.identities,
         )
         own_host = is_loopback(endpoint) and not self.people.required
         api = self.api = build_api(services, max_body_bytes=settings.server.limits.max_body_bytes, own_host=own_host)
@@ -250,6 +262,19 @@ class ControlPlane:
         self.ports["metrics"] = await serving.open(
             probes, "metrics", "telemetry.metrics.endpoint", settings.telemetry.metrics.endpoint
         )
+
+    async def _serve_join(self, serving: Serving) -> None:
+        """Open the port where nodes join, and tell where it is."""
+        identities, endpoint = self.identities, self._settings.server.join.endpoint
+        if identities is None:
+            return
+        identities.listening("link", self.ports["link"])
+        if not self._settings.nodes_join:
+            return
+        join = build_join(identities.trust, identities.registry, self._clock.monotonic)
+        tls = ApiTls(enabled=True, cert_file=str(identities.cert_file), key_file=str(identities.key_file))
+        self.ports["join"] = await serving.open(join, "join", "server.join.endpoint", endpoint, tls=tls)
+        identities.listening("join", self.ports["join"])
 
     async def stop(self) -> None:
         """Finish open requests, end the streams and close the database."""

@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 
 from relay.errors import NotFound, UpstreamError
-from relay.link.channel import dial
+from relay.link.channel import Credentials, dial, plain
 from relay.link.protocol import Peer
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
@@ -16,8 +16,9 @@ from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 class BlobSource:
     """The control plane's package files. Call `close` at the end."""
 
-    def __init__(self, endpoint: str, peer: Peer) -> None:
+    def __init__(self, endpoint: str, peer: Peer, credentials: Credentials = plain) -> None:
         self._endpoint = endpoint
+        self._credentials = credentials
         self._peer = peer
         self._channel: grpc.aio.Channel | None = None
 
@@ -29,7 +30,7 @@ class BlobSource:
             UpstreamError: the control plane cannot be reached, or the transfer broke off.
         """
         if self._channel is None:
-            self._channel = dial(self._endpoint, own_connection=True)
+            self._channel = dial(self._endpoint, self._credentials(), own_connection=True)
         stub = link_pb2_grpc.ControlPlaneStub(self._channel)
         request = link_pb2.BlobRequest(node=self._peer.message(), sha256=bytes.fromhex(sha256), offset=offset)
         call = stub.FetchBlob(request)
@@ -44,7 +45,7 @@ class BlobSource:
             call.cancel()
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. The next fetch opens another one."""
         if self._channel is not None:
             await self._channel.close()
             self._channel = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import grpc
 import grpc.aio
 
 MAX_MESSAGE_BYTES = 256 << 20
@@ -33,15 +36,29 @@ SERVER: list[tuple[str, int]] = [
 ]
 
 
-def dial(endpoint: str, *, own_connection: bool = False) -> grpc.aio.Channel:
+Credentials = Callable[[], grpc.ChannelCredentials | None]
+"""Returns the credentials of the next connection: certificates are renewed. None for a plain connection."""
+
+
+def plain() -> grpc.ChannelCredentials | None:
+    """Connections without TLS."""
+    return None
+
+
+def dial(
+    endpoint: str, credentials: grpc.ChannelCredentials | None = None, *, own_connection: bool = False
+) -> grpc.aio.Channel:
     """Open a channel to a control plane. It connects on first use and reconnects as needed.
 
     Args:
         endpoint: HOST:PORT.
+        credentials: for TLS; None for a plain connection.
         own_connection: do not share the connection of other channels to the same endpoint.
     """
     options = [*CLIENT, ("grpc.use_local_subchannel_pool", 1)] if own_connection else CLIENT
-    return grpc.aio.insecure_channel(endpoint, options=options)
+    if credentials is None:
+        return grpc.aio.insecure_channel(endpoint, options=options)
+    return grpc.aio.secure_channel(endpoint, credentials, options=options)
 
 
 def server() -> grpc.aio.Server:
@@ -49,14 +66,19 @@ def server() -> grpc.aio.Server:
     return grpc.aio.server(options=SERVER)
 
 
-def listen(server: grpc.aio.Server, endpoint: str) -> int:
+def listen(server: grpc.aio.Server, endpoint: str, credentials: grpc.ServerCredentials | None = None) -> int:
     """Bind a server that has not started yet. Returns the port.
+
+    Args:
+        credentials: for TLS; None for plain connections.
 
     Raises:
         OSError: the endpoint cannot be bound.
     """
     try:
-        return server.add_insecure_port(endpoint)
+        if credentials is None:
+            return server.add_insecure_port(endpoint)
+        return server.add_secure_port(endpoint, credentials)
     except RuntimeError:
         raise OSError(
             f"{endpoint} cannot be opened: address already in use, or not an address of this machine"

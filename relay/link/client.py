@@ -19,7 +19,7 @@ from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.aio.tasks import Tasks, beside
 from relay.errors import StoreError, UpstreamError
-from relay.link.channel import dial
+from relay.link.channel import Credentials, dial, plain
 from relay.link.health import LinkHealth
 from relay.link.protocol import Candidate, Peer, ReportSender, SyncReceiver
 from relay.observe import log
@@ -27,6 +27,10 @@ from relay.observe.metrics import NodeMetrics
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 _log = log.get("opamp-relay.link")
+_REFUSALS = frozenset(
+    {grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+)
+"""Statuses by which the control plane says that it does not want this node."""
 _FRESH_S = 95.0
 """Freshness messages come every 30 s. A stream that misses three is dead, whatever TCP says."""
 
@@ -68,8 +72,11 @@ class LinkClient:
         *,
         clock: Clock,
         metrics: NodeMetrics,
+        credentials: Credentials = plain,
     ) -> None:
         self._endpoint = endpoint
+        self._credentials = credentials
+        self._redial = asyncio.Event()
         self._peer = peer
         self._down = downward
         self._up = upward
@@ -94,17 +101,21 @@ class LinkClient:
 
     async def run(self) -> None:
         """Keep both streams up until cancelled."""
-        async with dial(self._endpoint) as channel:
-            stub = link_pb2_grpc.ControlPlaneStub(channel)
-            tasks = Tasks()
-            try:
-                streams = [
-                    tasks.spawn(self._keep_up(name, stream, stub), name=f"link-{name}")
-                    for name, stream in (("sync", self._sync), ("report", self._report))
-                ]
-                await asyncio.gather(*streams)
-            finally:
-                await tasks.close()
+        while True:
+            self._redial.clear()
+            async with dial(self._endpoint, self._credentials()) as channel:
+                stub = link_pb2_grpc.ControlPlaneStub(channel)
+                tasks = Tasks()
+                try:
+                    for name, stream in (("sync", self._sync), ("report", self._report)):
+                        tasks.spawn(self._keep_up(name, stream, stub), name=f"link-{name}")
+                    await self._redial.wait()
+                finally:
+                    await tasks.close()
+
+    def redial(self) -> None:
+        """Connect again, with other credentials."""
+        self._redial.set()
 
     async def _keep_up(self, name: str, stream: Callable[[Any], Awaitable[None]], stub: Any) -> None:
         backoff = Backoff(first_s=0.2, most_s=5.0, chance=random.random)
@@ -116,7 +127,7 @@ class LinkClient:
                 reason = "closed by the control plane"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
-                if error.code() is grpc.StatusCode.ALREADY_EXISTS:
+                if error.code() in _REFUSALS:
                     self._health.refusal = error.details() or "refused"
                 elif error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._health.refusal = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import grpc
@@ -72,10 +72,16 @@ class Upstream(Protocol):
         ...
 
 
+Identify = Callable[[bytes], tuple[str, str] | str]
+
+
 class _Servicer(link_pb2_grpc.ControlPlaneServicer):
-    def __init__(self, upstream: Upstream, clock: Clock) -> None:
+    def __init__(self, upstream: Upstream, clock: Clock, identify: Identify | None) -> None:
         self._upstream = upstream
         self._clock = clock
+        self._identify = identify
+        self.open: dict[asyncio.Task[Any], tuple[bytes, Any]] = {}
+        """Running calls of nodes with certificates → (the certificate, PEM; the context of the call)."""
         self.running: set[asyncio.Task[Any]] = set()
         self._blobs = asyncio.Semaphore(_BLOBS_AT_ONCE)
 
@@ -85,12 +91,44 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         self.running.add(task)
         task.add_done_callback(self.running.discard)
 
+    async def _admitted(self, claimed: Peer, context: Any) -> None:
+        """End a call unless the certificate of the caller is for the node that it claims to be, and is accepted."""
+        if self._identify is None:
+            return
+        found = context.auth_context().get("x509_pem_cert", ())
+        pem = bytes(found[0]) if found else b""
+        identity = self._identify(pem)
+        if isinstance(identity, str):
+            _log.warning("link_refused", node=f"{claimed.region}/{claimed.name}"[:130], reason=identity)
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, identity)
+            raise AssertionError("abort always raises")
+        if (claimed.region, claimed.name) != identity:
+            reason = f"the certificate is for {identity[0]}/{identity[1]}, not for {claimed.region}/{claimed.name}"
+            _log.warning("link_refused", node="/".join(identity), reason=reason[:300])
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason[:300])
+        task = asyncio.current_task()
+        assert task is not None
+        self.open[task] = pem, context
+        task.add_done_callback(lambda _: self.open.pop(task, None))
+
+    async def end_refused(self) -> None:
+        """End the calls of nodes whose certificate is no longer accepted."""
+        for task, (pem, context) in list(self.open.items()):
+            reason = self._identify(pem) if self._identify is not None else ""
+            if isinstance(reason, str) and reason:
+                _log.warning("link_ended", reason=reason)
+                # A handler that is only cancelled tells its caller nothing.
+                with contextlib.suppress(grpc.aio.AbortError, asyncio.InvalidStateError):
+                    await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
+                task.cancel()
+
     async def Sync(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.SyncResponse]:
         self._count()
         first = await anext(aiter(requests), link_pb2.SyncRequest())
         if not first.hello.node.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be a hello with a region")
         node = Peer.of(first.hello.node)
+        await self._admitted(node, context)
         sender = SyncSender(first.hello)
         node_version: Version | None = None
         if first.hello.HasField("manifest"):
@@ -169,6 +207,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         if not first.hello.region:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
         node = Peer.of(first.hello)
+        await self._admitted(node, context)
         try:
             await self._upstream.node_reporting(node)
         except RelayError as error:
@@ -188,8 +227,9 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
 
     async def FetchBlob(self, request: link_pb2.BlobRequest, context: Any) -> AsyncIterator[link_pb2.BlobChunk]:
         self._count()
-        sha256 = request.sha256.hex()
-        total = self._upstream.blob_bytes(Peer.of(request.node), sha256)
+        sha256, node = request.sha256.hex(), Peer.of(request.node)
+        await self._admitted(node, context)
+        total = self._upstream.blob_bytes(node, sha256)
         if total is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{sha256} is not a file of this region")
         elif request.offset > total:
@@ -210,22 +250,31 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
 
 
 class LinkServer:
-    """The gRPC server of a control plane."""
+    """The gRPC server of a control plane.
 
-    def __init__(self, upstream: Upstream, clock: Clock) -> None:
+    Args:
+        identify: the certificate of a caller, PEM (empty if it has none) → (region, name), or why it is refused; None
+            where nodes need no certificate.
+    """
+
+    def __init__(self, upstream: Upstream, clock: Clock, identify: Identify | None = None) -> None:
         self._server = channel.server()
-        self._servicer = _Servicer(upstream, clock)
+        self._servicer = _Servicer(upstream, clock, identify)
         link_pb2_grpc.add_ControlPlaneServicer_to_server(self._servicer, self._server)
-        self._health = add_standard_services(self._server, "relay.v1.ControlPlane")
+        self._health = add_standard_services(self._server, "relay.v1.ControlPlane", reflects=identify is None)
         self.port = 0
 
-    async def start(self, endpoint: str) -> None:
+    async def end_refused(self) -> None:
+        """End the streams of nodes whose certificate is no longer accepted."""
+        await self._servicer.end_refused()
+
+    async def start(self, endpoint: str, credentials: grpc.ServerCredentials | None = None) -> None:
         """Listen.
 
         Raises:
             OSError: the endpoint cannot be bound.
         """
-        self.port = channel.listen(self._server, endpoint)
+        self.port = channel.listen(self._server, endpoint, credentials)
         await self._server.start()
 
     async def stop(self, grace_s: float = 0.5) -> None:

@@ -8,6 +8,8 @@ import math
 import uuid
 from pathlib import Path
 
+import grpc
+
 from relay import __version__
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
@@ -23,6 +25,8 @@ from relay.node.credentials import Credentials
 from relay.node.drain import drain
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
+from relay.node.identity import Identity, IdentityFolder
+from relay.node.joining import Renewal
 from relay.node.packages.cache import PackageCache, PackageRules
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
@@ -47,10 +51,15 @@ _GOODBYE_S = 3.0
 
 
 class Node:
-    """A regional relay node. Call `start`, then `stop`. To start again, create a new object."""
+    """A regional relay node. Call `start`, then `stop`. To start again, create a new object.
 
-    def __init__(self, settings: NodeSettings, clock: Clock | None = None) -> None:
+    Args:
+        identity: by which its control plane knows it; None for a link without TLS.
+    """
+
+    def __init__(self, settings: NodeSettings, clock: Clock | None = None, *, identity: Identity | None = None) -> None:
         self._settings = settings
+        self._identity = identity
         self._clock = clock or SystemClock()
         self._tasks = Tasks()
         self._started = contextlib.AsyncExitStack()
@@ -114,6 +123,7 @@ class Node:
             ("ping", self.upkeep.ping()),
             ("protect", self.upkeep.protect()),
             ("credentials", self.serving.watch_credentials()),
+            *([("identity", self.renewal.run())] if self.renewal is not None else []),
         ):
             self._tasks.spawn(work, name=name)
         settle_memory()
@@ -164,7 +174,8 @@ class Node:
         sender = self.sender = ReportSender(max_agents=batching.max_batch_size)
         self.cohorts = Cohorts(region, settings.trusted_attributes)
         self.registry = Registry(self.store, sender, clock=clock, wake=self._wake)
-        self.blob_source = BlobSource(above.endpoint, peer)
+        self.renewal = self._make_renewal()
+        self.blob_source = BlobSource(above.endpoint, peer, self._channel)
         started.push_async_callback(self.blob_source.close)
         self.packages = self._make_packages()
         started.push_async_callback(self.packages.close)
@@ -206,6 +217,7 @@ class Node:
             places=self.serving.places,
             proxies=self.serving.proxies,
             credentials=self.credentials,
+            renewal=self.renewal,
         )
         self.status = Status(
             parts,
@@ -225,7 +237,23 @@ class Node:
             self.link,
             clock=clock,
             metrics=metrics,
+            credentials=self._channel,
         )
+
+    def _make_renewal(self) -> Renewal | None:
+        settings, endpoint = self._settings, self._settings.control_plane.join_endpoint
+        if self._identity is None or settings.control_plane.cert_file or not endpoint:
+            return None
+        folder = IdentityFolder(settings.identity_dir)
+        return Renewal(folder, self._identity, endpoint, clock=self._clock, renewed=self._identity_renewed)
+
+    def _channel(self) -> grpc.ChannelCredentials | None:
+        return self._identity.channel() if self._identity is not None else None
+
+    def _identity_renewed(self, identity: Identity) -> None:
+        self._identity = identity
+        self._link.redial()
+        self._tasks.spawn(self.blob_source.close(), name="blob-redial")
 
     def _make_packages(self) -> PackageCache:
         settings = self._settings.packages

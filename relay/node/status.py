@@ -13,6 +13,7 @@ from relay.link.protocol import ReportSender, version_message
 from relay.node.credentials import Credentials
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
+from relay.node.joining import Renewal
 from relay.node.packages.cache import PackageCache
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
@@ -55,6 +56,8 @@ class Parts:
     places: Places
     proxies: TrustedProxies
     credentials: Credentials
+    renewal: Renewal | None = None
+    """None for a node that did not join."""
 
 
 class Status:
@@ -141,6 +144,9 @@ class Status:
             yield f"store: {len(store.damaged)} damaged values were dropped: {', '.join(listed)}"
 
     def _of_credentials(self) -> Iterator[str]:
+        renewal = self._parts.renewal
+        if renewal is not None and renewal.problem:
+            yield f"certificate: could not be renewed: {renewal.problem}"
         if self._parts.credentials.problem:
             yield f"credentials: {self._parts.credentials.problem}; those loaded before stay in force"
 

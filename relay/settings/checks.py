@@ -20,6 +20,10 @@ def cross_check(settings: Part) -> list[tuple[str, str]]:
         problems += _auth_problems(node)
     if not isinstance(settings, NodeSettings):
         problems += _admin_problems(settings)
+    if isinstance(settings, ControlPlaneSettings):
+        problems += _link_problems(settings)
+    if isinstance(settings, NodeSettings):
+        problems += _identity_problems(settings.control_plane)
     path_of: dict[str, str] = {}
     for path, endpoint in settings.endpoints():
         if not endpoint.endswith(":0") and path_of.setdefault(endpoint, path) != path:
@@ -36,6 +40,8 @@ def _open_endpoints(settings: Settings, node: Settings) -> list[tuple[str, str]]
         decided = {path for path, _ in node.agent_endpoints()}
     if not isinstance(settings, NodeSettings) and settings.admin.auth is not None:
         decided.add("server.api.endpoint")
+    if isinstance(settings, ControlPlaneSettings) and settings.link_has_tls:
+        decided |= {"server.link.endpoint", "server.join.endpoint"}
     return [
         (path, f"{endpoint} accepts other machines without authentication; {_hint(path)}")
         for path, endpoint in settings.endpoints()
@@ -47,7 +53,7 @@ def _hint(path: str) -> str:
     if path == "server.api.endpoint":
         return "set `admin: {auth: {type: token}}` to ask for tokens, or `type: none` to allow it"
     if path == "server.link.endpoint":
-        return "set `auth: {type: none}` to allow it"
+        return "leave server.link.tls.enabled on, or set `auth: {type: none}` to allow it"
     return "set `auth` to the credentials that agents need, or to `{type: none}` to allow it"
 
 
@@ -66,6 +72,37 @@ def _admin_problems(settings: ControlPlaneSettings | StandaloneSettings) -> list
         hint = "set server.api.tls.enabled, or server.api.tls.terminated if a proxy ends TLS"
         problems.append(("server.api.tls.enabled", f"tokens would be sent in the clear; {hint}"))
     return problems
+
+
+def _link_problems(settings: ControlPlaneSettings) -> list[tuple[str, str]]:
+    """TLS on the link: names that nodes could not verify, and files that are missing."""
+    tls, endpoint = settings.server.link.tls, settings.server.link.endpoint
+    problems = []
+    files = {"cert_file": tls.cert_file, "key_file": tls.key_file, "client_ca_file": tls.client_ca_file}
+    named = {key: name for key, name in files.items() if name}
+    if named and not settings.link_has_tls:
+        problems.append((f"server.link.tls.{next(iter(named))}", "has no effect without server.link.tls.enabled"))
+    problems += [
+        (f"server.link.tls.{key}", f"{name}: no such file") for key, name in named.items() if not Path(name).is_file()
+    ]
+    if bool(tls.cert_file) != bool(tls.key_file):
+        problems.append(("server.link.tls.cert_file", "cert_file and key_file go together"))
+    if settings.link_has_tls and not settings.server.names and not tls.cert_file and not parts.is_loopback(endpoint):
+        problems.append(("server.names", "is required beyond loopback: names by which nodes reach this control plane"))
+    return problems
+
+
+def _identity_problems(address: parts.ControlPlaneAddress) -> list[tuple[str, str]]:
+    files = {name: getattr(address, name) for name in ("ca_file", "cert_file", "key_file")}
+    given = [name for name, file in files.items() if file]
+    missing = [name for name in files if name not in given]
+    if given and missing:
+        return [(f"control_plane.{missing[0]}", f"goes together with {', '.join(given)}")]
+    return [
+        (f"control_plane.{name}", f"{file}: no such file")
+        for name, file in files.items()
+        if file and not Path(file).is_file()
+    ]
 
 
 def _tls_problems(tls: parts.Tls) -> list[tuple[str, str]]:

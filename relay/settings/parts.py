@@ -106,6 +106,37 @@ class ApiTls(Part):
     """A proxy in front ends TLS: tokens may be accepted without TLS beyond loopback."""
 
 
+class LinkTls(Part):
+    """TLS on the link. Nodes must then have a certificate."""
+
+    enabled: bool | None = None
+    """None: on, unless the link is on loopback or `auth.type` is `none`."""
+    cert_file: str = ""
+    """PEM, the full chain; empty: one of this control plane's own CA."""
+    key_file: str = ""
+    """PEM."""
+    client_ca_file: str = ""
+    """PEM: the CA of nodes' certificates; empty: this control plane's own, which nodes join."""
+
+
+class LinkListener(Listener):
+    """Where the link listens."""
+
+    endpoint: Endpoint = "127.0.0.1:4330"
+    tls: LinkTls = LinkTls()
+
+
+class Keys(Part):
+    """The keys of a control plane."""
+
+    dir: str = ""
+    """Folder of the keys that are not in the database; empty: `keys` below `data_dir`."""
+    node_ttl: Duration = Field(default=7 * 86400.0, ge=10)
+    """How long a certificate of a node is valid. Nodes renew theirs after two thirds of it."""
+    renew_expired_for: Duration = 30 * 86400.0
+    """How long after its end a node can still renew it: a region that was cut off for longer must join again."""
+
+
 class ApiListener(Listener):
     """Where the admin API listens."""
 
@@ -238,6 +269,17 @@ class ControlPlaneAddress(Part):
     max_staleness: Duration = 0.0
     """Age of the policy from which `on_stale` applies; 0 means never. A node that starts without its control plane does
     not know the age: it counts as too old."""
+    join_endpoint: Endpoint | None = None
+    """Where nodes join and renew their certificate; by default what the join token said."""
+    join_token_file: str = ""
+    """File with a join token. A node that has an identity does not look at it."""
+    ca_file: str = ""
+    """PEM: the CA of the control plane's certificate, if that is not its own. With `cert_file` and `key_file`, nodes do
+    not join."""
+    cert_file: str = ""
+    """PEM: this node's certificate, by a CA that the control plane trusts; it names region and node in a URI."""
+    key_file: str = ""
+    """PEM."""
     on_stale: Literal["serve", "hold"] = "serve"
     """`hold`: answer agents but offer nothing new."""
 

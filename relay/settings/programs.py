@@ -70,12 +70,21 @@ class NodeSettings(Part):
         """(settings path, endpoint) of everything that listens."""
         return [*self.agent_endpoints(), ("telemetry.metrics.endpoint", self.telemetry.metrics.endpoint)]
 
+    @property
+    def identity_dir(self) -> Path:
+        """The folder of this node's certificate and key."""
+        return Path(self.node.data_dir) / "identity"
+
 
 class ControlPlaneServer(Part):
     """What a control plane listens on."""
 
-    link: parts.Listener = parts.Listener(endpoint="127.0.0.1:4330")
+    link: parts.LinkListener = parts.LinkListener()
     """gRPC, for nodes."""
+    join: parts.Listener = parts.Listener(endpoint="127.0.0.1:4331")
+    """HTTPS, for nodes that join or renew; open where the link has TLS by this control plane's own CA."""
+    names: tuple[str, ...] = ()
+    """Names and addresses by which nodes reach it: they go into its certificate, the first into join tokens."""
     api: parts.ApiListener = parts.ApiListener()
     """HTTP, for people."""
     limits: parts.ApiLimits = parts.ApiLimits()
@@ -100,11 +109,36 @@ class ControlPlaneSettings(Part):
     retention: parts.Retention = parts.Retention()
     auth: ControlPlaneAuth = ControlPlaneAuth()
     admin: Admin = Admin()
+    keys: parts.Keys = parts.Keys()
+
+    @property
+    def link_has_tls(self) -> bool:
+        """Whether the link has TLS."""
+        enabled = self.server.link.tls.enabled
+        if enabled is None:
+            return self.auth.type != "none" and not parts.is_loopback(self.server.link.endpoint)
+        return enabled
+
+    @property
+    def nodes_join(self) -> bool:
+        """Whether nodes get their certificates here."""
+        return self.link_has_tls and not self.server.link.tls.client_ca_file
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """`server.names`, or the names of loopback."""
+        return self.server.names or ("127.0.0.1", "localhost")
+
+    @property
+    def keys_dir(self) -> str:
+        """The folder of the keys."""
+        return self.keys.dir or str(Path(self.data_dir) / "keys")
 
     def endpoints(self) -> list[tuple[str, str]]:
         """(settings path, endpoint) of everything that listens."""
         return [
             ("server.link.endpoint", self.server.link.endpoint),
+            *([("server.join.endpoint", self.server.join.endpoint)] if self.nodes_join else []),
             ("server.api.endpoint", self.server.api.endpoint),
             ("telemetry.metrics.endpoint", self.telemetry.metrics.endpoint),
         ]
@@ -161,7 +195,11 @@ class StandaloneSettings(Part):
         """The settings of the control plane. Its metrics get a port of their own, chosen by the system."""
         return ControlPlaneSettings(
             data_dir=str(Path(self.data_dir) / "control-plane"),
-            server=ControlPlaneServer(link=self.server.link, api=self.server.api, limits=self.server.api_limits),
+            server=ControlPlaneServer(
+                link=parts.LinkListener(endpoint=self.server.link.endpoint),
+                api=self.server.api,
+                limits=self.server.api_limits,
+            ),
             telemetry=ControlPlaneTelemetry(metrics=parts.Metrics(endpoint="127.0.0.1:0"), logs=self.telemetry.logs),
             policies=self.policies,
             storage=self.storage,

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 
-from tests.cli.guarded import guarded
+from tests.cli.guarded import Guarded, guarded
 from tests.conftest import Programs, eventually
+from tests.control.api.people import TOKENS
+from tests.control.join.joining import with_tls
 from tests.node.test_authentication import joined
 
 
@@ -80,3 +82,25 @@ async def test_revocation_is_followed_to_every_region(programs: Programs) -> Non
     assert done.status == 1
     assert done.out.startswith("eu: not heard since 20")
     assert done.out.endswith("; refuses when it is back\n")
+
+
+async def test_nodes_join_and_are_taken_away(programs: Programs) -> None:
+    plane = await with_tls(programs, **TOKENS)
+    desk = Guarded(plane, programs.folder)
+    done = await desk.ctl("node", "token", "create", "--region", "eu")
+    assert done.out.startswith("opampj_")
+    assert done.out.count("\n") == 1
+    node = await programs.node(join=done.out.strip(), region="eu")
+    await eventually(lambda: node.link.connected)
+    assert "verified" in (await desk.ctl("get", "nodes")).out
+    listed = json.loads((await desk.ctl("node", "token", "list", "-o", "json")).out)
+    assert [(t["region"], t["used_by"]) for t in listed] == [("eu", ["one"])]
+    assert "one" in (await desk.ctl("node", "token", "list")).out
+    shown = (await desk.ctl("trust", "show")).out
+    assert shown.startswith("key set 1 of opamp-")
+    assert json.loads((await desk.ctl("trust", "show", "-o", "json")).out)["version"] == 1
+    assert (await desk.ctl("revoke", "node", "one", "--reason", "x")).status == 2
+    assert (await desk.ctl("revoke", "node", "eu/one", "--reason", "x")).status == 0
+    assert "revoked" in (await desk.ctl("get", "nodes")).out
+    assert (await desk.ctl("node", "token", "delete", listed[0]["id"])).status == 0
+    assert (await desk.ctl("node", "token", "create", "--region", "eu", "--ttl", "soon")).status == 2

@@ -110,3 +110,72 @@ def test_credentials_that_could_not_be_verified(
     auth: dict[str, Any], tls: dict[str, Any], path: str, reason: str
 ) -> None:
     assert cross_check(node(auth, tls)) == [(path, reason)]
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "reason"),
+    [
+        ({"server": {"link": {"endpoint": "0.0.0.0:1"}}}, "server.names", "is required beyond loopback"),
+        ({"server": {"link": {"endpoint": "0.0.0.0:1"}, "names": ["cp"]}}, "", ""),
+        ({"server": {"link": {"endpoint": "0.0.0.0:1"}}, "auth": {"type": "none"}}, "", ""),
+        (
+            {"server": {"link": {"endpoint": "0.0.0.0:1", "tls": {"enabled": False}}}},
+            "server.link.endpoint",
+            "0.0.0.0:1 accepts other machines without authentication; leave server.link.tls.enabled on",
+        ),
+        (
+            {"server": {"link": {"endpoint": "127.0.0.1:1", "tls": {"client_ca_file": "a"}}}},
+            "server.link.tls.client_ca_file",
+            "has no effect without server.link.tls.enabled",
+        ),
+        (
+            {"server": {"link": {"endpoint": "127.0.0.1:1", "tls": {"enabled": True, "cert_file": "a"}}}},
+            "server.link.tls.cert_file",
+            "a: no such file",
+        ),
+        (
+            {"server": {"api": {"endpoint": "0.0.0.0:1"}}},
+            "server.api.endpoint",
+            "0.0.0.0:1 accepts other machines without authentication; set `admin: {auth: {type: token}}`",
+        ),
+        ({"server": {"api": {"endpoint": "0.0.0.0:1"}}, "admin": {"auth": {"type": "none"}}}, "", ""),
+        (
+            {"server": {"api": {"endpoint": "0.0.0.0:1"}}, "admin": {"auth": {"type": "token"}}},
+            "server.api.tls.enabled",
+            "tokens would be sent in the clear",
+        ),
+        (
+            {
+                "server": {"api": {"endpoint": "0.0.0.0:1", "tls": {"terminated": True}}},
+                "admin": {"auth": {"type": "token"}},
+            },
+            "",
+            "",
+        ),
+        (
+            {"server": {"api": {"endpoint": "127.0.0.1:1", "tls": {"enabled": True, "cert_file": "a"}}}},
+            "server.api.tls.cert_file",
+            "a: no such file",
+        ),
+    ],
+)
+def test_control_planes_ports(content: dict[str, Any], path: str, reason: str) -> None:
+    problems = cross_check(ControlPlaneSettings.model_validate(content))
+    if not path:
+        assert problems == []
+        return
+    found_path, found_reason = problems[0]
+    assert (found_path, found_reason.startswith(reason)) == (path, True), problems
+
+
+def test_files_of_a_nodes_identity_go_together() -> None:
+    for given, path, reason in (
+        ({"ca_file": "a"}, "control_plane.cert_file", "goes together with ca_file"),
+        (
+            dict.fromkeys(("ca_file", "cert_file", "key_file"), "/nowhere"),
+            "control_plane.ca_file",
+            "/nowhere: no such file",
+        ),
+    ):
+        problems = cross_check(NodeSettings.model_validate({"control_plane": given}))
+        assert problems[0] == (path, reason)

@@ -17,6 +17,7 @@ from relay.control.api.credentials import add_credential_routes
 from relay.control.api.documents import add_document_routes
 from relay.control.api.fleet import add_fleet_routes
 from relay.control.api.guards import add_guards, only_known_parameters
+from relay.control.api.nodes import add_node_routes
 from relay.control.api.packages import add_package_routes
 from relay.control.api.people import People
 from relay.control.api.problems import add_problem_handlers
@@ -27,6 +28,7 @@ from relay.control.documents.apply import Documents
 from relay.control.engine.actions import Actions
 from relay.control.engine.status import Status
 from relay.control.fleet.fleet import Fleet
+from relay.control.identity import Identities
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.history import History
 from relay.control.ledger.ledger import Ledger
@@ -60,6 +62,8 @@ class Services:
     metrics: ControlPlaneMetrics
     people: People
     credentials: Credentials
+    identities: Identities | None
+    """None where nodes need no certificates."""
 
 
 def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> FastAPI:
@@ -81,7 +85,7 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
     add_guards(api, services.people, max_body_bytes, own_host, services.condition)
     add_problem_handlers(api)
     add_document_routes(api, services.documents, services.versions, services.diffs, services.metrics)
-    add_fleet_routes(api, services.fleet, services.previews)
+    add_fleet_routes(api, services.fleet, services.previews, services.ledger)
     add_rollout_routes(
         api, services.status, services.actions, services.changes, services.documents, services.history, services.ledger
     )
@@ -89,6 +93,7 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
     add_package_routes(api, services.packages, services.fleet)
     add_config_routes(api, services.archive, services.changes, services.fleet, services.ledger)
     add_credential_routes(api, services.credentials, services.ledger)
+    add_node_routes(api, services.identities, services.ledger)
     add_auth_routes(api, services.people, services.ledger)
     _add_probes(api, services.condition, services.metrics, is_open=not services.people.required)
     return api

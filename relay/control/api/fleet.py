@@ -9,6 +9,7 @@ from fastapi import FastAPI, Query
 from fastapi.responses import StreamingResponse
 
 from relay.control.access import actor as access
+from relay.control.access.nodes import JoinedNode
 from relay.control.api.caller import Actor, Reveal, is_masked
 from relay.control.api.models import (
     AgentView,
@@ -24,8 +25,10 @@ from relay.control.api.pages import as_json
 from relay.control.fleet import query, views
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
+from relay.control.ledger.ledger import Ledger
 from relay.control.review.preview import Previews
 from relay.errors import NotFound
+from relay.fleet.view import rfc3339
 from relay.ids import format_uid
 from relay.policy.mask import Mask
 
@@ -37,7 +40,7 @@ TOTAL = "X-Total-Count"
 Status = Literal["APPLIED", "APPLYING", "FAILED", "UNSET"]
 
 
-def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
+def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews, ledger: Ledger) -> None:
     """Add the routes to the application."""
 
     @api.get("/api/v1/regions", **answers(list[RegionView], "fleet"))
@@ -48,7 +51,10 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
     @api.get("/api/v1/nodes", **answers(list[NodeView], "fleet"))
     async def list_nodes() -> list[dict[str, Any]]:
         """All nodes."""
-        return views.nodes(fleet.census)
+        joined = ledger.state.joined_nodes
+        return [
+            {**view, **_identity(joined.get(f"{view['region']}/{view['name']}"))} for view in views.nodes(fleet.census)
+        ]
 
     @api.delete("/api/v1/nodes/{region}/{name}", **answers(Done, "fleet"))
     async def forget_node(region: str, name: str, actor: Actor) -> dict[str, str]:
@@ -117,6 +123,16 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews) -> None:
             }
             for slot, body in bodies.items()
         }
+
+
+def _identity(node: JoinedNode | None) -> dict[str, Any]:
+    """How a node proves who it is."""
+    if node is None:
+        return {"identity": "unverified", "certificate": None}
+    return {
+        "identity": "revoked" if node.revoked else "verified",
+        "certificate": {"not_after": rfc3339(node.not_after_ms)},
+    }
 
 
 def _within_scope(labels: frozenset[tuple[str, str]], actor: access.Actor) -> frozenset[tuple[str, str]]:

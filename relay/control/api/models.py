@@ -159,6 +159,8 @@ class NodeView(Answer):
     clock_behind_s: float
     refused_agents: list[dict[str, str]]
     problems: list[str]
+    identity: str
+    certificate: dict[str, str] | None
 
 
 class AgentConfig(Answer):
@@ -229,6 +231,35 @@ class RevocationView(Answer):
     by: str
     at: str
     regions: list[RevocationReach] | None = None
+
+
+class JoinTokenView(Answer):
+    """A token by which nodes join, without the secret."""
+
+    id: str
+    region: str
+    name: str
+    uses: int
+    used_by: list[str]
+    replace: bool
+    created: str
+    created_by: str
+    expires: str
+
+
+class NewJoinToken(JoinTokenView):
+    """A new join token, with the secret: the only place where it is ever shown."""
+
+    token: str
+
+
+class TrustView(Answer):
+    """What nodes trust."""
+
+    version: int
+    trust_domain: str
+    roots: list[str]
+    ca: list[dict[str, str]]
 
 
 class AuthConfig(Answer):

@@ -26,6 +26,7 @@ from relay.control.storage.database import Database
 from relay.control.storage.rows import replace
 from relay.errors import RelayError
 from relay.observe import log
+from relay.store.private import write_private
 
 _log = log.get("opamp-relay.admin")
 _LOOK_S = 1.0
@@ -43,12 +44,7 @@ def write_admin_token(file: Path) -> str:
         OSError: it cannot be written.
     """
     secret = TOKEN_FORM.make(os.urandom(TOKEN_FORM.chance_bytes))
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(f"{secret}\n")
-    fresh.replace(file)
+    write_private(file, f"{secret}\n".encode())
     return secret
 
 

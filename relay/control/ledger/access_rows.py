@@ -1,4 +1,4 @@
-"""Reads and writes who may do what: agents' keys, people's tokens, revocations."""
+"""Reads and writes who may do what: agents' keys, people's tokens, revocations, nodes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.control.access.keys import ApiKey, ApiKeys
+from relay.control.access.nodes import JoinedNode, JoinGrant
 from relay.control.access.revocations import Revocation
 from relay.control.access.tokens import Token
 from relay.control.ledger.state import State
@@ -33,18 +34,25 @@ class _Stored(Protocol):
 
 
 V = TypeVar("V", bound=_Stored)
+_KINDS: Mapping[str, tuple[sa.Table, type[Any]]] = {
+    "tokens": (schema.tokens, Token),
+    "revocations": (schema.revocations, Revocation),
+    "join_grants": (schema.join_grants, JoinGrant),
+    "joined_nodes": (schema.joined_nodes, JoinedNode),
+}
+"""Field of the state → its table, and the kind of its values."""
 
 
-async def load(connection: AsyncConnection) -> tuple[ApiKeys, dict[str, Token], dict[str, Revocation]]:
-    """Load everything.
+async def load(connection: AsyncConnection) -> dict[str, Any]:
+    """Load everything: field of the state → its value.
 
     Raises:
         StoreError: a row is damaged.
     """
-    keys = await _load(connection, schema.api_keys, ApiKey)
-    tokens = await _load(connection, schema.tokens, Token)
-    revocations = await _load(connection, schema.revocations, Revocation)
-    return ApiKeys().put(keys), {t.id: t for t in tokens}, {r.id: r for r in revocations}
+    loaded: dict[str, Any] = {"api_keys": ApiKeys().put(await _load(connection, schema.api_keys, ApiKey))}
+    for name, (table, kind) in _KINDS.items():
+        loaded[name] = {value.id: value for value in await _load(connection, table, kind)}
+    return loaded
 
 
 async def _load(connection: AsyncConnection, table: sa.Table, kind: type[V]) -> list[V]:
@@ -65,8 +73,8 @@ async def store(connection: AsyncConnection, before: State, after: State) -> Non
     """Store the differences between two states, in the caller's transaction."""
     for were, are in before.api_keys.changed_shards(after.api_keys):
         await _store(connection, schema.api_keys, were, are)
-    await _store(connection, schema.tokens, before.tokens, after.tokens)
-    await _store(connection, schema.revocations, before.revocations, after.revocations)
+    for name, (table, _) in _KINDS.items():
+        await _store(connection, table, getattr(before, name), getattr(after, name))
 
 
 async def _store(connection: AsyncConnection, table: sa.Table, before: Mapping[str, V], after: Mapping[str, V]) -> None:

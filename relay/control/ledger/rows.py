@@ -50,7 +50,7 @@ async def load(connection: AsyncConnection) -> State:
         prefetches[row.region] = prefetches.get(row.region, frozenset()) | {row.sha256}
     payloads = {row.name: row.payload for row in contents}
     access = await access_rows.load(connection)
-    return State(catalog, assignments, gone, payloads, prefetches, await _epoch(connection), *access)
+    return State(catalog, assignments, gone, payloads, prefetches, await _epoch(connection), **access)
 
 
 def _document(row: Any) -> AnyDocument:

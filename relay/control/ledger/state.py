@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relay.control.access.keys import ApiKeys
+from relay.control.access.nodes import JoinedNode, JoinGrant
 from relay.control.access.revocations import Revocation
 from relay.control.access.tokens import Token
 from relay.control.ledger.catalog import Catalog
@@ -35,6 +36,10 @@ class State:
     """Tokens of people, by id."""
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
     """Credentials of agents that are refused, by id."""
+    join_grants: Mapping[str, JoinGrant] = field(default_factory=dict)
+    """Tokens by which nodes may join, by id."""
+    joined_nodes: Mapping[str, JoinedNode] = field(default_factory=dict)
+    """Nodes that joined, by REGION/NAME."""
 
     @property
     def pinned(self) -> Pinned:

@@ -160,6 +160,22 @@ revocations = sa.Table(
 )
 """Credentials of agents that are refused, as JSON."""
 
+join_grants = sa.Table(
+    "join_grants",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("body", SealedText, nullable=False),
+)
+"""Tokens by which nodes may join, without the secrets, as JSON."""
+
+joined_nodes = sa.Table(
+    "joined_nodes",
+    metadata,
+    sa.Column("id", sa.String(160), primary_key=True),
+    sa.Column("body", SealedText, nullable=False),
+)
+"""Nodes that joined, by REGION/NAME, as JSON."""
+
 facts = sa.Table(
     "facts",
     metadata,

@@ -15,18 +15,24 @@ from relay.control.storage.database import Database
 from relay.control.storage.sealed import seal_text
 from relay.errors import StoreError
 from tests.control.access.test_keys import ONE, OTHER, TWO
+from tests.control.access.test_nodes import GRANT, NODE
 from tests.control.access.test_tokens import TOKEN
 
 REVOKED = Revocation(Kind.SUBJECT, "web", "stolen", "ann", 1)
-FULL = State(api_keys=ApiKeys().put([ONE, OTHER]), tokens={TOKEN.id: TOKEN}, revocations={REVOKED.id: REVOKED})
+FULL = State(
+    api_keys=ApiKeys().put([ONE, OTHER]),
+    tokens={TOKEN.id: TOKEN},
+    revocations={REVOKED.id: REVOKED},
+    join_grants={GRANT.id: GRANT},
+    joined_nodes={NODE.id: NODE},
+)
 
 
 async def stored(database: Database, before: State, after: State) -> State:
     async with database.write() as connection:
         await access_rows.store(connection, before, after)
     async with database.read() as connection:
-        keys, tokens, revocations = await access_rows.load(connection)
-    return State(api_keys=keys, tokens=tokens, revocations=revocations)
+        return State(**await access_rows.load(connection))
 
 
 async def test_round_trip(database: Database) -> None:

@@ -1,0 +1,117 @@
+"""TLS on the link: which nodes are who they say, by certificates of our own CA or of somebody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+
+from relay.aio.clock import Clock
+from relay.auth.identities import node_certificate
+from relay.auth.principal import Reason
+from relay.control.join.registry import JoinRegistry, Lifetimes
+from relay.control.ledger.ledger import Ledger
+from relay.control.secrets.vault import Vault, master_of
+from relay.control.storage.database import Database
+from relay.control.trust.trust import Trust
+from relay.errors import StoreError
+from relay.link.server import LinkServer
+from relay.settings.parts import split_endpoint
+from relay.settings.programs import ControlPlaneSettings
+from relay.store.private import write_private
+
+_SERVER_LIFETIME_S = 90 * 86_400.0
+_RENEW_AT_S = 30 * 86_400.0
+"""So long before its end, the certificate of this control plane is replaced."""
+_LOOK_S = 0.5
+
+
+class Identities:
+    """What a control plane knows about nodes' certificates, where the link has TLS. Call `load` first."""
+
+    def __init__(self, settings: ControlPlaneSettings, database: Database, ledger: Ledger, *, clock: Clock) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._clock = clock
+        self._folder = Path(settings.keys_dir)
+        self._ports = {"join": split_endpoint(settings.server.join.endpoint)[1], "link": 0}
+        vault = Vault(master_of(self._folder))
+        self.trust = Trust(database, vault, self._folder)
+        keys = settings.keys
+        lifetimes = Lifetimes(keys.node_ttl, keys.renew_expired_for)
+        self.registry = JoinRegistry(ledger, self.trust, lifetimes, self._addresses, clock=clock)
+        self.cert_file, self.key_file = self._folder / "server.crt", self._folder / "server.key"
+        self._ends_at = 0.0
+
+    @property
+    def is_own(self) -> bool:
+        """Whether nodes' certificates are ours; else those of the CA in the settings."""
+        return not self._settings.server.link.tls.client_ca_file
+
+    def _addresses(self) -> tuple[str, str]:
+        name = self._settings.names[0]
+        host = f"[{name}]" if ":" in name else name
+        return f"{host}:{self._ports['join']}", f"{host}:{self._ports['link']}"
+
+    def listening(self, name: str, port: int) -> None:
+        """Tell which port `join` or `link` has."""
+        self._ports[name] = port
+
+    async def load(self) -> None:
+        """Load the keys, or make them, and issue a certificate for this control plane.
+
+        Raises:
+            StoreError: a key or certificate cannot be read or written.
+        """
+        await self.trust.load(self._clock.unix_ms() / 1000)
+        self._issue()
+
+    def _issue(self) -> None:
+        now = self._clock.unix_ms() / 1000
+        pair = self.trust.issuer.server(self._settings.names, now, _SERVER_LIFETIME_S)
+        self._ends_at = now + _SERVER_LIFETIME_S
+        try:
+            write_private(self.key_file, pair.key)
+            write_private(self.cert_file, pair.certificate)
+        except OSError as error:
+            raise StoreError(f"{self.cert_file}: {error.strerror}") from None
+
+    def grpc_server(self) -> grpc.ServerCredentials:
+        """The credentials of the link's server, which asks for newer ones with each connection."""
+        return grpc.dynamic_ssl_server_credentials(self._configuration(), self._configuration, True)
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        tls = self._settings.server.link.tls
+        key_file, cert_file = Path(tls.key_file or self.key_file), Path(tls.cert_file or self.cert_file)
+        authorities = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file else self.trust.authorities
+        return grpc.ssl_server_certificate_configuration([(key_file.read_bytes(), cert_file.read_bytes())], authorities)
+
+    def identify(self, pem: bytes) -> tuple[str, str] | str:
+        """(region, name) of the node that a certificate is for, or why it is refused. See `LinkServer`."""
+        found = node_certificate(pem, self._clock.unix_ms() / 1000) if pem else Reason.NO_CREDENTIAL
+        if isinstance(found, Reason):
+            return f"the certificate of this node is not accepted: {found.value}"
+        revoked = self._ledger.state.joined_nodes.get(found.key)
+        if not self.is_own:
+            is_revoked = revoked is not None and revoked.revoked
+            return f"node {found.key} is revoked" if is_revoked else (found.region, found.name)
+        return self.registry.refusal(found) or (found.region, found.name)
+
+    async def run(self, link: LinkServer) -> None:
+        """End the streams of nodes that are no longer accepted, and renew our certificate. Runs until cancelled."""
+        changed = asyncio.Event()
+        self._ledger.watch(changed)
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(_LOOK_S):
+                        await changed.wait()
+                except TimeoutError:
+                    pass
+                changed.clear()
+                await link.end_refused()
+                if self._ends_at - self._clock.unix_ms() / 1000 < _RENEW_AT_S:
+                    self._issue()
+        finally:
+            self._ledger.unwatch(changed)

@@ -1,0 +1,1 @@
+"""Admits nodes: join tokens, certificates of nodes, and taking them away."""

@@ -1,0 +1,255 @@
+"""Nodes and the tokens by which they join. What a certificate request asks for does not count, only its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from relay.aio.clock import Clock
+from relay.auth.identities import NodeCertificate
+from relay.auth.join_tokens import JoinToken
+from relay.control.access.actor import Actor
+from relay.control.access.nodes import JoinedNode, JoinGrant
+from relay.control.ledger.change import Change, Entry
+from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.state import State
+from relay.control.trust.certificates import public_key_of
+from relay.control.trust.trust import Trust
+from relay.errors import Conflict, Forbidden, NotFound, Problem, Refused
+from relay.ids import sha256
+
+MAX_GRANTS = 1_000
+_SECRET_BYTES = 32
+_ID_BYTES = 5
+_REFUSED = "this join token is not accepted: it is unknown, used up or expired"
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRequest:
+    """The join token to make."""
+
+    region: str
+    name: str = ""
+    """The name that the node must have; empty for any."""
+    uses: int = 1
+    lifetime_s: float = 3600.0
+    replaces: bool = False
+    """Whether a node may take the name of one that joined before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long certificates of nodes are valid, and how long after their end they can be renewed; seconds."""
+
+    certificate_s: float
+    renew_expired_s: float
+
+
+class JoinRegistry:
+    """All nodes that joined, and all join tokens.
+
+    Args:
+        addresses: returns HOST:PORT of the join port and of the link, as they go into tokens.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        trust: Trust,
+        lifetimes: Lifetimes,
+        addresses: Callable[[], tuple[str, str]],
+        *,
+        clock: Clock,
+    ) -> None:
+        self._ledger = ledger
+        self._trust = trust
+        self._lifetimes = lifetimes
+        self._addresses = addresses
+        self._clock = clock
+
+    # ---- tokens
+
+    async def grant(self, request: GrantRequest, *, actor: Actor) -> tuple[JoinGrant, str]:
+        """Make a join token.
+
+        Returns:
+            (what is kept of it, the token).
+
+        Raises:
+            Conflict: there are too many.
+        """
+        secret, grant_id = os.urandom(_SECRET_BYTES).hex(), f"join-{os.urandom(_ID_BYTES).hex()}"
+        join, link = self._addresses()
+        grant = await self._ledger.change(
+            actor, lambda state, now_ms: _grant(state, request, grant_id, sha256(secret.encode()).hex(), actor, now_ms)
+        )
+        return grant, JoinToken(grant_id, secret, self._trust.root, join, link).text()
+
+    async def withdraw(self, grant_id: str, *, actor: Actor) -> None:
+        """Delete a join token. Nodes that joined by it stay.
+
+        Raises:
+            NotFound: there is no such token.
+        """
+        await self._ledger.change(actor, lambda state, _: _withdraw(state, grant_id))
+
+    # ---- nodes
+
+    async def join(self, grant_id: str, secret: str, csr: str, name: str, *, address: str) -> bytes:
+        """Admit a node. Repeating a request that succeeded gives another certificate for the same key.
+
+        Args:
+            csr: its certificate request, PEM.
+            name: the name that it asks for, if the token says none.
+            address: where it calls from, for the audit.
+
+        Returns:
+            Its certificate, PEM.
+
+        Raises:
+            Refused: the request is malformed.
+            Forbidden: the token is not accepted.
+            Conflict: the name belongs to another node.
+        """
+        try:
+            public, digest = public_key_of(csr)
+        except ValueError as error:
+            raise Refused([Problem("request", 0, "csr", str(error))]) from None
+        actor = Actor(f"join token {grant_id[:64]}", address=address)
+        try:
+            node = await self._ledger.change(
+                actor, lambda state, now_ms: self._join(state, grant_id, secret, digest, name, now_ms)
+            )
+        except (Forbidden, Conflict) as error:
+            await self._ledger.record(actor, [Entry("join_refused", f"JoinToken/{grant_id[:64]}", reason=str(error))])
+            raise
+        return self._issue(await self._extend(node, actor), public)
+
+    def _issue(self, node: JoinedNode, public: ec.EllipticCurvePublicKey) -> bytes:
+        now, lifetime_s = self._clock.unix_ms() / 1000, self._lifetimes.certificate_s
+        return self._trust.issuer.node(node.region, node.name, public, now, lifetime_s)
+
+    def _join(
+        self, state: State, grant_id: str, secret: str, digest: str, name: str, now_ms: int
+    ) -> Change[JoinedNode]:
+        grant = state.join_grants.get(grant_id)
+        if grant is None or not hmac.compare_digest(sha256(secret.encode()).hex(), grant.digest):
+            raise Forbidden(_REFUSED)
+        name = grant.name or name
+        known = state.joined_nodes.get(f"{grant.region}/{name}")
+        if (name, digest) in grant.joined and known is not None and known.key_digest == digest and not known.revoked:
+            return Change(state, known)  # the answer was lost
+        if now_ms >= grant.expires_ms or len(grant.joined) >= grant.uses:
+            raise Forbidden(_REFUSED)
+        if known is not None and known.revoked and known.key_digest == digest:
+            raise Forbidden("this key was revoked")
+        if known is not None and known.key_digest != digest and not grant.replaces and not known.revoked:
+            raise Conflict(
+                f"{known.id} has joined before, with another key. If it lost its data folder, make a token with --replace"
+            )
+        node = JoinedNode(grant.region, name, digest, 0, now_ms, grant.id)
+        used = dataclasses.replace(grant, joined=(*grant.joined, (name, digest)))
+        after = dataclasses.replace(
+            state,
+            joined_nodes={**state.joined_nodes, node.id: node},
+            join_grants={**state.join_grants, grant.id: used},
+        )
+        return Change(after, node, entries=[Entry("join", f"Node/{node.id}", reason=f"by {grant.id}")])
+
+    async def renew(self, csr: str, *, address: str) -> bytes:
+        """Give a node that joined another certificate. It proves with its request that it has the key.
+
+        Raises:
+            Refused: the request is malformed.
+            Forbidden: no node has this key, or its certificate ended too long ago.
+        """
+        try:
+            public, digest = public_key_of(csr)
+        except ValueError as error:
+            raise Refused([Problem("request", 0, "csr", str(error))]) from None
+        state, now_ms = self._ledger.state, self._clock.unix_ms()
+        node = next((n for n in state.joined_nodes.values() if n.key_digest == digest and not n.revoked), None)
+        deadline_ms = self._lifetimes.renew_expired_s * 1000
+        if node is None or (node.not_after_ms and now_ms > node.not_after_ms + deadline_ms):
+            raise Forbidden("this key is not that of a node that may renew: join again, with a new token")
+        return self._issue(await self._extend(node, Actor(f"node {node.id}", address=address)), public)
+
+    async def _extend(self, node: JoinedNode, actor: Actor) -> JoinedNode:
+        not_after_ms = self._clock.unix_ms() + round(self._lifetimes.certificate_s * 1000)
+        extended = dataclasses.replace(node, not_after_ms=not_after_ms)
+
+        def make(state: State, _: int) -> Change[JoinedNode]:
+            if state.joined_nodes.get(node.id) != node:
+                raise Forbidden("this node was replaced or revoked")
+            return Change(
+                dataclasses.replace(state, joined_nodes={**state.joined_nodes, node.id: extended}),
+                extended,
+                entries=[Entry("certificate", f"Node/{node.id}")],
+            )
+
+        return await self._ledger.change(actor, make)
+
+    def refusal(self, certificate: NodeCertificate) -> str:
+        """Why the holder of a certificate of our CA is not admitted; empty if it is."""
+        node = self._ledger.state.joined_nodes.get(certificate.key)
+        if certificate.trust_domain != self._trust.current.trust_domain:
+            return f"the certificate is of trust domain {certificate.trust_domain}"
+        if node is None:
+            return f"no node {certificate.key} has joined"
+        if node.revoked:
+            return f"node {certificate.key} is revoked: {node.revoked}"
+        if node.key_digest != certificate.key_digest:
+            return f"node {certificate.key} was replaced: its certificate is for another key"
+        return ""
+
+    async def revoke(self, node_id: str, reason: str, *, actor: Actor) -> None:
+        """Take a node's identity away. Its streams end, and it must join again.
+
+        Raises:
+            NotFound: no such node has joined.
+        """
+        await self._ledger.change(actor, lambda state, _: _revoke(state, node_id, reason))
+
+
+def _grant(
+    state: State, request: GrantRequest, grant_id: str, digest: str, by: Actor, now_ms: int
+) -> Change[JoinGrant]:
+    kept = {key: grant for key, grant in state.join_grants.items() if grant.expires_ms > now_ms}
+    if len(kept) >= MAX_GRANTS:
+        raise Conflict(f"there are {MAX_GRANTS} join tokens, the maximum; delete some")
+    grant = JoinGrant(
+        grant_id,
+        digest,
+        request.region,
+        request.name,
+        request.uses,
+        request.replaces,
+        now_ms,
+        by.name,
+        now_ms + round(request.lifetime_s * 1000),
+    )
+    entry = Entry("create", f"JoinToken/{grant_id}", reason=f"region {grant.region}, {grant.uses} uses")
+    return Change(dataclasses.replace(state, join_grants={**kept, grant_id: grant}), grant, entries=[entry])
+
+
+def _withdraw(state: State, grant_id: str) -> Change[None]:
+    if grant_id not in state.join_grants:
+        raise NotFound(f"there is no join token {grant_id}")
+    rest = {key: grant for key, grant in state.join_grants.items() if key != grant_id}
+    entry = Entry("delete", f"JoinToken/{grant_id}")
+    return Change(dataclasses.replace(state, join_grants=rest), None, entries=[entry])
+
+
+def _revoke(state: State, node_id: str, reason: str) -> Change[None]:
+    node = state.joined_nodes.get(node_id)
+    if node is None:
+        raise NotFound(f"no node {node_id} has joined")
+    revoked = dataclasses.replace(node, revoked=reason)
+    nodes = {**state.joined_nodes, node_id: revoked}
+    entry = Entry("revoke", f"Node/{node_id}", reason=reason)
+    return Change(dataclasses.replace(state, joined_nodes=nodes), None, entries=[entry])

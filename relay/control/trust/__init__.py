@@ -1,0 +1,1 @@
+"""The keys by which nodes and control plane recognise each other."""

@@ -1,0 +1,182 @@
+"""A node's identity: its key, its certificate, and what it trusts, in a folder that only it can read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import NameOID
+
+from relay.auth.identities import NodeCertificate, node_certificate
+from relay.auth.key_sets import KeySet, Signed, accept
+from relay.errors import StoreError
+from relay.store.private import write_private
+
+_KEY, _CERTIFICATE, _AUTHORITIES, _TRUST = "node.key", "node.crt", "ca.crt", "key_sets.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a node is, and whom it trusts."""
+
+    certificate: bytes
+    """PEM."""
+    key: bytes
+    """PEM."""
+    authorities: bytes
+    """CAs of the control plane's certificate, PEM."""
+    node: NodeCertificate
+    not_before: float
+    """Unix seconds."""
+
+    def channel(self) -> grpc.ChannelCredentials:
+        """The credentials of connections to the control plane."""
+        return grpc.ssl_channel_credentials(self.authorities, self.key, self.certificate)
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """The control plane that a node joined."""
+
+    key_sets: Sequence[Signed]
+    root: str
+    """Id of the root that it was told to trust at first."""
+    join: str
+    """HOST:PORT."""
+    link: str
+    """HOST:PORT."""
+
+    def current(self) -> KeySet:
+        """The newest key set.
+
+        Raises:
+            ValueError: the key sets are not in order.
+        """
+        return accept(self.key_sets, held=None, root=self.root)
+
+
+class IdentityFolder:
+    """The files of an identity."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self) -> Identity | None:
+        """The identity; None if this node has not joined.
+
+        Raises:
+            StoreError: a file cannot be read, or is not what it should be.
+        """
+        if not (self.folder / _CERTIFICATE).exists():
+            return None
+        return read_identity(self.folder / _CERTIFICATE, self.folder / _KEY, self.folder / _AUTHORITIES)
+
+    def trusted(self) -> Trusted:
+        """The control plane that this node joined.
+
+        Raises:
+            StoreError: the file cannot be read, or is not what it should be.
+        """
+        file = self.folder / _TRUST
+        try:
+            value = json.loads(file.read_bytes())
+            signed = [Signed.from_plain(item) for item in value["key_sets"]]
+            trusted = Trusted(signed, value["root"], value["join"], value["link"])
+            trusted.current()
+        except OSError as error:
+            raise StoreError(f"{file}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{file}: cannot be used: {error}; remove the folder and join again") from None
+        return trusted
+
+    def private_key(self) -> ec.EllipticCurvePrivateKey:
+        """The key. Makes it on first use: a request to join that is repeated has the same one.
+
+        Raises:
+            StoreError: it cannot be read or written.
+        """
+        file = self.folder / _KEY
+        try:
+            if not file.exists():
+                made = ec.generate_private_key(ec.SECP256R1())
+                write_private(file, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            key = load_pem_private_key(file.read_bytes(), None)
+        except OSError as error:
+            raise StoreError(f"{file}: {error.strerror}") from None
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{file}: not a private key: {error}; remove the folder and join again") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise StoreError(f"{file}: not a P-256 key; remove the folder and join again")
+        return key
+
+    def request(self) -> str:
+        """A certificate request for the key, PEM.
+
+        Raises:
+            StoreError: the key cannot be read or written.
+        """
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
+        request = (
+            x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self.private_key(), hashes.SHA256())
+        )
+        return request.public_bytes(Encoding.PEM).decode()
+
+    def store(self, certificate: bytes, trusted: Trusted) -> Identity:
+        """Write a new certificate and what is trusted.
+
+        Raises:
+            StoreError: they cannot be written, or do not belong together.
+        """
+        content = {
+            "key_sets": [item.plain() for item in trusted.key_sets],
+            "root": trusted.root,
+            "join": trusted.join,
+            "link": trusted.link,
+        }
+        try:
+            write_private(self.folder / _TRUST, json.dumps(content, indent=1).encode())
+            write_private(self.folder / _AUTHORITIES, "".join(trusted.current().authorities).encode())
+            write_private(self.folder / _CERTIFICATE, certificate)
+        except OSError as error:
+            raise StoreError(f"{self.folder}: {error.strerror}") from None
+        identity = self.load()
+        assert identity is not None
+        return identity
+
+    def forget(self) -> None:
+        """Remove the certificate and its key: this node joins again, with another key."""
+        for name in (_CERTIFICATE, _KEY):
+            with contextlib.suppress(OSError):
+                (self.folder / name).unlink()
+
+
+def read_identity(cert_file: Path, key_file: Path, ca_file: Path) -> Identity:
+    """Read an identity from files.
+
+    Raises:
+        StoreError: one cannot be read, or they are not those of a node.
+    """
+    try:
+        certificate, key, authorities = (file.read_bytes() for file in (cert_file, key_file, ca_file))
+        leaf = x509.load_pem_x509_certificate(certificate)
+        private = load_pem_private_key(key, None)
+    except OSError as error:
+        raise StoreError(f"{error.filename}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{cert_file}, {key_file}: cannot be used: {error}") from None
+    not_before = leaf.not_valid_before_utc.timestamp()
+    # Its time is looked at elsewhere: an expired one can be renewed.
+    node = node_certificate(certificate, not_before)
+    if not isinstance(node, NodeCertificate):
+        raise StoreError(f"{cert_file}: names no node: it needs one URI spiffe://DOMAIN/region/REGION/node/NAME")
+    if private.public_key() != leaf.public_key():
+        raise StoreError(f"{key_file}: not the key of {cert_file}")
+    return Identity(certificate, key, authorities, node, not_before)

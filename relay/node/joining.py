@@ -1,0 +1,266 @@
+"""Joins a control plane, and renews the certificate that came of it: HTTPS requests to the join port."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import ssl
+from collections.abc import Callable, Collection
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from relay.aio.backoff import Backoff
+from relay.aio.clock import Clock
+from relay.auth.join_tokens import JoinToken, read_join_token
+from relay.auth.key_sets import Signed, accept
+from relay.errors import Problem, RelayError, SettingsError, StoreError, UpstreamError
+from relay.node.identity import Identity, IdentityFolder, Trusted, read_identity
+from relay.observe import log
+from relay.settings.parts import split_endpoint
+from relay.settings.programs import NodeSettings
+
+_log = log.get("opamp-relay.identity")
+_TIMEOUT_S = 15.0
+_MAX_BYTES = 1 << 20
+_RENEW_AFTER = 2 / 3
+"""Of a certificate's lifetime."""
+_SPREAD = 0.1
+_RETRY_S = 300.0
+_LEAST_S = 1.0
+
+
+class NotAdmitted(RelayError):
+    """The control plane does not admit this node, or is not the one that it was told to trust."""
+
+
+async def identified(
+    settings: NodeSettings, token: str, written: Collection[str]
+) -> tuple[NodeSettings, Identity | None]:
+    """The settings of a node that knows who it is: region, name and addresses are those of its identity.
+
+    Joins the control plane if there is a token and no identity yet; retries while that is not reachable.
+
+    Args:
+        token: a join token; empty for none.
+        written: dotted paths of the settings that somebody wrote.
+
+    Raises:
+        SettingsError: the settings say another region or name; or the token is none.
+        NotAdmitted: the control plane refused.
+        StoreError: a file of the identity cannot be read or written.
+    """
+    address = settings.control_plane
+    if address.cert_file:
+        identity = read_identity(*map(Path, (address.cert_file, address.key_file, address.ca_file)))
+        return _settings_of(settings, identity, address.endpoint, address.join_endpoint or "", written), identity
+    folder = IdentityFolder(settings.identity_dir)
+    joined = folder.load()
+    if joined is not None and token and await _is_refused(folder, address.join_endpoint):
+        _log.warning("identity_forgotten", node=joined.node.key, reason="the control plane no longer accepts it")
+        folder.forget()
+        joined = None
+    if joined is None:
+        text = token or _read_token(address.join_token_file)
+        if not text:
+            return settings, None
+        try:
+            read = read_join_token(text)
+        except ValueError as error:
+            raise SettingsError([Problem("settings", 0, "control_plane.join_token_file", str(error))]) from None
+        joined = await _join(settings, folder, read, written)
+    trusted = folder.trusted()
+    endpoint = address.endpoint if "control_plane.endpoint" in written else trusted.link
+    join = str(address.join_endpoint or trusted.join)
+    return _settings_of(settings, joined, endpoint, join, written), joined
+
+
+async def _is_refused(folder: IdentityFolder, join_endpoint: str | None) -> bool:
+    """Whether the control plane does not renew the identity. One that cannot be reached does not say so."""
+    try:
+        trusted = folder.trusted()
+        authorities = "".join(trusted.current().authorities)
+        await _call(join_endpoint or trusted.join, "POST", "/v1/renew", {"csr": folder.request()}, authorities)
+    except NotAdmitted:
+        return True
+    except UpstreamError:
+        return False
+    return False
+
+
+def _settings_of(
+    settings: NodeSettings, identity: Identity, endpoint: str, join: str, written: Collection[str]
+) -> NodeSettings:
+    node = identity.node
+    contradictions = [
+        Problem("settings", 0, f"node.{name}", f"{value} contradicts the certificate of this node, which is for {of}")
+        for name, value, of in (("region", settings.node.region, node.region), ("name", settings.node.name, node.name))
+        if f"node.{name}" in written and value != of
+    ]
+    if contradictions:
+        raise SettingsError(contradictions)
+    address = settings.control_plane.model_copy(update={"endpoint": endpoint, "join_endpoint": join or None})
+    named = settings.node.model_copy(update={"region": node.region, "name": node.name})
+    return settings.model_copy(update={"node": named, "control_plane": address})
+
+
+def _read_token(name: str) -> str:
+    if not name:
+        return ""
+    try:
+        return Path(name).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a token"
+        raise SettingsError([Problem("settings", 0, "control_plane.join_token_file", f"{name}: {reason}")]) from None
+
+
+async def _join(settings: NodeSettings, folder: IdentityFolder, token: JoinToken, written: Collection[str]) -> Identity:
+    endpoint = settings.control_plane.join_endpoint or token.join
+    name = settings.node.name if "node.name" in written else _host_name()
+    request = {"id": token.id, "secret": token.secret, "csr": folder.request(), "name": name}
+    backoff = Backoff(first_s=0.5, most_s=30.0, chance=random.random)
+    while True:
+        try:
+            signed = _signed(await _call(endpoint, "GET", "/v1/trust", None, None))
+            authorities = "".join(_accepted(signed, token.root).authorities)
+            answer = await _call(endpoint, "POST", "/v1/join", request, authorities)
+            break
+        except UpstreamError as error:
+            _log.warning("join_waits", control_plane=endpoint, error=str(error))
+            await asyncio.sleep(backoff.next_delay_s())
+    identity = _stored(folder, answer, Trusted(signed, token.root, token.join, token.link))
+    _log.info("node_joined", region=identity.node.region, node=identity.node.name, control_plane=endpoint)
+    return identity
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).strip("-._")
+    return name[:63] or "node"
+
+
+def _signed(answer: Any) -> list[Signed]:
+    try:
+        return [Signed.from_plain(item) for item in answer["key_sets"]]
+    except (KeyError, TypeError, ValueError):
+        raise NotAdmitted("the answer of the join port is not one of an OpAMP relay's control plane") from None
+
+
+def _accepted(signed: list[Signed], root: str) -> Any:
+    try:
+        return accept(signed, held=None, root=root)
+    except ValueError as error:
+        raise NotAdmitted(f"this is not the control plane that made the join token: {error}") from None
+
+
+def _stored(folder: IdentityFolder, answer: Any, trusted: Trusted) -> Identity:
+    try:
+        certificate = answer["certificate"].encode()
+        newer = _signed(answer)
+        accept(newer, held=trusted.current())
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise NotAdmitted(f"the answer of the join port cannot be used: {error}") from None
+    return folder.store(certificate, Trusted(newer, trusted.root, trusted.join, trusted.link))
+
+
+async def _call(endpoint: str, method: str, path: str, content: Any, authorities: str | None) -> Any:
+    """Call the join port.
+
+    Args:
+        authorities: PEM of the CAs to verify it by; None to verify nothing, for what proves itself.
+
+    Raises:
+        UpstreamError: it cannot be reached, or is not ready.
+        NotAdmitted: it refused, or is not the one to trust.
+    """
+    host, port = split_endpoint(endpoint)
+    context: ssl.SSLContext | bool = False
+    if authorities is not None:
+        context = ssl.create_default_context(cadata=authorities)
+    url = f"https://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    try:
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as client,
+            client.request(method, url, json=content, ssl=context, allow_redirects=False) as response,
+        ):
+            body = await response.content.read(_MAX_BYTES)
+            value = _json(body)
+            if response.status in (HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)):
+                raise UpstreamError(f"{endpoint} answers {response.status}")
+            if response.status != HTTPStatus.OK:
+                detail = value.get("detail") if isinstance(value, dict) else None
+                raise NotAdmitted(f"{endpoint}: {detail or f'status {response.status}'}")
+            return value
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise NotAdmitted(f"{endpoint} is not the control plane to trust: {error.certificate_error}") from None
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise UpstreamError(f"{endpoint}: {error or 'no answer in time'}") from None
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+class Renewal:
+    """Renews a node's certificate in time, and later too: a node that was cut off comes back by itself.
+
+    Args:
+        renewed: called with each new identity.
+    """
+
+    def __init__(
+        self,
+        folder: IdentityFolder,
+        identity: Identity,
+        endpoint: str,
+        *,
+        clock: Clock,
+        renewed: Callable[[Identity], None],
+    ) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._endpoint = endpoint
+        self._clock = clock
+        self._renewed = renewed
+        self.problem = ""
+        """Why the certificate could not be renewed; empty while all is well."""
+
+    def due_in_s(self) -> float:
+        """Seconds until the next renewal: after two thirds of the lifetime, a tenth earlier or later."""
+        lifetime_s = self._identity.node.not_after - self._identity.not_before
+        share = _RENEW_AFTER + _SPREAD * (2 * random.random() - 1)  # noqa: S311
+        return max(0.0, self._identity.not_before + share * lifetime_s - self._clock.unix_ms() / 1000)
+
+    async def run(self) -> None:
+        """Renew again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(max(_LEAST_S, self.due_in_s()))
+            while not await self.renew():
+                remaining_s = self._identity.node.not_after - self._clock.unix_ms() / 1000
+                await asyncio.sleep(max(1.0, min(_RETRY_S, remaining_s / 10)))
+
+    async def renew(self) -> bool:
+        """Renew once. Returns whether that worked; `problem` says why not."""
+        try:
+            trusted = self._folder.trusted()
+            authorities = "".join(trusted.current().authorities)
+            request = {"csr": self._folder.request()}
+            answer = await _call(self._endpoint, "POST", "/v1/renew", request, authorities)
+            self._identity = _stored(self._folder, answer, trusted)
+        except (UpstreamError, NotAdmitted, StoreError) as error:
+            if str(error) != self.problem:
+                _log.error("certificate_not_renewed", error=str(error))
+            self.problem = str(error)
+            return False
+        self.problem = ""
+        _log.info("certificate_renewed", not_after=self._identity.node.not_after)
+        self._renewed(self._identity)
+        return True

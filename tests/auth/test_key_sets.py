@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from relay.auth.key_sets import KeySet, Signed, accept, key_id, read, sign
+from relay.control.trust.certificates import new_authority
+
+CA, OTHER_CA = (new_authority("example", 1_800_000_000).certificate.decode() for _ in range(2))
+ROOT, NEXT, ATTACKER = (Ed25519PrivateKey.generate() for _ in range(3))
+
+
+def public(key: Ed25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def roots(*keys: Ed25519PrivateKey) -> dict[str, bytes]:
+    return {key_id(public(key)): public(key) for key in keys}
+
+
+FIRST = KeySet(1, "example", roots(ROOT), (CA,))
+SECOND = KeySet(2, "example", roots(ROOT), (CA, OTHER_CA))
+MOVED = KeySet(3, "example", roots(NEXT), (OTHER_CA,))
+CHAIN = [sign(FIRST, ROOT), sign(SECOND, ROOT), sign(MOVED, ROOT), sign(MOVED, NEXT)]
+ROOT_ID = key_id(public(ROOT))
+
+
+def test_chain_is_followed_to_its_end() -> None:
+    assert accept(CHAIN, held=None, root=ROOT_ID) == MOVED
+    assert accept(reversed(CHAIN), held=None) == MOVED
+    assert accept(CHAIN[1:], held=FIRST) == MOVED
+    assert accept(CHAIN, held=SECOND) == MOVED
+    assert accept(CHAIN[:1], held=SECOND) == SECOND, "nothing older"
+    assert accept([], held=SECOND) == SECOND
+    assert Signed.from_plain(json.loads(json.dumps(CHAIN[0].plain()))) == CHAIN[0]
+
+
+def forged(signed: Signed) -> Signed:
+    return dataclasses.replace(signed, signature=bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("signed", "held", "root", "reason"),
+    [
+        ([], None, "", "there is no key set"),
+        ([sign(FIRST, ROOT)], None, "f" * 64, "not signed by the root that this node was given"),
+        ([sign(FIRST, ATTACKER)], None, "", "bad signature"),
+        ([forged(CHAIN[0])], None, ROOT_ID, "not signed by the root"),
+        ([dataclasses.replace(CHAIN[0], signature=b"short")], None, ROOT_ID, "not signed by the root"),
+        ([CHAIN[2]], FIRST, "", "key set 3 does not follow 1"),
+        (CHAIN[:3], None, ROOT_ID, "key set 3 is not signed by a root of 2 and one of its own"),
+        ([*CHAIN[:2], CHAIN[3]], None, ROOT_ID, "key set 3 is not signed by a root of 2"),
+        ([sign(dataclasses.replace(SECOND, trust_domain="evil"), ROOT)], FIRST, "", "another trust domain"),
+        ([sign(dataclasses.replace(SECOND, authorities=(OTHER_CA,)), ATTACKER)], FIRST, "", "is not signed by a root"),
+        ([sign(dataclasses.replace(FIRST, authorities=(OTHER_CA,)), ROOT)], FIRST, "", "differs from the one that is"),
+        ([CHAIN[1], sign(dataclasses.replace(SECOND, authorities=(CA,)), ROOT)], FIRST, "", "two key sets 2"),
+    ],
+)
+def test_attack_broken_chains(signed: list[Signed], held: KeySet | None, root: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        accept(signed, held=held, root=root)
+
+
+def payload(**changes: Any) -> bytes:
+    return json.dumps({**json.loads(FIRST.payload()), **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        payload(_type="other"),
+        payload(version=0),
+        payload(version="1"),
+        payload(trust_domain=""),
+        payload(trust_domain=7),
+        payload(roots=[]),
+        payload(roots=[{"id": "a", "key": "00"}]),
+        payload(roots=[7]),
+        payload(ca=[]),
+        payload(ca=["x"]),
+        payload(ca=[7]),
+        payload(ca=[CA] * 17),
+    ],
+)
+def test_what_is_no_key_set(content: bytes) -> None:
+    with pytest.raises(ValueError, match="not a key set"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {}, {"payload": "!", "key": "a", "signature": ""}, {"payload": "", "key": 7, "signature": ""}, [7]],
+)
+def test_what_is_not_signed(value: Any) -> None:
+    with pytest.raises(ValueError, match="not a signed payload"):
+        Signed.from_plain(value)
