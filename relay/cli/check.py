@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.aio.ports import bind_problem
+from relay.cli.warnings import warnings_of
 from relay.documents import leaves, parse
 from relay.errors import Refused, SettingsError
 from relay.node.credentials import Credentials
@@ -41,6 +42,8 @@ def check_settings(program: str, loaded: Loaded[Any], file: str) -> list[str]:
     print(f"{file}: settings of {program}")
     for path, value in leaves(settings.model_dump()):
         print(f"  {path} = {value!r}  ({loaded.origins.get(path, 'default')})")
+    for path, reason in warnings_of(settings):
+        print(f"warning: {file}: {path}: {reason}", file=sys.stderr)
     problems = [f"{file}: {path}: {reason}" for path, reason in _environment_problems(settings)]
     for problem in problems:
         print(problem, file=sys.stderr)
