@@ -14,6 +14,7 @@ from relay import __version__
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
 from relay.aio.tasks import Tasks
+from relay.auth.tokens import VerificationKey
 from relay.errors import StoreError
 from relay.fleet.cohort import Cohorts
 from relay.link.blobs import BlobSource
@@ -27,6 +28,7 @@ from relay.node.freshness import Freshness
 from relay.node.hub import Hub
 from relay.node.identity import Identity, IdentityFolder
 from relay.node.joining import Renewal
+from relay.node.jwks import FILE, KeySetSource
 from relay.node.packages.cache import PackageCache, PackageRules
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
@@ -50,6 +52,10 @@ _GOODBYE_S = 3.0
 """How long the last report may take."""
 
 
+def _nothing() -> None:
+    """Nobody needs to know."""
+
+
 class Node:
     """A regional relay node. Call `start`, then `stop`. To start again, create a new object.
 
@@ -62,6 +68,8 @@ class Node:
         self._identity = identity
         self._clock = clock or SystemClock()
         self._tasks = Tasks()
+        self._serves = False
+        """Whether credentials that change concern anybody yet."""
         self._started = contextlib.AsyncExitStack()
         self.metrics = NodeMetrics(settings.node.region)
         self.ports: dict[str, int] = {}
@@ -124,6 +132,7 @@ class Node:
             ("protect", self.upkeep.protect()),
             ("credentials", self.serving.watch_credentials()),
             *([("identity", self.renewal.run())] if self.renewal is not None else []),
+            *([("jwks", self.key_set.run())] if self.key_set is not None else []),
         ):
             self._tasks.spawn(work, name=name)
         settle_memory()
@@ -203,7 +212,16 @@ class Node:
         )
         started.push_async_callback(self._save)
         started.push_async_callback(self.hub.close)
-        self.serving = Serving(settings, self.credentials, self.policy, clock=clock, metrics=metrics)
+        self.key_set = self._make_key_set()
+        self.serving = Serving(
+            settings,
+            self.credentials,
+            self.policy,
+            unknown_key=self.key_set.want if self.key_set is not None else _nothing,
+            clock=clock,
+            metrics=metrics,
+        )
+        self._serves = True
         parts = Parts(
             store=self.store,
             policy=self.policy,
@@ -218,6 +236,7 @@ class Node:
             proxies=self.serving.proxies,
             credentials=self.credentials,
             renewal=self.renewal,
+            key_set=self.key_set,
         )
         self.status = Status(
             parts,
@@ -239,6 +258,24 @@ class Node:
             metrics=metrics,
             credentials=self._channel,
         )
+
+    def _make_key_set(self) -> KeySetSource | None:
+        rules = self._settings.auth.token_rules if self._settings.auth is not None else None
+        if rules is None or not rules.jwks_url:
+            return None
+        file = Path(self._settings.node.data_dir) / FILE
+        source = KeySetSource(rules.jwks_url, file, clock=self._clock, changed=self._key_set_changed)
+        self.metrics.sources["opamp_relay_jwks_age_seconds"] = (
+            "Seconds since the issuer's key set was fetched",
+            lambda: source.age_s,
+        )
+        source.load()
+        return source
+
+    def _key_set_changed(self, keys: tuple[VerificationKey, ...]) -> None:
+        self.credentials.use_key_set(keys)
+        if self._serves:
+            self.serving.credentials_changed()
 
     def _make_renewal(self) -> Renewal | None:
         settings, endpoint = self._settings, self._settings.control_plane.join_endpoint

@@ -6,6 +6,7 @@ Files are read at start, and when they change. What was read before stays in for
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,7 @@ class Credentials:
         self._auth = settings.auth or NodeAuth()
         self._tls = settings.server.tls
         self._access = Access()
+        self._key_set: tuple[VerificationKey, ...] = ()
         self._stamps = self._look()
         self.current = self._load()
         self.problem = ""
@@ -77,8 +79,10 @@ class Credentials:
         if rules is None:
             return None
         revoked = Revocations((Kind(kind), value) for kind, value in self._access.revoked if kind in set(Kind))
+        token_rules = self._auth.token_rules
+        has_key_set = token_rules is not None and bool(token_rules.jwks_url)
         return Chain(
-            tokens=rules.tokens,
+            tokens=_verifier(self._key_set, token_rules) if has_key_set and token_rules else rules.tokens,
             api_keys=KeyVerifier(SecretForm(keys.prefix, keys.length), self._find_key) if keys is not None else None,
             certificates=rules.certificates,
             required_certificates=rules.required_certificates,
@@ -97,6 +101,10 @@ class Credentials:
     def admit(self, access: Access) -> None:
         """Go by the keys and revocations of another policy from now on. `chain` is then another one."""
         self._access = access
+
+    def use_key_set(self, keys: tuple[VerificationKey, ...]) -> None:
+        """Verify tokens with the keys of another key set from now on. `chain` is then another one."""
+        self._key_set = keys
 
     def refresh(self) -> bool:
         """Load the files again if one of them has changed. Returns whether something new is in force."""
@@ -146,7 +154,7 @@ class Credentials:
         rules = auth.token_rules
         certificates = _certificates(tls) if tls.enabled and tls.asks_for_certificates != "none" else None
         return FileRules(
-            tokens=_tokens(rules) if rules is not None else None,
+            tokens=_tokens(rules) if rules is not None and not rules.jwks_url else None,
             certificates=certificates if auth.accepts_certificates else None,
             required_certificates=certificates if tls.asks_for_certificates == "required" else None,
             revocations=_revocations(auth.revocations_file) if auth.revocations_file else Revocations(),
@@ -190,8 +198,12 @@ class Credentials:
 
 
 def _tokens(rules: Jwt) -> TokenVerifier:
+    return _verifier([_key(rules)], rules)
+
+
+def _verifier(keys: Iterable[VerificationKey], rules: Jwt) -> TokenVerifier:
     return TokenVerifier(
-        [_key(rules)],
+        keys,
         TokenRules(
             issuer=rules.issuer,
             audience=rules.audience,

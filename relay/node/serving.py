@@ -44,6 +44,7 @@ class Serving:
         credentials: Credentials,
         policy: PolicyHolder,
         *,
+        unknown_key: Callable[[], None],
         clock: Clock,
         metrics: NodeMetrics,
     ) -> None:
@@ -57,6 +58,7 @@ class Serving:
             metrics=metrics,
             has_policy=lambda: policy.accepted,
             retry_after_s=settings.server.limits.retry_after,
+            unknown_key=unknown_key,
         )
         self._clock = clock
         self._metrics = metrics

@@ -14,6 +14,7 @@ from relay.node.credentials import Credentials
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
 from relay.node.joining import Renewal
+from relay.node.jwks import KeySetSource
 from relay.node.packages.cache import PackageCache
 from relay.node.policy import PolicyHolder
 from relay.node.registry import Registry
@@ -58,6 +59,8 @@ class Parts:
     credentials: Credentials
     renewal: Renewal | None = None
     """None for a node that did not join."""
+    key_set: KeySetSource | None = None
+    """None unless tokens are verified by an issuer's key set."""
 
 
 class Status:
@@ -144,7 +147,9 @@ class Status:
             yield f"store: {len(store.damaged)} damaged values were dropped: {', '.join(listed)}"
 
     def _of_credentials(self) -> Iterator[str]:
-        renewal = self._parts.renewal
+        renewal, key_set = self._parts.renewal, self._parts.key_set
+        if key_set is not None and key_set.problem:
+            yield f"auth.jwt.jwks_url: {key_set.problem}; the keys known before stay in force"
         if renewal is not None and renewal.problem:
             yield f"certificate: could not be renewed: {renewal.problem}"
         if self._parts.credentials.problem:

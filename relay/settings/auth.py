@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -16,6 +17,8 @@ class Jwt(Part):
     """HS256: 32 bytes or more; one newline at the end is not part of it. Whoever has it can make tokens."""
     public_key_file: str = ""
     """PEM: RSA (RS256, PS256), P-256 (ES256) or Ed25519 (EdDSA)."""
+    jwks_url: str = ""
+    """The issuer's JSON Web Key Set: https, or http on loopback. Fetched every 5 minutes; the last one is kept on disk."""
     issuer: str = ""
     """`iss` must be this; empty accepts any."""
     audience: str = ""
@@ -32,6 +35,15 @@ class Jwt(Part):
     refresh_enabled: bool = False
     refresh_before_expiry: Duration = 3600.0
     """Accepted with `refresh_enabled: false`, and then has no effect."""
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _over_tls(cls, value: str) -> str:
+        parts = urlsplit(value)
+        is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if value and (not parts.hostname or parts.scheme not in (("https", "http") if is_local else ("https",))):
+            raise ValueError("must be an https URL (http only on loopback)")
+        return value
 
     @field_validator("refresh_enabled")
     @classmethod

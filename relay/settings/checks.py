@@ -152,11 +152,16 @@ def _key_problems(auth: NodeAuth, rules: Jwt) -> list[tuple[str, str]]:
     short = "auth.secret_key_file" if auth.secret_key_file else "auth.jwt.secret_key_file"
     if auth.secret_key_file and auth.jwt is not None and auth.jwt.secret_key_file:
         return [(short, "stands for auth.jwt.secret_key_file; set only one of them")]
-    files = [(short, rules.secret_key_file), ("auth.jwt.public_key_file", rules.public_key_file)]
-    named = [(path, name) for path, name in files if name]
+    sources = [
+        (short, rules.secret_key_file),
+        ("auth.jwt.public_key_file", rules.public_key_file),
+        ("auth.jwt.jwks_url", rules.jwks_url),
+    ]
+    named = [(path, name) for path, name in sources if name]
     if not named:
-        return [("auth.jwt", "needs secret_key_file or public_key_file")]
+        return [("auth.jwt", "needs secret_key_file, public_key_file or jwks_url")]
     if len(named) > 1:
-        return [(short, "a secret key and a public key exclude each other; set only one of them")]
+        return [(short, f"{' and '.join(path for path, _ in named)} exclude each other; set only one of them")]
     path, name = named[0]
-    return [] if Path(name).is_file() else [(path, f"{name}: no such file")]
+    is_file = path != "auth.jwt.jwks_url"
+    return [(path, f"{name}: no such file")] if is_file and not Path(name).is_file() else []

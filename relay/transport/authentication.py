@@ -49,6 +49,7 @@ class Authenticator:
         chain: None while agents need no credentials.
         has_policy: whether keys and revocations have ever arrived.
         retry_after_s: when callers should try again who came before that.
+        unknown_key: called when a credential is of a key that nobody knows.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Authenticator:
         metrics: NodeMetrics,
         has_policy: Callable[[], bool] = lambda: True,
         retry_after_s: float = 30.0,
+        unknown_key: Callable[[], None] = lambda: None,
     ) -> None:
+        self._unknown_key = unknown_key
         self._has_policy = has_policy
         self._retry_after_s = retry_after_s
         self._chain = chain
@@ -107,6 +110,8 @@ class Authenticator:
             return found
         kind = "header" if authorization is not None else "certificate" if certificate is not None else "none"
         self._metrics.authentications[kind, found.value] += 1
+        if found is Reason.UNKNOWN_KEY:
+            self._unknown_key()
         self.rejections.append(Rejection(self._clock.unix_ms(), remote, found))
         self._log(found, remote)
         return found

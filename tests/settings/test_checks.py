@@ -84,7 +84,7 @@ def test_client_certificates(tmp_path: Path) -> None:
     ("auth", "tls", "path", "reason"),
     [
         ({"type": "jwt"}, {}, "auth.jwt", "is required with type jwt"),
-        ({"type": "jwt", "jwt": {}}, {}, "auth.jwt", "needs secret_key_file or public_key_file"),
+        ({"type": "jwt", "jwt": {}}, {}, "auth.jwt", "needs secret_key_file, public_key_file or jwks_url"),
         ({"type": "jwt", "secret_key_file": "none"}, {}, "auth.secret_key_file", "none: no such file"),
         ({"type": "jwt", "jwt": {"secret_key_file": "none"}}, {}, "auth.jwt.secret_key_file", "none: no such file"),
         ({"type": "jwt", "jwt": {"public_key_file": "none"}}, {}, "auth.jwt.public_key_file", "none: no such file"),
@@ -98,7 +98,13 @@ def test_client_certificates(tmp_path: Path) -> None:
             {"type": "any", "jwt": {"secret_key_file": "a", "public_key_file": "b"}},
             {},
             "auth.jwt.secret_key_file",
-            "a secret key and a public key exclude each other; set only one of them",
+            "auth.jwt.secret_key_file and auth.jwt.public_key_file exclude each other; set only one of them",
+        ),
+        (
+            {"type": "jwt", "jwt": {"secret_key_file": "a", "jwks_url": "https://idp/jwks"}},
+            {},
+            "auth.jwt.secret_key_file",
+            "auth.jwt.secret_key_file and auth.jwt.jwks_url exclude each other; set only one of them",
         ),
         ({"type": "none", "deny": ["10.0.0.0/8"]}, {}, "auth.deny", "has no effect with type none"),
         ({"type": "mtls"}, {}, "auth.type", "mtls needs server.tls.enabled and server.tls.client_ca_file"),

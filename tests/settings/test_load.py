@@ -66,6 +66,9 @@ def test_authentication_that_is_not_supported(tmp_path: Path) -> None:
     assert "auth.api_key.redis: API keys are kept by the control plane" in of_redis
     assert "auth.api_key.storage: keys are not kept in Redis" in of_storage
     assert "each node has their hashes on its own disk" in of_storage
+    for url in ("http://idp.example/jwks", "ftp://localhost/jwks", "jwks", "https://"):
+        (reason,) = refused(NodeSettings, f"auth: {{type: jwt, jwt: {{jwks_url: '{url}'}}}}", tmp_path)
+        assert "auth.jwt.jwks_url: must be an https URL" in reason
     found = refused(NodeSettings, "auth: {type: jwt, jwt: {refresh_enabled: true}}", tmp_path)
     assert len(found) == 1
     assert "auth.jwt.refresh_enabled: agents renew their tokens by their own" in found[0]
