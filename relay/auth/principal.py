@@ -60,7 +60,7 @@ class Principal:
     """Whose credential it is."""
     method: Method
     credential_id: str
-    """`jti` of a token, id of an API key, serial number of a certificate; empty for a token without `jti`."""
+    """`jti` of a token (else ten digits of its SHA-256), id of an API key, serial number of a certificate."""
     agent_id: str = ""
     """The agent id that the credential proves; empty for one that many agents share."""
     labels: Mapping[str, Scalar] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jwt
@@ -18,10 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from relay.auth.principal import Method, Principal, Reason, is_subject, label_problem
+from relay.ids import sha256
 
 MAX_TOKEN_BYTES = 8 << 10
 MIN_SECRET_BYTES = 32
 MIN_RSA_BITS = 2048
+_ID_DIGITS = 10
 MAX_KEYS = 100
 """Keys of one set."""
 _UNCHECKED = {"verify_signature": True, "verify_exp": False, "verify_nbf": False, "verify_iat": False,
@@ -149,7 +151,13 @@ class TokenVerifier:
         except (jwt.PyJWTError, UnicodeEncodeError):
             return Reason.MALFORMED
         claims = self._claims(token, header)
-        return claims if isinstance(claims, Reason) else self._check(claims, now)
+        if isinstance(claims, Reason):
+            return claims
+        found = self._check(claims, now)
+        if isinstance(found, Principal) and not found.credential_id:
+            # So that it can be named, and revoked, although its issuer gave it no id.
+            return replace(found, credential_id=sha256(token.encode()).hex()[:_ID_DIGITS])
+        return found
 
     def _claims(self, token: str, header: Mapping[str, Any]) -> Mapping[str, Any] | Reason:
         kid, algorithm = header.get("kid"), header.get("alg")

@@ -102,13 +102,11 @@ def _packages(subject: _Subject) -> dict[str, Any]:
     }
 
 
-def _auth(subject: _Subject) -> dict[str, Any] | None:
+def _auth(subject: _Subject) -> dict[str, Any]:
     state = subject.state
-    if not state.auth_method:
-        return None
     expires_ms = state.credential_expires_unix_ms
     return {
-        "method": state.auth_method,
+        "method": state.auth_method or "none",
         "subject": state.subject,
         "credential": state.credential_id,
         "expires": rfc3339(expires_ms) if expires_ms else None,

@@ -49,6 +49,7 @@ _MAX_UIDS_OF_ONE = 16
 """Records of one proved agent id: an agent that draws a new uid with each start leaves some behind."""
 _ALIVE_S = 60.0
 """Two heartbeats. An agent that was silent for longer may have lost its connection unnoticed."""
+_CAPABILITIES = body.capabilities_field(capabilities.SERVER)
 _MAX_IGNORED_UIDS = 2
 """How often a client may ignore a new uid."""
 
@@ -334,7 +335,7 @@ class Hub:
         if now >= self._log_duplicate_at:
             self._log_duplicate_at = now + _DUPLICATE_LOG_S
             _log.warning("duplicate_uid", instance_uid=format_uid(uid), remote_addr=caller.remote)
-        return body.uid_field(uid) + body.identification_field(self._fresh_uid())
+        return body.uid_field(uid) + body.identification_field(self._fresh_uid()) + _CAPABILITIES
 
     def _replace(self, uid: bytes, live: Live) -> None:
         """Move a uid to a new connection. Close the old connection unless it is a proxy's."""

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from relay.auth.principal import Method, Principal, Reason
 from relay.auth.tokens import TokenRules, TokenVerifier, key_set, public_key, secret_key
+from relay.ids import sha256
 from tests.auth.builders import EC_KEY, ED_KEY, NOW, RSA_KEY, SECRET, public_pem, token
 
 PRIVATE_KEYS = {"RS256": RSA_KEY, "PS256": RSA_KEY, "ES256": EC_KEY, "EdDSA": ED_KEY}
@@ -143,8 +144,10 @@ def test_token_without_iat_counts_as_made_now() -> None:
 
 def test_shared_tokens_prove_no_agent_id() -> None:
     verifier = TokenVerifier([secret_key(SECRET)], TokenRules(agent_id_claim="", labels_claim=""))
-    principal = verifier.verify(token(sub="web", labels=7), NOW)
-    assert principal == Principal("web", Method.JWT, "", "", {}, NOW + 660)
+    text = token(sub="web", labels=7)
+    principal = verifier.verify(text, NOW)
+    named = sha256(text.encode()).hex()[:10]
+    assert principal == Principal("web", Method.JWT, named, "", {}, NOW + 660), "a token without jti has a name too"
 
 
 def test_agent_id_from_another_claim() -> None:

@@ -104,7 +104,7 @@ def test_view_of_a_credential() -> None:
         view = agent_view(state, facts(state), region="eu", node="n", connected=True, fields=frozenset({"auth"}))
         shown.append(view["auth"])
     assert shown == [
-        None,
+        {"method": "none", "subject": "", "credential": "", "expires": None},
         {"method": "jwt", "subject": "s", "credential": "t-1", "expires": None},
         {"method": "mtls", "subject": "s", "credential": "abc", "expires": "1970-01-01T00:00:01.000Z"},
     ]

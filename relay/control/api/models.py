@@ -286,7 +286,7 @@ class Answered(Answer):
 
 
 class AgentCredential(Answer):
-    """The credential that an agent came with; null where its node asks for none."""
+    """The credential that an agent came with; the method is `none` where its node asks for none."""
 
     method: str
     subject: str
@@ -313,7 +313,7 @@ class AgentView(Answer):
     config: AgentConfig
     packages: dict[str, Any]
     withheld: list[dict[str, Any]]
-    auth: AgentCredential | None
+    auth: AgentCredential
     effective_config_digest: str
     first_seen: str
     last_change: str
