@@ -193,8 +193,8 @@ class GrpcPipe:
     async def exchange(self, message: pb.AgentToServer) -> pb.ServerToAgent:
         try:
             await self.call.write(message)
-        except grpc.aio.AioRpcError as error:  # it was refused before this was on its way
-            raise Refused(error.code()) from None
+        except grpc.aio.AioRpcError:  # it was refused before this was on its way; the call knows how
+            raise Refused(await self.call.code()) from None
         return await self.pushed()
 
     async def pushed(self) -> pb.ServerToAgent:
