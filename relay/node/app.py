@@ -247,6 +247,8 @@ class Node:
             clock=clock,
         )
         metrics.sources.update(self.status.gauges())
+        metrics.certificates = self._certificate_ends
+        metrics.reload_failures = lambda: self.credentials.failures
         self.reports = Reports(sender, self.registry, self.status)
         self._link = LinkClient(
             above.endpoint,
@@ -283,6 +285,12 @@ class Node:
             return None
         folder = IdentityFolder(settings.identity_dir)
         return Renewal(folder, self._identity, endpoint, clock=self._clock, renewed=self._identity_renewed)
+
+    def _certificate_ends(self) -> dict[str, float]:
+        ends = {"agents": self.credentials.current.ends_at}
+        ends["link"] = self._identity.node.not_after if self._identity is not None else None
+        now = self._clock.unix_ms() / 1000
+        return {use: ends_at - now for use, ends_at in ends.items() if ends_at is not None}
 
     def _channel(self) -> grpc.ChannelCredentials | None:
         return self._identity.channel() if self._identity is not None else None

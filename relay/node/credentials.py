@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from relay.auth.addresses import AddressRules
@@ -53,6 +54,8 @@ class Loaded:
     """None where agents need no credentials."""
     tls: ssl.SSLContext | None
     grpc: grpc.ServerCertificateConfiguration | None
+    ends_at: float | None = None
+    """When the certificate of the agents' ports ends, Unix seconds; None without TLS."""
 
 
 class Credentials:
@@ -71,6 +74,8 @@ class Credentials:
         self.current = self._load()
         self.problem = ""
         """Why the files as they are now could not be loaded; empty while all is well."""
+        self.failures = 0
+        """How often files that changed could not be loaded."""
 
     @property
     def chain(self) -> Chain | None:
@@ -118,6 +123,7 @@ class Credentials:
             problem = str(error.problems[0]) if isinstance(error, SettingsError) else repr(error)
             if problem != self.problem:
                 self.problem = problem
+                self.failures += 1
                 _log.error("tls_reload_failed", problem=problem, consequence="what was loaded before stays in force")
             return False
         self._stamps, self.problem = stamps, ""
@@ -145,7 +151,13 @@ class Credentials:
 
     def _load(self) -> Loaded:
         tls = self._context()  # first: it tells best what is wrong with a CA
-        return Loaded(self._rules(), tls, self._grpc())
+        return Loaded(self._rules(), tls, self._grpc(), self._ends_at())
+
+    def _ends_at(self) -> float | None:
+        if not self._tls.enabled:
+            return None
+        leaf = x509.load_pem_x509_certificate(_read("server.tls.cert_file", self._tls.cert_file))
+        return leaf.not_valid_after_utc.timestamp()
 
     def _rules(self) -> FileRules | None:
         auth, tls = self._auth, self._tls

@@ -51,6 +51,10 @@ class NodeMetrics:
         """Package files that did not match their hash."""
         self.package_updates: Counter[str] = Counter(success=0, failure=0)
         """Package offers that agents reported on, by result."""
+        self.certificates: Callable[[], dict[str, float]] = dict
+        """Use (`agents`, `link`) → seconds until the certificate ends."""
+        self.reload_failures: Callable[[], int] = int
+        """Credential files that changed and could not be loaded."""
         self.downloads: Callable[[], tuple[int, int, int]] = lambda: (0, 0, 0)
         """(bytes sent, downloads completed, downloads aborted), read at scrape time."""
         self.sources: dict[str, tuple[str, Callable[[], float]]] = {}
@@ -90,6 +94,15 @@ class NodeMetrics:
         )
         yield _counter("opamp_relay_store_failures", "Failed writes to the local store", self.store_failures)
         yield _counter("opamp_relay_log_dropped", "Log lines dropped because of a slow reader", log.dropped())
+        yield _counter(
+            "opamp_relay_tls_reload_failures", "Credential files that could not be loaded", self.reload_failures()
+        )
+        expiry = GaugeMetricFamily(
+            "opamp_relay_certificate_expiry_seconds", "Seconds until a certificate ends", labels=["use"]
+        )
+        for use, seconds in sorted(self.certificates().items()):
+            expiry.add_metric([use], seconds)
+        yield expiry
         for name, text, label, counts in (
             (
                 "opamp_server_config_updates",

@@ -206,3 +206,13 @@ async def test_grpc(programs: Programs, place: Place) -> None:
             assert isinstance(answer, pb.ServerToAgent) is is_served
             record = node.registry.get(message.instance_uid)
             assert (record is not None and record.agent_id == "agent-001") is is_served
+
+
+async def test_metrics_tell_when_certificates_end(programs: Programs, place: Place) -> None:
+    node = await programs.node_with_policy(auth={"type": "mtls"}, server={"tls": place.tls()})
+    text = node.metrics.expose().decode()
+    (line,) = [line for line in text.splitlines() if line.startswith("opamp_relay_certificate_expiry_seconds{")]
+    assert 'use="agents"' in line
+    assert 86_000 < float(line.rpartition(" ")[2]) <= 86_400
+    place.server.cert_file.write_bytes(b"x")
+    await eventually(lambda: "opamp_relay_tls_reload_failures_total 1.0" in node.metrics.expose().decode())
