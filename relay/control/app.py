@@ -46,6 +46,7 @@ from relay.control.review.diff import Diffs
 from relay.control.review.preview import Previews
 from relay.control.rollouts.rollout import at_once
 from relay.control.rollouts.soak import Soak
+from relay.control.secrets.vault import Vault, master_of
 from relay.control.serving import Serving
 from relay.control.storage.database import FILE, Database
 from relay.control.upkeep import Upkeep
@@ -153,9 +154,10 @@ class ControlPlane:
         await self.ledger.load()
         self.audit, self.versions = Audit(database), Versions(database)
         self.history = History(database, self.ledger)
+        vault = Vault(master_of(Path(settings.keys_dir)))
         self.archive = Archive(database)
         await self.archive.load()
-        self.publisher = Publisher(database, self.ledger, self.archive, clock=clock)
+        self.publisher = Publisher(database, self.ledger, self.archive, vault, clock=clock)
         await self.publisher.load()
         self.fleet = Fleet(database, self.ledger, self.archive, clock=clock, metrics=self.metrics)
         await self.fleet.load()
@@ -201,7 +203,7 @@ class ControlPlane:
         )
         self.identities: Identities | None = None
         if settings.link_has_tls:
-            self.identities = Identities(settings, database, self.ledger, clock=clock)
+            self.identities = Identities(settings, database, self.ledger, vault, clock=clock)
             await self.identities.load()
         self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs)
         self.upkeep = Upkeep(

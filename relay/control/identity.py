@@ -12,7 +12,7 @@ from relay.auth.identities import node_certificate
 from relay.auth.principal import Reason
 from relay.control.join.registry import JoinRegistry, Lifetimes
 from relay.control.ledger.ledger import Ledger
-from relay.control.secrets.vault import Vault, master_of
+from relay.control.secrets.vault import Vault
 from relay.control.storage.database import Database
 from relay.control.trust.trust import Trust
 from relay.errors import StoreError
@@ -30,13 +30,14 @@ _LOOK_S = 0.5
 class Identities:
     """What a control plane knows about nodes' certificates, where the link has TLS. Call `load` first."""
 
-    def __init__(self, settings: ControlPlaneSettings, database: Database, ledger: Ledger, *, clock: Clock) -> None:
+    def __init__(
+        self, settings: ControlPlaneSettings, database: Database, ledger: Ledger, vault: Vault, *, clock: Clock
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._clock = clock
         self._folder = Path(settings.keys_dir)
         self._ports = {"join": split_endpoint(settings.server.join.endpoint)[1], "link": 0}
-        vault = Vault(master_of(self._folder))
         self.trust = Trust(database, vault, self._folder)
         keys = settings.keys
         lifetimes = Lifetimes(keys.node_ttl, keys.renew_expired_for)

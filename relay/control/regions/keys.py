@@ -6,28 +6,36 @@ import hashlib
 import hmac
 import os
 
-import sqlalchemy as sa
-
+from relay.control.secrets.vault import Vault
 from relay.control.storage import schema
 from relay.control.storage.database import Database
+from relay.control.storage.rows import replace
 from relay.control.storage.sealed import read_undamaged
+from relay.errors import StoreError
+from relay.observe import log
 
+_log = log.get("opamp-relay.publish")
 _MASTER = "download-keys"
 _KEY_BYTES = 32
 
 
-async def master_key(database: Database) -> bytes:
-    """The master secret. Creates it on first use.
+async def master_key(database: Database, vault: Vault) -> bytes:
+    """The secret that all of them are derived from. Makes it on first use, and anew if it cannot be decrypted.
+
+    Until then agents download by addresses that are no longer accepted; they are offered new ones at once.
 
     Raises:
         StoreError: it is damaged, or cannot be stored.
     """
     async with database.write() as connection:
         rows = await read_undamaged(connection, schema.secrets, schema.secrets.c.name == _MASTER)
-        if rows and rows[0].value:
-            return bytes(rows[0].value)
+        if rows and len(rows[0].value) != _KEY_BYTES:  # earlier releases stored it as it is
+            try:
+                return vault.open(_MASTER, rows[0].value)
+            except StoreError as error:
+                _log.warning("download_keys_replaced", reason=str(error))
         secret = os.urandom(_KEY_BYTES)
-        await connection.execute(sa.insert(schema.secrets), [{"name": _MASTER, "value": secret}])
+        await replace(connection, schema.secrets, [{"name": _MASTER, "value": vault.seal(_MASTER, secret)}])
         return secret
 
 

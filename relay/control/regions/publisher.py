@@ -24,6 +24,7 @@ from relay.control.regions.archive import Archive
 from relay.control.regions.keys import master_key
 from relay.control.regions.resources import resources
 from relay.control.rollouts.assignment import AssignmentState
+from relay.control.secrets.vault import Vault
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.control.storage.rows import replace
@@ -43,10 +44,11 @@ _RETRY_S = 1.0
 class Publisher:
     """Holds the policy of every region that has asked for one. Call `load`, then `run`."""
 
-    def __init__(self, database: Database, ledger: Ledger, archive: Archive, *, clock: Clock) -> None:
+    def __init__(self, database: Database, ledger: Ledger, archive: Archive, vault: Vault, *, clock: Clock) -> None:
         self._database = database
         self._ledger = ledger
         self._archive = archive
+        self._vault = vault
         self._clock = clock
         self._master = b""
         self._policies: dict[str, RegionPolicy] = {}
@@ -66,7 +68,7 @@ class Publisher:
         Raises:
             StoreError: one of them is damaged.
         """
-        self._master = await master_key(self._database)
+        self._master = await master_key(self._database, self._vault)
         async with self._database.read() as connection:
             for row in await read_undamaged(connection, schema.manifests):
                 if json.loads(row.body)["region"] != row.region:

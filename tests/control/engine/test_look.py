@@ -13,6 +13,7 @@ from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.rollout import ALL
+from relay.control.secrets.vault import Vault
 from relay.control.storage.database import Database
 from relay.pb.relay.v1 import link_pb2
 from relay.testing.clock import ManualClock
@@ -25,7 +26,7 @@ async def survey(fleet: Fleet, database: Database, ledger: Ledger, clock: Manual
     await up(fleet, ONE)
     agents = [entry("a", tier="prod"), entry("b", tier="prod")]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
-    publisher = Publisher(database, ledger, Archive(database), clock=clock)
+    publisher = Publisher(database, ledger, Archive(database), Vault(bytes(32)), clock=clock)
     return Survey(fleet.census, Targets(fleet.census, clock=clock), publisher, clock=clock)
 
 
