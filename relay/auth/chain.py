@@ -37,12 +37,10 @@ class KeyVerifier:
             return Reason.UNKNOWN_KEY
         return Reason.EXPIRED if found[1].has_ended(now) else found[1]
 
-    def end_of(self, key_id: str, now: float) -> Reason | None:
-        """Why a key is no longer accepted; None if it is. It may have been deleted or replaced since it was verified."""
+    def current(self, key_id: str) -> Principal | None:
+        """Whose key this is now: it may have been deleted since it was verified, or given an earlier end."""
         found = self._find(key_id)
-        if found is None:
-            return Reason.REVOKED
-        return Reason.EXPIRED if found[1].has_ended(now) else None
+        return found[1] if found is not None else None
 
 
 class Chain:
@@ -93,19 +91,13 @@ class Chain:
             return Reason.REVOKED
         return found
 
-    def end_of(self, principal: Principal, now: float) -> Reason | None:
-        """Why a session that was opened with a credential must end; None if it may go on.
-
-        Args:
-            now: Unix seconds.
-        """
-        if principal.has_ended(now):
-            return Reason.EXPIRED
+    def reconsidered(self, principal: Principal) -> Principal | None:
+        """Who an open session is by what is known now; None if its credential was taken away. Its end is not looked at."""
         if self._revocations.revokes(principal):
-            return Reason.REVOKED
+            return None
         if principal.method is Method.API_KEY and self._api_keys is not None:
-            return self._api_keys.end_of(principal.credential_id, now)
-        return None
+            return self._api_keys.current(principal.credential_id)
+        return principal
 
     def _credential(self, authorization: str | None, certificate: bytes | None, now: float) -> Principal | Reason:
         required, holder = self._required_certificates, None

@@ -76,8 +76,6 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "-"
-    text = str(value) or "-"
+    text = (",".join(map(str, value)) if isinstance(value, list) else str(value)) or "-"
     # Agents choose this text: it must not move the cursor or forge a row.
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -32,7 +32,7 @@ def token_for(origin: str) -> str:
         TokenFileError: the file that was named cannot be read.
     """
     if token := os.environ.get(_TOKEN, "").strip():
-        return token
+        return _checked(token, _TOKEN)
     if name := os.environ.get(_TOKEN_FILE, ""):
         return read_token(name)
     return _saved().get(origin, "")
@@ -50,6 +50,10 @@ def read_token(name: str) -> str:
         raise TokenFileError(f"{name}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise TokenFileError(f"{name}: not a token") from None
+    return _checked(token, name)
+
+
+def _checked(token: str, name: str) -> str:
     if not token or not token.isascii() or not token.isprintable():
         raise TokenFileError(f"{name}: not a token")
     return token

@@ -55,7 +55,6 @@ from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy.published import CONFIG, PACKAGES
 from relay.policy.strategy import Stage, StrategySpec, SuccessCriteria
-from relay.settings.auth import AdminAuth
 from relay.settings.parts import ApiTls, Policies, is_loopback, split_endpoint
 from relay.settings.programs import ControlPlaneSettings
 from relay.store.blobs import BlobStore
@@ -186,15 +185,20 @@ class ControlPlane:
         self.changes = Changes(self.ledger, self.history, self.fleet, self.versions)
         rules = settings.auth.api_key
         self.credentials = Credentials(
-            KeyRegistry(self.ledger, SecretForm(rules.prefix, rules.length), expires_s=rules.expiration),
+            KeyRegistry(
+                self.ledger,
+                SecretForm(rules.prefix, rules.length),
+                expires_s=rules.expiration,
+                labels_of=lambda name: [agent.facts.labels for agent in census.by_id(name)],
+            ),
             TokenRegistry(self.ledger),
-            RevocationRegistry(self.ledger, self.fleet, self.publisher),
+            RevocationRegistry(self.ledger, self.fleet, self.publisher, clock=clock),
         )
-        admin = settings.admin.auth or AdminAuth()
+        admin = settings.admin.auth
         self.people = People(
             self.ledger,
-            required=admin.type == "token",
-            addresses=AddressRules(map(str, admin.allow)),
+            required=admin is not None and admin.type == "token",
+            addresses=AddressRules(map(str, admin.allow if admin is not None else ())),
             clock=clock,
             metrics=self.metrics,
         )

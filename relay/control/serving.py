@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from relay import __version__
 from relay.aio.ports import explain_bind_errors
 from relay.aio.tasks import Tasks
+from relay.control.heads import bounded
 from relay.settings.parts import ApiTls, split_endpoint
 
 SERVER = "opamp-relay"
@@ -47,6 +48,8 @@ class Serving:
             access_log=False,
             lifespan="off",
             server_header=False,
+            http=bounded(),
+            proxy_headers=False,  # anybody can write them
             headers=[("Server", SERVER), ("X-OpAMP-Relay-Version", __version__)],
             timeout_graceful_shutdown=2,
             ssl_certfile=tls.cert_file if tls.enabled else None,

@@ -186,7 +186,9 @@ class Admin:
             {
                 slot: {
                     "content_type": config[slot].content_type,
-                    "body": masked.text(body) if masked is not None else body,
+                    "body": await asyncio.to_thread(masked.text, body, config[slot].content_type)
+                    if masked is not None
+                    else body,
                 }
                 for slot, body in bodies.items()
             }
@@ -203,21 +205,23 @@ class Admin:
         )
 
     async def _find(self, request: web.Request) -> Record:
-        record = await self._named(request.match_info["id"])
-        if not may_see(request, self._view(record)["labels"]):
-            raise NotFound(f"there is no agent {request.match_info['id']}")
-        return record
+        name, everybody = request.match_info["id"], READER not in request
 
-    async def _named(self, name: str) -> Record:
+        def is_shown(record: Record) -> bool:
+            return everybody or may_see(request, self._view(record)["labels"])
+
         uid = parse_uid(name)
         record = self._registry.get(uid) if uid else None
-        record = record or next((r for r in self._registry if r.agent_id == name), None)
+        record = record if record is not None and is_shown(record) else None
+        record = record or next((r for r in self._registry if r.agent_id == name and is_shown(r)), None)
         if record is not None:
             return record  # an exact id needs no search through all descriptions
         candidates = []
         for i, record in enumerate(self._registry):
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
+            if not is_shown(record):
+                continue
             host = identity.attributes(record.agent_description, _ONLY_HOST).get(HOST, "")
             candidates.append((Names(record.agent_id, record.instance_uid, str(host)), record))
         return resolve(name, candidates)

@@ -30,6 +30,7 @@ from relay.settings.programs import NodeSettings
 
 _log = log.get("opamp-relay.auth")
 _MIN_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+_KINDS = frozenset(kind.value for kind in Kind)
 _MAX_FILE_BYTES = 16 << 20
 _Stamp = tuple[int, int, int]
 """(inode, size, time of change in ns) of a file."""
@@ -83,7 +84,7 @@ class Credentials:
         rules, keys = self.current.rules, self._auth.key_rules
         if rules is None:
             return None
-        revoked = Revocations((Kind(kind), value) for kind, value in self._access.revoked if kind in set(Kind))
+        revoked = Revocations((Kind(kind), value) for kind, value in self._access.revoked if kind in _KINDS)
         token_rules = self._auth.token_rules
         has_key_set = token_rules is not None and bool(token_rules.jwks_url)
         return Chain(

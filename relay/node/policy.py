@@ -12,7 +12,7 @@ from relay.link.protocol import Candidate, SyncReceiver, Version
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
-from relay.policy.access import Access, read_access
+from relay.policy.access import REVOCATIONS, Access, read_access
 from relay.policy.resources import is_assignment, split
 from relay.policy.snapshot import Snapshot, build
 from relay.store.local import LocalStore
@@ -91,6 +91,9 @@ class PolicyHolder:
         """Who may connect."""
         for name, reason in refused.items():
             _log.error("resource_rejected", resource=name, reason=reason)
+        is_lost = REVOCATIONS in self.missing or REVOCATIONS in refused or (doubted and version is None)
+        self.knows_revocations = not is_lost
+        """False while they are lost: whoever they named must not come back, so nobody is admitted."""
         if self.accepted:
             snapshot = build(stored)
             for name, reason in snapshot.rejected.items():
@@ -146,11 +149,14 @@ class PolicyHolder:
             The acknowledgement, with a rejection for each resource that cannot be used.
 
         Raises:
-            StoreError: the candidate could not be stored; the old policy stays in force.
+            StoreError: the candidate could not be stored; the old policy stays in force, but for who may connect.
         """
         # Before all else, and whatever happens to the rest: a revocation must not wait for it.
-        self.access, refused = await asyncio.to_thread(read_access, candidate.resources, self.access)
-        self._admit(self.access)
+        before = self.access
+        self.access, refused = await asyncio.to_thread(read_access, candidate.resources, before)
+        self.knows_revocations = self.knows_revocations or REVOCATIONS not in refused
+        if self.access != before:
+            self._admit(self.access)
         # In a thread, to keep answering agents: checking a thousand documents takes a tenth of a second.
         snapshot = await asyncio.to_thread(build, candidate.resources, self._cohorts.snapshot)
         rendered = await asyncio.to_thread(self._cohorts.prepare, snapshot)

@@ -10,7 +10,7 @@ from relay.aio.clock import Clock
 from relay.auth.principal import Principal
 from relay.auth.secrets import TOKEN_FORM, digest_of
 from relay.policy.access import Reader
-from relay.transport.authentication import CHALLENGE, Authenticator
+from relay.transport.authentication import Authenticator
 from relay.transport.http import Handler
 from relay.transport.peers import TrustedProxies, address_of, certificate_of, joined
 
@@ -65,9 +65,10 @@ class Readers:
         found = self._authenticator.authenticate(authorization, certificate_of(request.transport), ip, origin.remote)
         if isinstance(found, Principal):
             return web.Response(status=403, text="an agent's credential does not read this\n")
-        if found is not None:
-            await self._authenticator.wait(self._authenticator.refusal(found, ip))
-        return web.Response(status=401, headers=dict([CHALLENGE]), text="unauthenticated\n")
+        assert found is not None  # this is only here where agents authenticate
+        refusal = self._authenticator.refusal(found, ip)
+        await self._authenticator.wait(refusal)
+        return web.Response(status=refusal.status, headers=dict(refusal.headers), text=f"{refusal.reason}\n")
 
 
 def may_see(request: web.Request, labels: Mapping[str, object]) -> bool:

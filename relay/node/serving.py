@@ -56,7 +56,7 @@ class Serving:
             credentials.chain,
             clock=clock,
             metrics=metrics,
-            has_policy=lambda: policy.accepted,
+            has_policy=lambda: policy.accepted and policy.knows_revocations,
             retry_after_s=settings.server.limits.retry_after,
             unknown_key=unknown_key,
         )
@@ -214,14 +214,15 @@ class Serving:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_S):
                     await self._changed.wait()
-            self._changed.clear()
             self._reload()
+            is_changed = self._changed.is_set()
+            self._changed.clear()
             if self.authenticator.is_required:
-                await self._end_sessions()
+                await self._end_sessions(is_changed)
 
     def _reload(self) -> None:
         if self._credentials.refresh():
-            self._use_credentials()
+            self.credentials_changed()
 
     def _use_credentials(self) -> None:
         chain = self._credentials.chain
@@ -233,11 +234,18 @@ class Serving:
         self._use_credentials()
         self._changed.set()
 
-    async def _end_sessions(self) -> None:
+    async def _end_sessions(self, is_changed: bool) -> None:
+        """Close the sessions whose credential has ended; if credentials changed, also those that were taken away."""
         for i, connection in enumerate(self.connections):
             if i % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)  # heartbeats pass between
-            reason = self.authenticator.end_of(connection.caller.principal)
+            caller, reason = connection.caller, None
+            if is_changed and caller.principal is not None:
+                principal = self.authenticator.reconsidered(caller.principal)
+                reason = CloseReason.REVOKED if principal is None else None
+                connection.caller = caller._replace(principal=principal or caller.principal)
+            if self.authenticator.has_ended(connection.caller.principal):
+                reason = CloseReason.CREDENTIAL_EXPIRED
             if reason is not None:
                 self._log_end(connection, reason)
                 connection.close(reason)

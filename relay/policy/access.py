@@ -120,7 +120,7 @@ class HeldKeys:
     """By the first bytes of their digests."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Access:
     """Who may connect, as of one manifest."""
 

@@ -13,14 +13,9 @@ from typing import Any
 from relay.documents import canonical_json, parse
 from relay.errors import Refused
 from relay.policy import template as templates
-from relay.policy.model import ConfigTemplate
+from relay.policy.model import ConfigTemplate, is_secret_name
 from relay.policy.template import Resolved
 
-_SECRET_KEY = re.compile(
-    r"(password|passwd|passphrase|secret|token|authorization|credentials?|connection_?string"
-    r"|(api|access|account|private|secret|shared|encryption|license|signing)[-_]?key)(_pem)?$",
-    re.IGNORECASE,
-)
 _REFERENCE = re.compile(r"\s*((Bearer|Basic|Token)\s+)?(\$\{[^}]*\}|\{\{[^}]*\}\})?\s*", re.IGNORECASE)
 """A reference to a secret, which is not secret itself."""
 MASKED = re.compile(r"\[secret \d+\]")
@@ -37,7 +32,10 @@ class Mask:
     def tree(self, value: Any, *, is_secret: bool = False) -> Any:
         """Copy a plain value and mask its secrets."""
         if isinstance(value, dict):
-            return {key: self.tree(child, is_secret=bool(_SECRET_KEY.search(str(key)))) for key, child in value.items()}
+            # What lies below a secret's name is secret too.
+            return {
+                key: self.tree(child, is_secret=is_secret or is_secret_name(str(key))) for key, child in value.items()
+            }
         if isinstance(value, list):
             return [self.tree(child, is_secret=is_secret) for child in value]
         if isinstance(value, str):
@@ -49,16 +47,25 @@ class Mask:
     def document(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Copy a document's spec and mask its secrets. The text of a template is masked as the config that it is."""
         masked: dict[str, Any] = self.tree(spec)
+        masked |= {"variables": list(map(self._variable, spec["variables"]))} if "variables" in spec else {}
         if isinstance(spec.get("text"), str):
             masked["text"] = self.text(spec["text"])
         return masked
 
     def config(self, template: ConfigTemplate, resolved: Resolved) -> str:
         """Render a config with its secrets masked."""
-        if template.spec.text is not None:  # in text, only the names of the variables tell what is secret
-            resolved = dataclasses.replace(resolved, values=self.tree(resolved.values))
+        # The name of a variable tells what is secret, wherever its value goes; in text, nothing else may.
+        resolved = dataclasses.replace(resolved, values=self.tree(resolved.values))
         tree = self.tree(templates.substituted(template, resolved))
         return templates.as_bytes(tree, template.spec.content_type).decode()
+
+    def _variable(self, variable: Any) -> Any:
+        """A variable of a template: its name says whether its default is secret."""
+        is_secret = isinstance(variable, dict) and is_secret_name(str(variable.get("name", "")))
+        values = {"default", "enum", "min", "max"}
+        if not is_secret:
+            return self.tree(variable)
+        return {key: self.tree(value, is_secret=key in values) for key, value in variable.items()}
 
     def text(self, text: str, content_type: str = "text/yaml") -> str:
         """Mask the secrets in YAML or JSON. Text that is neither is hidden as a whole."""
@@ -68,7 +75,10 @@ class Mask:
             documents = []
         if len(documents) != 1 or not isinstance(documents[0].value, dict):
             return f"{self._masked(text)}\n" if text.strip() else text
-        return templates.as_bytes(self.tree(documents[0].value), content_type).decode()
+        masked = self.tree(documents[0].value)
+        if masked == documents[0].value:
+            return text  # with its comments
+        return templates.as_bytes(masked, content_type).decode()
 
     def _masked(self, value: Any) -> str:
         return f"[secret {self._numbers.setdefault(canonical_json(value), len(self._numbers) + 1)}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,18 @@ _MEDIA_TYPE = r"""^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+( *; *[A-Za-z0-9_.
 Version = Annotated[str, BeforeValidator(_text), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$")]
 Term = tuple[str, str, bytes]
 """(`label` or `attribute`, key, canonical value)."""
+
+
+_SECRET_KEY = re.compile(
+    r"(password|passwd|passphrase|secret|token|authorization|credentials?|connection_?string"
+    r"|(api|access|account|private|secret|shared|encryption|license|signing)[-_]?key)(_pem)?$",
+    re.IGNORECASE,
+)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a key or a variable of this name holds a secret, as far as names tell."""
+    return _SECRET_KEY.search(name) is not None
 
 
 def canonical(value: Any) -> bytes:
@@ -107,7 +120,11 @@ class Variable(Model):
         return self
 
     def problem_with(self, value: Any) -> str | None:
-        """Why `value` is not allowed; None if it is."""
+        """Why `value` is not allowed; None if it is. A value that may be secret is not repeated."""
+        reason = self._problem_with(value)
+        return "its value is not allowed by its declaration" if reason and is_secret_name(self.name) else reason
+
+    def _problem_with(self, value: Any) -> str | None:
         if (reason := _type_problem(self.type, value)) is not None:
             return reason
         if self.enum is not None and not any(canonical_json(value) == canonical_json(e) for e in self.enum):

@@ -91,7 +91,7 @@ class ControlPlaneAuth(Part):
 class AdminAuth(Part):
     """How people authenticate to the admin API."""
 
-    type: Literal["none", "token"] = "none"
+    type: Literal["none", "token"]
     """`token`: `Authorization: Bearer`, made by `opampctl token create`; the first one is in `DATA_DIR/admin-token`."""
     allow: tuple[Network, ...] = ()
     """Addresses that may call; empty for all."""

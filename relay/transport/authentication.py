@@ -19,7 +19,6 @@ from relay.ids import sha256
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.transport.head import Refusal, full
-from relay.transport.ports import CloseReason
 
 _log = log.get("opamp-relay.auth")
 CHALLENGE = ("WWW-Authenticate", "Bearer")
@@ -135,14 +134,15 @@ class Authenticator:
                 self._remembered.popitem(last=False)
         return found
 
-    def end_of(self, principal: Principal | None) -> CloseReason | None:
-        """Why a session that was opened with a credential must end now; None if it may go on."""
+    def has_ended(self, principal: Principal | None) -> bool:
+        """Whether the credential of an open session has come to its end."""
+        return principal is not None and principal.has_ended(self._clock.unix_ms() / 1000)
+
+    def reconsidered(self, principal: Principal | None) -> Principal | None:
+        """Who an open session is by what is known now; None if its credential was taken away."""
         if principal is None or self._chain is None:
-            return None
-        reason = self._chain.end_of(principal, self._clock.unix_ms() / 1000)
-        if reason is None:
-            return None
-        return CloseReason.CREDENTIAL_EXPIRED if reason is Reason.EXPIRED else CloseReason.REVOKED
+            return principal
+        return self._chain.reconsidered(principal)
 
     # ---- refusals
 

@@ -71,14 +71,14 @@ def test_api_key_is_more_than_its_id() -> None:
     assert alike.verify(KEY, NOW) is Reason.UNKNOWN_KEY
 
 
-def test_session_ends_with_its_credential() -> None:
+def test_session_is_reconsidered_by_what_is_known_now() -> None:
     chain = Chain(tokens=TOKENS, api_keys=API_KEYS)
-    assert chain.end_of(OWNER, NOW) is None
-    assert chain.end_of(OWNER, NOW + 1) is Reason.EXPIRED
-    assert chain.end_of(replace(OWNER, credential_id=id_of(digest_of(OTHER))), NOW) is Reason.REVOKED
-    shortened = replace(OWNER, credential_id=id_of(digest_of(OLD)), expires_at=NOW + 9)
-    assert chain.end_of(shortened, NOW) is Reason.EXPIRED, "it was replaced since"
-    assert Chain(tokens=TOKENS).end_of(OWNER, NOW) is None
+    assert chain.reconsidered(replace(OWNER, labels={})) == OWNER
+    assert chain.reconsidered(replace(OWNER, credential_id=id_of(digest_of(OTHER)))) is None, "it was deleted"
+    shortened = chain.reconsidered(replace(OWNER, credential_id=id_of(digest_of(OLD)), expires_at=NOW + 9))
+    assert shortened is not None
+    assert shortened.expires_at == NOW, "it was replaced since"
+    assert Chain(tokens=TOKENS).reconsidered(OWNER) is OWNER
 
 
 def test_only_what_is_accepted_counts() -> None:
@@ -126,5 +126,5 @@ def test_revocation() -> None:
     assert chain.authenticate(bearer(token()), None, IP, NOW) is Reason.REVOKED
     other = chain.authenticate(bearer(token(sub="agent-002")), None, IP, NOW)
     assert isinstance(other, Principal)
-    assert chain.end_of(other, NOW) is None
-    assert chain.end_of(replace(other, agent_id="agent-001"), NOW) is Reason.REVOKED
+    assert chain.reconsidered(other) is other
+    assert chain.reconsidered(replace(other, agent_id="agent-001")) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from relay.control.access.actor import SYSTEM
 from relay.control.access.keys import ApiKey
 from relay.control.app import ControlPlane
 from relay.control.credentials.keys import KeyRequest
+from relay.errors import StoreError
 from relay.node.app import Node
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.node.test_authentication import TRANSPORTS, UNAUTHENTICATED, joined, rate_of
@@ -139,9 +141,30 @@ async def test_revocation_is_in_force_although_the_disk_is_full(
     agent, _ = await joined(node, "websocket", "x", secret)
 
     async def full(*_: object) -> None:
-        await asyncio.sleep(3600)
+        raise StoreError("no space left on device")
 
     monkeypatch.setattr(node.store, "commit", full)
     await plane.credentials.revocations.revoke(Kind.KEY, key.id, "x", actor=SYSTEM)
     assert await agent.pipe.socket.close_code() == 1008  # type: ignore[attr-defined]
     assert await refused(node, "websocket", secret)
+
+
+async def test_attack_damaged_revocations_bring_nobody_back(programs: Programs) -> None:
+    plane, node = await stand(programs)
+    key, secret = await made(plane, node, KeyRequest("agent-001", True))
+    await plane.credentials.revocations.revoke(Kind.KEY, key.id, "x", actor=SYSTEM)
+    await eventually(lambda: node.policy.access.revoked)
+    await programs.stop(plane)
+    await programs.stop(node)
+    file = programs.folder / "node-local-one" / "node.sqlite3"
+    with sqlite3.connect(file) as database:
+        (value,) = database.execute("SELECT value FROM entries WHERE key = ?", (b"Revocations/agents",)).fetchone()
+        flipped = value[:-2] + bytes([value[-2] ^ 1]) + value[-1:]
+        database.execute("UPDATE entries SET value = ? WHERE key = ?", (flipped, b"Revocations/agents"))
+    database.close()
+    for _ in range(2):
+        again = await programs.node(auth={"type": "api_key"})
+        with pytest.raises(Refused) as caught:
+            await joined(again, "websocket", "x", secret)
+        assert caught.value.args[0] == 503
+        await programs.stop(again)

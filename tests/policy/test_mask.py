@@ -24,7 +24,6 @@ def test_secrets_are_hidden(key: str) -> None:
     [
         {"endpoint": "https://example.test/v1", "tokens_per_second": 5, "key_file": "/etc/key"},
         {"password": "${env:PASSWORD}", "authorization": "Bearer {{.token}}", "token": None, "secret": True},
-        {"token": {"name": "x"}},
         ["a", 1, None],
     ],
 )

@@ -14,7 +14,6 @@ from relay.observe.metrics import NodeMetrics
 from relay.testing.clock import ManualClock
 from relay.transport import authentication
 from relay.transport.authentication import Authenticator
-from relay.transport.ports import CloseReason
 from tests.auth.builders import SECRET, certificate, token
 
 IP, REMOTE = "192.0.2.1", "192.0.2.1:5000"
@@ -49,7 +48,8 @@ def test_without_a_chain_nobody_needs_credentials() -> None:
     assert authenticator.authenticate(None, None, IP, REMOTE) is None
     assert not authenticator.is_required
     assert authenticator.admits(IP)
-    assert authenticator.end_of(Principal("a", Method.JWT, "", expires_at=0.0)) is None
+    principal = Principal("a", Method.JWT, "")
+    assert authenticator.reconsidered(principal) is principal
 
 
 def test_verified_headers_are_remembered_until_they_end() -> None:
@@ -59,11 +59,13 @@ def test_verified_headers_are_remembered_until_they_end() -> None:
     assert isinstance(found[0], Principal)
     assert found == [found[0]] * 3
     assert bench.tokens.calls == 1
-    assert bench.authenticator.end_of(found[0]) is None
-    assert bench.authenticator.end_of(None) is None
+    assert not bench.authenticator.has_ended(found[0])
+    assert not bench.authenticator.has_ended(None)
+    assert bench.authenticator.reconsidered(None) is None
+    assert bench.authenticator.reconsidered(found[0]) is found[0]
     bench.clock.advance(660)
     assert bench.ask(header) is Reason.EXPIRED
-    assert bench.authenticator.end_of(found[0]) is CloseReason.CREDENTIAL_EXPIRED
+    assert bench.authenticator.has_ended(found[0])
 
 
 def test_new_revocations_apply_to_remembered_headers() -> None:
@@ -73,7 +75,7 @@ def test_new_revocations_apply_to_remembered_headers() -> None:
     assert isinstance(principal, Principal)
     revocations = Revocations([(Kind.SUBJECT, principal.subject)])
     bench.authenticator.use(Chain(tokens=bench.tokens, revocations=revocations))
-    assert bench.authenticator.end_of(principal) is CloseReason.REVOKED
+    assert bench.authenticator.reconsidered(principal) is None
     assert bench.ask(header) is Reason.REVOKED
 
 

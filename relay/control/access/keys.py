@@ -83,16 +83,22 @@ class KeyShard:
 
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
     """By id."""
+    regions: frozenset[str] = frozenset()
+    """Regions that any of them names."""
     _resources: dict[str, tuple[str, bytes] | None] = field(default_factory=dict, compare=False, repr=False)
     """Region, or nothing for those that no key names → its resource, once made."""
 
     def resource(self, region: str) -> tuple[str, bytes] | None:
         """(name, payload) for a region; None if no key is for it."""
-        named = region if any(region in key.regions for key in self.keys.values()) else ""
+        named = region if region in self.regions else ""
         if named not in self._resources:
             keys = [key.published for key in self.keys.values() if not key.regions or named in key.regions]
             self._resources[named] = keys_resource(keys) if keys else None
         return self._resources[named]
+
+
+def _shard(keys: Mapping[str, ApiKey]) -> KeyShard:
+    return KeyShard(keys, frozenset(region for key in keys.values() for region in key.regions))
 
 
 _EMPTY = KeyShard()
@@ -142,7 +148,7 @@ class ApiKeys:
             if number not in changed:
                 changed[number] = dict(self.shards[number].keys) if number in self.shards else {}
             changed[number][key.id] = key
-        return ApiKeys({**self.shards, **{number: KeyShard(keys) for number, keys in changed.items()}})
+        return ApiKeys({**self.shards, **{number: _shard(keys) for number, keys in changed.items()}})
 
     def without(self, ids: Iterable[str]) -> ApiKeys:
         """Without the keys with these ids."""
@@ -151,7 +157,7 @@ class ApiKeys:
             number = key.digest[0]
             kept = {k: v for k, v in shards[number].keys.items() if k != key.id}
             if kept:
-                shards[number] = KeyShard(kept)
+                shards[number] = _shard(kept)
             else:
                 del shards[number]
         return ApiKeys(shards)

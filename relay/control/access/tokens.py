@@ -26,6 +26,8 @@ class Token:
     created_ms: int
     created_by: str
     expires_ms: int
+    made_with: str = ""
+    """Id of the credential by which it was made: if that was stolen, this one may be the thief's."""
 
     @property
     def id(self) -> str:
@@ -44,6 +46,7 @@ class Token:
             "created_ms": self.created_ms,
             "created_by": self.created_by,
             "expires_ms": self.expires_ms,
+            "made_with": self.made_with,
         }
 
     @classmethod
@@ -58,4 +61,5 @@ class Token:
             value["created_ms"],
             value["created_by"],
             value["expires_ms"],
+            value.get("made_with", ""),
         )

@@ -78,13 +78,14 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         dependencies=[Depends(only_known_parameters)],
         generate_unique_id_function=lambda route: route.name,
     )
     api.openapi = lambda: models.describe(api)  # type: ignore[method-assign]
     add_guards(api, services.people, max_body_bytes, own_host, services.condition)
     add_problem_handlers(api)
-    add_document_routes(api, services.documents, services.versions, services.diffs, services.metrics)
+    add_document_routes(api, services.documents, services.versions, services.diffs, services.ledger, services.metrics)
     add_fleet_routes(api, services.fleet, services.previews, services.ledger)
     add_rollout_routes(
         api, services.status, services.actions, services.changes, services.documents, services.history, services.ledger
@@ -101,7 +102,7 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
 
 def build_probes(condition: Condition, metrics: ControlPlaneMetrics) -> FastAPI:
     """Build the ASGI application of the metrics port: probes and metrics, and nothing else."""
-    probes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    probes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_problem_handlers(probes)
     _add_probes(probes, condition, metrics, is_open=True)
     return probes

@@ -13,6 +13,7 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.epoch import raise_epoch as begin_epoch
 from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.permission import check_everywhere
 from relay.observe import log
 
 _log = log.get("opamp-relay.epoch")
@@ -32,6 +33,7 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
 
     @api.get("/api/v1/audit", **answers(list[AuditEntry], "audit"))
     async def list_audit(
+        actor_: Actor,
         since_ms: Moment = None,
         until_ms: Moment = None,
         actor: Annotated[str, Query(max_length=256)] = "",
@@ -43,6 +45,7 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
         ] = None,
     ) -> list[dict[str, Any]]:
         """The newest entries of the audit, or those after an entry; oldest first."""
+        check_everywhere(actor_, "the audit")
         return await audit.listing(
             since_ms=since_ms, until_ms=until_ms, actor=actor, subject=subject, limit=limit, after=after
         )
@@ -53,8 +56,9 @@ def add_audit_routes(api: FastAPI, audit: Audit, ledger: Ledger, fleet: Fleet) -
         return await audit.verify()
 
     @api.get("/api/v1/audit/{number}", **answers(AuditEntry, "audit"))
-    async def get_audit_entry(number: Annotated[int, Path(ge=0, le=_MAX_INTEGER)]) -> dict[str, Any]:
+    async def get_audit_entry(actor: Actor, number: Annotated[int, Path(ge=0, le=_MAX_INTEGER)]) -> dict[str, Any]:
         """One entry of the audit."""
+        check_everywhere(actor, "the audit")
         return await audit.get(number)
 
     @api.post("/api/v1/epoch", **answers(Epoch, "audit"))

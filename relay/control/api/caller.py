@@ -45,3 +45,8 @@ def is_masked(actor: access.Actor, reveal: bool) -> bool:
     if reveal and not actor.grant.allows(Verb.REVEAL):
         raise Forbidden(f"the role {actor.grant.role.value} may not reveal secrets")
     return not reveal
+
+
+def within_scope(labels: frozenset[tuple[str, str]], actor: access.Actor) -> frozenset[tuple[str, str]]:
+    """The labels that agents must have, those of the scope of the person who asks included."""
+    return labels | frozenset(actor.grant.scope.items()) if actor.grant is not None else labels

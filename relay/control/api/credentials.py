@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import FastAPI
 from pydantic import Field
 
 from relay.auth.revocations import Kind
-from relay.control.access.keys import ApiKey
+from relay.control.access import actor as access
+from relay.control.access.keys import ApiKey, ApiKeys
 from relay.control.access.revocations import Revocation
 from relay.control.access.roles import Grant, Role
 from relay.control.access.tokens import Token
@@ -71,9 +73,7 @@ def add_credential_routes(api: FastAPI, credentials: Credentials, ledger: Ledger
     @api.get("/api/v1/keys", **answers(list[ApiKeyView], "credentials"))
     async def list_keys(actor: Actor, limit: Limit = None, after: After = "") -> list[dict[str, Any]]:
         """Agents' API keys, by subject."""
-        shown = [key for key in keys.keys if actor.grant is None or actor.grant.has(key.labels)]
-        rows = [_key_view(key) for key in sorted(shown, key=lambda key: (key.subject, key.created_ms, key.id))]
-        return behind(rows, after, lambda row: str(row["id"]))[:limit]
+        return await asyncio.to_thread(_key_views, keys.keys, actor, limit, after)
 
     @api.post("/api/v1/keys", **answers(NewKey, "credentials"))
     async def create_key(request: CreateKey, actor: Actor) -> dict[str, Any]:
@@ -101,9 +101,9 @@ def add_credential_routes(api: FastAPI, credentials: Credentials, ledger: Ledger
         return {"kind": "ApiKey", "name": key_id, "action": "deleted"}
 
     @api.get("/api/v1/tokens", **answers(list[TokenView], "credentials"))
-    async def list_tokens() -> list[dict[str, Any]]:
-        """People's tokens, by owner."""
-        known = ledger.state.tokens.values()
+    async def list_tokens(actor: Actor) -> list[dict[str, Any]]:
+        """People's tokens, by owner; with a scope, only your own."""
+        known = [t for t in ledger.state.tokens.values() if _is_shown(t, actor)]
         return [_token_view(token) for token in sorted(known, key=lambda token: (token.owner, token.name, token.id))]
 
     @api.post("/api/v1/tokens", **answers(NewToken, "credentials"))
@@ -151,6 +151,17 @@ def add_credential_routes(api: FastAPI, credentials: Credentials, ledger: Ledger
         return {"kind": "Revocation", "name": revocation_id, "action": "deleted"}
 
 
+def _key_views(keys: ApiKeys, actor: access.Actor, limit: int | None, after: str) -> list[dict[str, Any]]:
+    shown = [key for key in keys if actor.grant is None or actor.grant.has(key.labels)]
+    ids = [{"id": key.id} for key in sorted(shown, key=lambda key: (key.subject, key.created_ms, key.id))]
+    page = behind(ids, after, lambda row: str(row["id"]))[:limit]
+    return [_key_view(keys.find(row["id"])) for row in page]
+
+
+def _is_shown(token: Token, actor: access.Actor) -> bool:
+    return actor.grant is None or not actor.grant.scope or token.owner == actor.name
+
+
 def _key_view(key: ApiKey) -> dict[str, Any]:
     return {
         "id": key.id,
@@ -176,6 +187,7 @@ def _token_view(token: Token) -> dict[str, Any]:
         "created": rfc3339(token.created_ms),
         "created_by": token.created_by,
         "expires": rfc3339(token.expires_ms),
+        "made_with": token.made_with,
     }
 
 

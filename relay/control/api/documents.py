@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 from pydantic import Field
 
+from relay.control.access import actor as access
 from relay.control.api import models
 from relay.control.api.caller import Actor, Reveal, is_masked
 from relay.control.api.models import (
@@ -22,9 +23,11 @@ from relay.control.api.models import (
 from relay.control.api.pages import After, Limit
 from relay.control.documents.apply import Documents
 from relay.control.documents.proposal import Applied
+from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.permission import check_name
 from relay.control.ledger.versions import Versions
 from relay.control.review.diff import Diffs
-from relay.errors import NotFound, Refused
+from relay.errors import Forbidden, NotFound, Refused
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.policy.kinds import BY_PLURAL
 from relay.policy.mask import Mask
@@ -45,9 +48,26 @@ class ApplyRequest(RequestBody):
 
 
 def add_document_routes(
-    api: FastAPI, documents: Documents, versions: Versions, diffs: Diffs, metrics: ControlPlaneMetrics
+    api: FastAPI,
+    documents: Documents,
+    versions: Versions,
+    diffs: Diffs,
+    ledger: Ledger,
+    metrics: ControlPlaneMetrics,
 ) -> None:
     """Add the routes to the application."""
+
+    def shown(kind: str, document: dict[str, Any], actor: access.Actor, reveal: bool) -> dict[str, Any]:
+        """A document, with its secrets only for who may change it."""
+        is_hidden = is_masked(actor, reveal)
+        if not is_hidden:
+            metadata = document["metadata"]
+            name = metadata["name"] + (f"@{metadata['version']}" if "version" in metadata else "")
+            try:
+                check_name(actor, ledger.state, kind, name)
+            except Forbidden:
+                is_hidden = True
+        return {**document, "spec": Mask().document(document["spec"])} if is_hidden and "spec" in document else document
 
     @api.post("/api/v1/apply", **answers(ApplyAnswer, "documents"))
     async def apply_documents(request: ApplyRequest, actor: Actor) -> dict[str, Any]:
@@ -70,14 +90,13 @@ def add_document_routes(
         plural: str, actor: Actor, limit: Limit = None, after: After = "", reveal: Reveal = False
     ) -> list[dict[str, Any]]:
         """All documents of a kind (templates, assignments, regionvariables, ...), sorted by name."""
-        mask = Mask() if is_masked(actor, reveal) else None
-        return [_shown(document, mask) for document in documents.listing(_kind(plural), after=after)[:limit]]
+        kind = _kind(plural)
+        return [shown(kind, document, actor, reveal) for document in documents.listing(kind, after=after)[:limit]]
 
     @api.get("/api/v1/documents/{plural}/{name}", **answers(StoredDocument, "documents"))
     async def get_document(plural: str, name: str, actor: Actor, reveal: Reveal = False) -> dict[str, Any]:
         """One document. A template's name is NAME@VERSION."""
-        mask = Mask() if is_masked(actor, reveal) else None
-        return _shown(documents.get(_kind(plural), name), mask)
+        return shown(_kind(plural), documents.get(_kind(plural), name), actor, reveal)
 
     @api.get("/api/v1/documents/{plural}/{name}/versions", **answers(list[DocumentVersion], "documents"))
     async def list_document_versions(
@@ -94,8 +113,7 @@ def add_document_routes(
         plural: str, name: str, generation: int, actor: Actor, reveal: Reveal = False
     ) -> dict[str, Any]:
         """A document as it was in one generation."""
-        mask = Mask() if is_masked(actor, reveal) else None
-        return _shown(await versions.get(_kind(plural), name, generation), mask)
+        return shown(_kind(plural), await versions.get(_kind(plural), name, generation), actor, reveal)
 
     @api.delete("/api/v1/documents/{plural}/{name}", **answers(models.Applied, "documents"))
     async def delete_document(plural: str, name: str, actor: Actor) -> dict[str, Any]:
@@ -104,20 +122,14 @@ def add_document_routes(
         return applied_view(applied)
 
     @api.post("/api/v1/diff", **answers(DiffAnswer, "documents"))
-    async def diff_documents(request: ApplyRequest) -> dict[str, Any]:
+    async def diff_documents(request: ApplyRequest, actor: Actor) -> dict[str, Any]:
         """What applying these documents would change. Changes nothing."""
-        return await diffs.diff((s.source, s.text) for s in request.sources)
+        return await diffs.diff(((s.source, s.text) for s in request.sources), actor)
 
     @api.get("/api/v1/documents/{plural}/{name}/orphans", **answers(Orphans, "documents"))
     async def list_orphans(plural: str, name: str) -> dict[str, Any]:
         """Agents that would match nothing if a document were deleted. They would keep their config."""
         return await diffs.orphans(_kind(plural), name)
-
-
-def _shown(document: dict[str, Any], mask: Mask | None) -> dict[str, Any]:
-    if mask is None or "spec" not in document:
-        return document
-    return {**document, "spec": mask.document(document["spec"])}
 
 
 def _kind(plural: str) -> str:

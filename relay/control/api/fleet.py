@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from relay.control.access import actor as access
 from relay.control.access.nodes import JoinedNode
-from relay.control.api.caller import Actor, Reveal, is_masked
+from relay.control.api.caller import Actor, Reveal, is_masked, within_scope
 from relay.control.api.models import (
     AgentView,
     ConfigBody,
@@ -27,7 +28,6 @@ from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.ledger import Ledger
 from relay.control.review.preview import Previews
-from relay.errors import NotFound
 from relay.fleet.view import rfc3339
 from relay.ids import format_uid
 from relay.policy.mask import Mask
@@ -85,7 +85,7 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews, ledger: Led
             region=region,
             node=node,
             version=version,
-            labels=_within_scope(query.parse_labels(label or []), actor),
+            labels=within_scope(query.parse_labels(label or []), actor),
             sort=sort,
             limit=limit,
             after=after,
@@ -116,13 +116,11 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews, ledger: Led
         config = await fleet.bodies.effective_config(await _visible(fleet, agent_id, actor))
         slots = config.config_map.config_map
         bodies = {slot: slots[slot].body.decode("utf-8", "replace") for slot in sorted(slots)}
-        return {
-            slot: {
-                "content_type": slots[slot].content_type,
-                "body": mask.text(body) if mask is not None else body,
-            }
-            for slot, body in bodies.items()
-        }
+        if mask is not None:
+            bodies = await asyncio.to_thread(
+                lambda: {s: mask.text(b, slots[s].content_type) for s, b in bodies.items()}
+            )
+        return {slot: {"content_type": slots[slot].content_type, "body": body} for slot, body in bodies.items()}
 
 
 def _identity(node: JoinedNode | None) -> dict[str, Any]:
@@ -135,21 +133,14 @@ def _identity(node: JoinedNode | None) -> dict[str, Any]:
     }
 
 
-def _within_scope(labels: frozenset[tuple[str, str]], actor: access.Actor) -> frozenset[tuple[str, str]]:
-    """The labels that agents must have, those of the scope of the person who asks included."""
-    return labels | frozenset(actor.grant.scope.items()) if actor.grant is not None else labels
-
-
 async def _visible(fleet: Fleet, name: str, actor: access.Actor) -> Agent:
     """The agent with a name, if it is in the scope of the person who asks.
 
     Raises:
         NotFound: there is none, or it is outside the scope.
     """
-    agent = await query.find(fleet, name)
-    if actor.grant is not None and not actor.grant.has(agent.facts.labels):
-        raise NotFound(f"there is no agent {name}")
-    return agent
+    grant = actor.grant
+    return await query.find(fleet, name, lambda agent: grant is None or grant.has(agent.facts.labels))
 
 
 async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[list[dict[str, Any]]]:

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 
 from relay.auth.addresses import is_own_host
 from relay.control.access.actor import Actor
+from relay.control.access.roles import Verb
 from relay.control.api.people import People
 from relay.control.api.problems import methods_of, problem, route_of
 from relay.control.api.verbs import ANYBODY, verb_of
@@ -96,6 +97,10 @@ async def _identify(api: FastAPI, people: People, request: Request) -> Response 
     if route is None or actor.grant is None:
         return None
     verb = verb_of(request.method, template, request.url.path)
+    if verb is Verb.ADMIN and actor.grant.allows(verb) and actor.grant.scope:
+        reason = "this concerns all agents: it needs a token without a scope"
+        await people.deny(actor, f"{request.method} {request.url.path}", reason)
+        return problem(403, reason)
     if verb is None or not actor.grant.allows(verb):
         needed = f"it needs the verb {verb.value}" if verb is not None else "no role may"
         reason = f"the role {actor.grant.role.value} may not do this: {needed}"

@@ -42,7 +42,7 @@ def build_join(trust: Trust, registry: JoinRegistry, now: Callable[[], float]) -
     Args:
         now: seconds of a clock that never goes backwards.
     """
-    join = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    join = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_problem_handlers(join)
     failures = Failures()
 

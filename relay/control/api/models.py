@@ -205,6 +205,7 @@ class TokenView(Answer):
     created: str
     created_by: str
     expires: str
+    made_with: str
 
 
 class NewToken(TokenView):

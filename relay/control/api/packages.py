@@ -10,7 +10,7 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from relay.control.api.caller import Actor
+from relay.control.api.caller import Actor, within_scope
 from relay.control.api.models import (
     Done,
     PackageStatus,
@@ -128,10 +128,13 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
 
     @api.get("/api/v1/package-status", **answers(PackageStatus, "packages"))
     async def get_package_status(
+        actor: Actor,
         label: Annotated[list[str] | None, Query(description="k=v; several must all match")] = None,
     ) -> dict[str, Any]:
         """What agents report about packages, by package and region, and the names of some that are not done yet."""
-        return await asyncio.to_thread(package_status, fleet.census, query.parse_labels(label or []))
+        return await asyncio.to_thread(
+            package_status, fleet.census, within_scope(query.parse_labels(label or []), actor)
+        )
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

@@ -21,6 +21,8 @@ _log = log.get("opamp-relay.admin")
 _LATE_S = 1.0
 _MAX_LATE = 1_000
 _REQUESTS_PER_S = 50
+_MAX_COUNTED = 2_000
+"""Credentials whose requests are counted before old ones are forgotten."""
 _MAX_HEADER_CHARS = 8 << 10
 _AUDIT_PERIOD_S = 1.0
 
@@ -89,6 +91,9 @@ class People:
         now = self._clock.monotonic()
         second = self._seconds.get(actor.credential)
         if second is None or now - second.began >= 1:
+            if len(self._seconds) > _MAX_COUNTED:  # tokens come and go
+                self._seconds = {key: kept for key, kept in self._seconds.items() if now - kept.began < 1}
+                self._denied = {key: kept for key, kept in self._denied.items() if now - kept[0] < _AUDIT_PERIOD_S}
             second = self._seconds[actor.credential] = _Second(now)
         second.requests += 1
         return second.requests > _REQUESTS_PER_S

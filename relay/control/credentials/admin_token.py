@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -31,10 +32,11 @@ from relay.store.private import write_private
 _log = log.get("opamp-relay.admin")
 _LOOK_S = 1.0
 _LIFETIME_S = 86_400.0
+_MAX_BYTES = 200
 FILE = "admin-token"
 OWNER = "admin"
 _STARTED = "admin-token"
-"""The name of the fact that the first token was written."""
+"""The name of the fact that the first token was written: ids of the tokens that were accepted from the file."""
 
 
 def write_admin_token(file: Path) -> str:
@@ -45,7 +47,19 @@ def write_admin_token(file: Path) -> str:
     """
     secret = TOKEN_FORM.make(os.urandom(TOKEN_FORM.chance_bytes))
     write_private(file, f"{secret}\n".encode())
+    owner = file.parent.stat()
+    if owner.st_uid != os.getuid():  # root makes it for the user that the control plane runs as
+        os.chown(file, owner.st_uid, owner.st_gid)
     return secret
+
+
+def _read(file: Path) -> str:
+    """The token in a regular file that is not a link, and not longer than a token."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        return stream.read(_MAX_BYTES).decode().strip()
 
 
 class AdminToken:
@@ -68,7 +82,7 @@ class AdminToken:
         Raises:
             StoreError: the database failed.
         """
-        if not self._file.exists() and await self._is_first_start():
+        if await self._is_first_start() and not self._file.exists():
             try:
                 write_admin_token(self._file)
             except OSError as error:
@@ -78,13 +92,20 @@ class AdminToken:
         await self.look()
 
     async def _is_first_start(self) -> bool:
-        """Whether people never needed a token before. It is not the first start any more after that."""
-        table = schema.facts
+        """Whether people never needed a token before. Remembers it, and which tokens were accepted from the file."""
         async with self._database.write() as connection:
-            if (await connection.execute(sa.select(table).where(table.c.name == _STARTED))).first() is not None:
+            rows = (await connection.execute(sa.select(schema.facts).where(schema.facts.c.name == _STARTED))).all()
+            if rows:
+                self._adopted |= set(rows[0].value.split())
                 return False
-            await replace(connection, table, [{"name": _STARTED, "value": str(self._clock.unix_ms())}])
+            await replace(connection, schema.facts, [{"name": _STARTED, "value": ""}])
         return True
+
+    async def _remember(self, token_id: str) -> None:
+        self._adopted.add(token_id)
+        value = " ".join(sorted(self._adopted))
+        async with self._database.write() as connection:
+            await replace(connection, schema.facts, [{"name": _STARTED, "value": value}])
 
     async def run(self) -> None:
         """Look at the file again and again, until cancelled."""
@@ -95,18 +116,17 @@ class AdminToken:
     async def look(self) -> None:
         """Accept a token that is new; remove the file if its token has ended or was deleted."""
         try:
-            secret = self._file.read_text().strip()
-        except (OSError, UnicodeDecodeError):
+            secret = _read(self._file)
+        except PermissionError as error:
+            self._refuse(str(error), f"it cannot be read: {error.strerror}")
             return
-        if secret == self._refused:
+        except (OSError, ValueError):
             return
         if not TOKEN_FORM.fits(secret):
             self._refuse(secret, "it does not hold a token")
             return
         token_id = id_of(digest_of(secret), "token")
         token = self._ledger.state.tokens.get(token_id)
-        if token is not None:
-            self._adopted.add(token_id)
         if token is None and token_id not in self._adopted and not self._is_old():
             await self._adopt(secret)
         elif token is None or self._has_ended(token):
@@ -126,13 +146,17 @@ class AdminToken:
     async def _adopt(self, secret: str) -> None:
         request = TokenRequest("admin-token", Grant(Role.ADMIN), _LIFETIME_S, OWNER)
         try:
+            await self._remember(
+                id_of(digest_of(secret), "token")
+            )  # first: a token that was deleted must not come back
             token = await self._tokens.adopt(secret, request, actor=SYSTEM)
-        except RelayError as error:
-            self._refuse(secret, str(error))
+        except RelayError as error:  # it is tried again
+            _log.error("admin_token_not_accepted", file=str(self._file), reason=str(error))
         else:
-            self._adopted.add(token.id)
             _log.warning("admin_token_accepted", file=str(self._file), credential=token.id)
 
-    def _refuse(self, secret: str, reason: str) -> None:
-        self._refused = secret
+    def _refuse(self, content: str, reason: str) -> None:
+        if content == self._refused:
+            return
+        self._refused = content
         _log.error("admin_token_refused", file=str(self._file), reason=reason)

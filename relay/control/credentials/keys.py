@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.auth.principal import is_subject, label_problem
@@ -15,7 +15,7 @@ from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.documents import Scalar
-from relay.errors import Conflict, Problem, Refused
+from relay.errors import Conflict, Forbidden, Problem, Refused
 
 MAX_KEYS = 100_000
 _KEPT_MS = 30 * 86_400_000
@@ -42,9 +42,18 @@ class KeyRegistry:
     Args:
         form: what keys look like.
         expires_s: the lifetime of keys that ask for none.
+        labels_of: an agent id → the labels of the agents that are known by it.
     """
 
-    def __init__(self, ledger: Ledger, form: SecretForm, *, expires_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        form: SecretForm,
+        *,
+        expires_s: float,
+        labels_of: Callable[[str], Iterable[Mapping[str, object]]] = lambda _: (),
+    ) -> None:
+        self._labels_of = labels_of
         self._ledger = ledger
         self._form = form
         self._expires_s = expires_s
@@ -90,6 +99,7 @@ class KeyRegistry:
     def _create(self, state: State, request: KeyRequest, digest: bytes, by: Actor, now_ms: int) -> Change[ApiKey]:
         if len(state.api_keys) >= MAX_KEYS:
             raise Conflict(f"there are {MAX_KEYS} API keys, the maximum; delete some")
+        self._check_subject(state, request.subject, by)
         lifetime_s = self._expires_s if request.expires_s is None else request.expires_s
         key = ApiKey(
             digest,
@@ -104,6 +114,14 @@ class KeyRegistry:
         whose = "agent" if key.is_single else "fleet"
         entry = Entry("create", f"ApiKey/{key.id}", reason=f"{whose} {key.subject}")
         return Change(dataclasses.replace(state, api_keys=state.api_keys.put([key])), key, entries=[entry])
+
+    def _check_subject(self, state: State, subject: str, by: Actor) -> None:
+        """Who has a scope makes keys for its own agents alone. Labels that it chooses do not make an agent its own."""
+        if by.grant is None or not by.grant.scope:
+            return
+        known = [*(key.labels for key in state.api_keys if key.subject == subject), *self._labels_of(subject)]
+        if not all(by.grant.has(labels) for labels in known):
+            raise Forbidden(f"{subject} is known outside your scope")
 
     async def rotate(self, key_id: str, overlap_s: float, *, actor: Actor) -> tuple[ApiKey, str]:
         """Replace a key by one of the same subject. The old one is accepted for `overlap_s` more.
@@ -123,6 +141,8 @@ class KeyRegistry:
         self, state: State, key_id: str, digest: bytes, overlap_s: float, by: Actor, now_ms: int
     ) -> Change[ApiKey]:
         old = state.api_keys.find(key_id)
+        if len(state.api_keys) >= MAX_KEYS:
+            raise Conflict(f"there are {MAX_KEYS} API keys, the maximum; delete some")
         if old.replaced_by:
             raise Conflict(f"{key_id} was replaced by {old.replaced_by}; rotate that one")
         if old.refused_from_ms <= now_ms:

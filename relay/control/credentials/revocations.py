@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from relay.aio.clock import Clock
 from relay.auth.revocations import MAX_REVOCATIONS, Kind
 from relay.control.access.actor import Actor
 from relay.control.access.revocations import Revocation
@@ -15,9 +17,13 @@ from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.control.regions.publisher import Publisher
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict, NotFound, Problem, Refused
 from relay.fleet.view import rfc3339
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.access import REVOCATIONS
+
+_LONG_AWAY_MS = 15 * 60_000
+_KEY_ID = re.compile(r"key-[0-9a-f]{10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +43,11 @@ class Reach:
 class RevocationRegistry:
     """All revocations."""
 
-    def __init__(self, ledger: Ledger, fleet: Fleet, publisher: Publisher) -> None:
+    def __init__(self, ledger: Ledger, fleet: Fleet, publisher: Publisher, *, clock: Clock) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._publisher = publisher
+        self._clock = clock
 
     def get(self, revocation_id: str) -> Revocation:
         """One revocation.
@@ -59,6 +66,12 @@ class RevocationRegistry:
         Raises:
             Conflict: there are too many; or it names an agent whose credential it shares with others.
         """
+        if kind is Kind.KEY and not _KEY_ID.fullmatch(value):
+            # Perhaps it is the secret itself, so the message does not repeat it.
+            reason = "expected the id of an API key, key- and ten hexadecimal digits; see `opampctl key list`"
+            raise Refused([Problem("request", 0, "value", reason)])
+        if kind is Kind.CERTIFICATE:
+            value = _serial(value)
         if kind is Kind.AGENT:
             await self._check_single(value)
         return await self._ledger.change(
@@ -66,16 +79,16 @@ class RevocationRegistry:
         )
 
     async def _check_single(self, agent_id: str) -> None:
-        """Raise Conflict if an agent came with a credential that others use as well."""
-        agents = self._fleet.census.agents.values()
-        uids = [agent.uid for agent in agents if agent.agent_id == agent_id and not agent.hidden]
-        for content in (await self._fleet.records.states(uids)).values():
-            state = link_pb2.AgentState.FromString(content) if isinstance(content, bytes) else content
-            if state.subject and not state.id_proved:
-                raise Conflict(
-                    f"{agent_id} has no credential of its own: it came with {state.subject}'s, which others share."
-                    f" To take it from all of them, revoke subject {state.subject}"
-                )
+        """Raise Conflict if an agent is known only by credentials that others use as well."""
+        uids = [agent.uid for agent in self._fleet.census.by_id(agent_id) if not agent.hidden]
+        states = [link_pb2.AgentState.FromString(s) for s in (await self._fleet.records.states(uids)).values()]
+        shared = [state for state in states if state.subject and not state.id_proved]
+        if shared and not any(state.id_proved for state in states):
+            subject = shared[0].subject
+            raise Conflict(
+                f"{agent_id} has no credential of its own: it came with {subject}'s, which others share."
+                f" To take it from all of them, revoke subject {subject}"
+            )
 
     async def unrevoke(self, revocation_id: str, *, actor: Actor) -> None:
         """Take a revocation back.
@@ -94,9 +107,29 @@ class RevocationRegistry:
         return [self._reach(region, nodes) for region, nodes in sorted(regions.items())]
 
     def _reach(self, region: str, nodes: list[NodeState]) -> Reach:
-        away = [node.last_seen_ms for node in nodes if not node.connected]
-        is_current = all(self._publisher.is_held(region, node.manifest) for node in nodes)
-        return Reach(region, is_current and not away, rfc3339(min(away)) if away else "")
+        if any(node.connected for node in nodes):  # one that was away for long beside another does not count
+            limit_ms = self._clock.unix_ms() - _LONG_AWAY_MS
+            nodes = [node for node in nodes if node.connected or node.last_seen_ms > limit_ms]
+        without = [node for node in nodes if not self._has(node)]
+        away = [node.last_seen_ms for node in without if not node.connected]
+        return Reach(region, not without, rfc3339(min(away)) if away else "")
+
+    def _has(self, node: NodeState) -> bool:
+        """Whether a node holds everything that was revoked until now, and has accepted it."""
+        rejects = any(rejected["name"] == REVOCATIONS for rejected in node.rejected)
+        return not rejects and self._publisher.is_held(node.region, node.manifest)
+
+
+def _serial(text: str) -> str:
+    """A serial number of a certificate as nodes know it: hexadecimal, lower case, without colons and leading zeros.
+
+    Raises:
+        Refused: it is not one.
+    """
+    serial = text.lower().replace(":", "").removeprefix("0x").lstrip("0")
+    if not serial or not set(serial) <= set("0123456789abcdef"):
+        raise Refused([Problem("request", 0, "value", "expected the serial number of a certificate in hexadecimal")])
+    return serial
 
 
 def _revoke(state: State, revocation: Revocation) -> Change[Revocation]:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
+from relay.auth.principal import label_problem
 from relay.auth.secrets import TOKEN_FORM, digest_of
 from relay.control.access.actor import Actor
 from relay.control.access.roles import Grant, Verb
@@ -13,9 +14,12 @@ from relay.control.access.tokens import Token
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
-from relay.errors import Conflict, Forbidden, NotFound
+from relay.errors import Conflict, Forbidden, NotFound, Problem, Refused
 
 MAX_TOKENS = 1_000
+MAX_TOKENS_OF_ONE = 100
+_REGION = "region"
+"""A scope may name it, although no credential of an agent may."""
 _KEPT_MS = 30 * 86_400_000
 """How long an expired token is listed."""
 
@@ -49,10 +53,16 @@ class TokenRegistry:
             Conflict: there are too many tokens.
         """
         secret = TOKEN_FORM.make(os.urandom(TOKEN_FORM.chance_bytes))
-        return await self.adopt(secret, request, actor=actor), secret
+        digest = digest_of(secret)
+
+        def make(state: State, now_ms: int) -> Change[Token]:
+            _check_room(state, request.owner or actor.name)
+            return _create(state, request, digest, actor, now_ms)
+
+        return await self._ledger.change(actor, make), secret
 
     async def adopt(self, secret: str, request: TokenRequest, *, actor: Actor) -> Token:
-        """Accept a token that was made elsewhere. See `create`."""
+        """Accept a token that was made elsewhere, however many there are: it may be the only way back in."""
         digest = digest_of(secret)
         return await self._ledger.change(actor, lambda state, now_ms: _create(state, request, digest, actor, now_ms))
 
@@ -84,10 +94,10 @@ def _create(state: State, request: TokenRequest, digest: bytes, by: Actor, now_m
     if by.grant is not None:
         if not by.grant.includes(request.grant):
             raise Forbidden(f"a token may do at most what you may: {_described(by.grant)}")
-        if owner != by.name and not by.grant.allows(Verb.ADMIN):
-            raise Forbidden("only an admin may make tokens for somebody else")
-    if len(state.tokens) >= MAX_TOKENS:
-        raise Conflict(f"there are {MAX_TOKENS} tokens, the maximum; delete some")
+        if owner != by.name and not _is_admin(by):
+            raise Forbidden("only an admin without a scope may make tokens for somebody else")
+    if reason := label_problem({key: value for key, value in request.grant.scope.items() if key != _REGION}):
+        raise Refused([Problem("request", 0, "scope", reason)])
     token = Token(
         digest,
         request.name,
@@ -97,6 +107,7 @@ def _create(state: State, request: TokenRequest, digest: bytes, by: Actor, now_m
         now_ms,
         by.name,
         now_ms + round(request.expires_s * 1000),
+        by.credential,
     )
     entry = Entry("create", f"Token/{token.id}", reason=f"{token.name}: {_described(token.grant)} of {token.owner}")
     return Change(dataclasses.replace(state, tokens={**state.tokens, token.id: token}), token, entries=[entry])
@@ -106,11 +117,25 @@ def _delete(state: State, token_id: str, by: Actor) -> Change[None]:
     token = state.tokens.get(token_id)
     if token is None:
         raise NotFound(f"there is no token {token_id}")
-    if by.grant is not None and token.owner != by.name and not by.grant.allows(Verb.ADMIN):
-        raise Forbidden(f"{token_id} is somebody else's token; only an admin may delete it")
+    is_own = token.owner == by.name and by.grant is not None and by.grant.includes(token.grant)
+    if not is_own and not _is_admin(by):
+        raise Forbidden(
+            f"{token_id} is somebody else's, or may do more than you; an admin without a scope may delete it"
+        )
     entry = Entry("delete", f"Token/{token_id}", reason=f"{token.name} of {token.owner}")
     rest = {key: value for key, value in state.tokens.items() if key != token_id}
     return Change(dataclasses.replace(state, tokens=rest), None, entries=[entry])
+
+
+def _is_admin(by: Actor) -> bool:
+    return by.grant is None or (by.grant.allows(Verb.ADMIN) and not by.grant.scope)
+
+
+def _check_room(state: State, owner: str) -> None:
+    if len(state.tokens) >= MAX_TOKENS:
+        raise Conflict(f"there are {MAX_TOKENS} tokens, the maximum; delete some")
+    if sum(token.owner == owner for token in state.tokens.values()) >= MAX_TOKENS_OF_ONE:
+        raise Conflict(f"{owner} has {MAX_TOKENS_OF_ONE} tokens, the maximum for one; delete some")
 
 
 def _described(grant: Grant) -> str:

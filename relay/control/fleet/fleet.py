@@ -24,7 +24,7 @@ from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.errors import Conflict, Duplicate, NotFound, StoreError
+from relay.errors import Conflict, Duplicate, Forbidden, NotFound, StoreError
 from relay.link.protocol import WINDOW, Peer, SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
@@ -192,6 +192,8 @@ class Fleet:
             Conflict: it is connected.
         """
         async with self._reporting:
+            if actor.grant is not None and not actor.grant.has({"region": region}):
+                raise Forbidden(f"node {region}/{name} serves agents outside your scope")
             node = self.census.nodes.get(f"{region}/{name}")
             if node is None:
                 raise NotFound(f"there is no node {region}/{name}")

@@ -7,7 +7,7 @@ connected at a node that has just come back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -231,8 +231,11 @@ def _total(census: Census, query: Query) -> int:
     return total
 
 
-async def find(fleet: Fleet, name: str) -> Agent:
+async def find(fleet: Fleet, name: str, is_shown: Callable[[Agent], bool] = lambda _: True) -> Agent:
     """Return the agent with this instance_uid, agent id or host.name, or with a unique prefix of one.
+
+    Args:
+        is_shown: whether somebody may know of an agent; the others do not exist for them.
 
     Raises:
         NotFound: no agent matches.
@@ -241,9 +244,9 @@ async def find(fleet: Fleet, name: str) -> Agent:
     """
     census = fleet.census
     uid = parse_uid(name)
-    if uid is not None and uid in census.agents:
+    if uid is not None and uid in census.agents and is_shown(census.agents[uid]):
         return census.agents[uid]
-    if named := [agent for agent in census.by_id(name) if not agent.hidden]:
+    if named := [agent for agent in census.by_id(name) if not agent.hidden and is_shown(agent)]:
         return named[0]
     conditions = [_AGENTS.host == name[:TEXT_CHARS]]
     if MIN_PREFIX_CHARS <= len(name) <= TEXT_CHARS:
@@ -256,7 +259,7 @@ async def find(fleet: Fleet, name: str) -> Agent:
     select = sa.select(_AGENTS.instance_uid).where(sa.or_(*conditions))
     select = select.order_by(_AGENTS.host != name, _AGENTS.agent_id).limit(_MAX_CANDIDATES)
     agents = [census.agents.get(row.instance_uid) for row in await fleet.records.select(select)]
-    candidates = [agent for agent in agents if agent is not None and not agent.hidden]
+    candidates = [agent for agent in agents if agent is not None and not agent.hidden and is_shown(agent)]
     return resolve(name, [(Names(a.agent_id, a.uid, text_of(a, HOST)), a) for a in candidates])
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from relay.auth.revocations import Kind
 from relay.control.access.actor import Actor
+from relay.control.access.revocations import Revocation
 from relay.control.access.roles import Grant, Verb
 from relay.control.ledger.catalog import AnyAssignment, Catalog
 from relay.control.ledger.change import Change
@@ -33,14 +35,35 @@ def check_change(by: Actor, before: State, change: Change[Any]) -> None:
     after = change.state
     check_documents(by, before, after.catalog)
     acted_on = {step.after.assignment for step in change.steps if step.action}
-    for package in after.catalog.yanked - before.catalog.yanked:
-        acted_on |= before.users_of_package(package)
+    for version in _differing(before.catalog.packages, after.catalog.packages):
+        # Another file in a version, and one that is withdrawn, reach all that have it.
+        acted_on |= before.users_of_package(version.package.key)
     for name in sorted(acted_on):
         _check_assignment(by.grant, name, before, after.catalog)
+    for revocation in _differing(before.revocations, after.revocations):
+        _check_revocation(by.grant, revocation, before)
     for old, new in before.api_keys.changed_shards(after.api_keys):
         for key in _differing(old, new):
             if not by.grant.has(key.labels):
                 raise Forbidden(f"API key {key.id} is for agents outside {_scope(by.grant)}")
+
+
+def _check_revocation(grant: Grant, revocation: Revocation, state: State) -> None:
+    """Who has a scope takes away, and gives back, only API keys of its agents: what else it names is anybody's."""
+    key = state.api_keys.get(revocation.value) if revocation.kind is Kind.KEY else None
+    if grant.scope and (key is None or not grant.has(key.labels)):
+        name = f"{revocation.kind.value} {revocation.value}"
+        raise Forbidden(f"{name} may concern agents outside {_scope(grant)}; only its API keys can be revoked by id")
+
+
+def check_everywhere(by: Actor, what: str) -> None:
+    """Check that somebody may do what concerns all agents.
+
+    Raises:
+        Forbidden: their token has a scope.
+    """
+    if by.grant is not None and by.grant.scope:
+        raise Forbidden(f"{what} concerns agents outside {_scope(by.grant)}")
 
 
 def check_documents(by: Actor, before: State, after: Catalog) -> None:
@@ -73,8 +96,10 @@ def check_name(by: Actor, state: State, kind: str, name: str) -> None:
 def _check_document(grant: Grant, document: AnyDocument, before: State, after: Catalog) -> None:
     name = f"{document.kind}/{document.key}"
     if isinstance(document, PackageSigningKey):
-        if not grant.allows(Verb.ADMIN):
-            raise Forbidden(f"{name}: the role {grant.role.value} may not change signing keys; admin may")
+        if not grant.allows(Verb.ADMIN) or grant.scope:
+            raise Forbidden(
+                f"{name}: the role {grant.role.value} may not change signing keys; an admin without a scope may"
+            )
     elif isinstance(document, RegionVariables):
         if not grant.covers(Selector(labels={"region": document.key})):
             raise Forbidden(f"{name} is outside {_scope(grant)}")

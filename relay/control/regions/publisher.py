@@ -22,7 +22,7 @@ from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.control.regions.archive import Archive
 from relay.control.regions.keys import master_key
-from relay.control.regions.resources import resources
+from relay.control.regions.resources import AccessResources, resources
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.secrets.vault import Vault
 from relay.control.storage import schema
@@ -51,6 +51,7 @@ class Publisher:
         self._vault = vault
         self._clock = clock
         self._master = b""
+        self._access = AccessResources()
         self._policies: dict[str, RegionPolicy] = {}
         self._digests: dict[str, bytes] = {}
         self._editions: dict[str, int] = {}
@@ -138,7 +139,7 @@ class Publisher:
         if self._is_current(region):
             return
         edition, state = self._ledger.edition, self._ledger.state
-        payloads = resources(state, region, self._master)
+        payloads = resources(state, region, self._master, self._access)
         digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in payloads.items()}))
         published = self._policies.get(region)
         if self._digests.get(region) != digest or published is None or published.version[0] < state.epoch:

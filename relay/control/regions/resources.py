@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from relay.control.access.revocations import Revocation
+from relay.control.access.tokens import Token
 from relay.control.ledger.state import State
 from relay.control.regions.keys import download_key
 from relay.control.rollouts.assignment import AssignmentState
@@ -23,30 +25,42 @@ from relay.policy.resources import (
 )
 
 
-def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
+def resources(state: State, region: str, master: bytes, access: AccessResources) -> dict[str, bytes]:
     """The whole policy of a region: resource name → payload.
 
     Args:
         master: the secret that the regions' download keys are derived from.
+        access: makes the resources that say who may connect.
     """
     return {
         **_policy(state.assignments.values(), state.pinned, region),
         **_packages(state, region, master),
-        **_access(state, region),
+        **access.of(state, region),
     }
 
 
-def _access(state: State, region: str) -> dict[str, bytes]:
-    """Who may connect in a region."""
-    payloads = state.api_keys.resources(region)
-    if state.revocations:
-        payloads |= [revocations_resource((r.kind.value, r.value) for r in state.revocations.values())]
-    readers = {
-        token.digest.hex(): Reader(owner=token.owner, scope=dict(token.grant.scope), expires_ms=token.expires_ms)
-        for token in state.tokens.values()
-        if token.on_nodes
-    }
-    return payloads | dict([readers_resource(readers)] if readers else [])
+class AccessResources:
+    """Who may connect, as resources. What has not changed is not made again: there may be thousands."""
+
+    def __init__(self) -> None:
+        self._revocations: tuple[Mapping[str, Revocation], dict[str, bytes]] = {}, {}
+        self._tokens: tuple[Mapping[str, Token], dict[str, bytes]] = {}, {}
+
+    def of(self, state: State, region: str) -> dict[str, bytes]:
+        """The resources of a region: name → payload."""
+        if self._revocations[0] is not state.revocations:
+            revoked = [(r.kind.value, r.value) for r in state.revocations.values()]
+            self._revocations = state.revocations, dict([revocations_resource(revoked)] if revoked else [])
+        if self._tokens[0] is not state.tokens:
+            readers = {
+                token.digest.hex(): Reader(
+                    owner=token.owner, scope=dict(token.grant.scope), expires_ms=token.expires_ms
+                )
+                for token in state.tokens.values()
+                if token.on_nodes
+            }
+            self._tokens = state.tokens, dict([readers_resource(readers)] if readers else [])
+        return {**state.api_keys.resources(region), **self._revocations[1], **self._tokens[1]}
 
 
 def declared_policy(state: State, region: str) -> dict[str, bytes]:

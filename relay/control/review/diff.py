@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from relay.aio.clock import Clock
+from relay.control.access.actor import ANONYMOUS, Actor
 from relay.control.documents.checks import Checks
 from relay.control.documents.proposal import Proposal, propose
 from relay.control.documents.reading import read
@@ -21,6 +22,7 @@ from relay.control.fleet.package_status import MAX_NAMED
 from relay.control.ledger.begin import Terms
 from relay.control.ledger.catalog import Catalog, find
 from relay.control.ledger.ledger import Ledger
+from relay.control.ledger.permission import check_documents
 from relay.control.ledger.revise import revise
 from relay.control.ledger.state import State
 from relay.control.regions.resources import declared_policy
@@ -154,20 +156,23 @@ class Diffs:
         self._fleet = fleet
         self._clock = clock
 
-    async def diff(self, texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    async def diff(self, texts: Iterable[tuple[str, str]], actor: Actor = ANONYMOUS) -> dict[str, Any]:
         """Compare without changing anything. At most `MAX_NAMED` agents are listed in each place.
 
         Raises:
             Refused: the documents are invalid.
+            Forbidden: they are for agents outside the actor's scope.
         """
-        proposal, comparison = await asyncio.to_thread(self._compare, self._ledger.state, list(texts))
+        proposal, comparison = await asyncio.to_thread(self._compare, self._ledger.state, list(texts), actor)
         lists = {
             digest: await self._fleet.bodies.components(digest) for digest in {digest for digest, _ in comparison.needs}
         }
         return await asyncio.to_thread(_answer, proposal, comparison, lists)
 
-    def _compare(self, state: State, texts: list[tuple[str, str]]) -> tuple[Proposal, _Comparison]:
-        proposal = propose(state, read(texts), self._checks)
+    def _compare(self, state: State, texts: list[tuple[str, str]], actor: Actor) -> tuple[Proposal, _Comparison]:
+        parsed = read(texts)
+        check_documents(actor, state, state.catalog.put(*(document for _, document in parsed)))
+        proposal = propose(state, parsed, self._checks)
         if proposal.problems:
             raise Refused(proposal.problems)
         comparison = _Comparison()

@@ -88,3 +88,26 @@ async def test_old_or_odd_files_are_not_accepted(stand: Stand) -> None:
     stand.file.mkdir()
     await stand.token.look()
     assert stand.ledger.state.tokens == {}
+
+
+async def test_attack_deleted_token_comes_back_after_a_kill(stand: Stand) -> None:
+    await stand.token.begin()
+    (token,) = stand.ledger.state.tokens.values()
+    await stand.tokens.delete(token.id, actor=ANN)
+    stand.restart()  # before the file was removed
+    await stand.token.begin()
+    assert stand.ledger.state.tokens == {}
+    assert not stand.file.exists()
+
+
+async def test_attack_links_pipes_and_large_files(stand: Stand, tmp_path: Path) -> None:
+    write_admin_token(tmp_path / "elsewhere")
+    stand.file.symlink_to(tmp_path / "elsewhere")
+    await stand.token.look()
+    stand.file.unlink()
+    os.mkfifo(stand.file)
+    await stand.token.look()
+    stand.file.unlink()
+    stand.file.write_text("x" * 10_000)
+    await stand.token.look()
+    assert stand.ledger.state.tokens == {}

@@ -115,3 +115,15 @@ async def test_attack_key_for_agents_outside_the_scope(registry: KeyRegistry) ->
     for attempt in (registry.rotate(theirs.id, 0, actor=eve), registry.delete(theirs.id, actor=eve)):
         with pytest.raises(Forbidden):
             await attempt
+
+
+async def test_attack_key_that_proves_an_agent_outside_the_scope(ledger: Ledger) -> None:
+    eve = Actor("eve", grant=Grant(Role.OPERATOR, {"team": "a"}))
+    known = {"agent-b": [{"team": "b"}], "agent-a": [{"team": "a"}]}
+    registry = KeyRegistry(ledger, FORM, expires_s=60, labels_of=lambda name: known.get(name, []))
+    await registry.create(KeyRequest("fleet-b", False, {"team": "b"}), actor=ANN)
+    for name in ("agent-b", "fleet-b"):
+        with pytest.raises(Forbidden, match=f"{name} is known outside your scope"):
+            await registry.create(KeyRequest(name, True, {"team": "a"}), actor=eve)
+    await registry.create(KeyRequest("agent-a", True, {"team": "a"}), actor=eve)
+    await registry.create(KeyRequest("agent-b", True, {"team": "a"}), actor=ANN)

@@ -5,7 +5,7 @@ import pytest
 from relay.auth.revocations import Kind
 from relay.control.app import ControlPlane
 from relay.control.credentials import revocations as module
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict, NotFound, Refused
 from tests.conftest import Programs, eventually
 from tests.control.actors import ANN, BOB
 from tests.node.test_authentication import joined, token
@@ -59,6 +59,35 @@ async def test_region_that_is_away_is_named(programs: Programs) -> None:
     state = plane.fleet.census.nodes["local/one"]
     await programs.stop(node)
     await eventually(lambda: not state.connected)
-    state.departed, state.last_seen_ms = False, 1000  # it was cut off
+    state.departed = False  # as if it had been cut off
+    (held,) = plane.credentials.revocations.reach()
+    assert held.in_force, "it has all that was revoked"
+    await plane.credentials.revocations.revoke(Kind.JTI, "t-1", "x", actor=ANN)
+    await eventually(lambda: plane.publisher._is_current("local"))
+    state.last_seen_ms = 1000
     (reach,) = plane.credentials.revocations.reach()
     assert (reach.in_force, reach.not_heard_since) == (False, "1970-01-01T00:00:01.000Z")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Kind.KEY, "opamp_jG72VsqdmfWUbn7U08Fwvey7CS49k7Pv"),
+        (Kind.KEY, "nonsense"),
+        (Kind.KEY, "KEY-0123456789"),
+        (Kind.CERTIFICATE, "not hex"),
+        (Kind.CERTIFICATE, "0"),
+    ],
+)
+async def test_what_could_name_no_credential_is_refused(plane: ControlPlane, kind: Kind, value: str) -> None:
+    with pytest.raises(Refused) as caught:
+        await plane.credentials.revocations.revoke(kind, value, "x", actor=ANN)
+    assert value not in str(caught.value), "it may be the secret itself"
+
+
+async def test_serial_is_taken_in_any_spelling(plane: ControlPlane) -> None:
+    registry = plane.credentials.revocations
+    made = {
+        (await registry.revoke(Kind.CERTIFICATE, text, "x", actor=ANN)).value for text in ("0A:BC", "0x0abc", "abc")
+    }
+    assert made == {"abc"}

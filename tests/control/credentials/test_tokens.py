@@ -8,7 +8,7 @@ from relay.control.access.roles import Grant, Role
 from relay.control.credentials import tokens as module
 from relay.control.credentials.tokens import TokenRegistry, TokenRequest
 from relay.control.ledger.ledger import Ledger
-from relay.errors import Conflict, Forbidden, NotFound
+from relay.errors import Conflict, Forbidden, NotFound, Refused
 from relay.testing.clock import ManualClock
 from tests.control.actors import ANN
 
@@ -36,7 +36,10 @@ async def test_token_acts_as_its_creator_or_whom_an_admin_names(registry: TokenR
         (TokenRequest("x", Grant(Role.AUTHOR), 60), "at most what you may: author for team=a"),
         (TokenRequest("x", Grant(Role.ADMIN, {"team": "a"}), 60), "at most what you may"),
         (TokenRequest("x", Grant(Role.VIEWER, {"team": "b"}), 60), "at most what you may"),
-        (TokenRequest("x", CI.grant, 60, owner="root"), "only an admin may make tokens for somebody else"),
+        (
+            TokenRequest("x", CI.grant, 60, owner="root"),
+            "only an admin without a scope may make tokens for somebody else",
+        ),
     ],
 )
 async def test_attack_token_that_may_more_than_its_maker(
@@ -65,3 +68,43 @@ async def test_tokens_are_bounded(registry: TokenRegistry, monkeypatch: pytest.M
     await registry.create(CI, actor=ANN)
     with pytest.raises(Conflict, match="1 tokens, the maximum"):
         await registry.create(CI, actor=ANN)
+
+
+SCOPED_ADMIN = Actor("eve", verified=True, grant=Grant(Role.ADMIN, {"team": "a"}))
+
+
+async def test_attack_scoped_admin_acts_for_others(registry: TokenRegistry) -> None:
+    theirs, _ = await registry.create(TokenRequest("x", Grant(Role.VIEWER), 60), actor=ADMIN)
+    with pytest.raises(Forbidden):
+        await registry.create(TokenRequest("x", CI.grant, 60, owner="alice"), actor=SCOPED_ADMIN)
+    with pytest.raises(Forbidden):
+        await registry.delete(theirs.id, actor=SCOPED_ADMIN)
+
+
+async def test_attack_lesser_token_deletes_a_greater_one_of_the_same_owner(registry: TokenRegistry) -> None:
+    greater, _ = await registry.create(TokenRequest("x", Grant(Role.ADMIN), 60), actor=ADMIN)
+    lesser = Actor("root", verified=True, grant=Grant(Role.VIEWER, {"team": "a"}))
+    with pytest.raises(Forbidden, match="may do more than you"):
+        await registry.delete(greater.id, actor=lesser)
+    await registry.delete(greater.id, actor=ADMIN)
+
+
+async def test_attack_one_person_takes_all_places(registry: TokenRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TOKENS_OF_ONE", 1)
+    await registry.create(CI, actor=AUTHOR)
+    with pytest.raises(Conflict, match="bob has 1 tokens, the maximum for one"):
+        await registry.create(CI, actor=AUTHOR)
+    await registry.create(CI, actor=ADMIN)
+    await registry.adopt(TOKEN_FORM.make(bytes(TOKEN_FORM.chance_bytes)), CI, actor=AUTHOR)
+
+
+@pytest.mark.parametrize("scope", [{"k": "x" * 257}, {"k" * 129: "x"}, {"k": "a\nb"}, {str(n): "x" for n in range(33)}])
+async def test_attack_scope_that_fills_the_policy(registry: TokenRegistry, scope: dict[str, str]) -> None:
+    with pytest.raises(Refused):
+        await registry.create(TokenRequest("x", Grant(Role.VIEWER, scope), 60), actor=ADMIN)
+
+
+async def test_scope_may_be_a_region_and_tells_what_it_was_made_with(registry: TokenRegistry) -> None:
+    maker = Actor("root", verified=True, credential="token-1", grant=Grant(Role.ADMIN))
+    token, _ = await registry.create(TokenRequest("x", Grant(Role.VIEWER, {"region": "eu"}), 60), actor=maker)
+    assert token.made_with == "token-1"

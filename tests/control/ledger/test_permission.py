@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 
+from relay.auth.revocations import Kind
 from relay.control.access.actor import SYSTEM, Actor
+from relay.control.access.revocations import Revocation
 from relay.control.access.roles import Grant, Role
 from relay.control.ledger.change import Change, Step
-from relay.control.ledger.permission import check_change, check_documents, check_name
+from relay.control.ledger.permission import check_change, check_documents, check_everywhere, check_name
 from relay.control.ledger.state import State
 from relay.errors import Forbidden
+from relay.policy.packages import PackageFile
 from tests.conftest import TEMPLATE, assignment
 from tests.control.access.test_keys import ONE, OTHER
-from tests.control.ledger.made import ONE_AGENT, applied, documents, draft, latest, terms, with_package
+from tests.control.ledger.made import ONE_AGENT, applied, draft, latest, terms, with_package
 from tests.control.texts import TWO_STAGES, staged, variables
 from tests.packages import package_assignment
 
@@ -61,7 +64,10 @@ def allowed(by: Actor, change: Change[Any], before: State = BASE) -> str:
         (assignment("theirs", selector=OURS, slot="b"), "assignment theirs is for agents outside the scope team=a"),
         (assignment("theirs", selector=THEIRS, slot="b", rate=2), "assignment theirs is for agents outside"),
         (variables("eu", "{level: warn}"), "RegionVariables/eu is outside the scope team=a"),
-        (SIGNING_KEY, "PackageSigningKey/release: the role author may not change signing keys; admin may"),
+        (
+            SIGNING_KEY,
+            "PackageSigningKey/release: the role author may not change signing keys; an admin without a scope may",
+        ),
     ],
 )
 def test_documents(text: str, reason: str) -> None:
@@ -74,8 +80,39 @@ def test_documents(text: str, reason: str) -> None:
 def test_without_a_scope_only_the_role_counts() -> None:
     assert allowed(ANYBODYS, draft(BASE, assignment("theirs", selector=THEIRS, slot="b", rate=2)).change(None)) == ""
     assert "signing keys" in allowed(ANYBODYS, draft(BASE, SIGNING_KEY).change(None))
-    admin = Actor("root", grant=Grant(Role.ADMIN))
+    admin, scoped = (Actor("root", grant=Grant(Role.ADMIN, scope)) for scope in ({}, {"team": "a"}))
     assert allowed(admin, draft(BASE, SIGNING_KEY).change(None)) == ""
+    assert "signing keys" in allowed(scoped, draft(BASE, SIGNING_KEY).change(None))
+    check_everywhere(admin, "the epoch")
+    check_everywhere(SYSTEM, "the epoch")
+    with pytest.raises(Forbidden, match="the epoch concerns agents outside the scope team=a"):
+        check_everywhere(scoped, "the epoch")
+
+
+def test_attack_another_file_for_a_package_that_others_have() -> None:
+    named = draft(with_package(BASE), package_assignment()).change(None).state
+    (version,) = named.catalog.packages.values()
+    more = version.package.model_copy(update={"files": [*version.package.files, PackageFile(sha256="2" * 64, size=3)]})
+    catalog = named.catalog.put_packages(dataclasses.replace(version, package=more))
+    pushed = Change(dataclasses.replace(named, catalog=catalog), None)
+    assert "outside the scope" in allowed(TEAM_A, pushed, named)
+    assert allowed(ANYBODYS, pushed, named) == ""
+
+
+def test_attack_revoking_and_giving_back_what_is_not_ones_own() -> None:
+    state = dataclasses.replace(BASE, api_keys=BASE.api_keys.put([ONE, dataclasses.replace(OTHER, labels={})]))
+    for kind, value, is_allowed in (
+        (Kind.KEY, ONE.id, True),
+        (Kind.KEY, OTHER.id, False),
+        (Kind.KEY, "key-0000000000", False),
+        (Kind.SUBJECT, "web", False),
+        (Kind.AGENT, "a", False),
+    ):
+        revocation = Revocation(kind, value, "x", "ann", 1)
+        after = dataclasses.replace(state, revocations={revocation.id: revocation})
+        for change, before in ((Change(after, None), state), (Change(state, None), after)):
+            assert (allowed(TEAM_A, change, before) == "") is is_allowed, (kind, value)
+            assert allowed(ANYBODYS, change, before) == ""
 
 
 def test_strategy_is_as_wide_as_the_assignments_that_name_it() -> None:
@@ -143,7 +180,3 @@ def test_one_document_by_name() -> None:
     check_name(SYSTEM, BASE, "ConfigAssignment", "theirs")
     with pytest.raises(Forbidden):
         check_name(TEAM_A, BASE, "ConfigAssignment", "theirs")
-
-
-def test_documents_are_named_once() -> None:
-    assert [d.key for d in documents(TEMPLATE)] == ["basic@v1"]

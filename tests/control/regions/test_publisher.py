@@ -5,6 +5,7 @@ import pytest
 from relay.control.app import ControlPlane
 from relay.control.ledger.state import State
 from relay.control.regions import publisher as module
+from relay.control.regions.resources import AccessResources
 from relay.control.regions.resources import resources as held_by
 from relay.policy.snapshot import ConfigContent, build
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
@@ -71,10 +72,10 @@ async def test_failing_region_is_retried_and_does_not_stop_others(
     await plane.publisher.policy("us")
     real, broken = held_by, {"eu"}
 
-    def resources(state: State, region: str, master: bytes) -> dict[str, bytes]:
+    def resources(state: State, region: str, master: bytes, access: AccessResources) -> dict[str, bytes]:
         if region in broken:
             raise RuntimeError("boom")
-        return real(state, region, master)
+        return real(state, region, master, access)
 
     monkeypatch.setattr(module, "resources", resources)
     await apply(plane, TEMPLATE, assignment("a"))
