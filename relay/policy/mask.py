@@ -39,7 +39,7 @@ class Mask:
         if isinstance(value, list):
             return [self.tree(child, is_secret=is_secret) for child in value]
         if isinstance(value, str):
-            if is_secret and not _REFERENCE.fullmatch(value):
+            if is_secret and not _REFERENCE.fullmatch(value) and not MASKED.fullmatch(value):
                 return self._masked(value)
             return _USER_INFO.sub(lambda match: self._masked(match.group()), value) if "://" in value else value
         return self._masked(value) if is_secret and value is not None and not isinstance(value, bool) else value
@@ -57,7 +57,8 @@ class Mask:
         # The name of a variable tells what is secret, wherever its value goes; in text, nothing else may.
         resolved = dataclasses.replace(resolved, values=self.tree(resolved.values))
         tree = self.tree(templates.substituted(template, resolved))
-        return templates.as_bytes(tree, template.spec.content_type).decode()
+        text = templates.as_bytes(tree, template.spec.content_type).decode()
+        return self.text(text) if _parsed(text) is not None else text
 
     def _variable(self, variable: Any) -> Any:
         """A variable of a template: its name says whether its default is secret."""
@@ -69,16 +70,23 @@ class Mask:
 
     def text(self, text: str, content_type: str = "text/yaml") -> str:
         """Mask the secrets in YAML or JSON. Text that is neither is hidden as a whole."""
-        try:
-            documents = parse(text, "config")
-        except Refused:
-            documents = []
-        if len(documents) != 1 or not isinstance(documents[0].value, dict):
+        tree = _parsed(text)
+        if tree is None:
             return f"{self._masked(text)}\n" if text.strip() else text
-        masked = self.tree(documents[0].value)
-        if masked == documents[0].value:
+        masked = self.tree(tree)
+        if masked == tree:
             return text  # with its comments
         return templates.as_bytes(masked, content_type).decode()
 
     def _masked(self, value: Any) -> str:
         return f"[secret {self._numbers.setdefault(canonical_json(value), len(self._numbers) + 1)}]"
+
+
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A config in YAML or JSON; None if it is neither."""
+    try:
+        documents = parse(text, "config")
+    except Refused:
+        return None
+    value = documents[0].value if len(documents) == 1 else None
+    return value if isinstance(value, dict) else None

@@ -67,3 +67,45 @@ def test_document_is_masked() -> None:
     spec = {"values": {"password": "a"}, "text": "token: b\n"}
     assert Mask().document(spec) == {"values": {"password": "[secret 1]"}, "text": "token: '[secret 2]'\n"}
     assert Mask().document({"config": {"a": 1}}) == {"config": {"a": 1}}
+
+
+def test_default_of_a_secret_variable_is_hidden() -> None:
+    variables = [
+        {"name": "db_password", "type": "string", "default": "a", "enum": ["a", "b"]},
+        {"name": "level", "type": "string", "default": "info"},
+        "odd",
+    ]
+    assert Mask().document({"variables": variables})["variables"] == [
+        {"name": "db_password", "type": "string", "default": "[secret 1]", "enum": ["[secret 1]", "[secret 2]"]},
+        {"name": "level", "type": "string", "default": "info"},
+        "odd",
+    ]
+
+
+def test_what_lies_below_a_secret_name_is_hidden() -> None:
+    assert Mask().tree({"credentials": {"value": "x", "list": ["y"]}}) == {
+        "credentials": {"value": "[secret 1]", "list": ["[secret 2]"]}
+    }
+
+
+def test_text_without_secrets_keeps_its_comments() -> None:
+    assert Mask().text("a: 1  # why\n") == "a: 1  # why\n"
+
+
+def test_secret_variable_is_hidden_wherever_its_value_goes() -> None:
+    password = Variable(name="password", type="string")
+    tree = template({"endpoint": "{{.password}}"}, password)
+    resolved, _ = templates.resolve(tree, {"password": "x"}, {})
+    assert Mask().config(tree, resolved) == "endpoint: '[secret 1]'\n"
+
+
+def test_literal_secret_in_a_text_template_is_hidden() -> None:
+    text = ConfigTemplate.model_validate(
+        {**template({"a": 1}).model_dump(), "spec": {"text": "password: x\nuser: y\n"}}
+    )
+    resolved, _ = templates.resolve(text, {}, {})
+    assert Mask().config(text, resolved) == "password: '[secret 1]'\nuser: y\n"
+
+
+def test_what_is_masked_stays_as_it_is() -> None:
+    assert Mask().tree({"password": "[secret 7]"}) == {"password": "[secret 7]"}
