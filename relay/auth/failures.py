@@ -23,6 +23,15 @@ class Failures:
     def __init__(self) -> None:
         self._windows: dict[str, _Window] = {}
 
+    def is_over(self, ip: str, now: float) -> bool:
+        """Whether the next failure of an address would be answered late.
+
+        Args:
+            now: seconds of a clock that never goes backwards.
+        """
+        window = self._windows.get(ip)
+        return window is not None and now - window.began < _WINDOW_S and window.count >= _TOLERATED
+
     def add(self, ip: str, now: float) -> bool:
         """Count a failure. Returns whether its answer should be late.
 

@@ -37,6 +37,13 @@ def _of_node(settings: NodeSettings) -> Iterator[tuple[str, str]]:
         yield "auth.type", f"none: whoever reaches {', '.join(open_ports)} can pose as any agent"
     if not is_open and settings.identity.labels_from_attributes == "all":
         yield "identity.labels_from_attributes", "all: agents choose their own labels, whatever their credential says"
+    above = settings.control_plane
+    has_joined = (settings.identity_dir / "key_sets.json").exists() or above.join_token_file or above.cert_file
+    if not has_joined and not parts.is_loopback(above.endpoint):
+        yield (
+            "control_plane.endpoint",
+            "the link has no TLS: this node believes whoever answers; let it join with a token",
+        )
     if tls.enabled:
         yield from _of_certificate("server.tls.cert_file", tls.cert_file)
         yield from _of_private_file("server.tls.key_file", tls.key_file)

@@ -49,6 +49,7 @@ from relay.control.rollouts.soak import Soak
 from relay.control.secrets.vault import Vault, master_of
 from relay.control.serving import Serving
 from relay.control.storage.database import FILE, Database
+from relay.control.trust.trust import has_authority
 from relay.control.upkeep import Upkeep
 from relay.link.server import LinkServer
 from relay.observe import log
@@ -127,14 +128,13 @@ class ControlPlane:
             ("notifier", notifier.run()),
             ("upkeep", self.upkeep.run()),
             ("probe", self.upkeep.probe()),
-            *([("identities", self.identities.run(link))] if self.identities is not None else []),
             *([("admin-token", self.first_token.run())] if self.people.required else []),
         ):
             self._tasks.spawn(job, name=name)
         serving = Serving(self._tasks)
         started.push_async_callback(serving.stop)
         await self._serve(serving)
-        await self._serve_join(serving)
+        await self._serve_join(serving, link)
         if self.people.required:
             await self.first_token.begin()
         settle_memory()
@@ -153,7 +153,7 @@ class ControlPlane:
         await self.ledger.load()
         self.audit, self.versions = Audit(database), Versions(database)
         self.history = History(database, self.ledger)
-        vault = Vault(master_of(Path(settings.keys_dir)))
+        vault = Vault(master_of(Path(settings.keys_dir), may_create=not await has_authority(database)))
         self.archive = Archive(database)
         await self.archive.load()
         self.publisher = Publisher(database, self.ledger, self.archive, vault, clock=clock)
@@ -209,7 +209,7 @@ class ControlPlane:
         if settings.link_has_tls:
             self.identities = Identities(settings, database, self.ledger, vault, clock=clock)
             await self.identities.load()
-        self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs)
+        self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs, self.identities)
         self.upkeep = Upkeep(
             database,
             self.fleet,
@@ -269,18 +269,20 @@ class ControlPlane:
             probes, "metrics", "telemetry.metrics.endpoint", settings.telemetry.metrics.endpoint
         )
 
-    async def _serve_join(self, serving: Serving) -> None:
+    async def _serve_join(self, serving: Serving, link: LinkServer) -> None:
         """Open the port where nodes join, and tell where it is."""
         identities, endpoint = self.identities, self._settings.server.join.endpoint
         if identities is None:
             return
         identities.listening("link", self.ports["link"])
         if not self._settings.nodes_join:
+            self._tasks.spawn(identities.run(link, lambda: None), name="identities")
             return
         join = build_join(identities.trust, identities.registry, self._clock.monotonic)
         tls = ApiTls(enabled=True, cert_file=str(identities.cert_file), key_file=str(identities.key_file))
         self.ports["join"] = await serving.open(join, "join", "server.join.endpoint", endpoint, tls=tls)
         identities.listening("join", self.ports["join"])
+        self._tasks.spawn(identities.run(link, lambda: serving.reload("join")), name="identities")
 
     async def stop(self) -> None:
         """Finish open requests, end the streams and close the database."""

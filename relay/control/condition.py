@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
+from relay.control.identity import Identities
 from relay.control.ledger.ledger import Ledger
 from relay.control.packages.blobs import Blobs
 from relay.control.regions.publisher import Publisher
@@ -13,8 +14,17 @@ from relay.control.storage.database import Database
 class Condition:
     """Collects health from the other parts. Has no state of its own."""
 
-    def __init__(self, database: Database, fleet: Fleet, ledger: Ledger, publisher: Publisher, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        database: Database,
+        fleet: Fleet,
+        ledger: Ledger,
+        publisher: Publisher,
+        blobs: Blobs,
+        identities: Identities | None = None,
+    ) -> None:
         self._blobs = blobs
+        self._identities = identities
         self._database = database
         self._fleet = fleet
         self._ledger = ledger
@@ -31,6 +41,8 @@ class Condition:
         problems = [self.unwritable] if self.unwritable else []
         if self.refusal:
             problems.append(self.refusal)
+        if self._identities is not None and self._identities.problem:
+            problems.append(f"the certificate for nodes could not be replaced: {self._identities.problem}")
         problems += [
             f"package file {sha256} was damaged and has been removed: push it again" for sha256 in self._blobs.damaged
         ]

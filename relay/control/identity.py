@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -17,14 +18,18 @@ from relay.control.storage.database import Database
 from relay.control.trust.trust import Trust
 from relay.errors import StoreError
 from relay.link.server import LinkServer
+from relay.observe import log
 from relay.settings.parts import split_endpoint
 from relay.settings.programs import ControlPlaneSettings
 from relay.store.private import write_private
 
+_log = log.get("opamp-relay.identity")
 _SERVER_LIFETIME_S = 90 * 86_400.0
 _RENEW_AT_S = 30 * 86_400.0
 """So long before its end, the certificate of this control plane is replaced."""
 _LOOK_S = 0.5
+_RETRY_S = 10.0
+_SKEW_S = 60.0
 
 
 class Identities:
@@ -41,9 +46,11 @@ class Identities:
         self.trust = Trust(database, vault, self._folder)
         keys = settings.keys
         lifetimes = Lifetimes(keys.node_ttl, keys.renew_expired_for)
-        self.registry = JoinRegistry(ledger, self.trust, lifetimes, self._addresses, clock=clock)
+        self.registry = JoinRegistry(ledger, self.trust, lifetimes, self._addresses, clock=clock, is_own=self.is_own)
         self.cert_file, self.key_file = self._folder / "server.crt", self._folder / "server.key"
-        self._ends_at = 0.0
+        self._issued_at = self._ends_at = self._retry_at = 0.0
+        self.problem = ""
+        """Why the certificate of this control plane could not be replaced; empty while all is well."""
 
     @property
     def is_own(self) -> bool:
@@ -66,17 +73,33 @@ class Identities:
             StoreError: a key or certificate cannot be read or written.
         """
         await self.trust.load(self._clock.unix_ms() / 1000)
-        self._issue()
+        try:
+            self._issue()
+        except StoreError as error:
+            if not (self.cert_file.exists() and self.key_file.exists()):
+                raise
+            self._failed(str(error))  # those of the last start may still do
+
+    def _failed(self, problem: str) -> None:
+        if problem != self.problem:
+            _log.error("certificate_not_issued", error=problem)
+        self.problem = problem
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether our certificate must be replaced: it ends soon, or it begins only later, for a clock was wrong."""
+        now = self._clock.unix_ms() / 1000
+        return self._ends_at - now < _RENEW_AT_S or now < self._issued_at - _SKEW_S
 
     def _issue(self) -> None:
         now = self._clock.unix_ms() / 1000
         pair = self.trust.issuer.server(self._settings.names, now, _SERVER_LIFETIME_S)
-        self._ends_at = now + _SERVER_LIFETIME_S
         try:
             write_private(self.key_file, pair.key)
             write_private(self.cert_file, pair.certificate)
         except OSError as error:
             raise StoreError(f"{self.cert_file}: {error.strerror}") from None
+        self._issued_at, self._ends_at, self.problem = now, now + _SERVER_LIFETIME_S, ""
 
     def grpc_server(self) -> grpc.ServerCredentials:
         """The credentials of the link's server, which asks for newer ones with each connection."""
@@ -99,8 +122,12 @@ class Identities:
             return f"node {found.key} is revoked" if is_revoked else (found.region, found.name)
         return self.registry.refusal(found) or (found.region, found.name)
 
-    async def run(self, link: LinkServer) -> None:
-        """End the streams of nodes that are no longer accepted, and renew our certificate. Runs until cancelled."""
+    async def run(self, link: LinkServer, replaced: Callable[[], None]) -> None:
+        """End the streams of nodes that are no longer accepted, and renew our certificate. Runs until cancelled.
+
+        Args:
+            replaced: called when our certificate is another one.
+        """
         changed = asyncio.Event()
         self._ledger.watch(changed)
         try:
@@ -112,7 +139,12 @@ class Identities:
                     pass
                 changed.clear()
                 await link.end_refused()
-                if self._ends_at - self._clock.unix_ms() / 1000 < _RENEW_AT_S:
-                    self._issue()
+                if self._is_due and self._clock.monotonic() >= self._retry_at:
+                    self._retry_at = self._clock.monotonic() + _RETRY_S
+                    try:
+                        self._issue()
+                        replaced()
+                    except (StoreError, OSError) as error:  # streams must go on being watched
+                        self._failed(str(error))
         finally:
             self._ledger.unwatch(changed)

@@ -27,6 +27,7 @@ class Serving:
     def __init__(self, tasks: Tasks) -> None:
         self._tasks = tasks
         self._servers: list[uvicorn.Server] = []
+        self._tls: dict[str, tuple[uvicorn.Config, ApiTls]] = {}
         self._serving: list[asyncio.Task[None]] = []
 
     async def open(self, api: FastAPI, name: str, key: str, endpoint: str, *, tls: ApiTls = NO_TLS) -> int:
@@ -63,9 +64,21 @@ class Serving:
                     raise OSError("cannot be opened")
             await asyncio.sleep(0.005)
         self._servers.append(server)
+        self._tls[name] = config, tls
         self._serving.append(task)
         bound_port: int = server.servers[0].sockets[0].getsockname()[1]
         return bound_port
+
+    def reload(self, name: str) -> None:
+        """Use the files of a port's certificate as they are now, for new connections.
+
+        Raises:
+            OSError: they cannot be read.
+            ssl.SSLError: they do not fit.
+        """
+        config, tls = self._tls[name]
+        if config.ssl is not None:
+            config.ssl.load_cert_chain(tls.cert_file, tls.key_file)
 
     async def stop(self) -> None:
         """Finish open requests and close the ports."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +76,14 @@ class IdentityFolder:
         """
         if not (self.folder / _CERTIFICATE).exists():
             return None
-        return read_identity(self.folder / _CERTIFICATE, self.folder / _KEY, self.folder / _AUTHORITIES)
+        # Whom to trust is in the signed key sets; the file of CAs beside them is for people.
+        authorities = "".join(self.trusted().current().authorities).encode()
+        return read_identity(self.folder / _CERTIFICATE, self.folder / _KEY, authorities)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether this node has joined, and has no certificate any more."""
+        return (self.folder / _TRUST).exists() and not (self.folder / _CERTIFICATE).exists()
 
     def trusted(self) -> Trusted:
         """The control plane that this node joined.
@@ -93,7 +99,7 @@ class IdentityFolder:
             trusted.current()
         except OSError as error:
             raise StoreError(f"{file}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{file}: cannot be used: {error}; remove the folder and join again") from None
         return trusted
 
@@ -151,21 +157,34 @@ class IdentityFolder:
         assert identity is not None
         return identity
 
-    def forget(self) -> None:
-        """Remove the certificate and its key: this node joins again, with another key."""
-        for name in (_CERTIFICATE, _KEY):
-            with contextlib.suppress(OSError):
-                (self.folder / name).unlink()
+    def take_over(self, other: IdentityFolder) -> Identity:
+        """Replace everything by the files of another folder, which goes.
+
+        Raises:
+            StoreError: they cannot be moved.
+        """
+        try:
+            for name in (_KEY, _TRUST, _AUTHORITIES, _CERTIFICATE):
+                (other.folder / name).replace(self.folder / name)
+            other.folder.rmdir()
+        except OSError as error:
+            raise StoreError(f"{self.folder}: {error.strerror}") from None
+        identity = self.load()
+        assert identity is not None
+        return identity
 
 
-def read_identity(cert_file: Path, key_file: Path, ca_file: Path) -> Identity:
+def read_identity(cert_file: Path, key_file: Path, authorities: bytes) -> Identity:
     """Read an identity from files.
+
+    Args:
+        authorities: CAs of the control plane's certificate, PEM.
 
     Raises:
         StoreError: one cannot be read, or they are not those of a node.
     """
     try:
-        certificate, key, authorities = (file.read_bytes() for file in (cert_file, key_file, ca_file))
+        certificate, key = cert_file.read_bytes(), key_file.read_bytes()
         leaf = x509.load_pem_x509_certificate(certificate)
         private = load_pem_private_key(key, None)
     except OSError as error:

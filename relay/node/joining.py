@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from cryptography import x509
 
 from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
@@ -33,10 +34,16 @@ _RENEW_AFTER = 2 / 3
 _SPREAD = 0.1
 _RETRY_S = 300.0
 _LEAST_S = 1.0
+_SAID_CHARS = 300
 
 
 class NotAdmitted(RelayError):
     """The control plane does not admit this node, or is not the one that it was told to trust."""
+
+    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_refusal = is_refusal
+        """Whether the control plane that we trust said so, and not somebody in its place."""
 
 
 async def identified(
@@ -57,27 +64,49 @@ async def identified(
     """
     address = settings.control_plane
     if address.cert_file:
-        identity = read_identity(*map(Path, (address.cert_file, address.key_file, address.ca_file)))
+        identity = read_identity(Path(address.cert_file), Path(address.key_file), _authorities(address.ca_file))
         return _settings_of(settings, identity, address.endpoint, address.join_endpoint or "", written), identity
     folder = IdentityFolder(settings.identity_dir)
-    joined = folder.load()
-    if joined is not None and token and await _is_refused(folder, address.join_endpoint):
-        _log.warning("identity_forgotten", node=joined.node.key, reason="the control plane no longer accepts it")
-        folder.forget()
-        joined = None
-    if joined is None:
-        text = token or _read_token(address.join_token_file)
-        if not text:
-            return settings, None
-        try:
-            read = read_join_token(text)
-        except ValueError as error:
-            raise SettingsError([Problem("settings", 0, "control_plane.join_token_file", str(error))]) from None
-        joined = await _join(settings, folder, read, written)
+    joined, text = folder.load(), token or _read_token(address.join_token_file)
+    if joined is None and not text:
+        if folder.is_broken:
+            raise StoreError(f"{folder.folder}: the certificate is gone: join again with a token made with --replace")
+        return settings, None
+    if joined is None or (token and await _is_refused(folder, address.join_endpoint)):
+        read = _read_join_token(text)
+        if joined is None:
+            joined = await _join(settings, folder, read, written)
+        else:
+            # Aside, with another key: what there is stays until the new one is whole.
+            fresh = IdentityFolder(folder.folder.with_name(f"{folder.folder.name}.new"))
+            await _join(settings, fresh, read, written)
+            joined = folder.take_over(fresh)
     trusted = folder.trusted()
     endpoint = address.endpoint if "control_plane.endpoint" in written else trusted.link
     join = str(address.join_endpoint or trusted.join)
     return _settings_of(settings, joined, endpoint, join, written), joined
+
+
+def _authorities(name: str) -> bytes:
+    try:
+        content = Path(name).read_bytes()
+        if not x509.load_pem_x509_certificates(content):
+            raise ValueError("it has no certificate")
+    except OSError as error:
+        raise StoreError(f"{name}: {error.strerror}") from None
+    except ValueError as error:
+        raise StoreError(f"{name}: cannot be used: {error}") from None
+    return content
+
+
+def _read_join_token(text: str) -> JoinToken:
+    try:
+        token = read_join_token(text)
+        for endpoint in (token.join, token.link):
+            split_endpoint(endpoint)
+    except ValueError as error:
+        raise SettingsError([Problem("settings", 0, "control_plane.join_token_file", str(error))]) from None
+    return token
 
 
 async def _is_refused(folder: IdentityFolder, join_endpoint: str | None) -> bool:
@@ -86,8 +115,9 @@ async def _is_refused(folder: IdentityFolder, join_endpoint: str | None) -> bool
         trusted = folder.trusted()
         authorities = "".join(trusted.current().authorities)
         await _call(join_endpoint or trusted.join, "POST", "/v1/renew", {"csr": folder.request()}, authorities)
-    except NotAdmitted:
-        return True
+    except NotAdmitted as error:
+        _log.warning("identity_refused", error=str(error)) if error.is_refusal else None
+        return error.is_refusal
     except UpstreamError:
         return False
     return False
@@ -188,13 +218,19 @@ async def _call(endpoint: str, method: str, path: str, content: Any, authorities
             aiohttp.ClientSession(timeout=timeout) as client,
             client.request(method, url, json=content, ssl=context, allow_redirects=False) as response,
         ):
-            body = await response.content.read(_MAX_BYTES)
+            body = b""
+            async for part in response.content.iter_any():
+                body += part
+                if len(body) > _MAX_BYTES:
+                    raise NotAdmitted(f"{endpoint}: the answer is larger than {_MAX_BYTES} bytes")
             value = _json(body)
             if response.status in (HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)):
                 raise UpstreamError(f"{endpoint} answers {response.status}")
             if response.status != HTTPStatus.OK:
-                detail = value.get("detail") if isinstance(value, dict) else None
-                raise NotAdmitted(f"{endpoint}: {detail or f'status {response.status}'}")
+                detail = str(value.get("detail", "")) if isinstance(value, dict) else ""
+                said = "".join(c if c.isprintable() else "?" for c in detail[:_SAID_CHARS])
+                is_refusal = authorities is not None and response.status == HTTPStatus.FORBIDDEN
+                raise NotAdmitted(f"{endpoint}: {said or f'status {response.status}'}", is_refusal=is_refusal)
             return value
     except aiohttp.ClientConnectorCertificateError as error:
         raise NotAdmitted(f"{endpoint} is not the control plane to trust: {error.certificate_error}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -75,6 +77,22 @@ def _network(value: Any) -> Any:
 
 Network = Annotated[str, BeforeValidator(_network)]
 """CIDR; a plain address is a network of one."""
+
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*")
+
+
+def _host_name(value: Any) -> Any:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(value))
+        if _HOST_NAME.fullmatch(value) and len(value) < 254:
+            return value
+    raise ValueError("expected a host name or an IP address, without a port")
+
+
+HostName = Annotated[str, BeforeValidator(_host_name)]
+"""A host name or an IP address."""
 
 
 def _endpoint(value: Any) -> Any:

@@ -83,7 +83,7 @@ class ControlPlaneServer(Part):
     """gRPC, for nodes."""
     join: parts.Listener = parts.Listener(endpoint="127.0.0.1:4331")
     """HTTPS, for nodes that join or renew; open where the link has TLS by this control plane's own CA."""
-    names: tuple[str, ...] = ()
+    names: tuple[parts.HostName, ...] = ()
     """Names and addresses by which nodes reach it: they go into its certificate, the first into join tokens."""
     api: parts.ApiListener = parts.ApiListener()
     """HTTP, for people."""

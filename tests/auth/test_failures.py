@@ -19,3 +19,13 @@ def test_addresses_are_bounded() -> None:
             counted.add(str(number), 0.0)
     assert not counted.add("0", 0.0), "it was forgotten"
     assert len(counted._windows) == failures._MAX_ADDRESSES
+
+
+def test_who_is_over() -> None:
+    failures = Failures()
+    assert not failures.is_over("a", 0)
+    for _ in range(9):
+        failures.add("a", 0)
+    assert failures.is_over("a", 59)
+    assert not failures.is_over("a", 60)
+    assert not failures.is_over("b", 0)

@@ -38,6 +38,12 @@ def test_open_ports() -> None:
     assert [path for path, _ in warnings_of(plane)] == ["server.link.tls.enabled", "admin.auth.type"]
 
 
+def test_link_in_the_clear(tmp_path: Path) -> None:
+    address = {"endpoint": "cp.example:4330"}
+    assert "this node believes whoever answers" in of_node(control_plane=address)["control_plane.endpoint"]
+    assert of_node(control_plane={**address, "join_token_file": "token"}) == {}
+
+
 def test_tokens(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_bytes(b"k" * 32)

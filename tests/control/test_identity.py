@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import ssl
 from typing import Any
 
 import grpc
@@ -172,3 +173,37 @@ async def test_certificates_of_another_ca(programs: Programs) -> None:
     node = await programs.node(join="", region="eu", control_plane=address)
     await eventually(lambda: node.link.connected)
     assert node.renewal is None
+
+
+async def served_serial(plane: ControlPlane) -> int:
+    """The serial number of the certificate that the join port serves."""
+    context = ssl.create_default_context(cadata=identities(plane).trust.authorities.decode())
+    _, writer = await asyncio.open_connection("127.0.0.1", plane.ports["join"], ssl=context)
+    der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(der).serial_number
+
+
+async def test_ports_take_up_the_renewed_certificate(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = await with_tls(programs)
+    first = await served_serial(plane)
+    monkeypatch.setattr(identities(plane), "_ends_at", 0.0)
+
+    async def is_another() -> bool:
+        return await served_serial(plane) != first
+
+    await eventually(is_another)
+    node = await programs.node(join=await token(plane), region="eu")
+    await eventually(lambda: node.link.connected)
+
+
+async def test_failed_renewal_leaves_nobody_unwatched(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = await with_tls(programs)
+    node = await programs.node(join=await token(plane), region="eu")
+    await eventually(lambda: node.link.connected)
+    found = identities(plane)
+    (found.cert_file.parent / ".server.crt.new" / "x").mkdir(parents=True)
+    monkeypatch.setattr(found, "_ends_at", 0.0)
+    await eventually(lambda: any("could not be replaced" in problem for problem in plane.condition.degraded))
+    await found.registry.revoke("eu/one", "stolen", actor=ANN)
+    await eventually(lambda: not plane.fleet.census.nodes["eu/one"].connected, 3)

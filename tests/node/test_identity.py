@@ -34,13 +34,32 @@ def test_identity_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in files.folder.iterdir()} == {0o600}
 
 
-def test_repeated_requests_have_the_same_key_until_it_is_forgotten(tmp_path: Path) -> None:
+def test_repeated_requests_have_the_same_key(tmp_path: Path) -> None:
     files = IdentityFolder(tmp_path)
-    assert public_key_of(files.request())[1] == (first := public_key_of(files.request())[1])
+    assert public_key_of(files.request())[1] == public_key_of(files.request())[1]
+
+
+def test_another_identity_takes_over_whole(tmp_path: Path) -> None:
+    old, fresh = joined(tmp_path / "a"), joined(tmp_path / "b")
+    taken = IdentityFolder(tmp_path / "a").take_over(IdentityFolder(tmp_path / "b"))
+    assert taken == fresh == IdentityFolder(tmp_path / "a").load()
+    assert taken.node.key_digest != old.node.key_digest
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(StoreError):
+        IdentityFolder(tmp_path / "a").take_over(IdentityFolder(tmp_path / "b"))
+
+
+def test_certificate_that_is_gone(tmp_path: Path) -> None:
     joined(tmp_path)
-    files.forget()
-    assert files.load() is None
-    assert public_key_of(files.request())[1] != first
+    assert not IdentityFolder(tmp_path).is_broken
+    (tmp_path / "node.crt").unlink()
+    assert IdentityFolder(tmp_path).is_broken
+
+
+def test_file_of_cas_is_for_people(tmp_path: Path) -> None:
+    before = joined(tmp_path)
+    (tmp_path / "ca.crt").write_bytes(b"")
+    assert IdentityFolder(tmp_path).load() == before
 
 
 @pytest.mark.parametrize(
@@ -49,7 +68,6 @@ def test_repeated_requests_have_the_same_key_until_it_is_forgotten(tmp_path: Pat
         ("node.crt", b"x", "cannot be used"),
         ("node.key", b"x", "cannot be used"),
         ("node.key", None, "No such file"),
-        ("ca.crt", None, "No such file"),
         ("node.crt", AUTHORITY.certificate, "names no node"),
     ],
 )
@@ -68,10 +86,12 @@ def test_key_of_another_certificate(tmp_path: Path) -> None:
     joined(tmp_path / "a")
     joined(tmp_path / "b")
     with pytest.raises(StoreError, match="not the key of"):
-        read_identity(tmp_path / "a/node.crt", tmp_path / "b/node.key", tmp_path / "a/ca.crt")
+        read_identity(tmp_path / "a/node.crt", tmp_path / "b/node.key", AUTHORITY.certificate)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"key_sets": [], "root": "a", "join": "b", "link": "c"}', None])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[" * 100_000, b'{"key_sets": [], "root": "a", "join": "b", "link": "c"}', None]
+)
 def test_damaged_trust_is_named(tmp_path: Path, content: bytes | None) -> None:
     joined(tmp_path)
     file = tmp_path / "key_sets.json"

@@ -124,6 +124,44 @@ async def test_revoked_node_joins_again_with_another_key(programs: Programs, tmp
     assert fresh.node.key_digest != first.node.key_digest
 
 
+async def test_attack_impostor_does_not_take_an_identity_away(programs: Programs, tmp_path: Path) -> None:
+    plane = await with_tls(programs)
+    _, first = await join(tmp_path / "n", await token(plane, name="one"))
+    impostor = await with_tls(programs, data_dir=str(tmp_path / "impostor"))
+    address = {"join_endpoint": f"127.0.0.1:{impostor.ports['join']}"}
+    _, same = await join(tmp_path / "n", await token(plane, name="one"), control_plane=address)
+    assert same == first
+    await programs.stop(plane)
+    _, still = await join(tmp_path / "n", await token(impostor, name="one"))
+    assert still == first
+
+
+async def test_identity_stays_until_another_is_whole(programs: Programs, tmp_path: Path) -> None:
+    plane = await with_tls(programs)
+    _, first = await join(tmp_path / "n", await token(plane, name="one"))
+    await identities(plane).registry.revoke("eu/one", "stolen", actor=ANN)
+    with pytest.raises(NotAdmitted, match="not accepted"):
+        await join(tmp_path / "n", read_join_token(await token(plane))._replace(secret="x").text())
+    _, kept = await join(tmp_path / "n", "")
+    assert kept == first
+
+
+async def test_node_without_its_certificate_does_not_go_on_in_the_clear(programs: Programs, tmp_path: Path) -> None:
+    plane = await with_tls(programs)
+    await join(tmp_path / "n", await token(plane))
+    (tmp_path / "n/identity/node.crt").unlink()
+    with pytest.raises(StoreError, match="the certificate is gone: join again"):
+        await join(tmp_path / "n", "")
+
+
+@pytest.mark.parametrize("endpoint", ["nocolon", "127.0.0.1:99999", "h:1/@evil"])
+async def test_token_with_an_odd_address(programs: Programs, tmp_path: Path, endpoint: str) -> None:
+    plane = await with_tls(programs)
+    odd = read_join_token(await token(plane))._replace(join=endpoint)
+    with pytest.raises(SettingsError, match="is not HOST:PORT"):
+        await join(tmp_path / "n", odd.text())
+
+
 async def renewal(plane: ControlPlane, folder: Path, clock: ManualClock) -> tuple[Renewal, list[Identity]]:
     found, identity = await join(folder, await token(plane))
     assert identity is not None

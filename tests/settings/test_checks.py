@@ -185,3 +185,14 @@ def test_files_of_a_nodes_identity_go_together() -> None:
     ):
         problems = cross_check(NodeSettings.model_validate({"control_plane": given}))
         assert problems[0] == (path, reason)
+
+
+@pytest.mark.parametrize("name", ["ü.example", "a b", "", "-", "x:4331", "http://x", "a" * 64, 7])
+def test_names_that_go_into_no_certificate(name: object) -> None:
+    with pytest.raises(ValueError, match="expected a host name or an IP address"):
+        ControlPlaneSettings.model_validate({"server": {"names": [name]}})
+
+
+def test_names() -> None:
+    made = ControlPlaneSettings.model_validate({"server": {"names": ["cp.example", "10.0.0.1", "0::1"]}})
+    assert made.names == ("cp.example", "10.0.0.1", "::1")

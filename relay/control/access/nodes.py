@@ -64,6 +64,8 @@ class JoinedNode:
     """Id of the token by which it joined."""
     revoked: str = ""
     """Why its identity was taken away; empty if it was not."""
+    revoked_keys: tuple[str, ...] = ()
+    """Digests of its keys that were revoked before: none of them ever joins again."""
 
     @property
     def id(self) -> str:
@@ -72,9 +74,9 @@ class JoinedNode:
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for the database."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__} | {"revoked_keys": list(self.revoked_keys)}
 
     @classmethod
     def from_plain(cls, value: Mapping[str, Any]) -> JoinedNode:
         """The reverse of `plain`."""
-        return cls(**value)
+        return cls(**{**value, "revoked_keys": tuple(value["revoked_keys"])})

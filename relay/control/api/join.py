@@ -48,14 +48,16 @@ def build_join(trust: Trust, registry: JoinRegistry, now: Callable[[], float]) -
 
     @join.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        ip = request.client.host if request.client is not None else ""
         if request.method == "POST":
+            if failures.is_over(ip, now()):
+                return problem(429, _MAX_FAILURES)
             length = request.headers.get("content-length", "")
             if not length.isdigit() or int(length) > _MAX_BODY_BYTES:
                 return problem(413, f"Content-Length is required, and at most {_MAX_BODY_BYTES}")
         answer = await call_next(request)
-        ip = request.client.host if request.client is not None else ""
-        if answer.status_code == 403 and failures.add(ip, now()):
-            return problem(429, _MAX_FAILURES)
+        if answer.status_code == 403:
+            failures.add(ip, now())
         return answer
 
     @join.exception_handler(RequestValidationError)

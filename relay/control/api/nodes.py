@@ -63,7 +63,9 @@ def add_node_routes(api: FastAPI, identities: Identities | None, ledger: Ledger)
     @api.post("/api/v1/nodes/{region}/{name}/revoke", **answers(Done, "nodes"))
     async def revoke_node(region: str, name: str, request: RevokeNode, actor: Actor) -> dict[str, str]:
         """Take a node's identity away. Its streams end, and it must join again."""
-        await _registry(identities).revoke(f"{region}/{name}", request.reason, actor=actor)
+        if identities is None:
+            raise Conflict(_NOT_HERE)
+        await identities.registry.revoke(f"{region}/{name}", request.reason, actor=actor)
         return {"kind": "Node", "name": f"{region}/{name}", "action": "revoked"}
 
     @api.get("/api/v1/trust", **answers(TrustView, "nodes"))

@@ -26,6 +26,7 @@ from relay.ids import sha256
 MAX_GRANTS = 1_000
 _SECRET_BYTES = 32
 _ID_BYTES = 5
+_AUDIT_PERIOD_S = 1.0
 _REFUSED = "this join token is not accepted: it is unknown, used up or expired"
 
 
@@ -55,6 +56,7 @@ class JoinRegistry:
 
     Args:
         addresses: returns HOST:PORT of the join port and of the link, as they go into tokens.
+        is_own: whether nodes' certificates are ours. Nodes with somebody else's do not join, but can be revoked by name.
     """
 
     def __init__(
@@ -65,12 +67,15 @@ class JoinRegistry:
         addresses: Callable[[], tuple[str, str]],
         *,
         clock: Clock,
+        is_own: bool = True,
     ) -> None:
         self._ledger = ledger
         self._trust = trust
         self._lifetimes = lifetimes
         self._addresses = addresses
         self._clock = clock
+        self.is_own = is_own
+        self._audit_after, self._unaudited = 0.0, 0
 
     # ---- tokens
 
@@ -126,9 +131,19 @@ class JoinRegistry:
                 actor, lambda state, now_ms: self._join(state, grant_id, secret, digest, name, now_ms)
             )
         except (Forbidden, Conflict) as error:
-            await self._ledger.record(actor, [Entry("join_refused", f"JoinToken/{grant_id[:64]}", reason=str(error))])
+            await self._audit_refusal(actor, grant_id, str(error))
             raise
-        return self._issue(await self._extend(node, actor), public)
+        return self._issue(node, public)
+
+    async def _audit_refusal(self, actor: Actor, grant_id: str, reason: str) -> None:
+        """Record that a node was refused: at most once a second, with a count of the others."""
+        now = self._clock.monotonic()
+        if now < self._audit_after:
+            self._unaudited += 1
+            return
+        more, self._unaudited, self._audit_after = self._unaudited, 0, now + _AUDIT_PERIOD_S
+        text = f"{reason} (and {more} more)" if more else reason
+        await self._ledger.record(actor, [Entry("join_refused", f"JoinToken/{grant_id[:64]}", reason=text)])
 
     def _issue(self, node: JoinedNode, public: ec.EllipticCurvePublicKey) -> bytes:
         now, lifetime_s = self._clock.unix_ms() / 1000, self._lifetimes.certificate_s
@@ -141,18 +156,23 @@ class JoinRegistry:
         if grant is None or not hmac.compare_digest(sha256(secret.encode()).hex(), grant.digest):
             raise Forbidden(_REFUSED)
         name = grant.name or name
-        known = state.joined_nodes.get(f"{grant.region}/{name}")
-        if (name, digest) in grant.joined and known is not None and known.key_digest == digest and not known.revoked:
-            return Change(state, known)  # the answer was lost
+        node_id = f"{grant.region}/{name}"
+        known, nodes = state.joined_nodes.get(node_id), state.joined_nodes.values()
+        if any(digest in n.revoked_keys or (n.revoked and n.key_digest == digest) for n in nodes):
+            raise Forbidden("this key was revoked")
+        if any(n.key_digest == digest and n.id != node_id for n in nodes):
+            raise Forbidden("this key is another node's: remove the identity folder of one of them, and join again")
+        if (name, digest) in grant.joined and known is not None and known.key_digest == digest:
+            return self._extended(state, known, now_ms)  # the answer was lost
         if now_ms >= grant.expires_ms or len(grant.joined) >= grant.uses:
             raise Forbidden(_REFUSED)
-        if known is not None and known.revoked and known.key_digest == digest:
-            raise Forbidden("this key was revoked")
         if known is not None and known.key_digest != digest and not grant.replaces and not known.revoked:
             raise Conflict(
                 f"{known.id} has joined before, with another key. If it lost its data folder, make a token with --replace"
             )
-        node = JoinedNode(grant.region, name, digest, 0, now_ms, grant.id)
+        revoked = (*known.revoked_keys, known.key_digest) if known is not None and known.revoked else ()
+        not_after_ms = now_ms + round(self._lifetimes.certificate_s * 1000)
+        node = JoinedNode(grant.region, name, digest, not_after_ms, now_ms, grant.id, revoked_keys=revoked)
         used = dataclasses.replace(grant, joined=(*grant.joined, (name, digest)))
         after = dataclasses.replace(
             state,
@@ -160,6 +180,12 @@ class JoinRegistry:
             join_grants={**state.join_grants, grant.id: used},
         )
         return Change(after, node, entries=[Entry("join", f"Node/{node.id}", reason=f"by {grant.id}")])
+
+    def _extended(self, state: State, node: JoinedNode, now_ms: int) -> Change[JoinedNode]:
+        extended = dataclasses.replace(node, not_after_ms=now_ms + round(self._lifetimes.certificate_s * 1000))
+        nodes = {**state.joined_nodes, node.id: extended}
+        entry = Entry("certificate", f"Node/{node.id}")
+        return Change(dataclasses.replace(state, joined_nodes=nodes), extended, entries=[entry])
 
     async def renew(self, csr: str, *, address: str) -> bytes:
         """Give a node that joined another certificate. It proves with its request that it has the key.
@@ -172,27 +198,16 @@ class JoinRegistry:
             public, digest = public_key_of(csr)
         except ValueError as error:
             raise Refused([Problem("request", 0, "csr", str(error))]) from None
-        state, now_ms = self._ledger.state, self._clock.unix_ms()
+        node = await self._ledger.change(
+            Actor("node", address=address), lambda state, now_ms: self._renew(state, digest, now_ms)
+        )
+        return self._issue(node, public)
+
+    def _renew(self, state: State, digest: str, now_ms: int) -> Change[JoinedNode]:
         node = next((n for n in state.joined_nodes.values() if n.key_digest == digest and not n.revoked), None)
-        deadline_ms = self._lifetimes.renew_expired_s * 1000
-        if node is None or (node.not_after_ms and now_ms > node.not_after_ms + deadline_ms):
+        if node is None or now_ms > node.not_after_ms + self._lifetimes.renew_expired_s * 1000:
             raise Forbidden("this key is not that of a node that may renew: join again, with a new token")
-        return self._issue(await self._extend(node, Actor(f"node {node.id}", address=address)), public)
-
-    async def _extend(self, node: JoinedNode, actor: Actor) -> JoinedNode:
-        not_after_ms = self._clock.unix_ms() + round(self._lifetimes.certificate_s * 1000)
-        extended = dataclasses.replace(node, not_after_ms=not_after_ms)
-
-        def make(state: State, _: int) -> Change[JoinedNode]:
-            if state.joined_nodes.get(node.id) != node:
-                raise Forbidden("this node was replaced or revoked")
-            return Change(
-                dataclasses.replace(state, joined_nodes={**state.joined_nodes, node.id: extended}),
-                extended,
-                entries=[Entry("certificate", f"Node/{node.id}")],
-            )
-
-        return await self._ledger.change(actor, make)
+        return self._extended(state, node, now_ms)
 
     def refusal(self, certificate: NodeCertificate) -> str:
         """Why the holder of a certificate of our CA is not admitted; empty if it is."""
@@ -213,7 +228,7 @@ class JoinRegistry:
         Raises:
             NotFound: no such node has joined.
         """
-        await self._ledger.change(actor, lambda state, _: _revoke(state, node_id, reason))
+        await self._ledger.change(actor, lambda state, now_ms: _revoke(state, node_id, reason, now_ms, self.is_own))
 
 
 def _grant(
@@ -245,11 +260,12 @@ def _withdraw(state: State, grant_id: str) -> Change[None]:
     return Change(dataclasses.replace(state, join_grants=rest), None, entries=[entry])
 
 
-def _revoke(state: State, node_id: str, reason: str) -> Change[None]:
+def _revoke(state: State, node_id: str, reason: str, now_ms: int, is_own: bool) -> Change[None]:
     node = state.joined_nodes.get(node_id)
-    if node is None:
+    if node is None and is_own:
         raise NotFound(f"no node {node_id} has joined")
-    revoked = dataclasses.replace(node, revoked=reason)
+    region, _, name = node_id.partition("/")
+    revoked = dataclasses.replace(node or JoinedNode(region, name, "", 0, now_ms, ""), revoked=reason)
     nodes = {**state.joined_nodes, node_id: revoked}
     entry = Entry("revoke", f"Node/{node_id}", reason=reason)
     return Change(dataclasses.replace(state, joined_nodes=nodes), None, entries=[entry])

@@ -18,8 +18,11 @@ _FORM = b"\x01"
 FILE = "master.key"
 
 
-def master_of(folder: Path) -> bytes:
+def master_of(folder: Path, *, may_create: bool = True) -> bytes:
     """The master key in a folder. Creates it on first use.
+
+    Args:
+        may_create: False if the database has secrets that only the key that is missing can open.
 
     Raises:
         StoreError: it cannot be read or written, or is not a key.
@@ -27,6 +30,8 @@ def master_of(folder: Path) -> bytes:
     file = folder / FILE
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not file.exists() and not may_create:
+            raise StoreError(f"{file} is missing: restore it; without it the secrets of this database cannot be read")
         if not file.exists():
             write_private(file, os.urandom(_KEY_BYTES))
         key = file.read_bytes()

@@ -57,6 +57,11 @@ class Trust:
         async with self._database.read() as connection:
             facts = await read_undamaged(connection, schema.facts, schema.facts.c.name == _KEY_SETS)
             secrets = await read_undamaged(connection, schema.secrets, schema.secrets.c.name == _AUTHORITY)
+        if bool(facts) != bool(secrets):
+            missing = "the key sets" if secrets else "the CA's key"
+            raise StoreError(
+                f"table {'facts' if secrets else 'secrets'} is damaged: {missing} is gone: restore a backup"
+            )
         if facts and secrets:
             try:
                 self.key_sets = [Signed.from_plain(item) for item in json.loads(facts[0].value)]
@@ -79,6 +84,8 @@ class Trust:
         key_set = KeySet(1, trust_domain, {key_id(public): public}, (authority.certificate.decode(),))
         self.key_sets = [sign(key_set, root)]
         file = self._folder / ROOT_FILE
+        if file.exists():
+            raise StoreError(f"{file} is of another database: move it away, or restore that database")
         try:
             write_private(file, root.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         except OSError as error:
@@ -95,3 +102,14 @@ class Trust:
     def authorities(self) -> bytes:
         """Certificates of the CAs, PEM."""
         return "".join(self.current.authorities).encode()
+
+
+async def has_authority(database: Database) -> bool:
+    """Whether the database has the key of a CA, which only its own master key can open.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    async with database.read() as connection:
+        names = sa.select(schema.secrets.c.name).where(schema.secrets.c.name == _AUTHORITY)
+        return (await connection.execute(names)).first() is not None

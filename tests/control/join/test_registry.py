@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,8 @@ async def test_attack_tokens_that_do_not_admit(stand: Stand, database: Database)
     with pytest.raises(NotFound):
         await stand.registry.withdraw(gone[0], actor=ANN)
     refused = [e for e in await Audit(database).listing() if e["action"] == "join_refused"]
-    assert len(refused) == 7
-    assert refused[0]["address"] == "192.0.2.1"
+    assert [entry["address"] for entry in refused] == ["192.0.2.1", "192.0.2.1"], "at most one a second"
+    assert "(and 4 more)" in refused[1]["reason"]
     assert secret not in str(await Audit(database).listing())
 
 
@@ -148,8 +149,30 @@ async def test_revoked_node_neither_renews_nor_joins_with_its_key(stand: Stand) 
     fresh = await stand.join(await stand.grant(), key=OTHER)
     assert stand.registry.refusal(fresh) == ""
     assert "replaced" in stand.registry.refusal(certificate)
+    for region, name in (("eu", "one"), ("us", "other")):
+        with pytest.raises(Forbidden, match="this key was revoked"):
+            await stand.join(await stand.grant(region, name=name, replaces=True))
     with pytest.raises(NotFound):
         await stand.registry.revoke("eu/two", "x", actor=ANN)
+
+
+async def test_attack_one_key_for_two_nodes(stand: Stand) -> None:
+    await stand.join(await stand.grant("eu"))
+    with pytest.raises(Forbidden, match="this key is another node's"):
+        await stand.join(await stand.grant("us"), "two")
+
+
+async def test_requests_at_the_same_time(stand: Stand) -> None:
+    grant = await stand.grant()
+    joined = await asyncio.gather(*(stand.join(grant) for _ in range(4)))
+    renewed = await asyncio.gather(*(stand.renew() for _ in range(4)))
+    assert len({c.key_digest for c in (*joined, *renewed)}) == 1
+
+
+async def test_nodes_of_another_ca_are_revoked_by_name(stand: Stand) -> None:
+    stand.registry.is_own = False
+    await stand.registry.revoke("eu/two", "stolen", actor=ANN)
+    assert stand.ledger.state.joined_nodes["eu/two"].revoked == "stolen"
 
 
 async def test_certificates_of_others(stand: Stand) -> None:

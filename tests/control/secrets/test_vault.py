@@ -40,3 +40,9 @@ def test_master_key_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
         master_of(tmp_path / "file")
+
+
+def test_master_key_is_not_replaced_where_its_secrets_are(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"master\.key is missing: restore it"):
+        master_of(tmp_path / "keys", may_create=False)
+    assert not (tmp_path / "keys" / FILE).exists()

@@ -9,7 +9,7 @@ from relay.auth.key_sets import accept
 from relay.control.secrets.vault import Vault
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.control.trust.trust import ROOT_FILE, Trust
+from relay.control.trust.trust import ROOT_FILE, Trust, has_authority
 from relay.errors import StoreError
 
 NOW = 1_800_000_000.0
@@ -52,3 +52,22 @@ async def test_root_that_cannot_be_written(database: Database, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"root\.pem"):
         await loaded(database, tmp_path / "file")
+
+
+@pytest.mark.parametrize("table", [schema.facts, schema.secrets])
+async def test_attack_half_of_the_keys_gone(database: Database, tmp_path: Path, table: sa.Table) -> None:
+    await loaded(database, tmp_path)
+    root = (tmp_path / ROOT_FILE).read_bytes()
+    async with database.write() as connection:
+        await connection.execute(sa.delete(table))
+    with pytest.raises(StoreError, match="is damaged"):
+        await loaded(database, tmp_path)
+    assert (tmp_path / ROOT_FILE).read_bytes() == root
+
+
+async def test_root_of_another_database_is_not_overwritten(database: Database, tmp_path: Path) -> None:
+    (tmp_path / ROOT_FILE).write_text("precious")
+    with pytest.raises(StoreError, match="is of another database: move it away"):
+        await loaded(database, tmp_path)
+    assert (tmp_path / ROOT_FILE).read_text() == "precious"
+    assert not await has_authority(database)
