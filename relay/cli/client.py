@@ -226,7 +226,9 @@ class Api:
             problems = value.get("problems") or [] if isinstance(value, dict) else []
             detail = value.get("detail", "") if isinstance(value, dict) else ""
             lines = [p["text"] for p in problems] or [detail or f"status {response.status}"]
-            if response.status == http.client.UNAUTHORIZED:
+            if response.status == http.client.UNAUTHORIZED and self.is_authenticated:
+                lines = ["the token that was sent is not accepted: it is wrong, has ended, or was deleted"]
+            elif response.status == http.client.UNAUTHORIZED:
                 lines.append("set OPAMPCTL_TOKEN or OPAMPCTL_TOKEN_FILE, or use `opampctl login`")
             raise RefusedByServer(response.status, [*lines, *filter(None, [version_mismatch().removeprefix(": ")])])
         return value

@@ -265,12 +265,16 @@ def admin_token(
 ) -> None:
     """Make an admin's token for 24 hours, on the machine of the control plane. It may be running."""
     from relay.control.credentials.admin_token import FILE, write_admin_token
+    from relay.control.storage.database import FILE as DATABASE
 
     name = _program_of(config)
     if name == "standalone":
         folder = Path(_load(StandaloneSettings, config, data_dir=data).settings.data_dir) / "control-plane"
     else:
         folder = Path(_load(ControlPlaneSettings, config, data_dir=data).settings.data_dir)
+    if not (folder / DATABASE).exists():
+        print(f"{folder}: no control plane has its data here; its first start writes a token itself", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS)
     try:
         token = write_admin_token(folder / FILE)
     except OSError as error:

@@ -141,7 +141,9 @@ class LinkClient:
                 backoff.reset()
                 is_logged = False
             if not is_logged:
-                _log.warning("link_down", stream=name, control_plane=self._endpoint, error=reason)
+                is_closed = self._credentials() is None and "Socket closed" in reason
+                hint = {"hint": "a control plane with TLS wants nodes to join: --join TOKEN"} if is_closed else {}
+                _log.warning("link_down", stream=name, control_plane=self._endpoint, error=reason, **hint)
                 is_logged = True
             await asyncio.sleep(backoff.next_delay_s())
 

@@ -4,7 +4,7 @@ import json
 
 from tests.cli.guarded import guarded
 from tests.cli.run import run
-from tests.conftest import Programs
+from tests.conftest import Programs, eventually
 
 
 async def test_login_is_remembered_until_logout(programs: Programs) -> None:
@@ -23,7 +23,8 @@ async def test_login_is_remembered_until_logout(programs: Programs) -> None:
 
 async def test_wrong_tokens_are_not_remembered(programs: Programs) -> None:
     desk = await guarded(programs)
-    assert (await desk.ctl("login", token="", stdin="opampt_wrong")).status == 1
+    done = await desk.ctl("login", token="", stdin="opampt_wrong")
+    assert (done.status, "the token that was sent is not accepted" in done.err) == (1, True)
     assert (await desk.ctl("login", token="", stdin="")).status == 2
     assert (await desk.ctl("get", "agents", token="")).status == 1
 
@@ -55,3 +56,18 @@ async def test_token_never_goes_in_the_clear_to_another_machine() -> None:
     assert done.status == 3
     assert "OPAMPCTL_CA_FILE" in done.err
     assert (await run("opampctl", "--token-file", "/nowhere", "get", "agents")).status == 2
+
+
+async def test_admin_token_on_the_machine_of_the_control_plane(programs: Programs) -> None:
+    desk = await guarded(programs)
+    folder = programs.folder / "control-plane"
+    done = await run("opamp-relay", "admin-token", "--data", str(folder))
+    assert (done.status, done.out.startswith("opampt_")) == (0, True)
+
+    async def is_accepted() -> bool:
+        return (await desk.ctl("whoami", token=done.out.strip())).status == 0
+
+    await eventually(is_accepted)
+    done = await run("opamp-relay", "admin-token", "--data", str(programs.folder / "nowhere"))
+    assert (done.status, done.out) == (2, "")
+    assert "no control plane has its data here" in done.err

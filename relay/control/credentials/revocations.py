@@ -102,9 +102,10 @@ class RevocationRegistry:
         """Where everything that was revoked until now is in force."""
         regions: dict[str, list[NodeState]] = {}
         for node in self._fleet.census.nodes.values():
-            if not node.departed:
-                regions.setdefault(node.region, []).append(node)
-        return [self._reach(region, nodes) for region, nodes in sorted(regions.items())]
+            regions.setdefault(node.region, []).append(node)
+        # A node that said goodbye does not count beside others; a region of such nodes still serves agents when it is back.
+        staying = {region: [n for n in nodes if not n.departed] or nodes for region, nodes in regions.items()}
+        return [self._reach(region, nodes) for region, nodes in sorted(staying.items())]
 
     def _reach(self, region: str, nodes: list[NodeState]) -> Reach:
         if any(node.connected for node in nodes):  # one that was away for long beside another does not count

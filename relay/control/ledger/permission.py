@@ -20,6 +20,7 @@ from relay.errors import Forbidden
 from relay.policy.kinds import KINDS
 from relay.policy.model import RegionVariables, Selector
 from relay.policy.reading import AnyDocument
+from relay.policy.resources import Resource
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 
@@ -37,7 +38,12 @@ def check_change(by: Actor, before: State, change: Change[Any]) -> None:
     acted_on = {step.after.assignment for step in change.steps if step.action}
     for version in _differing(before.catalog.packages, after.catalog.packages):
         # Another file in a version, and one that is withdrawn, reach all that have it.
-        acted_on |= before.users_of_package(version.package.key)
+        key = version.package.key
+        users = before.users_of_package(key)
+        is_withdrawn = key not in after.catalog.packages or key in after.catalog.yanked
+        if is_withdrawn and not users and key in before.catalog.packages:
+            check_everywhere(by, f"Package/{key}, which no assignment of yours uses,")
+        acted_on |= users
     for name in sorted(acted_on):
         _check_assignment(by.grant, name, before, after.catalog)
     for revocation in _differing(before.revocations, after.revocations):
@@ -77,6 +83,8 @@ def check_documents(by: Actor, before: State, after: Catalog) -> None:
         return
     for kind in KINDS:
         old, new = before.catalog.of(kind), after.of(kind)
+        if kind == Resource.TEMPLATE and (gone := sorted(old.keys() - new.keys())):
+            check_everywhere(by, f"deleting {kind}/{gone[0]}")
         if old is not new:
             for document in _differing(old, new):
                 _check_document(grant, document, before, after)
@@ -104,10 +112,12 @@ def _check_document(grant: Grant, document: AnyDocument, before: State, after: C
         if not grant.covers(Selector(labels={"region": document.key})):
             raise Forbidden(f"{name} is outside {_scope(grant)}")
     elif isinstance(document, RolloutStrategy):
-        users = [a for catalog in (before.catalog, after) for a in catalog.all_assignments()]
+        assignments = [a for catalog in (before.catalog, after) for a in catalog.all_assignments()]
+        users = [assignment for assignment in assignments if assignment.spec.strategy == document.key]
+        if grant.scope and not users and document.key in before.catalog.strategies:
+            raise Forbidden(f"{name} is used by no assignment of yours, so it may be others'")
         for assignment in users:
-            if assignment.spec.strategy == document.key:
-                _check_selectors(grant, f"{name}, which {assignment.key} uses,", [assignment.spec.target_selector])
+            _check_selectors(grant, f"{name}, which {assignment.key} uses,", [assignment.spec.target_selector])
     elif isinstance(document, AnyAssignment):
         _check_assignment(grant, document.key, before, after)
 

@@ -65,8 +65,9 @@ async def test_region_that_is_away_is_named(programs: Programs) -> None:
     await plane.credentials.revocations.revoke(Kind.JTI, "t-1", "x", actor=ANN)
     await eventually(lambda: plane.publisher._is_current("local"))
     state.last_seen_ms = 1000
-    (reach,) = plane.credentials.revocations.reach()
-    assert (reach.in_force, reach.not_heard_since) == (False, "1970-01-01T00:00:01.000Z")
+    for state.departed in (False, True):
+        (reach,) = plane.credentials.revocations.reach()
+        assert (reach.in_force, reach.not_heard_since) == (False, "1970-01-01T00:00:01.000Z")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ def test_attack_revoking_and_giving_back_what_is_not_ones_own() -> None:
 def test_strategy_is_as_wide_as_the_assignments_that_name_it() -> None:
     changed = TWO_STAGES.replace("percentage: 10,", "percentage: 20,")
     unused = draft(BASE, changed).change(None)
-    assert allowed(TEAM_A, unused) == ""
+    assert "used by no assignment of yours" in allowed(TEAM_A, unused), "it may be others'"
+    fresh = draft(BASE, TWO_STAGES.replace("canary}", "mine}")).change(None)
+    assert allowed(TEAM_A, fresh) == ""
     ours = applied(BASE, staged(1, "ours", selector=OURS))
     assert allowed(TEAM_A, draft(ours, changed).change(None), ours) == ""
     both = applied(ours, staged(1, "theirs", selector=THEIRS, slot="b"))
@@ -137,7 +139,8 @@ def test_packages_count_where_they_are_assigned() -> None:
     assert allowed(TEAM_A, Change(state, None)) == ""
     assigned = draft(state, package_assignment()).change(None)
     assert "outside the scope" in allowed(TEAM_A, assigned, state)
-    assert allowed(TEAM_A, Change(with_package(state, yanked="CVE"), None), state) == "", "nobody has it"
+    assert "no assignment of yours uses" in allowed(TEAM_A, Change(with_package(state, yanked="CVE"), None), state)
+    assert "no assignment of yours uses" in allowed(TEAM_A, Change(BASE, None), state), "it may be others'"
     named = assigned.state
     assert "outside the scope" in allowed(TEAM_A, Change(with_package(named, yanked="CVE"), None), named)
 
@@ -151,6 +154,9 @@ def test_deletion() -> None:
             with pytest.raises(Forbidden):
                 check_documents(TEAM_A, BASE, after)
     check_documents(TEAM_A, BASE, BASE.catalog)
+    with pytest.raises(Forbidden, match="deleting ConfigTemplate/basic@v1 concerns agents outside"):
+        check_documents(TEAM_A, BASE, BASE.catalog.without("ConfigTemplate", "basic@v1"))
+    check_documents(ANYBODYS, BASE, BASE.catalog.without("ConfigTemplate", "basic@v1"))
 
 
 def test_steps_of_rollouts() -> None:
