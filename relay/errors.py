@@ -87,12 +87,6 @@ class Duplicate(RelayError):
     outcome = Outcome.CONFLICT
 
 
-class Unauthenticated(RelayError):
-    """The caller has not proved who it is."""
-
-    outcome = Outcome.UNAUTHENTICATED
-
-
 class Forbidden(RelayError):
     """The caller may not do this."""
 

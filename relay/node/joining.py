@@ -67,7 +67,8 @@ async def identified(
         identity = read_identity(Path(address.cert_file), Path(address.key_file), _authorities(address.ca_file))
         return _settings_of(settings, identity, address.endpoint, address.join_endpoint or "", written), identity
     folder = IdentityFolder(settings.identity_dir)
-    joined, text = folder.load(), token or _read_token(address.join_token_file)
+    joined = folder.load()
+    text = token if token or joined is not None else _read_token(address.join_token_file)
     if joined is None and not text:
         if folder.is_broken:
             raise StoreError(f"{folder.folder}: the certificate is gone: join again with a token made with --replace")
@@ -116,7 +117,8 @@ async def _is_refused(folder: IdentityFolder, join_endpoint: str | None) -> bool
         authorities = "".join(trusted.current().authorities)
         await _call(join_endpoint or trusted.join, "POST", "/v1/renew", {"csr": folder.request()}, authorities)
     except NotAdmitted as error:
-        _log.warning("identity_refused", error=str(error)) if error.is_refusal else None
+        if error.is_refusal:
+            _log.warning("identity_refused", error=str(error))
         return error.is_refusal
     except UpstreamError:
         return False

@@ -55,6 +55,9 @@ async def test_token_in_a_file_and_no_token(programs: Programs, tmp_path: Path) 
     (tmp_path / "token").write_text(f"{await token(plane)}\n")
     _, identity = await join(tmp_path / "n", "", control_plane={"join_token_file": str(tmp_path / "token")})
     assert identity is not None
+    (tmp_path / "token").unlink()
+    _, same = await join(tmp_path / "n", "", control_plane={"join_token_file": str(tmp_path / "token")})
+    assert same == identity, "a node that has joined does not look at the file"
     found, none = await join(tmp_path / "m", "")
     assert (found, none) == (settings(tmp_path / "m"), None)
     with pytest.raises(SettingsError, match="No such file"):
