@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.auth.principal import is_subject, label_problem
-from relay.auth.secrets import SecretForm, digest_of
+from relay.auth.secrets import SecretForm, digest_of, id_of
 from relay.control.access.actor import Actor
 from relay.control.access.keys import ApiKey, ApiKeys
 from relay.control.ledger.change import Change, Entry
@@ -68,15 +68,8 @@ class KeyRegistry:
         while True:
             secret = self._form.make(os.urandom(self._form.chance_bytes))
             digest = digest_of(secret)
-            if not self._is_taken(digest):
+            if id_of(digest) not in self.keys:
                 return secret, digest
-
-    def _is_taken(self, digest: bytes) -> bool:
-        return any(key.digest[:5] == digest[:5] for key in self._shard(digest))
-
-    def _shard(self, digest: bytes) -> Sequence[ApiKey]:
-        shard = self.keys.shards.get(digest[0])
-        return list(shard.keys.values()) if shard is not None else []
 
     async def create(self, request: KeyRequest, *, actor: Actor) -> tuple[ApiKey, str]:
         """Make a key.
@@ -97,8 +90,7 @@ class KeyRegistry:
         return key, secret
 
     def _create(self, state: State, request: KeyRequest, digest: bytes, by: Actor, now_ms: int) -> Change[ApiKey]:
-        if len(state.api_keys) >= MAX_KEYS:
-            raise Conflict(f"there are {MAX_KEYS} API keys, the maximum; delete some")
+        _check_room(state)
         self._check_subject(state, request.subject, by)
         lifetime_s = self._expires_s if request.expires_s is None else request.expires_s
         key = ApiKey(
@@ -141,8 +133,7 @@ class KeyRegistry:
         self, state: State, key_id: str, digest: bytes, overlap_s: float, by: Actor, now_ms: int
     ) -> Change[ApiKey]:
         old = state.api_keys.find(key_id)
-        if len(state.api_keys) >= MAX_KEYS:
-            raise Conflict(f"there are {MAX_KEYS} API keys, the maximum; delete some")
+        _check_room(state)
         if old.replaced_by:
             raise Conflict(f"{key_id} was replaced by {old.replaced_by}; rotate that one")
         if old.refused_from_ms <= now_ms:
@@ -184,6 +175,11 @@ class KeyRegistry:
                     entries=[Entry("forget", "ApiKey", reason=f"{len(ids)} keys expired long ago")],
                 ),
             )
+
+
+def _check_room(state: State) -> None:
+    if len(state.api_keys) >= MAX_KEYS:
+        raise Conflict(f"there are {MAX_KEYS} API keys, the maximum; delete some")
 
 
 def _delete(state: State, key_id: str) -> Change[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from relay.control.access.keys import ApiKey, ApiKeys
 from relay.control.access.nodes import JoinedNode, JoinGrant
 from relay.control.access.revocations import Revocation
 from relay.control.access.tokens import Token
+from relay.control.ledger.differences import differences
 from relay.control.ledger.state import State
 from relay.control.storage import schema
 from relay.control.storage.rows import remove, replace
@@ -78,8 +79,7 @@ async def store(connection: AsyncConnection, before: State, after: State) -> Non
 
 
 async def _store(connection: AsyncConnection, table: sa.Table, before: Mapping[str, V], after: Mapping[str, V]) -> None:
-    if before is after:
-        return
-    fresh: Iterable[V] = (value for key, value in after.items() if before.get(key) != value)
-    await replace(connection, table, [{"id": v.id, "body": canonical_json(v.plain()).decode()} for v in fresh])
-    await remove(connection, table, [{"id": key} for key in before.keys() - after.keys()])
+    fresh, dropped = differences(before, after)
+    rows = [{"id": key, "body": canonical_json(value.plain()).decode()} for key, value in fresh.items()]
+    await replace(connection, table, rows)
+    await remove(connection, table, [{"id": key} for key in dropped])

@@ -15,6 +15,7 @@ from relay.control.access.revocations import Revocation
 from relay.control.access.roles import Grant, Verb
 from relay.control.ledger.catalog import AnyAssignment, Catalog
 from relay.control.ledger.change import Change
+from relay.control.ledger.differences import differences
 from relay.control.ledger.state import State
 from relay.errors import Forbidden
 from relay.policy.kinds import KINDS
@@ -149,11 +150,6 @@ def _scope(grant: Grant) -> str:
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Any]:
     """Values that were added, removed or changed; of the changed ones, both."""
-    for key, value in after.items():
-        old = before.get(key)
-        if old is not value and old != value:
-            yield value
-            if old is not None:
-                yield old
-    for key in before.keys() - after.keys():
-        yield before[key]
+    fresh, dropped = differences(before, after)
+    yield from fresh.values()
+    yield from (before[key] for key in (*fresh, *dropped) if key in before)

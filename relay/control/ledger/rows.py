@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.control.ledger import access_rows, versions
 from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change
+from relay.control.ledger.differences import differences
 from relay.control.ledger.state import State
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.rollout import Rollout
@@ -25,9 +25,6 @@ from relay.policy.kinds import KINDS
 from relay.policy.packages import PublishedPackage
 from relay.policy.reading import MODELS, AnyDocument
 from relay.policy.resources import is_named_for
-
-V = TypeVar("V")
-
 
 # ---- reading
 
@@ -116,7 +113,7 @@ async def store(connection: AsyncConnection, before: State, change: Change[Any],
     await _store_packages(connection, before, after)
     await _store_assignments(connection, before, after)
     await replace(connection, schema.rollouts, [_rollout_row(step.after) for step in change.steps])
-    fresh, dropped = _differences(before.contents, after.contents)
+    fresh, dropped = differences(before.contents, after.contents)
     await replace(connection, schema.contents, [{"name": name, "payload": fresh[name]} for name in fresh])
     await remove(connection, schema.contents, [{"name": name} for name in dropped])
     await access_rows.store(connection, before, after)
@@ -130,7 +127,7 @@ async def _store_documents(connection: AsyncConnection, before: Catalog, after: 
     changed: list[dict[str, Any]] = []
     deleted: list[dict[str, Any]] = []
     for kind in KINDS:
-        fresh, dropped = _differences(before.of(kind), after.of(kind))
+        fresh, dropped = differences(before.of(kind), after.of(kind))
         changed += [
             {
                 "kind": kind,
@@ -147,7 +144,7 @@ async def _store_documents(connection: AsyncConnection, before: Catalog, after: 
 
 
 async def _store_packages(connection: AsyncConnection, before: State, after: State) -> None:
-    fresh, dropped = _differences(before.catalog.packages, after.catalog.packages)
+    fresh, dropped = differences(before.catalog.packages, after.catalog.packages)
     rows = [
         {
             "name": version.package.name,
@@ -162,7 +159,7 @@ async def _store_packages(connection: AsyncConnection, before: State, after: Sta
     await replace(connection, schema.packages, rows)
     removed = (before.catalog.packages[key].package for key in dropped)
     await remove(connection, schema.packages, [{"name": p.name, "version": p.version} for p in removed])
-    changed, emptied = _differences(before.prefetches, after.prefetches)
+    changed, emptied = differences(before.prefetches, after.prefetches)
     for region in {*changed, *emptied}:
         old, new = (state.prefetches.get(region, frozenset()) for state in (before, after))
         await replace(connection, schema.prefetches, [{"region": region, "sha256": file} for file in new - old])
@@ -170,7 +167,7 @@ async def _store_packages(connection: AsyncConnection, before: State, after: Sta
 
 
 async def _store_assignments(connection: AsyncConnection, before: State, after: State) -> None:
-    fresh, _ = _differences(before.assignments, after.assignments)
+    fresh, _ = differences(before.assignments, after.assignments)
     rows = [{"name": s.name, "body": canonical_json(s.plain()).decode()} for s in fresh.values()]
     rows += [
         {"name": name, "body": canonical_json({"number": number, "retry": retry}).decode()}
@@ -187,11 +184,3 @@ def _rollout_row(rollout: Rollout) -> dict[str, Any]:
         "created_ms": rollout.created_ms,
         "body": canonical_json(rollout.plain()).decode(),
     }
-
-
-def _differences(before: Mapping[str, V], after: Mapping[str, V]) -> tuple[dict[str, V], Iterable[str]]:
-    """(new and changed items, names of removed items)."""
-    if before is after:
-        return {}, ()
-    fresh = {key: value for key, value in after.items() if (old := before.get(key)) is not value and old != value}
-    return fresh, before.keys() - after.keys()

@@ -11,6 +11,17 @@ EPOCH = "epoch"
 """The name of the fact that stores the current epoch."""
 FIRST_EPOCH = 1
 
+
+def _values(name: str, id_chars: int = 64) -> sa.Table:
+    """A table of values by id, as JSON."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("id", sa.String(id_chars), primary_key=True),
+        sa.Column("body", SealedText, nullable=False),
+    )
+
+
 documents = sa.Table(
     "documents",
     metadata,
@@ -136,44 +147,19 @@ secrets = sa.Table(
 )
 """Secrets that this control plane generated: the master of the regions' download keys."""
 
-api_keys = sa.Table(
-    "api_keys",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("body", SealedText, nullable=False),
-)
+api_keys = _values("api_keys")
 """Agents' API keys, without the secrets, as JSON."""
 
-tokens = sa.Table(
-    "tokens",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("body", SealedText, nullable=False),
-)
+tokens = _values("tokens")
 """People's tokens, without the secrets, as JSON."""
 
-revocations = sa.Table(
-    "revocations",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("body", SealedText, nullable=False),
-)
+revocations = _values("revocations")
 """Credentials of agents that are refused, as JSON."""
 
-join_grants = sa.Table(
-    "join_grants",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("body", SealedText, nullable=False),
-)
+join_grants = _values("join_grants")
 """Tokens by which nodes may join, without the secrets, as JSON."""
 
-joined_nodes = sa.Table(
-    "joined_nodes",
-    metadata,
-    sa.Column("id", sa.String(160), primary_key=True),
-    sa.Column("body", SealedText, nullable=False),
-)
+joined_nodes = _values("joined_nodes", 160)
 """Nodes that joined, by REGION/NAME, as JSON."""
 
 facts = sa.Table(
