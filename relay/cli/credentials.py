@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -59,12 +60,8 @@ def create_key(
 def list_keys(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
     """List API keys, without their secrets."""
     form = form_of(output)
-    keys = Api(server).get("keys")
-    if form != "table":
-        show(keys, form)
-        return
     columns = ("id", "kind", "subject", "labels", "regions", "expires", "replaced_by")
-    table(columns, [[_pairs(key[c]) if c == "labels" else key[c] for c in columns] for key in keys])
+    _print_rows(Api(server).get("keys"), columns, form)
 
 
 @key_app.command("rotate")
@@ -122,12 +119,8 @@ def create_token(
 def list_tokens(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
     """List tokens, without their secrets."""
     form = form_of(output)
-    tokens = Api(server).get("tokens")
-    if form != "table":
-        show(tokens, form)
-        return
     columns = ("id", "name", "owner", "role", "scope", "on_nodes", "expires")
-    table(columns, [[_pairs(token[c]) if c == "scope" else token[c] for c in columns] for token in tokens])
+    _print_rows(Api(server).get("tokens"), columns, form)
 
 
 @token_app.command("delete")
@@ -162,12 +155,8 @@ def create_join_token(
 def list_join_tokens(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
     """List join tokens, without their secrets."""
     form = form_of(output)
-    tokens = Api(server).get("join-tokens")
-    if form != "table":
-        show(tokens, form)
-        return
     columns = ("id", "region", "name", "uses", "used_by", "expires")
-    table(columns, [[token[c] for c in columns] for token in tokens])
+    _print_rows(Api(server).get("join-tokens"), columns, form)
 
 
 @join_app.command("delete")
@@ -258,12 +247,7 @@ def unrevoke(
 
 def list_revocations(api: Api, form: str) -> None:
     """Print what is revoked."""
-    revocations = api.get("revocations")
-    if form != "table":
-        show(revocations, form)
-        return
-    columns = ("id", "kind", "value", "at", "by", "reason")
-    table(columns, [[r[c] for c in columns] for r in revocations])
+    _print_rows(api.get("revocations"), ("id", "kind", "value", "at", "by", "reason"), form)
 
 
 def _print_secret(made: dict[str, Any], name: str, form: str) -> None:
@@ -274,12 +258,20 @@ def _print_secret(made: dict[str, Any], name: str, form: str) -> None:
     print(made[name])
 
 
+def _print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], form: str) -> None:
+    if form != "table":
+        show(rows, form)
+        return
+    table(columns, [[_cell(row[column]) for column in columns] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    """A set of labels as k=v; all else as it is."""
+    return [f"{key}={label}" for key, label in sorted(value.items())] if isinstance(value, dict) else value
+
+
 def _labels(terms: list[str] | None) -> dict[str, str]:
     return dict(term.split("=", 1) for term in label_terms(terms or []))
-
-
-def _pairs(values: dict[str, Any]) -> list[str]:
-    return [f"{key}={value}" for key, value in sorted(values.items())]
 
 
 def _seconds(option: str, text: str) -> float:
