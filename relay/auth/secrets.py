@@ -16,6 +16,7 @@ _CHECK_CHARS = 6
 _ID_DIGITS = 10
 _DRAWN_BITS = 16
 """Bits of chance for a character: its bias is below a thousandth of a bit."""
+_MAX_HEADER_CHARS = 8 << 10
 MAX_PREFIX_CHARS = 32
 MIN_RANDOM_CHARS = 22
 """128 bits."""
@@ -65,6 +66,15 @@ class SecretForm:
 
 TOKEN_FORM = SecretForm("opampt_", 43)
 """Tokens of people."""
+
+
+def token_digest(authorization: str) -> bytes | None:
+    """The digest of the person's token in an `Authorization` header (RFC 6750, section 2.1); None: it holds none."""
+    if len(authorization) > _MAX_HEADER_CHARS:
+        return None
+    scheme, _, secret = authorization.partition(" ")
+    token = secret.strip()
+    return digest_of(token) if scheme.lower() == "bearer" and TOKEN_FORM.fits(token) else None
 
 
 def digest_of(secret: str) -> bytes:

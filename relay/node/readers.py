@@ -8,7 +8,7 @@ from aiohttp import web
 
 from relay.aio.clock import Clock
 from relay.auth.principal import Principal
-from relay.auth.secrets import TOKEN_FORM, digest_of
+from relay.auth.secrets import token_digest
 from relay.policy.access import Reader
 from relay.transport.authentication import Authenticator
 from relay.transport.http import Handler
@@ -52,10 +52,8 @@ class Readers:
         return guarded
 
     def _reader(self, authorization: str) -> Reader | None:
-        scheme, _, secret = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not TOKEN_FORM.fits(secret.strip()):
-            return None
-        reader = self._tokens().get(digest_of(secret.strip()))
+        digest = token_digest(authorization)
+        reader = self._tokens().get(digest) if digest is not None else None
         return reader if reader is not None and self._clock.unix_ms() < reader.expires_ms else None
 
     async def _refuse(self, request: web.Request, headers: list[str]) -> web.StreamResponse:

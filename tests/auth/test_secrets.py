@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.auth.secrets import SecretForm, digest_of, id_of
+from relay.auth.secrets import TOKEN_FORM, SecretForm, digest_of, id_of, token_digest
 
 FORM = SecretForm("opamp_")
 KEY = FORM.make(bytes(range(FORM.chance_bytes)))
@@ -32,6 +32,13 @@ def test_one_changed_character_is_noticed(position: int, character: str) -> None
 @pytest.mark.parametrize("text", ["", "opamp_", KEY[:-1], KEY + "0", KEY.upper(), " " + KEY[1:]])
 def test_other_texts_do_not_fit(text: str) -> None:
     assert not FORM.fits(text)
+
+
+def test_token_of_a_header() -> None:
+    token = TOKEN_FORM.make(bytes(TOKEN_FORM.chance_bytes))
+    assert token_digest(f"Bearer {token}") == token_digest(f"bearer  {token} ") == digest_of(token)
+    for other in ("", token, f"Basic {token}", f"Bearer {token[:-1]}", f"Bearer {KEY}", f"Bearer {token}{' ' * 8192}"):
+        assert token_digest(other) is None, other
 
 
 def test_wrong_amount_of_chance() -> None:
