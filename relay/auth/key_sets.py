@@ -74,6 +74,11 @@ class KeySet:
     authorities: tuple[str, ...]
     """Certificates of CAs, PEM."""
 
+    @property
+    def bundle(self) -> str:
+        """The certificates as one text, as TLS takes it."""
+        return "".join(self.authorities)
+
     def payload(self) -> bytes:
         """The canonical bytes that are signed."""
         return canonical_json(

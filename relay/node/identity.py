@@ -77,8 +77,8 @@ class IdentityFolder:
         if not (self.folder / _CERTIFICATE).exists():
             return None
         # Whom to trust is in the signed key sets; the file of CAs beside them is for people.
-        authorities = "".join(self.trusted().current().authorities).encode()
-        return read_identity(self.folder / _CERTIFICATE, self.folder / _KEY, authorities)
+        authorities = self.trusted().current().bundle
+        return read_identity(self.folder / _CERTIFICATE, self.folder / _KEY, authorities.encode())
 
     @property
     def is_broken(self) -> bool:
@@ -149,7 +149,7 @@ class IdentityFolder:
         }
         try:
             write_private(self.folder / _TRUST, json.dumps(content, indent=1).encode())
-            write_private(self.folder / _AUTHORITIES, "".join(trusted.current().authorities).encode())
+            write_private(self.folder / _AUTHORITIES, trusted.current().bundle.encode())
             write_private(self.folder / _CERTIFICATE, certificate)
         except OSError as error:
             raise StoreError(f"{self.folder}: {error.strerror}") from None

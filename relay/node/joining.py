@@ -19,7 +19,7 @@ from cryptography import x509
 from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.auth.join_tokens import JoinToken, read_join_token
-from relay.auth.key_sets import Signed, accept
+from relay.auth.key_sets import KeySet, Signed, accept
 from relay.errors import Problem, RelayError, SettingsError, StoreError, UpstreamError
 from relay.node.identity import Identity, IdentityFolder, Trusted, read_identity
 from relay.observe import log
@@ -114,8 +114,7 @@ async def _is_refused(folder: IdentityFolder, join_endpoint: str | None) -> bool
     """Whether the control plane does not renew the identity. One that cannot be reached does not say so."""
     try:
         trusted = folder.trusted()
-        authorities = "".join(trusted.current().authorities)
-        await _call(join_endpoint or trusted.join, "POST", "/v1/renew", {"csr": folder.request()}, authorities)
+        await _ask_renewal(join_endpoint or trusted.join, folder, trusted)
     except NotAdmitted as error:
         if error.is_refusal:
             _log.warning("identity_refused", error=str(error))
@@ -159,8 +158,7 @@ async def _join(settings: NodeSettings, folder: IdentityFolder, token: JoinToken
     while True:
         try:
             signed = _signed(await _call(endpoint, "GET", "/v1/trust", None, None))
-            authorities = "".join(_accepted(signed, token.root).authorities)
-            answer = await _call(endpoint, "POST", "/v1/join", request, authorities)
+            answer = await _call(endpoint, "POST", "/v1/join", request, _accepted(signed, token.root).bundle)
             break
         except UpstreamError as error:
             _log.warning("join_waits", control_plane=endpoint, error=str(error))
@@ -182,7 +180,7 @@ def _signed(answer: Any) -> list[Signed]:
         raise NotAdmitted("the answer of the join port is not one of an OpAMP relay's control plane") from None
 
 
-def _accepted(signed: list[Signed], root: str) -> Any:
+def _accepted(signed: list[Signed], root: str) -> KeySet:
     try:
         return accept(signed, held=None, root=root)
     except ValueError as error:
@@ -197,6 +195,10 @@ def _stored(folder: IdentityFolder, answer: Any, trusted: Trusted) -> Identity:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NotAdmitted(f"the answer of the join port cannot be used: {error}") from None
     return folder.store(certificate, Trusted(newer, trusted.root, trusted.join, trusted.link))
+
+
+async def _ask_renewal(endpoint: str, folder: IdentityFolder, trusted: Trusted) -> Any:
+    return await _call(endpoint, "POST", "/v1/renew", {"csr": folder.request()}, trusted.current().bundle)
 
 
 async def _call(endpoint: str, method: str, path: str, content: Any, authorities: str | None) -> Any:
@@ -289,9 +291,7 @@ class Renewal:
         """Renew once. Returns whether that worked; `problem` says why not."""
         try:
             trusted = self._folder.trusted()
-            authorities = "".join(trusted.current().authorities)
-            request = {"csr": self._folder.request()}
-            answer = await _call(self._endpoint, "POST", "/v1/renew", request, authorities)
+            answer = await _ask_renewal(self._endpoint, self._folder, trusted)
             self._identity = _stored(self._folder, answer, trusted)
         except (UpstreamError, NotAdmitted, StoreError) as error:
             if str(error) != self.problem:

@@ -101,7 +101,7 @@ class Trust:
     @property
     def authorities(self) -> bytes:
         """Certificates of the CAs, PEM."""
-        return "".join(self.current.authorities).encode()
+        return self.current.bundle.encode()
 
 
 async def has_authority(database: Database) -> bool:
