@@ -21,6 +21,7 @@ from relay.aio.clock import Clock
 from relay.auth.join_tokens import JoinToken, read_join_token
 from relay.auth.key_sets import KeySet, Signed, accept
 from relay.errors import Problem, RelayError, SettingsError, StoreError, UpstreamError
+from relay.node.answers import body_of
 from relay.node.identity import Identity, IdentityFolder, Trusted, read_identity
 from relay.observe import log
 from relay.settings.parts import split_endpoint
@@ -222,11 +223,10 @@ async def _call(endpoint: str, method: str, path: str, content: Any, authorities
             aiohttp.ClientSession(timeout=timeout) as client,
             client.request(method, url, json=content, ssl=context, allow_redirects=False) as response,
         ):
-            body = b""
-            async for part in response.content.iter_any():
-                body += part
-                if len(body) > _MAX_BYTES:
-                    raise NotAdmitted(f"{endpoint}: the answer is larger than {_MAX_BYTES} bytes")
+            try:
+                body = await body_of(response, _MAX_BYTES)
+            except ValueError as error:
+                raise NotAdmitted(f"{endpoint}: the answer is {error}") from None
             value = _json(body)
             if response.status in (HTTPStatus.TOO_MANY_REQUESTS, *range(500, 600)):
                 raise UpstreamError(f"{endpoint} answers {response.status}")

@@ -16,6 +16,7 @@ import aiohttp
 
 from relay.aio.clock import Clock
 from relay.auth.tokens import VerificationKey, key_set
+from relay.node.answers import body_of
 from relay.observe import log
 from relay.store.private import write_private
 
@@ -116,9 +117,4 @@ class KeySetSource:
         ):
             if response.status != HTTPStatus.OK:
                 raise ValueError(f"status {response.status}")
-            content = b""
-            async for part in response.content.iter_any():
-                content += part
-                if len(content) > _MAX_BYTES:
-                    raise ValueError(f"larger than {_MAX_BYTES} bytes")
-            return content
+            return await body_of(response, _MAX_BYTES)
