@@ -14,6 +14,7 @@ from relay.aio.clock import Clock
 from relay.auth.chain import Chain
 from relay.auth.failures import Failures
 from relay.auth.principal import Principal, Reason
+from relay.auth.throttle import Throttle
 from relay.auth.tokens import MAX_TOKEN_BYTES
 from relay.ids import sha256
 from relay.observe import log
@@ -29,7 +30,6 @@ _MAX_LATE = 1_000
 _MAX_REMEMBERED = 10_000
 """Verified Authorization headers."""
 _MAX_LISTED = 100
-_LOG_PERIOD_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Authenticator:
         """SHA-256 of an Authorization header → whose it is. HTTP agents send theirs with every poll."""
         self._failures = Failures()
         self._late = 0
-        self._logged: dict[Reason, tuple[float, int]] = {}
+        self._logged = Throttle()
         """Reason → (when it was logged last, how often it was not logged since)."""
         self.rejections: deque[Rejection] = deque(maxlen=_MAX_LISTED)
         """The last ones, the newest last."""
@@ -173,10 +173,6 @@ class Authenticator:
         self._late -= 1
 
     def _log(self, reason: Reason, remote: str) -> None:
-        now = self._clock.monotonic()
-        last, suppressed = self._logged.get(reason, (now - _LOG_PERIOD_S, 0))
-        if now - last < _LOG_PERIOD_S:
-            self._logged[reason] = last, suppressed + 1
-            return
-        self._logged[reason] = now, 0
-        _log.warning("agent_refused", reason=reason.value, remote_addr=remote, suppressed=suppressed)
+        suppressed = self._logged.passing(reason.value, self._clock.monotonic())
+        if suppressed is not None:
+            _log.warning("agent_refused", reason=reason.value, remote_addr=remote, suppressed=suppressed)

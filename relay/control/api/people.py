@@ -9,6 +9,7 @@ from relay.aio.clock import Clock
 from relay.auth.addresses import AddressRules
 from relay.auth.failures import Failures
 from relay.auth.secrets import id_of, token_digest
+from relay.auth.throttle import Throttle
 from relay.control.access.actor import Actor
 from relay.control.access.tokens import Token
 from relay.control.ledger.change import Entry
@@ -23,7 +24,6 @@ _MAX_LATE = 1_000
 _REQUESTS_PER_S = 50
 _MAX_COUNTED = 2_000
 """Credentials whose requests are counted before old ones are forgotten."""
-_AUDIT_PERIOD_S = 1.0
 
 
 @dataclass(slots=True)
@@ -52,8 +52,8 @@ class People:
         self._late = 0
         self._seconds: dict[str, _Second] = {}
         """Credential → its requests in the current second."""
-        self._denied: dict[str, tuple[float, int]] = {}
-        """Credential → (when its last denial was audited, how many were not since)."""
+        self._denied = Throttle()
+        """By credential."""
 
     def admits(self, ip: str) -> bool:
         """Whether an address may call at all."""
@@ -89,7 +89,7 @@ class People:
         if second is None or now - second.began >= 1:
             if len(self._seconds) > _MAX_COUNTED:  # tokens come and go
                 self._seconds = {key: kept for key, kept in self._seconds.items() if now - kept.began < 1}
-                self._denied = {key: kept for key, kept in self._denied.items() if now - kept[0] < _AUDIT_PERIOD_S}
+                self._denied.forget_old(now)
             second = self._seconds[actor.credential] = _Second(now)
         second.requests += 1
         return second.requests > _REQUESTS_PER_S
@@ -97,12 +97,9 @@ class People:
     async def deny(self, actor: Actor, what: str, reason: str) -> None:
         """Record that somebody tried what they may not: in the audit at most once a second, with a count."""
         self._metrics.denied["role"] += 1
-        now = self._clock.monotonic()
-        last, suppressed = self._denied.get(actor.credential, (now - _AUDIT_PERIOD_S, 0))
-        if now - last < _AUDIT_PERIOD_S:
-            self._denied[actor.credential] = last, suppressed + 1
+        suppressed = self._denied.passing(actor.credential, self._clock.monotonic())
+        if suppressed is None:
             return
-        self._denied[actor.credential] = now, 0
         more = f" (and {suppressed} more)" if suppressed else ""
         _log.warning("request_denied", actor=actor.name, credential=actor.credential, what=what, reason=reason)
         try:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from relay.aio.clock import Clock
 from relay.auth.identities import NodeCertificate
 from relay.auth.join_tokens import JoinToken
+from relay.auth.throttle import Throttle
 from relay.control.access.actor import Actor
 from relay.control.access.nodes import JoinedNode, JoinGrant
 from relay.control.ledger.change import Change, Entry
@@ -26,7 +27,6 @@ from relay.ids import sha256
 MAX_GRANTS = 1_000
 _SECRET_BYTES = 32
 _ID_BYTES = 5
-_AUDIT_PERIOD_S = 1.0
 _REFUSED = "this join token is not accepted: it is unknown, used up or expired"
 
 
@@ -75,7 +75,7 @@ class JoinRegistry:
         self._addresses = addresses
         self._clock = clock
         self.is_own = is_own
-        self._audit_after, self._unaudited = 0.0, 0
+        self._refusals = Throttle()
 
     # ---- tokens
 
@@ -137,11 +137,9 @@ class JoinRegistry:
 
     async def _audit_refusal(self, actor: Actor, grant_id: str, reason: str) -> None:
         """Record that a node was refused: at most once a second, with a count of the others."""
-        now = self._clock.monotonic()
-        if now < self._audit_after:
-            self._unaudited += 1
+        more = self._refusals.passing("join", self._clock.monotonic())
+        if more is None:
             return
-        more, self._unaudited, self._audit_after = self._unaudited, 0, now + _AUDIT_PERIOD_S
         text = f"{reason} (and {more} more)" if more else reason
         await self._ledger.record(actor, [Entry("join_refused", f"JoinToken/{grant_id[:64]}", reason=text)])
 
