@@ -116,10 +116,6 @@ class Identities:
         found = node_certificate(pem, self._clock.unix_ms() / 1000) if pem else Reason.NO_CREDENTIAL
         if isinstance(found, Reason):
             return f"the certificate of this node is not accepted: {found.value}"
-        revoked = self._ledger.state.joined_nodes.get(found.key)
-        if not self.is_own:
-            is_revoked = revoked is not None and revoked.revoked
-            return f"node {found.key} is revoked" if is_revoked else (found.region, found.name)
         return self.registry.refusal(found) or (found.region, found.name)
 
     async def run(self, link: LinkServer, replaced: Callable[[], None]) -> None:

@@ -72,8 +72,9 @@ def _masked(found: dict[str, Any]) -> dict[str, Any]:
     slots = {}
     for slot, item in found["slots"].items():
         document = parse(item["body"], "document")[0].value if found["kind"] == "document" else None
-        body = mask.text(item["body"], item["content_type"])
         if isinstance(document, dict) and isinstance(document.get("spec"), dict):
             body = canonical_json({**document, "spec": mask.document(document["spec"])}).decode()
+        else:
+            body = mask.text(item["body"], item["content_type"])
         slots[slot] = {**item, "body": body}
     return {**found, "slots": slots}

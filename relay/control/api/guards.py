@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 
 from relay.auth.addresses import is_own_host
 from relay.control.access.actor import Actor
-from relay.control.access.roles import Verb
+from relay.control.access.roles import Grant, Verb
 from relay.control.api.people import People
 from relay.control.api.problems import methods_of, problem, route_of
 from relay.control.api.verbs import ANYBODY, verb_of
@@ -96,17 +96,21 @@ async def _identify(api: FastAPI, people: People, request: Request) -> Response 
         return refusal
     if route is None or actor.grant is None:
         return None
-    verb = verb_of(request.method, template, request.url.path)
-    if verb is Verb.ADMIN and actor.grant.allows(verb) and actor.grant.scope:
-        reason = "this concerns all agents: it needs a token without a scope"
-        await people.deny(actor, f"{request.method} {request.url.path}", reason)
-        return problem(403, reason)
-    if verb is None or not actor.grant.allows(verb):
+    reason = _objection(actor.grant, verb_of(request.method, template, request.url.path))
+    if not reason:
+        return None
+    await people.deny(actor, f"{request.method} {request.url.path}", reason)
+    return problem(403, reason)
+
+
+def _objection(grant: Grant, verb: Verb | None) -> str:
+    """Why a grant does not allow a verb; empty if it does. Which agents it concerns is checked later."""
+    if verb is None or not grant.allows(verb):
         needed = f"it needs the verb {verb.value}" if verb is not None else "no role may"
-        reason = f"the role {actor.grant.role.value} may not do this: {needed}"
-        await people.deny(actor, f"{request.method} {request.url.path}", reason)
-        return problem(403, reason)
-    return None
+        return f"the role {grant.role.value} may not do this: {needed}"
+    if verb is Verb.ADMIN and grant.scope:
+        return "this concerns all agents: it needs a token without a scope"
+    return ""
 
 
 async def only_known_parameters(request: Request) -> None:

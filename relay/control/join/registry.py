@@ -208,8 +208,10 @@ class JoinRegistry:
         return self._extended(state, node, now_ms)
 
     def refusal(self, certificate: NodeCertificate) -> str:
-        """Why the holder of a certificate of our CA is not admitted; empty if it is."""
+        """Why the holder of a valid certificate of a node is not admitted; empty if it is."""
         node = self._ledger.state.joined_nodes.get(certificate.key)
+        if not self.is_own:
+            return f"node {certificate.key} is revoked" if node is not None and node.revoked else ""
         if certificate.trust_domain != self._trust.current.trust_domain:
             return f"the certificate is of trust domain {certificate.trust_domain}"
         if node is None:
