@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -38,6 +39,11 @@ def test_chain_is_followed_to_its_end() -> None:
     assert accept(CHAIN[:1], held=SECOND) == SECOND, "nothing older"
     assert accept([], held=SECOND) == SECOND
     assert Signed.from_plain(json.loads(json.dumps(CHAIN[0].plain()))) == CHAIN[0]
+
+
+def test_bundle_holds_every_certificate() -> None:
+    certificates = x509.load_pem_x509_certificates(SECOND.bundle.encode())
+    assert [c.public_bytes(Encoding.PEM).decode() for c in certificates] == [CA, OTHER_CA]
 
 
 def forged(signed: Signed) -> Signed:
