@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("opamp", "policy", "fleet", "auth", "control/access", "control/rollouts", "control/ledger")
+PACKAGES = ("opamp", "policy", "fleet", "auth", "control/access", "control/trust", "control/rollouts", "control/ledger")
 """Folders below `relay`."""
 
 

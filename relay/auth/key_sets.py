@@ -1,65 +1,27 @@
-"""Key sets: which CAs nodes trust, signed by a root key that no server holds.
+"""Key sets: which CAs nodes trust, and whose policy, signed by a root key that no server holds.
 
 A key set names its own roots. The next one must be signed by a root of the one before and by one of its own, so that a root
-can be replaced, and nobody who has only the CA's key can add another CA. Nodes keep the newest one and accept nothing older.
+can be replaced, and nobody who has only the other keys can add one. Nodes keep the newest one and accept nothing older.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from relay.auth.signing import Purpose, Signed, key_id
+from relay.auth.signing import sign as sign_payload
 from relay.documents import canonical_json
-from relay.ids import sha256
 
+RESOURCE = "KeySet/trust"
+"""The resource by which key sets travel with policy."""
 _TYPE = "opamp-keyset"
-_CONTEXT = b"opamp-keyset\0"
-"""Signed before the payload, so that a signature cannot serve for anything else."""
-MAX_BYTES = 256 << 10
+_MAX_BYTES = 256 << 10
 _MAX_KEYS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A payload and one signature of it."""
-
-    payload: bytes
-    key: str
-    """Id of the key: SHA-256 of the public key, hex."""
-    signature: bytes
-
-    def plain(self) -> dict[str, str]:
-        """As JSON, in base64."""
-        return {
-            "payload": base64.b64encode(self.payload).decode(),
-            "key": self.key,
-            "signature": base64.b64encode(self.signature).decode(),
-        }
-
-    @classmethod
-    def from_plain(cls, value: Any) -> Signed:
-        """The reverse of `plain`.
-
-        Raises:
-            ValueError: not of this form.
-        """
-        try:
-            payload, signature = (base64.b64decode(value[name], validate=True) for name in ("payload", "signature"))
-            key = value["key"]
-        except (KeyError, TypeError, binascii.Error):
-            raise ValueError("not a signed payload") from None
-        if not isinstance(key, str) or len(payload) > MAX_BYTES:
-            raise ValueError("not a signed payload")
-        return cls(payload, key, signature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +34,9 @@ class KeySet:
     roots: Mapping[str, bytes]
     """Key id → public key (Ed25519, 32 bytes)."""
     authorities: tuple[str, ...]
-    """Certificates of CAs, PEM."""
+    """Certificates of CAs, PEM; the first one issues."""
+    manifests: Mapping[str, bytes] = field(default_factory=dict)
+    """Keys that sign policy, like `roots`; empty if policy is not signed."""
 
     @property
     def bundle(self) -> str:
@@ -86,23 +50,20 @@ class KeySet:
                 "_type": _TYPE,
                 "version": self.version,
                 "trust_domain": self.trust_domain,
-                "roots": [{"id": key, "key": public.hex()} for key, public in sorted(self.roots.items())],
-                "manifest": [],
+                "roots": _listed(self.roots),
+                "manifest": _listed(self.manifests),
                 "ca": list(self.authorities),
             }
         )
 
 
-def key_id(public: bytes) -> str:
-    """The id of a public key: its SHA-256, hex."""
-    return sha256(public).hex()
+def _listed(keys: Mapping[str, bytes]) -> list[dict[str, str]]:
+    return [{"id": key, "key": public.hex()} for key, public in sorted(keys.items())]
 
 
 def sign(key_set: KeySet, root: Ed25519PrivateKey) -> Signed:
     """Sign a key set with a root key."""
-    public = root.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    payload = key_set.payload()
-    return Signed(payload, key_id(public), root.sign(_CONTEXT + payload))
+    return sign_payload(Purpose.KEY_SET, key_set.payload(), root)
 
 
 def read(payload: bytes) -> KeySet:
@@ -111,22 +72,24 @@ def read(payload: bytes) -> KeySet:
     Raises:
         ValueError: it is not a key set.
     """
+    if len(payload) > _MAX_BYTES:
+        raise ValueError("not a key set: too long")
     try:
         value = json.loads(payload)
         if value["_type"] != _TYPE:
             raise ValueError("it is of another type")
         version, trust_domain, authorities = value["version"], value["trust_domain"], tuple(value["ca"])
-        roots = {root["id"]: bytes.fromhex(root["key"]) for root in value["roots"]}
+        roots, manifests = ({k["id"]: bytes.fromhex(k["key"]) for k in value[name]} for name in ("roots", "manifest"))
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in authorities]
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a key set: {error}") from None
     if not isinstance(version, int) or version < 1 or not isinstance(trust_domain, str) or not trust_domain:
         raise ValueError("not a key set: bad version or trust domain")
-    if not 1 <= len(roots) <= _MAX_KEYS or not 1 <= len(certificates) <= _MAX_KEYS:
+    if not (1 <= len(roots) <= _MAX_KEYS and 1 <= len(certificates) <= _MAX_KEYS and len(manifests) <= _MAX_KEYS):
         raise ValueError("not a key set: too few or too many keys")
-    if any(key_id(public) != name for name, public in roots.items()):
-        raise ValueError("not a key set: a root's id is not that of its key")
-    return KeySet(version, trust_domain, roots, authorities)
+    if any(key_id(public) != name for name, public in [*roots.items(), *manifests.items()]):
+        raise ValueError("not a key set: the id of a key is not that of its value")
+    return KeySet(version, trust_domain, roots, authorities, manifests)
 
 
 def accept(signed: Iterable[Signed], *, held: KeySet | None, root: str = "") -> KeySet:
@@ -135,7 +98,8 @@ def accept(signed: Iterable[Signed], *, held: KeySet | None, root: str = "") -> 
     Args:
         signed: the chain, in any order; the same payload comes once for each signature.
         held: the one that is trusted now; None if there is none.
-        root: without `held`: id of a root that must have signed the oldest of them; empty to trust the first one seen.
+        root: without `held`: id of a root; trust begins at the first key set that names and is signed by it. Empty to trust
+            the first one seen.
 
     Raises:
         ValueError: the chain is broken: it skips a version, forks, or lacks a signature.
@@ -145,18 +109,17 @@ def accept(signed: Iterable[Signed], *, held: KeySet | None, root: str = "") -> 
     for version in sorted(sets):
         key_set, signatures = sets[version]
         if trusted is None:
-            _check_first(key_set, signatures, root)
+            trusted = _first(key_set, signatures, root)
         elif version < trusted.version:
             continue
         elif version == trusted.version:
             if key_set.payload() != trusted.payload():
                 raise ValueError(f"key set {version} differs from the one that is trusted")
-            continue
         else:
             _check_next(trusted, key_set, signatures)
-        trusted = key_set
+            trusted = key_set
     if trusted is None:
-        raise ValueError("there is no key set")
+        raise ValueError("no key set is signed by the root that was given" if sets else "there is no key set")
     return trusted
 
 
@@ -171,10 +134,14 @@ def _by_version(signed: Iterable[Signed]) -> dict[int, tuple[KeySet, Sequence[Si
     return {version: (key_set, tuple(signatures)) for version, (key_set, signatures) in sets.items()}
 
 
-def _check_first(key_set: KeySet, signatures: Sequence[Signed], root: str) -> None:
-    wanted = {root: key_set.roots[root]} if root in key_set.roots else {} if root else key_set.roots
-    if not _is_signed(signatures, wanted):
-        raise ValueError("the key set is not signed by the root that this node was given" if root else "bad signature")
+def _first(key_set: KeySet, signatures: Sequence[Signed], root: str) -> KeySet | None:
+    """The key set, if trust may begin with it; None to look at the next one. Raises ValueError if it is not signed."""
+    if root:
+        named = {root: key_set.roots[root]} if root in key_set.roots else {}
+        return key_set if _is_signed(signatures, named) else None
+    if not _is_signed(signatures, key_set.roots):
+        raise ValueError("bad signature")
+    return key_set
 
 
 def _check_next(trusted: KeySet, key_set: KeySet, signatures: Sequence[Signed]) -> None:
@@ -187,12 +154,64 @@ def _check_next(trusted: KeySet, key_set: KeySet, signatures: Sequence[Signed]) 
 
 
 def _is_signed(signatures: Sequence[Signed], roots: Mapping[str, bytes]) -> bool:
-    return any(item.key in roots and _verifies(roots[item.key], item) for item in signatures)
+    return any(item.is_by(Purpose.KEY_SET, roots) for item in signatures)
 
 
-def _verifies(public: bytes, signed: Signed) -> bool:
+@dataclass(frozen=True, slots=True)
+class KeyChain:
+    """The key sets that somebody trusts."""
+
+    signed: tuple[Signed, ...]
+    """All of them with their signatures, oldest first."""
+    current: KeySet
+    """The newest one."""
+
+    @classmethod
+    def of(cls, signed: Iterable[Signed], root: str = "") -> KeyChain:
+        """The key sets of a control plane that is not known yet.
+
+        Args:
+            root: id of the root to trust; empty to trust the first one seen.
+
+        Raises:
+            ValueError: they are not in order.
+        """
+        kept = tuple(signed)
+        return cls(kept, accept(kept, held=None, root=root))
+
+    def extended(self, signed: Iterable[Signed]) -> KeyChain:
+        """With the newer ones of another chain.
+
+        Raises:
+            ValueError: they do not follow, or belong to another control plane.
+        """
+        offered = tuple(signed)
+        current = accept(offered, held=self.current)
+        if current.version == self.current.version:
+            return self
+        newer = (item for item in offered if read(item.payload).version > self.current.version)
+        return KeyChain((*self.signed, *newer), current)
+
+    def resource(self) -> bytes:
+        """The payload by which they travel with policy."""
+        return canonical_json({"key_sets": [item.plain() for item in self.signed]})
+
+    def is_signed(self, purpose: Purpose, signed: Signed) -> bool:
+        """Whether a payload of policy is signed by a key of the newest set."""
+        return signed.is_by(purpose, self.current.manifests)
+
+    def was_signed(self, purpose: Purpose, signed: Signed) -> bool:
+        """Whether a payload of policy is signed by a key of any of the sets."""
+        return any(signed.is_by(purpose, read(item.payload).manifests) for item in self.signed)
+
+
+def signed_of(resource: bytes) -> tuple[Signed, ...]:
+    """The key sets in a payload that `KeyChain.resource` made. That they are to be trusted is another question.
+
+    Raises:
+        ValueError: there are none in it.
+    """
     try:
-        Ed25519PublicKey.from_public_bytes(public).verify(signed.signature, _CONTEXT + signed.payload)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+        return tuple(Signed.from_plain(item) for item in json.loads(resource)["key_sets"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{RESOURCE} cannot be read") from None

@@ -22,7 +22,6 @@ token_app = typer.Typer(no_args_is_help=True, help="Manage people's tokens.")
 node_app = typer.Typer(no_args_is_help=True, help="Manage nodes' identities.")
 join_app = typer.Typer(no_args_is_help=True, help="Manage join tokens.")
 node_app.add_typer(join_app, name="token")
-trust_app = typer.Typer(no_args_is_help=True, help="Show what nodes trust.")
 Expires = Annotated[str, typer.Option("--expires", help="lifetime, such as 90d")]
 Labels = Annotated[list[str] | None, typer.Option("--label", "-l", help="k=v; give it again for more")]
 
@@ -166,20 +165,6 @@ def delete_join_token(
     """Delete a join token. Nodes that joined by it stay."""
     api_of(server, who).delete("join-tokens", token_id)
     print(f"{token_id} deleted")
-
-
-@trust_app.command("show")
-def show_trust(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
-    """Show what nodes trust: roots and CAs."""
-    form = form_of(output)
-    trust = Api(server).get("trust")
-    if form != "table":
-        show(trust, form)
-        return
-    print(f"key set {trust['version']} of {trust['trust_domain']}")
-    for root in trust["roots"]:
-        print(f"root {root}")
-    table(("ca", "serial", "not_after"), [[ca["subject"], ca["serial"], ca["not_after"]] for ca in trust["ca"]])
 
 
 def revoke(

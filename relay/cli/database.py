@@ -58,19 +58,25 @@ def backup(
     data: Data = None,
     with_keys: Annotated[
         bool,
-        typer.Option("--with-keys", help="include the key that signs package URLs; keep the file secret"),
+        typer.Option("--with-keys", help="include keys/master.key, which opens all secrets; keep the file secret"),
     ] = False,
 ) -> None:
     """Write all data to one file. The control plane may be running."""
+    from relay.control.secrets.vault import FILE as MASTER_FILE
     from relay.control.storage import backup as archives
 
     settings = _settings(config, data)
     in_folder = settings.storage.packages.type == "folder"
     try:
-        result = archives.backup(Path(settings.data_dir), file, packages=in_folder, with_keys=with_keys)
+        master_key = Path(settings.keys_dir) / MASTER_FILE
+        result = archives.backup(
+            Path(settings.data_dir), file, packages=in_folder, master_key=master_key if with_keys else None
+        )
     except (StoreError, OSError) as error:
         raise _fail(error) from None
     print(f"{file}: {result.size} bytes, {result.files} package files; verified")
+    if not with_keys:
+        print(f"its secrets open only with {master_key}: keep a copy of that elsewhere", file=sys.stderr)
     if not in_folder:
         print(f"the backup has no package files: they are stored in {settings.storage.packages.type}", file=sys.stderr)
 
@@ -78,6 +84,7 @@ def backup(
 @app.command()
 def restore(file: Archive, config: Config = None, data: Data = None) -> None:
     """Create the data folder from a backup. The folder must be empty or not exist."""
+    from relay.control.secrets.vault import FILE as MASTER_FILE
     from relay.control.storage import backup as archives
 
     settings = _settings(config, data)
@@ -86,3 +93,8 @@ def restore(file: Archive, config: Config = None, data: Data = None) -> None:
     except (StoreError, OSError) as error:
         raise _fail(error) from None
     print(f"{settings.data_dir}: restored, {result.files} package files; epoch {result.epoch} begins at the next start")
+    master_key = Path(settings.keys_dir) / MASTER_FILE
+    if not master_key.exists():
+        print(
+            f"before the start, put the master key at {master_key}; if it is lost: opamp-relay rekey", file=sys.stderr
+        )

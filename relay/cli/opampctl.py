@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from relay.cli import agents, applying, credentials, login, package, records, review, rollout
+from relay.cli import agents, applying, credentials, login, package, records, review, rollout, trust
 from relay.cli.client import Api, RefusedByServer, Unreachable, api_of, revealed, version_mismatch
 from relay.cli.listing import print_documents, print_table
 from relay.cli.options import DEFAULT_SERVER, As, Output, Server, label_terms, read_files, usage
@@ -39,7 +39,7 @@ app.command()(package.prefetch)
 app.add_typer(credentials.key_app, name="key")
 app.add_typer(credentials.token_app, name="token")
 app.add_typer(credentials.node_app, name="node")
-app.add_typer(credentials.trust_app, name="trust")
+app.add_typer(trust.trust_app, name="trust")
 app.command()(credentials.revoke)
 app.command()(credentials.unrevoke)
 app.command()(login.login)

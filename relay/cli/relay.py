@@ -267,11 +267,7 @@ def admin_token(
     from relay.control.credentials.admin_token import FILE, write_admin_token
     from relay.control.storage.database import FILE as DATABASE
 
-    name = _program_of(config)
-    if name == "standalone":
-        folder = Path(_load(StandaloneSettings, config, data_dir=data).settings.data_dir) / "control-plane"
-    else:
-        folder = Path(_load(ControlPlaneSettings, config, data_dir=data).settings.data_dir)
+    folder = Path(_control_plane_settings(config, data).data_dir)
     if not (folder / DATABASE).exists():
         print(f"{folder}: no control plane has its data here; its first start writes a token itself", file=sys.stderr)
         raise typer.Exit(EXIT_SETTINGS)
@@ -282,6 +278,48 @@ def admin_token(
         raise typer.Exit(EXIT_FAILED) from None
     print(f"in {folder / FILE}; a running control plane accepts it within 2 s, for 24 h:", file=sys.stderr)
     print(token)
+
+
+@app.command()
+def rekey(
+    config: ConfigFile = None,
+    data: Annotated[str | None, typer.Option(help="data folder of the control plane")] = None,
+    root_key: Annotated[str, typer.Option("--root-key", help="file of the root key (PEM)")] = "",
+    new_root: Annotated[
+        bool, typer.Option("--new-root", help="the root key is lost too: nodes must join again")
+    ] = False,
+) -> None:
+    """Make all keys of a stopped control plane anew, where its master key is lost. Tokens and agents' keys stay."""
+    from relay.aio.clock import SystemClock
+    from relay.aio.loop import run
+    from relay.cli.trust import read_root
+    from relay.control.keys.rekey import rekey as make_anew
+
+    if bool(root_key) == new_root:
+        print("expected either --root-key FILE or --new-root", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS)
+    root = read_root(root_key) if root_key else None
+    settings = _control_plane_settings(config, data)
+
+    async def program(_: asyncio.Event) -> int:
+        return await make_anew(Path(settings.data_dir), Path(settings.keys_dir), root, clock=SystemClock())
+
+    try:
+        version = run(program)
+    except (RelayError, OSError) as error:
+        print(f"rekey: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
+    if version:
+        print(f"key set {version} is signed; nodes take it after the start, and keep their identities")
+    else:
+        print(f"the next start makes a new root key in {settings.keys_dir}; all nodes must join again")
+
+
+def _control_plane_settings(config: str | None, data: str | None) -> ControlPlaneSettings:
+    """The settings of a control plane, also of the one in a standalone program."""
+    if _program_of(config) == "standalone":
+        return _load(StandaloneSettings, config, data_dir=data).settings.for_control_plane()
+    return _load(ControlPlaneSettings, config, data_dir=data).settings
 
 
 @app.command()

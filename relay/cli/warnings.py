@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from relay.control.trust.trust import ROOT_FILE
+from relay.control.keys.trust import ROOT_FILE
 from relay.settings import parts
 from relay.settings.programs import ControlPlaneSettings, NodeSettings, StandaloneSettings
 

@@ -31,6 +31,7 @@ from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.targets import Targets
 from relay.control.identity import Identities
+from relay.control.keys.trust import Trust
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.begin import Rules, Terms
 from relay.control.ledger.history import History
@@ -46,10 +47,10 @@ from relay.control.review.diff import Diffs
 from relay.control.review.preview import Previews
 from relay.control.rollouts.rollout import at_once
 from relay.control.rollouts.soak import Soak
-from relay.control.secrets.vault import Vault, master_of
+from relay.control.secrets.vault import Vault
 from relay.control.serving import Serving
 from relay.control.storage.database import FILE, Database
-from relay.control.trust.trust import has_authority
+from relay.control.trust.keys import CA
 from relay.control.upkeep import Upkeep
 from relay.link.server import LinkServer
 from relay.observe import log
@@ -109,7 +110,7 @@ class ControlPlane:
         started.push_async_callback(self.upkeep.save)
         self._measure()
         link = LinkServer(
-            Upstream(self.ledger, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock),
+            Upstream(self.ledger, self.trust, self.publisher, self.fleet, self.blobs, self._tasks, clock=clock),
             clock,
             self.identities.identify if self.identities is not None else None,
         )
@@ -153,10 +154,12 @@ class ControlPlane:
         await self.ledger.load()
         self.audit, self.versions = Audit(database), Versions(database)
         self.history = History(database, self.ledger)
-        vault = Vault(master_of(Path(settings.keys_dir), may_create=not await has_authority(database)))
+        vault = Vault(Path(settings.keys_dir), may_create=CA not in self.ledger.state.keys.secrets)
+        self.trust = Trust(self.ledger, vault, Path(settings.keys_dir), clock=clock)
+        await self.trust.load()
         self.archive = Archive(database)
         await self.archive.load()
-        self.publisher = Publisher(database, self.ledger, self.archive, vault, clock=clock)
+        self.publisher = Publisher(database, self.ledger, self.archive, self.trust, clock=clock)
         await self.publisher.load()
         self.fleet = Fleet(database, self.ledger, self.archive, clock=clock, metrics=self.metrics)
         await self.fleet.load()
@@ -207,7 +210,7 @@ class ControlPlane:
         )
         self.identities: Identities | None = None
         if settings.link_has_tls:
-            self.identities = Identities(settings, database, self.ledger, vault, clock=clock)
+            self.identities = Identities(settings, self.ledger, self.trust, self.fleet, clock=clock)
             await self.identities.load()
         self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs, self.identities)
         self.upkeep = Upkeep(
@@ -216,6 +219,7 @@ class ControlPlane:
             self.archive,
             self.history,
             self.credentials,
+            self.trust,
             clock=clock,
             history_s=settings.retention.history,
         )
@@ -260,6 +264,7 @@ class ControlPlane:
             people=self.people,
             credentials=self.credentials,
             identities=self.identities,
+            trust=self.trust,
         )
         own_host = is_loopback(endpoint) and not self.people.required
         api = self.api = build_api(services, max_body_bytes=settings.server.limits.max_body_bytes, own_host=own_host)
@@ -278,7 +283,7 @@ class ControlPlane:
         if not self._settings.nodes_join:
             self._tasks.spawn(identities.run(link, lambda: None), name="identities")
             return
-        join = build_join(identities.trust, identities.registry, self._clock.monotonic)
+        join = build_join(identities.trust, identities.registry, self._clock)
         tls = ApiTls(enabled=True, cert_file=str(identities.cert_file), key_file=str(identities.key_file))
         self.ports["join"] = await serving.open(join, "join", "server.join.endpoint", endpoint, tls=tls)
         identities.listening("join", self.ports["join"])

@@ -11,11 +11,10 @@ import grpc
 from relay.aio.clock import Clock
 from relay.auth.identities import node_certificate
 from relay.auth.principal import Reason
+from relay.control.fleet.fleet import Fleet
 from relay.control.join.registry import JoinRegistry, Lifetimes
+from relay.control.keys.trust import ROOT_FILE, Trust
 from relay.control.ledger.ledger import Ledger
-from relay.control.secrets.vault import Vault
-from relay.control.storage.database import Database
-from relay.control.trust.trust import Trust
 from relay.errors import StoreError
 from relay.link.server import LinkServer
 from relay.observe import log
@@ -30,25 +29,29 @@ _RENEW_AT_S = 30 * 86_400.0
 _LOOK_S = 0.5
 _RETRY_S = 10.0
 _SKEW_S = 60.0
+_CLOSE_AFTER_MS = 30 * 86_400_000
+"""So long after a rotation, former CAs are no longer trusted, even if a node has not been heard since."""
 
 
 class Identities:
     """What a control plane knows about nodes' certificates, where the link has TLS. Call `load` first."""
 
     def __init__(
-        self, settings: ControlPlaneSettings, database: Database, ledger: Ledger, vault: Vault, *, clock: Clock
+        self, settings: ControlPlaneSettings, ledger: Ledger, trust: Trust, fleet: Fleet, *, clock: Clock
     ) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._fleet = fleet
+        self.trust = trust
         self._clock = clock
         self._folder = Path(settings.keys_dir)
         self._ports = {"join": split_endpoint(settings.server.join.endpoint)[1], "link": 0}
-        self.trust = Trust(database, vault, self._folder)
         keys = settings.keys
         lifetimes = Lifetimes(keys.node_ttl, keys.renew_expired_for)
         self.registry = JoinRegistry(ledger, self.trust, lifetimes, self._addresses, clock=clock, is_own=self.is_own)
         self.cert_file, self.key_file = self._folder / "server.crt", self._folder / "server.key"
         self._issued_at = self._ends_at = self._retry_at = 0.0
+        self._authority = ""
         self.problem = ""
         """Why the certificate of this control plane could not be replaced; empty while all is well."""
 
@@ -67,14 +70,15 @@ class Identities:
         self._ports[name] = port
 
     async def load(self) -> None:
-        """Load the keys, or make them, and issue a certificate for this control plane.
+        """Issue a certificate for this control plane.
 
         Raises:
             StoreError: a key or certificate cannot be read or written.
         """
-        await self.trust.load(self._clock.unix_ms() / 1000)
         try:
             self._issue()
+            if (self._folder / ROOT_FILE).exists():
+                _log.warning("root_key_present", file=str(self._folder / ROOT_FILE), hint="move it to a safe place")
         except StoreError as error:
             if not (self.cert_file.exists() and self.key_file.exists()):
                 raise
@@ -87,19 +91,45 @@ class Identities:
 
     @property
     def _is_due(self) -> bool:
-        """Whether our certificate must be replaced: it ends soon, or it begins only later, for a clock was wrong."""
+        """Whether our certificate must be replaced: it ends soon, it begins only later (a clock was wrong), or by its CA."""
         now = self._clock.unix_ms() / 1000
-        return self._ends_at - now < _RENEW_AT_S or now < self._issued_at - _SKEW_S
+        is_other_ca = self.trust.server_authority(all_trust_newest=self._all_trust_newest) != self._authority
+        return is_other_ca or self._ends_at - now < _RENEW_AT_S or now < self._issued_at - _SKEW_S
+
+    @property
+    def _all_trust_newest(self) -> bool:
+        """Whether every node that joined trusts the newest CA, or had long enough to hear of it."""
+        nodes, version = self._fleet.census.nodes, self.trust.current.version
+        return self._is_late or all(
+            node.revoked or (node.id in nodes and nodes[node.id].key_set >= version)
+            for node in self._ledger.state.joined_nodes.values()
+        )
+
+    @property
+    def _is_late(self) -> bool:
+        return self._clock.unix_ms() > self.trust.rotated_ms + _CLOSE_AFTER_MS
+
+    async def _close(self) -> None:
+        """End the trust in former CAs once nobody needs them."""
+        if not self.trust.is_closing:
+            return
+        is_ready = self._all_trust_newest and not self.registry.still_with_former_ca()
+        if self._is_late or (is_ready and not self._is_due):
+            await self.trust.close()
 
     def _issue(self) -> None:
         now = self._clock.unix_ms() / 1000
-        pair = self.trust.issuer.server(self._settings.names, now, _SERVER_LIFETIME_S)
+        all_trust_newest = self._all_trust_newest
+        authority = self.trust.server_authority(all_trust_newest=all_trust_newest)
+        issuer = self.trust.server_issuer(all_trust_newest=all_trust_newest)
+        pair = issuer.server(self._settings.names, now, _SERVER_LIFETIME_S)
         try:
             write_private(self.key_file, pair.key)
             write_private(self.cert_file, pair.certificate)
         except OSError as error:
             raise StoreError(f"{self.cert_file}: {error.strerror}") from None
         self._issued_at, self._ends_at, self.problem = now, now + _SERVER_LIFETIME_S, ""
+        self._authority = authority
 
     def grpc_server(self) -> grpc.ServerCredentials:
         """The credentials of the link's server, which asks for newer ones with each connection."""
@@ -135,6 +165,10 @@ class Identities:
                     pass
                 changed.clear()
                 await link.end_refused()
+                try:
+                    await self._close()
+                except StoreError as error:
+                    _log.error("trust_not_closed", error=str(error))
                 if self._is_due and self._clock.monotonic() >= self._retry_at:
                     self._retry_at = self._clock.monotonic() + _RETRY_S
                     try:

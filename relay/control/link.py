@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator
 
 from relay.aio.clock import Clock
 from relay.aio.tasks import Tasks
+from relay.auth.signing import Signed
 from relay.control.fleet.fleet import Fleet
+from relay.control.keys.trust import Trust
 from relay.control.ledger.ledger import Ledger
 from relay.control.packages.blobs import Blobs
 from relay.control.regions.publisher import Publisher
 from relay.control.regions.resources import files_for
 from relay.errors import StoreError
-from relay.link.protocol import Peer, RegionPolicy, SyncSender, Version
+from relay.link.protocol.peer import Peer, Version
+from relay.link.protocol.sender import RegionPolicy, SyncSender
 from relay.pb.relay.v1 import link_pb2
 
 _VERIFY_AGAIN_S = 600.0
@@ -25,9 +28,18 @@ class Upstream:
     """Implements `link.server.Upstream`."""
 
     def __init__(
-        self, ledger: Ledger, publisher: Publisher, fleet: Fleet, blobs: Blobs, tasks: Tasks, *, clock: Clock
+        self,
+        ledger: Ledger,
+        trust: Trust,
+        publisher: Publisher,
+        fleet: Fleet,
+        blobs: Blobs,
+        tasks: Tasks,
+        *,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
+        self._trust = trust
         self._publisher = publisher
         self._fleet = fleet
         self._blobs = blobs
@@ -39,6 +51,10 @@ class Upstream:
     async def policy(self, region: str) -> RegionPolicy:
         """The current policy of a region."""
         return await self._publisher.policy(region)
+
+    def sign_freshness(self, payload: bytes) -> Signed:
+        """Sign a Freshness."""
+        return self._trust.sign_freshness(payload)
 
     async def behind(self, node: Peer, held: Version | None) -> Version | None:
         """Our manifest version, if the node has a newer one or one from another database; else None."""

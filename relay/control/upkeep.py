@@ -8,6 +8,7 @@ import contextlib
 from relay.aio.clock import Clock
 from relay.control.credentials.credentials import Credentials
 from relay.control.fleet.fleet import Fleet
+from relay.control.keys.trust import Trust
 from relay.control.ledger.history import History
 from relay.control.regions.archive import Archive
 from relay.control.storage.database import Database
@@ -33,6 +34,7 @@ class Upkeep:
         archive: Archive,
         history: History,
         credentials: Credentials,
+        trust: Trust,
         *,
         clock: Clock,
         history_s: float,
@@ -42,6 +44,7 @@ class Upkeep:
         self._archive = archive
         self._history = history
         self._credentials = credentials
+        self._trust = trust
         self._clock = clock
         self._history_s = history_s
 
@@ -64,6 +67,7 @@ class Upkeep:
                 await self._fleet.expire()
                 await self.expire_history()
                 await self._credentials.forget_expired(self._clock.unix_ms())
+                await self._trust.forget_former(self._clock.unix_ms())
             except StoreError as error:
                 _log.error("expiry_failed", error=str(error))
 

@@ -9,7 +9,7 @@ import grpc.aio
 
 from relay.errors import NotFound, UpstreamError
 from relay.link.channel import Credentials, dial, plain
-from relay.link.protocol import Peer
+from relay.link.protocol.peer import Peer
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 

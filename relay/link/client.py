@@ -21,7 +21,9 @@ from relay.aio.tasks import Tasks, beside
 from relay.errors import StoreError, UpstreamError
 from relay.link.channel import Credentials, dial, plain
 from relay.link.health import LinkHealth
-from relay.link.protocol import Candidate, Peer, ReportSender, SyncReceiver
+from relay.link.protocol.peer import Peer
+from relay.link.protocol.receiver import Candidate, SyncReceiver
+from relay.link.protocol.reports import ReportSender
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
@@ -43,8 +45,9 @@ class Downward:
     renderers: frozenset[int]
     put_in_force: Callable[[Candidate], Awaitable[link_pb2.SyncRequest]]
     """Stores and applies a candidate and returns the acknowledgement. If it raises StoreError, nothing has changed."""
-    confirmed: Callable[[], None]
-    """Called when the policy in force is known to be the newest."""
+    confirmed: Callable[[int], None]
+    """Called when the policy in force is known to be the newest, with when that was said: Unix milliseconds by the control
+    plane's clock, 0 for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +159,8 @@ class LinkClient:
                 self._metrics.link_messages["sync_received"] += 1
                 if self._health.record_message():
                     _log.info("link_up", control_plane=self._endpoint)
-                if response.HasField("freshness"):
-                    self._freshness(response.freshness)
+                if response.HasField("freshness") or response.HasField("signed_freshness"):
+                    self._freshness(response)
                     continue
                 if response.HasField("behind"):
                     version = response.behind.version
@@ -169,21 +172,32 @@ class LinkClient:
                     candidate = answer
                     try:
                         answer = await self._down.put_in_force(candidate)
-                        self._down.confirmed()
+                        if candidate.manifest is None:  # a signed one has no date: a Freshness follows
+                            self._down.confirmed(0)
                     except StoreError as error:
                         _log.error("policy_not_stored", error=str(error), manifest=candidate.version)
                         answer = self._down.receiver.refuse(candidate, f"could not be stored: {error}")
                 elif answer.ack.refused:
-                    _log.error("policy_refused", reason=answer.ack.refused)
+                    self._refused(answer.ack.refused)
                 await call.write(answer)
                 self._metrics.link_messages["sync_sent"] += 1
         finally:
             self._health.record_down()
             call.cancel()
 
-    def _freshness(self, freshness: link_pb2.Freshness) -> None:
-        if (freshness.version.epoch, freshness.version.number) == self._down.receiver.version:
-            self._down.confirmed()
+    def _refused(self, reason: str) -> None:
+        """Policy was refused as a whole."""
+        event = "link_refused" if self._down.receiver.is_foreign else "policy_refused"
+        _log.error(event, control_plane=self._endpoint, reason=reason)
+
+    def _freshness(self, response: link_pb2.SyncResponse) -> None:
+        try:
+            issued_ms = self._down.receiver.confirms(response)
+        except ValueError as error:
+            _log.error("freshness_refused", control_plane=self._endpoint, reason=str(error))
+        else:
+            if issued_ms is not None:
+                self._down.confirmed(issued_ms)
 
     async def _report(self, stub: Any) -> None:
         sender = self._up.sender

@@ -13,9 +13,12 @@ import grpc.aio
 from relay.aio.clock import Clock
 from relay.aio.grpc_services import add_standard_services
 from relay.aio.tasks import beside
+from relay.auth.signing import Signed
 from relay.errors import Duplicate, RelayError
 from relay.link import channel
-from relay.link.protocol import Peer, RegionPolicy, SyncSender, Version, version_message
+from relay.link.protocol.peer import Peer, Version, version_message
+from relay.link.protocol.sender import RegionPolicy, SyncSender
+from relay.link.protocol.signatures import freshness_payload, signed_message
 from relay.observe import log
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
@@ -33,6 +36,10 @@ class Upstream(Protocol):
 
     async def policy(self, region: str) -> RegionPolicy:
         """Return the policy that the region should hold now."""
+        ...
+
+    def sign_freshness(self, payload: bytes) -> Signed:
+        """Sign a Freshness. Only called where policy is signed."""
         ...
 
     async def behind(self, node: Peer, held: Version | None) -> Version | None:
@@ -169,20 +176,24 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             now = self._clock.monotonic()
             if now - freshness_sent_at >= FRESHNESS_S:
                 sender.retry()
-            for response in sender.next(policy):
-                yield response
-            if now - freshness_sent_at >= FRESHNESS_S:
+            updates = sender.next(policy)
+            for update in updates:
+                yield update
+            # The node reads it once the update is in force: only a Freshness says since when.
+            if updates or now - freshness_sent_at >= FRESHNESS_S:
                 freshness_sent_at = now
-                yield link_pb2.SyncResponse(
-                    freshness=link_pb2.Freshness(
-                        version=version_message(policy.version), issued_at_unix_ms=self._clock.unix_ms()
-                    )
-                )
+                yield self._freshness(node.region, policy, sender)
             try:
                 async with asyncio.timeout(max(0.0, freshness_sent_at + FRESHNESS_S - self._clock.monotonic())):
                     await wake.wait()
             except TimeoutError:
                 continue
+
+    def _freshness(self, region: str, policy: RegionPolicy, sender: SyncSender) -> link_pb2.SyncResponse:
+        payload = freshness_payload(region, policy.version, self._clock.unix_ms())
+        if policy.manifest is not None and sender.knows_signatures:
+            return link_pb2.SyncResponse(signed_freshness=signed_message(self._upstream.sign_freshness(payload)))
+        return link_pb2.SyncResponse(freshness=link_pb2.Freshness.FromString(payload))
 
     async def _acks(self, requests: Any, node: Peer, sender: SyncSender, wake: asyncio.Event) -> None:
         try:

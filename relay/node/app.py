@@ -14,19 +14,21 @@ from relay import __version__
 from relay.aio.clock import Clock, SystemClock
 from relay.aio.loop import settle_memory
 from relay.aio.tasks import Tasks
+from relay.auth.key_sets import KeyChain
 from relay.auth.tokens import VerificationKey
 from relay.errors import StoreError
 from relay.fleet.cohort import Cohorts
 from relay.link.blobs import BlobSource
 from relay.link.client import Downward, LinkClient, Upward
 from relay.link.health import LinkHealth
-from relay.link.protocol import Peer, ReportSender
+from relay.link.protocol.peer import Peer
+from relay.link.protocol.reports import ReportSender
 from relay.node.admin import Admin
 from relay.node.credentials import Credentials
 from relay.node.drain import drain
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
-from relay.node.identity import Identity, IdentityFolder
+from relay.node.identity import Identity, IdentityFolder, read_root
 from relay.node.joining import Renewal
 from relay.node.jwks import FILE, KeySetSource
 from relay.node.packages.cache import PackageCache, PackageRules
@@ -131,7 +133,11 @@ class Node:
             ("ping", self.upkeep.ping()),
             ("protect", self.upkeep.protect()),
             ("credentials", self.serving.watch_credentials()),
-            *([("identity", self.renewal.run())] if self.renewal is not None else []),
+            *(
+                [("identity", self.renewal.run()), ("trust", self.renewal.follow(lambda: not self.link.connected))]
+                if self.renewal is not None
+                else []
+            ),
             *([("jwks", self.key_set.run())] if self.key_set is not None else []),
         ):
             self._tasks.spawn(work, name=name)
@@ -189,8 +195,16 @@ class Node:
         self.packages = self._make_packages()
         started.push_async_callback(self.packages.close)
         self.credentials = Credentials(settings)
+        chain, root = self._trusted()
         self.policy = PolicyHolder(
-            region, self.store, self.cohorts, changed=self._policy_changed, admit=self._access_changed
+            region,
+            self.store,
+            self.cohorts,
+            changed=self._policy_changed,
+            admit=self._access_changed,
+            chain=chain,
+            root=root,
+            trusted=self._key_sets_changed,
         )
         self.credentials.admit(self.policy.access)
         self.packages.policy_changed(self.cohorts.snapshot)
@@ -286,6 +300,16 @@ class Node:
         folder = IdentityFolder(settings.identity_dir)
         return Renewal(folder, self._identity, endpoint, clock=self._clock, renewed=self._identity_renewed)
 
+    def _trusted(self) -> tuple[KeyChain | None, str]:
+        """(key sets that this node trusts already, id of the root that must have signed those that it has not seen)."""
+        above = self._settings.control_plane
+        if self._identity is None:
+            return None, ""
+        if above.cert_file:
+            return None, read_root(Path(above.root_file)) if above.root_file else ""
+        trusted = IdentityFolder(self._settings.identity_dir).trusted()
+        return trusted.chain, trusted.root
+
     def _certificate_ends(self) -> dict[str, float]:
         ends = {"agents": self.credentials.current.ends_at}
         ends["link"] = self._identity.node.not_after if self._identity is not None else None
@@ -296,9 +320,11 @@ class Node:
         return self._identity.channel() if self._identity is not None else None
 
     def _identity_renewed(self, identity: Identity) -> None:
+        is_newer = self._identity is None or identity.certificate != self._identity.certificate
         self._identity = identity
-        self._link.redial()
-        self._tasks.spawn(self.blob_source.close(), name="blob-redial")
+        if is_newer or not self.link.connected:
+            self._link.redial()
+            self._tasks.spawn(self.blob_source.close(), name="blob-redial")
 
     def _make_packages(self) -> PackageCache:
         settings = self._settings.packages
@@ -331,8 +357,12 @@ class Node:
         self.credentials.admit(access)
         self.serving.credentials_changed()
 
-    def _policy_confirmed(self) -> None:
-        if self.freshness.confirm():
+    def _key_sets_changed(self, chain: KeyChain) -> None:
+        if self.renewal is not None:
+            self.renewal.trust(chain)
+
+    def _policy_confirmed(self, said_ms: int) -> None:
+        if self.freshness.confirm(said_ms):
             self.hub.policy_changed()
 
     def _package_arrived(self) -> None:

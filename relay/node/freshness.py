@@ -6,6 +6,9 @@ import math
 
 from relay.aio.clock import Clock
 
+MAX_SKEW_S = 300.0
+"""So far clocks may be apart before that is a problem."""
+
 
 class Freshness:
     """Knows when the control plane last confirmed that the policy in force is the newest.
@@ -19,12 +22,20 @@ class Freshness:
         self._max_staleness_s = max_staleness_s
         self._began = clock.monotonic()
         self._confirmed_at: float | None = None
+        self.lag_s = 0.0
+        """How far behind our clock the last such message was dated: clocks differ, or it was held back."""
         self._withheld = False
         """Offers were withheld because the policy was too old."""
 
-    def confirm(self) -> bool:
-        """Record that the policy in force is the newest. Return whether offers were withheld until now."""
-        self._confirmed_at = self._clock.monotonic()
+    def confirm(self, said_ms: int = 0) -> bool:
+        """Record that the policy in force is the newest. Return whether offers were withheld until now.
+
+        Args:
+            said_ms: when the control plane said so, by its clock; 0 for now. An old message, repeated, makes nothing fresh.
+        """
+        self.lag_s = (self._clock.unix_ms() - said_ms) / 1000 if said_ms else 0.0
+        at = self._clock.monotonic() - (self.lag_s if self.lag_s > MAX_SKEW_S else 0.0)
+        self._confirmed_at = at if self._confirmed_at is None else max(at, self._confirmed_at)
         was_withheld, self._withheld = self._withheld, False
         return was_withheld
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from cryptography.x509.oid import NameOID
 
 from relay.auth.identities import NodeCertificate, node_certificate
-from relay.auth.key_sets import KeySet, Signed, accept
+from relay.auth.key_sets import KeyChain
+from relay.auth.signing import Signed, key_id
 from relay.errors import StoreError
 from relay.store.private import write_private
 
@@ -36,6 +45,16 @@ class Identity:
     not_before: float
     """Unix seconds."""
 
+    @property
+    def is_by_newest(self) -> bool:
+        """Whether the first of the CAs, the one that issues, issued the certificate."""
+        newest = x509.load_pem_x509_certificates(self.authorities)[0]
+        try:
+            x509.load_pem_x509_certificate(self.certificate).verify_directly_issued_by(newest)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
     def channel(self) -> grpc.ChannelCredentials:
         """The credentials of connections to the control plane."""
         return grpc.ssl_channel_credentials(self.authorities, self.key, self.certificate)
@@ -45,21 +64,13 @@ class Identity:
 class Trusted:
     """The control plane that a node joined."""
 
-    key_sets: Sequence[Signed]
+    chain: KeyChain
     root: str
     """Id of the root that it was told to trust at first."""
     join: str
     """HOST:PORT."""
     link: str
     """HOST:PORT."""
-
-    def current(self) -> KeySet:
-        """The newest key set.
-
-        Raises:
-            ValueError: the key sets are not in order.
-        """
-        return accept(self.key_sets, held=None, root=self.root)
 
 
 class IdentityFolder:
@@ -77,7 +88,7 @@ class IdentityFolder:
         if not (self.folder / _CERTIFICATE).exists():
             return None
         # Whom to trust is in the signed key sets; the file of CAs beside them is for people.
-        authorities = self.trusted().current().bundle
+        authorities = self.trusted().chain.current.bundle
         return read_identity(self.folder / _CERTIFICATE, self.folder / _KEY, authorities.encode())
 
     @property
@@ -95,8 +106,7 @@ class IdentityFolder:
         try:
             value = json.loads(file.read_bytes())
             signed = [Signed.from_plain(item) for item in value["key_sets"]]
-            trusted = Trusted(signed, value["root"], value["join"], value["link"])
-            trusted.current()
+            trusted = Trusted(KeyChain.of(signed, value["root"]), value["root"], value["join"], value["link"])
         except OSError as error:
             raise StoreError(f"{file}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -141,21 +151,39 @@ class IdentityFolder:
         Raises:
             StoreError: they cannot be written, or do not belong together.
         """
-        content = {
-            "key_sets": [item.plain() for item in trusted.key_sets],
-            "root": trusted.root,
-            "join": trusted.join,
-            "link": trusted.link,
-        }
         try:
-            write_private(self.folder / _TRUST, json.dumps(content, indent=1).encode())
-            write_private(self.folder / _AUTHORITIES, trusted.current().bundle.encode())
+            self._write_trusted(trusted)
             write_private(self.folder / _CERTIFICATE, certificate)
         except OSError as error:
             raise StoreError(f"{self.folder}: {error.strerror}") from None
         identity = self.load()
         assert identity is not None
         return identity
+
+    def trust(self, chain: KeyChain) -> Identity:
+        """Write newer key sets.
+
+        Raises:
+            StoreError: they cannot be written.
+        """
+        trusted = self.trusted()
+        try:
+            self._write_trusted(Trusted(chain, trusted.root, trusted.join, trusted.link))
+        except OSError as error:
+            raise StoreError(f"{self.folder}: {error.strerror}") from None
+        identity = self.load()
+        assert identity is not None
+        return identity
+
+    def _write_trusted(self, trusted: Trusted) -> None:
+        content = {
+            "key_sets": [item.plain() for item in trusted.chain.signed],
+            "root": trusted.root,
+            "join": trusted.join,
+            "link": trusted.link,
+        }
+        write_private(self.folder / _TRUST, json.dumps(content, indent=1).encode())
+        write_private(self.folder / _AUTHORITIES, trusted.chain.current.bundle.encode())
 
     def take_over(self, other: IdentityFolder) -> Identity:
         """Replace everything by the files of another folder, which goes.
@@ -199,3 +227,20 @@ def read_identity(cert_file: Path, key_file: Path, authorities: bytes) -> Identi
     if private.public_key() != leaf.public_key():
         raise StoreError(f"{key_file}: not the key of {cert_file}")
     return Identity(certificate, key, authorities, node, not_before)
+
+
+def read_root(file: Path) -> str:
+    """Read the id of a root key from its public half (PEM).
+
+    Raises:
+        StoreError: the file cannot be read, or is not an Ed25519 public key.
+    """
+    try:
+        key = load_pem_public_key(file.read_bytes())
+    except OSError as error:
+        raise StoreError(f"{file}: {error.strerror}") from None
+    except ValueError:
+        raise StoreError(f"{file}: not a public key in PEM (opampctl trust show --pem prints it)") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise StoreError(f"{file}: not the key of a root: it is not Ed25519")
+    return key_id(key.public_bytes(Encoding.Raw, PublicFormat.Raw))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Collection
 from http import HTTPStatus
 from pathlib import Path
@@ -19,9 +21,11 @@ from cryptography import x509
 from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.auth.join_tokens import JoinToken, read_join_token
-from relay.auth.key_sets import KeySet, Signed, accept
+from relay.auth.key_sets import KeyChain
+from relay.auth.signing import Signed
 from relay.errors import Problem, RelayError, SettingsError, StoreError, UpstreamError
 from relay.node.answers import body_of
+from relay.node.freshness import MAX_SKEW_S
 from relay.node.identity import Identity, IdentityFolder, Trusted, read_identity
 from relay.observe import log
 from relay.settings.parts import split_endpoint
@@ -35,6 +39,8 @@ _RENEW_AFTER = 2 / 3
 _SPREAD = 0.1
 _RETRY_S = 300.0
 _LEAST_S = 1.0
+_SPREAD_S = 5.0
+_LOOK_S = 10.0
 _SAID_CHARS = 300
 
 
@@ -45,6 +51,10 @@ class NotAdmitted(RelayError):
         super().__init__(message)
         self.is_refusal = is_refusal
         """Whether the control plane that we trust said so, and not somebody in its place."""
+
+
+class NotTrusted(NotAdmitted):
+    """Its certificate is not by a CA that this node trusts."""
 
 
 async def identified(
@@ -158,13 +168,15 @@ async def _join(settings: NodeSettings, folder: IdentityFolder, token: JoinToken
     backoff = Backoff(first_s=0.5, most_s=30.0, chance=random.random)
     while True:
         try:
-            signed = _signed(await _call(endpoint, "GET", "/v1/trust", None, None))
-            answer = await _call(endpoint, "POST", "/v1/join", request, _accepted(signed, token.root).bundle)
+            told = await _call(endpoint, "GET", "/v1/trust", None, None)
+            chain = _accepted(_signed(told), token.root)
+            _check_clock(told)
+            answer = await _call(endpoint, "POST", "/v1/join", request, chain.current.bundle)
             break
         except UpstreamError as error:
             _log.warning("join_waits", control_plane=endpoint, error=str(error))
             await asyncio.sleep(backoff.next_delay_s())
-    identity = _stored(folder, answer, Trusted(signed, token.root, token.join, token.link))
+    identity = _stored(folder, answer, Trusted(chain, token.root, token.join, token.link))
     _log.info("node_joined", region=identity.node.region, node=identity.node.name, control_plane=endpoint)
     return identity
 
@@ -181,9 +193,18 @@ def _signed(answer: Any) -> list[Signed]:
         raise NotAdmitted("the answer of the join port is not one of an OpAMP relay's control plane") from None
 
 
-def _accepted(signed: list[Signed], root: str) -> KeySet:
+def _check_clock(told: Any) -> None:
+    """Refuse to join if our clock is wrong: certificates and policy are dated."""
+    now_ms = told.get("unix_ms") if isinstance(told, dict) else None
+    difference_s = time.time() - now_ms / 1000 if isinstance(now_ms, int) else 0.0
+    if abs(difference_s) > MAX_SKEW_S:
+        word = "ahead of" if difference_s > 0 else "behind"
+        raise NotAdmitted(f"the clock of this node is {abs(difference_s):.0f} s {word} the control plane's; set it")
+
+
+def _accepted(signed: list[Signed], root: str) -> KeyChain:
     try:
-        return accept(signed, held=None, root=root)
+        return KeyChain.of(signed, root)
     except ValueError as error:
         raise NotAdmitted(f"this is not the control plane that made the join token: {error}") from None
 
@@ -191,15 +212,14 @@ def _accepted(signed: list[Signed], root: str) -> KeySet:
 def _stored(folder: IdentityFolder, answer: Any, trusted: Trusted) -> Identity:
     try:
         certificate = answer["certificate"].encode()
-        newer = _signed(answer)
-        accept(newer, held=trusted.current())
+        chain = trusted.chain.extended(_signed(answer))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NotAdmitted(f"the answer of the join port cannot be used: {error}") from None
-    return folder.store(certificate, Trusted(newer, trusted.root, trusted.join, trusted.link))
+    return folder.store(certificate, Trusted(chain, trusted.root, trusted.join, trusted.link))
 
 
 async def _ask_renewal(endpoint: str, folder: IdentityFolder, trusted: Trusted) -> Any:
-    return await _call(endpoint, "POST", "/v1/renew", {"csr": folder.request()}, trusted.current().bundle)
+    return await _call(endpoint, "POST", "/v1/renew", {"csr": folder.request()}, trusted.chain.current.bundle)
 
 
 async def _call(endpoint: str, method: str, path: str, content: Any, authorities: str | None) -> Any:
@@ -237,7 +257,7 @@ async def _call(endpoint: str, method: str, path: str, content: Any, authorities
                 raise NotAdmitted(f"{endpoint}: {said or f'status {response.status}'}", is_refusal=is_refusal)
             return value
     except aiohttp.ClientConnectorCertificateError as error:
-        raise NotAdmitted(f"{endpoint} is not the control plane to trust: {error.certificate_error}") from None
+        raise NotTrusted(f"{endpoint} is not the control plane to trust: {error.certificate_error}") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise UpstreamError(f"{endpoint}: {error or 'no answer in time'}") from None
 
@@ -250,7 +270,9 @@ def _json(body: bytes) -> Any:
 
 
 class Renewal:
-    """Renews a node's certificate in time, and later too: a node that was cut off comes back by itself.
+    """Keeps a node's identity: renews its certificate in time, and takes newer key sets.
+
+    A node that was cut off for long comes back by itself: it asks the join port for key sets that it missed, too.
 
     Args:
         renewed: called with each new identity.
@@ -270,6 +292,8 @@ class Renewal:
         self._endpoint = endpoint
         self._clock = clock
         self._renewed = renewed
+        self._changed = asyncio.Event()
+        """Set when there may be a reason to renew before time."""
         self.problem = ""
         """Why the certificate could not be renewed; empty while all is well."""
 
@@ -282,23 +306,71 @@ class Renewal:
     async def run(self) -> None:
         """Renew again and again, until cancelled."""
         while True:
-            await asyncio.sleep(max(_LEAST_S, self.due_in_s()))
+            self._changed.clear()
+            if self._identity.is_by_newest:
+                if await self._changes_within(max(_LEAST_S, self.due_in_s())):
+                    continue
+            else:
+                await asyncio.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311 - all nodes hear of a new CA at once
             while not await self.renew():
                 remaining_s = self._identity.node.not_after - self._clock.unix_ms() / 1000
-                await asyncio.sleep(max(1.0, min(_RETRY_S, remaining_s / 10)))
+                await self._changes_within(max(1.0, min(_RETRY_S, remaining_s / 10)))
+
+    async def _changes_within(self, seconds: float) -> bool:
+        """Wait for newer key sets. Returns whether some came in time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+        return self._changed.is_set()
+
+    async def follow(self, is_cut_off: Callable[[], bool]) -> None:
+        """While the control plane cannot be reached, look for key sets that would explain it, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if is_cut_off():
+                await self.look()
+
+    def trust(self, chain: KeyChain) -> None:
+        """Take newer key sets, which came with policy."""
+        try:
+            trusted = self._folder.trusted()
+            if chain.current.version <= trusted.chain.current.version:
+                return
+            self._use(self._folder.trust(trusted.chain.extended(chain.signed)))
+        except (StoreError, ValueError) as error:
+            _log.error("keyset_failed", error=str(error))
+            return
+        _log.info("keyset_changed", version=chain.current.version)
+
+    async def look(self) -> None:
+        """Ask the join port for key sets that came meanwhile. They prove themselves, so the port need not."""
+        try:
+            signed = _signed(await _call(self._endpoint, "GET", "/v1/trust", None, None))
+            self.trust(self._folder.trusted().chain.extended(signed))
+        except (UpstreamError, NotAdmitted, StoreError, ValueError) as error:
+            _log.debug("keyset_not_found", error=str(error))
+
+    def _use(self, identity: Identity) -> None:
+        self._identity = identity
+        self._changed.set()
+        self._renewed(identity)
 
     async def renew(self) -> bool:
         """Renew once. Returns whether that worked; `problem` says why not."""
         try:
             trusted = self._folder.trusted()
             answer = await _ask_renewal(self._endpoint, self._folder, trusted)
-            self._identity = _stored(self._folder, answer, trusted)
+            identity = _stored(self._folder, answer, trusted)
+        except NotTrusted as error:
+            self.problem = str(error)
+            await self.look()  # its CA may be a newer one
+            return False
         except (UpstreamError, NotAdmitted, StoreError) as error:
             if str(error) != self.problem:
                 _log.error("certificate_not_renewed", error=str(error))
             self.problem = str(error)
             return False
         self.problem = ""
-        _log.info("certificate_renewed", not_after=self._identity.node.not_after)
-        self._renewed(self._identity)
+        _log.info("certificate_renewed", not_after=identity.node.not_after)
+        self._use(identity)
         return True

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from relay.auth.key_sets import RESOURCE, KeyChain, signed_of
+from relay.auth.signing import Signed
 from relay.fleet.cohort import Cohorts
 from relay.fleet.guard import Halts, frozen_rollouts, halted_rollouts, judge
-from relay.link.protocol import Candidate, SyncReceiver, Version
+from relay.link.protocol.peer import Version
+from relay.link.protocol.receiver import Candidate, SyncReceiver
+from relay.link.protocol.signatures import check_stored, vouched
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
@@ -22,6 +26,8 @@ _BUCKET = "policy"
 _HALTS_BUCKET = "halts"
 _VERSION_KEY = b"\0manifest"
 """Sorts before every resource name and cannot be one."""
+_SIGNED_KEY = b"\0signed"
+"""The signed manifests; see `link.protocol.receiver.Acceptance`."""
 _DOUBT_KEY = b"\0doubt"
 """Present while parts of the policy are lost and their names may be unknown."""
 
@@ -32,6 +38,9 @@ class PolicyHolder:
     Args:
         changed: called after each change, with whether any agent's answer may have changed.
         admit: called with who may connect, whenever that has changed.
+        chain: the key sets that this node trusts; None to trust those that it has stored, or else the first it sees.
+        root: without `chain`: id of the root that must have signed them; empty for any.
+        trusted: called with newer key sets.
     """
 
     def __init__(
@@ -42,7 +51,11 @@ class PolicyHolder:
         *,
         changed: Callable[[bool], None],
         admit: Callable[[Access], None] = lambda _: None,
+        chain: KeyChain | None = None,
+        root: str = "",
+        trusted: Callable[[KeyChain], None] = lambda _: None,
     ) -> None:
+        self._trusted = trusted
         self._admit = admit
         self._store = store
         self._cohorts = cohorts
@@ -51,17 +64,22 @@ class PolicyHolder:
         version: Version | None = None
         names: list[str] = []
         doubted = False
+        manifests: tuple[Signed, ...] = ()
         for key, value in store.load(_BUCKET):
             try:
                 if key == _VERSION_KEY:
                     version, names = _manifest(value)
                 elif key == _DOUBT_KEY:
                     doubted = True
+                elif key == _SIGNED_KEY:
+                    manifests = tuple(Signed.from_plain(item) for item in json.loads(value))
                 else:
                     stored[key.decode()] = value
             except (ValueError, TypeError, KeyError) as error:
                 _log.error("policy_unreadable", key=key.hex(), error=str(error), consequence="it will be fetched again")
                 store.put(_BUCKET, key, None)
+        chain = _stored_chain(stored, chain, root)
+        stored, version, manifests = self._verified(region, stored, version, manifests, chain)
         self.missing = frozenset(names) - stored.keys()
         """Names of resources in the manifest in force that cannot be read any more."""
         for name in sorted(self.missing):
@@ -79,7 +97,7 @@ class PolicyHolder:
             store.put(_BUCKET, _DOUBT_KEY, b"1")
         self.is_incomplete = doubted
         """Parts of the policy in force are lost, perhaps more than `missing` names."""
-        self.receiver = SyncReceiver(region, stored, version)
+        self.receiver = SyncReceiver(region, stored, version, chain=chain, root=root, manifests=manifests)
         self.halts: Halts = {
             name.decode("utf-8", "replace"): reason.decode("utf-8", "replace")
             for name, reason in store.load(_HALTS_BUCKET)
@@ -100,6 +118,27 @@ class PolicyHolder:
                 _log.error("resource_rejected", resource=name, reason=reason)
             cohorts.change(snapshot, missing=self._unusable(snapshot), in_doubt=doubted)
             self._restrict(frozenset())
+
+    @staticmethod
+    def _verified(
+        region: str,
+        stored: dict[str, bytes],
+        version: Version | None,
+        manifests: tuple[Signed, ...],
+        chain: KeyChain | None,
+    ) -> tuple[dict[str, bytes], Version | None, tuple[Signed, ...]]:
+        """What of the stored policy the control plane signed: all of it, unless somebody changed the disk."""
+        if chain is None or not chain.current.manifests or version is None:
+            return stored, version, manifests
+        try:
+            check_stored(region, version, manifests, chain)
+            good, others = vouched(stored, manifests)
+        except ValueError as error:
+            _log.error("policy_not_verified", error=str(error), consequence="it will be fetched again")
+            return {}, None, ()
+        for name in others:
+            _log.error("policy_not_verified", resource=name, consequence="it will be fetched again")
+        return good, version, manifests
 
     @property
     def accepted(self) -> bool:
@@ -152,7 +191,7 @@ class PolicyHolder:
             StoreError: the candidate could not be stored; the old policy stays in force, but for who may connect.
         """
         # Before all else, and whatever happens to the rest: a revocation must not wait for it.
-        before = self.access
+        before, before_chain = self.access, self.receiver.chain
         self.access, refused = await asyncio.to_thread(read_access, candidate.resources, before)
         self.knows_revocations = self.knows_revocations or REVOCATIONS not in refused
         if self.access != before:
@@ -163,6 +202,7 @@ class PolicyHolder:
         outcome = self.receiver.outcome(candidate, {**snapshot.rejected, **refused}, snapshot.needed, snapshot.salvaged)
         writes: dict[bytes, bytes | None] = {name.encode(): payload for name, payload in outcome.changes.items()}
         writes[_VERSION_KEY] = json.dumps({"version": candidate.version, "names": sorted(outcome.held)}).encode()
+        writes[_SIGNED_KEY] = json.dumps([item.plain() for item in outcome.manifests]).encode()
         writes[_DOUBT_KEY] = None
         await self._store.commit(_BUCKET, writes)
         self.missing, self.is_incomplete = frozenset(), False
@@ -171,6 +211,8 @@ class PolicyHolder:
         self._forget_halts()
         changed |= self._restrict(frozenset())
         ack = self.receiver.accept(outcome)
+        if candidate.chain is not None and candidate.chain is not before_chain:
+            self._trusted(candidate.chain)
         self.rejected = {r.name: r for r in outcome.ack.rejected}
         for rejection in self.rejected.values():
             _log.error("resource_rejected", resource=rejection.name, reason=rejection.reason)
@@ -182,6 +224,18 @@ class PolicyHolder:
         )
         self._changed(changed)
         return ack
+
+
+def _stored_chain(stored: Mapping[str, bytes], chain: KeyChain | None, root: str) -> KeyChain | None:
+    """The key sets to trust: with those that came with the stored policy."""
+    if RESOURCE not in stored:
+        return chain
+    try:
+        signed = signed_of(stored[RESOURCE])
+        return KeyChain.of(signed, root) if chain is None else chain.extended(signed)
+    except ValueError as error:
+        _log.error("policy_not_verified", resource=RESOURCE, error=str(error))
+        return chain
 
 
 def _manifest(value: bytes) -> tuple[Version, list[str]]:

@@ -17,7 +17,7 @@ from relay.errors import StoreError
 from relay.fleet.rollup import Rollup
 from relay.fleet.shards import Shards, shard_of, state_digest
 from relay.ids import InstanceUid
-from relay.link.protocol import ReportSender
+from relay.link.protocol.reports import ReportSender
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.store.local import LocalStore

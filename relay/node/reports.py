@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relay.link.protocol import ReportSender
+from relay.link.protocol.reports import ReportSender
 from relay.node.registry import Registry
 from relay.node.status import Status
 from relay.pb.relay.v1 import link_pb2

@@ -9,9 +9,10 @@ from typing import Any
 from relay.aio.clock import Clock
 from relay.fleet.cohort import Cohorts
 from relay.link.health import LinkHealth
-from relay.link.protocol import ReportSender, version_message
+from relay.link.protocol.peer import version_message
+from relay.link.protocol.reports import ReportSender
 from relay.node.credentials import Credentials
-from relay.node.freshness import Freshness
+from relay.node.freshness import MAX_SKEW_S, Freshness
 from relay.node.hub import Hub
 from relay.node.joining import Renewal
 from relay.node.jwks import KeySetSource
@@ -101,6 +102,8 @@ class Status:
             status.blob_problems.add(sha256=bytes.fromhex(sha256), reason=reason)
         for rollout, reason in parts.policy.halted().items():
             status.halted.add(rollout=rollout, reason=reason)
+        if (chain := parts.policy.receiver.chain) is not None:
+            status.key_set = chain.current.version
         if parts.policy.receiver.version is not None:
             status.manifest.CopyFrom(version_message(parts.policy.receiver.version))
         return status
@@ -166,6 +169,11 @@ class Status:
                 f"policy: {list(receiver.version or ())} is newer than the control plane's"
                 f" {list(receiver.ahead_of)}, or belongs to another database; the node still serves it"
             )
+        if receiver.refusal:
+            yield f"policy: refused: {receiver.refusal}"
+        if abs(self._parts.freshness.lag_s) > MAX_SKEW_S:
+            word = "ahead of" if self._parts.freshness.lag_s > 0 else "behind"
+            yield f"clock: it is {abs(self._parts.freshness.lag_s):.0f} s {word} the control plane's"
         if policy.rejected:
             yield f"policy: {len(policy.rejected)} resources rejected"
         for name, why in policy.halted().items():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from relay.aio.clock import Clock
 from relay.errors import StoreError
 from relay.fleet.cohort import Cohorts
-from relay.link.protocol import ReportSender
+from relay.link.protocol.reports import ReportSender
 from relay.node.freshness import Freshness
 from relay.node.hub import Hub
 from relay.node.packages.cache import PackageCache

@@ -298,6 +298,9 @@ class ControlPlaneAddress(Part):
     """PEM: this node's certificate, by a CA that the control plane trusts; it names region and node in a URI."""
     key_file: str = ""
     """PEM."""
+    root_file: str = ""
+    """PEM: the public root key of the control plane, whose policy alone is taken. Without it, a node that did not join
+    trusts the first control plane that it meets, and keeps to it."""
     on_stale: Literal["serve", "hold"] = "serve"
     """`hold`: answer agents but offer nothing new."""
 

@@ -12,7 +12,7 @@ import grpc.aio
 from relay.aio.tasks import beside
 from relay.ids import sha256
 from relay.link import channel
-from relay.link.protocol import WINDOW
+from relay.link.protocol.peer import WINDOW
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 
 _CHUNK_BYTES = 64 << 10

@@ -9,7 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from relay.auth.key_sets import KeySet, Signed, accept, key_id, read, sign
+from relay.auth.key_sets import KeyChain, KeySet, accept, read, sign, signed_of
+from relay.auth.signing import Purpose, Signed, key_id
+from relay.auth.signing import sign as sign_payload
 from relay.control.trust.certificates import new_authority
 
 CA, OTHER_CA = (new_authority("example", 1_800_000_000).certificate.decode() for _ in range(2))
@@ -54,10 +56,10 @@ def forged(signed: Signed) -> Signed:
     ("signed", "held", "root", "reason"),
     [
         ([], None, "", "there is no key set"),
-        ([sign(FIRST, ROOT)], None, "f" * 64, "not signed by the root that this node was given"),
+        ([sign(FIRST, ROOT)], None, "f" * 64, "no key set is signed by the root that was given"),
         ([sign(FIRST, ATTACKER)], None, "", "bad signature"),
-        ([forged(CHAIN[0])], None, ROOT_ID, "not signed by the root"),
-        ([dataclasses.replace(CHAIN[0], signature=b"short")], None, ROOT_ID, "not signed by the root"),
+        ([forged(CHAIN[0])], None, ROOT_ID, "no key set is signed by the root"),
+        ([dataclasses.replace(CHAIN[0], signature=b"short")], None, ROOT_ID, "no key set is signed by the root"),
         ([CHAIN[2]], FIRST, "", "key set 3 does not follow 1"),
         (CHAIN[:3], None, ROOT_ID, "key set 3 is not signed by a root of 2 and one of its own"),
         ([*CHAIN[:2], CHAIN[3]], None, ROOT_ID, "key set 3 is not signed by a root of 2"),
@@ -94,6 +96,8 @@ def payload(**changes: Any) -> bytes:
         payload(ca=["x"]),
         payload(ca=[7]),
         payload(ca=[CA] * 17),
+        payload(manifest=7),
+        b" " * (256 << 10) + b"{}",
     ],
 )
 def test_what_is_no_key_set(content: bytes) -> None:
@@ -108,3 +112,48 @@ def test_what_is_no_key_set(content: bytes) -> None:
 def test_what_is_not_signed(value: Any) -> None:
     with pytest.raises(ValueError, match="not a signed payload"):
         Signed.from_plain(value)
+
+
+# ---- chains
+
+
+def test_chain_begins_at_the_root_that_was_given() -> None:
+    """A join token names the root of its day: a former one that was stolen cannot mislead who joins later."""
+    later = KeySet(4, "example", roots(NEXT), (OTHER_CA,))
+    chain = [*CHAIN, sign(later, NEXT)]
+    assert accept(chain, held=None, root=key_id(public(NEXT))) == later
+    forked = dataclasses.replace(MOVED, authorities=(CA,))
+    with pytest.raises(ValueError, match="no key set is signed by the root"):
+        accept([*CHAIN[:2], sign(forked, ROOT)], held=None, root=key_id(public(NEXT)))
+
+
+def test_chain_grows_by_what_follows() -> None:
+    chain = KeyChain.of(CHAIN[:1], ROOT_ID)
+    assert chain.current == FIRST
+    grown = chain.extended(CHAIN)
+    assert (grown.current, grown.signed) == (MOVED, tuple(CHAIN))
+    assert grown.extended(CHAIN[:2]) is grown, "nothing newer"
+    assert KeyChain.of(signed_of(grown.resource()), ROOT_ID) == grown
+    skipped = chain.extended(CHAIN[:2]).extended(CHAIN[2:])
+    assert KeyChain.of(skipped.signed, ROOT_ID) == grown, "it can be read again with the first root"
+    with pytest.raises(ValueError, match="does not follow"):
+        chain.extended(CHAIN[2:])
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"key_sets": 1}', b'{"key_sets": [{}]}', b"[" * 100_000])
+def test_resource_that_holds_no_key_sets(content: bytes) -> None:
+    with pytest.raises(ValueError, match="KeySet/trust cannot be read"):
+        signed_of(content)
+
+
+def test_policy_is_signed_by_keys_of_the_newest_set() -> None:
+    first = dataclasses.replace(FIRST, manifests=roots(ATTACKER))
+    second = dataclasses.replace(SECOND, manifests=roots(NEXT))
+    chain = KeyChain.of([sign(first, ROOT), sign(second, ROOT)])
+    assert read(second.payload()) == second
+    former, current = (sign_payload(Purpose.MANIFEST, b"m", key) for key in (ATTACKER, NEXT))
+    assert chain.is_signed(Purpose.MANIFEST, current)
+    assert not chain.is_signed(Purpose.MANIFEST, former)
+    assert not chain.is_signed(Purpose.FRESHNESS, current)
+    assert chain.was_signed(Purpose.MANIFEST, former)
+    assert not chain.was_signed(Purpose.MANIFEST, sign_payload(Purpose.MANIFEST, b"m", ROOT)), "a root signs no policy"

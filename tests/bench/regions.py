@@ -24,7 +24,9 @@ from relay.fleet.shards import Shards, shard_of, state_digest
 from relay.ids import sha256
 from relay.link.client import Downward, LinkClient, Upward
 from relay.link.health import LinkHealth
-from relay.link.protocol import Candidate, Peer, ReportSender, SyncReceiver, version_message
+from relay.link.protocol.peer import Peer, version_message
+from relay.link.protocol.receiver import Candidate, SyncReceiver
+from relay.link.protocol.reports import ReportSender
 from relay.observe import log
 from relay.observe.metrics import NodeMetrics
 from relay.opamp import capabilities
@@ -102,7 +104,7 @@ class Region:
         for uid in self._numbers:
             self.sender.change(uid)
         peer = Peer(name, "node", str(time.time_ns()), "bench", TRUSTED)
-        down = Downward(self.receiver, RENDERERS, self._put_in_force, lambda: None)
+        down = Downward(self.receiver, RENDERERS, self._put_in_force, lambda _: None)
         up = Upward(self.sender, self._next, lambda uid: None, GATHER_S)
         self.link = LinkClient("127.0.0.1:4330", peer, down, up, LinkHealth(clock), clock=clock, metrics=metrics)
 

@@ -9,8 +9,10 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.control.fleet.fleet import Fleet
+from relay.control.keys.trust import Trust
 from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
+from relay.control.secrets.vault import Vault
 from relay.control.storage.database import Database
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.testing.clock import ManualClock
@@ -42,6 +44,13 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 @pytest.fixture
 async def ledger(database: Database, clock: ManualClock) -> Ledger:
     made = Ledger(database, clock=clock)
+    await made.load()
+    return made
+
+
+@pytest.fixture
+async def trust(ledger: Ledger, clock: ManualClock, tmp_path: Path) -> Trust:
+    made = Trust(ledger, Vault(tmp_path / "rooms" / "keys"), tmp_path / "rooms" / "keys", clock=clock)
     await made.load()
     return made
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from relay.control.fleet import query, views
 from relay.control.fleet.fleet import Fleet
-from relay.link.protocol import Peer
+from relay.link.protocol.peer import Peer
 from relay.pb.relay.v1 import link_pb2
 from tests.fleet.agents import record
 

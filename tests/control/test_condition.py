@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-from relay.control.app import ControlPlane
 from relay.errors import StoreError
 from tests.cli.run import run
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
-
-
-async def ask(plane: ControlPlane, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    url = f"http://127.0.0.1:{plane.ports['api']}{path}"
-    async with aiohttp.ClientSession() as client, client.request(method, url, json=body) as answer:
-        return answer.status, json.loads(await answer.text())
+from tests.control.api.client import ask
 
 
 def documents(*texts: str) -> dict[str, Any]:
     return {"sources": [{"source": "t", "text": "".join(texts)}]}
 
 
-async def test_other_database_changes_nothing_until_the_epoch_is_raised(programs: Programs) -> None:
+async def test_older_database_changes_nothing_until_the_epoch_is_raised(programs: Programs) -> None:
+    folder, aside = programs.folder / "control-plane", programs.folder / "aside"
     plane = await programs.control_plane()
-    await apply(plane, TEMPLATE, assignment("a", rate=7))
     ports = plane.ports
+    await programs.stop(plane)
+    shutil.copytree(folder, aside)
+    plane = await programs.control_plane(link=ports["link"], api=ports["api"])
+    await apply(plane, TEMPLATE, assignment("a", rate=7))
     node = await programs.node(ports["link"])
     await eventually(lambda: node.policy.accepted)
     await programs.stop(plane)
-    (programs.folder / "control-plane").rename(programs.folder / "aside")
+    shutil.rmtree(folder)
+    aside.rename(folder)
     empty = await programs.control_plane(link=ports["link"], api=ports["api"])
     await eventually(lambda: node.policy.receiver.ahead_of == (1, 0))
     status, health = await ask(empty, "GET", "/health")

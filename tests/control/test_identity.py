@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from relay.auth.identities import node_uri
 from relay.control.app import ControlPlane
 from relay.link.channel import dial
-from relay.link.protocol import Peer
+from relay.link.protocol.peer import Peer
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 from relay.testing.certificates import Authority
 from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually

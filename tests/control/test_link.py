@@ -18,7 +18,7 @@ from tests.packages import package_assignment, push
 
 @pytest.fixture
 def upstream(plane: ControlPlane) -> Upstream:
-    return Upstream(plane.ledger, plane.publisher, plane.fleet, plane.blobs, Tasks(), clock=ManualClock())
+    return Upstream(plane.ledger, plane.trust, plane.publisher, plane.fleet, plane.blobs, Tasks(), clock=ManualClock())
 
 
 async def test_node_gets_the_policy_and_files_of_its_region(plane: ControlPlane, upstream: Upstream) -> None:
@@ -48,7 +48,7 @@ async def test_node_that_is_ahead_is_recorded(plane: ControlPlane, upstream: Ups
 
 async def test_unfetchable_file_is_verified_occasionally(plane: ControlPlane) -> None:
     clock, tasks = ManualClock(), Tasks()
-    upstream = Upstream(plane.ledger, plane.publisher, plane.fleet, plane.blobs, tasks, clock=clock)
+    upstream = Upstream(plane.ledger, plane.trust, plane.publisher, plane.fleet, plane.blobs, tasks, clock=clock)
     await upstream.node_reporting(ONE)
     sha256 = await push(plane, b"bytes")
     looked: list[str] = []

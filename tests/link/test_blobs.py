@@ -4,7 +4,7 @@ import pytest
 
 from relay.errors import NotFound, UpstreamError
 from relay.link.blobs import BlobSource
-from relay.link.protocol import Peer
+from relay.link.protocol.peer import Peer
 from tests.conftest import Programs, apply
 from tests.control.actors import ANN
 from tests.packages import package_assignment, push

@@ -27,7 +27,7 @@ async def test_third_party_node_gets_policy_freshness_and_differences(programs: 
         hello = link_pb2.SyncHello(node=link_pb2.NodeIdentity(region="eu", name="n"))
         await call.write(link_pb2.SyncRequest(hello=hello))
         first = (await call.read()).update
-        assert {r.name for r in first.resources} == {"ConfigTemplate/basic@v1", "ConfigAssignment/a"}
+        assert {r.name for r in first.resources} == {"ConfigTemplate/basic@v1", "ConfigAssignment/a", "KeySet/trust"}
         assert first.manifest.region == "eu"
         assert (await call.read()).freshness.version == first.manifest.version
         await call.write(link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=first.nonce)))

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from relay.auth.key_sets import sign
+from relay.auth.key_sets import KeyChain, sign
 from relay.control.trust.certificates import Issuer, public_key_of
 from relay.errors import StoreError
 from relay.node.identity import Identity, IdentityFolder, Trusted, read_identity
 from tests.auth.test_key_sets import FIRST, ROOT, ROOT_ID
 from tests.control.trust.test_certificates import AUTHORITY, NOW
 
-TRUSTED = Trusted([sign(FIRST, ROOT)], ROOT_ID, "cp:1", "cp:2")
+TRUSTED = Trusted(KeyChain.of([sign(FIRST, ROOT)]), ROOT_ID, "cp:1", "cp:2")
 ISSUER = Issuer(AUTHORITY, "example")
 
 

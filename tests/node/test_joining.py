@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 from collections.abc import Collection
 from pathlib import Path
@@ -92,8 +93,9 @@ async def test_attack_certificate_of_another_server(programs: Programs, tmp_path
     """The trust of the real one, relayed by somebody whose own certificate is not of its CA."""
     plane, impostor = await with_tls(programs), await with_tls(programs, data_dir=str(tmp_path / "impostor"))
     wanted = read_join_token(await token(plane))
-    stolen = identities(impostor).trust
-    stolen.key_sets = identities(plane).trust.key_sets
+    ledger = identities(impostor).trust._ledger
+    relayed = dataclasses.replace(ledger.state.keys, key_sets=tuple(identities(plane).trust.key_sets))
+    ledger.state = dataclasses.replace(ledger.state, keys=relayed)
     with pytest.raises(NotAdmitted, match="is not the control plane to trust"):
         await join(tmp_path / "n", wanted._replace(join=f"127.0.0.1:{impostor.ports['join']}").text())
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from relay.control.app import ControlPlane
 from relay.errors import StoreError
 from relay.node.app import Node
+from relay.store.local import LocalStore
 from relay.testing.control_plane import ScriptedControlPlane
-from tests.conftest import Programs, eventually
+from tests.conftest import TEMPLATE as BASIC
+from tests.conftest import Programs, apply, assignment, eventually
+from tests.control.api.client import ask
 from tests.policy.published import TEMPLATE, published, resources, revision
 from tests.wire import TestAgent
 
@@ -204,3 +210,92 @@ async def test_resource_lost_with_the_manifest_changes_no_config(
         await nobody_is_offered_anything(again)
         await programs.stop(again)
     await known.close()
+
+
+# ---- signed policy, from a real control plane
+
+
+async def with_signed_policy(programs: Programs) -> tuple[ControlPlane, Path]:
+    """A control plane, and the store of a node that has its policy and is stopped."""
+    plane = await programs.control_plane()
+    await apply(plane, BASIC, assignment("a", rate=4), assignment("b", slot="b", priority=1))
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.accepted)
+    await programs.stop(node)
+    return plane, programs.folder / "node-local-one/node.sqlite3"
+
+
+@contextlib.asynccontextmanager
+async def opened(file: Path) -> AsyncIterator[LocalStore]:
+    """The disk of a node, for somebody who writes its digests right."""
+    store = LocalStore(file)
+    yield store
+    store.close()
+
+
+async def test_signed_policy_survives_a_restart(programs: Programs) -> None:
+    await with_signed_policy(programs)
+    node = await programs.node(1)
+    assert node.condition().ready
+    assert await rate(programs, node) == b"rate: 4"
+    assert node.policy.receiver.chain is not None
+
+
+async def test_attack_policy_on_the_disk_is_changed(programs: Programs) -> None:
+    plane, file = await with_signed_policy(programs)
+    async with opened(file) as store:
+        evil = dict(store.load("policy"))[b"ConfigAssignment/a"].replace(b'"rate":4', b'"rate":9')
+        store.put("policy", b"ConfigAssignment/a", evil)
+        store.put("policy", b"ConfigAssignment/evil", evil)
+    node = await programs.node(1)
+    assert node.policy.missing == {"ConfigAssignment/a"}
+    assert [a.published.name for a in node.cohorts.snapshot.assignments] == ["b"], "what was signed serves on"
+    await programs.stop(node)
+    back = await programs.node(plane.ports["link"])
+    await eventually(lambda: len(back.cohorts.snapshot.assignments) == 2)
+    assert await rate(programs, back) == b"rate: 4"
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{", b'[{"payload": "", "key": "", "signature": ""}]'])
+async def test_attack_signature_on_the_disk_is_changed(programs: Programs, value: bytes) -> None:
+    plane, file = await with_signed_policy(programs)
+    async with opened(file) as store:
+        store.put("policy", b"\0signed", value)
+    node = await programs.node(1)
+    assert not node.cohorts.snapshot.assignments
+    assert node.policy.is_incomplete, "its agents keep what they have"
+    await programs.stop(node)
+    back = await programs.node(plane.ports["link"])
+    await eventually(lambda: len(back.cohorts.snapshot.assignments) == 2)
+
+
+async def test_attack_another_control_plane_in_its_place(programs: Programs, tmp_path: Path) -> None:
+    plane, _ = await with_signed_policy(programs)
+    port = plane.ports["link"]
+    await programs.stop(plane)
+    impostor = await programs.control_plane(link=port, data_dir=str(tmp_path / "impostor"))
+    node = await programs.node(port)
+    await eventually(lambda: node.policy.receiver.ahead_of)
+    assert (await ask(impostor, "POST", "/api/v1/epoch", {"reason": "to be newer"}))[0] == 200
+    await eventually(lambda: node.policy.receiver.is_foreign)
+    assert any("not the control plane that this node trusts" in line for line in node.condition().status["degraded"])
+    assert await rate(programs, node) == b"rate: 4"
+    age = node.freshness.age_s()
+    assert age is None, "nothing that it says makes the policy fresh"
+
+
+async def test_attack_unsigned_policy(programs: Programs, upstream: ScriptedControlPlane) -> None:
+    await with_signed_policy(programs)
+    node = await programs.node(upstream.port)
+    upstream.send(resources(published(stable=revision(9))), (7, 7))
+    assert "the manifest is not signed" in (await upstream.acks.get()).refused
+    assert await rate(programs, node) == b"rate: 4"
+
+
+async def test_damaged_key_sets_on_the_disk_are_seen_anew(programs: Programs) -> None:
+    plane, file = await with_signed_policy(programs)
+    async with opened(file) as store:
+        store.put("policy", b"KeySet/trust", b"{}")
+    node = await programs.node(plane.ports["link"])
+    await eventually(lambda: node.policy.receiver.chain is not None)
+    assert await rate(programs, node) == b"rate: 4"

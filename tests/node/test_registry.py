@@ -2,7 +2,7 @@ import asyncio
 from pathlib import Path
 
 from relay.ids import AgentId
-from relay.link.protocol import ReportSender
+from relay.link.protocol.reports import ReportSender
 from relay.node.registry import BUCKET, EFFECTIVE_BUCKET, Registry
 from relay.opamp.record import Record
 from relay.store.local import LocalStore

@@ -22,6 +22,7 @@ from relay.control.api.packages import add_package_routes
 from relay.control.api.people import People
 from relay.control.api.problems import add_problem_handlers
 from relay.control.api.rollouts import add_rollout_routes
+from relay.control.api.trust import add_trust_routes
 from relay.control.condition import Condition
 from relay.control.credentials.credentials import Credentials
 from relay.control.documents.apply import Documents
@@ -29,6 +30,7 @@ from relay.control.engine.actions import Actions
 from relay.control.engine.status import Status
 from relay.control.fleet.fleet import Fleet
 from relay.control.identity import Identities
+from relay.control.keys.trust import Trust
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.history import History
 from relay.control.ledger.ledger import Ledger
@@ -64,6 +66,7 @@ class Services:
     credentials: Credentials
     identities: Identities | None
     """None where nodes need no certificates."""
+    trust: Trust
 
 
 def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> FastAPI:
@@ -95,6 +98,7 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
     add_config_routes(api, services.archive, services.changes, services.fleet, services.ledger)
     add_credential_routes(api, services.credentials, services.ledger)
     add_node_routes(api, services.identities, services.ledger)
+    add_trust_routes(api, services.trust, services.fleet)
     add_auth_routes(api, services.people, services.ledger)
     _add_probes(api, services.condition, services.metrics, is_open=not services.people.required)
     return api

@@ -9,11 +9,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import Field
 
+from relay.aio.clock import Clock
 from relay.auth.failures import Failures
 from relay.control.api.models import RequestBody
 from relay.control.api.problems import add_problem_handlers, problem
 from relay.control.join.registry import JoinRegistry
-from relay.control.trust.trust import Trust
+from relay.control.keys.trust import Trust
 from relay.errors import Refused
 
 _MAX_BODY_BYTES = 64 << 10
@@ -36,12 +37,8 @@ class RenewRequest(RequestBody):
     csr: str = Field(max_length=16 << 10)
 
 
-def build_join(trust: Trust, registry: JoinRegistry, now: Callable[[], float]) -> FastAPI:
-    """Build the ASGI application.
-
-    Args:
-        now: seconds of a clock that never goes backwards.
-    """
+def build_join(trust: Trust, registry: JoinRegistry, clock: Clock) -> FastAPI:
+    """Build the ASGI application."""
     join = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     add_problem_handlers(join)
     failures = Failures()
@@ -50,14 +47,14 @@ def build_join(trust: Trust, registry: JoinRegistry, now: Callable[[], float]) -
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         ip = request.client.host if request.client is not None else ""
         if request.method == "POST":
-            if failures.is_over(ip, now()):
+            if failures.is_over(ip, clock.monotonic()):
                 return problem(429, _MAX_FAILURES)
             length = request.headers.get("content-length", "")
             if not length.isdigit() or int(length) > _MAX_BODY_BYTES:
                 return problem(413, f"Content-Length is required, and at most {_MAX_BODY_BYTES}")
         answer = await call_next(request)
         if answer.status_code == 403:
-            failures.add(ip, now())
+            failures.add(ip, clock.monotonic())
         return answer
 
     @join.exception_handler(RequestValidationError)
@@ -74,7 +71,7 @@ def build_join(trust: Trust, registry: JoinRegistry, now: Callable[[], float]) -
 
     @join.get("/v1/trust")
     async def get_trust() -> dict[str, Any]:
-        return trusted()
+        return {**trusted(), "unix_ms": clock.unix_ms()}
 
     def admitted(certificate: bytes) -> dict[str, Any]:
         return {"certificate": certificate.decode(), "ca": list(trust.current.authorities), **trusted()}

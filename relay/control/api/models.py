@@ -259,8 +259,25 @@ class TrustView(Answer):
 
     version: int
     trust_domain: str
-    roots: list[str]
+    roots: list[PublicKey]
+    manifest: list[PublicKey]
     ca: list[dict[str, str]]
+    nodes_without: list[str]
+
+
+class PublicKey(Answer):
+    """A public key (Ed25519, hex); its id is its SHA-256."""
+
+    id: str
+    key: str
+
+
+class RotationView(Answer):
+    """A rotation of a key, and what a root must sign for it: the payloads of key sets, as text."""
+
+    rotation: str
+    version: int
+    to_sign: list[str]
 
 
 class AuthConfig(Answer):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from cryptography import x509
 from fastapi import FastAPI
 from pydantic import Field
 
 from relay.control.access.nodes import JoinGrant
 from relay.control.api.caller import Actor
-from relay.control.api.models import Done, JoinTokenView, NewJoinToken, RequestBody, TrustView, answers
+from relay.control.api.models import Done, JoinTokenView, NewJoinToken, RequestBody, answers
 from relay.control.identity import Identities
 from relay.control.join.registry import GrantRequest, JoinRegistry
 from relay.control.ledger.ledger import Ledger
@@ -67,27 +66,6 @@ def add_node_routes(api: FastAPI, identities: Identities | None, ledger: Ledger)
             raise Conflict(_NOT_HERE)
         await identities.registry.revoke(f"{region}/{name}", request.reason, actor=actor)
         return {"kind": "Node", "name": f"{region}/{name}", "action": "revoked"}
-
-    @api.get("/api/v1/trust", **answers(TrustView, "nodes"))
-    async def get_trust() -> dict[str, Any]:
-        """What nodes trust: the roots and the CAs of the newest key set."""
-        if identities is None:
-            raise Conflict(_NOT_HERE)
-        current = identities.trust.current
-        certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in current.authorities]
-        return {
-            "version": current.version,
-            "trust_domain": current.trust_domain,
-            "roots": sorted(current.roots),
-            "ca": [
-                {
-                    "subject": certificate.subject.rfc4514_string(),
-                    "serial": f"{certificate.serial_number:x}",
-                    "not_after": rfc3339(round(certificate.not_valid_after_utc.timestamp() * 1000)),
-                }
-                for certificate in certificates
-            ],
-        }
 
 
 def _registry(identities: Identities | None) -> JoinRegistry:

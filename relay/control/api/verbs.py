@@ -68,6 +68,7 @@ VERBS: Mapping[tuple[str, str], Verb] = {
     ("DELETE", f"{_API}/join-tokens/{{grant_id}}"): Verb.ADMIN,
     ("POST", f"{_API}/nodes/{{region}}/{{name}}/revoke"): Verb.ADMIN,
     ("GET", f"{_API}/trust"): Verb.READ,
+    ("POST", f"{_API}/trust/{{rotation}}"): Verb.ADMIN,
     ("GET", f"{_API}/auth/whoami"): Verb.READ,
     ("GET", f"{_API}/auth/can-i"): Verb.READ,
     ("GET", f"{_API}/openapi.json"): Verb.READ,

@@ -25,7 +25,8 @@ from relay.control.regions.archive import Archive
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.errors import Conflict, Duplicate, Forbidden, NotFound, StoreError
-from relay.link.protocol import WINDOW, Peer, SyncSender
+from relay.link.protocol.peer import WINDOW, Peer
+from relay.link.protocol.sender import SyncSender
 from relay.observe import log
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.pb.relay.v1 import link_pb2
@@ -326,6 +327,7 @@ class Fleet:
             node.status_at = self._clock.monotonic()
             node.blobs = frozenset(sha256.hex() for sha256 in status.blobs)
             node.blob_problems = {p.sha256.hex(): p.reason for p in status.blob_problems}
+            node.key_set = status.key_set
             node.policy_age_s = status.policy_age_s if status.policy_age_s >= 0 else None
             node.halted = {h.rollout: h.reason for h in status.halted}
             node.rejected = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from relay.fleet.facts import Trusted
 from relay.fleet.shards import Shards
-from relay.link.protocol import SyncSender
+from relay.link.protocol.sender import SyncSender
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.snapshot import too_old_for
 
@@ -58,6 +58,8 @@ class NodeState:
     """SHA-256 of the package files it serves."""
     blob_problems: dict[str, str] = field(default_factory=dict)
     """SHA-256 of files it should have but cannot get → reason."""
+    key_set: int = 0
+    """Version of the newest key set that it trusts; 0 for none."""
     behind_ms: int = 0
     """How far its clock is behind ours."""
     clock_is_off: bool = False

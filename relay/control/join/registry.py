@@ -13,14 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from relay.aio.clock import Clock
 from relay.auth.identities import NodeCertificate
 from relay.auth.join_tokens import JoinToken
+from relay.auth.key_sets import KeyChain
 from relay.auth.throttle import Throttle
 from relay.control.access.actor import Actor
 from relay.control.access.nodes import JoinedNode, JoinGrant
+from relay.control.keys.trust import Trust
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.control.trust.certificates import public_key_of
-from relay.control.trust.trust import Trust
 from relay.errors import Conflict, Forbidden, NotFound, Problem, Refused
 from relay.ids import sha256
 
@@ -170,7 +171,9 @@ class JoinRegistry:
             )
         revoked = (*known.revoked_keys, known.key_digest) if known is not None and known.revoked else ()
         not_after_ms = now_ms + round(self._lifetimes.certificate_s * 1000)
-        node = JoinedNode(grant.region, name, digest, not_after_ms, now_ms, grant.id, revoked_keys=revoked)
+        node = JoinedNode(
+            grant.region, name, digest, not_after_ms, now_ms, grant.id, revoked_keys=revoked, ca=_issuer_of(state)
+        )
         used = dataclasses.replace(grant, joined=(*grant.joined, (name, digest)))
         after = dataclasses.replace(
             state,
@@ -180,7 +183,8 @@ class JoinRegistry:
         return Change(after, node, entries=[Entry("join", f"Node/{node.id}", reason=f"by {grant.id}")])
 
     def _extended(self, state: State, node: JoinedNode, now_ms: int) -> Change[JoinedNode]:
-        extended = dataclasses.replace(node, not_after_ms=now_ms + round(self._lifetimes.certificate_s * 1000))
+        not_after_ms = now_ms + round(self._lifetimes.certificate_s * 1000)
+        extended = dataclasses.replace(node, not_after_ms=not_after_ms, ca=_issuer_of(state))
         nodes = {**state.joined_nodes, node.id: extended}
         entry = Entry("certificate", f"Node/{node.id}")
         return Change(dataclasses.replace(state, joined_nodes=nodes), extended, entries=[entry])
@@ -203,7 +207,7 @@ class JoinRegistry:
 
     def _renew(self, state: State, digest: str, now_ms: int) -> Change[JoinedNode]:
         node = next((n for n in state.joined_nodes.values() if n.key_digest == digest and not n.revoked), None)
-        if node is None or now_ms > node.not_after_ms + self._lifetimes.renew_expired_s * 1000:
+        if node is None or now_ms > self._may_renew_until(node):
             raise Forbidden("this key is not that of a node that may renew: join again, with a new token")
         return self._extended(state, node, now_ms)
 
@@ -222,8 +226,23 @@ class JoinRegistry:
             return f"node {certificate.key} was replaced: its certificate is for another key"
         return ""
 
+    def still_with_former_ca(self) -> list[str]:
+        """Nodes, as REGION/NAME, whose certificate a former CA issued and which may still renew it."""
+        state, now_ms = self._ledger.state, self._clock.unix_ms()
+        newest = _issuer_of(state)
+        return [
+            node.id
+            for node in state.joined_nodes.values()
+            if not node.revoked and node.ca != newest and now_ms <= self._may_renew_until(node)
+        ]
+
+    def _may_renew_until(self, node: JoinedNode) -> float:
+        return node.not_after_ms + self._lifetimes.renew_expired_s * 1000
+
     async def revoke(self, node_id: str, reason: str, *, actor: Actor) -> None:
         """Take a node's identity away. Its streams end, and it must join again.
+
+        Its region gets another download key: what the node knew signs no more addresses.
 
         Raises:
             NotFound: no such node has joined.
@@ -268,4 +287,10 @@ def _revoke(state: State, node_id: str, reason: str, now_ms: int, is_own: bool) 
     revoked = dataclasses.replace(node or JoinedNode(region, name, "", 0, now_ms, ""), revoked=reason)
     nodes = {**state.joined_nodes, node_id: revoked}
     entry = Entry("revoke", f"Node/{node_id}", reason=reason)
-    return Change(dataclasses.replace(state, joined_nodes=nodes), None, entries=[entry])
+    keys = state.keys.with_generation(region)
+    return Change(dataclasses.replace(state, joined_nodes=nodes, keys=keys), None, entries=[entry])
+
+
+def _issuer_of(state: State) -> str:
+    """SHA-256 of the CA that issues."""
+    return sha256(KeyChain.of(state.keys.key_sets).current.authorities[0].encode()).hex()

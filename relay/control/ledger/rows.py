@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from relay.control.ledger import access_rows, versions
+from relay.control.ledger import access_rows, key_rows, versions
 from relay.control.ledger.catalog import Catalog, PackageVersion
 from relay.control.ledger.change import Change
 from relay.control.ledger.differences import differences
@@ -47,7 +47,8 @@ async def load(connection: AsyncConnection) -> State:
         prefetches[row.region] = prefetches.get(row.region, frozenset()) | {row.sha256}
     payloads = {row.name: row.payload for row in contents}
     access = await access_rows.load(connection)
-    return State(catalog, assignments, gone, payloads, prefetches, await _epoch(connection), **access)
+    keys = await key_rows.load(connection)
+    return State(catalog, assignments, gone, payloads, prefetches, await _epoch(connection), **access, keys=keys)
 
 
 def _document(row: Any) -> AnyDocument:
@@ -117,6 +118,7 @@ async def store(connection: AsyncConnection, before: State, change: Change[Any],
     await replace(connection, schema.contents, [{"name": name, "payload": fresh[name]} for name in fresh])
     await remove(connection, schema.contents, [{"name": name} for name in dropped])
     await access_rows.store(connection, before, after)
+    await key_rows.store(connection, before.keys, after.keys)
     if after.epoch != before.epoch:
         await replace(connection, schema.facts, [{"name": EPOCH, "value": str(after.epoch)}])
     for removal in change.removals:

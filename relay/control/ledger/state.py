@@ -13,6 +13,7 @@ from relay.control.ledger.catalog import Catalog
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.revision import GlobalConfig, Pinned
 from relay.control.storage.schema import FIRST_EPOCH
+from relay.control.trust.keys import Keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class State:
     """Tokens by which nodes may join, by id."""
     joined_nodes: Mapping[str, JoinedNode] = field(default_factory=dict)
     """Nodes that joined, by REGION/NAME."""
+    keys: Keys = field(default_factory=Keys)
+    """The control plane's own keys."""
 
     @property
     def pinned(self) -> Pinned:

@@ -18,13 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.aio.watchers import Watchers
+from relay.control.keys.trust import Trust
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.control.regions.archive import Archive
-from relay.control.regions.keys import master_key
 from relay.control.regions.resources import AccessResources, resources
 from relay.control.rollouts.assignment import AssignmentState
-from relay.control.secrets.vault import Vault
 from relay.control.storage import schema
 from relay.control.storage.database import Database
 from relay.control.storage.rows import replace
@@ -32,7 +31,9 @@ from relay.control.storage.sealed import read_undamaged
 from relay.documents import canonical_json
 from relay.errors import StoreError
 from relay.ids import sha256
-from relay.link.protocol import RegionPolicy, Version
+from relay.link.protocol.peer import Version
+from relay.link.protocol.sender import RegionPolicy
+from relay.link.protocol.signatures import manifest_payload
 from relay.observe import log
 from relay.policy.published import Published
 from relay.policy.snapshot import build
@@ -44,13 +45,12 @@ _RETRY_S = 1.0
 class Publisher:
     """Holds the policy of every region that has asked for one. Call `load`, then `run`."""
 
-    def __init__(self, database: Database, ledger: Ledger, archive: Archive, vault: Vault, *, clock: Clock) -> None:
+    def __init__(self, database: Database, ledger: Ledger, archive: Archive, trust: Trust, *, clock: Clock) -> None:
         self._database = database
         self._ledger = ledger
         self._archive = archive
-        self._vault = vault
+        self._trust = trust
         self._clock = clock
-        self._master = b""
         self._access = AccessResources()
         self._policies: dict[str, RegionPolicy] = {}
         self._digests: dict[str, bytes] = {}
@@ -64,12 +64,11 @@ class Publisher:
         self._publishing = asyncio.Lock()
 
     async def load(self) -> None:
-        """Load the master secret, and check the stored manifests for damage.
+        """Check the stored manifests for damage.
 
         Raises:
             StoreError: one of them is damaged.
         """
-        self._master = await master_key(self._database, self._vault)
         async with self._database.read() as connection:
             for row in await read_undamaged(connection, schema.manifests):
                 if json.loads(row.body)["region"] != row.region:
@@ -139,13 +138,14 @@ class Publisher:
         if self._is_current(region):
             return
         edition, state = self._ledger.edition, self._ledger.state
-        payloads = resources(state, region, self._master, self._access)
+        payloads = resources(state, region, self._trust.download_keys(state, region), self._access)
         digest = sha256(canonical_json({name: sha256(payload).hex() for name, payload in payloads.items()}))
         published = self._policies.get(region)
         if self._digests.get(region) != digest or published is None or published.version[0] < state.epoch:
             epoch, number = await self._number(region, digest, state.epoch)
             # Set the state first: other threads expect one for every policy.
-            self._states[region], self._policies[region] = state, RegionPolicy((epoch, number), payloads)
+            signed = self._trust.sign_manifest(manifest_payload(region, (epoch, number), payloads))
+            self._states[region], self._policies[region] = state, RegionPolicy((epoch, number), payloads, signed)
             self._digests[region] = digest
             _log.info("policy_published", region=region, manifest=(epoch, number), resources=len(payloads))
         self._editions[region], self._states[region] = edition, state

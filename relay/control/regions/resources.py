@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from relay.auth.key_sets import RESOURCE, KeyChain
+from relay.auth.signing import Signed
 from relay.control.access.revocations import Revocation
 from relay.control.access.tokens import Token
 from relay.control.ledger.state import State
-from relay.control.regions.keys import download_key
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.contents import renders
 from relay.control.rollouts.revision import GlobalPackages, GlobalRevision, Pinned
@@ -25,26 +26,27 @@ from relay.policy.resources import (
 )
 
 
-def resources(state: State, region: str, master: bytes, access: AccessResources) -> dict[str, bytes]:
+def resources(state: State, region: str, download_keys: Sequence[bytes], access: AccessResources) -> dict[str, bytes]:
     """The whole policy of a region: resource name → payload.
 
     Args:
-        master: the secret that the regions' download keys are derived from.
+        download_keys: the first signs the region's download addresses, all are accepted.
         access: makes the resources that say who may connect.
     """
     return {
         **_policy(state.assignments.values(), state.pinned, region),
-        **_packages(state, region, master),
+        **_packages(state, region, download_keys),
         **access.of(state, region),
     }
 
 
 class AccessResources:
-    """Who may connect, as resources. What has not changed is not made again: there may be thousands."""
+    """Who may connect, and whom nodes trust. What has not changed is not made again: there may be thousands."""
 
     def __init__(self) -> None:
         self._revocations: tuple[Mapping[str, Revocation], dict[str, bytes]] = {}, {}
         self._tokens: tuple[Mapping[str, Token], dict[str, bytes]] = {}, {}
+        self._key_sets: tuple[Sequence[Signed], dict[str, bytes]] = (), {}
 
     def of(self, state: State, region: str) -> dict[str, bytes]:
         """The resources of a region: name → payload."""
@@ -60,7 +62,10 @@ class AccessResources:
                 if token.on_nodes
             }
             self._tokens = state.tokens, dict([readers_resource(readers)] if readers else [])
-        return {**state.api_keys.resources(region), **self._revocations[1], **self._tokens[1]}
+        if self._key_sets[0] is not state.keys.key_sets:
+            signed = state.keys.key_sets
+            self._key_sets = signed, {RESOURCE: KeyChain.of(signed).resource()} if signed else {}
+        return {**state.api_keys.resources(region), **self._revocations[1], **self._tokens[1], **self._key_sets[1]}
 
 
 def declared_policy(state: State, region: str) -> dict[str, bytes]:
@@ -100,7 +105,7 @@ def _policy(assignments: Iterable[AssignmentState], pinned: Pinned, region: str)
     return payloads
 
 
-def _packages(state: State, region: str, master: bytes) -> dict[str, bytes]:
+def _packages(state: State, region: str, download_keys: Sequence[bytes]) -> dict[str, bytes]:
     """The package resources of a region; empty if no packages concern it."""
     pinned = list(_pinned(state, region))
     files = _files(state, region, pinned)
@@ -112,7 +117,7 @@ def _packages(state: State, region: str, master: bytes) -> dict[str, bytes]:
     prefetches |= {f.sha256 for p in _prefetched(state, region) if p.key not in yanked for f in p.files}
     return dict(
         [
-            keys_resource([download_key(master, region)], signing),
+            keys_resource(download_keys, signing),
             yanked_resource(p.key for p in pinned if p.key in yanked),
             prefetch_resource(prefetches),
         ]

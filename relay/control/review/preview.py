@@ -9,7 +9,7 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.regions.publisher import Publisher
 from relay.fleet.explain import explain_agent
 from relay.fleet.guard import frozen_rollouts
-from relay.link.protocol import Version
+from relay.link.protocol.peer import Version
 from relay.pb.relay.v1 import link_pb2
 from relay.policy.evaluate import Evaluator
 from relay.policy.snapshot import Snapshot, build

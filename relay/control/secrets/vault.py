@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -18,44 +20,40 @@ _FORM = b"\x01"
 FILE = "master.key"
 
 
-def master_of(folder: Path, *, may_create: bool = True) -> bytes:
-    """The master key in a folder. Creates it on first use.
+class Vault:
+    """Seals and opens secrets with the master key in a folder. Creates the key on first use.
 
     Args:
         may_create: False if the database has secrets that only the key that is missing can open.
 
     Raises:
-        StoreError: it cannot be read or written, or is not a key.
-    """
-    file = folder / FILE
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not file.exists() and not may_create:
-            raise StoreError(f"{file} is missing: restore it; without it the secrets of this database cannot be read")
-        if not file.exists():
-            write_private(file, os.urandom(_KEY_BYTES))
-        key = file.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{file}: {error.strerror}") from None
-    if len(key) != _KEY_BYTES:
-        raise StoreError(f"{file}: not a master key: restore it from a backup; without it the secrets cannot be read")
-    return key
-
-
-class Vault:
-    """Seals and opens secrets.
-
-    Args:
-        master: 32 bytes.
+        StoreError: the key cannot be read or written, or is not one.
     """
 
-    def __init__(self, master: bytes) -> None:
-        self._cipher = AESGCM(master)
+    def __init__(self, folder: Path, *, may_create: bool = True) -> None:
+        self._file = folder / FILE
+        self._fresh_file = folder / f"{FILE}.new"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._file.exists() and not self._fresh_file.exists():
+                if not may_create:
+                    raise StoreError(
+                        f"{self._file} is missing: restore it; without it the secrets of this database cannot be read."
+                        " If it is lost, opamp-relay rekey makes new ones"
+                    )
+                write_private(self._file, os.urandom(_KEY_BYTES))
+            keys = [file.read_bytes() for file in (self._file, self._fresh_file) if file.exists()]
+        except OSError as error:
+            raise StoreError(f"{self._file}: {error.strerror}") from None
+        if any(len(key) != _KEY_BYTES for key in keys):
+            raise StoreError(
+                f"{self._file}: not a master key: restore it from a backup; without it the secrets cannot be read"
+            )
+        self._keys = keys
 
     def seal(self, name: str, secret: bytes) -> bytes:
         """Encrypt a secret. It can only be opened under its own name."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return _FORM + nonce + self._cipher.encrypt(nonce, secret, name.encode())
+        return _seal(self._keys[0], name, secret)
 
     def open(self, name: str, sealed: bytes) -> bytes:
         """Decrypt a secret.
@@ -63,12 +61,70 @@ class Vault:
         Raises:
             StoreError: it was sealed under another master key or name, or is damaged.
         """
-        nonce, content = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        for key in self._keys:
+            with contextlib.suppress(InvalidTag, ValueError):
+                return _open(key, name, sealed)
+        raise StoreError(f"secret {name} cannot be decrypted: {FILE} is not the one that belongs to this database")
+
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[Callable[[str, bytes], bytes]]:
+        """Replace the master key. Within, all secrets must be sealed anew and stored; if that raises, nothing changes.
+
+        Yields:
+            The function that seals with the new key.
+
+        Raises:
+            StoreError: the new key cannot be written.
+        """
+        fresh = os.urandom(_KEY_BYTES)
         try:
-            if sealed[:1] != _FORM:
-                raise InvalidTag
-            return self._cipher.decrypt(nonce, content, name.encode())
-        except (InvalidTag, ValueError):
-            raise StoreError(
-                f"secret {name} cannot be decrypted: {FILE} is not the one that belongs to this database"
-            ) from None
+            write_private(self._fresh_file, fresh)
+        except OSError as error:
+            raise StoreError(f"{self._fresh_file}: {error.strerror}") from None
+        self._keys = [*self._keys[:1], fresh]
+        yield lambda name, secret: _seal(fresh, name, secret)
+        self._take_over(fresh)
+
+    def _take_over(self, key: bytes) -> None:
+        self._keys = [key]
+        try:
+            self._fresh_file.replace(self._file)
+        except OSError as error:  # the next start tries again
+            raise StoreError(f"{self._file}: {error.strerror}; the new key is in {self._fresh_file}") from None
+
+    def settle(self, secrets: Iterable[tuple[str, bytes]]) -> None:
+        """Finish or undo a replacement that a crash interrupted.
+
+        Args:
+            secrets: (name, sealed) of everything.
+
+        Raises:
+            StoreError: the file of the key cannot be replaced.
+        """
+        listed = list(secrets)
+        if not self._fresh_file.exists() or not listed:
+            return
+        if all(_opens(self._keys[0], name, sealed) for name, sealed in listed):
+            # It was not stored; another replacement overwrites it.
+            self._keys = self._keys[:1]
+        else:
+            self._take_over(self._keys[-1])
+
+
+def _seal(key: bytes, name: str, secret: bytes) -> bytes:
+    nonce = os.urandom(_NONCE_BYTES)
+    return _FORM + nonce + AESGCM(key).encrypt(nonce, secret, name.encode())
+
+
+def _open(key: bytes, name: str, sealed: bytes) -> bytes:
+    if sealed[:1] != _FORM:
+        raise InvalidTag
+    return AESGCM(key).decrypt(sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :], name.encode())
+
+
+def _opens(key: bytes, name: str, sealed: bytes) -> bool:
+    try:
+        _open(key, name, sealed)
+    except (InvalidTag, ValueError):
+        return False
+    return True

@@ -29,6 +29,7 @@ from relay.control.storage.schema import EPOCH, FIRST_EPOCH
 from relay.errors import StoreError
 
 PACKAGES = "packages"
+MASTER = "keys/master.key"
 _CONTENTS = "contents.json"
 _FORMAT = 1
 _PIECE_BYTES = 1 << 20
@@ -48,12 +49,12 @@ class Summary:
     """The epoch that a restored control plane publishes in."""
 
 
-def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> Summary:
+def backup(data_dir: Path, target: Path, *, packages: bool, master_key: Path | None) -> Summary:
     """Write an archive of a control plane's data folder.
 
     Args:
         packages: include the package files; false if they are not in the folder.
-        with_keys: include the secrets that the control plane generated.
+        master_key: a file to include: without it, nobody can read the secrets of the database, nor start it.
 
     Raises:
         StoreError: there is no database, or the archive cannot be written. No partial archive is left behind.
@@ -67,11 +68,11 @@ def backup(data_dir: Path, target: Path, *, packages: bool, with_keys: bool) -> 
     try:
         with _temporary(unfinished), tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
             copy = Path(scratch) / FILE
-            _copy_database(source, copy, with_keys=with_keys)
+            _copy_database(source, copy)
             sizes = _package_files(copy) if packages else {}
             descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                files = _write(file, copy, data_dir / PACKAGES, sizes)
+                files = _write(file, copy, data_dir / PACKAGES, sizes, master_key)
                 file.flush()
                 file.write(f"{_digest_of(unfinished)}\n".encode())
                 file.flush()
@@ -105,19 +106,13 @@ def _temporary(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _copy_database(source: Path, copy: Path, *, with_keys: bool) -> None:
+def _copy_database(source: Path, copy: Path) -> None:
     with (
         contextlib.closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as original,
         contextlib.closing(sqlite3.connect(copy)) as database,
     ):
         original.backup(database)
         _check(database, source)
-    with migrated(copy) as connection:
-        if not with_keys:
-            connection.execute(sa.delete(schema.secrets))
-    if not with_keys:
-        with contextlib.closing(sqlite3.connect(copy)) as database:
-            database.execute("VACUUM")  # else the deleted secrets would remain in free pages
 
 
 def _check(database: sqlite3.Connection, path: Path) -> None:
@@ -133,7 +128,7 @@ def _package_files(copy: Path) -> dict[str, int]:
     return {file["sha256"]: file["size"] for version in versions for file in version["files"]}
 
 
-def _write(file: IO[bytes], copy: Path, folder: Path, sizes: dict[str, int]) -> int:
+def _write(file: IO[bytes], copy: Path, folder: Path, sizes: dict[str, int], master_key: Path | None) -> int:
     digests: dict[str, str] = {}
     with tarfile.open(fileobj=file, mode="w") as archive:
         digests[FILE] = _add(archive, FILE, copy)
@@ -143,6 +138,9 @@ def _write(file: IO[bytes], copy: Path, folder: Path, sizes: dict[str, int]) -> 
                 digests[name] = _add(archive, name, path)
                 if digests[name] != path.name:
                     raise StoreError(f"{path}: damaged; push it again, or delete its package version")
+        packages = len(digests) - 1
+        if master_key is not None:
+            digests[MASTER] = _add(archive, MASTER, master_key)
         missing = sizes.keys() - {name.rpartition("/")[2] for name in digests}
         if missing:
             raise StoreError(f"{folder}: {len(missing)} package files are missing, for example {sorted(missing)[0]}")
@@ -150,7 +148,7 @@ def _write(file: IO[bytes], copy: Path, folder: Path, sizes: dict[str, int]) -> 
         entry = tarfile.TarInfo(_CONTENTS)
         entry.size = len(contents)
         archive.addfile(entry, io.BytesIO(contents))
-    return len(digests) - 1
+    return packages
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path) -> str:
@@ -233,12 +231,12 @@ def restore(archive: Path, data_dir: Path) -> Summary:
     finally:
         if scratch is not None and scratch.exists():
             shutil.rmtree(scratch, ignore_errors=True)
-    return Summary(len(names) - 1, archive.stat().st_size, epoch)
+    return Summary(len(names.keys() - {FILE, MASTER}), archive.stat().st_size, epoch)
 
 
 def _extract(archive: tarfile.TarFile, name: str, digest: str, folder: Path) -> None:
     parts = Path(name).parts
-    if Path(name).is_absolute() or ".." in parts or parts[0] not in (FILE, PACKAGES):
+    if Path(name).is_absolute() or ".." in parts or (parts[0] not in (FILE, PACKAGES) and name != MASTER):
         raise StoreError(f"{name} is not part of a backup")
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)

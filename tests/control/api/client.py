@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import aiohttp
 
 from relay.control.app import ControlPlane
@@ -17,6 +19,11 @@ class Client:
             if "json" in answer.content_type:
                 return answer.status, await answer.json(content_type=None)
             return answer.status, await answer.text()
+
+
+async def ask(plane: ControlPlane, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """One request: (status, JSON of the answer)."""
+    return await Client(plane.ports["api"]).call(method, path, json=body)
 
 
 async def started(programs: Programs) -> tuple[ControlPlane, Client]:

@@ -6,7 +6,7 @@ import pytest
 
 from relay.control.app import ControlPlane
 from relay.errors import Refused
-from relay.link.protocol import Peer
+from relay.link.protocol.peer import Peer
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import TEMPLATE, Programs, assignment
 from tests.control.documents.applying import actions, refused

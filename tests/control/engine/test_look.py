@@ -9,11 +9,11 @@ import pytest
 from relay.control.engine.look import Survey
 from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.targets import Targets
+from relay.control.keys.trust import Trust
 from relay.control.ledger.ledger import Ledger
 from relay.control.regions.archive import Archive
 from relay.control.regions.publisher import Publisher
 from relay.control.rollouts.rollout import ALL
-from relay.control.secrets.vault import Vault
 from relay.control.storage.database import Database
 from relay.pb.relay.v1 import link_pb2
 from relay.testing.clock import ManualClock
@@ -22,11 +22,11 @@ from tests.control.reports import ONE, entry, up
 
 
 @pytest.fixture
-async def survey(fleet: Fleet, database: Database, ledger: Ledger, clock: ManualClock) -> Survey:
+async def survey(fleet: Fleet, database: Database, ledger: Ledger, trust: Trust, clock: ManualClock) -> Survey:
     await up(fleet, ONE)
     agents = [entry("a", tier="prod"), entry("b", tier="prod")]
     await fleet.report(ONE, link_pb2.StatusReport(sequence=1, agents=agents))
-    publisher = Publisher(database, ledger, Archive(database), Vault(bytes(32)), clock=clock)
+    publisher = Publisher(database, ledger, Archive(database), trust, clock=clock)
     return Survey(fleet.census, Targets(fleet.census, clock=clock), publisher, clock=clock)
 
 

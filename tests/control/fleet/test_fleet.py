@@ -20,7 +20,8 @@ from relay.control.storage.database import FILE
 from relay.errors import Conflict, Duplicate, NotFound, StoreError
 from relay.fleet.shards import Shards, state_digest
 from relay.ids import sha256
-from relay.link.protocol import Peer, SyncSender
+from relay.link.protocol.peer import Peer
+from relay.link.protocol.sender import SyncSender
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
 from tests.conftest import Programs

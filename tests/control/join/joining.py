@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
@@ -23,11 +24,12 @@ def csr(key: ec.EllipticCurvePrivateKey | None = None) -> str:
     return request.public_bytes(Encoding.PEM).decode()
 
 
-async def with_tls(programs: Programs, **more: Any) -> ControlPlane:
-    """A control plane that nodes must join."""
+async def with_tls(programs: Programs, ports: Any = None, **more: Any) -> ControlPlane:
+    """A control plane that nodes must join; `ports` are those of `link` and `join`, to start again."""
+    fixed: Mapping[str, int] = ports or {}
     server = {
-        "link": {"endpoint": "127.0.0.1:0", "tls": {"enabled": True}},
-        "join": {"endpoint": "127.0.0.1:0"},
+        "link": {"endpoint": f"127.0.0.1:{fixed.get('link', 0)}", "tls": {"enabled": True}},
+        "join": {"endpoint": f"127.0.0.1:{fixed.get('join', 0)}"},
         "api": {"endpoint": "127.0.0.1:0"},
     }
     return await programs.control_plane(server=server, **more)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,11 +11,10 @@ from relay.auth.identities import NodeCertificate, node_certificate
 from relay.auth.join_tokens import read_join_token
 from relay.control.join import registry as module
 from relay.control.join.registry import GrantRequest, JoinRegistry, Lifetimes
+from relay.control.keys.trust import Trust
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.ledger import Ledger
-from relay.control.secrets.vault import Vault
 from relay.control.storage.database import Database
-from relay.control.trust.trust import Trust
 from relay.errors import Conflict, Forbidden, NotFound, Refused
 from relay.testing.clock import ManualClock
 from tests.control.actors import ANN
@@ -51,9 +49,7 @@ class Stand:
 
 
 @pytest.fixture
-async def stand(database: Database, ledger: Ledger, clock: ManualClock, tmp_path: Path) -> Stand:
-    trust = Trust(database, Vault(bytes(32)), tmp_path)
-    await trust.load(clock.unix_ms() / 1000)
+async def stand(ledger: Ledger, trust: Trust, clock: ManualClock) -> Stand:
     lifetimes = Lifetimes(7 * DAY_S, 30 * DAY_S)
     return Stand(JoinRegistry(ledger, trust, lifetimes, lambda: ("cp:1", "cp:2"), clock=clock), ledger, clock, trust)
 

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -72,10 +73,10 @@ async def test_failing_region_is_retried_and_does_not_stop_others(
     await plane.publisher.policy("us")
     real, broken = held_by, {"eu"}
 
-    def resources(state: State, region: str, master: bytes, access: AccessResources) -> dict[str, bytes]:
+    def resources(state: State, region: str, keys: Sequence[bytes], access: AccessResources) -> dict[str, bytes]:
         if region in broken:
             raise RuntimeError("boom")
-        return real(state, region, master, access)
+        return real(state, region, keys, access)
 
     monkeypatch.setattr(module, "resources", resources)
     await apply(plane, TEMPLATE, assignment("a"))

@@ -17,7 +17,7 @@ from tests.control.texts import TWO_STAGES, staged, variables
 from tests.packages import package_assignment
 
 BASE = applied(State(), TEMPLATE, TWO_STAGES)
-KEY = b"1" * 32
+KEY = [b"1" * 32]
 FILE = "1" * 64
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import tarfile
@@ -34,17 +35,20 @@ async def running(programs: Programs) -> Path:
 async def test_backup_and_restore_begin_a_new_epoch(programs: Programs) -> None:
     folder = await running(programs)
     archive = programs.folder / "b.tar"
-    made = backup(folder, archive, packages=True, with_keys=False)
+    made = backup(folder, archive, packages=True, master_key=None)
     assert made.size == archive.stat().st_size
     assert stat.S_IMODE(archive.stat().st_mode) == 0o600
     assert [p.name for p in programs.folder.glob(".*")] == [], "nothing is left beside it"
     with pytest.raises(StoreError, match="exists"):
-        backup(folder, archive, packages=True, with_keys=False)
+        backup(folder, archive, packages=True, master_key=None)
     with pytest.raises(StoreError, match="is not empty"):
         restore(archive, folder)
     await programs.stop_all()
     folder.rename(programs.folder / "lost")
     assert restore(archive, folder).epoch == 2
+    with pytest.raises(StoreError, match=r"master\.key is missing: restore it"):
+        await programs.control_plane()
+    shutil.copy(programs.folder / "lost/keys/master.key", folder / "keys/master.key")
     back = await programs.control_plane()
     assert set(back.ledger.state.catalog.assignments) == {"a"}
     node = await programs.node(back.ports["link"])
@@ -52,21 +56,24 @@ async def test_backup_and_restore_begin_a_new_epoch(programs: Programs) -> None:
     assert not back.condition.degraded
 
 
-async def test_keys_are_included_only_on_request(programs: Programs) -> None:
+async def test_master_key_is_included_only_on_request(programs: Programs) -> None:
     folder = await running(programs)
-    for with_keys in (False, True):
-        archive = programs.folder / f"{with_keys}.tar"
-        backup(folder, archive, packages=False, with_keys=with_keys)
-        restore(archive, programs.folder / str(with_keys))
-        database = sqlite3.connect(programs.folder / str(with_keys) / FILE)
-        assert bool(database.execute("SELECT count(*) FROM secrets").fetchone()[0]) is with_keys
-        database.close()
+    key = folder / "keys/master.key"
+    for included in (None, key):
+        archive, target = programs.folder / f"{included is None}.tar", programs.folder / f"{included is None}"
+        files = backup(folder, archive, packages=False, master_key=included).files
+        assert restore(archive, target).files == files
+        assert (target / "keys/master.key").exists() is (included is not None)
+        assert (key.read_bytes() in archive.read_bytes()) is (included is not None)
+        assert (folder / "keys/root.pem").read_bytes() not in archive.read_bytes()
+        if included is not None:
+            assert (target / "keys/master.key").read_bytes() == key.read_bytes()
 
 
 async def test_damaged_archive_leaves_nothing_behind(programs: Programs) -> None:
     folder = await running(programs)
     archive = programs.folder / "b.tar"
-    backup(folder, archive, packages=True, with_keys=True)
+    backup(folder, archive, packages=True, master_key=folder / "keys/master.key")
     good = archive.read_bytes()
     target = programs.folder / "target"
     for position in (0, 600, len(good) // 2, len(good) - 11_000, len(good) - 1_000, len(good) - 1):
@@ -86,11 +93,11 @@ async def test_damaged_archive_leaves_nothing_behind(programs: Programs) -> None
 
 def test_invalid_source_and_target_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no database found"):
-        backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
+        backup(tmp_path, tmp_path / "b.tar", packages=True, master_key=None)
     sqlite3.connect(tmp_path / FILE).close()
     (tmp_path / FILE).write_bytes(b"no database at all" * 100)
     with pytest.raises(StoreError):
-        backup(tmp_path, tmp_path / "b.tar", packages=True, with_keys=False)
+        backup(tmp_path, tmp_path / "b.tar", packages=True, master_key=None)
     assert not (tmp_path / "b.tar").exists()
 
 

@@ -34,16 +34,18 @@ class SyncRequest(_message.Message):
     def __init__(self, hello: _Optional[_Union[SyncHello, _Mapping]] = ..., ack: _Optional[_Union[SyncAck, _Mapping]] = ...) -> None: ...
 
 class SyncHello(_message.Message):
-    __slots__ = ("node", "manifest", "held", "renderers")
+    __slots__ = ("node", "manifest", "held", "renderers", "key_set")
     NODE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     RENDERERS_FIELD_NUMBER: _ClassVar[int]
+    KEY_SET_FIELD_NUMBER: _ClassVar[int]
     node: NodeIdentity
     manifest: ManifestVersion
     held: _containers.RepeatedCompositeFieldContainer[ResourceRef]
     renderers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, node: _Optional[_Union[NodeIdentity, _Mapping]] = ..., manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., held: _Optional[_Iterable[_Union[ResourceRef, _Mapping]]] = ..., renderers: _Optional[_Iterable[int]] = ...) -> None: ...
+    key_set: int
+    def __init__(self, node: _Optional[_Union[NodeIdentity, _Mapping]] = ..., manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., held: _Optional[_Iterable[_Union[ResourceRef, _Mapping]]] = ..., renderers: _Optional[_Iterable[int]] = ..., key_set: _Optional[int] = ...) -> None: ...
 
 class SyncAck(_message.Message):
     __slots__ = ("nonce", "rejected", "refused")
@@ -66,14 +68,26 @@ class Rejection(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
-    __slots__ = ("update", "freshness", "behind")
+    __slots__ = ("update", "freshness", "behind", "signed_freshness")
     UPDATE_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     BEHIND_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     update: Update
     freshness: Freshness
     behind: Behind
-    def __init__(self, update: _Optional[_Union[Update, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ...) -> None: ...
+    signed_freshness: Signed
+    def __init__(self, update: _Optional[_Union[Update, _Mapping]] = ..., freshness: _Optional[_Union[Freshness, _Mapping]] = ..., behind: _Optional[_Union[Behind, _Mapping]] = ..., signed_freshness: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
+
+class Signed(_message.Message):
+    __slots__ = ("payload", "key", "signature")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    payload: bytes
+    key: str
+    signature: bytes
+    def __init__(self, payload: _Optional[bytes] = ..., key: _Optional[str] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Behind(_message.Message):
     __slots__ = ("version",)
@@ -82,16 +96,18 @@ class Behind(_message.Message):
     def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ...) -> None: ...
 
 class Update(_message.Message):
-    __slots__ = ("nonce", "resources", "removed", "manifest")
+    __slots__ = ("nonce", "resources", "removed", "manifest", "signed_manifest")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_MANIFEST_FIELD_NUMBER: _ClassVar[int]
     nonce: str
     resources: _containers.RepeatedCompositeFieldContainer[Resource]
     removed: _containers.RepeatedScalarFieldContainer[str]
     manifest: Manifest
-    def __init__(self, nonce: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Resource, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ...) -> None: ...
+    signed_manifest: Signed
+    def __init__(self, nonce: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Resource, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., signed_manifest: _Optional[_Union[Signed, _Mapping]] = ...) -> None: ...
 
 class Resource(_message.Message):
     __slots__ = ("name", "digest", "payload")
@@ -112,16 +128,14 @@ class ResourceRef(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("version", "region", "entries", "signature")
+    __slots__ = ("version", "region", "entries")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
-    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     version: ManifestVersion
     region: str
     entries: _containers.RepeatedCompositeFieldContainer[ResourceRef]
-    signature: bytes
-    def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ..., region: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[ResourceRef, _Mapping]]] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ..., region: _Optional[str] = ..., entries: _Optional[_Iterable[_Union[ResourceRef, _Mapping]]] = ...) -> None: ...
 
 class ManifestVersion(_message.Message):
     __slots__ = ("epoch", "number")
@@ -132,14 +146,14 @@ class ManifestVersion(_message.Message):
     def __init__(self, epoch: _Optional[int] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Freshness(_message.Message):
-    __slots__ = ("version", "issued_at_unix_ms", "signature")
+    __slots__ = ("version", "issued_at_unix_ms", "region")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
-    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
     version: ManifestVersion
     issued_at_unix_ms: int
-    signature: bytes
-    def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ..., issued_at_unix_ms: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    region: str
+    def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ..., issued_at_unix_ms: _Optional[int] = ..., region: _Optional[str] = ...) -> None: ...
 
 class NodeIdentity(_message.Message):
     __slots__ = ("region", "name", "incarnation", "software_version", "trusted_attributes", "all_attributes_trusted")
@@ -244,7 +258,7 @@ class Rollup(_message.Message):
     def __init__(self, agents: _Optional[int] = ..., connected: _Optional[int] = ..., healthy: _Optional[int] = ..., unhealthy: _Optional[int] = ..., config_status: _Optional[_Mapping[str, int]] = ..., by_transport: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms", "blobs", "blob_problems", "leaving")
+    __slots__ = ("manifest", "policy_age_s", "rejected", "halted", "unix_ms", "blobs", "blob_problems", "leaving", "key_set")
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     POLICY_AGE_S_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +267,7 @@ class NodeStatus(_message.Message):
     BLOBS_FIELD_NUMBER: _ClassVar[int]
     BLOB_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
+    KEY_SET_FIELD_NUMBER: _ClassVar[int]
     manifest: ManifestVersion
     policy_age_s: float
     rejected: _containers.RepeatedCompositeFieldContainer[Rejection]
@@ -261,7 +276,8 @@ class NodeStatus(_message.Message):
     blobs: _containers.RepeatedScalarFieldContainer[bytes]
     blob_problems: _containers.RepeatedCompositeFieldContainer[BlobProblem]
     leaving: bool
-    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ..., blobs: _Optional[_Iterable[bytes]] = ..., blob_problems: _Optional[_Iterable[_Union[BlobProblem, _Mapping]]] = ..., leaving: _Optional[bool] = ...) -> None: ...
+    key_set: int
+    def __init__(self, manifest: _Optional[_Union[ManifestVersion, _Mapping]] = ..., policy_age_s: _Optional[float] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., halted: _Optional[_Iterable[_Union[Halted, _Mapping]]] = ..., unix_ms: _Optional[int] = ..., blobs: _Optional[_Iterable[bytes]] = ..., blob_problems: _Optional[_Iterable[_Union[BlobProblem, _Mapping]]] = ..., leaving: _Optional[bool] = ..., key_set: _Optional[int] = ...) -> None: ...
 
 class BlobProblem(_message.Message):
     __slots__ = ("sha256", "reason")
