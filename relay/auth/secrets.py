@@ -64,17 +64,23 @@ class SecretForm:
         return _checksum(body) == text[-_CHECK_CHARS:]
 
 
-TOKEN_FORM = SecretForm("opampt_", 43)
-"""Tokens of people."""
+TOKEN_FORM, SESSION_FORM = SecretForm("opampt_", 43), SecretForm("opamps_", 43)
+"""Tokens of people, and sessions of people who log in at an OpenID provider."""
 
 
-def token_digest(authorization: str) -> bytes | None:
-    """The digest of the person's token in an `Authorization` header (RFC 6750, section 2.1); None: it holds none."""
+def person_digest(authorization: str, *forms: SecretForm) -> tuple[SecretForm, bytes] | None:
+    """(form, digest) of the person's credential in an `Authorization` header (RFC 6750, section 2.1); None: it holds none.
+
+    Args:
+        forms: the forms that are accepted.
+    """
     if len(authorization) > _MAX_HEADER_CHARS:
         return None
     scheme, _, secret = authorization.partition(" ")
     token = secret.strip()
-    return digest_of(token) if scheme.lower() == "bearer" and TOKEN_FORM.fits(token) else None
+    if scheme.lower() != "bearer":
+        return None
+    return next(((form, digest_of(token)) for form in forms if form.fits(token)), None)
 
 
 def digest_of(secret: str) -> bytes:

@@ -29,6 +29,7 @@ MAX_KEYS = 100
 _UNCHECKED = {"verify_signature": True, "verify_exp": False, "verify_nbf": False, "verify_iat": False,
               "verify_aud": False, "verify_iss": False, "verify_sub": False, "verify_jti": False}  # fmt: skip
 """PyJWT verifies the signature; claims are checked here, by the caller's clock."""
+_JWT = jwt.PyJWT()
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 
@@ -130,13 +131,37 @@ def _set_key(entry: Any) -> VerificationKey | None:
     return VerificationKey(kid if isinstance(kid, str) else "", key, algorithms) if algorithms else None
 
 
+def signed_claims(token: str, keys: Iterable[VerificationKey]) -> Mapping[str, Any] | Reason:
+    """The claims of a token that one of some keys signed. What they say is not looked at."""
+    if len(token) > MAX_TOKEN_BYTES:
+        return Reason.MALFORMED
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, UnicodeEncodeError):
+        return Reason.MALFORMED
+    kid, algorithm = header.get("kid"), header.get("alg")
+    reason = Reason.UNKNOWN_KEY
+    for key in keys:
+        if algorithm not in key.algorithms or (key.id and kid is not None and kid != key.id):
+            continue
+        try:
+            # The only one allowed: what this key's type takes and the token names.
+            claims = _JWT.decode(token, key.key, algorithms=[algorithm], options=_UNCHECKED)  # type: ignore[arg-type]
+        except jwt.InvalidSignatureError:
+            reason = Reason.BAD_SIGNATURE
+        except jwt.PyJWTError:
+            return Reason.MALFORMED
+        else:
+            return claims
+    return reason
+
+
 class TokenVerifier:
     """Verifies tokens with some keys by some rules."""
 
     def __init__(self, keys: Iterable[VerificationKey], rules: TokenRules) -> None:
         self._keys = tuple(keys)
         self._rules = rules
-        self._jwt = jwt.PyJWT()
 
     def verify(self, token: str, now: float) -> Principal | Reason:
         """Find out whose token this is.
@@ -144,13 +169,7 @@ class TokenVerifier:
         Args:
             now: Unix seconds.
         """
-        if len(token) > MAX_TOKEN_BYTES:
-            return Reason.MALFORMED
-        try:
-            header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, UnicodeEncodeError):
-            return Reason.MALFORMED
-        claims = self._claims(token, header)
+        claims = signed_claims(token, self._keys)
         if isinstance(claims, Reason):
             return claims
         found = self._check(claims, now)
@@ -159,29 +178,12 @@ class TokenVerifier:
             return replace(found, credential_id=sha256(token.encode()).hex()[:_ID_DIGITS])
         return found
 
-    def _claims(self, token: str, header: Mapping[str, Any]) -> Mapping[str, Any] | Reason:
-        kid, algorithm = header.get("kid"), header.get("alg")
-        reason = Reason.UNKNOWN_KEY
-        for key in self._keys:
-            if algorithm not in key.algorithms or (key.id and kid is not None and kid != key.id):
-                continue
-            try:
-                # The only one allowed: what this key's type takes and the token names.
-                claims = self._jwt.decode(token, key.key, algorithms=[algorithm], options=_UNCHECKED)  # type: ignore[arg-type]
-            except jwt.InvalidSignatureError:
-                reason = Reason.BAD_SIGNATURE
-            except jwt.PyJWTError:
-                return Reason.MALFORMED
-            else:
-                return claims
-        return reason
-
     def _check(self, claims: Mapping[str, Any], now: float) -> Principal | Reason:
         rules = self._rules
         if any(claims.get(name) in (None, "") for name in rules.required):
             return Reason.CLAIMS
-        expires_at = _time(claims.get("exp"))
-        issued_at, not_before = _time(claims.get("iat", now)), _time(claims.get("nbf", 0))
+        expires_at = numeric_date(claims.get("exp"))
+        issued_at, not_before = numeric_date(claims.get("iat", now)), numeric_date(claims.get("nbf", 0))
         if expires_at is None or issued_at is None or not_before is None:
             return Reason.CLAIMS
         refused_from = expires_at + rules.leeway_s
@@ -210,7 +212,7 @@ class TokenVerifier:
         return Principal(str(subject), Method.JWT, str(jti), str(agent_id), dict(labels), refused_from)
 
 
-def _time(value: Any) -> float | None:
+def numeric_date(value: Any) -> float | None:
     """A NumericDate (RFC 7519, section 2); None if it is none."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None

@@ -101,18 +101,21 @@ class Api:
 
     Args:
         actor: the user to record; empty to send none.
+        authenticates: whether to send a token, if there is one.
     """
 
-    def __init__(self, server: str, actor: str = "") -> None:
+    def __init__(self, server: str, actor: str = "", *, authenticates: bool = True) -> None:
         parts = urlsplit(server if "://" in server else f"http://{server}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unreachable(f"{server} is not an http URL")
         self._server = server
         default_port = 443 if parts.scheme == "https" else 80
         self.origin = f"{parts.scheme}://{parts.hostname}:{parts.port or default_port}"
-        token = _token_for(self.origin)
+        token = _token_for(self.origin) if authenticates else ""
         self.is_authenticated = bool(token)
-        if token and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        self.is_private = parts.scheme == "https" or parts.hostname in _LOOPBACK
+        """Whether nobody on the way can read what is sent."""
+        if token and not self.is_private:
             raise Unreachable(f"{server}: a token is never sent over plain HTTP to another machine; use https")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         if actor:

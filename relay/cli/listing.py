@@ -52,6 +52,10 @@ COLUMNS = {
         lambda spec: (list(map(_version, spec["packages"])), spec.get("priority", 0), _selector(spec)),
     ),
     "PackageSigningKey": Columns((), lambda _: ()),
+    "RoleBinding": Columns(
+        ("role", "subjects", "scope"),
+        lambda spec: (spec["role"], list(map(_subject, spec["subjects"])), _labels(spec.get("scope", {}))),
+    ),
 }
 
 
@@ -89,6 +93,14 @@ def _state(in_force: dict[str, Any], document: dict[str, Any]) -> tuple[str, str
 
 def _revision(revision: dict[str, str] | None) -> str:
     return f"{revision['template']} ({revision['revision']})" if revision is not None else ""
+
+
+def _subject(subject: dict[str, str]) -> str:
+    return subject.get("user") or f"group {subject['group']}"
+
+
+def _labels(selector: dict[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in selector.get("labels", {}).items())
 
 
 def _selector(spec: dict[str, Any]) -> str:

@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import os
 import sys
+from http import HTTPStatus
 from typing import Annotated
 
 import typer
 
-from relay.cli.client import Api
+from relay.cli.browser import by_browser, by_device
+from relay.cli.client import Api, RefusedByServer
 from relay.cli.options import DEFAULT_SERVER, Output, Server, usage
 from relay.cli.output import EXIT_REFUSED, form_of, show
 from relay.cli.resources import kind_of
-from relay.cli.saved import TokenFileError, read_token, save, saved_file
+from relay.cli.saved import TokenFileError, read_token, save, saved_file, token_for
 
+_SESSION = "opamps_"
+"""How sessions begin; see `relay.auth.secrets`, which would slow the start."""
 _VERBS = ("read", "reveal", "write", "approve", "operate", "revoke", "admin")
 
 
 def login(
-    token_file: Annotated[str, typer.Option("--token-file", help="file with the token, or - for standard input")] = "",
+    token_file: Annotated[str, typer.Option("--token-file", help="file with a token, or - for standard input")] = "",
+    device: Annotated[
+        bool, typer.Option("--device", help="log in on another device, where this one has no browser")
+    ] = False,
     server: Server = DEFAULT_SERVER,
 ) -> None:
-    """Remember a token for this server."""
-    if not token_file and sys.stdin.isatty():
-        import getpass
-
-        token = getpass.getpass("token: ").strip()
-    else:
-        try:
-            token = read_token(token_file or "-")
-        except TokenFileError as error:
-            raise usage(str(error)) from None
+    """Log in at the server's OpenID provider; where it has none, remember a token for this server."""
+    if token_file and device:
+        raise usage("--device: not with --token-file")
+    token = read_file(token_file) if token_file else ""
+    if not token:
+        anonymous = Api(server, authenticates=False)
+        config = anonymous.get("auth", "config")
+        if config["type"] == "oidc" and not anonymous.is_private:
+            raise usage(f"{server}: nobody logs in over plain HTTP to another machine; use https")
+        if config["type"] == "oidc":
+            token = by_device(anonymous) if device else by_browser(anonymous)
+        elif device:
+            raise usage("--device: this server has no OpenID provider; use a token")
+        else:
+            token = _asked()
     os.environ["OPAMPCTL_TOKEN"] = token
     api = Api(server)
     who = api.get("auth", "whoami")
@@ -38,11 +50,33 @@ def login(
     print(f"logged in to {api.origin} as {who['user']} ({who['role']}); saved in {saved_file()}", file=sys.stderr)
 
 
+def read_file(name: str) -> str:
+    """The token in a file; a usage error if there is none."""
+    try:
+        return read_token(name)
+    except TokenFileError as error:
+        raise usage(str(error)) from None
+
+
+def _asked() -> str:
+    if not sys.stdin.isatty():
+        return read_file("-")
+    import getpass
+
+    return getpass.getpass("token: ").strip()
+
+
 def logout(server: Server = DEFAULT_SERVER) -> None:
-    """Forget the token for this server. It stays valid: `token delete` takes it away."""
+    """End your session, and forget it. A token is only forgotten: `token delete` takes it away."""
     api = Api(server)
+    if token_for(api.origin).startswith(_SESSION):
+        try:
+            api.post("auth", "logout", body={})
+        except RefusedByServer as error:
+            if error.status != HTTPStatus.UNAUTHORIZED:  # it is over already
+                raise
     save(api.origin, "")
-    print(f"forgot the token for {api.origin}", file=sys.stderr)
+    print(f"logged out of {api.origin}", file=sys.stderr)
 
 
 def whoami(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
@@ -52,8 +86,9 @@ def whoami(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
     if form != "table":
         show(who, form)
         return
-    scope = ", ".join(f"{key}={value}" for key, value in sorted(who["scope"].items()))
-    print(f"{who['user']}: {who['role']}{f' for {scope}' if scope else ''}")
+    for grant in who["grants"]:
+        scope = ", ".join(f"{key}={value}" for key, value in sorted(grant["scope"].items()))
+        print(f"{who['user']}: {grant['role']}{f' for {scope}' if scope else ''}")
     if who["expires"]:
         print(f"by {who['credential']}, until {who['expires']}")
 

@@ -18,7 +18,9 @@ from relay.control.condition import Condition
 from relay.control.credentials import admin_token
 from relay.control.credentials.credentials import Credentials
 from relay.control.credentials.keys import KeyRegistry
+from relay.control.credentials.logins import Logins
 from relay.control.credentials.revocations import RevocationRegistry
+from relay.control.credentials.sessions import SessionRegistry
 from relay.control.credentials.tokens import TokenRegistry
 from relay.control.documents.apply import Documents
 from relay.control.documents.checks import Checks
@@ -186,7 +188,7 @@ class ControlPlane:
         self.status = Status(self.ledger, self.history, survey, soak, clock=clock)
         self.diffs = Diffs(self.ledger, checks, terms, self.fleet, clock=clock)
         self.changes = Changes(self.ledger, self.history, self.fleet, self.versions)
-        rules = settings.auth.api_key
+        rules, admin = settings.auth.api_key, settings.admin.auth
         self.credentials = Credentials(
             KeyRegistry(
                 self.ledger,
@@ -196,11 +198,12 @@ class ControlPlane:
             ),
             TokenRegistry(self.ledger),
             RevocationRegistry(self.ledger, self.fleet, self.publisher, clock=clock),
+            SessionRegistry(self.ledger, admin.session if admin is not None else 0.0),
         )
-        admin = settings.admin.auth
+        self.logins = Logins(admin.oidc, clock=clock) if admin is not None and admin.oidc is not None else None
         self.people = People(
             self.ledger,
-            required=admin is not None and admin.type == "token",
+            kind=admin.type if admin is not None else "none",
             addresses=AddressRules(map(str, admin.allow if admin is not None else ())),
             clock=clock,
             metrics=self.metrics,
@@ -265,6 +268,7 @@ class ControlPlane:
             credentials=self.credentials,
             identities=self.identities,
             trust=self.trust,
+            logins=self.logins,
         )
         own_host = is_loopback(endpoint) and not self.people.required
         api = self.api = build_api(services, max_body_bytes=settings.server.limits.max_body_bytes, own_host=own_host)

@@ -18,13 +18,13 @@ from typing import Any
 import aiohttp
 from cryptography import x509
 
+from relay.aio.answers import body_of
 from relay.aio.backoff import Backoff
 from relay.aio.clock import Clock
 from relay.auth.join_tokens import JoinToken, read_join_token
 from relay.auth.key_sets import KeyChain
 from relay.auth.signing import Signed
 from relay.errors import Problem, RelayError, SettingsError, StoreError, UpstreamError
-from relay.node.answers import body_of
 from relay.node.freshness import MAX_SKEW_S
 from relay.node.identity import Identity, IdentityFolder, Trusted, read_identity
 from relay.observe import log

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import aiohttp
 
+from relay.aio.answers import body_of
 from relay.aio.clock import Clock
 from relay.auth.tokens import VerificationKey, key_set
-from relay.node.answers import body_of
 from relay.observe import log
 from relay.store.private import write_private
 

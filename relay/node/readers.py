@@ -8,7 +8,7 @@ from aiohttp import web
 
 from relay.aio.clock import Clock
 from relay.auth.principal import Principal
-from relay.auth.secrets import token_digest
+from relay.auth.secrets import TOKEN_FORM, person_digest
 from relay.policy.access import Reader
 from relay.transport.authentication import Authenticator
 from relay.transport.http import Handler
@@ -52,8 +52,8 @@ class Readers:
         return guarded
 
     def _reader(self, authorization: str) -> Reader | None:
-        digest = token_digest(authorization)
-        reader = self._tokens().get(digest) if digest is not None else None
+        found = person_digest(authorization, TOKEN_FORM)
+        reader = self._tokens().get(found[1]) if found is not None else None
         return reader if reader is not None and self._clock.unix_ms() < reader.expires_ms else None
 
     async def _refuse(self, request: web.Request, headers: list[str]) -> web.StreamResponse:

@@ -176,7 +176,7 @@ class ControlPlaneMetrics:
 
     def __init__(self) -> None:
         self.reports = 0
-        self.denied: Counter[str] = Counter(no_credential=0, credential=0, role=0)
+        self.denied: Counter[str] = Counter(no_credential=0, credential=0, role=0, login=0)
         """Requests that were refused, by reason."""
         self.applies: Counter[str] = Counter(done=0, refused=0)
         self.notices: Counter[str] = Counter(sent=0, failed=0)

@@ -37,6 +37,7 @@ KINDS = {
         Kind("RegionVariables", "regionvariables", "regionvariable", "variables", ("variables",)),
         Kind("RolloutStrategy", "strategies", "strategy", "strategies", ("rolloutstrategies",)),
         Kind("PackageSigningKey", "signingkeys", "signingkey", "signing_keys", ("packagesigningkeys",)),
+        Kind("RoleBinding", "rolebindings", "rolebinding", "role_bindings"),
         Kind("ConfigAssignment", "assignments", "assignment", "assignments", ("configassignments",)),
         Kind("PackageAssignment", "packageassignments", "packageassignment", "package_assignments"),
     )

@@ -11,12 +11,19 @@ from relay.errors import Problem
 from relay.policy.kinds import KINDS
 from relay.policy.model import NAME, ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment
+from relay.policy.role_binding import RoleBinding
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 from relay.words import fields_at, suggestion
 
 AnyDocument = (
-    ConfigTemplate | ConfigAssignment | RegionVariables | RolloutStrategy | PackageAssignment | PackageSigningKey
+    ConfigTemplate
+    | ConfigAssignment
+    | RegionVariables
+    | RolloutStrategy
+    | PackageAssignment
+    | PackageSigningKey
+    | RoleBinding
 )
 MODELS: dict[str, type[AnyDocument]] = {model.__name__: model for model in AnyDocument.__args__}
 """Kind → model."""

@@ -10,6 +10,14 @@ from pydantic import Field, field_validator
 from relay.settings.parts import Duration, Network, Part
 
 
+def _secure(url: str) -> str:
+    parts = urlsplit(url)
+    is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or parts.scheme not in (("https", "http") if is_local else ("https",)):
+        raise ValueError("must be an https URL (http only on loopback)")
+    return url
+
+
 class Jwt(Part):
     """Tokens that agents bring (the guide's `auth.jwt`). One of the three keys is required."""
 
@@ -39,11 +47,7 @@ class Jwt(Part):
     @field_validator("jwks_url")
     @classmethod
     def _over_tls(cls, value: str) -> str:
-        parts = urlsplit(value)
-        is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if value and (not parts.hostname or parts.scheme not in (("https", "http") if is_local else ("https",))):
-            raise ValueError("must be an https URL (http only on loopback)")
-        return value
+        return _secure(value) if value else value
 
     @field_validator("refresh_enabled")
     @classmethod
@@ -88,11 +92,35 @@ class ControlPlaneAuth(Part):
     api_key: ApiKeyRules = ApiKeyRules()
 
 
+class Oidc(Part):
+    """An OpenID provider, where people log in. What they may do is in RoleBinding documents."""
+
+    issuer: str
+    """Its URL, exactly as it writes it: https, or http on loopback."""
+    client_id: str = Field(min_length=1)
+    client_secret_file: str = ""
+    """Empty for a public client."""
+    user_claim: str = Field(default="sub", min_length=1)
+    """The claim that names a person, as role bindings have it. Only `sub` never passes to somebody else."""
+    groups_claim: str = Field(default="groups", min_length=1)
+    device_flow: bool = False
+    """Allow `opampctl login --device`. Whoever makes a person type a code gets the session: leave it off if you can."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _over_tls(cls, value: str) -> str:
+        return _secure(value)
+
+
 class AdminAuth(Part):
     """How people authenticate to the admin API."""
 
-    type: Literal["none", "token"]
-    """`token`: `Authorization: Bearer`, made by `opampctl token create`; the first one is in `DATA_DIR/admin-token`."""
+    type: Literal["none", "token", "oidc"]
+    """`token`: `Authorization: Bearer`, made by `opampctl token create`; the first one is in `DATA_DIR/admin-token`.
+    `oidc`: tokens, and `opampctl login` at an OpenID provider."""
+    session: Duration = Field(default=43_200.0, ge=60, le=30 * 86_400)
+    """How long a login lasts."""
+    oidc: Oidc | None = None
     allow: tuple[Network, ...] = ()
     """Addresses that may call; empty for all."""
 

@@ -67,11 +67,24 @@ def _admin_problems(settings: ControlPlaneSettings | StandaloneSettings) -> list
                 problems.append((f"server.api.tls.{key}", "is required when TLS is enabled"))
             elif not Path(name).is_file():
                 problems.append((f"server.api.tls.{key}", f"{name}: no such file"))
-    has_tokens = auth is not None and auth.type == "token"
+    has_tokens = auth is not None and auth.type != "none"
+    if auth is not None and (auth.type == "oidc") != (auth.oidc is not None):
+        reason = "is required with type: oidc" if auth.type == "oidc" else "has no effect without type: oidc"
+        problems.append(("admin.auth.oidc", reason))
+    if auth is not None and auth.oidc is not None and auth.oidc.client_secret_file:
+        problems += _unreadable("admin.auth.oidc.client_secret_file", auth.oidc.client_secret_file)
     if has_tokens and not parts.is_loopback(api.endpoint) and not api.tls.enabled and not api.tls.terminated:
         hint = "set server.api.tls.enabled, or server.api.tls.terminated if a proxy ends TLS"
         problems.append(("server.api.tls.enabled", f"tokens would be sent in the clear; {hint}"))
     return problems
+
+
+def _unreadable(path: str, name: str) -> list[tuple[str, str]]:
+    try:
+        content = Path(name).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        return [(path, f"{name}: {error.strerror if isinstance(error, OSError) else 'not text'}")]
+    return [] if content else [(path, f"{name}: is empty")]
 
 
 def _link_problems(settings: ControlPlaneSettings) -> list[tuple[str, str]]:
@@ -95,6 +108,10 @@ def _link_problems(settings: ControlPlaneSettings) -> list[tuple[str, str]]:
 def _identity_problems(address: parts.ControlPlaneAddress) -> list[tuple[str, str]]:
     files = {name: getattr(address, name) for name in ("ca_file", "cert_file", "key_file")}
     given = [name for name, file in files.items() if file]
+    if address.root_file and not address.cert_file:
+        return [
+            ("control_plane.root_file", "goes together with ca_file, cert_file, key_file: a node that joins has it")
+        ]
     missing = [name for name in files if name not in given]
     if given and missing:
         return [(f"control_plane.{missing[0]}", f"goes together with {', '.join(given)}")]

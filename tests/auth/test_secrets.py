@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.auth.secrets import TOKEN_FORM, SecretForm, digest_of, id_of, token_digest
+from relay.auth.secrets import SESSION_FORM, TOKEN_FORM, SecretForm, digest_of, id_of, person_digest
 
 FORM = SecretForm("opamp_")
 KEY = FORM.make(bytes(range(FORM.chance_bytes)))
@@ -36,9 +36,11 @@ def test_other_texts_do_not_fit(text: str) -> None:
 
 def test_token_of_a_header() -> None:
     token = TOKEN_FORM.make(bytes(TOKEN_FORM.chance_bytes))
-    assert token_digest(f"Bearer {token}") == token_digest(f"bearer  {token} ") == digest_of(token)
+    for header in (f"Bearer {token}", f"bearer  {token} "):
+        assert person_digest(header, SESSION_FORM, TOKEN_FORM) == (TOKEN_FORM, digest_of(token))
+    assert person_digest(f"Bearer {token}", SESSION_FORM) is None
     for other in ("", token, f"Basic {token}", f"Bearer {token[:-1]}", f"Bearer {KEY}", f"Bearer {token}{' ' * 8192}"):
-        assert token_digest(other) is None, other
+        assert person_digest(other, TOKEN_FORM) is None, other
 
 
 def test_wrong_amount_of_chance() -> None:

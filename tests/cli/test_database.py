@@ -13,7 +13,8 @@ async def test_backup_while_running_and_second_process_is_refused(tmp_path: Path
     data, archive = str(tmp_path / "plane"), str(tmp_path / "b.tar")
     async with process(*plane_args_of(tmp_path), "--link=127.0.0.1:0", "--api=127.0.0.1:0"):
         saved = await run("opamp-relay", "database", "backup", archive, "--data", data)
-        assert (saved.status, saved.err) == (0, "")
+        assert saved.status == 0
+        assert saved.err == f"its secrets open only with {data}/keys/master.key: keep a copy of that elsewhere\n"
         assert saved.out.endswith("0 package files; verified\n")
         second = await run("opamp-relay", *plane_args_of(tmp_path), "--link=127.0.0.1:0", "--api=127.0.0.1:0")
         assert second.status == 1
@@ -29,6 +30,7 @@ async def test_backup_while_running_and_second_process_is_refused(tmp_path: Path
     await asyncio.to_thread(settings.write_text, f"data_dir: {target}\n")
     restored = await run("opamp-relay", "database", "restore", archive, "-c", str(settings))
     assert (restored.status, "epoch 2 begins" in restored.out) == (0, True)
+    assert "before the start, put the master key at" in restored.err
     assert (await run("opamp-relay", "database", "backup", archive, "-c", str(settings))).status == 1
     other = str(tmp_path / "c.tar")
     assert (await run("opamp-relay", "database", "backup", other, "-c", str(settings))).status == 0

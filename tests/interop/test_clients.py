@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -23,17 +22,10 @@ from tests.conftest import TEMPLATE, Programs, apply, assignment, eventually
 from tests.control.reports import shown
 from tests.control.texts import strategy
 from tests.packages import package_assignment, push
+from tests.tools import need
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(300)]
 HERE = Path(__file__).parent
-
-
-def need(*tools: str) -> None:
-    """Skip the test if a tool is missing; fail it in CI."""
-    for tool in tools:
-        if shutil.which(tool) is None:
-            assert not os.environ.get("CI"), f"{tool} must be there in CI"
-            pytest.skip(f"{tool} is not installed")
 
 
 def go_agent() -> list[str]:

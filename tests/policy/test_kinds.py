@@ -3,7 +3,7 @@ from relay.policy import kinds
 
 def test_every_kind_has_several_names() -> None:
     assert set(kinds.BY_PLURAL) == {
-        "templates", "assignments", "regionvariables", "strategies", "packageassignments", "signingkeys"
+        "templates", "assignments", "regionvariables", "strategies", "packageassignments", "signingkeys", "rolebindings"
     }  # fmt: skip
     words = [word for kind in kinds.KINDS.values() for word in kind.words]
     assert len(words) == len(set(words)), "no word is of two kinds"

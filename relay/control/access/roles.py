@@ -71,3 +71,76 @@ class Grant:
     def includes(self, other: Grant) -> bool:
         """Whether who has this grant may give `other` to a token."""
         return VERBS[other.role] <= VERBS[self.role] and other.scope.items() >= self.scope.items()
+
+    def __str__(self) -> str:
+        """As in `author for team=a`."""
+        return f"{self.role.value} for {self.described_scope}" if self.scope else self.role.value
+
+    @property
+    def described_scope(self) -> str:
+        """As in `team=a, region=eu`."""
+        return ", ".join(f"{key}={value}" for key, value in sorted(self.scope.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """All that somebody may do. What one grant allows for some agents, another does not allow for others."""
+
+    each: tuple[Grant, ...]
+
+    def allows(self, verb: Verb) -> bool:
+        """Whether any of them allows this at all."""
+        return any(grant.allows(verb) for grant in self.each)
+
+    def to(self, verb: Verb) -> Grants:
+        """Those that allow a verb."""
+        return Grants(tuple(grant for grant in self.each if grant.allows(verb)))
+
+    @property
+    def scopes(self) -> tuple[Mapping[str, str], ...]:
+        """Labels of the agents concerned: those of any of them. Empty for all agents."""
+        return tuple(grant.scope for grant in self.each) if self.is_scoped else ()
+
+    @property
+    def is_scoped(self) -> bool:
+        """Whether they are for some agents only."""
+        return all(grant.scope for grant in self.each)
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether one of them allows everything for all agents."""
+        return any(grant.allows(Verb.ADMIN) and not grant.scope for grant in self.each)
+
+    def covers(self, selector: Selector) -> bool:
+        """Whether every agent that a selector matches is in the scope of one of them."""
+        return any(grant.covers(selector) for grant in self.each)
+
+    def has(self, labels: Mapping[str, object]) -> bool:
+        """Whether an agent with these labels is in the scope of one of them."""
+        return any(grant.has(labels) for grant in self.each)
+
+    def includes(self, other: Grant) -> bool:
+        """Whether who has them may give `other` to a token."""
+        return any(grant.includes(other) for grant in self.each)
+
+    def may_reveal_all(self) -> bool:
+        """Whether everything that they let one read may be read with its secrets."""
+        revealing = [grant.scope for grant in self.each if grant.allows(Verb.REVEAL)]
+        return all(any(scope.items() <= grant.scope.items() for scope in revealing) for grant in self.each)
+
+    def __str__(self) -> str:
+        """As in `author for team=a; viewer`."""
+        return "; ".join(map(str, self.each))
+
+    @property
+    def described_scope(self) -> str:
+        """As in `team=a; team=b`."""
+        return "; ".join(grant.described_scope for grant in self.each)
+
+    @property
+    def described_roles(self) -> str:
+        """As in `role author`, or `roles author, viewer`."""
+        if not self.each:
+            return "person without a RoleBinding"
+        roles = sorted({grant.role.value for grant in self.each})
+        return f"role{'s' if len(roles) > 1 else ''} {', '.join(roles)}"

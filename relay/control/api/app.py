@@ -17,6 +17,7 @@ from relay.control.api.credentials import add_credential_routes
 from relay.control.api.documents import add_document_routes
 from relay.control.api.fleet import add_fleet_routes
 from relay.control.api.guards import add_guards, only_known_parameters
+from relay.control.api.logins import add_login_routes
 from relay.control.api.nodes import add_node_routes
 from relay.control.api.packages import add_package_routes
 from relay.control.api.people import People
@@ -25,6 +26,7 @@ from relay.control.api.rollouts import add_rollout_routes
 from relay.control.api.trust import add_trust_routes
 from relay.control.condition import Condition
 from relay.control.credentials.credentials import Credentials
+from relay.control.credentials.logins import Logins
 from relay.control.documents.apply import Documents
 from relay.control.engine.actions import Actions
 from relay.control.engine.status import Status
@@ -67,6 +69,8 @@ class Services:
     identities: Identities | None
     """None where nodes need no certificates."""
     trust: Trust
+    logins: Logins | None
+    """None where people do not log in at an OpenID provider."""
 
 
 def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> FastAPI:
@@ -99,7 +103,9 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
     add_credential_routes(api, services.credentials, services.ledger)
     add_node_routes(api, services.identities, services.ledger)
     add_trust_routes(api, services.trust, services.fleet)
-    add_auth_routes(api, services.people, services.ledger)
+    has_device_flow = services.logins is not None and services.logins.has_device_flow
+    add_auth_routes(api, services.people, services.ledger, has_device_flow=has_device_flow)
+    add_login_routes(api, services.logins, services.credentials.sessions, services.people, services.metrics)
     _add_probes(api, services.condition, services.metrics, is_open=not services.people.required)
     return api
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
 
-from relay.control.access.roles import Verb
+from relay.control.access.roles import Grant, Role, Verb
 from relay.control.api.caller import Actor
 from relay.control.api.models import Answered, AuthConfig, WhoAmI, answers
 from relay.control.api.people import People
@@ -16,25 +17,31 @@ from relay.errors import Forbidden
 from relay.fleet.view import rfc3339
 
 
-def add_auth_routes(api: FastAPI, people: People, ledger: Ledger) -> None:
-    """Add the routes to the application."""
+def add_auth_routes(api: FastAPI, people: People, ledger: Ledger, *, has_device_flow: bool) -> None:
+    """Add the routes to the application.
+
+    Args:
+        has_device_flow: whether people may log in on another device.
+    """
 
     @api.get("/api/v1/auth/config", **answers(AuthConfig, "auth"))
     async def get_auth_config() -> dict[str, Any]:
         """How people authenticate."""
-        return {"type": "token" if people.required else "none"}
+        return {"type": people.kind, "device_flow": has_device_flow}
 
     @api.get("/api/v1/auth/whoami", **answers(WhoAmI, "auth"))
     async def who_am_i(actor: Actor) -> dict[str, Any]:
         """Whom the server takes you for."""
-        token = ledger.state.tokens.get(actor.credential)
-        grant = actor.grant
+        state, grants = ledger.state, actor.grants
+        kept = state.tokens.get(actor.credential) or state.sessions.get(actor.credential)
+        each = grants.each if grants is not None else (Grant(Role.ADMIN),)
         return {
             "user": actor.name,
-            "role": grant.role.value if grant is not None else "admin",
-            "scope": dict(grant.scope) if grant is not None else {},
+            "role": ", ".join(dict.fromkeys(grant.role.value for grant in each)),
+            "scope": dict(each[0].scope) if len(each) == 1 else {},
+            "grants": [{"role": grant.role.value, "scope": dict(grant.scope)} for grant in each],
             "credential": actor.credential,
-            "expires": rfc3339(token.expires_ms) if token is not None else None,
+            "expires": rfc3339(kept.expires_ms) if kept is not None else None,
         }
 
     @api.get("/api/v1/auth/can-i", **answers(Answered, "auth"))
@@ -45,12 +52,13 @@ def add_auth_routes(api: FastAPI, people: People, ledger: Ledger) -> None:
         name: Annotated[str, Query(max_length=256, description="the name of one")] = "",
     ) -> dict[str, Any]:
         """Whether you may do something at all, or to one document."""
-        grant = actor.grant
-        if grant is not None and not grant.allows(verb):
-            return {"allowed": False, "reason": f"the role {grant.role.value} does not have the verb {verb.value}"}
+        grants = actor.grants
+        if grants is not None and not grants.allows(verb):
+            return {"allowed": False, "reason": f"the {grants.described_roles} does not have the verb {verb.value}"}
+        able = dataclasses.replace(actor, grants=grants.to(verb)) if grants is not None else actor
         try:
             if verb is not Verb.READ:
-                check_name(actor, ledger.state, kind, name)
+                check_name(able, ledger.state, kind, name)
         except Forbidden as error:
             return {"allowed": False, "reason": str(error)}
         return {"allowed": True, "reason": ""}

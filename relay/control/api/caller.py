@@ -40,13 +40,15 @@ def is_masked(actor: access.Actor, reveal: bool) -> bool:
     Raises:
         Forbidden: they were asked for, and the role does not allow it.
     """
-    if actor.grant is None:
+    if actor.grants is None:
         return False
-    if reveal and not actor.grant.allows(Verb.REVEAL):
-        raise Forbidden(f"the role {actor.grant.role.value} may not reveal secrets")
+    if reveal and not actor.grants.allows(Verb.REVEAL):
+        raise Forbidden(f"the {actor.grants.described_roles} may not reveal secrets")
+    if reveal and not actor.grants.may_reveal_all():
+        raise Forbidden("you may reveal less than you may read: use a token that may do no more than reveal that")
     return not reveal
 
 
-def within_scope(labels: frozenset[tuple[str, str]], actor: access.Actor) -> frozenset[tuple[str, str]]:
-    """The labels that agents must have, those of the scope of the person who asks included."""
-    return labels | frozenset(actor.grant.scope.items()) if actor.grant is not None else labels
+def scopes_of(actor: access.Actor) -> tuple[frozenset[tuple[str, str]], ...]:
+    """Labels of the agents that somebody may know of: those of any of the scopes. Empty for all agents."""
+    return tuple(frozenset(scope.items()) for scope in actor.grants.scopes) if actor.grants is not None else ()

@@ -33,9 +33,9 @@ def add_config_routes(api: FastAPI, archive: Archive, changes: Changes, fleet: F
         after: Annotated[str, Query(description="the last agent of the page before")] = "",
     ) -> StreamingResponse:
         """Agents that assignments observe, and how their configs differ."""
-        found = await drift(fleet, ledger.state, actor.grant)
+        found = await drift(fleet, ledger.state, actor.grants)
         rows = behind(found, after, lambda row: str(row["agent"]))[:limit]
-        if actor.grant is not None:
+        if actor.grants is not None:
             mask = Mask()
             rows = [{**row, "differences": [_difference(d, mask) for d in row["differences"]]} for row in rows]
         return StreamingResponse(as_json(in_slices(rows)), media_type="application/json")

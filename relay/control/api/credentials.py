@@ -152,14 +152,14 @@ def add_credential_routes(api: FastAPI, credentials: Credentials, ledger: Ledger
 
 
 def _key_views(keys: ApiKeys, actor: access.Actor, limit: int | None, after: str) -> list[dict[str, Any]]:
-    shown = [key for key in keys if actor.grant is None or actor.grant.has(key.labels)]
+    shown = [key for key in keys if actor.grants is None or actor.grants.has(key.labels)]
     ids = [{"id": key.id} for key in sorted(shown, key=lambda key: (key.subject, key.created_ms, key.id))]
     page = behind(ids, after, lambda row: str(row["id"]))[:limit]
     return [_key_view(keys.find(row["id"])) for row in page]
 
 
 def _is_shown(token: Token, actor: access.Actor) -> bool:
-    return actor.grant is None or not actor.grant.scope or token.owner == actor.name
+    return actor.grants is None or not actor.grants.is_scoped or token.owner == actor.identity
 
 
 def _key_view(key: ApiKey) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from relay.control.access import actor as access
 from relay.control.access.nodes import JoinedNode
-from relay.control.api.caller import Actor, Reveal, is_masked, within_scope
+from relay.control.api.caller import Actor, Reveal, is_masked, scopes_of
 from relay.control.api.models import (
     AgentView,
     ConfigBody,
@@ -85,7 +85,8 @@ def add_fleet_routes(api: FastAPI, fleet: Fleet, previews: Previews, ledger: Led
             region=region,
             node=node,
             version=version,
-            labels=within_scope(query.parse_labels(label or []), actor),
+            labels=query.parse_labels(label or []),
+            scopes=scopes_of(actor),
             sort=sort,
             limit=limit,
             after=after,
@@ -139,8 +140,8 @@ async def _visible(fleet: Fleet, name: str, actor: access.Actor) -> Agent:
     Raises:
         NotFound: there is none, or it is outside the scope.
     """
-    grant = actor.grant
-    return await query.find(fleet, name, lambda agent: grant is None or grant.has(agent.facts.labels))
+    grants = actor.grants
+    return await query.find(fleet, name, lambda agent: grants is None or grants.has(agent.facts.labels))
 
 
 async def _agents(fleet: Fleet, agents: list[Agent], keep: frozenset[str]) -> AsyncIterator[list[dict[str, Any]]]:

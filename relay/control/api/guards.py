@@ -7,13 +7,14 @@ Host must be one of ours.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 
 from relay.auth.addresses import is_own_host
 from relay.control.access.actor import Actor
-from relay.control.access.roles import Grant, Verb
+from relay.control.access.roles import Grants, Verb
 from relay.control.api.people import People
 from relay.control.api.problems import methods_of, problem, route_of
 from relay.control.api.verbs import ANYBODY, verb_of
@@ -25,7 +26,7 @@ _STALE = "X-OpAMP-Relay-Stale"
 _NO_CHANGE_PATHS = frozenset({"/api/v1/diff", "/api/v1/epoch"})
 """Paths of POST requests that do not change policy."""
 _PROBES = frozenset({"/health", "/ready"})
-_NO_CHANGE_PREFIXES = ("/api/v1/nodes/", "/api/v1/uploads/")
+_NO_CHANGE_PREFIXES = ("/api/v1/nodes/", "/api/v1/uploads/", "/api/v1/auth/")
 """Prefixes of paths that do not change policy."""
 
 
@@ -94,21 +95,24 @@ async def _identify(api: FastAPI, people: People, request: Request) -> Response 
         refusal = problem(429, "too many requests with this credential; try again in a second")
         refusal.headers["Retry-After"] = "1"
         return refusal
-    if route is None or actor.grant is None:
+    if route is None or actor.grants is None:
         return None
-    reason = _objection(actor.grant, verb_of(request.method, template, request.url.path))
-    if not reason:
+    verb = verb_of(request.method, template, request.url.path)
+    reason = _objection(actor.grants, verb)
+    if not reason and verb is not None:
+        # From here on, only what allows this counts: another grant's scope must not widen it.
+        request.state.actor = dataclasses.replace(actor, grants=actor.grants.to(verb))
         return None
     await people.deny(actor, f"{request.method} {request.url.path}", reason)
     return problem(403, reason)
 
 
-def _objection(grant: Grant, verb: Verb | None) -> str:
-    """Why a grant does not allow a verb; empty if it does. Which agents it concerns is checked later."""
-    if verb is None or not grant.allows(verb):
+def _objection(grants: Grants, verb: Verb | None) -> str:
+    """Why grants do not allow a verb; empty if they do. Which agents it concerns is checked later."""
+    if verb is None or not grants.allows(verb):
         needed = f"it needs the verb {verb.value}" if verb is not None else "no role may"
-        return f"the role {grant.role.value} may not do this: {needed}"
-    if verb is Verb.ADMIN and grant.scope:
+        return f"the {grants.described_roles} may not do this: {needed}"
+    if verb is Verb.ADMIN and not grants.is_admin:
         return "this concerns all agents: it needs a token without a scope"
     return ""
 

@@ -284,6 +284,28 @@ class AuthConfig(Answer):
     """How people authenticate."""
 
     type: str
+    device_flow: bool
+
+
+class LoginView(Answer):
+    """A login under way, or done: then it has the token of the session, the only place where it is ever shown."""
+
+    login: str | None = None
+    url: str | None = None
+    user_code: str | None = None
+    verification_uri: str | None = None
+    verification_uri_complete: str | None = None
+    wait_s: float | None = None
+    token: str | None = None
+    user: str | None = None
+    expires: str | None = None
+
+
+class GrantView(Answer):
+    """A role for some agents."""
+
+    role: str
+    scope: dict[str, str]
 
 
 class WhoAmI(Answer):
@@ -292,6 +314,7 @@ class WhoAmI(Answer):
     user: str
     role: str
     scope: dict[str, str]
+    grants: list[GrantView]
     credential: str
     expires: str | None
 

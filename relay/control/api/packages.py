@@ -10,7 +10,7 @@ from fastapi import FastAPI, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
-from relay.control.api.caller import Actor, within_scope
+from relay.control.api.caller import Actor, scopes_of
 from relay.control.api.models import (
     Done,
     PackageStatus,
@@ -132,9 +132,7 @@ def add_package_routes(api: FastAPI, packages: Packages, fleet: Fleet) -> None:
         label: Annotated[list[str] | None, Query(description="k=v; several must all match")] = None,
     ) -> dict[str, Any]:
         """What agents report about packages, by package and region, and the names of some that are not done yet."""
-        return await asyncio.to_thread(
-            package_status, fleet.census, within_scope(query.parse_labels(label or []), actor)
-        )
+        return await asyncio.to_thread(package_status, fleet.census, query.parse_labels(label or []), scopes_of(actor))
 
 
 async def _pieces(packages: Packages, sha256: str) -> AsyncIterator[bytes]:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from relay.aio.clock import Clock
 from relay.auth.addresses import AddressRules
 from relay.auth.failures import Failures
-from relay.auth.secrets import id_of, token_digest
+from relay.auth.secrets import SESSION_FORM, TOKEN_FORM, id_of, person_digest
 from relay.auth.throttle import Throttle
 from relay.control.access.actor import Actor
+from relay.control.access.roles import Grants
+from relay.control.access.sessions import Session
 from relay.control.access.tokens import Token
 from relay.control.ledger.change import Entry
 from relay.control.ledger.ledger import Ledger
@@ -36,15 +38,15 @@ class People:
     """Finds out who makes a request.
 
     Args:
-        required: whether people need a token; without, everybody may do everything.
+        kind: how they authenticate: `none` (everybody may do everything), `token`, or `oidc` (tokens and sessions).
         addresses: from where people may call.
     """
 
     def __init__(
-        self, ledger: Ledger, *, required: bool, addresses: AddressRules, clock: Clock, metrics: ControlPlaneMetrics
+        self, ledger: Ledger, *, kind: str, addresses: AddressRules, clock: Clock, metrics: ControlPlaneMetrics
     ) -> None:
         self._ledger = ledger
-        self.required = required
+        self.kind = kind
         self._addresses = addresses
         self._clock = clock
         self._metrics = metrics
@@ -55,15 +57,20 @@ class People:
         self._denied = Throttle()
         """By credential."""
 
+    @property
+    def required(self) -> bool:
+        """Whether people need a credential."""
+        return self.kind != "none"
+
     def admits(self, ip: str) -> bool:
         """Whether an address may call at all."""
         return self._addresses.admits(ip)
 
     async def find(self, authorizations: list[str], ip: str) -> Actor | None:
         """Who makes a request; None if its credential is not one. From an address that fails often, None comes late."""
-        token = self._token(authorizations)
-        if token is not None:
-            return Actor(token.owner, verified=True, credential=token.id, address=ip, grant=token.grant)
+        actor = self._actor(authorizations, ip)
+        if actor is not None:
+            return actor
         self._metrics.denied["credential" if authorizations else "no_credential"] += 1
         if self._failures.add(ip, self._clock.monotonic()) and self._late < _MAX_LATE:
             self._late += 1
@@ -73,14 +80,22 @@ class People:
                 self._late -= 1
         return None
 
-    def _token(self, authorizations: list[str]) -> Token | None:
-        digest = token_digest(authorizations[0]) if len(authorizations) == 1 else None
-        if digest is None:
+    def _actor(self, authorizations: list[str], ip: str) -> Actor | None:
+        found = person_digest(authorizations[0], TOKEN_FORM, SESSION_FORM) if len(authorizations) == 1 else None
+        if found is None:
             return None
-        token = self._ledger.state.tokens.get(id_of(digest, "token"))
-        if token is None or token.digest != digest or self._clock.unix_ms() >= token.expires_ms:
+        form, digest = found
+        state = self._ledger.state
+        kept: Token | Session | None = state.tokens.get(id_of(digest, "token"))
+        if form is SESSION_FORM:
+            kept = state.sessions.get(id_of(digest, "session")) if self.kind == "oidc" else None
+        if kept is None or kept.digest != digest or self._clock.unix_ms() >= kept.expires_ms:
             return None
-        return token
+        if isinstance(kept, Token):
+            grants, name, owner = Grants((kept.grant,)), kept.owner, ""
+        else:
+            grants, name, owner = kept.grants(state.catalog.role_bindings.values()), kept.user, kept.owner
+        return Actor(name, verified=True, credential=kept.id, address=ip, grants=grants, owner=owner)
 
     def is_too_fast(self, actor: Actor) -> bool:
         """Count a request. Whether its credential made too many in this second."""

@@ -8,7 +8,7 @@ from relay.control.access.roles import Verb
 
 _API = "/api/v1"
 
-ANYBODY = frozenset({("GET", f"{_API}/auth/config")})
+ANYBODY = frozenset({("GET", f"{_API}/auth/config"), ("POST", f"{_API}/auth/login")})
 """Routes that need no credential."""
 
 VERBS: Mapping[tuple[str, str], Verb] = {
@@ -69,6 +69,7 @@ VERBS: Mapping[tuple[str, str], Verb] = {
     ("POST", f"{_API}/nodes/{{region}}/{{name}}/revoke"): Verb.ADMIN,
     ("GET", f"{_API}/trust"): Verb.READ,
     ("POST", f"{_API}/trust/{{rotation}}"): Verb.ADMIN,
+    ("POST", f"{_API}/auth/logout"): Verb.READ,
     ("GET", f"{_API}/auth/whoami"): Verb.READ,
     ("GET", f"{_API}/auth/can-i"): Verb.READ,
     ("GET", f"{_API}/openapi.json"): Verb.READ,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from relay.control.access.actor import SYSTEM
 from relay.control.credentials.keys import KeyRegistry
 from relay.control.credentials.revocations import RevocationRegistry
+from relay.control.credentials.sessions import SessionRegistry
 from relay.control.credentials.tokens import TokenRegistry
 
 
@@ -17,6 +18,7 @@ class Credentials:
     keys: KeyRegistry
     tokens: TokenRegistry
     revocations: RevocationRegistry
+    sessions: SessionRegistry
 
     async def forget_expired(self, now_ms: int) -> None:
         """Forget what ended long ago.
@@ -26,3 +28,4 @@ class Credentials:
         """
         await self.keys.forget_expired(now_ms, actor=SYSTEM)
         await self.tokens.forget_expired(now_ms, actor=SYSTEM)
+        await self.sessions.forget_expired(now_ms)

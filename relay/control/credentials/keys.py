@@ -109,10 +109,10 @@ class KeyRegistry:
 
     def _check_subject(self, state: State, subject: str, by: Actor) -> None:
         """Who has a scope makes keys for its own agents alone. Labels that it chooses do not make an agent its own."""
-        if by.grant is None or not by.grant.scope:
+        if by.grants is None or not by.grants.is_scoped:
             return
         known = [*(key.labels for key in state.api_keys if key.subject == subject), *self._labels_of(subject)]
-        if not all(by.grant.has(labels) for labels in known):
+        if not all(by.grants.has(labels) for labels in known):
             raise Forbidden(f"{subject} is known outside your scope")
 
     async def rotate(self, key_id: str, overlap_s: float, *, actor: Actor) -> tuple[ApiKey, str]:

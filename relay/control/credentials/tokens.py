@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from relay.auth.principal import label_problem
 from relay.auth.secrets import TOKEN_FORM, digest_of
 from relay.control.access.actor import Actor
-from relay.control.access.roles import Grant, Verb
+from relay.control.access.roles import Grant
 from relay.control.access.tokens import Token
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
@@ -56,7 +56,7 @@ class TokenRegistry:
         digest = digest_of(secret)
 
         def make(state: State, now_ms: int) -> Change[Token]:
-            _check_room(state, request.owner or actor.name)
+            _check_room(state, request.owner or actor.identity)
             return _create(state, request, digest, actor, now_ms)
 
         return await self._ledger.change(actor, make), secret
@@ -90,11 +90,11 @@ class TokenRegistry:
 
 
 def _create(state: State, request: TokenRequest, digest: bytes, by: Actor, now_ms: int) -> Change[Token]:
-    owner = request.owner or by.name
-    if by.grant is not None:
-        if not by.grant.includes(request.grant):
-            raise Forbidden(f"a token may do at most what you may: {_described(by.grant)}")
-        if owner != by.name and not _is_admin(by):
+    owner = request.owner or by.identity
+    if by.grants is not None:
+        if not by.grants.includes(request.grant):
+            raise Forbidden(f"a token may do at most what you may: {by.grants}")
+        if owner != by.identity and not _is_admin(by):
             raise Forbidden("only an admin without a scope may make tokens for somebody else")
     if reason := label_problem({key: value for key, value in request.grant.scope.items() if key != _REGION}):
         raise Refused([Problem("request", 0, "scope", reason)])
@@ -109,7 +109,7 @@ def _create(state: State, request: TokenRequest, digest: bytes, by: Actor, now_m
         now_ms + round(request.expires_s * 1000),
         by.credential,
     )
-    entry = Entry("create", f"Token/{token.id}", reason=f"{token.name}: {_described(token.grant)} of {token.owner}")
+    entry = Entry("create", f"Token/{token.id}", reason=f"{token.name}: {token.grant} of {token.owner}")
     return Change(dataclasses.replace(state, tokens={**state.tokens, token.id: token}), token, entries=[entry])
 
 
@@ -117,7 +117,7 @@ def _delete(state: State, token_id: str, by: Actor) -> Change[None]:
     token = state.tokens.get(token_id)
     if token is None:
         raise NotFound(f"there is no token {token_id}")
-    is_own = token.owner == by.name and by.grant is not None and by.grant.includes(token.grant)
+    is_own = token.owner == by.identity and by.grants is not None and by.grants.includes(token.grant)
     if not is_own and not _is_admin(by):
         raise Forbidden(
             f"{token_id} is somebody else's, or may do more than you; an admin without a scope may delete it"
@@ -128,7 +128,7 @@ def _delete(state: State, token_id: str, by: Actor) -> Change[None]:
 
 
 def _is_admin(by: Actor) -> bool:
-    return by.grant is None or (by.grant.allows(Verb.ADMIN) and not by.grant.scope)
+    return by.grants is None or by.grants.is_admin
 
 
 def _check_room(state: State, owner: str) -> None:
@@ -136,8 +136,3 @@ def _check_room(state: State, owner: str) -> None:
         raise Conflict(f"there are {MAX_TOKENS} tokens, the maximum; delete some")
     if sum(token.owner == owner for token in state.tokens.values()) >= MAX_TOKENS_OF_ONE:
         raise Conflict(f"{owner} has {MAX_TOKENS_OF_ONE} tokens, the maximum for one; delete some")
-
-
-def _described(grant: Grant) -> str:
-    scope = ",".join(f"{key}={value}" for key, value in sorted(grant.scope.items()))
-    return f"{grant.role.value} for {scope}" if scope else grant.role.value

@@ -83,7 +83,7 @@ class Documents:
             Entry("apply", f"{d.kind}/{d.key}", _digest(state.catalog.of(d.kind).get(d.key)), _digest(d))
             for d in proposal.changed
         ]
-        draft = self._revise(state, proposal.after, by.name, now_ms)
+        draft = self._revise(state, proposal.after, by.identity, now_ms)
         return draft.change(Outcomes(proposal.applied, _begun(draft)), entries)
 
     def _checked_proposal(self, state: State, parsed: list[tuple[Document, AnyDocument]]) -> Proposal:
@@ -126,7 +126,7 @@ class Documents:
         check_documents(by, state, state.catalog.without(kind, key))
         if problems := obstacles(state, document, self._checks):
             raise Refused(problems, outcome=Outcome.CONFLICT)
-        draft = self._revise(state, state.catalog.without(kind, key), by.name, now_ms)
+        draft = self._revise(state, state.catalog.without(kind, key), by.identity, now_ms)
         entries = [Entry("delete", f"{kind}/{key}", _digest(document))]
         return draft.change(applied(document, "deleted", document), entries)
 

@@ -54,7 +54,7 @@ class Actions:
             Conflict: it needs no approval, or this one is not accepted.
         """
         taken = await self._ledger.change(
-            actor, lambda state, now_ms: self._approved(state, name, actor.name, digest, now_ms)
+            actor, lambda state, now_ms: self._approved(state, name, actor.identity, digest, now_ms)
         )
         taken.tell(actor, self._metrics)
         return taken.before.name
@@ -80,7 +80,7 @@ class Actions:
 
         def make(state: State, now_ms: int) -> Change[Taken]:
             _, before = find(state, name)
-            after = self._after(state, before, Action(action), actor.name, why, stage, now_ms)
+            after = self._after(state, before, Action(action), actor.identity, why, stage, now_ms)
             return Taken(before, after, action, why).change(state)
 
         taken = await self._ledger.change(actor, make)
@@ -124,7 +124,9 @@ class Actions:
         """
         # It may end, or its assignment may be deleted, before the ledger is locked, so it is looked up again then.
         stored = await self._history.get(name)
-        taken = await self._ledger.change(actor, lambda state, now_ms: self._retried(state, stored, actor.name, now_ms))
+        taken = await self._ledger.change(
+            actor, lambda state, now_ms: self._retried(state, stored, actor.identity, now_ms)
+        )
         taken.tell(actor, self._metrics)
         return taken.after.name
 

@@ -46,6 +46,6 @@ class Taken(NamedTuple):
             rollout=self.after.name,
             state=self.after.state.value,
             stage=self.after.stage,
-            actor=by.name,
+            actor=by.identity,
             reason=self.reason,
         )

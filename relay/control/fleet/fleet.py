@@ -193,7 +193,7 @@ class Fleet:
             Conflict: it is connected.
         """
         async with self._reporting:
-            if actor.grant is not None and not actor.grant.has({"region": region}):
+            if actor.grants is not None and not actor.grants.has({"region": region}):
                 raise Forbidden(f"node {region}/{name} serves agents outside your scope")
             node = self.census.nodes.get(f"{region}/{name}")
             if node is None:

@@ -32,11 +32,12 @@ class _Package(NamedTuple):
     """The progress of a package that is not installed yet."""
 
 
-def package_status(census: Census, labels: frozenset[tuple[str, str]]) -> dict[str, Any]:
+def package_status(census: Census, labels: query.Labels, scopes: query.Scopes = ()) -> dict[str, Any]:
     """Summarise package statuses by package and region, and list agents that have not finished installing.
 
     Args:
         labels: only agents with all of these labels count.
+        scopes: and with all of one of these, if there are any.
 
     Returns:
         `{packages: [{package, version, region, installed, installing, downloading, failed}], agents: [{agent, region,
@@ -47,7 +48,7 @@ def package_status(census: Census, labels: frozenset[tuple[str, str]]) -> dict[s
     total = 0
     parsed: dict[bytes, list[_Package]] = {}
     for agent in census.visible():
-        if not agent.reports(PACKAGES) or (labels and not query.has_labels(agent, labels)):
+        if not agent.reports(PACKAGES) or not query.has_labels(agent, labels, scopes):
             continue
         if agent.package_statuses not in parsed:  # many agents report the same
             parsed[agent.package_statuses] = _parse(agent.package_statuses)

@@ -7,7 +7,7 @@ connected at a node that has just come back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,11 @@ _MAX_CANDIDATES = 1_000
 """The most agents to consider for an ambiguous name."""
 
 
+Labels = frozenset[tuple[str, str]]
+"""Keys and values, as text."""
+Scopes = tuple[Labels, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """Which agents to list, and in which order. All filters that are set must match."""
@@ -40,8 +45,9 @@ class Query:
     node: str = ""
     """NAME or REGION/NAME."""
     version: str = ""
-    labels: frozenset[tuple[str, str]] = frozenset()
-    """Values as text."""
+    labels: Labels = frozenset()
+    scopes: Scopes = ()
+    """Agents must have all labels of one of them, if there are any."""
     sort: str = "agent_id"
     """A key of `SORTS`; a `-` in front reverses the order."""
     limit: int | None = None
@@ -72,7 +78,7 @@ SORTS: dict[str, _Columns] = {
 """Order → columns to sort by before the agent id."""
 
 
-def parse_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
+def parse_labels(terms: Iterable[str]) -> Labels:
     """Parse `k=v` terms. All must match, so two values for one key match no agent.
 
     Raises:
@@ -87,14 +93,24 @@ def parse_labels(terms: Iterable[str]) -> frozenset[tuple[str, str]]:
     return frozenset(pairs)
 
 
-def has_labels(agent: Agent, labels: Collection[tuple[str, str]]) -> bool:
-    """Whether an agent has all these labels (values as text)."""
+def has_labels(agent: Agent, labels: Labels, scopes: Scopes = ()) -> bool:
+    """Whether an agent has all these labels, and all of one of the scopes."""
+    if not labels and not scopes:
+        return True
     profile = agent.profile
-    return _includes(profile.labels if profile.tells({key for key, _ in labels}) else agent.facts.labels, labels)
+    is_told = profile.tells(_keys(labels, scopes))
+    return _includes(profile.labels if is_told else agent.facts.labels, labels, scopes)
 
 
-def _includes(labels: Mapping[str, Any], terms: Iterable[tuple[str, str]]) -> bool:
-    return all(key in labels and as_text(labels[key]) == value for key, value in terms)
+def _keys(labels: Labels, scopes: Scopes) -> set[str]:
+    return {key for terms in (labels, *scopes) for key, _ in terms}
+
+
+def _includes(labels: Mapping[str, Any], terms: Labels, scopes: Scopes) -> bool:
+    def has(wanted: Labels) -> bool:
+        return all(key in labels and as_text(labels[key]) == value for key, value in wanted)
+
+    return has(terms) and (not scopes or any(map(has, scopes)))
 
 
 async def choose(fleet: Fleet, query: Query) -> Page:
@@ -195,7 +211,7 @@ def _matches(census: Census, agent: Agent, query: Query) -> bool:
         not agent.hidden
         and _counts(census, agent, query)
         and (not query.version or text_of(agent, VERSION) == query.version)
-        and (not query.labels or has_labels(agent, query.labels))
+        and has_labels(agent, query.labels, query.scopes)
     )
 
 
@@ -213,7 +229,7 @@ def _counts(census: Census, one: Agent | Cell, query: Query) -> bool:
 
 def _total(census: Census, query: Query) -> int:
     """Count the matching agents: by cells where possible, one by one where their profile does not share the values."""
-    keys = {key for key, _ in query.labels} | ({VERSION} if query.version else set())
+    keys = _keys(query.labels, query.scopes) | ({VERSION} if query.version else set())
     total = 0
     unshared = set()
     for cell, number in list(census.cells.items()):
@@ -224,7 +240,7 @@ def _total(census: Census, query: Query) -> int:
             unshared.add(profile)
             continue
         has_version = not query.version or as_text(profile.attributes.get(VERSION)) == query.version
-        if has_version and _includes(profile.labels, query.labels):
+        if has_version and _includes(profile.labels, query.labels, query.scopes):
             total += number
     if unshared:
         total += sum(agent.profile in unshared and _matches(census, agent, query) for agent in census.visible())

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.control.access.keys import ApiKey, ApiKeys
 from relay.control.access.nodes import JoinedNode, JoinGrant
 from relay.control.access.revocations import Revocation
+from relay.control.access.sessions import Session
 from relay.control.access.tokens import Token
 from relay.control.ledger.differences import differences
 from relay.control.ledger.state import State
@@ -37,6 +38,7 @@ class _Stored(Protocol):
 V = TypeVar("V", bound=_Stored)
 _KINDS: Mapping[str, tuple[sa.Table, type[Any]]] = {
     "tokens": (schema.tokens, Token),
+    "sessions": (schema.sessions, Session),
     "revocations": (schema.revocations, Revocation),
     "join_grants": (schema.join_grants, JoinGrant),
     "joined_nodes": (schema.joined_nodes, JoinedNode),

@@ -12,6 +12,7 @@ from relay.policy.kinds import KINDS
 from relay.policy.model import ConfigAssignment, ConfigTemplate, RegionVariables
 from relay.policy.packages import PackageAssignment, PublishedPackage
 from relay.policy.reading import AnyDocument
+from relay.policy.role_binding import RoleBinding
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 from relay.words import suggestion
@@ -40,6 +41,7 @@ class Catalog:
     strategies: Mapping[str, RolloutStrategy] = field(default_factory=dict)
     package_assignments: Mapping[str, PackageAssignment] = field(default_factory=dict)
     signing_keys: Mapping[str, PackageSigningKey] = field(default_factory=dict)
+    role_bindings: Mapping[str, RoleBinding] = field(default_factory=dict)
     packages: Mapping[str, PackageVersion] = field(default_factory=dict)
 
     def of(self, kind: str) -> Mapping[str, AnyDocument]:

@@ -12,7 +12,7 @@ from typing import Any
 from relay.auth.revocations import Kind
 from relay.control.access.actor import Actor
 from relay.control.access.revocations import Revocation
-from relay.control.access.roles import Grant, Verb
+from relay.control.access.roles import Grants
 from relay.control.ledger.catalog import AnyAssignment, Catalog
 from relay.control.ledger.change import Change
 from relay.control.ledger.differences import differences
@@ -22,6 +22,7 @@ from relay.policy.kinds import KINDS
 from relay.policy.model import RegionVariables, Selector
 from relay.policy.reading import AnyDocument
 from relay.policy.resources import Resource
+from relay.policy.role_binding import RoleBinding
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 
@@ -32,7 +33,7 @@ def check_change(by: Actor, before: State, change: Change[Any]) -> None:
     Raises:
         Forbidden: it is not allowed; the message says why.
     """
-    if by.grant is None:
+    if by.grants is None:
         return
     after = change.state
     check_documents(by, before, after.catalog)
@@ -46,21 +47,21 @@ def check_change(by: Actor, before: State, change: Change[Any]) -> None:
             check_everywhere(by, f"Package/{key}, which no assignment of yours uses,")
         acted_on |= users
     for name in sorted(acted_on):
-        _check_assignment(by.grant, name, before, after.catalog)
+        _check_assignment(by.grants, name, before, after.catalog)
     for revocation in _differing(before.revocations, after.revocations):
-        _check_revocation(by.grant, revocation, before)
+        _check_revocation(by.grants, revocation, before)
     for old, new in before.api_keys.changed_shards(after.api_keys):
         for key in _differing(old, new):
-            if not by.grant.has(key.labels):
-                raise Forbidden(f"API key {key.id} is for agents outside {_scope(by.grant)}")
+            if not by.grants.has(key.labels):
+                raise Forbidden(f"API key {key.id} is for agents outside {_scope(by.grants)}")
 
 
-def _check_revocation(grant: Grant, revocation: Revocation, state: State) -> None:
+def _check_revocation(grants: Grants, revocation: Revocation, state: State) -> None:
     """Who has a scope takes away, and gives back, only API keys of its agents: what else it names is anybody's."""
     key = state.api_keys.get(revocation.value) if revocation.kind is Kind.KEY else None
-    if grant.scope and (key is None or not grant.has(key.labels)):
+    if grants.is_scoped and (key is None or not grants.has(key.labels)):
         name = f"{revocation.kind.value} {revocation.value}"
-        raise Forbidden(f"{name} may concern agents outside {_scope(grant)}; only its API keys can be revoked by id")
+        raise Forbidden(f"{name} may concern agents outside {_scope(grants)}; only its API keys can be revoked by id")
 
 
 def check_everywhere(by: Actor, what: str) -> None:
@@ -69,8 +70,8 @@ def check_everywhere(by: Actor, what: str) -> None:
     Raises:
         Forbidden: their token has a scope.
     """
-    if by.grant is not None and by.grant.scope:
-        raise Forbidden(f"{what} concerns agents outside {_scope(by.grant)}")
+    if by.grants is not None and by.grants.is_scoped:
+        raise Forbidden(f"{what} concerns agents outside {_scope(by.grants)}")
 
 
 def check_documents(by: Actor, before: State, after: Catalog) -> None:
@@ -79,8 +80,8 @@ def check_documents(by: Actor, before: State, after: Catalog) -> None:
     Raises:
         Forbidden: it is not allowed; the message says why.
     """
-    grant = by.grant
-    if grant is None or before.catalog is after:
+    grants = by.grants
+    if grants is None or before.catalog is after:
         return
     for kind in KINDS:
         old, new = before.catalog.of(kind), after.of(kind)
@@ -88,7 +89,7 @@ def check_documents(by: Actor, before: State, after: Catalog) -> None:
             check_everywhere(by, f"deleting {kind}/{gone[0]}")
         if old is not new:
             for document in _differing(old, new):
-                _check_document(grant, document, before, after)
+                _check_document(grants, document, before, after)
 
 
 def check_name(by: Actor, state: State, kind: str, name: str) -> None:
@@ -98,37 +99,35 @@ def check_name(by: Actor, state: State, kind: str, name: str) -> None:
         Forbidden: they could not; the message says why.
     """
     document = state.catalog.of(kind).get(name) if kind in KINDS else None
-    if by.grant is not None and document is not None:
-        _check_document(by.grant, document, state, state.catalog)
+    if by.grants is not None and document is not None:
+        _check_document(by.grants, document, state, state.catalog)
 
 
-def _check_document(grant: Grant, document: AnyDocument, before: State, after: Catalog) -> None:
+def _check_document(grants: Grants, document: AnyDocument, before: State, after: Catalog) -> None:
     name = f"{document.kind}/{document.key}"
-    if isinstance(document, PackageSigningKey):
-        if not grant.allows(Verb.ADMIN) or grant.scope:
-            raise Forbidden(
-                f"{name}: the role {grant.role.value} may not change signing keys; an admin without a scope may"
-            )
+    if isinstance(document, PackageSigningKey | RoleBinding):
+        if not grants.is_admin:
+            raise Forbidden(f"{name}: the {grants.described_roles} may not change this; an admin without a scope may")
     elif isinstance(document, RegionVariables):
-        if not grant.covers(Selector(labels={"region": document.key})):
-            raise Forbidden(f"{name} is outside {_scope(grant)}")
+        if not grants.covers(Selector(labels={"region": document.key})):
+            raise Forbidden(f"{name} is outside {_scope(grants)}")
     elif isinstance(document, RolloutStrategy):
         assignments = [a for catalog in (before.catalog, after) for a in catalog.all_assignments()]
         users = [assignment for assignment in assignments if assignment.spec.strategy == document.key]
-        if grant.scope and not users and document.key in before.catalog.strategies:
+        if grants.is_scoped and not users and document.key in before.catalog.strategies:
             raise Forbidden(f"{name} is used by no assignment of yours, so it may be others'")
         for assignment in users:
-            _check_selectors(grant, f"{name}, which {assignment.key} uses,", [assignment.spec.target_selector])
+            _check_selectors(grants, f"{name}, which {assignment.key} uses,", [assignment.spec.target_selector])
     elif isinstance(document, AnyAssignment):
-        _check_assignment(grant, document.key, before, after)
+        _check_assignment(grants, document.key, before, after)
 
 
-def _check_assignment(grant: Grant, name: str, before: State, after: Catalog) -> None:
+def _check_assignment(grants: Grants, name: str, before: State, after: Catalog) -> None:
     """An assignment's old and new selector, and those of all its revisions in force, must be in the scope."""
     selectors = [a.spec.target_selector for catalog in (before.catalog, after) for a in _named(catalog, name)]
     if name in before.assignments:
         selectors += [revision.selector for revision in before.assignments[name].in_force]
-    _check_selectors(grant, f"assignment {name}", selectors)
+    _check_selectors(grants, f"assignment {name}", selectors)
 
 
 def _named(catalog: Catalog, name: str) -> Iterator[AnyAssignment]:
@@ -138,14 +137,16 @@ def _named(catalog: Catalog, name: str) -> Iterator[AnyAssignment]:
         yield catalog.package_assignments[name]
 
 
-def _check_selectors(grant: Grant, what: str, selectors: Iterable[Selector]) -> None:
+def _check_selectors(grants: Grants, what: str, selectors: Iterable[Selector]) -> None:
     for selector in selectors:
-        if not grant.covers(selector):
-            raise Forbidden(f"{what} is for agents outside {_scope(grant)}; its target_selector must have these labels")
+        if not grants.covers(selector):
+            raise Forbidden(
+                f"{what} is for agents outside {_scope(grants)}; its target_selector must have these labels"
+            )
 
 
-def _scope(grant: Grant) -> str:
-    return f"the scope {', '.join(f'{key}={value}' for key, value in sorted(grant.scope.items()))}"
+def _scope(grants: Grants) -> str:
+    return f"the scope {grants.described_scope}"
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Any]:

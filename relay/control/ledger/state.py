@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from relay.control.access.keys import ApiKeys
 from relay.control.access.nodes import JoinedNode, JoinGrant
 from relay.control.access.revocations import Revocation
+from relay.control.access.sessions import Session
 from relay.control.access.tokens import Token
 from relay.control.ledger.catalog import Catalog
 from relay.control.rollouts.assignment import AssignmentState
@@ -35,6 +36,8 @@ class State:
     """Keys of agents."""
     tokens: Mapping[str, Token] = field(default_factory=dict)
     """Tokens of people, by id."""
+    sessions: Mapping[str, Session] = field(default_factory=dict)
+    """Sessions of people who logged in at an OpenID provider, by id."""
     revocations: Mapping[str, Revocation] = field(default_factory=dict)
     """Credentials of agents that are refused, by id."""
     join_grants: Mapping[str, JoinGrant] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from relay.control.access.roles import Grant
+from relay.control.access.roles import Grants
 from relay.control.fleet.agents import Agent
 from relay.control.fleet.fleet import Fleet
 from relay.control.ledger.state import State
@@ -19,11 +19,11 @@ from relay.policy import template as templates
 _SLICE = 200
 
 
-async def drift(fleet: Fleet, state: State, grant: Grant | None = None) -> list[dict[str, Any]]:
+async def drift(fleet: Fleet, state: State, grants: Grants | None = None) -> list[dict[str, Any]]:
     """Compare the agents that observe-only assignments match: one entry per agent and assignment.
 
     Args:
-        grant: only agents in its scope; None for all.
+        grants: only agents in their scope; None for all.
 
     Returns:
         `{agent, region, assignment, slot, state, differences: [{path, wanted, found}]}`; `state` is `same`, `different`
@@ -39,7 +39,7 @@ async def drift(fleet: Fleet, state: State, grant: Grant | None = None) -> list[
     for i, agent in enumerate(fleet.census.visible() if observing else []):
         if i % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
-        if grant is not None and not grant.has(agent.facts.labels):
+        if grants is not None and not grants.has(agent.facts.labels):
             continue
         region = agent.profile.region
         for name, revision in observing:

@@ -153,6 +153,9 @@ api_keys = _values("api_keys")
 tokens = _values("tokens")
 """People's tokens, without the secrets, as JSON."""
 
+sessions = _values("sessions")
+"""Sessions of people who logged in at an OpenID provider, without the secrets, as JSON."""
+
 revocations = _values("revocations")
 """Credentials of agents that are refused, as JSON."""
 

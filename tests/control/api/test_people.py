@@ -17,7 +17,7 @@ async def test_only_the_word_is_told_without_a_token(programs: Programs) -> None
     _, client = await guarded(programs)
     assert await client.call("GET", "/health") == (200, {"status": "ok"})
     assert await client.call("GET", "/ready") == (200, {"ready": True})
-    assert await client.call("GET", "/api/v1/auth/config") == (200, {"type": "token"})
+    assert await client.call("GET", "/api/v1/auth/config") == (200, {"type": "token", "device_flow": False})
     for path in ("/metrics", "/api/v1/agents", "/api/v1/openapi.json", "/api/v1/unknown", "/"):
         assert (await client.call("GET", path))[0] == 401, path
 
@@ -137,10 +137,11 @@ async def test_nobody_is_asked_on_loopback_by_default(programs: Programs) -> Non
         "user": "anonymous",
         "role": "admin",
         "scope": {},
+        "grants": [{"role": "admin", "scope": {}}],
         "credential": "",
         "expires": None,
     }
-    assert await client.call("GET", "/api/v1/auth/config") == (200, {"type": "none"})
+    assert await client.call("GET", "/api/v1/auth/config") == (200, {"type": "none", "device_flow": False})
 
 
 async def test_metrics_port_serves_metrics_alone(programs: Programs) -> None:

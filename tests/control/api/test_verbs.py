@@ -23,7 +23,7 @@ async def test_every_route_has_a_verb(programs: Programs) -> None:
 
 
 def test_reading_changes_nothing() -> None:
-    own = {"/api/v1/tokens", "/api/v1/tokens/{token_id}", "/api/v1/diff"}
+    own = {"/api/v1/tokens", "/api/v1/tokens/{token_id}", "/api/v1/diff", "/api/v1/auth/logout"}
     for (method, path), verb in VERBS.items():
         if verb is Verb.READ:
             assert method == "GET" or path in own, (method, path)

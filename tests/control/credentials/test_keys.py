@@ -4,7 +4,7 @@ import pytest
 
 from relay.auth.secrets import SecretForm, digest_of
 from relay.control.access.actor import Actor
-from relay.control.access.roles import Grant, Role
+from relay.control.access.roles import Grant, Grants, Role
 from relay.control.credentials import keys as module
 from relay.control.credentials.keys import KeyRegistry, KeyRequest
 from relay.control.ledger.audit import Audit
@@ -107,7 +107,7 @@ async def test_keys_are_bounded(registry: KeyRegistry, monkeypatch: pytest.Monke
 
 
 async def test_attack_key_for_agents_outside_the_scope(registry: KeyRegistry) -> None:
-    eve = Actor("eve", grant=Grant(Role.OPERATOR, {"team": "a"}))
+    eve = Actor("eve", grants=Grants((Grant(Role.OPERATOR, {"team": "a"}),)))
     await registry.create(AGENT, actor=eve)
     with pytest.raises(Forbidden):
         await registry.create(KeyRequest("x", True, {"team": "b"}), actor=eve)
@@ -118,7 +118,7 @@ async def test_attack_key_for_agents_outside_the_scope(registry: KeyRegistry) ->
 
 
 async def test_attack_key_that_proves_an_agent_outside_the_scope(ledger: Ledger) -> None:
-    eve = Actor("eve", grant=Grant(Role.OPERATOR, {"team": "a"}))
+    eve = Actor("eve", grants=Grants((Grant(Role.OPERATOR, {"team": "a"}),)))
     known = {"agent-b": [{"team": "b"}], "agent-a": [{"team": "a"}]}
     registry = KeyRegistry(ledger, FORM, expires_s=60, labels_of=lambda name: known.get(name, []))
     await registry.create(KeyRequest("fleet-b", False, {"team": "b"}), actor=ANN)

@@ -4,7 +4,7 @@ import pytest
 
 from relay.auth.secrets import TOKEN_FORM
 from relay.control.access.actor import Actor
-from relay.control.access.roles import Grant, Role
+from relay.control.access.roles import Grant, Grants, Role
 from relay.control.credentials import tokens as module
 from relay.control.credentials.tokens import TokenRegistry, TokenRequest
 from relay.control.ledger.ledger import Ledger
@@ -13,8 +13,8 @@ from relay.testing.clock import ManualClock
 from tests.control.actors import ANN
 
 CI = TokenRequest("ci", Grant(Role.AUTHOR, {"team": "a"}), 3600)
-AUTHOR = Actor("bob", verified=True, grant=Grant(Role.AUTHOR, {"team": "a"}))
-ADMIN = Actor("root", verified=True, grant=Grant(Role.ADMIN))
+AUTHOR = Actor("bob", verified=True, grants=Grants((Grant(Role.AUTHOR, {"team": "a"}),)))
+ADMIN = Actor("root", verified=True, grants=Grants((Grant(Role.ADMIN),)))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ async def test_tokens_are_bounded(registry: TokenRegistry, monkeypatch: pytest.M
         await registry.create(CI, actor=ANN)
 
 
-SCOPED_ADMIN = Actor("eve", verified=True, grant=Grant(Role.ADMIN, {"team": "a"}))
+SCOPED_ADMIN = Actor("eve", verified=True, grants=Grants((Grant(Role.ADMIN, {"team": "a"}),)))
 
 
 async def test_attack_scoped_admin_acts_for_others(registry: TokenRegistry) -> None:
@@ -83,7 +83,7 @@ async def test_attack_scoped_admin_acts_for_others(registry: TokenRegistry) -> N
 
 async def test_attack_lesser_token_deletes_a_greater_one_of_the_same_owner(registry: TokenRegistry) -> None:
     greater, _ = await registry.create(TokenRequest("x", Grant(Role.ADMIN), 60), actor=ADMIN)
-    lesser = Actor("root", verified=True, grant=Grant(Role.VIEWER, {"team": "a"}))
+    lesser = Actor("root", verified=True, grants=Grants((Grant(Role.VIEWER, {"team": "a"}),)))
     with pytest.raises(Forbidden, match="may do more than you"):
         await registry.delete(greater.id, actor=lesser)
     await registry.delete(greater.id, actor=ADMIN)
@@ -105,6 +105,6 @@ async def test_attack_scope_that_fills_the_policy(registry: TokenRegistry, scope
 
 
 async def test_scope_may_be_a_region_and_tells_what_it_was_made_with(registry: TokenRegistry) -> None:
-    maker = Actor("root", verified=True, credential="token-1", grant=Grant(Role.ADMIN))
+    maker = Actor("root", verified=True, credential="token-1", grants=Grants((Grant(Role.ADMIN),)))
     token, _ = await registry.create(TokenRequest("x", Grant(Role.VIEWER, {"region": "eu"}), 60), actor=maker)
     assert token.made_with == "token-1"

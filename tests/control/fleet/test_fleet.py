@@ -37,8 +37,8 @@ async def test_agent_is_known_after_its_report_is_stored(fleet: Fleet) -> None:
     view = await shown(fleet, "a")
     assert (view["agent_id"], view["region"], view["node"], view["connected"]) == ("a", "eu", "one", True)
     assert (await query.find(fleet, view["instance_uid"])).agent_id == "a"
-    assert query.has_labels(await query.find(fleet, "a"), {("tier", "prod"), ("region", "eu")})
-    assert not query.has_labels(await query.find(fleet, "a"), {("tier", "dev")})
+    assert query.has_labels(await query.find(fleet, "a"), frozenset({("tier", "prod"), ("region", "eu")}))
+    assert not query.has_labels(await query.find(fleet, "a"), frozenset({("tier", "dev")}))
     assert await shown(fleet, "a", frozenset({"node"})) == {"node": "one"}
     with pytest.raises(NotFound):
         await query.find(fleet, "b")

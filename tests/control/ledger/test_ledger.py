@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from relay.control.access.actor import SYSTEM, Actor
-from relay.control.access.roles import Grant, Role
+from relay.control.access.roles import Grant, Grants, Role
 from relay.control.ledger.audit import Audit
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.draft import Draft
@@ -104,7 +104,7 @@ async def test_record_changes_nothing(ledger: Ledger, database: Database) -> Non
 
 
 async def test_what_is_not_allowed_is_not_stored(ledger: Ledger) -> None:
-    bob = Actor("bob", grant=Grant(Role.AUTHOR, {"team": "a"}))
+    bob = Actor("bob", grants=Grants((Grant(Role.AUTHOR, {"team": "a"}),)))
     with pytest.raises(Forbidden):
         await ledger.change(bob, lambda state, _: draft(state, TEMPLATE, assignment("a")).change(None))
     assert ledger.state == State()

@@ -10,7 +10,7 @@ import pytest
 from relay.auth.revocations import Kind
 from relay.control.access.actor import SYSTEM, Actor
 from relay.control.access.revocations import Revocation
-from relay.control.access.roles import Grant, Role
+from relay.control.access.roles import Grant, Grants, Role
 from relay.control.ledger.change import Change, Step
 from relay.control.ledger.permission import check_change, check_documents, check_everywhere, check_name
 from relay.control.ledger.state import State
@@ -22,8 +22,8 @@ from tests.control.ledger.made import ONE_AGENT, applied, draft, latest, terms, 
 from tests.control.texts import TWO_STAGES, staged, variables
 from tests.packages import package_assignment
 
-TEAM_A = Actor("ann", verified=True, grant=Grant(Role.AUTHOR, {"team": "a"}))
-ANYBODYS = Actor("bob", verified=True, grant=Grant(Role.AUTHOR))
+TEAM_A = Actor("ann", verified=True, grants=Grants((Grant(Role.AUTHOR, {"team": "a"}),)))
+ANYBODYS = Actor("bob", verified=True, grants=Grants((Grant(Role.AUTHOR),)))
 OURS, THEIRS = "{labels: {team: a}}", "{labels: {team: b}}"
 BASE = applied(
     State(),
@@ -66,7 +66,7 @@ def allowed(by: Actor, change: Change[Any], before: State = BASE) -> str:
         (variables("eu", "{level: warn}"), "RegionVariables/eu is outside the scope team=a"),
         (
             SIGNING_KEY,
-            "PackageSigningKey/release: the role author may not change signing keys; an admin without a scope may",
+            "PackageSigningKey/release: the role author may not change this; an admin without a scope may",
         ),
     ],
 )
@@ -79,10 +79,10 @@ def test_documents(text: str, reason: str) -> None:
 
 def test_without_a_scope_only_the_role_counts() -> None:
     assert allowed(ANYBODYS, draft(BASE, assignment("theirs", selector=THEIRS, slot="b", rate=2)).change(None)) == ""
-    assert "signing keys" in allowed(ANYBODYS, draft(BASE, SIGNING_KEY).change(None))
-    admin, scoped = (Actor("root", grant=Grant(Role.ADMIN, scope)) for scope in ({}, {"team": "a"}))
+    assert "may not change this" in allowed(ANYBODYS, draft(BASE, SIGNING_KEY).change(None))
+    admin, scoped = (Actor("root", grants=Grants((Grant(Role.ADMIN, scope),))) for scope in ({}, {"team": "a"}))
     assert allowed(admin, draft(BASE, SIGNING_KEY).change(None)) == ""
-    assert "signing keys" in allowed(scoped, draft(BASE, SIGNING_KEY).change(None))
+    assert "may not change this" in allowed(scoped, draft(BASE, SIGNING_KEY).change(None))
     check_everywhere(admin, "the epoch")
     check_everywhere(SYSTEM, "the epoch")
     with pytest.raises(Forbidden, match="the epoch concerns agents outside the scope team=a"):
@@ -129,7 +129,7 @@ def test_strategy_is_as_wide_as_the_assignments_that_name_it() -> None:
 
 
 def test_region_variables_by_region() -> None:
-    eu = Actor("eve", grant=Grant(Role.AUTHOR, {"region": "eu"}))
+    eu = Actor("eve", grants=Grants((Grant(Role.AUTHOR, {"region": "eu"}),)))
     assert allowed(eu, draft(BASE, variables("eu", "{level: warn}")).change(None)) == ""
     assert "RegionVariables/us" in allowed(eu, draft(BASE, variables("us", "{level: warn}")).change(None))
 

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from relay.node.answers import body_of
+from relay.aio.answers import body_of
 
 
 async def test_a_body_is_read_up_to_its_bound() -> None:
