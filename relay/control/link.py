@@ -70,6 +70,10 @@ class Upstream:
         """Undo `watch`."""
         self._publisher.unwatch(event)
 
+    def admit(self, node: Peer) -> None:
+        """Let a process be the node that it says it is, or raise Duplicate."""
+        self._fleet.admit(node)
+
     def node_synced(self, node: Peer, sender: SyncSender, up: bool) -> None:
         """A node's Sync stream came up or went down."""
         self._fleet.node_synced(node, sender, up)

@@ -54,6 +54,10 @@ class Upstream(Protocol):
         """Undo `watch`."""
         ...
 
+    def admit(self, node: Peer) -> None:
+        """Let a process be the node that it says it is. Raises Duplicate if another one is; else that is over."""
+        ...
+
     def node_synced(self, node: Peer, sender: SyncSender, up: bool) -> None:
         """Called when a Sync stream of the node starts or ends; an old one may end after its successor starts."""
         ...
@@ -90,6 +94,8 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         self.open: dict[asyncio.Task[Any], tuple[bytes, Any]] = {}
         """Running calls of nodes with certificates → (the certificate, PEM; the context of the call)."""
         self.running: set[asyncio.Task[Any]] = set()
+        self._streams: dict[asyncio.Task[Any], tuple[Peer, Any]] = {}
+        """Open Sync and Report streams → (the node, the context of the call)."""
         self._blobs = asyncio.Semaphore(_BLOBS_AT_ONCE)
 
     def _count(self) -> None:
@@ -118,6 +124,22 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         self.open[task] = pem, context
         task.add_done_callback(lambda _: self.open.pop(task, None))
 
+    async def _supersede(self, node: Peer, context: Any) -> None:
+        """Admit a stream, and end those of a former process of the same node. A duplicate's is ended instead."""
+        try:
+            self._upstream.admit(node)
+        except Duplicate as error:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, str(error))
+        mine = asyncio.current_task()
+        assert mine is not None
+        for task, (other, of) in list(self._streams.items()):
+            if (other.region, other.name) == (node.region, node.name) and other.incarnation != node.incarnation:
+                with contextlib.suppress(grpc.aio.AbortError, asyncio.InvalidStateError):
+                    await of.abort(grpc.StatusCode.ALREADY_EXISTS, "a newer process of this node has connected")
+                task.cancel()
+        self._streams[mine] = node, context
+        mine.add_done_callback(lambda _: self._streams.pop(mine, None))
+
     async def end_refused(self) -> None:
         """End the calls of nodes whose certificate is no longer accepted."""
         for task, (pem, context) in list(self.open.items()):
@@ -140,6 +162,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         node_version: Version | None = None
         if first.hello.HasField("manifest"):
             node_version = (first.hello.manifest.epoch, first.hello.manifest.number)
+        await self._supersede(node, context)
         wake = asyncio.Event()
         self._upstream.watch(wake)
         self._upstream.node_synced(node, sender, True)
@@ -219,6 +242,7 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must have a hello with a region")
         node = Peer.of(first.hello)
         await self._admitted(node, context)
+        await self._supersede(node, context)
         try:
             await self._upstream.node_reporting(node)
         except RelayError as error:

@@ -176,12 +176,21 @@ class Node:
             store.clear()
         store.put(_SELF_BUCKET, b"region", region.encode())
 
+    def _installation(self) -> str:
+        """What tells a restart of this node from another process under its name."""
+        stored = self.store.get(_SELF_BUCKET, b"installation")
+        if stored is None:
+            stored = uuid.uuid4().hex.encode()
+            self.store.put(_SELF_BUCKET, b"installation", stored)
+        return stored.decode("ascii", "replace")
+
     def _build(self, started: contextlib.AsyncExitStack) -> None:
         """Create the parts, lower layers first."""
         settings, clock, metrics = self._settings, self._clock, self.metrics
         region, limits, above = settings.node.region, settings.server.limits, settings.control_plane
         batching = settings.server.batching
-        peer = self.peer = Peer(region, settings.node.name, uuid.uuid4().hex, __version__, settings.trusted_attributes)
+        trusted, incarnation = settings.trusted_attributes, uuid.uuid4().hex
+        peer = self.peer = Peer(region, settings.node.name, incarnation, __version__, trusted, self._installation())
         self.freshness = Freshness(
             clock=clock, max_staleness_s=above.max_staleness or None if above.on_stale == "hold" else None
         )

@@ -182,6 +182,7 @@ class ControlPlaneMetrics:
         self.notices: Counter[str] = Counter(sent=0, failed=0)
         """Notifications to people, by result."""
         self.shard_mismatches = 0
+        self.claims_disputed = 0
         self.agents_refused = 0
         """Agent states that could not be read."""
         self.skews: Callable[[], dict[tuple[str, str], float]] = dict
@@ -222,6 +223,11 @@ class ControlPlaneMetrics:
         yield _counter("opamp_control_plane_log_dropped", "Log lines dropped because of a slow reader", log.dropped())
         yield _counter("opamp_control_plane_shard_mismatches", "Digest shards that differed", self.shard_mismatches)
         yield _counter("opamp_control_plane_agents_refused", "Agent states that could not be read", self.agents_refused)
+        yield _counter(
+            "opamp_control_plane_claims_disputed",
+            "Agents that a node reported although they are live in another region",
+            self.claims_disputed,
+        )
         skews = GaugeMetricFamily(
             "opamp_control_plane_node_clock_skew_seconds",
             "Seconds that a node's clock is ahead",

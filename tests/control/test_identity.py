@@ -85,7 +85,7 @@ async def test_attack_certificates_that_are_none(programs: Programs, tmp_path: A
 
 async def test_attack_claiming_another_region_or_name(programs: Programs) -> None:
     plane = await with_tls(programs)
-    await programs.node(join=await token(plane), region="eu")
+    await programs.stop(await programs.node(join=await token(plane), region="eu"))
     folder = programs.folder / "node-eu-one" / "identity"
     mine = (folder / "node.crt").read_bytes(), (folder / "node.key").read_bytes()
     assert await refusal(plane, *mine) == ""

@@ -34,6 +34,8 @@ from relay.pb.relay.v1 import link_pb2
 _log = log.get("opamp-relay.fleet")
 RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of an absent node are kept."""
+_SILENT_S = 15.0
+"""A node that says nothing for so long may be replaced by another process; it reports every second."""
 _BATCH_AGENTS = 500
 """The most agents whose reports share a transaction."""
 _IN_FLIGHT = 256
@@ -137,13 +139,7 @@ class Fleet:
             await self._node_reporting(self.census.node(peer.region, peer.name), peer)
 
     async def _node_reporting(self, node: NodeState, peer: Peer) -> None:
-        if node.reporting and node.incarnation != peer.incarnation:
-            if peer.incarnation not in node.turned_away:
-                node.turned_away.add(peer.incarnation)
-                _log.error("duplicate_node", region=node.region, node=node.name)
-            raise Duplicate(
-                f"another node is already connected as {node.region}/{node.name}; every node needs its own name"
-            )
+        self.admit(peer)
         node.reporting += 1
         node.streams += 1
         node.verified = node.departed = False
@@ -152,8 +148,6 @@ class Fleet:
             node.trusted = peer.trusted
             self._trust_again(node)
         node.software_version = peer.software_version
-        node.incarnation = peer.incarnation
-        node.turned_away = set()
         try:
             await self.records.store_nodes([node])
         except BaseException as error:
@@ -162,6 +156,28 @@ class Fleet:
                 self._mark_unstored(node, str(error))
             raise
         _log.info("node_connected", region=node.region, node=node.name, version=node.software_version)
+
+    def admit(self, peer: Peer) -> None:
+        """Let a process be the node that it says it is: the newest one, if its store is the same as before.
+
+        Raises:
+            Duplicate: another process with another store is connected as this node. Each would overwrite the other's agents.
+        """
+        node = self.census.node(peer.region, peer.name)
+        is_other = node.connected and node.incarnation not in ("", peer.incarnation)
+        is_restart = bool(peer.installation) and peer.installation == node.installation
+        is_silent = self._clock.monotonic() - node.heard_at >= _SILENT_S
+        if is_other and not is_restart and not is_silent:
+            if peer.incarnation not in node.turned_away:
+                node.turned_away.add(peer.incarnation)
+                _log.error("duplicate_node", region=node.region, node=node.name)
+            raise Duplicate(
+                f"another node is already connected as {node.region}/{node.name}; every node needs its own name"
+            )
+        if node.incarnation != peer.incarnation:
+            node.turned_away = set()
+        node.incarnation, node.installation = peer.incarnation, peer.installation
+        node.heard_at = self._clock.monotonic()
 
     def _trust_again(self, node: NodeState) -> None:
         """Update the agents of a node whose trusted attributes changed."""
@@ -219,6 +235,7 @@ class Fleet:
         """
         node = self.census.node(peer.region, peer.name)
         self._metrics.reports += 1
+        node.heard_at = self._clock.monotonic()
         if report.HasField("status") and report.status.unix_ms:
             self._compare_clocks(node, report.status.unix_ms)  # now, before the report waits in the queue
         mine = _Queued(node, report)

@@ -74,6 +74,7 @@ class Intake:
             reading.forgotten += [uid for uid in absent if uid in node.agents and uid not in removing]
             reading.aside += [(uid, 0) for uid in absent if uid in node.aside]
         reading.aside += [(uid, 0) for uid in (*report.removed, *report.forgotten)]
+        reading.ack.want_agents.extend(self._settled(reading))
         return reading
 
     def _read_agents(self, reading: Reading) -> None:
@@ -164,6 +165,10 @@ class Intake:
         current = Holding(
             existing.node, existing.started_ms, existing.connected and not existing.forgotten and holder.connected
         )
+        if is_elsewhere and current.live and agent.connected and holder.region != node.region:
+            # A region's node may be hostile: it harms its own region's agents at most.
+            self._dispute(node, agent.uid, existing.node)
+            return False
         if winner(current, Holding(node.key, agent.started_ms, agent.connected)).node == node.key:
             return True
         pair = (agent.uid, node.key, existing.node)
@@ -171,6 +176,27 @@ class Intake:
             ack.released.append(agent.uid)
             self._remember_release(pair)
         return False
+
+    def _dispute(self, node: NodeState, uid: bytes, holder: str) -> None:
+        if uid not in node.disputed:
+            self._metrics.claims_disputed += 1
+            _log.warning("claim_disputed", node=node.key, instance_uid=uid.hex(), live_at=holder)
+        node.disputed.add(uid)
+
+    def _settled(self, reading: Reading) -> list[bytes]:
+        """Agents that a node reports and that are no longer live elsewhere: it should report them again."""
+        node, now = reading.node, dict(reading.aside)
+        settled = []
+        for uid in list(node.disputed):
+            existing = self._census.agents.get(uid)
+            holder = self._census.nodes[existing.node] if existing is not None else None
+            is_live = existing is not None and existing.connected and not existing.forgotten
+            if not now.get(uid, node.aside.get(uid)):
+                node.disputed.discard(uid)
+            elif not is_live or holder is None or not holder.connected:
+                node.disputed.discard(uid)
+                settled.append(uid)
+        return settled
 
     def _lose(self, agent: Agent, winner_key: str) -> None:
         """Handle an agent that moved to another node."""

@@ -23,6 +23,9 @@ class NodeState:
     trusted: Trusted = ()
     software_version: str = ""
     incarnation: str = ""
+    installation: str = ""
+    heard_at: float = 0.0
+    """When it last sent something, by the monotonic clock."""
     last_seen_ms: int = 0
     reporting: int = 0
     """Open Report streams. There may be two while an old one dies."""
@@ -34,6 +37,8 @@ class NodeState:
     """It said goodbye."""
     aside: dict[bytes, int] = field(default_factory=dict)
     """Agents that it reports but that do not count as its own (refused, or owned by another node) → digest."""
+    disputed: set[bytes] = field(default_factory=set)
+    """Those of them that are live at a node of another region."""
     refused: dict[bytes, str] = field(default_factory=dict)
     """Those of them whose state cannot be parsed → reason."""
     unstored: tuple[int, str] | None = None

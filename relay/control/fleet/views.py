@@ -106,6 +106,8 @@ def problems(node: NodeState) -> list[str]:
     if abs(node.behind_ms) > SKEW_MS:
         word = "behind" if node.behind_ms > 0 else "ahead"
         messages.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
+    if node.disputed:
+        messages.append(f"{len(node.disputed)} of its agents are left out because they are live in another region")
     if node.refused:
         messages.append(f"{len(node.refused)} of its agents are left out because their states cannot be read")
     return messages

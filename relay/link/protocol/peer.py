@@ -31,6 +31,8 @@ class Peer(NamedTuple):
     software_version: str = ""
     trusted: Trusted = ()
     """Agent attributes that it accepts as labels."""
+    installation: str = ""
+    """Of its store: the same after a restart."""
 
     def message(self) -> link_pb2.NodeIdentity:
         """The identity that the node sends in its hello."""
@@ -41,6 +43,7 @@ class Peer(NamedTuple):
             software_version=self.software_version,
             trusted_attributes=() if self.trusted == "all" else self.trusted,
             all_attributes_trusted=self.trusted == "all",
+            installation=self.installation,
         )
 
     @classmethod
@@ -49,4 +52,5 @@ class Peer(NamedTuple):
         trusted: Trusted = "all"
         if not message.all_attributes_trusted:
             trusted = tuple(message.trusted_attributes)
-        return cls(message.region, message.name, message.incarnation, message.software_version, trusted)
+        names = message.region, message.name, message.incarnation, message.software_version
+        return cls(*names, trusted, message.installation)

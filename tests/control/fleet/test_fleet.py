@@ -24,6 +24,7 @@ from relay.link.protocol.peer import Peer
 from relay.link.protocol.sender import SyncSender
 from relay.pb.opamp.v1 import opamp_pb2 as pb
 from relay.pb.relay.v1 import link_pb2
+from relay.testing.clock import ManualClock
 from tests.conftest import Programs
 from tests.control.actors import ANN
 from tests.control.reports import ONE, TWO, entry, shown, up
@@ -468,3 +469,33 @@ async def test_cancelled_stream_does_not_affect_other_reports(fleet: Fleet) -> N
         assert [type(one) for one in done[1::2]] == [link_pb2.ReportAck] * 3
     assert not fleet._queue
     assert len(fleet.census) == len(await fleet.records.states([agent.uid for agent in fleet.census.visible()]))
+
+
+# ---- who is a node
+
+
+def process(incarnation: str, installation: str = "") -> Peer:
+    return Peer("eu", "one", incarnation, trusted="all", installation=installation)
+
+
+async def test_restart_replaces_the_former_process_at_once(fleet: Fleet) -> None:
+    await up(fleet, process("1", "store"))
+    fleet.admit(process("2", "store"))
+    assert fleet.census.nodes["eu/one"].incarnation == "2"
+    with pytest.raises(Duplicate):
+        fleet.admit(process("3", "another store"))
+    with pytest.raises(Duplicate):
+        fleet.admit(process("4"))
+
+
+async def test_another_process_waits_until_the_first_is_silent(fleet: Fleet, clock: ManualClock) -> None:
+    await up(fleet, process("1", "store"))
+    clock.advance(14)
+    with pytest.raises(Duplicate):
+        fleet.admit(process("2", "another"))
+    await fleet.report(process("1", "store"), link_pb2.StatusReport(sequence=1))
+    clock.advance(14)
+    with pytest.raises(Duplicate):
+        fleet.admit(process("2", "another"))
+    clock.advance(1)
+    fleet.admit(process("2", "another"))

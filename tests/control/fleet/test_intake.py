@@ -20,12 +20,13 @@ class Desk(Stand):
     def __init__(self) -> None:
         super().__init__()
         bodies = Bodies(None)  # type: ignore[arg-type]  # nothing is read or stored
-        self.intake = Intake(self.census, bodies, clock=ManualClock(10**12), metrics=ControlPlaneMetrics())
+        self.metrics = ControlPlaneMetrics()
+        self.intake = Intake(self.census, bodies, clock=ManualClock(10**12), metrics=self.metrics)
         self.sequence = 0
 
-    def report(self, node: str, *agents: link_pb2.AgentEntry, **more: object) -> link_pb2.ReportAck:
+    def report(self, node: str, *agents: link_pb2.AgentEntry, region: str = "eu", **more: object) -> link_pb2.ReportAck:
         self.sequence += 1
-        held = self.census.node("eu", node)
+        held = self.census.node(region, node)
         held.reporting, held.trusted = 1, "all"
         report = link_pb2.StatusReport(sequence=self.sequence, agents=agents, **more)  # type: ignore[arg-type]
         ack = self.intake.take(self.intake.read(held, report))
@@ -95,3 +96,52 @@ def test_forgotten_agent_stays_known_and_disconnected() -> None:
     assert (desk.census.agents[uid].forgotten, desk.census.agents[uid].connected) == (True, False)
     desk.report("one", removed=[uid])
     assert len(desk.census) == 0
+
+
+def holder(desk: Desk, name: str) -> str:
+    (agent,) = desk.census.by_id(name)
+    return agent.node
+
+
+def test_attack_agent_that_is_live_in_another_region_is_claimed() -> None:
+    desk = Desk()
+    desk.report("one", entry("a", started=1))
+    for _ in range(2):
+        ack = desk.report("evil", entry("a", started=10**12 + 10**9), region="us")
+        assert list(ack.released) == []
+    assert holder(desk, "a") == "eu/one"
+    evil = desk.census.node("us", "evil")
+    assert (evil.disputed, desk.metrics.claims_disputed) == (set(evil.aside), 1)
+    assert evil.agents == set()
+
+
+def test_agent_that_really_moved_is_asked_for_again() -> None:
+    desk = Desk()
+    agent = entry("a", started=1)
+    desk.report("one", agent)
+    desk.report("two", entry("a", started=2), region="us")
+    assert list(desk.report("two", region="us").want_agents) == []
+    desk.report("one", entry("a", started=1, connected=False))
+    assert list(desk.report("two", region="us").want_agents) == [agent.instance_uid]
+    desk.report("two", entry("a", started=2), region="us")
+    assert holder(desk, "a") == "us/two"
+    assert desk.census.node("us", "two").disputed == set()
+
+
+def test_dispute_ends_with_the_claim() -> None:
+    desk = Desk()
+    agent = entry("a", started=1)
+    desk.report("one", agent)
+    desk.report("two", entry("a", started=2), region="us")
+    desk.report("two", region="us", removed=[agent.instance_uid])
+    assert list(desk.report("two", region="us").want_agents) == []
+    assert desk.census.node("us", "two").disputed == set()
+
+
+def test_agent_of_a_node_that_is_gone_moves() -> None:
+    desk = Desk()
+    agent = entry("a", started=1)
+    desk.report("one", agent)
+    desk.report("two", entry("a", started=2), region="us")
+    desk.census.node("eu", "one").reporting = 0
+    assert list(desk.report("two", region="us").want_agents) == [agent.instance_uid]

@@ -156,20 +156,22 @@ class Freshness(_message.Message):
     def __init__(self, version: _Optional[_Union[ManifestVersion, _Mapping]] = ..., issued_at_unix_ms: _Optional[int] = ..., region: _Optional[str] = ...) -> None: ...
 
 class NodeIdentity(_message.Message):
-    __slots__ = ("region", "name", "incarnation", "software_version", "trusted_attributes", "all_attributes_trusted")
+    __slots__ = ("region", "name", "incarnation", "software_version", "trusted_attributes", "all_attributes_trusted", "installation")
     REGION_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     TRUSTED_ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     ALL_ATTRIBUTES_TRUSTED_FIELD_NUMBER: _ClassVar[int]
+    INSTALLATION_FIELD_NUMBER: _ClassVar[int]
     region: str
     name: str
     incarnation: str
     software_version: str
     trusted_attributes: _containers.RepeatedScalarFieldContainer[str]
     all_attributes_trusted: bool
-    def __init__(self, region: _Optional[str] = ..., name: _Optional[str] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ..., trusted_attributes: _Optional[_Iterable[str]] = ..., all_attributes_trusted: _Optional[bool] = ...) -> None: ...
+    installation: str
+    def __init__(self, region: _Optional[str] = ..., name: _Optional[str] = ..., incarnation: _Optional[str] = ..., software_version: _Optional[str] = ..., trusted_attributes: _Optional[_Iterable[str]] = ..., all_attributes_trusted: _Optional[bool] = ..., installation: _Optional[str] = ...) -> None: ...
 
 class StatusReport(_message.Message):
     __slots__ = ("sequence", "hello", "agents", "removed", "rollup", "effective_configs", "shards", "listings", "status", "forgotten")
