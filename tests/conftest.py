@@ -39,7 +39,9 @@ async def loop_errors() -> AsyncIterator[None]:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
     yield
     await close_what_is_left()
-    assert not seen, seen
+    # gRPC's queue is woken once too often now and then, and finds nothing.
+    errors = [context for context in seen if not isinstance(context.get("exception"), BlockingIOError)]
+    assert not errors, errors
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -216,10 +216,13 @@ def simulate(
     token: Annotated[
         str, typer.Option("--token", envvar="OPAMP_TOKEN", show_default=False, help="token that all agents send")
     ] = "",
+    cert: Annotated[str, typer.Option("--cert", help="file with the certificate that all agents have (PEM)")] = "",
+    key: Annotated[str, typer.Option("--key", help="file with its key, if that is another one")] = "",
+    ca: Annotated[str, typer.Option("--ca", help="file with the CA of the node's certificate")] = "",
 ) -> None:
     """Run many agents from one process."""
     from relay.aio.loop import run
-    from relay.cli.simulate import run_simulation
+    from relay.cli.simulate import TlsFiles, run_simulation
 
     if not endpoint.startswith(("ws://", "wss://", "http://", "https://")):
         print(f"--endpoint: {endpoint} is not a ws:// or http:// URL", file=sys.stderr)
@@ -227,10 +230,23 @@ def simulate(
 
     async def program(stop: asyncio.Event) -> int:
         return await run_simulation(
-            stop, agents, endpoint, heartbeat_s=heartbeat, prefix=prefix, seed=seed, quiet=quiet, token=token
+            stop,
+            agents,
+            endpoint,
+            heartbeat_s=heartbeat,
+            prefix=prefix,
+            seed=seed,
+            quiet=quiet,
+            token=token,
+            files=TlsFiles(ca, cert, key),
         )
 
-    raise typer.Exit(run(program))
+    try:
+        status = run(program)
+    except OSError as error:
+        print(f"--cert, --key, --ca: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_SETTINGS) from None
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import sys
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 from relay.testing.agents import SimulatedAgent, Simulation, fleet
 
@@ -52,6 +54,32 @@ class Narrator:
         return "  ".join(f"{event} {self.counts[event]}" for event in _EVENT_LABELS)
 
 
+class TlsFiles(NamedTuple):
+    """Files (PEM) for TLS; empty for none."""
+
+    ca: str = ""
+    """CAs of the node's certificate."""
+    certificate: str = ""
+    """Of the agents, all of which have the same."""
+    key: str = ""
+
+    def context(self) -> ssl.SSLContext | None:
+        """How to connect; None for the usual way.
+
+        Raises:
+            OSError: a file cannot be used.
+        """
+        if not any(self):
+            return None
+        context = ssl.create_default_context(cafile=self.ca or None)
+        if self.certificate:
+            context.load_cert_chain(self.certificate, self.key or None)
+        return context
+
+
+NO_FILES = TlsFiles()
+
+
 async def run_simulation(
     stop: asyncio.Event,
     count: int,
@@ -62,8 +90,13 @@ async def run_simulation(
     seed: int | None,
     quiet: bool,
     token: str = "",
+    files: TlsFiles = NO_FILES,
 ) -> int:
-    """Run agents until `stop`."""
+    """Run agents until `stop`.
+
+    Raises:
+        OSError: a file of `files` cannot be used.
+    """
     narrator = Narrator(quiet=quiet)
     chance = random.Random(seed)  # noqa: S311
     simulation = Simulation(
@@ -71,6 +104,7 @@ async def run_simulation(
         endpoint,
         heartbeat_s=heartbeat_s,
         token=token,
+        ssl_context=files.context(),
     )
     simulation.start()
     last_line = ""

@@ -72,8 +72,13 @@ def _of_control_plane(settings: ControlPlaneSettings) -> Iterator[tuple[str, str
     if server.api.tls.enabled:
         yield from _of_certificate("server.api.tls.cert_file", server.api.tls.cert_file)
         yield from _of_private_file("server.api.tls.key_file", server.api.tls.key_file)
+    if admin is not None and admin.oidc is not None:
+        if admin.oidc.client_secret_file:
+            yield from _of_private_file("admin.auth.oidc.client_secret_file", admin.oidc.client_secret_file)
+        if admin.oidc.device_flow:
+            yield "admin.auth.oidc.device_flow", "on: whoever makes a person enter a code gets a session of that person"
     root = Path(settings.keys_dir) / ROOT_FILE
-    if root.exists():
+    if settings.link_has_tls and root.exists():
         yield "keys.dir", f"{root} is still there: move it away, the control plane never reads it"
 
 

@@ -227,5 +227,13 @@ class Status:
                 "Package files being fetched from the control plane",
                 lambda: parts.packages.fetching,
             ),
+            "opamp_relay_keyset_version": (
+                "Version of the newest key set that this node trusts; 0 for none",
+                lambda: chain.current.version if (chain := parts.policy.receiver.chain) is not None else 0,
+            ),
+            "opamp_relay_clock_skew_seconds": (
+                "Seconds that this node's clock is ahead of the control plane's, as of its last Freshness",
+                lambda: parts.freshness.lag_s,
+            ),
             "opamp_relay_store_degraded": ("1 while writes fail", lambda: float(parts.store.problem is not None)),
         }

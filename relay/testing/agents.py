@@ -355,6 +355,7 @@ class Simulation:
 
     async def _over_http(self, agent: SimulatedAgent) -> None:
         headers = {"Content-Type": "application/x-protobuf", **self._headers}
+        refused = 0
         async with aiohttp.ClientSession(headers=headers) as client:
             while True:
                 outgoing = [agent.full_report() if agent.sequence < 0 else agent.report()]
@@ -366,6 +367,9 @@ class Simulation:
                         ):
                             if answer.status == 200:
                                 outgoing += agent.receive(await answer.read())
+                            elif answer.status != refused:
+                                agent.on_event(agent, "unreachable", f"status {answer.status}")
+                            refused = answer.status if answer.status != 200 else 0
                         if agent.offer is not None:
                             await self._install(agent, outgoing.append)
                 except (aiohttp.ClientError, OSError):

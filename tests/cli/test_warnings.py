@@ -88,7 +88,26 @@ def test_certificate_without_names(tmp_path: Path) -> None:
 
 def test_root_key_that_is_still_there(tmp_path: Path) -> None:
     (tmp_path / "root.pem").write_text("")
-    plane = ControlPlaneSettings.model_validate({"keys": {"dir": str(tmp_path)}})
+    plane = ControlPlaneSettings.model_validate(
+        {"keys": {"dir": str(tmp_path)}, "server": {"link": {"tls": {"enabled": True}}}}
+    )
+    assert warnings_of(ControlPlaneSettings.model_validate({"keys": {"dir": str(tmp_path)}})) == []
     assert warnings_of(plane) == [
         ("keys.dir", f"{tmp_path}/root.pem is still there: move it away, the control plane never reads it")
     ]
+
+
+def test_device_flow_is_named(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s")
+    (tmp_path / "secret").chmod(0o644)
+    oidc = {
+        "issuer": "https://idp.example",
+        "client_id": "opamp",
+        "client_secret_file": str(tmp_path / "secret"),
+        "device_flow": True,
+    }
+    settings = ControlPlaneSettings.model_validate({"admin": {"auth": {"type": "oidc", "oidc": oidc}}})
+    assert {path for path, _ in warnings_of(settings)} == {
+        "admin.auth.oidc.client_secret_file",
+        "admin.auth.oidc.device_flow",
+    }

@@ -196,3 +196,34 @@ def test_names_that_go_into_no_certificate(name: object) -> None:
 def test_names() -> None:
     made = ControlPlaneSettings.model_validate({"server": {"names": ["cp.example", "10.0.0.1", "0::1"]}})
     assert made.names == ("cp.example", "10.0.0.1", "::1")
+
+
+@pytest.mark.parametrize(
+    ("auth", "path", "reason"),
+    [
+        ({"type": "oidc"}, "admin.auth.oidc", "is required with type: oidc"),
+        ({"type": "token", "oidc": {"issuer": "https://a", "client_id": "b"}}, "admin.auth.oidc", "has no effect"),
+        (
+            {"type": "oidc", "oidc": {"issuer": "https://a", "client_id": "b", "client_secret_file": "/none"}},
+            "admin.auth.oidc.client_secret_file",
+            "/none: No such file",
+        ),
+    ],
+)
+def test_openid_providers(auth: dict[str, Any], path: str, reason: str) -> None:
+    settings = ControlPlaneSettings.model_validate({"admin": {"auth": auth}})
+    assert [(p, r.startswith(reason)) for p, r in cross_check(settings)] == [(path, True)]
+
+
+def test_secret_that_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\n")
+    oidc = {"issuer": "https://a", "client_id": "b", "client_secret_file": str(tmp_path / "secret")}
+    settings = ControlPlaneSettings.model_validate({"admin": {"auth": {"type": "oidc", "oidc": oidc}}})
+    assert [r.endswith("is empty") for _, r in cross_check(settings)] == [True]
+    (tmp_path / "secret").write_bytes(b"\xff")
+    assert [r.endswith("not text") for _, r in cross_check(settings)] == [True]
+
+
+def test_root_file_goes_with_ones_own_certificate() -> None:
+    settings = NodeSettings.model_validate({"control_plane": {"root_file": "root.pub"}})
+    assert [path for path, _ in cross_check(settings)] == ["control_plane.root_file"]

@@ -165,7 +165,8 @@ class JoinRegistry:
             return self._extended(state, known, now_ms)  # the answer was lost
         if now_ms >= grant.expires_ms or len(grant.joined) >= grant.uses:
             raise Forbidden(_REFUSED)
-        if known is not None and known.key_digest != digest and not grant.replaces and not known.revoked:
+        is_over = known is not None and (known.revoked or now_ms > self._may_renew_until(known))
+        if known is not None and known.key_digest != digest and not grant.replaces and not is_over:
             raise Conflict(
                 f"{known.id} has joined before, with another key. If it lost its data folder, make a token with --replace"
             )

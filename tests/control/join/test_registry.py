@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -190,3 +191,32 @@ async def test_malformed_requests_and_bounds(stand: Stand, monkeypatch: pytest.M
         await stand.grant()
     stand.clock.advance(7200)
     await stand.grant()
+
+
+async def test_node_that_was_away_for_too_long_joins_again_under_its_name(stand: Stand) -> None:
+    await stand.join(await stand.grant("eu"))
+    stand.clock.advance(37 * DAY_S + 1)
+    with pytest.raises(Forbidden, match="join again"):
+        await stand.renew()
+    again = await stand.join(await stand.grant("eu"), key=OTHER)
+    assert again.key == "eu/one"
+    assert stand.registry.refusal(again) == ""
+
+
+async def test_revoking_a_node_replaces_the_download_key_of_its_region(stand: Stand) -> None:
+    await stand.join(await stand.grant("eu"))
+    before = [stand.trust.download_keys(stand.ledger.state, region) for region in ("eu", "us")]
+    await stand.registry.revoke("eu/one", "stolen", actor=ANN)
+    after = [stand.trust.download_keys(stand.ledger.state, region) for region in ("eu", "us")]
+    assert (set(before[0]) & set(after[0]), before[1]) == (set(), after[1])
+
+
+async def test_nodes_with_a_former_ca_are_known(stand: Stand) -> None:
+    await stand.join(await stand.grant("eu"))
+    assert stand.registry.still_with_former_ca() == []
+    state = stand.ledger.state
+    former = dataclasses.replace(state.joined_nodes["eu/one"], ca="former")
+    stand.ledger.state = dataclasses.replace(state, joined_nodes={"eu/one": former})
+    assert stand.registry.still_with_former_ca() == ["eu/one"]
+    await stand.renew()
+    assert stand.registry.still_with_former_ca() == []
