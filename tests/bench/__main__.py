@@ -19,10 +19,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.bench import downloads, fleet
+from tests.bench import credentials, downloads, fleet
 from tests.bench.decisions import evaluation_seconds, plan_seconds
 from tests.bench.programs import (
     BIN,
@@ -43,7 +43,7 @@ from tests.bench.programs import (
 
 AWAY_S = 60
 PROBE_S = 2.0
-PARTS = ["decisions", "heartbeats", "connects", "memory", "tls", "changes", "packages", "fleet"]
+PARTS = ["decisions", "heartbeats", "connects", "memory", "tls", "changes", "packages", "auth", "fleet"]
 
 
 def node(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -386,7 +386,7 @@ def main() -> None:
             sys.exit(f"{tool} is required for the benchmark")
     subprocess.run(["go", "build", "-o", str(HERE / "bin") + "/", "./load", "./peers"], cwd=HERE, check=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    parts: dict[str, Callable[[Path], list[Row]]] = {
+    parts: dict[str, Callable[[Path], Iterable[Row]]] = {
         "decisions": decisions,
         "heartbeats": lambda folder: heartbeats(folder),
         "connects": lambda folder: connects(folder, options.agents),
@@ -394,6 +394,7 @@ def main() -> None:
         "tls": lambda folder: memory(folder, options.agents, tls=True),
         "changes": lambda folder: changes(folder, options.agents),
         "packages": packages,
+        "auth": lambda folder: credentials.measure(folder / "auth", options.agents),
         "fleet": lambda folder: fleet.measure(folder, options.fleet),
     }
     print(f"{'measured on the whole path':<58}{'figure':<58}target", flush=True)

@@ -8,7 +8,7 @@ Host must be one of ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 
@@ -62,6 +62,10 @@ def add_guards(api: FastAPI, people: People, max_body_bytes: int, own_host: bool
         if is_change and not request.url.path.startswith(_NO_CHANGE_PREFIXES) and condition.refusal:
             return problem(409, condition.refusal)
         answer = await call_next(request)
+        actor = getattr(request.state, "actor", None)
+        if request.method == "GET" and isinstance(actor, Actor):
+            # Each answer of this middleware is a stream.
+            answer.body_iterator = _while_current(answer.body_iterator, people, actor)  # type: ignore[attr-defined]
         if condition.unwritable:  # reports are not stored either
             answer.headers[_STALE] = condition.unwritable.encode("ascii", "replace").decode()
         return answer
@@ -72,6 +76,14 @@ def add_guards(api: FastAPI, people: People, max_body_bytes: int, own_host: bool
         if isinstance(actor, Actor):
             await people.deny(actor, f"{request.method} {request.url.path}", str(error))
         return problem(403, str(error))
+
+
+async def _while_current(body: AsyncIterator[bytes], people: People, actor: Actor) -> AsyncIterator[bytes]:
+    """The body of an answer, broken off when the credential of its request ends."""
+    async for part in body:
+        if not people.is_current(actor):
+            raise Forbidden("the credential of this request has ended")
+        yield part
 
 
 async def _identify(api: FastAPI, people: People, request: Request) -> Response | None:

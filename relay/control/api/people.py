@@ -86,16 +86,26 @@ class People:
             return None
         form, digest = found
         state = self._ledger.state
-        kept: Token | Session | None = state.tokens.get(id_of(digest, "token"))
-        if form is SESSION_FORM:
-            kept = state.sessions.get(id_of(digest, "session")) if self.kind == "oidc" else None
-        if kept is None or kept.digest != digest or self._clock.unix_ms() >= kept.expires_ms:
+        kept = self._kept(id_of(digest, "session" if form is SESSION_FORM else "token"))
+        if kept is None or kept.digest != digest:
             return None
         if isinstance(kept, Token):
             grants, name, owner = Grants((kept.grant,)), kept.owner, ""
         else:
             grants, name, owner = kept.grants(state.catalog.role_bindings.values()), kept.user, kept.owner
         return Actor(name, verified=True, credential=kept.id, address=ip, grants=grants, owner=owner)
+
+    def _kept(self, credential: str) -> Token | Session | None:
+        """The token or session with an id, unless it is over."""
+        state = self._ledger.state
+        kept: Token | Session | None = state.tokens.get(credential)
+        if kept is None and self.kind == "oidc":
+            kept = state.sessions.get(credential)
+        return kept if kept is not None and self._clock.unix_ms() < kept.expires_ms else None
+
+    def is_current(self, actor: Actor) -> bool:
+        """Whether the credential of a request is still good: an answer may take minutes."""
+        return self._kept(actor.credential) is not None
 
     def is_too_fast(self, actor: Actor) -> bool:
         """Count a request. Whether its credential made too many in this second."""

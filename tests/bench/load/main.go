@@ -6,6 +6,8 @@
 //	                       APPLIED with the effective config. A line is printed once all agents have had their answers
 //	                       acknowledged. Ends when standard input does.
 //
+//	load -mode polls       like heartbeat, over plain HTTP
+//
 //	load -mode download    one download of -url per agent, all at once, each over its own connection; the bytes are
 //	                       counted and discarded
 //
@@ -27,6 +29,7 @@ import (
 	"os"
 	"sort"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,6 +50,8 @@ var (
 	interval  = flag.Duration("interval", 30*time.Second, "interval between an agent's heartbeats (fleet)")
 	together  = flag.Int("together", 10000, "the most connections opened at once")
 	prefix    = flag.String("prefix", "load", "prefix of the agents' names")
+	bearers   = flag.String("bearers", "", "file with a token a line; the first agent sends the first one, and so on")
+	certFile  = flag.String("cert", "", "certificate of all agents, with its key (PEM)")
 	output    sync.Mutex
 	latencies samples
 )
@@ -87,6 +92,7 @@ func emit(line map[string]any) {
 
 type agent struct {
 	name    string
+	bearer  string
 	uid     []byte
 	conn    net.Conn
 	reader  *bufio.Reader
@@ -107,12 +113,12 @@ func (a *agent) connect() error {
 		return err
 	}
 	if *secure {
-		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
+		conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, Certificates: certificates})
 	}
 	a.conn = conn
 	a.reader = bufio.NewReaderSize(conn, 2048)
 	_, err = fmt.Fprintf(conn, "GET /v1/opamp HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", *target)
+		"%sSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", *target, a.authorization())
 	if err != nil {
 		return err
 	}
@@ -132,6 +138,14 @@ func (a *agent) connect() error {
 			return nil
 		}
 	}
+}
+
+// authorization returns the header line with the agent's token.
+func (a *agent) authorization() string {
+	if a.bearer == "" {
+		return ""
+	}
+	return "Authorization: Bearer " + a.bearer + "\r\n"
 }
 
 // send writes one binary message, header byte 0 and the body, with a zero mask.
@@ -257,6 +271,9 @@ func makeAgents() []*agent {
 		name := fmt.Sprintf("%s-%05d", *prefix, i)
 		uid := sha256.Sum256([]byte(name)) // the same agent in each run
 		agents[i] = &agent{name: name, uid: uid[:16]}
+		if len(tokens) > 0 {
+			agents[i].bearer = tokens[i%len(tokens)]
+		}
 	}
 	return agents
 }
@@ -368,12 +385,28 @@ func countApplied(a *agent, now time.Time) {
 	}
 }
 
+// closed has the times at which sessions ended.
+var closed struct {
+	sync.Mutex
+	times []float64
+}
+
+func countClosed() {
+	closed.Lock()
+	defer closed.Unlock()
+	closed.times = append(closed.times, float64(time.Now().UnixMicro())/1e6)
+	if len(closed.times) == *count {
+		emit(map[string]any{"event": "closed", "p99": closed.times[*count*99/100], "last": closed.times[*count-1]})
+	}
+}
+
 func runFleet() {
 	agents := makeAgents()
 	connectAll(agents, func(a *agent) {
 		for {
 			body, err := a.read()
 			if err != nil {
+				countClosed()
 				return
 			}
 			handle(a, body)
@@ -443,9 +476,80 @@ func runHeartbeat() {
 	emit(map[string]any{"event": "heartbeats", "exchanges": exchanges, "per_second": float64(exchanges) / took, "latency": latencies.take()})
 }
 
+// runPolls posts heartbeats over kept connections, the next one when the last is answered.
+func runPolls() {
+	transport := &http.Transport{MaxConnsPerHost: *count, MaxIdleConnsPerHost: *count}
+	client := &http.Client{Transport: transport}
+	var total, failed atomic.Int64
+	var stop atomic.Bool
+	post := func(a *agent, body []byte) bool {
+		request, _ := http.NewRequest("POST", "http://"+*target+"/v1/opamp", bytes.NewReader(body))
+		request.Header.Set("Content-Type", "application/x-protobuf")
+		if a.bearer != "" {
+			request.Header.Set("Authorization", "Bearer "+a.bearer)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			return false
+		}
+		defer response.Body.Close()
+		_, _ = io.Copy(io.Discard, response.Body)
+		return response.StatusCode == http.StatusOK
+	}
+	var group sync.WaitGroup
+	began := time.Now()
+	for _, a := range makeAgents() {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for !stop.Load() {
+				message := &protobufs.AgentToServer{InstanceUid: a.uid, SequenceNum: a.seq, Capabilities: capabilities}
+				if a.seq == 0 {
+					message.AgentDescription = &protobufs.AgentDescription{
+						IdentifyingAttributes: []*protobufs.KeyValue{text("service.instance.id", a.name)},
+					}
+				}
+				a.seq++
+				body, _ := proto.Marshal(message)
+				if post(a, body) {
+					total.Add(1)
+				} else {
+					failed.Add(1)
+				}
+			}
+		}()
+	}
+	time.Sleep(time.Duration(*seconds * float64(time.Second)))
+	stop.Store(true)
+	group.Wait()
+	took := time.Since(began).Seconds()
+	emit(map[string]any{"event": "polls", "failed": failed.Load(), "per_second": float64(total.Load()) / took})
+}
+
+var (
+	tokens       []string
+	certificates []tls.Certificate
+)
+
 func main() {
 	flag.Parse()
+	if *bearers != "" {
+		content, err := os.ReadFile(*bearers)
+		if err != nil {
+			panic(err)
+		}
+		tokens = strings.Fields(string(content))
+	}
+	if *certFile != "" {
+		pair, err := tls.LoadX509KeyPair(*certFile, *certFile)
+		if err != nil {
+			panic(err)
+		}
+		certificates = []tls.Certificate{pair}
+	}
 	switch *mode {
+	case "polls":
+		runPolls()
 	case "fleet":
 		runFleet()
 	case "download":

@@ -3,8 +3,12 @@ from __future__ import annotations
 import asyncio
 import io
 
+import aiohttp
+import pytest
+
 from tests.conftest import Programs
 from tests.control.api.client import started
+from tests.control.api.people import guarded, person
 
 
 async def test_cross_site_requests_cannot_write(programs: Programs) -> None:
@@ -37,3 +41,13 @@ async def test_unknown_query_parameters_are_refused(programs: Programs) -> None:
         status, answer = await client.call("GET", f"/api/v1/agents?{query}")
         assert isinstance(answer, dict)
         assert (status, said in answer["problems"][0]["reason"]) == (422, True)
+
+
+async def test_answer_breaks_off_when_its_credential_ends(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane, client = await guarded(programs)
+    admin = await person(plane, client, "admin")
+    assert await admin.status("GET", "agents") == 200
+    monkeypatch.setattr(plane.people, "is_current", lambda _: False)
+    with pytest.raises(aiohttp.ClientError):
+        await admin.call("GET", "agents")
+    assert await admin.status("POST", "diff", json={"sources": []}) == 422, "only answers to GET are long"
