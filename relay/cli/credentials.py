@@ -195,6 +195,8 @@ def revoke(
     body = {"kind": kind, "value": value, "reason": reason}
     revocation = api.post("revocations", body=body)
     print(f"{revocation['id']}: {kind} {value}", file=sys.stderr)
+    if revocation.get("known") is False:
+        print(f"warning: no {kind} {value} is known here: is it spelt right?", file=sys.stderr)
     if not _wait_until_in_force(api, revocation["id"], began):
         raise SystemExit(EXIT_REFUSED)
 

@@ -142,7 +142,8 @@ def add_credential_routes(api: FastAPI, credentials: Credentials, ledger: Ledger
     @api.post("/api/v1/revocations", **answers(RevocationView, "credentials"))
     async def create_revocation(request: CreateRevocation, actor: Actor) -> dict[str, Any]:
         """Refuse a credential in every region from now on, also on open connections."""
-        return _revocation_view(await revocations.revoke(request.kind, request.value, request.reason, actor=actor))
+        revocation = await revocations.revoke(request.kind, request.value, request.reason, actor=actor)
+        return {**_revocation_view(revocation), "known": await revocations.is_known(revocation)}
 
     @api.delete("/api/v1/revocations/{revocation_id}", **answers(Done, "credentials"))
     async def delete_revocation(revocation_id: str, actor: Actor) -> dict[str, str]:

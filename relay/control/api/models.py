@@ -231,6 +231,7 @@ class RevocationView(Answer):
     reason: str
     by: str
     at: str
+    known: bool | None = None
     regions: list[RevocationReach] | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from relay.aio.clock import Clock
 from relay.auth.revocations import MAX_REVOCATIONS, Kind
 from relay.control.access.actor import Actor
 from relay.control.access.revocations import Revocation
+from relay.control.fleet.agents import owner_of
 from relay.control.fleet.fleet import Fleet
 from relay.control.fleet.nodes import NodeState
 from relay.control.ledger.change import Change, Entry
@@ -77,6 +79,19 @@ class RevocationRegistry:
         return await self._ledger.change(
             actor, lambda state, now_ms: _revoke(state, Revocation(kind, value, reason, actor.name, now_ms))
         )
+
+    async def is_known(self, revocation: Revocation) -> bool | None:
+        """Whether anybody has what was revoked; None where nothing here would know."""
+        value, state = revocation.value, self._ledger.state
+        if revocation.kind is Kind.KEY:
+            return value in state.api_keys
+        if revocation.kind not in (Kind.AGENT, Kind.SUBJECT):
+            return None
+        if any(key.subject == value for key in state.api_keys) or self._fleet.census.by_id(value):
+            return True
+        owners = {owner_of(value, is_single=is_single) for is_single in (True, False)}
+        agents = list(self._fleet.census.agents.values())
+        return await asyncio.to_thread(lambda: any(agent.owner in owners for agent in agents))
 
     async def _check_single(self, agent_id: str) -> None:
         """Raise Conflict if an agent is known only by credentials that others use as well."""

@@ -224,8 +224,12 @@ def _check(message: link_pb2.AgentState) -> None:
 def _owner_of(message: link_pb2.AgentState) -> int:
     if not message.auth_method:
         return 0
-    owner = f"agent\0{message.agent_id}" if message.id_proved else f"shared\0{message.subject}"
-    return digest64(owner.encode())
+    return owner_of(message.agent_id if message.id_proved else message.subject, is_single=message.id_proved)
+
+
+def owner_of(name: str, *, is_single: bool) -> int:
+    """`Agent.owner` of agents with a credential for one agent, or with one that several share."""
+    return digest64(f"{'agent' if is_single else 'shared'}\0{name}".encode())
 
 
 def _check_labels(text: str) -> None:

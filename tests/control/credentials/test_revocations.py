@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 from relay.auth.revocations import Kind
+from relay.control.access.revocations import Revocation
 from relay.control.app import ControlPlane
 from relay.control.credentials import revocations as module
+from relay.control.credentials.keys import KeyRequest
 from relay.errors import Conflict, NotFound, Refused
 from tests.conftest import Programs, eventually
 from tests.control.actors import ANN, BOB
@@ -92,3 +94,25 @@ async def test_serial_is_taken_in_any_spelling(plane: ControlPlane) -> None:
         (await registry.revoke(Kind.CERTIFICATE, text, "x", actor=ANN)).value for text in ("0A:BC", "0x0abc", "abc")
     }
     assert made == {"abc"}
+
+
+async def test_what_nobody_has_is_told(programs: Programs) -> None:
+    key = programs.folder / "jwt-key"
+    key.write_bytes(b"k" * 32)
+    plane = await programs.control_plane()
+    auth = {"type": "any", "jwt": {"secret_key_file": str(key)}}
+    node = await programs.node(plane.ports["link"], auth=auth)
+    await eventually(lambda: node.policy.accepted)
+    agent, _ = await joined(node, "websocket", "one", token("agent-001", secret=b"k" * 32))
+    await eventually(lambda: plane.fleet.census.by_id("agent-001"))
+    registry = plane.credentials.revocations
+    made, _ = await plane.credentials.keys.create(KeyRequest("web", False), actor=ANN)
+
+    async def known(kind: Kind, value: str) -> bool | None:
+        return await registry.is_known(Revocation(kind, value, "", "", 0))
+
+    assert [await known(Kind.SUBJECT, name) for name in ("web", "agent-001", "wbe")] == [True, True, False]
+    assert [await known(Kind.AGENT, name) for name in ("agent-001", "agent-002")] == [True, False]
+    assert [await known(Kind.KEY, name) for name in (made.id, "key-0000000000")] == [True, False]
+    assert await known(Kind.JTI, "x") is None
+    await agent.close()
