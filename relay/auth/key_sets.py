@@ -20,7 +20,7 @@ from relay.documents import canonical_json
 RESOURCE = "KeySet/trust"
 """The resource by which key sets travel with policy."""
 _TYPE = "opamp-keyset"
-_MAX_BYTES = 256 << 10
+_MAX_BYTES, _MAX_RESOURCE_BYTES = 256 << 10, 4 << 20
 _MAX_KEYS = 16
 
 
@@ -81,7 +81,7 @@ def read(payload: bytes) -> KeySet:
         version, trust_domain, authorities = value["version"], value["trust_domain"], tuple(value["ca"])
         roots, manifests = ({k["id"]: bytes.fromhex(k["key"]) for k in value[name]} for name in ("roots", "manifest"))
         certificates = [x509.load_pem_x509_certificate(pem.encode()) for pem in authorities]
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except Exception as error:  # certificates of strangers raise many kinds of errors
         raise ValueError(f"not a key set: {error}") from None
     if not isinstance(version, int) or version < 1 or not isinstance(trust_domain, str) or not trust_domain:
         raise ValueError("not a key set: bad version or trust domain")
@@ -104,23 +104,35 @@ def accept(signed: Iterable[Signed], *, held: KeySet | None, root: str = "") -> 
     Raises:
         ValueError: the chain is broken: it skips a version, forks, or lacks a signature.
     """
+    return _accepted(signed, held, root)[0]
+
+
+def _accepted(signed: Iterable[Signed], held: KeySet | None, root: str) -> tuple[KeySet, tuple[Signed, ...]]:
+    """(the newest key set, the signatures that count of those after `held`). See `accept`."""
     sets = _by_version(signed)
-    trusted = held
+    trusted, counting = held, []
     for version in sorted(sets):
         key_set, signatures = sets[version]
+        roots = key_set.roots
         if trusted is None:
-            trusted = _first(key_set, signatures, root)
+            roots = {root: roots[root]} if root in roots else {} if root else roots
+            trusted = _first(key_set, signatures, roots, is_told=bool(root))
+            if trusted is None:
+                continue
         elif version < trusted.version:
             continue
         elif version == trusted.version:
             if key_set.payload() != trusted.payload():
                 raise ValueError(f"key set {version} differs from the one that is trusted")
+            continue
         else:
             _check_next(trusted, key_set, signatures)
+            roots = {**trusted.roots, **roots}
             trusted = key_set
+        counting += [item for item in signatures if item.is_by(Purpose.KEY_SET, roots)]
     if trusted is None:
         raise ValueError("no key set is signed by the root that was given" if sets else "there is no key set")
-    return trusted
+    return trusted, tuple(counting)
 
 
 def _by_version(signed: Iterable[Signed]) -> dict[int, tuple[KeySet, Sequence[Signed]]]:
@@ -134,14 +146,20 @@ def _by_version(signed: Iterable[Signed]) -> dict[int, tuple[KeySet, Sequence[Si
     return {version: (key_set, tuple(signatures)) for version, (key_set, signatures) in sets.items()}
 
 
-def _first(key_set: KeySet, signatures: Sequence[Signed], root: str) -> KeySet | None:
-    """The key set, if trust may begin with it; None to look at the next one. Raises ValueError if it is not signed."""
-    if root:
-        named = {root: key_set.roots[root]} if root in key_set.roots else {}
-        return key_set if _is_signed(signatures, named) else None
-    if not _is_signed(signatures, key_set.roots):
-        raise ValueError("bad signature")
-    return key_set
+def _first(
+    key_set: KeySet, signatures: Sequence[Signed], roots: Mapping[str, bytes], *, is_told: bool
+) -> KeySet | None:
+    """The key set, if trust may begin with it; None to look at the next one. Raises ValueError if it is not signed.
+
+    Args:
+        roots: of those, one must have signed it.
+        is_told: whether somebody said which root that is.
+    """
+    if _is_signed(signatures, roots):
+        return key_set
+    if is_told:
+        return None
+    raise ValueError("bad signature")
 
 
 def _check_next(trusted: KeySet, key_set: KeySet, signatures: Sequence[Signed]) -> None:
@@ -176,8 +194,8 @@ class KeyChain:
         Raises:
             ValueError: they are not in order.
         """
-        kept = tuple(signed)
-        return cls(kept, accept(kept, held=None, root=root))
+        current, counting = _accepted(signed, None, root)
+        return cls(counting, current)
 
     def extended(self, signed: Iterable[Signed]) -> KeyChain:
         """With the newer ones of another chain.
@@ -185,12 +203,12 @@ class KeyChain:
         Raises:
             ValueError: they do not follow, or belong to another control plane.
         """
-        offered = tuple(signed)
-        current = accept(offered, held=self.current)
-        if current.version == self.current.version:
-            return self
-        newer = (item for item in offered if read(item.payload).version > self.current.version)
-        return KeyChain((*self.signed, *newer), current)
+        current, newer = _accepted(signed, self.current, "")
+        return KeyChain((*self.signed, *newer), current) if newer else self
+
+    def names_root(self, root: str) -> bool:
+        """Whether a root signs, or signed, for this control plane."""
+        return any(root in read(item.payload).roots for item in self.signed)
 
     def resource(self) -> bytes:
         """The payload by which they travel with policy."""
@@ -211,6 +229,8 @@ def signed_of(resource: bytes) -> tuple[Signed, ...]:
     Raises:
         ValueError: there are none in it.
     """
+    if len(resource) > _MAX_RESOURCE_BYTES:
+        raise ValueError(f"{RESOURCE} is too long")
     try:
         return tuple(Signed.from_plain(item) for item in json.loads(resource)["key_sets"])
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -199,7 +199,7 @@ def _person(claims: Mapping[str, Any], rules: Rules) -> Person:
         raise NotLoggedIn("the ID token has no usable sub")
     if not is_subject(user):
         raise NotLoggedIn(f"the ID token has no usable claim {rules.user_claim}")
-    if rules.user_claim == "email" and claims.get("email_verified") is False:
+    if rules.user_claim == "email" and claims.get("email_verified", True) not in (True, "true"):
         raise NotLoggedIn("the e-mail address in the ID token is not verified")
     groups = claims.get(rules.groups_claim, [])
     named = [groups] if isinstance(groups, str) else groups

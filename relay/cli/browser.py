@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _WAIT_S = 300.0
 _MOST_S = 600.0
-_PAGE = b"<!doctype html><title>opampctl</title><p>You are back: this window can be closed.</p>"
+_PAGE = b"<!doctype html><title>opampctl</title><p>The terminal says how it ended; this window can be closed.</p>"
 
 
 def by_browser(api: Api) -> str:

@@ -16,6 +16,7 @@ from relay.cli.output import EXIT_REFUSED, form_of, show
 from relay.cli.resources import kind_of
 from relay.cli.saved import TokenFileError, read_token, save, saved_file, token_for
 
+_NO_ROLE = "no RoleBinding names you: ask an admin"
 _SESSION = "opamps_"
 """How sessions begin; see `relay.auth.secrets`, which would slow the start."""
 _VERBS = ("read", "reveal", "write", "approve", "operate", "revoke", "admin")
@@ -43,11 +44,17 @@ def login(
             raise usage("--device: this server has no OpenID provider; use a token")
         else:
             token = _asked()
+    was_set = bool(os.environ.get("OPAMPCTL_TOKEN"))
     os.environ["OPAMPCTL_TOKEN"] = token
     api = Api(server)
     who = api.get("auth", "whoami")
     save(api.origin, token)
-    print(f"logged in to {api.origin} as {who['user']} ({who['role']}); saved in {saved_file()}", file=sys.stderr)
+    print(
+        f"logged in to {api.origin} as {who['user']} ({who['role'] or _NO_ROLE}); saved in {saved_file()}",
+        file=sys.stderr,
+    )
+    if was_set:
+        print("OPAMPCTL_TOKEN is set: other commands use that token instead", file=sys.stderr)
 
 
 def read_file(name: str) -> str:
@@ -86,9 +93,13 @@ def whoami(output: Output = "table", server: Server = DEFAULT_SERVER) -> None:
     if form != "table":
         show(who, form)
         return
+    if not who["grants"]:
+        print(f"{who['user']}: {_NO_ROLE}")
     for grant in who["grants"]:
         scope = ", ".join(f"{key}={value}" for key, value in sorted(grant["scope"].items()))
         print(f"{who['user']}: {grant['role']}{f' for {scope}' if scope else ''}")
+    if who["groups"]:
+        print(f"groups: {', '.join(who['groups'])}")
     if who["expires"]:
         print(f"by {who['credential']}, until {who['expires']}")
 

@@ -21,6 +21,7 @@ trust_app = typer.Typer(no_args_is_help=True, help="Show and replace what nodes 
 SIGNED, UNSIGNED = ("manifest", "ca", "root"), ("downloads", "master")
 _WAIT_S = 5.0
 _POLL_S = 0.1
+_MAX_PAYLOADS = 2
 
 
 @trust_app.command("show")
@@ -50,6 +51,8 @@ def show_trust(
     table(("ca", "serial", "not_after"), [[ca["subject"], ca["serial"], ca["not_after"]] for ca in trust["ca"]])
     for node in trust["nodes_without"]:
         print(f"{node} does not have this key set yet")
+    for node in trust["nodes_on_former_ca"]:
+        print(f"{node} still has a certificate of a former CA, which stays trusted until it renews, 30 days at most")
 
 
 def _public_pem(key: str) -> str:
@@ -80,6 +83,8 @@ def rotate_trust(
     if what in UNSIGNED:
         api.post("trust", what, body={})
         print(f"{what}: replaced", file=sys.stderr)
+        if what == "master":
+            print("copy keys/master.key again, and make a new backup: older ones need the former key", file=sys.stderr)
         return
     _rotate_signed(api, what, read_root(root_key))
 
@@ -106,10 +111,9 @@ def _rotate_signed(api: Api, what: str, root: Ed25519PrivateKey) -> None:
 
     from relay.auth.signing import key_id, public_bytes
 
-    trust = api.get("trust")
-    known = {key["id"] for key in trust["roots"]}
-    if key_id(public_bytes(root)) not in known:
-        raise usage(f"--root-key: not the root of this control plane, which is {', '.join(sorted(known))}")
+    trust, own = api.get("trust"), key_id(public_bytes(root))
+    if [key["id"] for key in trust["roots"]] != [own]:
+        raise usage(f"--root-key: {own} is not the root of this control plane, or not its only one")
     roots, body = [root], {}
     if what == "root":
         roots.append(Ed25519PrivateKey.generate())
@@ -118,7 +122,7 @@ def _rotate_signed(api: Api, what: str, root: Ed25519PrivateKey) -> None:
         pem = roots[-1].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         print(pem.decode(), end="", flush=True)
     to_sign = api.post("trust", what, body=body)["to_sign"]
-    _check_payloads(to_sign, trust, {key_id(public_bytes(roots[-1]))} if what == "root" else known)
+    _check_payloads(to_sign, trust, key_id(public_bytes(roots[-1])))
     version = api.post("trust", what, body={"signed": _signatures(to_sign, roots)})["version"]
     print(f"{what}: replaced; key set {version} is in force", file=sys.stderr)
     if what == "root":
@@ -127,16 +131,18 @@ def _rotate_signed(api: Api, what: str, root: Ed25519PrivateKey) -> None:
         raise SystemExit(EXIT_REFUSED)
 
 
-def _check_payloads(payloads: Sequence[str], trust: dict[str, Any], roots: set[str]) -> None:
+def _check_payloads(payloads: Sequence[str], trust: dict[str, Any], root: str) -> None:
     """Look at what the control plane wants signed: it must not add a root of its own."""
     from relay.auth.key_sets import read
 
+    if len(payloads) > _MAX_PAYLOADS:
+        raise usage("not signed: the control plane wants more key sets signed than a rotation needs")
     for number, payload in enumerate(payloads, 1):
         try:
             key_set = read(payload.encode())
         except ValueError as error:
             raise usage(f"not signed: the control plane sent no key set: {error}") from None
-        expected = (trust["version"] + number, trust["trust_domain"], roots)
+        expected = (trust["version"] + number, trust["trust_domain"], {root})
         if (key_set.version, key_set.trust_domain, set(key_set.roots)) != expected:
             raise usage(f"not signed: the control plane sent a key set with other roots, or another version: {payload}")
 
@@ -153,6 +159,9 @@ def _wait_for_nodes(api: Api, version: int) -> bool:
     while True:
         trust: dict[str, Any] = api.get("trust")
         without = trust["nodes_without"] if trust["version"] == version else []
+        if trust["version"] == version and not trust["nodes_connected"]:
+            print("no node is connected: they take it when they are back", file=sys.stderr)
+            return True
         if not without:
             print(f"all connected nodes have it after {time.monotonic() - began:.1f} s", file=sys.stderr)
             return True

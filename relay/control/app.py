@@ -204,6 +204,7 @@ class ControlPlane:
         self.people = People(
             self.ledger,
             kind=admin.type if admin is not None else "none",
+            issuer=admin.oidc.issuer if admin is not None and admin.oidc is not None else "",
             addresses=AddressRules(map(str, admin.allow if admin is not None else ())),
             clock=clock,
             metrics=self.metrics,

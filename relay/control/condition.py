@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from relay.auth.key_sets import KeyChain
 from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
 from relay.control.identity import Identities
@@ -49,7 +50,13 @@ class Condition:
         problems += [
             f"policy of region {r} is not published: {why}" for r, why in sorted(self._publisher.problems.items())
         ]
+        version = KeyChain.of(signed).current.version if (signed := self._ledger.state.keys.key_sets) else 0
         for name, node in sorted(self._fleet.census.nodes.items()):
+            if node.connected and node.key_set > version:
+                problems.append(
+                    f"node {name} trusts key set {node.key_set}, and this database has {version}: it is older than a"
+                    " rotation, and nodes refuse its policy; restore a newer backup"
+                )
             if node.connected:
                 problems += [f"node {name}: {problem}" for problem in views.problems(node)]
         return problems

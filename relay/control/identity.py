@@ -15,7 +15,7 @@ from relay.control.fleet.fleet import Fleet
 from relay.control.join.registry import JoinRegistry, Lifetimes
 from relay.control.keys.trust import ROOT_FILE, Trust
 from relay.control.ledger.ledger import Ledger
-from relay.errors import StoreError
+from relay.errors import RelayError, StoreError
 from relay.link.server import LinkServer
 from relay.observe import log
 from relay.settings.parts import split_endpoint
@@ -111,11 +111,12 @@ class Identities:
 
     async def _close(self) -> None:
         """End the trust in former CAs once nobody needs them."""
-        if not self.trust.is_closing:
+        closing = self.trust.closing
+        if not closing:
             return
         is_ready = self._all_trust_newest and not self.registry.still_with_former_ca()
         if self._is_late or (is_ready and not self._is_due):
-            await self.trust.close()
+            await self.trust.close(closing)
 
     def _issue(self) -> None:
         now = self._clock.unix_ms() / 1000
@@ -164,17 +165,17 @@ class Identities:
                 except TimeoutError:
                     pass
                 changed.clear()
-                await link.end_refused()
                 try:
+                    await link.end_refused()
                     await self._close()
-                except StoreError as error:
-                    _log.error("trust_not_closed", error=str(error))
-                if self._is_due and self._clock.monotonic() >= self._retry_at:
-                    self._retry_at = self._clock.monotonic() + _RETRY_S
-                    try:
+                    if self._is_due and self._clock.monotonic() >= self._retry_at:
+                        self._retry_at = self._clock.monotonic() + _RETRY_S
                         self._issue()
                         replaced()
-                    except (StoreError, OSError) as error:  # streams must go on being watched
-                        self._failed(str(error))
+                except (RelayError, OSError) as error:
+                    self._failed(str(error))
+                except Exception as error:  # whatever it is: streams must go on being watched
+                    _log.exception("identities_failed")
+                    self._failed(repr(error))
         finally:
             self._ledger.unwatch(changed)

@@ -44,7 +44,8 @@ class Downward:
     receiver: SyncReceiver
     renderers: frozenset[int]
     put_in_force: Callable[[Candidate], Awaitable[link_pb2.SyncRequest]]
-    """Stores and applies a candidate and returns the acknowledgement. If it raises StoreError, nothing has changed."""
+    """Stores and applies a candidate and returns the acknowledgement. If it raises StoreError, nothing has changed but
+    who may connect."""
     confirmed: Callable[[int], None]
     """Called when the policy in force is known to be the newest, with when that was said: Unix milliseconds by the control
     plane's clock, 0 for now."""
@@ -79,6 +80,7 @@ class LinkClient:
     ) -> None:
         self._endpoint = endpoint
         self._credentials = credentials
+        self._is_plain = True
         self._redial = asyncio.Event()
         self._peer = peer
         self._down = downward
@@ -106,7 +108,9 @@ class LinkClient:
         """Keep both streams up until cancelled."""
         while True:
             self._redial.clear()
-            async with dial(self._endpoint, self._credentials()) as channel:
+            credentials = self._credentials()
+            self._is_plain = credentials is None
+            async with dial(self._endpoint, credentials) as channel:
                 stub = link_pb2_grpc.ControlPlaneStub(channel)
                 tasks = Tasks()
                 try:
@@ -132,6 +136,10 @@ class LinkClient:
                 reason = f"{error.code().name}: {error.details()}"
                 if error.code() in _REFUSALS:
                     self._health.refusal = error.details() or "refused"
+                elif "CERTIFICATE_VERIFY_FAILED" in (error.details() or ""):
+                    self._health.refusal = (
+                        "its certificate is not by a CA that this node trusts; join again if that is right"
+                    )
                 elif error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._health.refusal = ""
             except (UpstreamError, TimeoutError, asyncio.InvalidStateError) as error:
@@ -144,7 +152,7 @@ class LinkClient:
                 backoff.reset()
                 is_logged = False
             if not is_logged:
-                is_closed = self._credentials() is None and "Socket closed" in reason
+                is_closed = self._is_plain and "Socket closed" in reason
                 hint = {"hint": "a control plane with TLS wants nodes to join: --join TOKEN"} if is_closed else {}
                 _log.warning("link_down", stream=name, control_plane=self._endpoint, error=reason, **hint)
                 is_logged = True
@@ -192,7 +200,7 @@ class LinkClient:
 
     def _freshness(self, response: link_pb2.SyncResponse) -> None:
         try:
-            issued_ms = self._down.receiver.confirms(response)
+            issued_ms = self._down.receiver.confirms(response, self._clock.unix_ms())
         except ValueError as error:
             _log.error("freshness_refused", control_plane=self._endpoint, reason=str(error))
         else:

@@ -55,7 +55,7 @@ class Upstream(Protocol):
         ...
 
     def admit(self, node: Peer) -> None:
-        """Let a process be the node that it says it is. Raises Duplicate if another one is; else that is over."""
+        """Accept a process as the node that it says it is. Raises Duplicate if another process is that node."""
         ...
 
     def node_synced(self, node: Peer, sender: SyncSender, up: bool) -> None:
@@ -134,9 +134,8 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
         assert mine is not None
         for task, (other, of) in list(self._streams.items()):
             if (other.region, other.name) == (node.region, node.name) and other.incarnation != node.incarnation:
-                with contextlib.suppress(grpc.aio.AbortError, asyncio.InvalidStateError):
-                    await of.abort(grpc.StatusCode.ALREADY_EXISTS, "a newer process of this node has connected")
-                task.cancel()
+                self._streams.pop(task, None)
+                await _end(task, of, grpc.StatusCode.ALREADY_EXISTS, "a newer process of this node has connected")
         self._streams[mine] = node, context
         mine.add_done_callback(lambda _: self._streams.pop(mine, None))
 
@@ -146,10 +145,8 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
             reason = self._identify(pem) if self._identify is not None else ""
             if isinstance(reason, str) and reason:
                 _log.warning("link_ended", reason=reason)
-                # A handler that is only cancelled tells its caller nothing.
-                with contextlib.suppress(grpc.aio.AbortError, asyncio.InvalidStateError):
-                    await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
-                task.cancel()
+                self.open.pop(task, None)  # it may take a while to end
+                await _end(task, context, grpc.StatusCode.UNAUTHENTICATED, reason)
 
     async def Sync(self, requests: Any, context: Any) -> AsyncIterator[link_pb2.SyncResponse]:
         self._count()
@@ -282,6 +279,14 @@ class _Servicer(link_pb2_grpc.ControlPlaneServicer):
                 except RelayError as error:
                     _log.error("blob_unreadable", sha256=sha256, error=str(error))
                     await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+async def _end(task: asyncio.Task[Any], context: Any, status: grpc.StatusCode, reason: str) -> None:
+    """End a call and say why. One that is only cancelled tells its caller nothing."""
+    # It may have ended meanwhile, or be ending.
+    with contextlib.suppress(grpc.aio.AbortError, grpc.aio.UsageError, asyncio.InvalidStateError):
+        await context.abort(status, reason)
+    task.cancel()
 
 
 class LinkServer:

@@ -67,7 +67,7 @@ class Node:
 
     def __init__(self, settings: NodeSettings, clock: Clock | None = None, *, identity: Identity | None = None) -> None:
         self._settings = settings
-        self._identity = identity
+        self._identity = self._dialled = identity
         self._clock = clock or SystemClock()
         self._tasks = Tasks()
         self._serves = False
@@ -134,7 +134,7 @@ class Node:
             ("protect", self.upkeep.protect()),
             ("credentials", self.serving.watch_credentials()),
             *(
-                [("identity", self.renewal.run()), ("trust", self.renewal.follow(lambda: not self.link.connected))]
+                [("identity", self.renewal.run()), ("trust", self.renewal.follow(self._is_cut_off))]
                 if self.renewal is not None
                 else []
             ),
@@ -281,7 +281,7 @@ class Node:
             self.link,
             clock=clock,
             metrics=metrics,
-            credentials=self._channel,
+            credentials=self._dial,
         )
 
     def _make_key_set(self) -> KeySetSource | None:
@@ -327,6 +327,18 @@ class Node:
 
     def _channel(self) -> grpc.ChannelCredentials | None:
         return self._identity.channel() if self._identity is not None else None
+
+    def _dial(self) -> grpc.ChannelCredentials | None:
+        self._dialled = self._identity
+        return self._channel()
+
+    def _is_cut_off(self) -> bool:
+        """Whether the link is down. A link that trusts CAs of the past is dialled again."""
+        if self.link.connected:
+            return False
+        if self._dialled is not self._identity:
+            self._link.redial()
+        return True
 
     def _identity_renewed(self, identity: Identity) -> None:
         is_newer = self._identity is None or identity.certificate != self._identity.certificate

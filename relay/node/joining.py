@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ _MAX_BYTES = 1 << 20
 _RENEW_AFTER = 2 / 3
 """Of a certificate's lifetime."""
 _SPREAD = 0.1
-_RETRY_S = 300.0
+_RETRY_S, _EXPIRED_RETRY_S = 300.0, 20.0
 _LEAST_S = 1.0
 _SPREAD_S = 5.0
 _LOOK_S = 10.0
@@ -84,8 +84,8 @@ async def identified(
         if folder.is_broken:
             raise StoreError(f"{folder.folder}: the certificate is gone: join again with a token made with --replace")
         return settings, None
-    if joined is None or (token and await _is_refused(folder, address.join_endpoint)):
-        read = _read_join_token(text)
+    read = _read_join_token(text) if text else None
+    if read is not None and (joined is None or (token and await _must_join_again(folder, read, address.join_endpoint))):
         if joined is None:
             joined = await _join(settings, folder, read, written)
         else:
@@ -93,6 +93,7 @@ async def identified(
             fresh = IdentityFolder(folder.folder.with_name(f"{folder.folder.name}.new"))
             await _join(settings, fresh, read, written)
             joined = folder.take_over(fresh)
+    assert joined is not None
     trusted = folder.trusted()
     endpoint = address.endpoint if "control_plane.endpoint" in written else trusted.link
     join = str(address.join_endpoint or trusted.join)
@@ -119,6 +120,24 @@ def _read_join_token(text: str) -> JoinToken:
     except ValueError as error:
         raise SettingsError([Problem("settings", 0, "control_plane.join_token_file", str(error))]) from None
     return token
+
+
+async def _must_join_again(folder: IdentityFolder, token: JoinToken, join_endpoint: str | None) -> bool:
+    """Whether a node that has an identity needs another one: its own is refused, or the token is another control plane's."""
+    await _catch_up(folder, join_endpoint)
+    return not folder.trusted().chain.names_root(token.root) or await _is_refused(folder, join_endpoint)
+
+
+async def _catch_up(folder: IdentityFolder, join_endpoint: str | None) -> None:
+    """Take key sets that this node missed, if the join port can be reached."""
+    trusted = folder.trusted()
+    try:
+        told = await _call(join_endpoint or trusted.join, "GET", "/v1/trust", None, None)
+        chain = trusted.chain.extended(_signed(told))
+    except (UpstreamError, NotAdmitted, ValueError):  # or it is another control plane
+        return
+    if chain is not trusted.chain:
+        folder.trust(chain)
 
 
 async def _is_refused(folder: IdentityFolder, join_endpoint: str | None) -> bool:
@@ -196,7 +215,9 @@ def _signed(answer: Any) -> list[Signed]:
 def _check_clock(told: Any) -> None:
     """Refuse to join if our clock is wrong: certificates and policy are dated."""
     now_ms = told.get("unix_ms") if isinstance(told, dict) else None
-    difference_s = time.time() - now_ms / 1000 if isinstance(now_ms, int) else 0.0
+    if not isinstance(now_ms, int) or not 0 <= now_ms < 1 << 48:
+        return
+    difference_s = time.time() - now_ms / 1000
     if abs(difference_s) > MAX_SKEW_S:
         word = "ahead of" if difference_s > 0 else "behind"
         raise NotAdmitted(f"the clock of this node is {abs(difference_s):.0f} s {word} the control plane's; set it")
@@ -312,9 +333,14 @@ class Renewal:
                     continue
             else:
                 await asyncio.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311 - all nodes hear of a new CA at once
-            while not await self.renew():
+            renewed = await self.renew()
+            if renewed and not self._identity.is_by_newest:
+                # The control plane issues by an older CA than this node trusts: its database may be an old one.
+                await self._changes_within(_RETRY_S)
+            while not renewed and not await self.renew():
                 remaining_s = self._identity.node.not_after - self._clock.unix_ms() / 1000
-                await self._changes_within(max(1.0, min(_RETRY_S, remaining_s / 10)))
+                least_s = 1.0 if remaining_s > 0 else _EXPIRED_RETRY_S  # the join port counts refusals
+                await self._changes_within(max(least_s, min(_RETRY_S, remaining_s / 10)))
 
     async def _changes_within(self, seconds: float) -> bool:
         """Wait for newer key sets. Returns whether some came in time."""
@@ -333,22 +359,25 @@ class Renewal:
     def trust(self, chain: KeyChain) -> None:
         """Take newer key sets, which came with policy."""
         try:
-            trusted = self._folder.trusted()
-            if chain.current.version <= trusted.chain.current.version:
-                return
-            self._use(self._folder.trust(trusted.chain.extended(chain.signed)))
+            self._take(chain.signed)
         except (StoreError, ValueError) as error:
             _log.error("keyset_failed", error=str(error))
-            return
-        _log.info("keyset_changed", version=chain.current.version)
+
+    def _take(self, signed: Iterable[Signed]) -> None:
+        trusted = self._folder.trusted()
+        chain = trusted.chain.extended(signed)
+        if chain is not trusted.chain:
+            self._use(self._folder.trust(chain))
+            _log.info("keyset_changed", version=chain.current.version)
 
     async def look(self) -> None:
         """Ask the join port for key sets that came meanwhile. They prove themselves, so the port need not."""
         try:
-            signed = _signed(await _call(self._endpoint, "GET", "/v1/trust", None, None))
-            self.trust(self._folder.trusted().chain.extended(signed))
+            self._take(_signed(await _call(self._endpoint, "GET", "/v1/trust", None, None)))
         except (UpstreamError, NotAdmitted, StoreError, ValueError) as error:
             _log.debug("keyset_not_found", error=str(error))
+        except Exception:  # anybody may answer there: this node must go on looking
+            _log.exception("keyset_failed")
 
     def _use(self, identity: Identity) -> None:
         self._identity = identity
@@ -369,6 +398,10 @@ class Renewal:
             if str(error) != self.problem:
                 _log.error("certificate_not_renewed", error=str(error))
             self.problem = str(error)
+            return False
+        except Exception as error:  # whatever it is: this node must go on renewing
+            _log.exception("certificate_not_renewed")
+            self.problem = repr(error)
             return False
         self.problem = ""
         _log.info("certificate_renewed", not_after=identity.node.not_after)

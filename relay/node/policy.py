@@ -12,7 +12,7 @@ from relay.fleet.cohort import Cohorts
 from relay.fleet.guard import Halts, frozen_rollouts, halted_rollouts, judge
 from relay.link.protocol.peer import Version
 from relay.link.protocol.receiver import Candidate, SyncReceiver
-from relay.link.protocol.signatures import check_stored, vouched
+from relay.link.protocol.signatures import check_stored, entries_of, parsed, vouched
 from relay.observe import log
 from relay.opamp.record import Record
 from relay.pb.relay.v1 import link_pb2
@@ -79,7 +79,9 @@ class PolicyHolder:
                 _log.error("policy_unreadable", key=key.hex(), error=str(error), consequence="it will be fetched again")
                 store.put(_BUCKET, key, None)
         chain = _stored_chain(stored, chain, root)
-        stored, version, manifests = self._verified(region, stored, version, manifests, chain)
+        stored, version, manifests = self._verified(region, stored, version, manifests, chain, root)
+        if manifests and REVOCATIONS in entries_of(parsed(link_pb2.Manifest(), manifests[0].payload)):
+            names.append(REVOCATIONS)  # whatever the disk says: this is signed
         self.missing = frozenset(names) - stored.keys()
         """Names of resources in the manifest in force that cannot be read any more."""
         for name in sorted(self.missing):
@@ -126,11 +128,15 @@ class PolicyHolder:
         version: Version | None,
         manifests: tuple[Signed, ...],
         chain: KeyChain | None,
+        root: str,
     ) -> tuple[dict[str, bytes], Version | None, tuple[Signed, ...]]:
         """What of the stored policy the control plane signed: all of it, unless somebody changed the disk."""
-        if chain is None or not chain.current.manifests or version is None:
+        is_signed = bool(chain.current.manifests) if chain is not None else bool(root)
+        if not is_signed or not (stored or version):
             return stored, version, manifests
         try:
+            if chain is None or version is None:
+                raise ValueError("its key sets are gone" if chain is None else "its manifest is gone")
             check_stored(region, version, manifests, chain)
             good, others = vouched(stored, manifests)
         except ValueError as error:
@@ -192,6 +198,9 @@ class PolicyHolder:
         """
         # Before all else, and whatever happens to the rest: a revocation must not wait for it.
         before, before_chain = self.access, self.receiver.chain
+        self.receiver.floor = (
+            candidate.version
+        )  # also if it cannot be stored: an older one would bring the revoked back
         self.access, refused = await asyncio.to_thread(read_access, candidate.resources, before)
         self.knows_revocations = self.knows_revocations or REVOCATIONS not in refused
         if self.access != before:

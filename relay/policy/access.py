@@ -22,6 +22,13 @@ PREFIX_BYTES = 5
 """So many bytes of its digest name a key; the control plane makes no two keys that begin alike."""
 API_KEYS, REVOCATIONS, READERS = "ApiKeys", "Revocations/agents", "Access/readers"
 """A kind of resources, and the names of two others."""
+
+
+def is_access(name: str) -> bool:
+    """Whether a resource says who may connect."""
+    return name in (REVOCATIONS, READERS) or name.startswith(f"{API_KEYS}/")
+
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

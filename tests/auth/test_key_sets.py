@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 from typing import Any
@@ -157,3 +158,32 @@ def test_policy_is_signed_by_keys_of_the_newest_set() -> None:
     assert not chain.is_signed(Purpose.FRESHNESS, current)
     assert chain.was_signed(Purpose.MANIFEST, former)
     assert not chain.was_signed(Purpose.MANIFEST, sign_payload(Purpose.MANIFEST, b"m", ROOT)), "a root signs no policy"
+
+
+def test_attack_key_sets_from_before_the_root_that_was_given() -> None:
+    forged = dataclasses.replace(SECOND, manifests=roots(ATTACKER), roots=roots(ATTACKER))
+    chain = KeyChain.of([sign(forged, ATTACKER), *CHAIN[2:]], key_id(public(NEXT)))
+    assert [read(item.payload).version for item in chain.signed] == [3]
+    assert not chain.was_signed(Purpose.MANIFEST, sign_payload(Purpose.MANIFEST, b"m", ATTACKER))
+    junk = dataclasses.replace(CHAIN[0], signature=bytes(64))
+    assert KeyChain.of([junk, CHAIN[0]], ROOT_ID).signed == (CHAIN[0],), "signatures that do not count are not kept"
+
+
+def test_chain_knows_its_roots() -> None:
+    chain = KeyChain.of(CHAIN, ROOT_ID)
+    assert all(map(chain.names_root, (ROOT_ID, key_id(public(NEXT)))))
+    assert not chain.names_root(key_id(public(ATTACKER)))
+
+
+def test_attack_certificates_that_make_the_parser_stumble() -> None:
+    der = bytearray(x509.load_pem_x509_certificate(CA.encode()).public_bytes(Encoding.DER))
+    at = der.index(b"\xa0\x03\x02\x01\x02") + 4
+    der[at] = 9  # a version of X.509 that there is not
+    pem = "-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(der)).decode() + "-----END CERTIFICATE-----\n"
+    with pytest.raises(ValueError, match="not a key set"):
+        read(payload(ca=[pem]))
+
+
+def test_attack_resource_of_key_sets_that_is_too_long() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        signed_of(b" " * (5 << 20))

@@ -102,8 +102,9 @@ def test_attack_id_tokens_that_prove_nothing(text: Any, reason: str) -> None:
 
 def test_attack_unverified_mail_address() -> None:
     rules = Rules(ISSUER, "opamp", "email")
-    with pytest.raises(NotLoggedIn, match="not verified"):
-        person(token(email="boss@example", email_verified=False), rules=rules)
+    for value in (False, "false", None, 0):
+        with pytest.raises(NotLoggedIn, match="not verified"):
+            person(token(email="boss@example", email_verified=value), rules=rules)
     with pytest.raises(NotLoggedIn, match="no usable claim email"):
         person(token(), rules=rules)
 

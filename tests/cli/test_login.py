@@ -35,7 +35,7 @@ async def test_whoami_and_can_i(programs: Programs) -> None:
     assert (await desk.ctl("whoami", token=viewer)).out.startswith("admin: viewer for team=a\nby token-")
     assert json.loads((await desk.ctl("whoami", "-o", "json")).out)["role"] == "admin"
     done = await desk.ctl("can-i", "write", token=viewer)
-    assert (done.status, done.out) == (1, "no: the role viewer does not have the verb write\n")
+    assert (done.status, done.out) == (1, "no: the role viewer may not do this: it needs the verb write\n")
     assert (await desk.ctl("can-i", "read", token=viewer)).out == "yes\n"
     assert (await desk.ctl("can-i", "write", "assignment/a")).out == "yes\n"
     for wrong in (("fly",), ("write", "assignment"), ("write", "planet/a")):

@@ -7,6 +7,7 @@ import pytest
 
 from relay.cli import trust as module
 from relay.control.trust.keys import Rotation
+from relay.node.identity import read_root as read_public
 from tests.cli.guarded import Guarded
 from tests.cli.run import run
 from tests.conftest import Programs, eventually
@@ -44,9 +45,8 @@ async def test_everything_is_rotated(programs: Programs) -> None:
     assert "policy is signed by" in shown.out
     plain = json.loads((await desk.ctl("trust", "show", "-o", "json")).out)
     assert plain["version"] >= 4
-    pem = (await desk.ctl("trust", "show", "--pem")).out
-    assert pem.startswith("-----BEGIN PUBLIC KEY-----\n")
-    (programs.folder / "public.pem").write_text(pem)
+    (programs.folder / "public.pem").write_text((await desk.ctl("trust", "show", "--pem")).out)
+    assert read_public(programs.folder / "public.pem") == plain["roots"][0]["id"]
 
 
 async def test_usage_errors(programs: Programs) -> None:
@@ -68,10 +68,11 @@ async def test_attack_control_plane_that_wants_a_root_of_its_own(programs: Progr
     desk, _ = await desk_of(programs)
     trust = {"version": 1, "trust_domain": desk.plane.trust.current.trust_domain}
     payload = (await desk.plane.trust.propose(Rotation.MANIFEST, actor=ANN)).payloads[0].decode()
-    for payloads, roots in (([payload], {"f" * 64}), (["{}"], set()), ([payload, payload], {desk.plane.trust.root})):
+    root = desk.plane.trust.root
+    for payloads, own in (([payload], "f" * 64), (["{}"], root), ([payload, payload], root), ([payload] * 3, root)):
         with pytest.raises(SystemExit):
-            module._check_payloads(payloads, trust, roots)
-    module._check_payloads([payload], trust, {desk.plane.trust.root})
+            module._check_payloads(payloads, trust, own)
+    module._check_payloads([payload], trust, root)
 
 
 async def test_rekey(programs: Programs) -> None:

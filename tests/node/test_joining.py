@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,17 @@ async def test_attack_certificate_of_another_server(programs: Programs, tmp_path
         await join(tmp_path / "n", wanted._replace(join=f"127.0.0.1:{impostor.ports['join']}").text())
 
 
+async def test_node_with_a_wrong_clock_does_not_join(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = await with_tls(programs)
+    real = time.time
+    for offset_s, word in ((360.0, "ahead of"), (-360.0, "behind")):
+        monkeypatch.setattr("relay.node.joining.time.time", lambda offset_s=offset_s: real() + offset_s)
+        with pytest.raises(NotAdmitted, match=rf"the clock of this node is 3(59|60) s {word} the control plane's"):
+            await join(tmp_path / "n", await token(plane))
+
+
 async def test_refused_token_ends_and_unreachable_port_waits(programs: Programs, tmp_path: Path) -> None:
     plane = await with_tls(programs)
     wanted = read_join_token(await token(plane))
@@ -136,9 +148,37 @@ async def test_attack_impostor_does_not_take_an_identity_away(programs: Programs
     address = {"join_endpoint": f"127.0.0.1:{impostor.ports['join']}"}
     _, same = await join(tmp_path / "n", await token(plane, name="one"), control_plane=address)
     assert same == first
+    text = await token(plane, name="one")
     await programs.stop(plane)
-    _, still = await join(tmp_path / "n", await token(impostor, name="one"))
+    _, still = await join(tmp_path / "n", text, control_plane=address)
     assert still == first
+
+
+async def test_node_moves_to_the_control_plane_of_its_token(programs: Programs, tmp_path: Path) -> None:
+    former, other = await with_tls(programs), await with_tls(programs, data_dir=str(tmp_path / "other"))
+    _, first = await join(tmp_path / "n", await token(former, name="one"))
+    settings, second = await join(tmp_path / "n", await token(other, name="one"))
+    assert first is not None
+    assert second is not None
+    assert second.node.trust_domain == identities(other).trust.current.trust_domain != first.node.trust_domain
+    assert settings.control_plane.endpoint == f"127.0.0.1:{other.ports['link']}"
+
+
+async def test_attack_join_port_answers_with_garbage(programs: Programs, tmp_path: Path) -> None:
+    """Anybody may answer in the place of a control plane that is away: the node goes on looking and renewing."""
+    plane = await with_tls(programs)
+    renewing, seen = await renewal(plane, tmp_path / "n", ManualClock(identities(plane)._clock.unix_ms()))
+
+    async def fail(*_: object) -> object:
+        raise RuntimeError("a new kind of garbage")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("relay.node.joining._call", fail)
+        await renewing.look()
+        assert not await renewing.renew()
+        assert "a new kind of garbage" in renewing.problem
+    assert await renewing.renew()
+    assert len(seen) == 1
 
 
 async def test_identity_stays_until_another_is_whole(programs: Programs, tmp_path: Path) -> None:

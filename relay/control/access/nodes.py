@@ -66,6 +66,8 @@ class JoinedNode:
     """Why its identity was taken away; empty if it was not."""
     revoked_keys: tuple[str, ...] = ()
     """Digests of its keys that were revoked before: none of them ever joins again."""
+    serial: str = ""
+    """Of its last certificate, hex."""
     ca: str = ""
     """SHA-256 of the CA that issued its last certificate, hex; empty if that was before CAs could be replaced."""
 

@@ -99,6 +99,8 @@ class Grants:
     @property
     def scopes(self) -> tuple[Mapping[str, str], ...]:
         """Labels of the agents concerned: those of any of them. Empty for all agents."""
+        if not self.each:
+            return ({"": ""},)  # no agent has such a label
         return tuple(grant.scope for grant in self.each) if self.is_scoped else ()
 
     @property
@@ -126,7 +128,8 @@ class Grants:
     def may_reveal_all(self) -> bool:
         """Whether everything that they let one read may be read with its secrets."""
         revealing = [grant.scope for grant in self.each if grant.allows(Verb.REVEAL)]
-        return all(any(scope.items() <= grant.scope.items() for scope in revealing) for grant in self.each)
+        covered = [any(scope.items() <= grant.scope.items() for scope in revealing) for grant in self.each]
+        return bool(covered) and all(covered)
 
     def __str__(self) -> str:
         """As in `author for team=a; viewer`."""

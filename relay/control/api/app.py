@@ -102,7 +102,7 @@ def build_api(services: Services, *, max_body_bytes: int, own_host: bool) -> Fas
     add_config_routes(api, services.archive, services.changes, services.fleet, services.ledger)
     add_credential_routes(api, services.credentials, services.ledger)
     add_node_routes(api, services.identities, services.ledger)
-    add_trust_routes(api, services.trust, services.fleet)
+    add_trust_routes(api, services.trust, services.fleet, services.identities)
     has_device_flow = services.logins is not None and services.logins.has_device_flow
     add_auth_routes(api, services.people, services.ledger, has_device_flow=has_device_flow)
     add_login_routes(api, services.logins, services.credentials.sessions, services.people, services.metrics)

@@ -8,13 +8,16 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query
 
 from relay.control.access.roles import Grant, Role, Verb
+from relay.control.access.sessions import Session
 from relay.control.api.caller import Actor
+from relay.control.api.guards import objection_to
 from relay.control.api.models import Answered, AuthConfig, WhoAmI, answers
 from relay.control.api.people import People
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.permission import check_name
-from relay.errors import Forbidden
+from relay.errors import Forbidden, Problem, Refused
 from relay.fleet.view import rfc3339
+from relay.policy.kinds import KINDS
 
 
 def add_auth_routes(api: FastAPI, people: People, ledger: Ledger, *, has_device_flow: bool) -> None:
@@ -40,6 +43,7 @@ def add_auth_routes(api: FastAPI, people: People, ledger: Ledger, *, has_device_
             "role": ", ".join(dict.fromkeys(grant.role.value for grant in each)),
             "scope": dict(each[0].scope) if len(each) == 1 else {},
             "grants": [{"role": grant.role.value, "scope": dict(grant.scope)} for grant in each],
+            "groups": list(kept.groups) if isinstance(kept, Session) else [],
             "credential": actor.credential,
             "expires": rfc3339(kept.expires_ms) if kept is not None else None,
         }
@@ -53,8 +57,10 @@ def add_auth_routes(api: FastAPI, people: People, ledger: Ledger, *, has_device_
     ) -> dict[str, Any]:
         """Whether you may do something at all, or to one document."""
         grants = actor.grants
-        if grants is not None and not grants.allows(verb):
-            return {"allowed": False, "reason": f"the {grants.described_roles} does not have the verb {verb.value}"}
+        if kind and kind not in KINDS:
+            raise Refused([Problem("request", 0, "kind", f"{kind} is not one of {', '.join(KINDS)}")])
+        if grants is not None and (reason := objection_to(grants, verb)):
+            return {"allowed": False, "reason": reason}
         able = dataclasses.replace(actor, grants=grants.to(verb)) if grants is not None else actor
         try:
             if verb is not Verb.READ:

@@ -123,8 +123,11 @@ def add_credential_routes(api: FastAPI, credentials: Credentials, ledger: Ledger
 
     @api.delete("/api/v1/tokens/{token_id}", **answers(Done, "credentials"))
     async def delete_token(token_id: str, actor: Actor) -> dict[str, str]:
-        """Delete a token: your own, or anybody's if you are an admin."""
-        await tokens.delete(token_id, actor=actor)
+        """Delete a token, or end a session: your own, or anybody's if you are an admin."""
+        if token_id.startswith("session-"):
+            await credentials.sessions.end(token_id, actor=actor)
+        else:
+            await tokens.delete(token_id, actor=actor)
         return {"kind": "Token", "name": token_id, "action": "deleted"}
 
     @api.get("/api/v1/revocations", **answers(list[RevocationView], "credentials"))

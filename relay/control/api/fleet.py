@@ -130,7 +130,7 @@ def _identity(node: JoinedNode | None) -> dict[str, Any]:
         return {"identity": "unverified", "certificate": None}
     return {
         "identity": "revoked" if node.revoked else "verified",
-        "certificate": {"not_after": rfc3339(node.not_after_ms)},
+        "certificate": {"serial": node.serial, "not_after": rfc3339(node.not_after_ms)},
     }
 
 

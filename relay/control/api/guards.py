@@ -7,6 +7,7 @@ Host must be one of ours.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -17,7 +18,7 @@ from relay.control.access.actor import Actor
 from relay.control.access.roles import Grants, Verb
 from relay.control.api.people import People
 from relay.control.api.problems import methods_of, problem, route_of
-from relay.control.api.verbs import ANYBODY, verb_of
+from relay.control.api.verbs import ANYBODY, OWN, verb_of
 from relay.control.condition import Condition
 from relay.errors import Forbidden, Problem, Refused
 
@@ -25,6 +26,9 @@ _STALE = "X-OpAMP-Relay-Stale"
 """The header on all responses while the database cannot be written: why the data may be out of date."""
 _NO_CHANGE_PATHS = frozenset({"/api/v1/diff", "/api/v1/epoch"})
 """Paths of POST requests that do not change policy."""
+_MAX_UNKNOWN_BYTES = 16 << 10
+_BODY_S = 10.0
+"""How much somebody without a credential may send, and how long that may take."""
 _PROBES = frozenset({"/health", "/ready"})
 _NO_CHANGE_PREFIXES = ("/api/v1/nodes/", "/api/v1/uploads/", "/api/v1/auth/")
 """Prefixes of paths that do not change policy."""
@@ -56,8 +60,16 @@ def add_guards(api: FastAPI, people: People, max_body_bytes: int, own_host: bool
             length = request.headers.get("content-length", "")
             if not length.isdigit():
                 return problem(411, "Content-Length is required")
-            if int(length) > max_body_bytes:
-                return problem(413, f"the body is larger than {max_body_bytes} bytes")
+            is_known = isinstance(getattr(request.state, "actor", None), Actor) or not people.required
+            most = max_body_bytes if is_known else _MAX_UNKNOWN_BYTES
+            if int(length) > most:
+                return problem(413, f"the body is larger than {most} bytes")
+            if not is_known:
+                try:
+                    async with asyncio.timeout(_BODY_S):
+                        await request.body()
+                except TimeoutError:
+                    return problem(408, "the body did not arrive in time")
         is_change = request.method in ("POST", "PUT", "PATCH", "DELETE") and request.url.path not in _NO_CHANGE_PATHS
         if is_change and not request.url.path.startswith(_NO_CHANGE_PREFIXES) and condition.refusal:
             return problem(409, condition.refusal)
@@ -107,10 +119,10 @@ async def _identify(api: FastAPI, people: People, request: Request) -> Response 
         refusal = problem(429, "too many requests with this credential; try again in a second")
         refusal.headers["Retry-After"] = "1"
         return refusal
-    if route is None or actor.grants is None:
+    if route is None or actor.grants is None or (request.method, template) in OWN:
         return None
     verb = verb_of(request.method, template, request.url.path)
-    reason = _objection(actor.grants, verb)
+    reason = objection_to(actor.grants, verb)
     if not reason and verb is not None:
         # From here on, only what allows this counts: another grant's scope must not widen it.
         request.state.actor = dataclasses.replace(actor, grants=actor.grants.to(verb))
@@ -119,7 +131,7 @@ async def _identify(api: FastAPI, people: People, request: Request) -> Response 
     return problem(403, reason)
 
 
-def _objection(grants: Grants, verb: Verb | None) -> str:
+def objection_to(grants: Grants, verb: Verb | None) -> str:
     """Why grants do not allow a verb; empty if they do. Which agents it concerns is checked later."""
     if verb is None or not grants.allows(verb):
         needed = f"it needs the verb {verb.value}" if verb is not None else "no role may"

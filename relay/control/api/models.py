@@ -156,7 +156,7 @@ class NodeView(Answer):
     version: str
     verified: bool
     departed: bool
-    clock_behind_s: float
+    clock_skew_s: float
     refused_agents: list[dict[str, str]]
     problems: list[str]
     identity: str
@@ -263,6 +263,8 @@ class TrustView(Answer):
     roots: list[PublicKey]
     manifest: list[PublicKey]
     ca: list[dict[str, str]]
+    nodes_on_former_ca: list[str]
+    nodes_connected: int
     nodes_without: list[str]
 
 
@@ -316,6 +318,7 @@ class WhoAmI(Answer):
     role: str
     scope: dict[str, str]
     grants: list[GrantView]
+    groups: list[str]
     credential: str
     expires: str | None
 

@@ -39,14 +39,23 @@ class People:
 
     Args:
         kind: how they authenticate: `none` (everybody may do everything), `token`, or `oidc` (tokens and sessions).
+        issuer: of people who log in: sessions of another one are over.
         addresses: from where people may call.
     """
 
     def __init__(
-        self, ledger: Ledger, *, kind: str, addresses: AddressRules, clock: Clock, metrics: ControlPlaneMetrics
+        self,
+        ledger: Ledger,
+        *,
+        kind: str,
+        issuer: str = "",
+        addresses: AddressRules,
+        clock: Clock,
+        metrics: ControlPlaneMetrics,
     ) -> None:
         self._ledger = ledger
         self.kind = kind
+        self._issuer = issuer
         self._addresses = addresses
         self._clock = clock
         self._metrics = metrics
@@ -100,7 +109,8 @@ class People:
         state = self._ledger.state
         kept: Token | Session | None = state.tokens.get(credential)
         if kept is None and self.kind == "oidc":
-            kept = state.sessions.get(credential)
+            session = state.sessions.get(credential)
+            kept = session if session is not None and session.owner.startswith(f"{self._issuer}|") else None
         return kept if kept is not None and self._clock.unix_ms() < kept.expires_ms else None
 
     def is_current(self, actor: Actor) -> bool:

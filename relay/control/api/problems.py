@@ -24,6 +24,8 @@ STATUS = {
     Outcome.INTERNAL: 500,
 }
 """Outcome → HTTP status of the admin API."""
+_MAX_LISTED = 20
+"""How many mistakes of one request are listed."""
 
 
 def add_problem_handlers(api: FastAPI) -> None:
@@ -54,7 +56,7 @@ def add_problem_handlers(api: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         details = [
             {"source": "request", "line": 0, "path": ".".join(map(str, e["loc"])), "reason": e["msg"]}
-            for e in error.errors()
+            for e in error.errors()[:_MAX_LISTED]
         ]
         for detail in details:
             detail["text"] = f"request: {detail['path']}: {detail['reason']}"

@@ -12,9 +12,10 @@ from relay.auth.signing import Signed
 from relay.control.api.caller import Actor
 from relay.control.api.models import RequestBody, RotationView, TrustView, answers
 from relay.control.fleet.fleet import Fleet
+from relay.control.identity import Identities
 from relay.control.keys.trust import Trust
 from relay.control.trust.keys import Rotation
-from relay.errors import Problem, Refused
+from relay.errors import Conflict, Problem, Refused
 from relay.fleet.view import rfc3339
 
 _HEX_KEY = r"^[0-9a-f]{64}$"
@@ -38,8 +39,13 @@ class Rotate(RequestBody):
     signed: Annotated[list[SignedPayload], Field(min_length=1, max_length=8)] | None = None
 
 
-def add_trust_routes(api: FastAPI, trust: Trust, fleet: Fleet) -> None:
-    """Add the routes to the application."""
+def add_trust_routes(api: FastAPI, trust: Trust, fleet: Fleet, identities: Identities | None) -> None:
+    """Add the routes to the application.
+
+    Args:
+        identities: None where nodes need no certificates.
+    """
+    own = identities if identities is not None and identities.is_own else None
 
     @api.get("/api/v1/trust", **answers(TrustView, "trust"))
     async def get_trust() -> dict[str, Any]:
@@ -59,6 +65,8 @@ def add_trust_routes(api: FastAPI, trust: Trust, fleet: Fleet) -> None:
                 }
                 for certificate in certificates
             ],
+            "nodes_on_former_ca": own.registry.still_with_former_ca() if own is not None and trust.closing else [],
+            "nodes_connected": sum(node.connected for node in fleet.census.nodes.values()),
             "nodes_without": sorted(
                 node.key for node in fleet.census.nodes.values() if node.connected and node.key_set < current.version
             ),
@@ -73,6 +81,8 @@ def add_trust_routes(api: FastAPI, trust: Trust, fleet: Fleet) -> None:
             await trust.rotate_downloads(actor=actor)
         elif rotation is Rotation.MASTER:
             await trust.rotate_master(actor=actor)
+        elif rotation is Rotation.CA and own is None:
+            raise Conflict("no node has a certificate of this CA: the link has no TLS, or a CA of its own")
         elif request.signed is None:
             root = bytes.fromhex(request.root) if request.root is not None else b""
             to_sign = (await trust.propose(rotation, root=root, actor=actor)).payloads

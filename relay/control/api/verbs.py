@@ -11,6 +11,9 @@ _API = "/api/v1"
 ANYBODY = frozenset({("GET", f"{_API}/auth/config"), ("POST", f"{_API}/auth/login")})
 """Routes that need no credential."""
 
+OWN = frozenset({("GET", f"{_API}/auth/whoami"), ("GET", f"{_API}/auth/can-i"), ("POST", f"{_API}/auth/logout")})
+"""Routes about the caller: they need a credential, but no role."""
+
 VERBS: Mapping[tuple[str, str], Verb] = {
     ("POST", f"{_API}/apply"): Verb.WRITE,
     ("POST", f"{_API}/diff"): Verb.READ,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import math
 import secrets
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ _PENDING_S = 600.0
 _TIMEOUT_S = 10.0
 _MAX_BYTES = 1 << 20
 _DISCOVERED_S = 3600.0
+_FAILED_S = 3.0
 _INTERVAL_S = 5.0
 """Between two questions about a device login, where the provider names no time (RFC 8628, section 3.2)."""
 _SAID_CHARS = 200
@@ -88,6 +91,9 @@ class Logins:
         self._provider: Provider | None = None
         self._keys: tuple[VerificationKey, ...] = ()
         self._discovered_at = 0.0
+        self._failure: tuple[float, str] | None = None
+        """When and why the provider could not be looked up last."""
+        self._tls = ssl.create_default_context()
         self._discovering = asyncio.Lock()
 
     @property
@@ -109,12 +115,10 @@ class Logins:
         if not is_loopback_redirect(redirect_uri):
             reason = "must be http://127.0.0.1:PORT/callback"
             raise Refused([Problem("request", 0, "redirect_uri", reason)])
-        self._check_room(address)
-        provider = await self._discover()
         begun = Begun(redirect_uri, *(secrets.token_urlsafe(32) for _ in range(3)))
-        return self._add(_Pending(begun, address, self._clock.monotonic() + _PENDING_S)), begun.url(
-            provider, self._settings.client_id
-        )
+        with self._place(_Pending(begun, address, self._clock.monotonic() + _PENDING_S)) as login:
+            provider = await self._discover()
+        return login, begun.url(provider, self._settings.client_id)
 
     async def finish(self, login: str, code: str, state: str, issuer: str) -> Person:
         """End a login with what the browser was sent back with. It cannot be tried again.
@@ -144,11 +148,18 @@ class Logins:
         """
         if not self.has_device_flow:
             raise Forbidden("admin.auth.oidc.device_flow is off: log in with a browser on this machine")
-        self._check_room(address)
+        pending = _Pending("", address, self._clock.monotonic() + _PENDING_S)
+        with self._place(pending) as login:
+            return login, await self._begun_device(pending)
+
+    async def _begun_device(self, pending: _Pending) -> DeviceLogin:
         provider = await self._discover()
         if not provider.device_endpoint:
             raise Forbidden("the OpenID provider has no device flow")
-        answer = await self._ask(provider.device_endpoint, {"scope": SCOPE})
+        try:
+            answer = await self._ask(provider.device_endpoint, {"scope": SCOPE})
+        except NotLoggedIn as error:
+            raise self._refusal(error) from None
         try:
             made = DeviceLogin(
                 str(answer["user_code"]),
@@ -157,11 +168,14 @@ class Logins:
                 float(answer.get("interval", _INTERVAL_S)),
             )
             code, lasts_s = str(answer["device_code"]), float(answer["expires_in"])
+            if not (math.isfinite(lasts_s) and 0 <= made.interval_s <= _PENDING_S):
+                raise ValueError
         except (KeyError, TypeError, ValueError):
             raise UpstreamError("the OpenID provider's answer is not that of a device flow") from None
         now = self._clock.monotonic()
-        pending = _Pending(code, address, now + min(lasts_s, _PENDING_S), made.interval_s, now + made.interval_s)
-        return self._add(pending), made
+        pending.begun, pending.expires_at = code, now + min(lasts_s, _PENDING_S)
+        pending.interval_s, pending.next_at = made.interval_s, now + made.interval_s
+        return made
 
     async def poll(self, login: str) -> Person:
         """Ask whether somebody logged in on the other device.
@@ -199,6 +213,25 @@ class Logins:
 
     # ---- under way
 
+    @contextlib.contextmanager
+    def _place(self, pending: _Pending) -> Iterator[str]:
+        """Keep a place for a login from before anybody is asked; it is free again if the block raises.
+
+        Yields:
+            The secret of whoever began it.
+
+        Raises:
+            Conflict: there is none.
+        """
+        self._check_room(pending.address)
+        login = secrets.token_urlsafe(32)
+        self._pending[login] = pending
+        try:
+            yield login
+        except BaseException:
+            self._pending.pop(login, None)
+            raise
+
     def _check_room(self, address: str) -> None:
         now = self._clock.monotonic()
         self._pending = {key: pending for key, pending in self._pending.items() if pending.expires_at >= now}
@@ -206,11 +239,6 @@ class Logins:
             raise Conflict(f"{MAX_PENDING} logins are under way, the maximum; try again later")
         if sum(pending.address == address for pending in self._pending.values()) >= MAX_PENDING_OF_ONE:
             raise Conflict(f"{MAX_PENDING_OF_ONE} logins from this address are under way, the maximum; try again later")
-
-    def _add(self, pending: _Pending) -> str:
-        login = secrets.token_urlsafe(32)
-        self._pending[login] = pending
-        return login
 
     def _refusal(self, error: NotLoggedIn) -> Forbidden:
         _log.warning("login_refused", reason=str(error))
@@ -222,16 +250,28 @@ class Logins:
         """The provider's configuration and keys; not older than an hour."""
         async with self._discovering:
             now = self._clock.monotonic()
+            if self._failure is not None and now - self._failure[0] < _FAILED_S:
+                raise UpstreamError(self._failure[1])  # who waited meanwhile need not ask again
             if self._provider is None or now - self._discovered_at > _DISCOVERED_S:
-                issuer = self._settings.issuer
-                document = await self._get(f"{issuer.removesuffix('/')}/.well-known/openid-configuration")
+                self._failure = now, "the OpenID provider did not answer"
                 try:
-                    provider = provider_of(document, issuer)
-                    self._keys = key_set(await self._get(provider.jwks_uri))
-                except ValueError as error:
-                    raise UpstreamError(f"the OpenID provider {issuer}: {error}") from None
-                self._provider, self._discovered_at = provider, now
+                    await self._look_up(now)
+                except (UpstreamError, NotLoggedIn) as error:
+                    self._failure = self._clock.monotonic(), str(error)
+                    raise UpstreamError(str(error)) from None
+                self._failure = None
+            assert self._provider is not None
             return self._provider
+
+    async def _look_up(self, now: float) -> None:
+        issuer = self._settings.issuer
+        document = await self._get(f"{issuer.removesuffix('/')}/.well-known/openid-configuration")
+        try:
+            provider = provider_of(document, issuer)
+            self._keys = key_set(await self._get(provider.jwks_uri))
+        except ValueError as error:
+            raise UpstreamError(f"the OpenID provider {issuer}: {error}") from None
+        self._provider, self._discovered_at = provider, now
 
     async def _person(self, answer: Mapping[str, Any], *, nonce: str | None) -> Person:
         provider = await self._discover()
@@ -269,7 +309,7 @@ class Logins:
         return await self._call("GET", url, None, {})
 
     async def _call(self, method: str, url: str, form: Mapping[str, str] | None, headers: Mapping[str, str]) -> Any:
-        context: ssl.SSLContext | bool = ssl.create_default_context() if url.startswith("https:") else True
+        context: ssl.SSLContext | bool = self._tls if url.startswith("https:") else True
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as client,

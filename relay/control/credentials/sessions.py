@@ -12,7 +12,7 @@ from relay.control.access.sessions import Session
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
-from relay.errors import Conflict, NotFound
+from relay.errors import Conflict, Forbidden, NotFound
 
 MAX_SESSIONS = 10_000
 MAX_SESSIONS_OF_ONE = 20
@@ -52,14 +52,15 @@ class SessionRegistry:
 
         Raises:
             NotFound: there is none.
+            Forbidden: it is somebody else's, and `actor` is no admin.
         """
-        await self._ledger.change(actor, lambda state, _: _ended(state, session_id))
+        await self._ledger.change(actor, lambda state, _: _ended(state, session_id, actor))
 
     async def forget_expired(self, now_ms: int) -> None:
         """Forget sessions that are over."""
         if any(session.expires_ms <= now_ms for session in self._ledger.state.sessions.values()):
             await self._ledger.change(
-                SYSTEM, lambda state, now_ms: Change(dataclasses.replace(state, sessions=_going(state, now_ms)), None)
+                SYSTEM, lambda state, _: Change(dataclasses.replace(state, sessions=_going(state, now_ms)), None)
             )
 
 
@@ -79,9 +80,12 @@ def _begun(state: State, person: Person, digest: bytes, now_ms: int, lifetime_ms
     return Change(dataclasses.replace(state, sessions={**going, session.id: session}), session, entries=[entry])
 
 
-def _ended(state: State, session_id: str) -> Change[None]:
-    if session_id not in state.sessions:
+def _ended(state: State, session_id: str, by: Actor) -> Change[None]:
+    session = state.sessions.get(session_id)
+    if session is None:
         raise NotFound("this is no session")
+    if session.owner != by.identity and by.grants is not None and not by.grants.is_admin:
+        raise Forbidden(f"{session_id} is somebody else's; an admin without a scope may end it")
     rest = {key: session for key, session in state.sessions.items() if key != session_id}
     entry = Entry("logout", f"Session/{session_id}")
     return Change(dataclasses.replace(state, sessions=rest), None, entries=[entry])

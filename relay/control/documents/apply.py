@@ -22,9 +22,12 @@ from relay.control.ledger.revise import check_publishable, revise
 from relay.control.ledger.state import State
 from relay.control.rollouts.revision import GlobalConfig, GlobalRevision
 from relay.documents import Document, canonical_json
-from relay.errors import Outcome, Refused
+from relay.errors import Conflict, Outcome, Refused
 from relay.ids import sha256
 from relay.policy.reading import AnyDocument
+
+MAX_BINDINGS = 1_000
+"""Role bindings: each request of a session looks through them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Documents:
         proposal = self._checked_proposal(state, parsed)
         if not proposal.changed:
             return Change(state, Outcomes(proposal.applied))
+        if len(proposal.after.role_bindings) > MAX_BINDINGS:
+            raise Conflict(f"there would be more than {MAX_BINDINGS} role bindings, the maximum; delete some")
         entries = [
             Entry("apply", f"{d.kind}/{d.key}", _digest(state.catalog.of(d.kind).get(d.key)), _digest(d))
             for d in proposal.changed

@@ -100,7 +100,7 @@ class Census:
         """Return a node; creates it if needed."""
         key = f"{region}/{name}"
         if key not in self.nodes:
-            self.nodes[key] = NodeState(region, name)
+            self.nodes[key] = NodeState(region, name, heard_at=self._clock.monotonic())
         return self.nodes[key]
 
     def put(self, agent: Agent) -> None:

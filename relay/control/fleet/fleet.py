@@ -36,6 +36,7 @@ RECORD_TTL_MS = 30 * 86400 * 1000
 """How long the agents of an absent node are kept."""
 _SILENT_S = 15.0
 """A node that says nothing for so long may be replaced by another process; it reports every second."""
+_MAX_SUPERSEDED = 1_000
 _BATCH_AGENTS = 500
 """The most agents whose reports share a transaction."""
 _IN_FLIGHT = 256
@@ -165,7 +166,8 @@ class Fleet:
         """
         node = self.census.node(peer.region, peer.name)
         is_other = node.connected and node.incarnation not in ("", peer.incarnation)
-        is_restart = bool(peer.installation) and peer.installation == node.installation
+        is_copy = peer.incarnation in node.superseded  # it is still there, so the newer one is no restart of it
+        is_restart = bool(peer.installation) and peer.installation == node.installation and not is_copy
         is_silent = self._clock.monotonic() - node.heard_at >= _SILENT_S
         if is_other and not is_restart and not is_silent:
             if peer.incarnation not in node.turned_away:
@@ -175,6 +177,9 @@ class Fleet:
                 f"another node is already connected as {node.region}/{node.name}; every node needs its own name"
             )
         if node.incarnation != peer.incarnation:
+            if len(node.superseded) >= _MAX_SUPERSEDED:
+                node.superseded.clear()
+            node.superseded.add(node.incarnation)
             node.turned_away = set()
         node.incarnation, node.installation = peer.incarnation, peer.installation
         node.heard_at = self._clock.monotonic()

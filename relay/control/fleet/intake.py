@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from relay.aio.clock import Clock
+from relay.auth.throttle import Throttle
 from relay.control.fleet.agents import Agent, Reader
 from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.census import Census
@@ -18,6 +20,9 @@ from relay.pb.relay.v1 import link_pb2
 
 _log = log.get("opamp-relay.fleet")
 _MAX_RELEASED = 100_000
+_SETTLED_AT_ONCE = 500
+_GRACE_S = 120.0
+"""So long after a node was last heard, another region cannot take its connected agents."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
         self.reader = Reader()
+        self._disputes = Throttle()
         self._released: set[tuple[bytes, str, str]] = set()
         """(agent, node that lost it, node that has it). Sent once each, or two clients with one uid would swap forever."""
 
@@ -158,18 +164,22 @@ class Intake:
         if existing is None:
             return True
         is_elsewhere = existing.node != node.key and not existing.forgotten
-        if is_elsewhere and existing.owner and existing.owner != agent.owner:
-            ack.released.append(agent.uid)  # another subject's agent, under a uid that is taken
-            return False
         holder = self._census.nodes[existing.node]
-        current = Holding(
-            existing.node, existing.started_ms, existing.connected and not existing.forgotten and holder.connected
-        )
-        if is_elsewhere and current.live and agent.connected and holder.region != node.region:
+        is_far = is_elsewhere and holder.region != node.region
+        is_other_subject = is_elsewhere and existing.owner and existing.owner != agent.owner
+        if is_far and (is_other_subject or (agent.connected and self._is_live_at(holder, existing, agent))):
             # A region's node may be hostile: it harms its own region's agents at most.
             self._dispute(node, agent.uid, existing.node)
             return False
-        if winner(current, Holding(node.key, agent.started_ms, agent.connected)).node == node.key:
+        if is_other_subject:
+            ack.released.append(agent.uid)  # another subject's agent, under a uid that is taken
+            return False
+        current = Holding(
+            existing.node, existing.started_ms, existing.connected and not existing.forgotten and holder.connected
+        )
+        if (is_far and agent.connected) or winner(
+            current, Holding(node.key, agent.started_ms, agent.connected)
+        ).node == node.key:
             return True
         pair = (agent.uid, node.key, existing.node)
         if not agent.connected or pair not in self._released:
@@ -177,32 +187,49 @@ class Intake:
             self._remember_release(pair)
         return False
 
+    def _is_live_at(self, holder: NodeState, existing: Agent, newcomer: Agent) -> bool:
+        """Whether an agent that a node of another region reports is still live where it was.
+
+        Who was away for a moment is not robbed; and of two sessions that last, the older one is the agent's: one that really
+        moves ends its session where it was.
+        """
+        if not existing.connected or existing.forgotten or holder.departed:
+            return False
+        is_back = holder.connected or self._clock.monotonic() - holder.heard_at < _GRACE_S
+        return is_back and existing.started_ms <= newcomer.started_ms
+
     def _dispute(self, node: NodeState, uid: bytes, holder: str) -> None:
-        if uid not in node.disputed:
-            self._metrics.claims_disputed += 1
-            _log.warning("claim_disputed", node=node.key, instance_uid=uid.hex(), live_at=holder)
-        node.disputed.add(uid)
+        if uid in node.disputed:
+            return
+        node.disputed[uid] = None
+        self._metrics.claims_disputed += 1
+        more = self._disputes.passing(node.key, self._clock.monotonic())
+        if more is not None:
+            _log.warning("claim_disputed", node=node.key, instance_uid=uid.hex(), live_at=holder, suppressed=more)
 
     def _settled(self, reading: Reading) -> list[bytes]:
         """Agents that a node reports and that are no longer live elsewhere: it should report them again."""
         node, now = reading.node, dict(reading.aside)
         settled = []
-        for uid in list(node.disputed):
+        for uid in list(itertools.islice(node.disputed, _SETTLED_AT_ONCE)):
+            del node.disputed[uid]
             existing = self._census.agents.get(uid)
             holder = self._census.nodes[existing.node] if existing is not None else None
-            is_live = existing is not None and existing.connected and not existing.forgotten
-            if not now.get(uid, node.aside.get(uid)):
-                node.disputed.discard(uid)
-            elif not is_live or holder is None or not holder.connected:
-                node.disputed.discard(uid)
+            is_reported = bool(now.get(uid, node.aside.get(uid)))
+            if not is_reported:
+                continue
+            if existing is not None and holder is not None and self._is_live_at(holder, existing, existing):
+                node.disputed[uid] = None  # behind the others
+            else:
                 settled.append(uid)
         return settled
 
     def _lose(self, agent: Agent, winner_key: str) -> None:
         """Handle an agent that moved to another node."""
-        loser = self._census.nodes[agent.node]
+        loser, taker = self._census.nodes[agent.node], self._census.nodes[winner_key]
         pair = (agent.uid, agent.node, winner_key)
-        if not agent.connected or pair not in self._released:
+        is_told = loser.region == taker.region or not agent.connected  # another region closes nobody's connection
+        if is_told and (not agent.connected or pair not in self._released):
             loser.to_release.add(agent.uid)
             self._remember_release(pair)
         if not agent.forgotten:

@@ -24,6 +24,8 @@ class NodeState:
     software_version: str = ""
     incarnation: str = ""
     installation: str = ""
+    superseded: set[str] = field(default_factory=set)
+    """Incarnations that a newer process of the same store replaced."""
     heard_at: float = 0.0
     """When it last sent something, by the monotonic clock."""
     last_seen_ms: int = 0
@@ -37,7 +39,7 @@ class NodeState:
     """It said goodbye."""
     aside: dict[bytes, int] = field(default_factory=dict)
     """Agents that it reports but that do not count as its own (refused, or owned by another node) → digest."""
-    disputed: set[bytes] = field(default_factory=set)
+    disputed: dict[bytes, None] = field(default_factory=dict)
     """Those of them that are live at a node of another region."""
     refused: dict[bytes, str] = field(default_factory=dict)
     """Those of them whose state cannot be parsed → reason."""

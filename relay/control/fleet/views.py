@@ -85,7 +85,7 @@ def nodes(census: Census) -> list[dict[str, Any]]:
             "version": node.software_version,
             "verified": node.verified,
             "departed": node.departed,
-            "clock_behind_s": round(node.behind_ms / 1000, 3),
+            "clock_skew_s": round(-node.behind_ms / 1000, 3),
             "refused_agents": [
                 {"instance_uid": format_uid(uid), "reason": reason}
                 for uid, reason in sorted(node.refused.items())[:_SHOWN]
@@ -106,6 +106,8 @@ def problems(node: NodeState) -> list[str]:
     if abs(node.behind_ms) > SKEW_MS:
         word = "behind" if node.behind_ms > 0 else "ahead"
         messages.append(f"its clock is {abs(node.behind_ms) / 1000:.1f} s {word}")
+    if node.turned_away:
+        messages.append("another process wants to report under its name, and was refused")
     if node.disputed:
         messages.append(f"{len(node.disputed)} of its agents are left out because they are live in another region")
     if node.refused:

@@ -21,7 +21,7 @@ from relay.control.keys.trust import Trust
 from relay.control.ledger.change import Change, Entry
 from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
-from relay.control.trust.certificates import public_key_of
+from relay.control.trust.certificates import new_serial, public_key_of
 from relay.errors import Conflict, Forbidden, NotFound, Problem, Refused
 from relay.ids import sha256
 
@@ -126,10 +126,10 @@ class JoinRegistry:
             public, digest = public_key_of(csr)
         except ValueError as error:
             raise Refused([Problem("request", 0, "csr", str(error))]) from None
-        actor = Actor(f"join token {grant_id[:64]}", address=address)
+        actor, serial = Actor(f"join token {grant_id[:64]}", address=address), new_serial()
         try:
             node = await self._ledger.change(
-                actor, lambda state, now_ms: self._join(state, grant_id, secret, digest, name, now_ms)
+                actor, lambda state, now_ms: self._join(state, grant_id, secret, digest, name, serial, now_ms)
             )
         except (Forbidden, Conflict) as error:
             await self._audit_refusal(actor, grant_id, str(error))
@@ -146,10 +146,10 @@ class JoinRegistry:
 
     def _issue(self, node: JoinedNode, public: ec.EllipticCurvePublicKey) -> bytes:
         now, lifetime_s = self._clock.unix_ms() / 1000, self._lifetimes.certificate_s
-        return self._trust.issuer.node(node.region, node.name, public, now, lifetime_s)
+        return self._trust.issuer.node(node.region, node.name, public, now, lifetime_s, serial=int(node.serial, 16))
 
     def _join(
-        self, state: State, grant_id: str, secret: str, digest: str, name: str, now_ms: int
+        self, state: State, grant_id: str, secret: str, digest: str, name: str, serial: int, now_ms: int
     ) -> Change[JoinedNode]:
         grant = state.join_grants.get(grant_id)
         if grant is None or not hmac.compare_digest(sha256(secret.encode()).hex(), grant.digest):
@@ -162,7 +162,7 @@ class JoinRegistry:
         if any(n.key_digest == digest and n.id != node_id for n in nodes):
             raise Forbidden("this key is another node's: remove the identity folder of one of them, and join again")
         if (name, digest) in grant.joined and known is not None and known.key_digest == digest:
-            return self._extended(state, known, now_ms)  # the answer was lost
+            return self._extended(state, known, serial, now_ms)  # the answer was lost
         if now_ms >= grant.expires_ms or len(grant.joined) >= grant.uses:
             raise Forbidden(_REFUSED)
         is_over = known is not None and (known.revoked or now_ms > self._may_renew_until(known))
@@ -173,7 +173,15 @@ class JoinRegistry:
         revoked = (*known.revoked_keys, known.key_digest) if known is not None and known.revoked else ()
         not_after_ms = now_ms + round(self._lifetimes.certificate_s * 1000)
         node = JoinedNode(
-            grant.region, name, digest, not_after_ms, now_ms, grant.id, revoked_keys=revoked, ca=_issuer_of(state)
+            grant.region,
+            name,
+            digest,
+            not_after_ms,
+            now_ms,
+            grant.id,
+            revoked_keys=revoked,
+            serial=f"{serial:x}",
+            ca=_issuer_of(state),
         )
         used = dataclasses.replace(grant, joined=(*grant.joined, (name, digest)))
         after = dataclasses.replace(
@@ -183,9 +191,9 @@ class JoinRegistry:
         )
         return Change(after, node, entries=[Entry("join", f"Node/{node.id}", reason=f"by {grant.id}")])
 
-    def _extended(self, state: State, node: JoinedNode, now_ms: int) -> Change[JoinedNode]:
+    def _extended(self, state: State, node: JoinedNode, serial: int, now_ms: int) -> Change[JoinedNode]:
         not_after_ms = now_ms + round(self._lifetimes.certificate_s * 1000)
-        extended = dataclasses.replace(node, not_after_ms=not_after_ms, ca=_issuer_of(state))
+        extended = dataclasses.replace(node, not_after_ms=not_after_ms, serial=f"{serial:x}", ca=_issuer_of(state))
         nodes = {**state.joined_nodes, node.id: extended}
         entry = Entry("certificate", f"Node/{node.id}")
         return Change(dataclasses.replace(state, joined_nodes=nodes), extended, entries=[entry])
@@ -201,16 +209,17 @@ class JoinRegistry:
             public, digest = public_key_of(csr)
         except ValueError as error:
             raise Refused([Problem("request", 0, "csr", str(error))]) from None
+        serial = new_serial()
         node = await self._ledger.change(
-            Actor("node", address=address), lambda state, now_ms: self._renew(state, digest, now_ms)
+            Actor("node", address=address), lambda state, now_ms: self._renew(state, digest, serial, now_ms)
         )
         return self._issue(node, public)
 
-    def _renew(self, state: State, digest: str, now_ms: int) -> Change[JoinedNode]:
+    def _renew(self, state: State, digest: str, serial: int, now_ms: int) -> Change[JoinedNode]:
         node = next((n for n in state.joined_nodes.values() if n.key_digest == digest and not n.revoked), None)
         if node is None or now_ms > self._may_renew_until(node):
             raise Forbidden("this key is not that of a node that may renew: join again, with a new token")
-        return self._extended(state, node, now_ms)
+        return self._extended(state, node, serial, now_ms)
 
     def refusal(self, certificate: NodeCertificate) -> str:
         """Why the holder of a valid certificate of a node is not admitted; empty if it is."""

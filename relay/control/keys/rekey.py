@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -66,12 +67,18 @@ async def rekey(data_dir: Path, keys_dir: Path, root: Ed25519PrivateKey | None, 
 
 def _set_aside(keys_dir: Path) -> None:
     """Keep the master key that does not fit, in case that it does elsewhere."""
-    file = keys_dir / MASTER_FILE
-    try:
-        if file.exists():
-            file.replace(file.with_name(f"{MASTER_FILE}.old"))
-    except OSError as error:
-        raise StoreError(f"{file}: {error.strerror}") from None
+    for name in (MASTER_FILE, f"{MASTER_FILE}.new"):
+        file = keys_dir / name
+        try:
+            if file.exists():
+                file.replace(_free_name(file.with_name(f"{name}.old")))
+        except OSError as error:
+            raise StoreError(f"{file}: {error.strerror}") from None
+
+
+def _free_name(file: Path) -> Path:
+    numbered = (file.with_name(f"{file.name}{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain([file], numbered) if not name.exists())
 
 
 def _renewed(keys: Keys, root: Ed25519PrivateKey, vault: Vault, now_ms: int) -> Keys:

@@ -6,6 +6,7 @@ should move it away. All others are in the database, encrypted with the master k
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from relay.aio.clock import Clock
+from relay.aio.tasks import run_to_completion
 from relay.auth.key_sets import KeyChain, KeySet, sign
 from relay.auth.signing import Purpose, Signed, key_id, public_bytes
 from relay.auth.signing import sign as sign_payload
@@ -39,12 +41,14 @@ from relay.control.trust.keys import (
     version_of,
 )
 from relay.errors import Conflict, StoreError
+from relay.fleet.view import rfc3339
 from relay.observe import log
 from relay.store.private import write_private
 
 _log = log.get("opamp-relay.trust")
 ROOT_FILE = "root.pem"
 _DOMAIN_DIGITS = 16
+_MAX_CAS = 8
 _FORMER_DOWNLOADS_MS = 26 * 3_600_000
 """So long after a rotation of the downloads' secret, addresses of the former one are good."""
 
@@ -62,6 +66,8 @@ class Trust:
         self._folder = folder
         self._clock = clock
         self._chain: tuple[Sequence[Signed], KeyChain] | None = None
+        self._changing = asyncio.Lock()
+        """Held from before a secret is encrypted until it is stored: the master key must not change meanwhile."""
         self._opened: dict[bytes, bytes] = {}
         """Sealed → secret. Few, so that none is ever dropped."""
 
@@ -71,6 +77,7 @@ class Trust:
         Raises:
             StoreError: they cannot be read, or not be stored.
         """
+        self._settle_root()
         self._vault.settle((sealed_as(name), sealed) for name, sealed in self._keys.secrets.items())
         if not self._keys.key_sets:
             await self._make()
@@ -82,6 +89,22 @@ class Trust:
                 "policy_not_signed", hint="opampctl trust rotate manifest --root-key FILE signs it from then on"
             )
         await self._keep_downloads()
+
+    @property
+    def _fresh_root(self) -> Path:
+        return self._folder / f"{ROOT_FILE}.new"
+
+    def _settle_root(self) -> None:
+        """Put a root key in its place if its key set was stored; else a crash came first, and it is the root of nothing."""
+        if not self._fresh_root.exists():
+            return
+        try:
+            if self._keys.key_sets:
+                self._fresh_root.replace(self._folder / ROOT_FILE)
+            else:
+                self._fresh_root.unlink()
+        except OSError as error:
+            raise StoreError(f"{self._fresh_root}: {error.strerror}") from None
 
     async def _make(self) -> None:
         root, manifest = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -99,7 +122,7 @@ class Trust:
         if file.exists():
             raise StoreError(f"{file} is of another database: move it away, or restore that database")
         try:
-            write_private(file, pem_of(root))
+            write_private(self._fresh_root, pem_of(root))
         except OSError as error:
             raise StoreError(f"{file}: {error.strerror}") from None
         secrets = {CA: authority.key, MANIFEST: manifest.private_bytes_raw()}
@@ -110,6 +133,7 @@ class Trust:
             None,
             lambda keys, _: dataclasses.replace(keys, key_sets=(signed,), secrets={**keys.secrets, **sealed}),
         )
+        self._settle_root()
         _log.info("root_key_written", file=str(file), hint="move it away: this control plane never reads it")
 
     async def _keep_downloads(self) -> None:
@@ -163,11 +187,6 @@ class Trust:
     def authorities(self) -> bytes:
         """Certificates of the CAs, PEM."""
         return self.current.bundle.encode()
-
-    @property
-    def is_closing(self) -> bool:
-        """Whether the trust in former CAs ends as soon as every node can do without."""
-        return bool(self._keys.closing)
 
     @property
     def rotated_ms(self) -> int:
@@ -237,6 +256,12 @@ class Trust:
         Args:
             root: the new root's public key; for that rotation only.
         """
+        async with self._changing:
+            return await self._propose(rotation, root, actor)
+
+    async def _propose(self, rotation: Rotation, root: bytes, actor: Actor) -> Proposal:
+        if rotation is Rotation.CA and len(self.current.authorities) >= _MAX_CAS:
+            raise Conflict(f"{_MAX_CAS} CAs are trusted already: wait until every node has a certificate of the newest")
         secrets: dict[str, bytes] = {}
         changes: dict[str, str | Mapping[str, bytes]] = {}
         if rotation is Rotation.MANIFEST:
@@ -266,22 +291,42 @@ class Trust:
         Raises:
             Conflict: they are not those that wait, or not signed by a root of the current key set and one of their own.
         """
-        entry = Entry("rotate", f"KeySet/{self.current.version + 1}", reason=rotation.value)
-        await self._change(actor, entry, lambda keys, now_ms: keys.adopted(rotation, signed, now_ms))
+        async with self._changing:
+            entry = Entry("rotate", f"KeySet/{self.current.version + 1}", reason=rotation.value)
+            await self._change(actor, entry, lambda keys, now_ms: keys.adopted(rotation, signed, now_ms))
         _log.info("keyset_changed", version=self.current.version, rotation=rotation.value)
         return self.current
 
-    async def close(self) -> None:
-        """End the trust in former CAs."""
-        version = version_of(self._keys.closing[0])
-        await self._change(SYSTEM, Entry("close", f"KeySet/{version}"), lambda keys, _: keys.closed())
+    @property
+    def closing(self) -> tuple[Signed, ...]:
+        """The key set that ends the trust in former CAs, signed in advance; empty if there are none."""
+        return self._keys.closing
+
+    async def close(self, closing: tuple[Signed, ...]) -> None:
+        """End the trust in former CAs, unless another rotation began since `closing` was looked at."""
+        async with self._changing:
+            if not closing or self._keys.closing != closing:
+                return
+            version = version_of(closing[0])
+            await self._change(SYSTEM, Entry("close", f"KeySet/{version}"), lambda keys, _: keys.closed())
         _log.info("keyset_changed", version=version, rotation="the former CA is no longer trusted")
 
     async def rotate_downloads(self, *, actor: Actor) -> None:
-        """Replace the secret of download keys. Addresses that agents have stay good to their end."""
+        """Replace the secret of download keys. Addresses that agents have stay good to their end.
+
+        Raises:
+            Conflict: the former one is still needed for that.
+        """
+        async with self._changing:
+            await self._rotate_downloads(actor)
+
+    async def _rotate_downloads(self, actor: Actor) -> None:
         fresh = self._vault.seal(DOWNLOADS, os.urandom(SECRET_BYTES))
 
         def make(keys: Keys, now_ms: int) -> Keys:
+            ends_ms = keys.downloads_ms + _FORMER_DOWNLOADS_MS
+            if FORMER_DOWNLOADS in keys.secrets and now_ms <= ends_ms:
+                raise ValueError(f"agents have addresses of the former secret until {rfc3339(ends_ms)}; try again then")
             secrets = {**keys.secrets, DOWNLOADS: fresh, FORMER_DOWNLOADS: keys.secrets[DOWNLOADS]}
             return dataclasses.replace(keys, secrets=secrets, downloads_ms=now_ms)
 
@@ -289,14 +334,15 @@ class Trust:
 
     async def forget_former(self, now_ms: int) -> None:
         """Forget the former secret of download keys once no address of it is good."""
-        if FORMER_DOWNLOADS in self._keys.secrets and now_ms > self._keys.downloads_ms + _FORMER_DOWNLOADS_MS:
-            await self._change(
-                SYSTEM,
-                Entry("forget", "Keys/former-downloads"),
-                lambda keys, _: dataclasses.replace(
-                    keys, secrets={name: s for name, s in keys.secrets.items() if name != FORMER_DOWNLOADS}
-                ),
-            )
+        async with self._changing:
+            if FORMER_DOWNLOADS in self._keys.secrets and now_ms > self._keys.downloads_ms + _FORMER_DOWNLOADS_MS:
+                await self._change(
+                    SYSTEM,
+                    Entry("forget", "Keys/former-downloads"),
+                    lambda keys, _: dataclasses.replace(
+                        keys, secrets={name: s for name, s in keys.secrets.items() if name != FORMER_DOWNLOADS}
+                    ),
+                )
 
     async def rotate_master(self, *, actor: Actor) -> None:
         """Encrypt all secrets with another master key.
@@ -304,6 +350,11 @@ class Trust:
         Raises:
             StoreError: it could not be written; nothing has changed.
         """
+        async with self._changing:
+            # To its end, whatever happens to the request: between database and file there is no way back.
+            await run_to_completion(self._rotate_master(actor), name="rotate-master")
+
+    async def _rotate_master(self, actor: Actor) -> None:
         with self._vault.replacing() as seal:
 
             def make(keys: Keys, _: int) -> Keys:

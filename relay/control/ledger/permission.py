@@ -26,6 +26,8 @@ from relay.policy.role_binding import RoleBinding
 from relay.policy.signatures import PackageSigningKey
 from relay.policy.strategy import RolloutStrategy
 
+_ADMINS_KINDS = frozenset({PackageSigningKey.__name__, RoleBinding.__name__})
+
 
 def check_change(by: Actor, before: State, change: Change[Any]) -> None:
     """Check a whole change.
@@ -98,19 +100,32 @@ def check_name(by: Actor, state: State, kind: str, name: str) -> None:
     Raises:
         Forbidden: they could not; the message says why.
     """
-    document = state.catalog.of(kind).get(name) if kind in KINDS else None
-    if by.grants is not None and document is not None:
+    if by.grants is None:
+        return
+    if kind in _ADMINS_KINDS:
+        _check_admin(by.grants, f"{kind}/{name}")
+    elif kind == Resource.VARIABLES:
+        _check_region(by.grants, name)
+    elif kind in KINDS and (document := state.catalog.of(kind).get(name)) is not None:
         _check_document(by.grants, document, state, state.catalog)
+
+
+def _check_admin(grants: Grants, name: str) -> None:
+    if not grants.is_admin:
+        raise Forbidden(f"{name}: the {grants.described_roles} may not change this; an admin without a scope may")
+
+
+def _check_region(grants: Grants, region: str) -> None:
+    if not grants.covers(Selector(labels={"region": region})):
+        raise Forbidden(f"RegionVariables/{region} is outside {_scope(grants)}")
 
 
 def _check_document(grants: Grants, document: AnyDocument, before: State, after: Catalog) -> None:
     name = f"{document.kind}/{document.key}"
-    if isinstance(document, PackageSigningKey | RoleBinding):
-        if not grants.is_admin:
-            raise Forbidden(f"{name}: the {grants.described_roles} may not change this; an admin without a scope may")
+    if document.kind in _ADMINS_KINDS:
+        _check_admin(grants, name)
     elif isinstance(document, RegionVariables):
-        if not grants.covers(Selector(labels={"region": document.key})):
-            raise Forbidden(f"{name} is outside {_scope(grants)}")
+        _check_region(grants, document.key)
     elif isinstance(document, RolloutStrategy):
         assignments = [a for catalog in (before.catalog, after) for a in catalog.all_assignments()]
         users = [assignment for assignment in assignments if assignment.spec.strategy == document.key]

@@ -42,6 +42,8 @@ class Vault:
                         " If it is lost, opamp-relay rekey makes new ones"
                     )
                 write_private(self._file, os.urandom(_KEY_BYTES))
+            if not self._file.exists():  # a replacement was interrupted, and the former key put aside
+                self._fresh_file.replace(self._file)
             keys = [file.read_bytes() for file in (self._file, self._fresh_file) if file.exists()]
         except OSError as error:
             raise StoreError(f"{self._file}: {error.strerror}") from None
@@ -76,12 +78,17 @@ class Vault:
         Raises:
             StoreError: the new key cannot be written.
         """
+        if self._fresh_file.exists():
+            raise StoreError(
+                f"{self._fresh_file} is left from a replacement that failed: restart the control plane first"
+            )
         fresh = os.urandom(_KEY_BYTES)
         try:
             write_private(self._fresh_file, fresh)
         except OSError as error:
             raise StoreError(f"{self._fresh_file}: {error.strerror}") from None
-        self._keys = [*self._keys[:1], fresh]
+        # If the block raises, both stay: only the database knows whether it was stored, and `settle` asks it.
+        self._keys = [self._keys[0], fresh]
         yield lambda name, secret: _seal(fresh, name, secret)
         self._take_over(fresh)
 
@@ -99,16 +106,20 @@ class Vault:
             secrets: (name, sealed) of everything.
 
         Raises:
-            StoreError: the file of the key cannot be replaced.
+            StoreError: a file cannot be replaced or removed.
         """
-        listed = list(secrets)
-        if not self._fresh_file.exists() or not listed:
+        if len(self._keys) == 1:
             return
-        if all(_opens(self._keys[0], name, sealed) for name, sealed in listed):
-            # It was not stored; another replacement overwrites it.
-            self._keys = self._keys[:1]
-        else:
-            self._take_over(self._keys[-1])
+        old, fresh = self._keys
+        others = [(name, sealed) for name, sealed in secrets if not _opens(old, name, sealed)]
+        if any(_opens(fresh, name, sealed) for name, sealed in others):
+            self._take_over(fresh)
+            return
+        self._keys = [old]
+        try:
+            self._fresh_file.unlink()
+        except OSError as error:
+            raise StoreError(f"{self._fresh_file}: {error.strerror}") from None
 
 
 def _seal(key: bytes, name: str, secret: bytes) -> bytes:

@@ -74,11 +74,26 @@ class Issuer:
         )
         return Pair(certificate, _pem(key))
 
-    def node(self, region: str, name: str, public: ec.EllipticCurvePublicKey, now: float, lifetime_s: float) -> bytes:
-        """The certificate of a node, PEM."""
+    def node(
+        self,
+        region: str,
+        name: str,
+        public: ec.EllipticCurvePublicKey,
+        now: float,
+        lifetime_s: float,
+        *,
+        serial: int | None = None,
+    ) -> bytes:
+        """The certificate of a node, PEM.
+
+        Args:
+            now: Unix seconds.
+            serial: from `new_serial`; None to draw one.
+        """
         uri = x509.UniformResourceIdentifier(node_uri(self._trust_domain, region, name))
         alternatives = x509.SubjectAlternativeName([uri])
-        return self._leaf(public, "node", alternatives, ExtendedKeyUsageOID.CLIENT_AUTH, now, lifetime_s)
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._leaf(public, "node", alternatives, usage, now, lifetime_s, serial=serial)
 
     def _leaf(
         self,
@@ -88,10 +103,12 @@ class Issuer:
         usage: x509.ObjectIdentifier,
         now: float,
         lifetime_s: float,
+        *,
+        serial: int | None = None,
     ) -> bytes:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
         builder = (
-            _builder(subject, self._certificate.subject, public, now, lifetime_s)
+            _builder(subject, self._certificate.subject, public, now, lifetime_s, serial)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -99,6 +116,11 @@ class Issuer:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def new_serial() -> int:
+    """Draw a serial number."""
+    return x509.random_serial_number()
 
 
 def public_key_of(csr_pem: str) -> tuple[ec.EllipticCurvePublicKey, str]:
@@ -121,7 +143,12 @@ def public_key_of(csr_pem: str) -> tuple[ec.EllipticCurvePublicKey, str]:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey, now: float, lifetime_s: float
+    subject: x509.Name,
+    issuer: x509.Name,
+    public: ec.EllipticCurvePublicKey,
+    now: float,
+    lifetime_s: float,
+    serial: int | None = None,
 ) -> x509.CertificateBuilder:
     begins = datetime.fromtimestamp(int(now), UTC)
     return (
@@ -129,7 +156,7 @@ def _builder(
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public)
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or new_serial())
         .not_valid_before(begins - timedelta(seconds=min(_BEFORE_S, lifetime_s / 10)))
         .not_valid_after(begins + timedelta(seconds=max(1, round(lifetime_s))))
     )

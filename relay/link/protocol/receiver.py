@@ -11,6 +11,9 @@ from relay.ids import sha256
 from relay.link.protocol.peer import Peer, Version, version_message
 from relay.link.protocol.signatures import entries_of, needed, opened, parsed, version_of
 from relay.pb.relay.v1 import link_pb2
+from relay.policy.access import is_access
+
+_MAX_AHEAD_MS = 300_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Acceptance:
     chain: KeyChain | None = None
     manifests: tuple[Signed, ...] = ()
     """The manifest in force, and former ones that vouch for resources kept from them."""
+    is_whole: bool = True
+    """Every resource of the manifest arrived."""
 
 
 class SyncReceiver:
@@ -73,6 +78,10 @@ class SyncReceiver:
         """When the newest accepted Freshness was issued, by the control plane's clock."""
         self.held = dict(held)
         self.version = version
+        self.floor = version
+        """Nothing older is accepted. It is ahead of `version` where a candidate was only partly put in force."""
+        self._is_whole = True
+        """Every resource of the manifest in force arrived."""
         self._staged: dict[str, bytes] = {}
         self._damaged: dict[str, link_pb2.Rejection] = {}
         self.refusal = ""
@@ -86,6 +95,7 @@ class SyncReceiver:
         """Return the first message of a stream. Drops the unfinished updates of an earlier stream."""
         self._staged, self._damaged = {}, {}
         self.ahead_of = None
+        self.refusal, self.is_foreign = "", False
         key_set = self.chain.current.version if self.chain is not None else 0
         hello = link_pb2.SyncHello(node=node.message(), renderers=sorted(renderers), key_set=key_set)
         if self.version is not None:
@@ -128,6 +138,10 @@ class SyncReceiver:
             rejected[entry.name] = damaged.get(entry.name) or _rejection(entry.name, entry.digest, "did not arrive")
             if entry.name in self.held:
                 resources[entry.name] = self.held[entry.name]
+        if signed is not None and (missing := sorted(filter(is_access, rejected))):
+            # Held back by somebody, perhaps: a revocation must not be lost among what is in force.
+            self.refusal = f"{missing[0]} did not arrive as it was signed"
+            return link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=update.nonce, refused=self.refusal))
         return Candidate(version, resources, rejected, update.nonce, chain, signed)
 
     def _judged(self, payload: bytes | None) -> KeyChain | None:
@@ -156,16 +170,19 @@ class SyncReceiver:
         version = version_of(manifest.version)
         if manifest.region != self._region:
             raise ValueError(f"the manifest is for region {manifest.region}, but this node is in {self._region}")
-        if self.version is not None and version < self.version:
-            raise ValueError(f"the manifest {version} is older than {self.version}, which is in force")
+        if self.floor is not None and version < self.floor:
+            raise ValueError(f"the manifest {version} is older than {self.floor}, which is in force")
         if signed is not None and self.manifests and version == self.version:
             held = parsed(link_pb2.Manifest(), self.manifests[0].payload)
             if entries_of(held) != entries_of(manifest):
                 raise ValueError(f"the manifest {version} differs from the one of this number, which is in force")
         return manifest, signed
 
-    def confirms(self, response: link_pb2.SyncResponse) -> int | None:
+    def confirms(self, response: link_pb2.SyncResponse, now_ms: int) -> int | None:
         """When a Freshness says that the policy in force was the newest.
+
+        Args:
+            now_ms: Unix milliseconds of our clock.
 
         Returns:
             Unix milliseconds by the control plane's clock, 0 if it is not signed and so proves no time; None if it is about
@@ -186,8 +203,11 @@ class SyncReceiver:
             is_signed and freshness.issued_at_unix_ms <= self._issued_ms
         ):
             return None
-        self._issued_ms = freshness.issued_at_unix_ms if is_signed else 0
-        return self._issued_ms
+        if not is_signed:
+            return 0
+        # A control plane whose clock was wrong once is not ignored until that time has come.
+        self._issued_ms = min(freshness.issued_at_unix_ms, now_ms + _MAX_AHEAD_MS)
+        return freshness.issued_at_unix_ms if self._is_whole else None
 
     def outcome(
         self,
@@ -225,13 +245,15 @@ class SyncReceiver:
         if candidate.manifest is not None:
             former = tuple(m for m in self.manifests if m.payload != candidate.manifest.payload)
             manifests = needed(held, (candidate.manifest, *former))
-        return Acceptance(candidate.version, held, changes, ack, candidate.chain, manifests)
+        is_whole = not candidate.rejected
+        return Acceptance(candidate.version, held, changes, ack, candidate.chain, manifests, is_whole)
 
     def accept(self, outcome: Acceptance) -> link_pb2.SyncRequest:
         """Record that an outcome is stored and in force. Returns the acknowledgement to send."""
         self.refusal, self.is_foreign = "", False
         self.held, self.version = outcome.held, outcome.version
         self.chain, self.manifests = outcome.chain, outcome.manifests
+        self.floor, self._is_whole = outcome.version, outcome.is_whole
         return link_pb2.SyncRequest(ack=outcome.ack)
 
     def refuse(self, candidate: Candidate, reason: str) -> link_pb2.SyncRequest:

@@ -89,3 +89,10 @@ def test_grants_in_words() -> None:
     assert (BOTH.described_roles, Grants((TEAM_A,)).described_roles) == ("roles author, operator", "role author")
     assert Grants(()).described_roles == "person without a RoleBinding"
     assert str(Grant(Role.VIEWER)) == "viewer"
+
+
+def test_nobody_sees_nothing() -> None:
+    nobody = Grants(())
+    assert nobody.scopes == ({"": ""},)
+    assert not nobody.may_reveal_all()
+    assert not nobody.has({})

@@ -17,18 +17,24 @@ async def test_whoami_and_can_i(programs: Programs) -> None:
     assert who["expires"] > "2026"
     for query, is_allowed, reason in (
         ("verb=write", True, ""),
-        ("verb=approve", False, "the role author does not have the verb approve"),
+        ("verb=approve", False, "the role author may not do this: it needs the verb approve"),
         ("verb=write&kind=ConfigAssignment&name=ours", True, ""),
         (
             "verb=write&kind=ConfigAssignment&name=theirs",
             False,
             "assignment theirs is for agents outside the scope team=a",
         ),
+        ("verb=write&kind=RoleBinding&name=new", False, "RoleBinding/new: the role author may not change this"),
+        ("verb=write&kind=RegionVariables&name=us", False, "RegionVariables/us is outside the scope team=a"),
+        ("verb=write&kind=ConfigAssignment&name=new", True, ""),
     ):
         _, answer = await ann.call("GET", f"auth/can-i?{query}")
         assert answer["allowed"] is is_allowed
         assert answer["reason"].startswith(reason)
     assert await ann.status("GET", "auth/can-i?verb=fly") == 422
+    assert await ann.status("GET", "auth/can-i?verb=read&kind=Planet") == 422
+    scoped = await person(plane, client, "admin", "root", team="a")
+    assert (await scoped.call("GET", "auth/can-i?verb=admin"))[1]["allowed"] is False, "as the routes say"
 
 
 async def test_attack_a_person_beyond_the_role(programs: Programs) -> None:

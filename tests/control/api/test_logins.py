@@ -182,3 +182,40 @@ async def test_device_login(programs: Programs, provider: OpenIdProvider) -> Non
     assert isinstance(waiting, dict)
     assert (status, "token" in waiting) == (200, False)
     assert 0 < waiting["wait_s"] <= 1
+
+
+async def test_attack_large_body_of_a_stranger(programs: Programs, provider: OpenIdProvider) -> None:
+    _, client, admin = await started(programs, provider)
+    large = {f"k{i}": i for i in range(5_000)}
+    assert (await client.call("POST", "/api/v1/auth/login", json=large))[0] == 413
+    status, answer = await admin.call("POST", "keys", json=large)
+    assert (status, len(answer["problems"])) == (422, 20)
+
+
+async def test_admin_ends_the_session_of_somebody_else(programs: Programs, provider: OpenIdProvider) -> None:
+    plane, client, admin = await started(programs, provider)
+    alice, bob = await log_in(client, "alice"), await log_in(client, "bob")
+    ids = {session.user: key for key, session in plane.ledger.state.sessions.items()}
+    assert await bob.status("DELETE", f"tokens/{ids['alice']}") == 403
+    assert await admin.status("DELETE", f"tokens/{ids['alice']}") == 200
+    assert await alice.status("GET", "auth/whoami") == 401
+    assert await bob.status("DELETE", f"tokens/{ids['bob']}") == 200
+    assert await bob.status("GET", "auth/whoami") == 401
+
+
+async def test_attack_session_of_a_former_provider(programs: Programs, provider: OpenIdProvider) -> None:
+    plane, client, _ = await started(programs, provider)
+    alice = await log_in(client, "alice")
+    await programs.stop(plane)
+    again = await programs.control_plane(admin=oidc(programs.folder, provider, issuer="https://other.example"))
+    assert await Person(Client(again.ports["api"]), alice.token).status("GET", "auth/whoami") == 401
+
+
+async def test_person_without_a_binding_may_look_and_log_out(programs: Programs, provider: OpenIdProvider) -> None:
+    _, client, _ = await started(programs, provider)
+    mallory = await log_in(client, "mallory")
+    who = (await mallory.call("GET", "auth/whoami"))[1]
+    assert (who["user"], who["grants"], who["groups"]) == ("mallory", [], [])
+    assert (await mallory.call("GET", "auth/can-i?verb=read"))[1]["allowed"] is False
+    assert await mallory.status("GET", "agents") == 403
+    assert await mallory.status("POST", "auth/logout", json={}) == 200

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.conftest import Programs, eventually
-from tests.control.api.client import Client, started
+from tests.control.api.client import Client, ask, started
 from tests.control.join.joining import with_tls
 
 
@@ -22,6 +22,9 @@ async def test_join_tokens_and_identities(programs: Programs) -> None:
         return str(nodes[0]["identity"]) if isinstance(nodes, list) and nodes else ""
 
     assert await eventually(identity) == "verified"
+    (shown,) = (await ask(plane, "GET", "/api/v1/nodes"))[1]
+    assert set(shown["certificate"]) == {"serial", "not_after"}
+    assert abs(shown["clock_skew_s"]) < 5
     _, trust = await client.call("GET", "/api/v1/trust")
     assert isinstance(trust, dict)
     assert (trust["version"], len(trust["roots"]), len(trust["ca"])) == (1, 1, 1)

@@ -138,6 +138,7 @@ async def test_nobody_is_asked_on_loopback_by_default(programs: Programs) -> Non
         "role": "admin",
         "scope": {},
         "grants": [{"role": "admin", "scope": {}}],
+        "groups": [],
         "credential": "",
         "expires": None,
     }

@@ -67,7 +67,7 @@ async def test_node_that_was_away_finds_back(programs: Programs) -> None:
     ports = plane.ports
     await programs.stop(node)
     await rotated(plane, "ca", root)
-    await plane.trust.close()  # as after 30 days
+    await plane.trust.close(plane.trust.closing)  # as after 30 days
     await rotated(plane, "manifest", root)
     await programs.stop(plane)
     plane = await with_tls(programs, ports)

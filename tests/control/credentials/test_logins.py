@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -216,3 +217,53 @@ async def test_device_login_that_is_denied_or_not_allowed(provider: OpenIdProvid
     other, _ = await logins.begin_device("")
     with pytest.raises(Forbidden):
         await logins.finish(other, "c", "s", "")
+
+
+async def test_attack_many_logins_at_once(provider: OpenIdProvider, file: str) -> None:
+    logins = logins_of(provider.issuer, file, real_clock(), device=True)
+    browsers = [logins.begin(REDIRECT, "192.0.2.1") for _ in range(30)]
+    devices = [logins.begin_device("192.0.2.1") for _ in range(30)]
+    outcomes = await asyncio.gather(*browsers, *devices, return_exceptions=True)
+    assert sum(not isinstance(outcome, Exception) for outcome in outcomes) == module.MAX_PENDING_OF_ONE
+    assert len(logins._pending) == module.MAX_PENDING_OF_ONE
+
+
+async def test_those_who_wait_for_a_provider_share_its_failure(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logins, asked = logins_of("http://127.0.0.1:1", file, real_clock()), 0
+
+    async def hang(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+        raise UpstreamError("no answer in time")
+
+    monkeypatch.setattr(logins, "_call", hang)
+    outcomes = await asyncio.gather(*(logins.begin(REDIRECT, str(i)) for i in range(10)), return_exceptions=True)
+    assert {str(outcome) for outcome in outcomes} == {"no answer in time"}
+    assert asked == 1
+    assert logins._pending == {}
+
+
+async def test_device_flow_that_the_provider_refuses(
+    provider: OpenIdProvider, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logins = logins_of(provider.issuer, file, real_clock(), device=True)
+    await logins._discover()
+    for answer, expected in (
+        (module._Answered("unauthorized_client", None), Forbidden),
+        ({"user_code": "a", "verification_uri": "b", "device_code": "c", "expires_in": "nan"}, UpstreamError),
+        (
+            {"user_code": "a", "verification_uri": "b", "device_code": "c", "expires_in": 5, "interval": -1},
+            UpstreamError,
+        ),
+        ({}, UpstreamError),
+    ):
+
+        async def call(*_: object, answer: object = answer) -> object:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(logins, "_call", call)
+        with pytest.raises(expected):
+            await logins.begin_device("")

@@ -22,7 +22,8 @@ class Stand:
     """A census, and a way to add agents."""
 
     def __init__(self) -> None:
-        self.census = Census(clock=ManualClock())
+        self.clock = ManualClock(10**12)
+        self.census = Census(clock=self.clock)
         self.reader = Reader()
 
     def put(self, name: str, *, uid: bytes = b"", node: str = "one", region: str = "eu", **more: Any) -> Agent:

@@ -9,7 +9,6 @@ from relay.control.fleet.bodies import Bodies
 from relay.control.fleet.intake import Intake
 from relay.observe.metrics import ControlPlaneMetrics
 from relay.pb.relay.v1 import link_pb2
-from relay.testing.clock import ManualClock
 from tests.control.fleet.test_census import Stand
 from tests.control.reports import entry
 
@@ -21,13 +20,13 @@ class Desk(Stand):
         super().__init__()
         bodies = Bodies(None)  # type: ignore[arg-type]  # nothing is read or stored
         self.metrics = ControlPlaneMetrics()
-        self.intake = Intake(self.census, bodies, clock=ManualClock(10**12), metrics=self.metrics)
+        self.intake = Intake(self.census, bodies, clock=self.clock, metrics=self.metrics)
         self.sequence = 0
 
     def report(self, node: str, *agents: link_pb2.AgentEntry, region: str = "eu", **more: object) -> link_pb2.ReportAck:
         self.sequence += 1
         held = self.census.node(region, node)
-        held.reporting, held.trusted = 1, "all"
+        held.reporting, held.trusted, held.heard_at = 1, "all", self.clock.monotonic()
         report = link_pb2.StatusReport(sequence=self.sequence, agents=agents, **more)  # type: ignore[arg-type]
         ack = self.intake.take(self.intake.read(held, report))
         ack.released.extend(held.to_release)
@@ -111,7 +110,7 @@ def test_attack_agent_that_is_live_in_another_region_is_claimed() -> None:
         assert list(ack.released) == []
     assert holder(desk, "a") == "eu/one"
     evil = desk.census.node("us", "evil")
-    assert (evil.disputed, desk.metrics.claims_disputed) == (set(evil.aside), 1)
+    assert (set(evil.disputed), desk.metrics.claims_disputed) == (set(evil.aside), 1)
     assert evil.agents == set()
 
 
@@ -125,7 +124,7 @@ def test_agent_that_really_moved_is_asked_for_again() -> None:
     assert list(desk.report("two", region="us").want_agents) == [agent.instance_uid]
     desk.report("two", entry("a", started=2), region="us")
     assert holder(desk, "a") == "us/two"
-    assert desk.census.node("us", "two").disputed == set()
+    assert desk.census.node("us", "two").disputed == {}
 
 
 def test_dispute_ends_with_the_claim() -> None:
@@ -135,7 +134,7 @@ def test_dispute_ends_with_the_claim() -> None:
     desk.report("two", entry("a", started=2), region="us")
     desk.report("two", region="us", removed=[agent.instance_uid])
     assert list(desk.report("two", region="us").want_agents) == []
-    assert desk.census.node("us", "two").disputed == set()
+    assert desk.census.node("us", "two").disputed == {}
 
 
 def test_agent_of_a_node_that_is_gone_moves() -> None:
@@ -143,5 +142,38 @@ def test_agent_of_a_node_that_is_gone_moves() -> None:
     agent = entry("a", started=1)
     desk.report("one", agent)
     desk.report("two", entry("a", started=2), region="us")
-    desk.census.node("eu", "one").reporting = 0
+    one = desk.census.node("eu", "one")
+    one.reporting = 0
+    assert list(desk.report("two", region="us").want_agents) == [], "its node may be back in a moment"
+    desk.clock.advance(121)
     assert list(desk.report("two", region="us").want_agents) == [agent.instance_uid]
+
+
+def test_attack_agents_are_claimed_while_their_node_reconnects() -> None:
+    desk = Desk()
+    desk.report("one", entry("a", started=1000))
+    desk.census.node("eu", "one").reporting = 0
+    desk.report("evil", entry("a", started=2000), region="us")
+    assert holder(desk, "a") == "eu/one"
+
+
+def test_attack_agent_that_was_claimed_while_its_node_was_away_comes_back() -> None:
+    desk = Desk()
+    desk.report("one", entry("a", started=1000))
+    desk.census.node("eu", "one").reporting = 0
+    desk.clock.advance(121)
+    ack = desk.report("evil", entry("a", started=2000), region="us")
+    assert holder(desk, "a") == "us/evil"
+    ack = desk.report("one", entry("a", started=1000))
+    assert holder(desk, "a") == "eu/one", "the older of two sessions that last"
+    assert list(ack.released) == [], "nobody closes its connection"
+
+
+def test_attack_agent_under_a_made_up_subject() -> None:
+    desk = Desk()
+    desk.report("evil", entry("a", started=1), region="us")
+    (claimed,) = desk.census.by_id("a")
+    claimed.owner = 7
+    for _ in range(3):
+        assert list(desk.report("one", entry("a", started=1)).released) == []
+    assert desk.census.node("eu", "one").disputed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from relay.auth.key_sets import accept, read, sign
-from relay.auth.signing import Purpose, public_bytes
+from relay.auth.signing import Purpose, key_id, public_bytes
 from relay.control.keys.downloads import download_key
 from relay.control.keys.trust import ROOT_FILE, Trust
 from relay.control.ledger.ledger import Ledger
@@ -165,8 +167,8 @@ async def test_ca_is_trusted_before_it_is_used_and_the_old_one_goes_last(
     assert trust.server_authority(all_trust_newest=True) == new
     assert trust.server_issuer(all_trust_newest=False).server(["cp"], 1e9, 60).certificate
     again = await loaded(database, folder, clock)
-    assert (again.is_closing, again.rotated_ms) == (True, clock.unix_ms())
-    await again.close()
+    assert (bool(again.closing), again.rotated_ms) == (True, clock.unix_ms())
+    await again.close(again.closing)
     assert again.current.authorities == (new,)
     assert again._ledger.state.keys.closing == ()
     assert again.server_authority(all_trust_newest=False) == new
@@ -182,7 +184,7 @@ async def test_rotations_during_one_of_the_ca_carry_its_end(trust: Trust, root: 
     authorities = trust.current.authorities
     assert len(authorities) == 3
     assert trust.server_authority(all_trust_newest=False) == old, "the one in between is not trusted everywhere yet"
-    await trust.close()
+    await trust.close(trust.closing)
     assert len(trust.current.authorities) == 1
     assert list(trust.current.manifests) == [second]
     assert trust.current.version == 5
@@ -252,3 +254,76 @@ async def test_master_key_is_replaced_during_a_rotation_of_the_ca(
     assert proposal is not None
     await again.adopt(Rotation.MANIFEST, [sign(read(p), root) for p in proposal.payloads], actor=ANN)
     manifest_key(again)
+
+
+@pytest.mark.parametrize("other", ["ca", "downloads", "master"])
+async def test_master_key_is_replaced_beside_other_rotations(
+    trust: Trust, root: Ed25519PrivateKey, database: Database, folder: Path, clock: ManualClock, other: str
+) -> None:
+    async def beside() -> None:
+        if other == "ca":
+            await rotate(trust, Rotation.CA, root)
+        elif other == "downloads":
+            await trust.rotate_downloads(actor=ANN)
+        else:
+            await trust.rotate_master(actor=ANN)
+
+    await asyncio.gather(trust.rotate_master(actor=ANN), beside())
+    for keys in (trust, await loaded(database, folder, clock)):
+        assert keys.download_keys(keys._ledger.state, "eu")
+        keys.issuer.server(["cp"], 1e9, 60)
+        manifest_key(keys)
+
+
+async def test_cancelled_request_does_not_interrupt_a_replacement(
+    trust: Trust, database: Database, folder: Path, clock: ManualClock
+) -> None:
+    rotating = asyncio.ensure_future(trust.rotate_master(actor=ANN))
+    await asyncio.sleep(0)
+    rotating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await rotating
+    await trust.rotate_master(actor=ANN)
+    manifest_key(await loaded(database, folder, clock))
+
+
+async def test_rotation_that_is_closed_is_the_one_that_was_looked_at(trust: Trust, root: Ed25519PrivateKey) -> None:
+    await rotate(trust, Rotation.CA, root)
+    closing = trust.closing
+    await rotate(trust, Rotation.CA, root)
+    await trust.close(closing)
+    assert len(trust.current.authorities) == 3, "nobody has the newest one yet"
+    await trust.close(())
+
+
+async def test_downloads_are_replaced_once_the_former_addresses_have_ended(trust: Trust, clock: ManualClock) -> None:
+    await trust.rotate_downloads(actor=ANN)
+    clock.advance(25 * 3600)
+    with pytest.raises(Conflict, match="agents have addresses of the former secret until"):
+        await trust.rotate_downloads(actor=ANN)
+    clock.advance(2 * 3600)
+    await trust.rotate_downloads(actor=ANN)
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_crash_during_the_first_start(
+    ledger: Ledger, database: Database, folder: Path, clock: ManualClock, is_stored: bool
+) -> None:
+    vault = Vault(folder)
+    if is_stored:
+        await Trust(ledger, vault, folder, clock=clock).load()
+        (folder / ROOT_FILE).rename(folder / "root.pem.new")
+        before = (folder / "root.pem.new").read_bytes()
+    else:
+        (folder / "root.pem.new").write_bytes(b"of a start that was killed")
+    trust = await loaded(database, folder, clock)
+    assert trust.root == key_id(public_bytes(root_of(folder)))
+    assert not (folder / "root.pem.new").exists()
+    assert not is_stored or (folder / ROOT_FILE).read_bytes() == before
+
+
+async def test_cas_are_bounded(trust: Trust, root: Ed25519PrivateKey) -> None:
+    for _ in range(7):
+        await rotate(trust, Rotation.CA, root)
+    with pytest.raises(Conflict, match="8 CAs are trusted already"):
+        await trust.propose(Rotation.CA, actor=ANN)

@@ -71,11 +71,33 @@ def test_replacement_that_fails_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), vault.replacing():
         raise RuntimeError
     assert vault.open("a", vault.seal("a", b"again")) == b"again"
+    with pytest.raises(StoreError, match="is left from a replacement that failed"), vault.replacing():
+        pass
     restarted = Vault(tmp_path)
     restarted.settle([("a", sealed)])
     assert restarted.open("a", sealed) == b"secret"
     assert (tmp_path / FILE).read_bytes() == bytes(32)
-    (tmp_path / "master.key.new").unlink()
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+
+
+def test_attack_damaged_secret_does_not_bring_back_a_left_over(tmp_path: Path) -> None:
+    vault = vault_of(tmp_path, bytes(32))
+    sealed = vault.seal("a", b"secret")
+    (tmp_path / "master.key.new").write_bytes(b"9" * 32)
+    restarted = Vault(tmp_path)
+    restarted.settle([("a", sealed), ("b", b"damaged")])
+    assert Vault(tmp_path).open("a", sealed) == b"secret"
+
+
+def test_new_key_takes_the_place_of_one_that_was_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "master.key.new").write_bytes(b"9" * 32)
+    sealed = Vault(tmp_path).seal("a", b"secret")
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
+    assert Vault(tmp_path).open("a", sealed) == b"secret"
+
+
+def test_new_key_that_cannot_be_written(tmp_path: Path) -> None:
+    vault = vault_of(tmp_path, bytes(32))
     (tmp_path / ".master.key.new.new").mkdir()
     with pytest.raises(StoreError, match=r"master\.key\.new"), vault.replacing():
         pass
@@ -86,7 +108,6 @@ def test_crash_between_database_and_file_is_finished_at_the_start(tmp_path: Path
     replacing = vault.replacing()
     sealed = replacing.__enter__()("a", b"secret")  # and the process dies after the commit
     restarted = Vault(tmp_path)
-    restarted.settle([])
     assert restarted.open("a", sealed) == b"secret", "both keys are tried until it is settled"
     restarted.settle([("a", sealed)])
     assert [file.name for file in tmp_path.iterdir()] == [FILE]

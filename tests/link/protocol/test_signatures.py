@@ -10,7 +10,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from relay.auth.key_sets import RESOURCE, KeyChain
 from relay.auth.key_sets import sign as sign_key_set
 from relay.auth.signing import Purpose, Signed, sign
-from relay.ids import sha256
 from relay.link.protocol.peer import Version
 from relay.link.protocol.receiver import Candidate, SyncReceiver
 from relay.link.protocol.sender import RegionPolicy, SyncSender
@@ -158,8 +157,8 @@ def freshness(at_ms: int, *, region: str = "eu", version: Version = (1, 5), key:
     return sign(Purpose.FRESHNESS, freshness_payload(region, version, at_ms), key)
 
 
-def confirmed(receiver: SyncReceiver, signed: Signed) -> int | None:
-    return receiver.confirms(link_pb2.SyncResponse(signed_freshness=signed_message(signed)))
+def confirmed(receiver: SyncReceiver, signed: Signed, now_ms: int = 10_000) -> int | None:
+    return receiver.confirms(link_pb2.SyncResponse(signed_freshness=signed_message(signed)), now_ms)
 
 
 def test_only_a_newer_freshness_counts() -> None:
@@ -188,10 +187,53 @@ def test_attack_freshness_that_is_not_the_control_planes(signed: Signed, reason:
 def test_unsigned_freshness_counts_only_where_policy_is_not_signed() -> None:
     plain = link_pb2.Freshness.FromString(freshness_payload("eu", (1, 5), 9_000))
     with pytest.raises(ValueError, match="not signed"):
-        holding().confirms(link_pb2.SyncResponse(freshness=plain))
+        holding().confirms(link_pb2.SyncResponse(freshness=plain), 0)
     open_receiver = SyncReceiver("eu", {}, (1, 5))
     response = link_pb2.SyncResponse(freshness=plain)
-    assert [open_receiver.confirms(response) for _ in range(2)] == [0, 0], "it proves no time"
+    assert [open_receiver.confirms(response, 0) for _ in range(2)] == [0, 0], "it proves no time"
+
+
+def test_freshness_of_a_wrong_clock_does_not_freeze_for_long() -> None:
+    receiver = holding()
+    assert confirmed(receiver, freshness(86_400_000), now_ms=1_000) == 86_400_000
+    assert confirmed(receiver, freshness(2_000), now_ms=2_000) is None
+    assert confirmed(receiver, freshness(302_000), now_ms=302_000) == 302_000
+
+
+def partial(policy: RegionPolicy, receiver: SyncReceiver, without: str) -> link_pb2.Update:
+    """The update to a policy, without one resource."""
+    (update,) = updates(policy, receiver)
+    kept = [resource for resource in update.resources if resource.name != without]
+    del update.resources[:]
+    update.resources.extend(kept)
+    return update
+
+
+def test_attack_revocations_are_held_back() -> None:
+    receiver = holding()
+    policy = signed_policy({**POLICY, "Revocations/agents": b"{}"}, (1, 6))
+    answer = receiver.receive(partial(policy, receiver, "Revocations/agents"))
+    assert isinstance(answer, link_pb2.SyncRequest)
+    assert "Revocations/agents did not arrive as it was signed" in answer.ack.refused
+    assert receiver.version == (1, 5)
+
+
+def test_attack_policy_with_a_part_held_back_is_not_fresh() -> None:
+    receiver = holding()
+    answer = receiver.receive(partial(signed_policy({**POLICY, "a": b"new"}, (1, 6)), receiver, "a"))
+    assert isinstance(answer, Candidate)
+    receiver.accept(receiver.outcome(answer, {}, frozenset()))
+    assert receiver.held["a"] == b"1", "the last good one"
+    assert confirmed(receiver, freshness(1_000, version=(1, 6))) is None
+    assert take(receiver, signed_policy({**POLICY, "a": b"new"}, (1, 7))) == ""
+    assert confirmed(receiver, freshness(2_000, version=(1, 7))) == 2_000
+
+
+def test_attack_older_policy_while_the_newer_could_not_be_stored() -> None:
+    receiver = holding()
+    receiver.floor = (1, 6)  # who may connect is of that version already
+    assert "is older than" in take(receiver, signed_policy({}, (1, 5)))
+    assert take(receiver, signed_policy(POLICY, (1, 6))) == ""
 
 
 # ---- the disk
@@ -242,4 +284,3 @@ def test_messages_that_cannot_be_read() -> None:
     with pytest.raises(ValueError, match="the Manifest cannot be read"):
         parsed(link_pb2.Manifest(), b"\xff")
     assert opened(Purpose.MANIFEST, signed_message(sign(Purpose.MANIFEST, b"m", KEY)), CHAIN).payload == b"m"
-    assert sha256(b"") != b""
