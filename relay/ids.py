@@ -1,10 +1,11 @@
-"""Identifiers of agents and configs, and digests. No I/O and no randomness: random bytes are an argument."""
+"""Identifiers of agents and configs, digests, and addresses. No I/O and no randomness: random bytes are an argument."""
 
 from __future__ import annotations
 
 import hashlib
 import uuid
 from typing import NewType
+from urllib.parse import urlsplit
 
 InstanceUid = NewType("InstanceUid", bytes)
 """Any 16 bytes. Version and variant are not checked, because .NET clients send a mixed-endian Guid."""
@@ -16,6 +17,7 @@ ConfigHash = NewType("ConfigHash", bytes)
 """SHA-256 of a config offer; opaque to the agent."""
 
 UID_BYTES = 16
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 def format_uid(uid: bytes) -> str:
@@ -56,3 +58,13 @@ def sha256(data: bytes) -> bytes:
 def digest64(data: bytes) -> int:
     """A 64-bit digest for shards and buckets. Evenly distributed, but not for security."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def is_secure_url(url: str) -> bool:
+    """Whether a URL is https, or http on loopback: nobody on the way can read or change what is sent."""
+    try:
+        parts = urlsplit(url)
+        is_local = parts.hostname in LOOPBACK_NAMES
+    except ValueError:
+        return False
+    return bool(parts.hostname) and parts.scheme in (("https", "http") if is_local else ("https",))

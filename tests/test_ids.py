@@ -2,7 +2,7 @@ import uuid
 
 import pytest
 
-from relay.ids import digest64, format_uid, new_instance_uid, parse_uid, sha256
+from relay.ids import digest64, format_uid, is_secure_url, new_instance_uid, parse_uid, sha256
 
 
 def test_new_uid_is_a_uuid_v7_that_sorts_by_time() -> None:
@@ -26,3 +26,10 @@ def test_digests_are_stable() -> None:
     assert digest64(b"a") == digest64(b"a") != digest64(b"b")
     assert digest64(b"") < 1 << 64
     assert len(sha256(b"")) == 32
+
+
+def test_urls_that_nobody_on_the_way_can_read() -> None:
+    for good in ("https://idp", "http://localhost:1", "http://127.0.0.1", "http://[::1]:5"):
+        assert is_secure_url(good)
+    for bad in ("http://idp", "http://[", "ftp://localhost", "https://", ""):
+        assert not is_secure_url(bad), bad

@@ -14,14 +14,13 @@ from urllib.parse import urlencode, urlsplit
 
 from relay.auth.principal import Reason, is_subject
 from relay.auth.tokens import VerificationKey, numeric_date, signed_claims
-from relay.ids import sha256
+from relay.ids import LOOPBACK_NAMES, is_secure_url, sha256
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 SCOPE = "openid profile email groups"
 """Providers ignore the scopes that they do not know."""
 _LEEWAY_S = 60.0
 _MAX_GROUPS = 1_000
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class NotLoggedIn(Exception):
@@ -52,16 +51,6 @@ class Person:
     groups: tuple[str, ...]
 
 
-def is_secure(url: str) -> bool:
-    """Whether a URL is https, or http on loopback."""
-    try:
-        parts = urlsplit(url)
-        is_local = parts.hostname in _LOOPBACK
-    except ValueError:
-        return False
-    return bool(parts.hostname) and parts.scheme in (("https", "http") if is_local else ("https",))
-
-
 def provider_of(document: Any, issuer: str) -> Provider:
     """Read a provider's configuration.
 
@@ -71,13 +60,13 @@ def provider_of(document: Any, issuer: str) -> Provider:
     if not isinstance(document, Mapping) or document.get("issuer") != issuer:
         raise ValueError("the configuration is not that of the issuer in admin.auth.oidc.issuer")
     for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
-        if not isinstance(document.get(name), str) or not is_secure(document[name]):
+        if not isinstance(document.get(name), str) or not is_secure_url(document[name]):
             raise ValueError(f"{name} is missing, or is neither https nor on loopback")
     methods = document.get("code_challenge_methods_supported")
     if isinstance(methods, Sequence) and "S256" not in methods:
         raise ValueError("it does not support PKCE with S256")
     device = document.get("device_authorization_endpoint", "")
-    if not isinstance(device, str) or (device and not is_secure(device)):
+    if not isinstance(device, str) or (device and not is_secure_url(device)):
         raise ValueError("device_authorization_endpoint is neither https nor on loopback")
     names_itself = document.get("authorization_response_iss_parameter_supported") is True
     return Provider(
@@ -99,7 +88,11 @@ def is_loopback_redirect(uri: str) -> bool:
         return False
     is_plain = not (parts.query or parts.fragment or parts.username or parts.password)
     return (
-        parts.scheme == "http" and parts.hostname in _LOOPBACK and bool(port) and parts.path == "/callback" and is_plain
+        parts.scheme == "http"
+        and parts.hostname in LOOPBACK_NAMES
+        and bool(port)
+        and parts.path == "/callback"
+        and is_plain
     )
 
 

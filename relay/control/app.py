@@ -52,7 +52,7 @@ from relay.control.rollouts.soak import Soak
 from relay.control.secrets.vault import Vault
 from relay.control.serving import Serving
 from relay.control.storage.database import FILE, Database
-from relay.control.trust.keys import CA
+from relay.control.trust.rotation import CA
 from relay.control.upkeep import Upkeep
 from relay.link.server import LinkServer
 from relay.observe import log

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from relay.ids import is_secure_url
 from relay.settings.parts import Duration, Network, Part
 
 
 def _secure(url: str) -> str:
-    parts = urlsplit(url)
-    is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if not parts.hostname or parts.scheme not in (("https", "http") if is_local else ("https",)):
+    if not is_secure_url(url):
         raise ValueError("must be an https URL (http only on loopback)")
     return url
 

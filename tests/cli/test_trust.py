@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from relay.cli import trust as module
-from relay.control.trust.keys import Rotation
+from relay.control.trust.rotation import Rotation
 from relay.node.identity import read_root as read_public
 from tests.cli.guarded import Guarded
 from tests.cli.run import run

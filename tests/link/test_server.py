@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 from typing import Any
 
@@ -5,6 +6,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from relay.aio.clock import SystemClock
+from relay.link.protocol.peer import Peer
+from relay.link.server import LinkServer
 from relay.pb.relay.v1 import link_pb2, link_pb2_grpc
 from tests.conftest import TEMPLATE, Programs, apply, assignment
 
@@ -67,3 +71,46 @@ async def test_newest_stream_of_a_node_wins_where_the_store_is_the_same(programs
         assert (await second.read()).HasField("update")
         assert await ending(first) == "a newer process of this node has connected"
         second.cancel()
+
+
+class SlowUpstream:
+    """A control plane that takes its time to store a report, whatever happens to the stream."""
+
+    def __init__(self) -> None:
+        self.storing = asyncio.Event()
+        self.stored = asyncio.Event()
+
+    def admit(self, node: Peer) -> None:
+        """Everybody."""
+
+    async def node_reporting(self, node: Peer) -> None:
+        """Nobody is refused."""
+
+    def node_gone(self, node: Peer) -> None:
+        """Nothing is kept."""
+
+    async def report(self, node: Peer, report: link_pb2.StatusReport) -> link_pb2.ReportAck:
+        self.storing.set()
+        while not self.stored.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.stored.wait()
+        return link_pb2.ReportAck(sequence=report.sequence)
+
+
+async def test_node_is_refused_while_its_report_is_stored() -> None:
+    refusal, upstream = "", SlowUpstream()
+    identify = lambda _: refusal or ("eu", "one")  # noqa: E731
+    server = LinkServer(upstream, SystemClock(), identify)  # type: ignore[arg-type]
+    await server.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: Any = link_pb2_grpc.ControlPlaneStub(channel)
+        call = stub.Report()
+        await call.write(link_pb2.StatusReport(hello=Peer("eu", "one").message()))
+        await call.write(link_pb2.StatusReport(sequence=1))
+        await upstream.storing.wait()
+        refusal = "node eu/one is revoked"
+        for _ in range(3):  # as the watcher does, twice a second
+            await server.end_refused()
+        upstream.stored.set()
+        assert await ending(call) == "node eu/one is revoked"
+    await server.stop()

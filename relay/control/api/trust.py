@@ -14,7 +14,7 @@ from relay.control.api.models import RequestBody, RotationView, TrustView, answe
 from relay.control.fleet.fleet import Fleet
 from relay.control.identity import Identities
 from relay.control.keys.trust import Trust
-from relay.control.trust.keys import Rotation
+from relay.control.trust.rotation import Rotation
 from relay.errors import Conflict, Problem, Refused
 from relay.fleet.view import rfc3339
 

@@ -22,7 +22,7 @@ from relay.control.secrets.vault import FILE as MASTER_FILE
 from relay.control.secrets.vault import Vault
 from relay.control.storage.database import FILE, Database
 from relay.control.trust.certificates import new_authority
-from relay.control.trust.keys import CA, DOWNLOADS, FORMER_CA, MANIFEST, Keys, Proposal, Rotation, following
+from relay.control.trust.rotation import CA, DOWNLOADS, FORMER_CA, MANIFEST, Keys, Proposal, Rotation, following
 from relay.errors import Conflict, StoreError
 
 

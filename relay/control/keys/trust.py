@@ -27,7 +27,7 @@ from relay.control.ledger.ledger import Ledger
 from relay.control.ledger.state import State
 from relay.control.secrets.vault import Vault
 from relay.control.trust.certificates import Issuer, Pair, new_authority
-from relay.control.trust.keys import (
+from relay.control.trust.rotation import (
     CA,
     DOWNLOADS,
     FORMER_CA,

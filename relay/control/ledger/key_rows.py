@@ -12,7 +12,7 @@ from relay.control.ledger.differences import differences
 from relay.control.storage import schema
 from relay.control.storage.rows import remove, replace
 from relay.control.storage.sealed import read_undamaged
-from relay.control.trust.keys import CA, Keys
+from relay.control.trust.rotation import CA, Keys
 from relay.documents import canonical_json
 from relay.errors import StoreError
 

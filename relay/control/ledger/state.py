@@ -14,7 +14,7 @@ from relay.control.ledger.catalog import Catalog
 from relay.control.rollouts.assignment import AssignmentState
 from relay.control.rollouts.revision import GlobalConfig, Pinned
 from relay.control.storage.schema import FIRST_EPOCH
-from relay.control.trust.keys import Keys
+from relay.control.trust.rotation import Keys
 
 
 @dataclass(frozen=True, slots=True)

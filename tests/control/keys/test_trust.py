@@ -19,7 +19,7 @@ from relay.control.ledger.ledger import Ledger
 from relay.control.secrets.vault import FILE, Vault
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.control.trust.keys import FORMER_DOWNLOADS, Proposal, Rotation
+from relay.control.trust.rotation import FORMER_DOWNLOADS, Proposal, Rotation
 from relay.errors import Conflict, StoreError
 from relay.testing.clock import ManualClock
 from tests.control.actors import ANN

@@ -9,7 +9,7 @@ from relay.auth.key_sets import sign
 from relay.control.ledger import key_rows
 from relay.control.storage import schema
 from relay.control.storage.database import Database
-from relay.control.trust.keys import CA, MANIFEST, Keys
+from relay.control.trust.rotation import CA, MANIFEST, Keys
 from relay.errors import StoreError
 from tests.auth.test_key_sets import FIRST, ROOT
 

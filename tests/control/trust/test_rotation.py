@@ -9,7 +9,7 @@ import pytest
 
 from relay.auth.key_sets import read, sign
 from relay.auth.signing import key_id
-from relay.control.trust.keys import (
+from relay.control.trust.rotation import (
     CA,
     FORMER_CA,
     MANIFEST,
