@@ -23,13 +23,12 @@ PREFIX_BYTES = 5
 API_KEYS, REVOCATIONS, READERS = "ApiKeys", "Revocations/agents", "Access/readers"
 """A kind of resources, and the names of two others."""
 
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
 
 def is_access(name: str) -> bool:
     """Whether a resource says who may connect."""
     return name in (REVOCATIONS, READERS) or name.startswith(f"{API_KEYS}/")
-
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from relay.policy.access import (
     Access,
     AgentKey,
     Reader,
+    is_access,
     keys_resource,
     read_access,
     readers_resource,
@@ -80,3 +81,10 @@ def test_odd_keys_are_rejected(change: dict[str, Any]) -> None:
     key = {"subject": "a", "single": True, "labels": {}, "refused_from_ms": 1, **change}
     _, rejected = read_access({"ApiKeys/aa": canonical_json({"keys": {"aa" * 32: key}})}, Access())
     assert rejected.keys() == {"ApiKeys/aa"}
+
+
+def test_what_says_who_may_connect() -> None:
+    for name in ("ApiKeys/0f", "Revocations/agents", "Access/readers"):
+        assert is_access(name)
+    for name in ("ApiKeysX/0f", "Keys/packages", "KeySet/trust", "Revocations/other"):
+        assert not is_access(name)

@@ -186,3 +186,26 @@ def test_one_document_by_name() -> None:
     check_name(SYSTEM, BASE, "ConfigAssignment", "theirs")
     with pytest.raises(Forbidden):
         check_name(TEAM_A, BASE, "ConfigAssignment", "theirs")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        ("RoleBinding", "new", "RoleBinding/new: the role author may not change this"),
+        ("PackageSigningKey", "new", "PackageSigningKey/new: the role author may not change this"),
+        ("RegionVariables", "us", "RegionVariables/us is outside the scope team=a"),
+        ("ConfigAssignment", "new", ""),
+        ("ConfigAssignment", "theirs", "assignment theirs is for agents outside the scope team=a"),
+    ],
+)
+def test_names_are_judged_before_there_is_a_document(kind: str, name: str, reason: str) -> None:
+    def objection(by: Actor) -> str:
+        try:
+            check_name(by, BASE, kind, name)
+        except Forbidden as error:
+            return str(error)
+        return ""
+
+    assert objection(TEAM_A).startswith(reason)
+    assert bool(objection(TEAM_A)) is bool(reason)
+    assert objection(Actor("anybody")) == ""
