@@ -213,7 +213,7 @@ async def test_record_without_a_subject_goes_to_the_first_that_uses_it(programs:
 
 async def test_session_ends_with_its_token(programs: Programs) -> None:
     node = await node_with_tokens(programs, leeway="0s")
-    agents = {kind: (await joined(node, kind, "", token(kind, lifetime=2)))[0] for kind in TRANSPORTS}
+    agents = {kind: (await joined(node, kind, "", token(kind, lifetime=5)))[0] for kind in TRANSPORTS}
     socket = agents["websocket"].pipe.socket  # type: ignore[attr-defined]
     assert await socket.close_code() == 1008
     with pytest.raises(Refused) as caught:
