@@ -43,6 +43,11 @@ class KeySet:
         """The certificates as one text, as TLS takes it."""
         return "".join(self.authorities)
 
+    @property
+    def signs_policy(self) -> bool:
+        """Whether policy is signed, so that nodes take no other."""
+        return bool(self.manifests)
+
     def payload(self) -> bytes:
         """The canonical bytes that are signed."""
         return canonical_json(

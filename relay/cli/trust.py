@@ -91,18 +91,14 @@ def rotate_trust(
 
 def read_root(name: str) -> Ed25519PrivateKey:
     """Read a root key. A file that is none ends the command."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from relay.policy.signatures import private_key
 
     try:
-        key = load_pem_private_key(Path(name).read_bytes(), None)
+        return private_key(Path(name).read_bytes())
     except OSError as error:
         raise usage(f"--root-key: {name}: {error.strerror}") from None
-    except (ValueError, TypeError):
-        raise usage(f"--root-key: {name}: not a private key in PEM") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise usage(f"--root-key: {name}: not a root key: it is not Ed25519")
-    return key
+    except ValueError as error:
+        raise usage(f"--root-key: {name}: {error}") from None
 
 
 def _rotate_signed(api: Api, what: str, root: Ed25519PrivateKey) -> None:

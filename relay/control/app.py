@@ -216,7 +216,9 @@ class ControlPlane:
         if settings.link_has_tls:
             self.identities = Identities(settings, self.ledger, self.trust, self.fleet, clock=clock)
             await self.identities.load()
-        self.condition = Condition(database, self.fleet, self.ledger, self.publisher, self.blobs, self.identities)
+        self.condition = Condition(
+            database, self.fleet, self.ledger, self.publisher, self.blobs, self.trust, self.identities
+        )
         self.upkeep = Upkeep(
             database,
             self.fleet,

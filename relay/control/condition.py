@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from relay.auth.key_sets import KeyChain
 from relay.control.fleet import views
 from relay.control.fleet.fleet import Fleet
 from relay.control.identity import Identities
+from relay.control.keys.trust import Trust
 from relay.control.ledger.ledger import Ledger
 from relay.control.packages.blobs import Blobs
 from relay.control.regions.publisher import Publisher
@@ -22,9 +22,11 @@ class Condition:
         ledger: Ledger,
         publisher: Publisher,
         blobs: Blobs,
+        trust: Trust,
         identities: Identities | None = None,
     ) -> None:
         self._blobs = blobs
+        self._trust = trust
         self._identities = identities
         self._database = database
         self._fleet = fleet
@@ -50,7 +52,7 @@ class Condition:
         problems += [
             f"policy of region {r} is not published: {why}" for r, why in sorted(self._publisher.problems.items())
         ]
-        version = KeyChain.of(signed).current.version if (signed := self._ledger.state.keys.key_sets) else 0
+        version = self._trust.current.version
         for name, node in sorted(self._fleet.census.nodes.items()):
             if node.connected and node.key_set > version:
                 problems.append(

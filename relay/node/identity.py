@@ -156,9 +156,7 @@ class IdentityFolder:
             write_private(self.folder / _CERTIFICATE, certificate)
         except OSError as error:
             raise StoreError(f"{self.folder}: {error.strerror}") from None
-        identity = self.load()
-        assert identity is not None
-        return identity
+        return self._stored()
 
     def trust(self, chain: KeyChain) -> Identity:
         """Write newer key sets.
@@ -171,9 +169,7 @@ class IdentityFolder:
             self._write_trusted(Trusted(chain, trusted.root, trusted.join, trusted.link))
         except OSError as error:
             raise StoreError(f"{self.folder}: {error.strerror}") from None
-        identity = self.load()
-        assert identity is not None
-        return identity
+        return self._stored()
 
     def _write_trusted(self, trusted: Trusted) -> None:
         content = {
@@ -197,6 +193,10 @@ class IdentityFolder:
             other.folder.rmdir()
         except OSError as error:
             raise StoreError(f"{self.folder}: {error.strerror}") from None
+        return self._stored()
+
+    def _stored(self) -> Identity:
+        """What was written a moment ago, read back."""
         identity = self.load()
         assert identity is not None
         return identity

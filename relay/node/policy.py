@@ -131,7 +131,7 @@ class PolicyHolder:
         root: str,
     ) -> tuple[dict[str, bytes], Version | None, tuple[Signed, ...]]:
         """What of the stored policy the control plane signed: all of it, unless somebody changed the disk."""
-        is_signed = bool(chain.current.manifests) if chain is not None else bool(root)
+        is_signed = chain.current.signs_policy if chain is not None else bool(root)
         if not is_signed or not (stored or version):
             return stored, version, manifests
         try:

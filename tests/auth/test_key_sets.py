@@ -150,6 +150,8 @@ def test_resource_that_holds_no_key_sets(content: bytes) -> None:
 def test_policy_is_signed_by_keys_of_the_newest_set() -> None:
     first = dataclasses.replace(FIRST, manifests=roots(ATTACKER))
     second = dataclasses.replace(SECOND, manifests=roots(NEXT))
+    assert first.signs_policy
+    assert not FIRST.signs_policy
     chain = KeyChain.of([sign(first, ROOT), sign(second, ROOT)])
     assert read(second.payload()) == second
     former, current = (sign_payload(Purpose.MANIFEST, b"m", key) for key in (ATTACKER, NEXT))

@@ -82,7 +82,7 @@ class Trust:
         if not self._keys.key_sets:
             await self._make()
         self._open(CA)
-        if self.current.manifests:
+        if self.current.signs_policy:
             self._open(MANIFEST)
         else:
             _log.warning(
@@ -223,7 +223,7 @@ class Trust:
 
     def sign_manifest(self, payload: bytes) -> Signed | None:
         """Sign a manifest; None if nodes do not expect that, because no key set names the key."""
-        return self._sign(Purpose.MANIFEST, payload) if self.current.manifests else None
+        return self._sign(Purpose.MANIFEST, payload) if self.current.signs_policy else None
 
     def sign_freshness(self, payload: bytes) -> Signed:
         """Sign a Freshness."""

@@ -14,6 +14,7 @@ from relay.pb.relay.v1 import link_pb2
 from relay.policy.access import is_access
 
 _MAX_AHEAD_MS = 300_000
+"""A Freshness further ahead of our clock than this counts as issued so far ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +126,7 @@ class SyncReceiver:
             chain = self._judged(staged.get(RESOURCE))
             manifest, signed = self._manifest(update, chain)
         except ValueError as error:
-            self.refusal = str(error)
-            return link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=update.nonce, refused=self.refusal))
+            return self._refused(update, str(error))
         version = version_of(manifest.version)
         resources: dict[str, bytes] = {}
         rejected: dict[str, link_pb2.Rejection] = {}
@@ -140,9 +140,12 @@ class SyncReceiver:
                 resources[entry.name] = self.held[entry.name]
         if signed is not None and (missing := sorted(filter(is_access, rejected))):
             # Held back by somebody, perhaps: a revocation must not be lost among what is in force.
-            self.refusal = f"{missing[0]} did not arrive as it was signed"
-            return link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=update.nonce, refused=self.refusal))
+            return self._refused(update, f"{missing[0]} did not arrive as it was signed")
         return Candidate(version, resources, rejected, update.nonce, chain, signed)
+
+    def _refused(self, update: link_pb2.Update, reason: str) -> link_pb2.SyncRequest:
+        self.refusal = reason
+        return link_pb2.SyncRequest(ack=link_pb2.SyncAck(nonce=update.nonce, refused=reason))
 
     def _judged(self, payload: bytes | None) -> KeyChain | None:
         """The key sets to trust with those that came. They are judged first, by their roots. Raises ValueError."""
@@ -160,7 +163,7 @@ class SyncReceiver:
     def _manifest(self, update: link_pb2.Update, chain: KeyChain | None) -> tuple[link_pb2.Manifest, Signed | None]:
         """The manifest of an Update, if it may follow the one in force. Raises ValueError."""
         signed: Signed | None = None
-        if chain is not None and chain.current.manifests:
+        if chain is not None and chain.current.signs_policy:
             signed = opened(Purpose.MANIFEST, update.signed_manifest, chain)
             manifest = parsed(link_pb2.Manifest(), signed.payload)
         elif update.HasField("manifest"):
@@ -191,7 +194,7 @@ class SyncReceiver:
         Raises:
             ValueError: it is not signed as it should be, or is for another region.
         """
-        is_signed = self.chain is not None and bool(self.chain.current.manifests)
+        is_signed = self.chain is not None and self.chain.current.signs_policy
         if self.chain is not None and is_signed:
             payload = opened(Purpose.FRESHNESS, response.signed_freshness, self.chain).payload
             freshness = parsed(link_pb2.Freshness(), payload)
